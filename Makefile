@@ -1,0 +1,49 @@
+# `make demo` forms a group of real processes; `make test` runs the tests. Both need only Python 3.11 or newer.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+# The newest Python from 3.11 on; empty where there is none.
+FIND_PYTHON = for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; \
+	done
+
+$(BIN)/python:
+	@python=$$($(FIND_PYTHON)); \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python 3.11 or newer on PATH. Install one (macOS: brew install python@3.13; Debian: apt-get install python3 python3-venv) and run make again." >&2; exit 1; \
+	fi; \
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "make: $$python could not make a virtual environment. On Debian: apt-get install python3-venv, and run make again." >&2; exit 1; }
+
+# One stamp per set of extras: an install is repeated only when pyproject.toml changes.
+$(VENV)/.%-installed: pyproject.toml | $(BIN)/python
+	@echo "Installing cluster-wireproto[$*] into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' || { \
+	  echo "make: the install failed (see above). It needs a network, or a pip index given by PIP_INDEX_URL, once; then run make again." >&2; exit 1; }
+	@touch $@
+
+demo: $(VENV)/.bootstrap-installed ## Form a group of two real processes (ARGS="--ranks 4")
+	@$(BIN)/jaccl-bootstrap demo $(ARGS)
+
+test: $(VENV)/.dev-installed ## Run the test suite (ARGS="-k link")
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.dev-installed ## Measure the codec against the floor and others (ARGS=--quick)
+	@$(BIN)/python tests/benchmarks $(ARGS)
+
+clean: ## Remove everything that make made
+	@rm -rf $(VENV) .benchmarks build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,255 @@
+"""What cannot be encoded is refused before a byte is made: each field of each payload, each kind of wrong value."""
+
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE, V1_TYPES
+from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
+from wireproto import (
+    HandshakeHello,
+    InferenceStep,
+    InferenceToken,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Message,
+    PongPayload,
+    PPTokenPayload,
+    PromptTokensPayload,
+    Revision,
+    StepTokenPayload,
+    UnknownTypeError,
+    encode_frame,
+    schema,
+)
+
+I64_MIN, I64_MAX = -(2**63), 2**63 - 1
+GOOD: Final[dict[str, Any]] = {
+    "str": "u",
+    "bool": True,
+    "pressure": MemoryPressure.NORMAL,
+    "u16": 1,
+    "i64": 1,
+    "i64s": (1, 2),
+    "bytes": b"b",
+    "bytes32": bytes(32),
+    "bytes64": bytes(64),
+}
+NOT_BYTES: Final = (None, "x" * 32, "AAAA", 1, [1], bytearray(32), memoryview(bytes(32)))
+NOT_INT: Final = (None, "1", b"1", 1.0, 1.5, float("nan"), True, False, (1,), 1 + 0j)
+BAD: Final[dict[str, list[tuple[Any, str, str]]]] = {
+    "str": [(value, "field-type", "") for value in (None, b"u", 1, True, ["u"], bytearray(b"u"))]
+    + [
+        (value, "json-surrogate", "")
+        for value in ("\ud800", "a\udfff", "\ud83d\ude00", "\udc00\ud800", "x" * 99 + "\udbff")
+    ],
+    "bool": [(value, "field-type", "") for value in (None, 0, 1, "true", b"", 1.0)],
+    "pressure": [(value, "field-type", "") for value in (None, "normal", "NORMAL", 0, MemoryPressure, b"normal")],
+    "u16": [(value, "field-type", "") for value in NOT_INT]
+    + [(value, "field-range", "") for value in (-1, 65536, 2**31, I64_MIN, 2**64, -(2**64), 10**100)],
+    "i64": [(value, "field-type", "") for value in NOT_INT]
+    + [(value, "field-range", "") for value in (I64_MIN - 1, I64_MAX + 1, 2**64 - 1, 2**64, 10**100)],
+    "i64s": [(value, "field-type", "") for value in (None, [1, 2], [], "12", {1, 2}, 1, range(3), b"12")]
+    + [((1, value), "field-type", "[1]") for value in (*NOT_INT, [1], "")]
+    + [((value, 1), "field-range", "[0]") for value in (I64_MIN - 1, I64_MAX + 1, 2**64)]
+    + [((1, 2, I64_MAX + 1), "field-range", "[2]"), ((I64_MAX + 1, None), "field-range", "[0]")],
+    "bytes": [(value, "field-type", "") for value in NOT_BYTES],
+    "bytes32": [(value, "field-type", "") for value in NOT_BYTES]
+    + [(value, "field-length", "") for value in (b"", bytes(31), bytes(33), bytes(64))],
+    "bytes64": [(value, "field-type", "") for value in NOT_BYTES]
+    + [(value, "field-length", "") for value in (b"", bytes(32), bytes(63), bytes(65))],
+}
+
+
+class Row(NamedTuple):
+    id: str
+    message: Message
+    code: str
+    path: str
+
+
+def message_of(cls: type[Message], **wrong: object) -> Any:
+    fields: dict[str, Any] = {name: GOOD[kind] for name, (_, kind) in JSON_FIELDS[cls].items()}
+    return cls(**(fields | wrong))
+
+
+ROWS: Final = [
+    Row(f"{cls.__name__}-{key}{at}-{code}-{index}", message_of(cls, **{name: value}), code, key + at)
+    for cls, fields in JSON_FIELDS.items()
+    for name, (key, kind) in fields.items()
+    for index, (value, code, at) in enumerate(BAD[kind])
+] + [
+    Row(f"{cls.__name__}-box-{index}", cls(value), "field-type", "box")
+    for cls in (InferenceStep, InferenceToken)
+    for index, value in enumerate((None, "x", 1, bytearray(b"x"), memoryview(b"x"), [1], ()))
+]
+REVISIONS_OF = {cls: [rev for rev in Revision if rev == Revision.V2 or TYPE_BYTE[cls] in V1_TYPES] for cls in TYPE_BYTE}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_wrong_field(row: Row) -> None:
+    for revision in REVISIONS_OF[type(row.message)]:
+        assert verdict(encode_frame, row.message, revision) == expected(row.code, None, row.path)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_schema_refuses_too(row: Row) -> None:
+    for revision in REVISIONS_OF[type(row.message)]:
+        refused = verdict(schema.build, schema.CLUSTER_FRAME[revision], row.message)
+        assert isinstance(refused, Rejected)
+        assert refused.offset is None
+
+
+def test_every_field_is_in_the_table() -> None:
+    assert {(type(row.message), row.path) for row in ROWS} >= {
+        (cls, key) for cls, fields in JSON_FIELDS.items() for key, _ in fields.values()
+    }
+    assert len({row.id for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("good", list(JSON_FIELDS), ids=lambda cls: cls.__name__)
+def test_the_same_message_without_the_fault_is_encoded(good: type[Message]) -> None:
+    assert isinstance(verdict(encode_frame, message_of(good)), Accepted)
+
+
+def test_first_wrong_field_is_named() -> None:
+    wrong = message_of(HandshakeHello, nonce=b"", se_signature=None, ephemeral_x25519_pub_key=bytes(31))
+    assert verdict(encode_frame, wrong) == expected("field-length", None, "ephemeralX25519PubKey")
+
+
+# A number of more than 4,300 digits is one that Python does not even write down in an error message.
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["high", "low"])
+@pytest.mark.parametrize(
+    ("cls", "name", "path"),
+    [
+        (JacclBootstrapPayload, "port", "port"),
+        (StepTokenPayload, "token", "token"),
+        (PromptTokensPayload, "tokens", "tokens[0]"),
+    ],
+)
+def test_huge_number(cls: type[Message], name: str, path: str, number: int) -> None:
+    message = message_of(cls, **{name: (number,) if path.endswith("]") else number})
+    assert verdict(encode_frame, message) == expected("field-range", None, path)
+    assert isinstance(verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message), Rejected)
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class Data(bytes):
+    pass
+
+
+class Numbers(tuple[int, ...]):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (StepTokenPayload(Text("u"), 1), "uid"),
+        (StepTokenPayload("u", Number.ONE), "token"),
+        (JacclBootstrapPayload(Number.ONE, ""), "port"),
+        (PPTokenPayload("u", Data(b"b")), "sealedToken"),
+        (PromptTokensPayload("u", (Number.ONE,), 1), "tokens[0]"),
+        (PromptTokensPayload("u", Numbers((1,)), 1), "tokens"),
+        (InferenceStep(Data(b"b")), "box"),
+    ],
+    ids=repr,
+)
+def test_subclass_of_a_fields_type(message: Message, path: str) -> None:
+    """It could not come back as what it was."""
+    assert verdict(encode_frame, message) == expected("field-type", None, path)
+    assert isinstance(verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message), Rejected)
+
+
+def test_value_that_contains_itself() -> None:
+    endless: Any = []
+    endless.append(endless)
+    message = PromptTokensPayload("u", endless, 1)
+    assert verdict(encode_frame, message) == expected("field-type", None, "tokens")
+    assert isinstance(verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message), Rejected)
+
+
+@pytest.mark.parametrize(
+    "cls", [cls for cls in JSON_FIELDS if TYPE_BYTE[cls] not in V1_TYPES], ids=lambda cls: cls.__name__
+)
+def test_message_of_the_other_revision(cls: type[Message]) -> None:
+    message = message_of(cls)
+    refused = verdict(encode_frame, message, Revision.V1)
+    assert isinstance(refused, Rejected)
+    assert refused[:3] == (UnknownTypeError, "type-unknown", None)
+    built = verdict(schema.build, schema.CLUSTER_FRAME[Revision.V1], message)
+    assert isinstance(built, Rejected)
+    assert built[:3] == (UnknownTypeError, "type-unknown", None)
+
+
+class Subclass(StepTokenPayload, frozen=True, gc=False):
+    pass
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        None,
+        0,
+        7,
+        b"\x03",
+        "ping",
+        {},
+        {"uid": "u"},
+        [],
+        object(),
+        StepTokenPayload,
+        Subclass("u", 1),
+        MemoryPressure.NORMAL,
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_not_a_message(thing: Any) -> None:
+    for revision in Revision:
+        for refused in (
+            verdict(encode_frame, thing, revision),
+            verdict(schema.build, schema.CLUSTER_FRAME[revision], thing),
+        ):
+            assert isinstance(refused, Rejected)
+            assert refused[:3] == (UnknownTypeError, "type-unknown", None)
+
+
+anything = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.sampled_from(MemoryPressure),
+    st.text(st.characters(categories=["Cs", "Lu"])), st.lists(st.integers()), st.lists(st.integers()).map(tuple),
+    st.dictionaries(st.text(), st.integers()), st.lists(st.none() | st.booleans() | st.integers()).map(tuple),
+)  # fmt: skip
+
+
+@given(data=st.data(), cls=st.sampled_from(tuple(JSON_FIELDS)))
+def test_any_value_in_any_field(data: st.DataObject, cls: type[Message]) -> None:
+    """Encoder and schema take and refuse the same messages, and what they take comes back."""
+    wrong = data.draw(st.dictionaries(st.sampled_from(sorted(JSON_FIELDS[cls])), anything, min_size=1, max_size=2))
+    message = message_of(cls, **wrong)
+    encoded = verdict(encode_frame, message)
+    built = verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message)
+    if isinstance(encoded, Accepted):
+        assert built == encoded
+        assert schema.parse(schema.CLUSTER_FRAME[Revision.V2], encoded.value) == message
+    else:
+        assert encoded.offset is None
+        assert encoded.path is not None
+        assert isinstance(built, Rejected)
+        assert built.offset is None
+
+
+def test_pong_takes_only_members() -> None:
+    assert isinstance(verdict(encode_frame, message_of(PongPayload)), Accepted)
+    assert verdict(encode_frame, message_of(PongPayload, memory_pressure="critical")) == expected(
+        "field-type", None, "memoryPressure"
+    )

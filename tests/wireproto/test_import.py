@@ -1,0 +1,70 @@
+"""`import wireproto` is light: what the codec does not need is not loaded."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "construct",
+    "mlx",
+    "hypothesis",
+    "cryptography",
+    "asyncio",
+    "socket",
+    "ssl",
+    "numpy",
+    "typer",
+    "rich",
+    "bootstrap",
+}
+USE = """
+from wireproto import *
+decoder = LinkDecoder()
+frame = encode_frame(JacclBootstrapPayload(port=29400, session_id="a"))
+(body,) = decoder.feed(encode_link_frame(frame))
+assert decode_frame(body).port == 29400
+try:
+    decode_frame(b"\\x07{")
+except WireError:
+    pass
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has after the code."""
+    script = code + "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import wireproto",
+        "import wireproto.errors, wireproto.messages, wireproto.frame, wireproto.link, wireproto.strict_json",
+        "import wireproto.tensor",
+        USE,
+    ],
+    ids=["package", "codec-modules", "tensor", "in-use"],
+)
+def test_light(code: str) -> None:
+    loaded = loaded_by(code)
+    assert {"wireproto", "msgspec"} <= loaded
+    assert loaded & HEAVY == set()
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    assert "construct" in loaded_by("import wireproto.schema")
+
+
+def test_schema_needs_nothing_else_that_is_heavy() -> None:
+    assert loaded_by("import wireproto.schema") & (HEAVY - {"construct"}) == set()
+
+
+def test_public_names() -> None:
+    import wireproto
+
+    assert sorted(wireproto.__all__, key=str.casefold) == sorted(set(wireproto.__all__), key=str.casefold)
+    assert all(hasattr(wireproto, name) for name in wireproto.__all__)

@@ -1,0 +1,69 @@
+"""The corpora: fast path and schema give each rejected frame the class, code, offset and path of its row."""
+
+from collections import Counter
+
+import pytest
+
+from tests.wireproto.accepted_frames import ACCEPTED, Accept
+from tests.wireproto.oracle import judge
+from tests.wireproto.payloads import JSON_CLASSES, JSON_FIELDS
+from tests.wireproto.rejected_fields import REJECTED_FIELDS
+from tests.wireproto.rejected_texts import REJECTED_TEXTS, Reject
+from tests.wireproto.verdicts import Accepted, expected, fast, slow
+from wireproto import ERROR_CODES, Revision
+
+REJECTED = [*REJECTED_TEXTS, *REJECTED_FIELDS]
+NOT_IN_FRAMES = {
+    *("link-length-zero", "link-length-limit", "link-not-drained"),
+    *(code for code in ERROR_CODES if code.startswith(("activation-", "jaccl-"))),
+}
+"""Codes that no cluster frame can have; the tests of the link, of the schema and of the tensors have them."""
+
+
+@pytest.mark.parametrize("row", REJECTED, ids=lambda row: row.id)
+def test_rejected(row: Reject) -> None:
+    verdict = expected(row.code, row.offset, row.path)
+    assert fast(row.frame, row.revision) == verdict
+    assert slow(row.frame, row.revision) == verdict
+    assert fast(bytearray(row.frame), row.revision) == verdict  # type: ignore[arg-type]
+    assert fast(memoryview(row.frame), row.revision) == verdict  # type: ignore[arg-type]
+    assert judge(row.frame, row.revision) is None
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: row.id)
+def test_accepted(row: Accept) -> None:
+    verdict = Accepted(type(row.message), row.message)
+    for revision in {row.revision, Revision.V2}:
+        assert fast(row.frame, revision) == verdict
+        assert slow(row.frame, revision) == verdict
+        assert fast(bytearray(row.frame), revision) == verdict  # type: ignore[arg-type]
+        assert fast(memoryview(row.frame), revision) == verdict  # type: ignore[arg-type]
+        assert judge(row.frame, revision) == row.message
+
+
+def test_corpus() -> None:
+    ids = Counter(row.id for row in [*REJECTED, *ACCEPTED])
+    assert [name for name, count in ids.items() if count > 1] == []
+    assert len(REJECTED) >= 150
+    assert len({(row.frame, row.revision) for row in REJECTED}) >= 150
+
+
+def test_corpus_has_every_code_of_a_frame_many_times_over() -> None:
+    counts = Counter(row.code for row in REJECTED)
+    assert set(counts) == set(ERROR_CODES) - NOT_IN_FRAMES
+    assert min(counts.values()) >= 4
+
+
+def test_corpus_has_every_field() -> None:
+    paths = {(row.frame[0], row.path) for row in REJECTED if row.frame and row.path}
+    for number, cls in enumerate(JSON_CLASSES):
+        head = (1, 2, 4, 7, 8, 9, 10, 11, 12, 13)[number]
+        assert {(head, key) for key, _ in JSON_FIELDS[cls].values()} <= paths
+
+
+@pytest.mark.parametrize("levels", [600, 5_000, 100_000])
+@pytest.mark.parametrize("opening", [b"[", b'{"":', b'[{"":'], ids=["arrays", "objects", "both"])
+def test_deep_nesting_is_no_recursion(opening: bytes, levels: int) -> None:
+    frame = b'\x0a{"x":' + opening * levels
+    at = 6 + (255 * len(opening) + 1 if opening == b'[{"":' else 511 * len(opening))
+    assert fast(frame) == slow(frame) == expected("json-nesting", at)

@@ -1,0 +1,22 @@
+"""`wireproto`, also as `python -m wireproto`."""
+
+from typing import TYPE_CHECKING, NoReturn
+
+from wireproto.console import run
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+
+def _load() -> "Typer":
+    from wireproto.cli import app
+
+    return app
+
+
+def main() -> NoReturn:
+    run(_load, "wireproto", extra="cli")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The error tree, and the one table of error codes.
+
+Whatever bytes come in, the outcome is a message or a `WireError`; any other exception is a bug of this package.
+The same errors say that a message cannot be encoded: then `offset` is None, since no byte was made.
+"""
+
+from typing import Final
+
+
+class WireError(ValueError):
+    """Base of every error that bytes can cause.
+
+    `code` is stable and one of `ERROR_CODES`. `offset` counts bytes from the start of what was decoded (for a link
+    stream: from its first byte), None where nothing was decoded. `path` names the field as on the wire, if it is one's.
+    """
+
+    code: str
+    offset: int | None
+    path: str | None
+
+    def __init__(self, code: str, detail: str, *, offset: int | None = None, path: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.offset = offset
+        self.path = path
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else f" in {self.path}"
+        if self.offset is not None:
+            where += f" at byte {self.offset}"
+        return f"{self.code}{where}: {self.detail}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.code, self.detail, self.offset, self.path)
+
+
+class TruncatedError(WireError):
+    """The bytes end too soon; everything before the end was right, and more bytes could help."""
+
+
+class MalformedError(WireError):
+    """No more bytes could make it right."""
+
+
+class LimitError(WireError):
+    """A length, a number of levels or of frames is over its limit, which the message names."""
+
+
+class UnknownTypeError(WireError):
+    """The type byte is not one of this revision's."""
+
+
+class SealError(WireError):
+    """A box does not open, or must not be sealed."""
+
+
+class HandshakeError(WireError):
+    """The handshake cannot go on: the connection ends."""
+
+
+class StateError(WireError):
+    """The right bytes or the right call at the wrong time."""
+
+
+def _rebuild(cls: type[WireError], code: str, detail: str, offset: int | None, path: str | None) -> WireError:
+    return cls(code, detail, offset=offset, path=path)
+
+
+ERROR_CODES: Final[dict[str, tuple[type[WireError], str]]] = {
+    "truncated": (TruncatedError, "the bytes end in the middle of something"),
+    "trailing-data": (MalformedError, "bytes follow the end of what was decoded"),
+    # link frame
+    "link-length-zero": (MalformedError, "a link frame announces a length of 0"),
+    "link-length-limit": (LimitError, "a link frame announces, or would need, more than the limit"),
+    "link-not-drained": (StateError, "bytes were fed before the frames of the earlier ones were taken"),
+    # cluster frame
+    "type-unknown": (UnknownTypeError, "the type byte is not one of this revision's"),
+    "payload-not-empty": (MalformedError, "a type without payload came with one"),
+    # JSON text
+    "json-bom": (MalformedError, "the JSON text starts with a byte-order mark"),
+    "json-utf8": (MalformedError, "a string is not UTF-8"),
+    "json-control-character": (MalformedError, "a string holds a control character that is not escaped"),
+    "json-escape": (MalformedError, "a string holds an escape that JSON does not have"),
+    "json-surrogate": (MalformedError, "a string holds half a surrogate pair"),
+    "json-syntax": (MalformedError, "a byte cannot stand where it stands"),
+    "json-duplicate-key": (MalformedError, "an object holds one key twice"),
+    "json-nesting": (LimitError, "arrays and objects are nested deeper than the limit"),
+    # fields
+    "payload-not-object": (MalformedError, "the JSON payload is not an object"),
+    "field-missing": (MalformedError, "a field that the payload needs is not there"),
+    "field-type": (MalformedError, "a field has a value of the wrong JSON type"),
+    "field-not-integer": (MalformedError, "a number is written with a fraction or an exponent"),
+    "field-range": (MalformedError, "a number is outside its range"),
+    "field-length": (MalformedError, "a byte field has the wrong number of bytes"),
+    "field-base64": (MalformedError, "a byte field is not standard, padded base64"),
+    "field-enum": (MalformedError, "a string is none of the field's values"),
+    # tensors
+    "activation-seq-len": (MalformedError, "an activation's seqLen is negative, and not the -1 of the stop sentinel"),
+    "activation-size": (MalformedError, "an activation's data is not seqLen × hiddenDim × 2 bytes"),
+    "activation-dtype": (MalformedError, "an array is not bfloat16"),
+    "activation-shape": (MalformedError, "an array is not of shape [1, seqLen, hiddenDim]"),
+    # JACCL's side channel
+    "jaccl-rank": (MalformedError, "a HELLO names no rank that may connect"),
+    "jaccl-local-id": (MalformedError, "a Destination's local_id is negative, and not the -1 of an own entry"),
+    "jaccl-queue-pair": (MalformedError, "a Destination's queue_pair_number is negative"),
+    "jaccl-sequence-number": (MalformedError, "a Destination's packet_sequence_number is not 7"),
+}
+"""Every code that a `WireError` can carry: its class, and what it means."""

@@ -1,0 +1,235 @@
+"""Link frames: `u64 little-endian length ‖ length bytes`, out of and into a byte stream. [LINK-LAYOUT]
+
+The decoder owns no socket: it is fed either with `feed(data)` or, without a copy between socket and frame, by asyncio's
+`get_buffer` / `buffer_updated`. Memory follows the bytes that arrived, not the length announced. [LINK-MEMORY]
+"""
+
+import io
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final
+
+from wireproto.errors import LimitError, MalformedError, StateError, TruncatedError, WireError
+from wireproto.messages import MAX_LINK_LENGTH
+
+HEADER: Final = Struct("<Q")
+"""The length prefix."""
+
+_AREA: Final = 128 * 1024
+"""Frames of up to this size, prefix included, share one buffer; a longer one gets a buffer of its own."""
+
+
+def encode_link_frame(body: bytes | bytearray | memoryview, max_length: int = MAX_LINK_LENGTH) -> bytes:
+    """One link frame around `body`, as one byte string. Raises as `link_frame_pieces` does."""
+    return b"".join(link_frame_pieces(body, max_length))
+
+
+def link_frame_pieces(
+    body: bytes | bytearray | memoryview, max_length: int = MAX_LINK_LENGTH
+) -> tuple[bytes, bytes | bytearray | memoryview]:
+    """One link frame as two pieces for a gathered write (`writelines`, `sendmsg`): `body` is not copied.
+
+    Raises `MalformedError` for an empty body, `LimitError` for one over `max_length`. [LINK-LEN-MIN, LINK-LEN-MAX]
+    """
+    length = body.nbytes if isinstance(body, memoryview) else len(body)
+    check_length(length, max_length, None)
+    return HEADER.pack(length), body
+
+
+class LinkDecoder:
+    """Cuts a byte stream into the bodies of its link frames.
+
+    `feed(data)` and `buffer_updated(count)` both return an iterator over the frames that are whole now; take them all
+    before the next bytes come in. A frame is a read-only `memoryview`, and stays what it is for as long as it is held.
+    The iterator raises, after the frames before it, `MalformedError` for a length of 0 and `LimitError` for one over
+    `max_length`; the decoder is done then, and says the same whenever it is given more. `offset` in its errors counts
+    from the first byte of the stream. [LINK-LEN-MIN, LINK-LEN-MAX]
+
+    A whole frame of n bytes costs n bytes of memory, one that is still coming at most 2.25 times what has come of it;
+    once let go, this memory waits for the next long frame. 128 KiB for short ones are always there. [LINK-MEMORY]
+    """
+
+    def __init__(self, max_length: int = MAX_LINK_LENGTH) -> None:
+        self._max_length = max_length
+        self._passed = 0  # bytes of the stream before _start
+        self._drained = True
+        self._error: WireError | None = None
+        self._start = 0  # the bytes of _area that are not yet taken: from _start to _end
+        self._end = 0
+        self._long: _LongFrame | None = None
+        self._spare = io.BytesIO()
+        self._use(bytearray(_AREA))
+        self._lent = self._writable[:0]
+
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+        """Takes the next bytes of the stream, any number of them."""
+        self._check_ready()
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))
+        count = self._put(view)
+        return self._frames(count) if count == len(view) else self._fed(count, view)
+
+    def get_buffer(self, sizehint: int = -1) -> memoryview:
+        """Where the next bytes of the stream go, one at the least; not to be touched after `buffer_updated`.
+
+        `sizehint` is asyncio's, and not needed.
+        """
+        self._check_ready()
+        return self._space()
+
+    def buffer_updated(self, count: int) -> Iterator[memoryview]:
+        """Says that `count` bytes were written to the start of what `get_buffer` returned."""
+        self._check_ready()
+        self._drained = False
+        return self._frames(count)
+
+    def eof(self) -> None:
+        """Says that the stream has ended. Raises `TruncatedError` where it ended inside a frame. [LINK-EOF]"""
+        self._check_ready()
+        arrived = self._end - self._start if self._long is None else HEADER.size + self._long.filled
+        if arrived:
+            end = self._passed + arrived
+            raise TruncatedError("truncated", "the stream ends inside a link frame", offset=end)
+
+    def _check_ready(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if not self._drained:
+            raise StateError("link-not-drained", "take all frames before the next bytes come in")
+
+    def _put(self, data: memoryview) -> int:
+        """Copies to the buffer what fits; how much that was."""
+        self._drained = False
+        space = self._space()
+        count = min(len(space), len(data))
+        space[:count] = data[:count]
+        return count
+
+    def _fed(self, count: int, data: memoryview) -> Iterator[memoryview]:
+        """The frames of `data`, of which `count` bytes were put to the buffer."""
+        yield from self._frames(count)
+        while data := data[count:]:
+            count = self._put(data)
+            yield from self._frames(count)
+
+    def _frames(self, count: int) -> Iterator[memoryview]:
+        """The frames that are whole now that `count` more bytes are in the buffer."""
+        self._lent.release()
+        if (long := self._long) is not None:
+            if long.advance(count):
+                self._passed += HEADER.size + long.length
+                self._spare = long.buffer
+                self._long = None
+                yield long.body()
+            self._drained = True
+            return
+        self._end = end = self._end + count
+        start, view = self._start, self._view
+        unpack, header, max_length = HEADER.unpack_from, HEADER.size, self._max_length
+        while end - start >= header:
+            length = unpack(view, start)[0]
+            if not 0 < length <= max_length:
+                self._fail(length, start)
+            body = start + header
+            stop = body + length
+            if stop > end:
+                break
+            start = stop
+            yield view[body:stop]
+        self._passed += start - self._start
+        self._start = start
+        if end - start >= header and stop - start > _AREA:
+            self._long = _LongFrame(length, view[body:end], self._spare)
+            self._start = end
+        self._drained = True
+
+    def _fail(self, length: int, start: int) -> None:
+        try:
+            check_length(length, self._max_length, self._passed + start - self._start)
+        except WireError as error:
+            self._error = error
+            raise
+
+    def _space(self) -> memoryview:
+        self._lent.release()
+        if self._long is not None:
+            self._lent = self._long.space()
+        else:
+            if self._start:
+                self._make_room()
+            self._lent = self._writable[self._end :]
+        return self._lent
+
+    def _make_room(self) -> None:
+        """Moves the bytes that are not yet taken to the front, of a new area while a frame in the old one is held."""
+        rest = bytes(self._view[self._start : self._end])
+        self._view.release()
+        self._writable.release()
+        try:
+            self._area.append(0)  # a bytearray refuses to be resized while a view of it is held
+            self._area.pop()
+        except BufferError:
+            self._use(bytearray(_AREA))
+        else:
+            self._use(self._area)
+        self._writable[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    def _use(self, area: bytearray) -> None:
+        self._area = area
+        self._writable = memoryview(area)
+        self._view = self._writable.toreadonly()
+
+
+class _LongFrame:
+    """The body of a frame that is too long for the area, on its way in: a buffer that grows as its bytes arrive.
+
+    `buffer` is that of an earlier frame, for memory that is already there is faster by far than memory that has to come
+    from the system; it is used unless somebody still holds a view of it.
+    """
+
+    def __init__(self, length: int, arrived: memoryview, buffer: io.BytesIO) -> None:
+        self.length = length
+        try:
+            buffer.truncate(length)  # gives memory back where less than half is needed; refused while a view is held
+        except BufferError:
+            buffer = io.BytesIO()
+        self.buffer = buffer
+        self._view = buffer.getbuffer()
+        if len(self._view) < min(_AREA, length):
+            self._grow(_AREA)
+        self._view[: len(arrived)] = arrived
+        self.filled = len(arrived)
+
+    def body(self) -> memoryview:
+        body = self._view.toreadonly()
+        self._view.release()
+        return body
+
+    def space(self) -> memoryview:
+        if self.filled == len(self._view):
+            self._grow(2 * self.filled)
+        return self._view[self.filled :]
+
+    def advance(self, count: int) -> bool:
+        """Counts bytes that arrived; whether the body is whole."""
+        self.filled += count
+        return self.filled == self.length
+
+    def _grow(self, size: int) -> None:
+        # A last step of less than an eighth would allocate an eighth more than asked for: go to the end a step early.
+        if self.length <= size + size // 8:
+            size = self.length
+        self._view.release()
+        # A BytesIO grows in place, to just the size asked for, and needs no second buffer to copy from.
+        self.buffer.seek(size - 1)
+        self.buffer.write(b"\0")
+        self._view = self.buffer.getbuffer()
+
+
+def check_length(length: int, max_length: int, offset: int | None) -> None:
+    """Raises `MalformedError` for a length of 0, `LimitError` for one over the limit. [LINK-LEN-MIN, LINK-LEN-MAX]"""
+    if length == 0:
+        raise MalformedError("link-length-zero", "a link frame has at least one byte", offset=offset, path="length")
+    if length > max_length:
+        detail = f"{length} bytes are more than the limit of {max_length}"
+        raise LimitError("link-length-limit", detail, offset=offset, path="length")
