@@ -1,0 +1,25 @@
+"""Two or more processes, one MLX group."""
+
+from bootstrap.errors import (
+    BootstrapError,
+    ConfigError,
+    EnvironmentSetError,
+    GroupInitError,
+    LinkError,
+    TopologyWriteError,
+)
+from bootstrap.forming import bootstrap, form_group
+from bootstrap.plan import BootstrapConfig, Plan
+
+__all__ = [
+    "BootstrapConfig",
+    "BootstrapError",
+    "ConfigError",
+    "EnvironmentSetError",
+    "GroupInitError",
+    "LinkError",
+    "Plan",
+    "TopologyWriteError",
+    "bootstrap",
+    "form_group",
+]

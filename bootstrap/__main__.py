@@ -1,0 +1,22 @@
+"""`jaccl-bootstrap`, also as `python -m bootstrap`."""
+
+from typing import TYPE_CHECKING, NoReturn
+
+from wireproto.console import run
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+
+def _load() -> "Typer":
+    from bootstrap.cli import app
+
+    return app
+
+
+def main() -> NoReturn:
+    run(_load, "jaccl-bootstrap", extra="bootstrap")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The variables MLX reads: made, set, and the contrary ones cleared."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bootstrap.errors import EnvironmentSetError
+from bootstrap.plan import Backend, Plan
+
+# A JACCL_* name beats its MLX_* twin, and JACCL_RING counts when it is merely present.
+READ_BY_MLX = (
+    "JACCL_RANK",
+    "JACCL_COORDINATOR",
+    "JACCL_IBV_DEVICES",
+    "JACCL_RING",
+    "MLX_JACCL_RING",
+    "MLX_RANK",
+    "MLX_JACCL_COORDINATOR",
+    "MLX_IBV_DEVICES",
+    "MLX_HOSTFILE",
+)
+
+
+def environment_for(plan: Plan, backend: Backend, topology_path: Path) -> dict[str, str]:
+    """Return the variables that make MLX form `plan` with `backend` from the file at `topology_path`."""
+    file_variable = "MLX_IBV_DEVICES" if backend == "jaccl" else "MLX_HOSTFILE"
+    return {
+        "MLX_RANK": str(plan.rank),
+        "MLX_JACCL_COORDINATOR": plan.coordinator,
+        file_variable: str(topology_path),
+    }
+
+
+def set_environment(variables: Mapping[str, str]) -> list[str]:
+    """Set `variables` in this process, clear the others that MLX would read; return the names cleared."""
+    cleared = [name for name in READ_BY_MLX if name in os.environ and name not in variables]
+    for name in cleared:
+        del os.environ[name]
+    for name, value in variables.items():
+        try:
+            os.environ[name] = value
+        except (OSError, ValueError, TypeError) as error:
+            raise EnvironmentSetError(
+                f"cannot set the variable {name!r} to {value!r}: {error}; mend the name or the value",
+                code="variable-refused",
+            ) from error
+    return cleared

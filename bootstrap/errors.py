@@ -1,0 +1,44 @@
+"""What can go wrong on the way to a group. Every text is one line: what, where, what to do."""
+
+
+class BootstrapError(Exception):
+    """Base of every failure of this package.
+
+    `stage` names the step that failed, `code` the failure (kebab-case, stable).
+    """
+
+    stage: str = "demo"
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(" ".join(message.split()))
+        self.code = code
+
+
+class ConfigError(BootstrapError, ValueError):
+    """Wrong arguments: nothing was written, nothing was started."""
+
+    stage = "config"
+
+
+class TopologyWriteError(BootstrapError):
+    """The file that MLX reads could not be written or removed."""
+
+    stage = "topology"
+
+
+class EnvironmentSetError(BootstrapError):
+    """The variables that MLX reads could not be set."""
+
+    stage = "environment"
+
+
+class GroupInitError(BootstrapError):
+    """MLX gave no group, or not the one that was asked for. The text holds the native message."""
+
+    stage = "group"
+
+
+class LinkError(BootstrapError):
+    """The link to another rank failed, or carried something else than was due."""
+
+    stage = "link"

@@ -1,0 +1,170 @@
+"""Real demos as child processes, and what must be left of them: nothing."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SECONDS = 60.0  # for a condition that holds within one on an idle machine
+
+Event = dict[str, Any]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    limit = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < limit, f"not within {SECONDS:.0f} s: {what}"
+        time.sleep(0.01)
+
+
+class CommandRun:
+    """A running `jaccl-bootstrap`. `worker` names a script to run in place of the real worker, `into` a pipe's end."""
+
+    def __init__(
+        self, arguments: tuple[str, ...], tmp: Path, worker: str | None, into: str | None, env: dict[str, str]
+    ) -> None:
+        self.tmp = tmp
+        script = ["-m", "bootstrap"] if worker is None else [str(SCRIPTS / "command.py"), str(SCRIPTS / worker)]
+        # -P as for an installed command: the current directory is not searched for modules.
+        command = [sys.executable, "-P", *script, *arguments]
+        if into is not None:
+            command = ["/bin/sh", "-c", f'("$@"; echo "exit $?" >&2) | {into}', "sh", *command]
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**inherited, "TMPDIR": str(tmp), **env},
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._stderr: list[str] = []
+        self._readers = [threading.Thread(target=self._read_stdout), threading.Thread(target=self._read_stderr)]
+        for reader in self._readers:
+            reader.start()
+        self.seen: list[str] = []
+
+    def _read_stdout(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        self._stderr.extend(self.process.stderr)
+
+    def until(self, *wanted: tuple[str, int]) -> list[Event]:
+        """Read on until each (event, rank) was seen; return all events so far."""
+        while not {*wanted} <= {(event["event"], event.get("rank")) for event in self.events}:
+            line = self._lines.get(timeout=SECONDS)
+            assert line is not None, f"ended without {wanted}: {self.seen} {self._stderr}"
+            self.seen.append(line)
+        return self.events
+
+    @property
+    def events(self) -> list[Event]:
+        return [json.loads(line) for line in self.seen]
+
+    def end(self) -> int:
+        """Wait for the end; afterwards `seen` and `stderr` are complete."""
+        code = self.process.wait(SECONDS)
+        while (line := self._lines.get(timeout=SECONDS)) is not None:
+            self.seen.append(line)
+        for reader in self._readers:
+            reader.join(SECONDS)
+        return code
+
+    @property
+    def stderr(self) -> list[str]:
+        return [line.rstrip("\n") for line in self._stderr]
+
+    def pid_of(self, rank: int) -> int:
+        (pid,) = [e["pid"] for e in self.events if e["event"] == "started" and e["rank"] == rank]
+        return int(pid)
+
+    def processes(self) -> list[psutil.Process]:
+        """The command and whatever it started, directly or not, that still runs."""
+        return [process for process in psutil.process_iter() if self._is_mine(process)]
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        try:
+            mine = process.environ().get("TMPDIR") == str(self.tmp)
+            return mine and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, OSError):
+            return False
+
+    def kill_all(self) -> None:
+        for process in self.processes():
+            process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
+    """Start `jaccl-bootstrap` with these arguments; TMPDIR is empty and its own."""
+    runs: list[CommandRun] = []
+
+    def start(
+        *arguments: str, worker: str | None = None, into: str | None = None, env: dict[str, str] | None = None
+    ) -> CommandRun:
+        tmp = tmp_path / f"tmp{len(runs)}"
+        tmp.mkdir()
+        runs.append(CommandRun(arguments, tmp, worker, into, env or {}))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill_all()
+
+
+@pytest.fixture
+def nothing_left() -> Callable[[CommandRun], None]:
+    """Assert that a run that has ended left no process and no file."""
+
+    def check(run: CommandRun) -> None:
+        assert run.processes() == []
+        assert list(run.tmp.rglob("*")) == []
+
+    return check
+
+
+@pytest.fixture
+def nothing_left_soon() -> Callable[[CommandRun], None]:
+    """The same of a run that was killed, where somebody else has to tidy up."""
+
+    def check(run: CommandRun) -> None:
+        wait_until(lambda: run.processes() == [], "all processes gone")
+        wait_until(lambda: list(run.tmp.rglob("*")) == [], "all files gone")
+
+    return check
+
+
+@pytest.fixture
+def soon() -> Callable[[Callable[[], bool], str], None]:
+    """Wait until a condition holds. Another test's demo may have a port for a moment that this one has left."""
+    return wait_until
+
+
+@pytest.fixture
+def clean_environment() -> Iterator[None]:
+    """The variables of this process are put back afterwards."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

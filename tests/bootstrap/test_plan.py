@@ -1,0 +1,105 @@
+from typing import Any
+
+import pytest
+
+from bootstrap import BootstrapConfig, BootstrapError, ConfigError, Plan
+from bootstrap.plan import check_session_id, new_session_id
+
+GOOD: dict[str, Any] = {"own_rank": 0, "own_ip": "10.0.0.1", "peer_ip": "10.0.0.2", "port": 29400, "session_id": "s"}
+UNSAFE_SESSION_IDS = [
+    "", ".", "..", ".hidden", "../x", "a/b", "/etc/x", "a\\b", "a\0b", "abc\n",
+    "\nabc", "a b", "\u00e9", "\uff11", "a" * 129, None, 7, b"abc",
+]  # fmt: skip
+DEVICES = ((None, "rdma_en5"), ("rdma_en4", None))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"own_rank": 2}, "bad-rank"),
+        ({"own_rank": -1}, "bad-rank"),
+        ({"own_rank": True}, "bad-rank"),
+        ({"own_rank": "0"}, "bad-rank"),
+        ({"own_rank": None}, "bad-rank"),
+        ({"own_ip": "localhost"}, "bad-ip"),
+        ({"own_ip": "10.0.0.256"}, "bad-ip"),
+        ({"own_ip": "10.0.0.01"}, "bad-ip"),
+        ({"own_ip": "10.0.1"}, "bad-ip"),
+        ({"own_ip": "10.0.0.1:80"}, "bad-ip"),
+        ({"own_ip": "10.0.0.1\n"}, "bad-ip"),
+        ({"own_ip": "::1"}, "bad-ip"),
+        ({"own_ip": "0.0.0.0"}, "bad-ip"),  # noqa: S104 - refused
+        ({"own_ip": "224.0.0.1"}, "bad-ip"),
+        ({"own_ip": "255.255.255.255"}, "bad-ip"),
+        ({"own_ip": 167772161}, "bad-ip"),
+        ({"peer_ip": ""}, "bad-ip"),
+        ({"port": 0}, "bad-port"),
+        ({"port": -1}, "bad-port"),
+        ({"port": 65535}, "bad-port"),  # rank 1 would listen on 65536
+        ({"port": True}, "bad-port"),
+        ({"port": "29400"}, "bad-port"),
+        ({"port": 29400.0}, "bad-port"),
+        ({"backend": "any"}, "bad-backend"),
+        ({"backend": "mpi"}, "bad-backend"),
+        ({"devices": ((None, "rdma_en5", "rdma_en6"),) * 3}, "bad-devices"),
+        ({"devices": ((None, None), ("rdma_en4", None))}, "bad-devices"),
+        *[({"session_id": session_id}, "bad-session-id") for session_id in UNSAFE_SESSION_IDS],
+    ],
+)
+def test_bad_config(change: dict[str, Any], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BootstrapConfig(**{**GOOD, **change})
+    assert caught.value.code == code
+    assert caught.value.stage == "config"
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, BootstrapError)
+    assert ", use " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("session_id", ["a", "A.b_c-9", "-x", "_", "a" * 128, "2D8E0D75-ECD6-4EC4-9AF1-D7C3BA8BADB5"])
+def test_safe_session_ids(session_id: str) -> None:
+    check_session_id(session_id)
+
+
+def test_a_long_session_id_does_not_fill_the_screen() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_session_id("x" * 100_000)
+    assert len(str(caught.value)) < 200
+
+
+def test_new_session_ids_are_upper_case_uuids_and_differ() -> None:
+    first, second = BootstrapConfig(own_rank=0, own_ip="10.0.0.1", peer_ip="10.0.0.2"), new_session_id()
+    assert first.session_id != second
+    assert first.session_id == first.session_id.upper()
+    assert len(first.session_id) == 36
+
+
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_group_has_2_to_8_ranks(size: int) -> None:
+    with pytest.raises(ConfigError, match="use 2 to 8"):
+        Plan(rank=0, ips=("10.0.0.1",) * size)
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_the_last_rank_has_the_last_port(size: int) -> None:
+    last = 65536 - size
+    assert Plan(rank=size - 1, ips=("10.0.0.1",) * size, port=last).size == size
+    with pytest.raises(ConfigError, match=f"use 1 to {last} with {size} ranks"):
+        Plan(rank=0, ips=("10.0.0.1",) * size, port=last + 1)
+
+
+def test_a_plan_has_the_ips_in_rank_order() -> None:
+    rank_0 = BootstrapConfig(**GOOD, devices=DEVICES, backend="jaccl", directory="/somewhere").plan()
+    rank_1 = BootstrapConfig(**{**GOOD, "own_rank": 1, "own_ip": "10.0.0.2", "peer_ip": "10.0.0.1"}).plan()
+    assert rank_0.ips == rank_1.ips == ("10.0.0.1", "10.0.0.2")
+    assert rank_0.coordinator == rank_1.coordinator == "10.0.0.1:29400"
+    assert (rank_0.devices, rank_0.backend, rank_0.directory) == (DEVICES, "jaccl", "/somewhere")
+
+
+def test_config_is_frozen_and_by_keyword() -> None:
+    config = BootstrapConfig(**GOOD)
+    with pytest.raises(AttributeError):
+        config.port = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        BootstrapConfig(0, "10.0.0.1", "10.0.0.2")  # type: ignore[misc]
