@@ -1,0 +1,147 @@
+"""`make bench`: the codec against the floor, against interpreted construct and against the standard library.
+
+Everything is a ratio of medians, measured in one run with both sides in turns. Exit code 0, whatever the ratios: these
+machines are noisy, and the table says what was met.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import floor
+import msgspec
+from harness import Race, Row, child, report, row
+
+from wireproto import schema
+from wireproto.frame import decode_frame, encode_frame
+from wireproto.link import HEADER, LinkDecoder, encode_link_frame
+from wireproto.messages import JacclBootstrapPayload, PPActivationPayload, Revision
+
+CHUNK = 256 * 1024
+LONG = 64 * 1024 * 1024
+
+BOOTSTRAP = JacclBootstrapPayload(29400, "6F9619FF-8B86-D011-B42D-00CF4FC964FF")
+FRAME = encode_frame(BOOTSTRAP)
+ACTIVATION_FRAME = encode_frame(PPActivationPayload("request-1", 128, os.urandom(1024 * 1024)))
+STREAM = encode_link_frame(FRAME) * 10_000
+CHUNKS = [STREAM[at : at + 64 * 1024] for at in range(0, len(STREAM), 64 * 1024)]
+
+
+def decode_stream() -> None:
+    decoder = LinkDecoder()
+    for chunk in CHUNKS:
+        for frame in decoder.feed(chunk):
+            decode_frame(frame)
+
+
+class LongFrame:
+    """A 64 MiB opaque frame from a socket that gives 256 KiB at a time: from one chunk that stays in the cache, as the
+    kernel's would. Both sides have their memory: the buffer is there before, and the decoder has seen such a frame."""
+
+    def __init__(self) -> None:
+        self.chunk = memoryview(b"\x05" + os.urandom(CHUNK - 1))
+        self.buffer = memoryview(bytearray(LONG))
+        self.decoder = LinkDecoder()
+
+    def ours(self) -> None:
+        self.write(HEADER.pack(LONG))
+        left = LONG
+        while left:
+            left -= self.write(self.chunk[:left])
+
+    def write(self, data: bytes | memoryview) -> int:
+        space = self.decoder.get_buffer(CHUNK)
+        count = min(len(space), len(data))
+        space[:count] = data[:count]
+        for frame in self.decoder.buffer_updated(count):
+            assert len(frame) == LONG
+        return count
+
+    def other(self) -> None:
+        for at in range(0, LONG, CHUNK):
+            self.buffer[at : at + CHUNK] = self.chunk
+
+
+PEAK = f"""
+import pathlib, resource, sys
+from wireproto.link import HEADER, LinkDecoder
+
+def peak():
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # ru_maxrss starts from the parent's there
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+def write(data):
+    space = decoder.get_buffer({CHUNK})
+    count = min(len(space), len(data))
+    space[:count] = data[:count]
+    return count, list(decoder.buffer_updated(count))
+
+decoder, chunk, left = LinkDecoder(), memoryview(b"x" * {CHUNK}), {LONG}
+before = peak()
+write(HEADER.pack(left))
+while left:
+    count, frames = write(chunk[:left])
+    left -= count
+assert len(frames[0]) == {LONG}
+print(peak() - before)
+"""
+
+
+def peak_memory() -> Row:
+    """Resident memory of a fresh process, measured by the system."""
+    peak = statistics.median(int(child(PEAK)) for _ in range(5))
+    mib = 1024 * 1024
+    return row("64 MiB frame: peak memory", "the frame", peak / mib, LONG / mib, "MiB", peak / LONG, ("<=", 1.1))
+
+
+def import_time(rounds: int) -> Row:
+    """Milliseconds that `import wireproto` adds to a start of Python."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, code in enumerate(("import wireproto", "pass")):
+            start = time.perf_counter()
+            child(code)
+            times[side].append((time.perf_counter() - start) * 1e3)
+    ours, bare = map(statistics.median, times)
+    return row("import wireproto, ms", "bare Python", ours, bare, "ms", ours - bare, ("<=", 60))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few rounds, to see that it runs")
+    quick = parser.parse_args().quick
+    rounds, seconds = (3, 0.001) if quick else (25, 0.02)
+    long = LongFrame()
+    msgspec_alone = msgspec.json.Decoder(PPActivationPayload).decode
+    bootstrap, activation = "decode jacclBootstrap", "ppActivation, 1 MiB box"
+    ours = partial(decode_frame, FRAME)
+    construct = partial(schema.parse, schema.CLUSTER_FRAME[Revision.V2], FRAME)
+    races = [
+        Race(bootstrap, "floor", ours, partial(floor.decode, FRAME), ("<=", 2.0)),
+        Race(bootstrap, "construct", ours, construct, (">=", 8), rate=True),
+        Race(bootstrap, "struct + json", ours, partial(floor.decode_stdlib, FRAME), ("<=", 1.0)),
+        Race(
+            "encode the same", "floor", partial(encode_frame, BOOTSTRAP), partial(floor.encode, BOOTSTRAP), ("<=", 2.0)
+        ),
+        Race("10,000 frames", "floor", decode_stream, partial(floor.decode_stream, CHUNKS), (">=", 0.5), rate=True),
+        Race("64 MiB frame", "copying to a buffer", long.ours, long.other, (">=", 0.8), rate=True),
+        Race(
+            activation,
+            "msgspec alone",
+            partial(decode_frame, ACTIVATION_FRAME),
+            lambda: msgspec_alone(ACTIVATION_FRAME[1:]),
+            ("<=", 1.5),
+        ),
+    ]
+    rows: list[Callable[[], Row]] = [partial(race.run, rounds, seconds) for race in races]
+    report([*rows, peak_memory, partial(import_time, rounds)], Path(".benchmarks/codec.json"))
+
+
+if __name__ == "__main__":
+    main()
