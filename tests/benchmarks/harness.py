@@ -1,17 +1,19 @@
-"""Timing both sides of each row in turns, and the table that comes of it."""
+"""Timing both sides of each row in turns, and the table that comes of it.
 
-import json
+pyperf keeps the values and gives the medians; the loop is here, since its runner does not take two sides in turns.
+"""
+
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pyperf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,16 +23,23 @@ Bound = tuple[Literal["<=", ">="], float]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ours against another, and the bound that the ratio has to keep."""
+    """One line of the table: ours against another's, as `form` shows it, and the bound that the ratio has to keep."""
 
     work: str
     against: str
-    ours: float
-    other: float
-    unit: str
+    ours: pyperf.Benchmark
+    other: pyperf.Benchmark
     ratio: float
-    bound: str
-    met: bool
+    bound: Bound
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        sign, limit = self.bound
+        met = self.ratio <= limit if sign == "<=" else self.ratio >= limit
+        verdict = "[green]met[/]" if met else "[red]missed[/]"
+        target = f"{'≤' if sign == '<=' else '≥'} {limit:g}"
+        ours, other = (each.format_value(each.median()) for each in (self.ours, self.other))
+        return self.work, ours, self.against, other, f"{self.ratio:.2f}", target, verdict
 
 
 @dataclass(frozen=True)
@@ -46,55 +55,39 @@ class Race:
 
     def run(self, rounds: int, seconds: float) -> Row:
         """Medians of `rounds` timings of each side, taken in turns, each at least `seconds` long."""
-        loops = (_loops(self.ours, seconds), _loops(self.other, seconds))
+        works = (self.ours, self.other)
+        loops = [_loops(work, seconds) for work in works]
         times: tuple[list[float], list[float]] = ([], [])
         for round_ in range(rounds):
             for side in (0, 1) if round_ % 2 else (1, 0):
-                times[side].append(_time((self.ours, self.other)[side], loops[side]))
-        ours, other = map(statistics.median, times)
-        return row(
-            self.work,
-            self.against,
-            ours * 1e6,
-            other * 1e6,
-            "µs",
-            other / ours if self.rate else ours / other,
-            self.bound,
+                times[side].append(_time(works[side], loops[side]))
+        ours, other = (
+            benchmark(f"{self.work}: {name}", times[side]) for side, name in enumerate(("ours", self.against))
         )
+        ratio = ours.median() / other.median()
+        return Row(self.work, self.against, ours, other, 1 / ratio if self.rate else ratio, self.bound)
 
 
-def row(
-    work: str,
-    against: str,
-    ours: float,
-    other: float,
-    unit: str,
-    ratio: float,
-    bound: tuple[Literal["<=", ">="], float],
-) -> Row:
-    sign, limit = bound
-    met = ratio <= limit if sign == "<=" else ratio >= limit
-    return Row(work, against, ours, other, unit, ratio, f"{'≤' if sign == '<=' else '≥'} {limit:g}", met)
+def benchmark(name: str, values: list[float], unit: str = "second") -> pyperf.Benchmark:
+    return pyperf.Benchmark([pyperf.Run(values, metadata={"name": name, "unit": unit}, collect_metadata=False)])
 
 
-def report(races: list[Callable[[], Row]], save: Path) -> list[Row]:
-    """Runs the rows one after another, prints them as a table and saves them as JSON."""
-    console = Console(width=max(Console().width, 120))
-    rows = [race() for race in track(races, "measuring", console=Console(stderr=True), transient=True)]
-    machine = f"{platform.system()} {platform.machine()}"
-    table = Table(title=f"{platform.python_implementation()} {platform.python_version()}, {machine}")
+def report(rows: list[Callable[[], Row]], save: Path) -> None:
+    """Measures row after row, prints the table and saves the values, for `python -m pyperf stats`."""
+    done = [row() for row in track(rows, "measuring", console=Console(stderr=True), transient=True)]
+    table = Table(
+        title=f"{platform.python_implementation()} {platform.python_version()}, {platform.platform(terse=True)}"
+    )
     for name in ("work", "ours", "against", "theirs", "ratio", "target", ""):
         table.add_column(name, justify="right" if name in ("ours", "theirs", "ratio") else "left")
-    for r in rows:
-        verdict = "[green]met[/]" if r.met else "[red]missed[/]"
-        table.add_row(
-            r.work, f"{r.ours:.3g} {r.unit}", r.against, f"{r.other:.3g} {r.unit}", f"{r.ratio:.2f}", r.bound, verdict
-        )
+    for row in done:
+        table.add_row(*row.cells)
+    console = Console(width=max(Console().width, 110))
     console.print(table)
     save.parent.mkdir(exist_ok=True)
-    save.write_text(json.dumps([asdict(r) for r in rows], indent=1))
+    values = {each.get_name(): each for row in done for each in (row.ours, row.other)}
+    pyperf.BenchmarkSuite(list(values.values())).dump(str(save), replace=True)
     console.print(f"saved to {save}")
-    return rows
 
 
 def child(code: str) -> str:
