@@ -6,19 +6,16 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import typer
 
-from wireproto.console import version_line
+from wireproto.console import EXIT_NO, EXIT_OK, version_line
 from wireproto.errors import MalformedError, WireError
 from wireproto.frame import decode_frame, encode_frame
 from wireproto.link import LinkDecoder, encode_link_frame
 from wireproto.messages import SPEC_BY_CLASS, SPECS_BY_REVISION, Message, MessageSpec, PayloadKind, Revision
-
-EXIT_OK: Final = 0
-EXIT_NO: Final = 1
 
 app = typer.Typer(
     name="wireproto",

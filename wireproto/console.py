@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     from typer import Typer
 
+EXIT_OK: Final = 0
+EXIT_NO: Final = 1
 EXIT_WRONG_USAGE: Final = 2
 EXIT_COULD_NOT_RUN: Final = 3
 

@@ -6,6 +6,7 @@ The decoder owns no socket: it is fed either with `feed(data)` or, without a cop
 
 import io
 from collections.abc import Iterator
+from copy import copy
 from struct import Struct
 from typing import Final
 
@@ -15,7 +16,7 @@ from wireproto.messages import MAX_LINK_LENGTH
 HEADER: Final = Struct("<Q")
 """The length prefix."""
 
-_AREA: Final = 128 * 1024
+_AREA: Final = 64 * 1024
 """Frames of up to this size, prefix included, share one buffer; a longer one gets a buffer of its own."""
 
 
@@ -46,11 +47,11 @@ class LinkDecoder:
     from the first byte of the stream. [LINK-LEN-MIN, LINK-LEN-MAX]
 
     A whole frame of n bytes costs n bytes of memory, one that is still coming at most 2.25 times what has come of it;
-    once let go, this memory waits for the next long frame. 128 KiB for short ones are always there. [LINK-MEMORY]
+    once let go, this memory waits for the next long frame. 64 KiB for short ones are always there. [LINK-MEMORY]
     """
 
     def __init__(self, max_length: int = MAX_LINK_LENGTH) -> None:
-        self._max_length = max_length
+        self.max_length = max_length
         self._passed = 0  # bytes of the stream before _start
         self._drained = True
         self._error: WireError | None = None
@@ -79,6 +80,8 @@ class LinkDecoder:
     def buffer_updated(self, count: int) -> Iterator[memoryview]:
         """Says that `count` bytes were written to the start of what `get_buffer` returned."""
         self._check_ready()
+        if not 0 <= count <= len(self._lent):
+            raise ValueError(f"{count} bytes cannot have been written to a buffer of {len(self._lent)}")
         self._drained = False
         return self._frames(count)
 
@@ -92,7 +95,7 @@ class LinkDecoder:
 
     def _check_ready(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise copy(self._error)  # the same one would grow its traceback each time
         if not self._drained:
             raise StateError("link-not-drained", "take all frames before the next bytes come in")
 
@@ -124,10 +127,10 @@ class LinkDecoder:
             return
         self._end = end = self._end + count
         start, view = self._start, self._view
-        unpack, header, max_length = HEADER.unpack_from, HEADER.size, self._max_length
+        unpack, header = HEADER.unpack_from, HEADER.size
         while end - start >= header:
             length = unpack(view, start)[0]
-            if not 0 < length <= max_length:
+            if not 0 < length <= self.max_length:  # which the caller may raise in between
                 self._fail(length, start)
             body = start + header
             stop = body + length
@@ -144,7 +147,7 @@ class LinkDecoder:
 
     def _fail(self, length: int, start: int) -> None:
         try:
-            check_length(length, self._max_length, self._passed + start - self._start)
+            check_length(length, self.max_length, self._passed + start - self._start)
         except WireError as error:
             self._error = error
             raise

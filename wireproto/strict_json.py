@@ -170,6 +170,7 @@ class _Scanner:
     # -- fields -------------------------------------------------------------------------------------------------------
 
     def field(self, path: str, kind: inspect.Type) -> Any:
+        self.next()
         at = self.pos
         match kind:
             case inspect.IntType():

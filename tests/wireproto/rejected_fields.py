@@ -163,6 +163,40 @@ REJECTED_FIELDS: Final = [
     Reject(
         "fault-behind-escapes", "field-range", b'\x07{"\\u00e9\xc3\xa9":"\xf0\x9f\x98\x80","port":^65536}', "port"
     ),
+    # Canonical base64 elsewhere in the text does not speak for a field's own.
+    *(
+        Reject(f"stray-bits-{name}", "field-base64", text, path)
+        for name, path, text in (
+            ("with-space", "sealedToken", b'\x0c{"uid":"xxAA==","sealedToken": ^"AB=="}'),
+            ("key-escaped", "sealedToken", b'\x0c{"uid":"xxAA==","se\\u0061ledToken":^"AB=="}'),
+            ("uid-like-field", "sealedToken", b'\x0c{"uid":"\\"sealedToken\\":\\"AA==","sealedToken":^"AB=="}'),
+            ("in-second-field", "nonce", b'\x01{"seSignature":"AA==","nonce":^"' + b"A" * 42 + b'B="}'),
+        )
+    ),
+    # White space before a value is not the value's first byte.
+    *(
+        Reject(f"behind-space-{name}", code, text, path)
+        for name, code, path, text in (
+            ("range", "field-range", "port", b'\x07{"port": ^65536,"sessionID":""}'),
+            ("range-many", "field-range", "port", b'\x07{"port":\r\n\t  ^-1,"sessionID":""}'),
+            ("fraction", "field-not-integer", "port", b'\x07{"port" : ^1.5,"sessionID":""}'),
+            ("type", "field-type", "port", b'\x07{"port":\n ^null,"sessionID":""}'),
+            ("i64-range", "field-range", "token", b'\x09{"uid":"u","token":  ^9223372036854775808}'),
+            ("enum", "field-enum", "memoryPressure", b'\x04{ "memoryPressure" : ^"low" }'),
+            ("base64", "field-base64", "sealedToken", b'\x0c{"uid":"u","sealedToken":\n^"A"}'),
+            ("length", "field-length", "nonce", b'\x01{"nonce":\t^"AAAA"}'),
+            ("bool", "field-type", "modelLoaded", b'\x04{"modelLoaded": ^1}'),
+            ("string", "field-type", "uid", b'\x0a{"uid": ^1}'),
+            ("array", "field-type", "tokens", _prompt(b" ^{}")),
+            ("first-element-range", "field-range", "tokens[0]", _prompt(b" [ ^9223372036854775808]")),
+            ("element-range", "field-range", "tokens[1]", _prompt(b"[1 , ^-9223372036854775809]")),
+            ("element-fraction", "field-not-integer", "tokens[1]", _prompt(b"[1,\n^2.0]")),
+            ("element-type", "field-type", "tokens[1]", _prompt(b'[1, ^"2"]')),
+            ("duplicate", "json-duplicate-key", None, b'\x0a{"uid":"u" ,\n ^"uid" :"u"}'),
+            ("missing", "field-missing", "uid", b'\x0a{"x" : 1 \n ^}'),
+            ("trailing", "trailing-data", None, b'\x0a {"uid":"u"} \n ^{'),
+        )
+    ),
     Reject("bootstrap-v1-port-range", "field-range", b'\x07{"port":^65536,"sessionID":""}', "port", V1),
     Reject("hello-v1-nonce-null", "field-type", b'\x01{"nonce":^null}', "nonce", V1),
 ]  # fmt: skip

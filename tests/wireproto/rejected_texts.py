@@ -185,6 +185,20 @@ STRUCTURE: Final = [
             "high-byte-between": b'{"uid"^\xff:"u"}',
         }.items()
     ),
+    *(
+        Reject(f"fault-then-end-{name}", code, b'\x0a{"uid":"' + text)
+        for name, (code, text) in {
+            "utf8-ff": ("json-utf8", b"^\xff"), "utf8-continuation": ("json-utf8", b"a^\x80"),
+            "utf8-c0": ("json-utf8", b"^\xc0"),
+            "utf8-f5": ("json-utf8", b"^\xf5"), "utf8-surrogate": ("json-utf8", b"^\xed\xa0"),
+            "utf8-overlong": ("json-utf8", b"^\xe0\x80"),
+            "utf8-too-great": ("json-utf8", b"^\xf4\x90"), "utf8-cut-by-escape": ("json-utf8", b"^\xc3\\"),
+            "escape": ("json-escape", b"^\\x"),
+            "hex": ("json-escape", b"\\u12^g"), "low-surrogate": ("json-surrogate", b"^\\udc00"),
+            "high-surrogate": ("json-surrogate", b"^\\ud800x"),
+            "high-surrogate-n": ("json-surrogate", b"^\\ud800\\n"), "control": ("json-control-character", b"^\0"),
+        }.items()
+    ),
     Reject("object-empty", "field-missing", b"\x0a{^}", "uid"),
     Reject("object-with-spaces-only", "field-missing", b"\x0a{ \n^}", "uid"),
 ]  # fmt: skip

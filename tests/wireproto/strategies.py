@@ -332,16 +332,17 @@ arbitrary_frames = st.one_of(
 )
 
 _TOKENS: Final = [
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'\\"', b"\\u00", b"61", b"0", b"1", b"-", b".", b"e", b"+", b"true",
-    b"false", b"null", b" ", b"\n", b'"uid"', b'"port"', b'"sessionID":', b'"":', b'{"a":', b'"x"', b"\xc3", b"\xa9",
-    b"\0", b"A", b"==", b'"nonce":"', rb'"\u0075id":', rb"\ud83d", rb"\ude00",
+    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'\\"', b"\\u00", b"61", b"0", b"1", b"-", b".", b"e", b"+",
+    b"true", b"false", b"null", b" ", b"\n", b'"uid"', b'"port"', b'"sessionID":', b'"":', b'{"a":', b'"x"', b"\xc3",
+    b"\xa9", b"\0", b"A", b"==", b'"nonce":"', rb'"\u0075id":', rb"\ud83d", rb"\ude00",
 ]  # fmt: skip
 _MEMBERS: Final = [
-    b'"uid":"a"', b'"uid":""', rb'"\u0075id":"b"', b'"uid":null', b'"token":1', b'"token":1.0', b'"tokens":[1,2]', b'"tokens":[]',
-    b'"tokens":[1,]', b'"maxTokens":-1', b'"port":1', b'"port":65536', b'"port":01', b'"sessionID":""', b'"sessionID":"\\/"',
-    b'"modelLoaded":true', b'"inferenceInFlight":false', b'"memoryPressure":"normal"', b'"memoryPressure":"low"',
-    b'"sealedToken":"AA=="', b'"sealedToken":"AB=="', b'"seqLen":-1', b'"sealedActivation":""', b'"sealedActivation":"AAA"',
-    b'"nonce":"AA=="', b'"":0', b'"x":[{"y":1,"y":2}]', b'"x":{"y":{}}', b'"":""',
+    b'"uid":"a"', b'"uid":""', rb'"\u0075id":"b"', b'"uid":null', b'"token":1', b'"token":1.0', b'"tokens":[1,2]',
+    b'"tokens":[]', b'"tokens":[1,]', b'"maxTokens":-1', b'"port":1', b'"port":65536', b'"port":01',
+    b'"sessionID":""', b'"sessionID":"\\/"', b'"modelLoaded":true', b'"inferenceInFlight":false',
+    b'"memoryPressure":"normal"', b'"memoryPressure":"low"', b'"sealedToken":"AA=="', b'"sealedToken":"AB=="',
+    b'"seqLen":-1', b'"sealedActivation":""', b'"sealedActivation":"AAA"', b'"nonce":"AA=="', b'"":0',
+    b'"x":[{"y":1,"y":2}]', b'"x":{"y":{}}', b'"":""',
 ]  # fmt: skip
 
 

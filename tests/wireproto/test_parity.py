@@ -60,6 +60,20 @@ ONE_BYTE_FAULTS = {
 }
 
 
+NAMED_BYTE = {
+    **dict.fromkeys(["field-range", "field-not-integer"], b"-0123456789"),
+    **dict.fromkeys(["field-base64", "field-length", "field-enum", "json-duplicate-key"], b'"'),
+    **dict.fromkeys(["field-type", "payload-not-object"], b'"{[-0123456789tfn'),
+    "field-missing": b"}",
+    "json-nesting": b"[{",
+    "json-surrogate": b"\\",
+    "json-bom": b"\xef",
+    "json-control-character": bytes(range(32)),
+    "json-utf8": bytes(range(128, 256)),
+}
+"""Which bytes an error of a code can name."""
+
+
 def check_offset(frame: bytes, revision: Revision, verdict: Accepted | Rejected) -> None:
     """The bytes before the offset could still become right; those up to it, where one byte is the fault, cannot."""
     if isinstance(verdict, Accepted):
@@ -70,6 +84,7 @@ def check_offset(frame: bytes, revision: Revision, verdict: Accepted | Rejected)
         assert at == len(frame)
         return
     assert at < len(frame)
+    assert frame[at] in NAMED_BYTE.get(verdict.code, frame)
     before = fast(frame[:at], revision)
     assert isinstance(before, Accepted) or (before.code, before.offset) == ("truncated", at)
     assert isinstance(before, Accepted) == (verdict.code in {"trailing-data", "payload-not-empty"})

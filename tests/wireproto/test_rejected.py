@@ -13,11 +13,11 @@ from tests.wireproto.verdicts import Accepted, expected, fast, slow
 from wireproto import ERROR_CODES, Revision
 
 REJECTED = [*REJECTED_TEXTS, *REJECTED_FIELDS]
-NOT_IN_FRAMES = {
-    *("link-length-zero", "link-length-limit", "link-not-drained"),
-    *(code for code in ERROR_CODES if code.startswith(("activation-", "jaccl-"))),
+OF_FRAMES = {
+    *("truncated", "trailing-data"),
+    *(code for code in ERROR_CODES if code.startswith(("type-", "payload-", "json-", "field-"))),
 }
-"""Codes that no cluster frame can have; the tests of the link, of the schema and of the tensors have them."""
+"""Codes that a cluster frame can have."""
 
 
 @pytest.mark.parametrize("row", REJECTED, ids=lambda row: row.id)
@@ -28,6 +28,26 @@ def test_rejected(row: Reject) -> None:
     assert fast(bytearray(row.frame), row.revision) == verdict  # type: ignore[arg-type]
     assert fast(memoryview(row.frame), row.revision) == verdict  # type: ignore[arg-type]
     assert judge(row.frame, row.revision) is None
+
+
+@pytest.mark.parametrize("row", [row for row in REJECTED if row.code != "truncated"], ids=lambda row: row.id)
+def test_rejected_from_some_byte_on(row: Reject) -> None:
+    """Up to the fault the frame is only unfinished; once it is found, more bytes change nothing."""
+    verdict = expected(row.code, row.offset, row.path)
+    for length in range(max(0, row.offset - 20), row.offset + 1):
+        before = fast(row.frame[:length], row.revision)
+        assert before == slow(row.frame[:length], row.revision)
+        assert isinstance(before, Accepted) or before == expected("truncated", length)
+    found = False
+    for length in range(row.offset + 1, min(len(row.frame), row.offset + 60) + 1):
+        after = fast(row.frame[:length], row.revision)
+        assert after == slow(row.frame[:length], row.revision)
+        if row.code == "json-bom" and length < row.offset + 3:
+            assert after == expected("json-syntax", row.offset)  # half a mark is no mark
+            continue
+        found = found or after == verdict
+        assert after == (verdict if found else expected("truncated", length))
+    assert found or len(row.frame) > row.offset + 60
 
 
 @pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: row.id)
@@ -50,7 +70,7 @@ def test_corpus() -> None:
 
 def test_corpus_has_every_code_of_a_frame_many_times_over() -> None:
     counts = Counter(row.code for row in REJECTED)
-    assert set(counts) == set(ERROR_CODES) - NOT_IN_FRAMES
+    assert set(counts) == OF_FRAMES
     assert min(counts.values()) >= 4
 
 
