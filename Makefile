@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench spec clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -42,8 +42,11 @@ check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, imp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.dev-installed ## Measure the codec against the floor and others (ARGS=--quick)
+bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
+
+spec: $(VENV)/.dev-installed ## Draw the diagrams of spec/protocol.md anew
+	@$(BIN)/python -m wireproto.diagram spec/protocol.md
 
 clean: ## Remove everything that make made
 	@rm -rf $(VENV) .benchmarks build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

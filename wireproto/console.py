@@ -32,7 +32,7 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = EXIT_COULD_NOT_RUN
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("cryptography", "rich", "typer"):
             raise
         hint = f"{prog} needs {error.name}, which is not installed; run: pip install 'cluster-wireproto[{extra}]'"
         code = _complain(hint, EXIT_COULD_NOT_RUN)

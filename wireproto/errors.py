@@ -100,6 +100,22 @@ ERROR_CODES: Final[dict[str, tuple[type[WireError], str]]] = {
     "activation-size": (MalformedError, "an activation's data is not seqLen × hiddenDim × 2 bytes"),
     "activation-dtype": (MalformedError, "an array is not bfloat16"),
     "activation-shape": (MalformedError, "an array is not of shape [1, seqLen, hiddenDim]"),
+    # sealed boxes
+    "seal-tag": (SealError, "a box does not open with the session's key"),
+    "seal-replay": (SealError, "a box came a second time"),
+    "seal-reflection": (SealError, "a box came back to the one that sealed it"),
+    "seal-exhausted": (SealError, "the key has served for as many boxes as it may"),
+    # handshake
+    "handshake-malformed": (HandshakeError, "a frame of the handshake does not decode"),
+    "handshake-length": (HandshakeError, "a key or a nonce has the wrong length"),
+    "handshake-unexpected": (HandshakeError, "another message came where the handshake's belongs"),
+    "handshake-no-pin": (HandshakeError, "no identity key is pinned for the peer"),
+    "handshake-wrong-pin": (HandshakeError, "the peer's identity key is not the pinned one"),
+    "handshake-point": (HandshakeError, "the peer's identity key is no point on P-256"),
+    "handshake-signature": (HandshakeError, "the signature is not the peer's over this handshake"),
+    "handshake-shared-secret": (HandshakeError, "the peer's X25519 key gives an all-zero secret"),
+    # session
+    "session-state": (StateError, "a message or a call does not belong to the session's state"),
     # JACCL's side channel
     "jaccl-rank": (MalformedError, "a HELLO names no rank that may connect"),
     "jaccl-local-id": (MalformedError, "a Destination's local_id is negative, and not the -1 of an own entry"),

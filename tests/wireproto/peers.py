@@ -1,0 +1,296 @@
+"""Both ends of a connection: as `Session`s, and by hand. By hand, nothing asks the package how it is done."""
+
+import hashlib
+import hmac
+import io
+import json
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator
+from types import EllipsisType
+from typing import Any, Final, NamedTuple
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.wireproto.payloads import canonical_frame
+from tests.wireproto.streams import fill, link
+from tests.wireproto.verdicts import Rejected
+from wireproto import ERROR_CODES, HandshakeAck, HandshakeHello, Revision, handshake
+from wireproto.handshake import Pin
+from wireproto.session import Established, Event, RemoteError, Role, Session
+
+# -- P-256 ------------------------------------------------------------------------------------------------------------
+
+P256_PRIME: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1
+P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+_DETERMINISTIC: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same bytes each time
+
+
+class FixedSigner:
+    """An identity key from a known number, whose signatures are always the same."""
+
+    def __init__(self, scalar: int) -> None:
+        self.key = ec.derive_private_key(scalar, ec.SECP256R1())
+        numbers = self.key.public_key().public_numbers()
+        self.public_key = numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
+
+    def sign(self, commitment: bytes) -> bytes:
+        return self.key.sign(commitment, _DETERMINISTIC)
+
+
+RANK_0: Final = FixedSigner(0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721)
+"""The key of RFC 6979, A.2.5."""
+RANK_1: Final = FixedSigner(0x519B423D715F8B581F4FA8EE59F4771A5B44C8130B4E3EACCA54A56DDA72B464)
+STRANGER: Final = FixedSigner(0x5741)
+SIGNERS: Final = {Role.INITIATOR: RANK_0, Role.RESPONDER: RANK_1}
+OTHER: Final = {Role.INITIATOR: Role.RESPONDER, Role.RESPONDER: Role.INITIATOR}
+
+# -- X25519, HKDF, AES-256-GCM ----------------------------------------------------------------------------------------
+
+LOW_ORDER: Final = {
+    "zero": "0000000000000000000000000000000000000000000000000000000000000000",
+    "one": "0100000000000000000000000000000000000000000000000000000000000000",
+    "order-8": "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "other-order-8": "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "p-minus-1": "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "p": "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "p-plus-1": "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+}
+"""Every u-coordinate of low order on Curve25519 and its twist, below 2^255 (cr.yp.to/ecdh.html#validate)."""
+
+
+def low_order_keys() -> Iterator[Any]:
+    """Each of them as pytest's parameter, and with the top bit set, which X25519 ignores."""
+    for name, text in LOW_ORDER.items():
+        key = bytes.fromhex(text)
+        yield pytest.param(key, id=name)
+        yield pytest.param(key[:31] + bytes([key[31] | 0x80]), id=f"{name}-top-bit")
+
+
+class Ephemeral(NamedTuple):
+    """What `wireproto.handshake._draw_ephemeral` gives, with known values."""
+
+    private: X25519PrivateKey
+    nonce: bytes
+
+    @property
+    def public(self) -> bytes:
+        return self.private.public_key().public_bytes_raw()
+
+    @classmethod
+    def of(cls, private: str, nonce: bytes) -> "Ephemeral":
+        return cls(X25519PrivateKey.from_private_bytes(bytes.fromhex(private)), nonce)
+
+
+# The keys of RFC 7748, 6.1.
+EPHEMERAL_0: Final = Ephemeral.of(
+    "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a", bytes(range(0x20))
+)
+EPHEMERAL_1: Final = Ephemeral.of(
+    "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb", bytes(range(0x20, 0x40))
+)
+EPHEMERALS: Final = {Role.INITIATOR: EPHEMERAL_0, Role.RESPONDER: EPHEMERAL_1}
+
+
+def fix_ephemerals(monkeypatch: pytest.MonkeyPatch, *ephemerals: Ephemeral) -> None:
+    """The next handshakes' ephemeral keys and nonces, in this order."""
+    monkeypatch.setattr(handshake, "_draw_ephemeral", iter(ephemerals).__next__)
+
+
+def hkdf_sha256(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869, by hand."""
+    pseudorandom = hmac.digest(salt or bytes(32), secret, "sha256")
+    block, output = b"", b""
+    for count in range(1, -(-length // 32) + 1):
+        block = hmac.digest(pseudorandom, block + info + bytes([count]), "sha256")
+        output += block
+    return output[:length]
+
+
+def session_key(own: X25519PrivateKey, peer: bytes, hello_nonce: bytes, ack_nonce: bytes) -> bytes:
+    shared = own.exchange(X25519PublicKey.from_public_bytes(peer))
+    return hkdf_sha256(shared, hello_nonce + ack_nonce, b"darkbloom-cluster-session-v1", 32)
+
+
+def box(key: bytes, plaintext: bytes, nonce: bytes = b"by hand, one") -> bytes:
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, None)
+
+
+def unbox(key: bytes, sealed: bytes) -> bytes:
+    return AESGCM(key).decrypt(sealed[:12], sealed[12:], None)
+
+
+# -- the handshake by hand --------------------------------------------------------------------------------------------
+
+
+def hello(
+    signer: FixedSigner = RANK_0,
+    ephemeral: Ephemeral = EPHEMERAL_0,
+    *,
+    commitment: bytes | None = None,
+    **fields: bytes,
+) -> bytes:
+    """A hello's cluster frame; `fields` go in as they are, and the signature is over what goes in."""
+    public = fields.get("ephemeral_x25519_pub_key", ephemeral.public)
+    nonce = fields.get("nonce", ephemeral.nonce)
+    commitment = hashlib.sha256(public + nonce).digest() if commitment is None else commitment
+    return canonical_frame(HandshakeHello(**_fields(signer, public, nonce, commitment, fields)))
+
+
+def ack(
+    hello_nonce: bytes = EPHEMERAL_0.nonce,
+    signer: FixedSigner = RANK_1,
+    ephemeral: Ephemeral = EPHEMERAL_1,
+    *,
+    commitment: bytes | None = None,
+    **fields: bytes,
+) -> bytes:
+    """An ack's cluster frame, in the same way."""
+    public = fields.get("ephemeral_x25519_pub_key", ephemeral.public)
+    nonce = fields.get("nonce", ephemeral.nonce)
+    commitment = hashlib.sha256(hello_nonce + nonce + public).digest() if commitment is None else commitment
+    return canonical_frame(HandshakeAck(**_fields(signer, public, nonce, commitment, fields)))
+
+
+def _fields(
+    signer: FixedSigner, public: bytes, nonce: bytes, commitment: bytes, fields: dict[str, bytes]
+) -> dict[str, bytes]:
+    whole = {"se_pub_key_raw": signer.public_key, "ephemeral_x25519_pub_key": public, "nonce": nonce}
+    if "se_signature" not in fields:
+        whole["se_signature"] = signer.sign(commitment)
+    return whole | fields
+
+
+class Introduction(NamedTuple):
+    """The values in a hello or an ack."""
+
+    identity: bytes
+    ephemeral: bytes
+    nonce: bytes
+    signature: bytes
+
+
+def introduction(frame: bytes) -> Introduction:
+    """Those of a cluster frame, read by hand."""
+    payload = json.loads(frame[1:])
+    keys = ("sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature")
+    return Introduction(*(b64decode(payload[key]) for key in keys))
+
+
+# -- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def session(
+    role: Role,
+    revision: Revision = Revision.V2,
+    *,
+    pin: Pin | EllipsisType = ...,
+    key_log: io.StringIO | None = None,
+) -> Session:
+    """A session of the role's own rank; unless told otherwise, the other rank's key is pinned."""
+    pinned = SIGNERS[OTHER[role]].public_key if isinstance(pin, EllipsisType) else pin
+    return Session(role, SIGNERS[role], pinned, revision, key_log)
+
+
+class Pair(NamedTuple):
+    """Two sessions that have shaken hands, and the key that they have in common."""
+
+    initiator: Session
+    responder: Session
+    key: bytes
+
+    def __call__(self, role: Role) -> Session:
+        return self.initiator if role is Role.INITIATOR else self.responder
+
+
+def shaken(revision: Revision = Revision.V2) -> Pair:
+    log = io.StringIO()
+    initiator, responder = session(Role.INITIATOR, revision, key_log=log), session(Role.RESPONDER, revision)
+    (answered,) = responder.receive_data(initiator.start())
+    assert isinstance(answered, Established)
+    (established,) = initiator.receive_data(answered.reply)
+    assert isinstance(established, Established)
+    return Pair(initiator, responder, bytes.fromhex(log.getvalue().split()[2]))
+
+
+class ByHand(NamedTuple):
+    """A session whose peer is done by hand: what the peer sends, the test writes."""
+
+    session: Session
+    key: bytes
+    revision: Revision
+
+    def frame(self, body: bytes, nonce: bytes = b"by hand, one") -> bytes:
+        """The link frame of a cluster frame, as the revision has it in the open session."""
+        return link(box(self.key, body, nonce) if self.revision is Revision.V2 else body)
+
+    def body(self, data: bytes | bytearray) -> bytes:
+        """The cluster frame in the one link frame that the session sent."""
+        length, body = int.from_bytes(data[:8], "little"), bytes(data[8:])
+        assert len(body) == length
+        return unbox(self.key, body) if self.revision is Revision.V2 else body
+
+
+def by_hand(role: Role, revision: Revision = Revision.V2) -> ByHand:
+    """A session after a handshake with a peer that is done by hand."""
+    one = session(role, revision)
+    if role is Role.INITIATOR:
+        own = introduction(bytes(one.start()[8:]))
+        list(one.receive_data(link(ack(own.nonce))))
+        key = session_key(EPHEMERAL_1.private, own.ephemeral, own.nonce, EPHEMERAL_1.nonce)
+    else:
+        (established,) = one.receive_data(link(hello()))
+        assert isinstance(established, Established)
+        own = introduction(established.reply[8:])
+        key = session_key(EPHEMERAL_0.private, own.ephemeral, EPHEMERAL_0.nonce, own.nonce)
+    return ByHand(one, key, revision)
+
+
+class Outcome(NamedTuple):
+    """What a session made of some bytes: the events, and how it failed, None if it did not."""
+
+    events: list[Event]
+    failure: Rejected | None = None
+
+
+def outcome(session: Session, chunks: Iterable[bytes], *, buffered: Callable[[int], bool] = lambda _: False) -> Outcome:
+    """The chunks through a session; chunk i by `get_buffer` where `buffered(i)`. Ends with the session."""
+    events: list[Event] = []
+    try:
+        for index, chunk in enumerate(chunks):
+            if session.state.name in ("CLOSED", "FAILED"):
+                break
+            events.extend(_give(session, chunk, buffered=buffered(index)))
+    except RemoteError as error:
+        return Outcome(events, remote(error))
+    return Outcome(events)
+
+
+def _give(session: Session, chunk: bytes, *, buffered: bool) -> Iterator[Event]:
+    return fill(session, chunk) if buffered else session.receive_data(chunk)
+
+
+def remote(error: RemoteError, *, must_close: bool = True) -> Rejected:
+    """The peer's fault as a verdict: what it wraps, whose code, offset and path it repeats."""
+    assert error.must_close is must_close
+    cause = error.error
+    assert error.__cause__ is cause
+    assert type(cause) is ERROR_CODES[cause.code][0]
+    assert (error.code, error.offset, error.path) == (cause.code, cause.offset, cause.path)
+    assert str(error) == str(cause)
+    return Rejected(type(cause), cause.code, cause.offset, cause.path)
+
+
+DELIVERIES: Final[dict[str, Callable[[bytes], list[bytes]]]] = {
+    "whole": lambda data: [data],
+    "byte-by-byte": lambda data: [data[at : at + 1] for at in range(len(data))],
+    "length-apart": lambda data: [data[:8], data[8:]],
+    "in-the-length": lambda data: [data[:3], data[3:9], data[9:]],
+    "last-byte-apart": lambda data: [data[:-1], data[-1:]],
+    "with-nothing-between": lambda data: [b"", data[:20], b"", data[20:], b""],
+}
+"""Ways to cut bytes that come in."""
