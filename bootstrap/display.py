@@ -14,13 +14,26 @@ if TYPE_CHECKING:
 LINES: Final = {
     "started": "started, process {pid}",
     "listening": "listening on {host}:{port}",
-    "link-up": "link up with rank {peer} on {host}:{port}",
-    "frame-sent": "sent {name} (0x{type:02X}) to rank {peer}: port {port}, session {session_id}, {bytes} bytes",
-    "frame-received": "got {name} (0x{type:02X}) from rank {peer}: port {port}, session {session_id}, {bytes} bytes",
+    "connected": "link with {host}:{port} is up, rank {peer}",
+    "established": "session with rank {peer} established",
+    "confirmed": "rank {peer} confirmed",
+    "health": "rank {peer} is {state}, missed pongs: {missed}",
+    "pong": "pong from rank {peer}: model loaded {modelLoaded}, memory pressure {memoryPressure}",
+    "bootstrap-sent": "sent jacclBootstrap (0x07) to rank {peer}: port {port}, session {session_id}",
+    "bootstrap-received": "got jacclBootstrap (0x07) from rank {peer}: port {port}, session {session_id}",
+    "ignored": "ignored {name} from rank {peer}, where it does not belong",
+    "session-ended": "rank {peer} ended the session",
+    "link-lost": "link with {host} lost: {message}{retry}",
+    "would-set": "would set: {variables}{cleared}",
+    "would-write": "would write {format} to {path}: {content}",
     "file-written": "{format} written to {path}",
     "environment-set": "environment set: {variables}{cleared}",
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
+}
+DONE: Final = {
+    False: "{ranks} ranks form one {backend} group",
+    True: "dry run: the link works, and nothing was set or written",
 }
 RANK_COLOURS: Final = ("cyan", "magenta", "yellow", "blue")
 
@@ -70,7 +83,7 @@ class TerminalDisplay(PlainDisplay):
 
 
 @contextmanager
-def display_for(prog: str, ranks: int, as_json: bool) -> Iterator[PlainDisplay]:
+def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
     """Give the display that suits stdout."""
     if as_json:
         yield JsonDisplay(prog)
@@ -83,7 +96,7 @@ def display_for(prog: str, ranks: int, as_json: bool) -> Iterator[PlainDisplay]:
         from rich.spinner import Spinner
 
         console = Console(highlight=False)
-        spinner = Spinner("line", text=f"forming a group of {ranks}", style="bold")
+        spinner = Spinner("line", text=doing, style="bold")
         # Lines for a stderr that goes elsewhere must not be drawn into between.
         with Live(spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=sys.stderr.isatty()):
             yield TerminalDisplay(prog, console)
@@ -93,12 +106,16 @@ def columns(event: Event) -> tuple[str, str, str]:
     """Return when, who and what, the first two padded."""
     when = f"{event['t_ms']:5.0f} ms"
     if event["event"] == "done":
-        return when, "done  ", f"{event['ranks']} ranks form one {event['backend']} group"
+        return when, "done  ", DONE[bool(event.get("dry_run"))].format_map(event)
     fields = dict(event)
-    if event["event"] == "environment-set":
+    if "variables" in event:
         variables, cleared = cast(dict[str, str], event["variables"]), cast(list[str], event["cleared"])
-        fields["variables"] = " ".join(variables)
+        fields["variables"] = " ".join(
+            variables if event["event"] == "environment-set" else map("=".join, variables.items())
+        )
         fields["cleared"] = "; cleared: " + " ".join(cleared) if cleared else ""
+    if event["event"] == "link-lost":
+        fields["retry"] = "" if event["retry_s"] is None else f"; again in {event['retry_s']:g} s"
     return when, f"rank {event['rank']}", LINES[str(event["event"])].format_map(fields)
 
 

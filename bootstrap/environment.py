@@ -31,9 +31,14 @@ def environment_for(plan: Plan, backend: Backend, topology_path: Path) -> dict[s
     }
 
 
+def contrary_names(variables: Mapping[str, str]) -> list[str]:
+    """Return the names set in this process that MLX would read besides `variables`."""
+    return [name for name in READ_BY_MLX if name in os.environ and name not in variables]
+
+
 def set_environment(variables: Mapping[str, str]) -> list[str]:
     """Set `variables` in this process, clear the others that MLX would read; return the names cleared."""
-    cleared = [name for name in READ_BY_MLX if name in os.environ and name not in variables]
+    cleared = contrary_names(variables)
     for name in cleared:
         del os.environ[name]
     for name, value in variables.items():

@@ -7,17 +7,27 @@ Event = dict[str, object]
 FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "started": ("pid",),
     "listening": ("host", "port"),
-    "link-up": ("peer", "host", "port"),
-    "frame-sent": ("peer", "type", "name", "port", "session_id", "bytes"),
-    "frame-received": ("peer", "type", "name", "port", "session_id", "bytes"),
+    "connected": ("peer", "host", "port"),
+    "established": ("peer",),
+    "confirmed": ("peer",),
+    "health": ("peer", "state", "missed"),
+    "pong": ("peer", "modelLoaded", "inferenceInFlight", "memoryPressure"),
+    "bootstrap-sent": ("peer", "port", "session_id"),
+    "bootstrap-received": ("peer", "port", "session_id"),
+    "ignored": ("peer", "name"),
+    "session-ended": ("peer",),
+    "link-lost": ("host", "code", "message", "retry_s"),
+    "would-set": ("variables", "cleared"),
+    "would-write": ("path", "format", "content"),
     "file-written": ("path", "format"),
     "environment-set": ("variables", "cleared"),
     "group-ready": ("size", "backend"),
     "sum-checked": ("value",),
     "error": ("stage", "code", "message"),
-    "done": ("ok", "ranks", "backend"),
+    "done": ("ok",),
 }
-"""The fields of each event. `peer` is the other rank, `bytes` counts a cluster frame, `done` has `code` where not `ok`.
+"""The fields of each event. `peer` is the other rank; `retry_s` is null where no attempt follows; `done` has more of
+its own, and `code` where not `ok`.
 
 On the way out each also has `event`, `rank` (null where no rank is to blame; not on `done`), and `t_ms`, the
 milliseconds since the start.

@@ -11,6 +11,7 @@ from bootstrap.errors import ConfigError
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]
+RankChoice = Literal["auto", "0", "1"]
 DeviceMatrix = tuple[tuple[str | None, ...], ...]
 """One row a rank, one entry a rank: None for itself, else the name of an RDMA device."""
 
@@ -108,6 +109,14 @@ def check_ip(ip: str) -> IPv4Address:
     if address is None or address.is_unspecified or address.is_multicast or int(address) == 0xFFFFFFFF:
         raise ConfigError(f"{ip!r} is not the IPv4 address of a host, use one such as 169.254.1.1", code="bad-ip")
     return address
+
+
+def elect(own_ip: str, peer_ip: str) -> int:
+    """Return this host's rank: the lower address, as a number, is rank 0. [BOOT-ELECTION]"""
+    own, peer = check_ip(own_ip), check_ip(peer_ip)
+    if own == peer:
+        raise ConfigError(f"both addresses are {own}, so no rank can be elected; give --rank", code="bad-rank")
+    return 0 if own < peer else 1
 
 
 def check_port(port: int, size: int) -> None:

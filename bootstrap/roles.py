@@ -1,52 +1,399 @@
-"""Rank 0 and the others, as they act on the link: one jacclBootstrap frame from 0 to each."""
+"""Rank 0 and the others, as they act on what happens in a session. [SESSION-*, BOOT-*]
 
-from collections.abc import Sequence
+`RankZero` keeps up a session with one other rank: it connects, asks for signs of life, and connects anew after a
+failure. `RankOne`, any other rank, listens and answers; a stranger's connection holds up nobody.
+"""
 
-from bootstrap.errors import LinkError
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+from msgspec import to_builtins
+
+from bootstrap.errors import BootstrapError, ConfigError, LinkError
 from bootstrap.events import OnStep, silent
 from bootstrap.plan import check_port, check_session_id
-from bootstrap.transport import Link, Listener, connect
-from wireproto import ClusterMsgType, JacclBootstrapPayload
+from bootstrap.transport import Link, MakeSession, connect, listen
+from wireproto.messages import (
+    SPEC_BY_CLASS,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Message,
+    Ping,
+    PongPayload,
+    Revision,
+    SessionEnd,
+)
+from wireproto.session import Closed, Confirmed, Established, MessageIgnored, MessageReceived
 
 
-async def lead(
-    payload: JacclBootstrapPayload, peers: Sequence[tuple[str, int]], seconds: float, on_step: OnStep = silent
-) -> None:
-    """Rank 0: connect to ranks 1, 2, … at `peers` and send each the same frame."""
-    for peer, (host, port) in enumerate(peers, start=1):
-        async with await connect(host, port, seconds) as link:
-            on_step("link-up", peer=peer, host=host, port=port)
-            size = await link.send(payload, seconds)
-            on_step("frame-sent", peer=peer, **_fields(payload, size))
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Every wait of a role, in seconds. [SESSION-TIMES]"""
+
+    connect: float = 10.0
+    handshake: float = 10.0
+    """From the connection to the session key."""
+    confirm: float = 15.0
+    """Rank 1: from the session key to the first box that opens."""
+    ping_every: float = 5.0
+    pong: float = 3.0
+    """From a ping to its pong."""
+    reconnect: float = 10.0
+    """From a failure to the next attempt."""
+    retry: float = 1.0
+    """The same, where nobody listens yet."""
+    send: float = 10.0
+    """Until the peer takes what is sent."""
 
 
-async def follow(listener: Listener, size: int, seconds: float, on_step: OnStep = silent) -> JacclBootstrapPayload:
-    """Any other rank of `size`: take one connection and return the bootstrap that comes over it."""
-    async with await listener.accept(seconds) as link:
-        on_step("link-up", peer=0, host=listener.host, port=listener.port)
-        return await await_bootstrap(link, size, seconds, on_step)
+MISSED_PONGS = 3
+"""So many in a row end the session."""
+MAX_UNCONFIRMED = 8
+"""Connections that have not shown the session key; one more ends the oldest of them."""
 
 
-async def await_bootstrap(link: Link, size: int, seconds: float, on_step: OnStep = silent) -> JacclBootstrapPayload:
-    """LinkError for any other message, and for a payload that no group of `size` can use."""
-    message, length = await link.receive(seconds)
-    if not isinstance(message, JacclBootstrapPayload):
-        raise LinkError(f"rank 0 sent {type(message).__name__} where jacclBootstrap was due", code="unexpected-message")
-    on_step("frame-received", peer=0, **_fields(message, length))
+class Health(NamedTuple):
+    """How rank 0 sees the other rank."""
+
+    state: Literal["ready", "degraded", "unavailable"]
+    """ready: the last pong came, and said that the model is loaded. unavailable: there is no session."""
+    missed: int = 0
+    """Pongs missed in a row."""
+
+
+UNAVAILABLE = Health("unavailable")
+DEFAULT_TIMES = Times()
+IDLE = PongPayload(model_loaded=False, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
+"""The status of a rank without a model."""
+
+OnMessage = Callable[[Message], None]
+OnConfirmed = Callable[[str, bytes], None]
+"""Called with a peer's IP and the identity key that it has shown to have."""
+
+
+def nothing(*args: object) -> None:
+    """For what nobody waits for."""
+
+
+class RankZero:
+    """Keeps up a session with the rank `peer` that listens at `host`:`port`, for as long as `run` runs.
+
+    `on_message` gets what the peer sends but for pongs, and has to return at once.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        make_session: MakeSession,
+        *,
+        peer: int = 1,
+        own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
+        interface: str | None = None,
+        times: Times = DEFAULT_TIMES,
+        on_message: OnMessage = nothing,
+        on_confirmed: OnConfirmed = nothing,
+        report: OnStep = silent,
+    ) -> None:
+        self.health = UNAVAILABLE
+        self.inference_in_flight = False
+        """No pings are sent while this is set."""
+        self._host, self._port, self._peer = host, port, peer
+        self._own_ip, self._interface = own_ip, interface
+        self._make_session = make_session
+        self._times = times
+        self._on_message, self._on_confirmed = on_message, on_confirmed
+        self._report = report
+        self._link: Link | None = None
+        self._established = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._ponged = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect anew after a failure, until cancelled.
+
+        Raises LinkError only where another attempt cannot help: when the peer fails the handshake.
+        """
+        while True:
+            try:
+                await self._serve()
+            except LinkError as error:
+                if error.code.startswith("handshake-"):
+                    raise
+                wait = self._times.retry if error.code == "link-refused" else self._times.reconnect
+                self._report("link-lost", host=self._host, code=error.code, message=str(error), retry_s=wait)
+                await asyncio.sleep(wait)
+
+    async def established(self) -> None:
+        """Wait until there is a session. That is enough to bootstrap: the peer's model need not be loaded."""
+        await self._established.wait()
+
+    async def bootstrap(self, payload: JacclBootstrapPayload) -> None:
+        """Send jacclBootstrap as soon as there is a session. [BOOT-SEND]"""
+        await self.established()
+        await self.send(payload)
+        self._report("bootstrap-sent", peer=self._peer, port=payload.port, session_id=payload.session_id)
+
+    async def send(self, message: Message) -> None:
+        """Send one message over the session; LinkError where there is none, or the peer does not take it."""
+        if self._link is None:
+            raise LinkError(f"there is no session with rank {self._peer}", code="link-closed")
+        await self._link.send(message, self._times.send)
+
+    async def ponged(self) -> None:
+        """Wait for an answer to a ping."""
+        await self._ponged.wait()
+
+    async def lost(self) -> None:
+        """Wait until there is no session any more."""
+        await self._lost.wait()
+
+    async def stop(self) -> None:
+        """End the session in order, if there is one. `run` is to be cancelled after that."""
+        if self._link is not None:
+            with suppress(LinkError):
+                await self._link.send(SessionEnd(), self._times.send)
+
+    async def _serve(self) -> None:
+        link = await connect(
+            self._host,
+            self._port,
+            self._make_session,
+            seconds=self._times.connect,
+            own_ip=self._own_ip,
+            interface=self._interface,
+        )
+        async with link:
+            self._report("connected", peer=self._peer, host=self._host, port=self._port)
+            await next_event(link, Established, self._times.handshake, "the peer's ack")
+            self._report("established", peer=self._peer)
+            self._link = link
+            self.health = Health("degraded")
+            self._lost.clear()
+            self._established.set()
+            pings = asyncio.create_task(self._ping(link))
+            try:
+                await self._receive(link)
+            finally:
+                pings.cancel()
+                self._link = None
+                self._lost.set()
+                self._established.clear()
+                self.health = UNAVAILABLE
+
+    async def _receive(self, link: Link) -> None:
+        while True:
+            match await link.receive():
+                case MessageReceived(PongPayload() as pong):
+                    self._ponged.set()
+                    self._see(Health("ready" if pong.model_loaded else "degraded"))
+                    self._report("pong", peer=self._peer, **to_builtins(pong))
+                case MessageReceived(message):
+                    self._on_message(message)
+                case MessageIgnored(message):
+                    self._report("ignored", peer=self._peer, name=wire_name(message))
+                case Confirmed():
+                    self._report("confirmed", peer=self._peer)
+                    self._on_confirmed(link.peer_ip, link.session.peer_key)
+                case Established() | Closed():
+                    pass  # what follows says why
+
+    async def _ping(self, link: Link) -> None:
+        """A ping at once, so that the peer has a box to open, and then one in every interval."""
+        loop = asyncio.get_running_loop()
+        with suppress(LinkError):  # which `_receive` is told, too
+            while True:
+                started = loop.time()
+                if not self.inference_in_flight:
+                    self._ponged.clear()
+                    await link.send(Ping(), self._times.send)
+                    try:
+                        async with asyncio.timeout(self._times.pong):
+                            await self._ponged.wait()
+                    except TimeoutError:
+                        self._miss(link)
+                await asyncio.sleep(max(0.0, started + self._times.ping_every - loop.time()))
+
+    def _miss(self, link: Link) -> None:
+        missed = self.health.missed + 1
+        self._see(Health("degraded", missed))
+        if missed >= MISSED_PONGS:
+            text = f"rank {self._peer} left {missed} pings without a pong; see whether its process still runs"
+            link.close(LinkError(text, code="ping-timeout"))
+
+    def _see(self, health: Health) -> None:
+        if health != self.health:
+            self.health = health
+            self._report("health", peer=self._peer, state=health.state, missed=health.missed)
+
+
+class RankOne:
+    """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, for as long as `run` runs.
+
+    `status` is asked for each pong. `on_inference` gets what belongs to inference, and has to return at once.
+    """
+
+    def __init__(
+        self,
+        own_ip: str,
+        port: int,
+        make_session: MakeSession,
+        *,
+        size: int = 2,
+        on_inference: OnMessage = nothing,
+        on_confirmed: OnConfirmed = nothing,
+        status: Callable[[], PongPayload] = lambda: IDLE,
+        interface: str | None = None,
+        times: Times = DEFAULT_TIMES,
+        report: OnStep = silent,
+    ) -> None:
+        self._own_ip, self._port, self._interface = own_ip, port, interface
+        self._make_session = make_session
+        self._size = size
+        self._on_inference, self._on_confirmed, self._status = on_inference, on_confirmed, status
+        self._times = times
+        self._report = report
+        self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
+        self._current: Link | None = None
+        self._bootstraps: asyncio.Queue[JacclBootstrapPayload] = asyncio.Queue()
+        self._lost = asyncio.Event()
+        self._free = asyncio.Event()
+        self._free.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled. LinkError if the address cannot be listened at."""
+        server = await listen(self._own_ip, self._port, self._make_session, self._accept, interface=self._interface)
+        try:
+            host, port = server.sockets[0].getsockname()
+            self._report("listening", host=host, port=port)
+            await asyncio.get_running_loop().create_future()  # until cancelled
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def bootstrap(self) -> JacclBootstrapPayload:
+        """The next jacclBootstrap that came. [BOOT-RECEIVE]"""
+        return await self._bootstraps.get()
+
+    async def lost(self) -> None:
+        """Wait until a session has ended, and not in order."""
+        await self._lost.wait()
+
+    async def ended(self) -> None:
+        """Wait until there is no session."""
+        await self._free.wait()
+
+    def _accept(self, link: Link) -> None:
+        self._unconfirmed[link] = None
+        if len(self._unconfirmed) > MAX_UNCONFIRMED:
+            oldest = next(iter(self._unconfirmed))
+            oldest.close(LinkError("too many connections that are not confirmed", code="link-crowded"))
+        task = asyncio.create_task(self._serve(link))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, link: Link) -> None:
+        try:
+            async with link:
+                try:
+                    await self._admit(link)
+                finally:
+                    self._unconfirmed.pop(link, None)
+                await self._answer(link)
+        except BootstrapError as error:
+            if self._current is link:
+                self._lost.set()
+            self._report("link-lost", host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
+        finally:
+            if self._current is link:
+                self._current = None
+                self._free.set()
+
+    async def _admit(self, link: Link) -> None:
+        """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""
+        await next_event(link, Established, self._times.handshake, "the peer's hello")
+        self._report("connected", peer=0, host=link.peer_ip, port=self._port)
+        self._report("established", peer=0)
+        if link.session.revision is Revision.V1:
+            # Nothing that this revision sends shows the key, so a newcomer must not displace a session that lives.
+            if self._current is not None:
+                raise LinkError("there is a session already", code="link-taken")
+        else:
+            await next_event(link, Confirmed, self._times.confirm, "the peer's first box")
+            self._report("confirmed", peer=0)
+            self._on_confirmed(link.peer_ip, link.session.peer_key)
+        if self._current is not None:
+            self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
+        self._current = link
+        self._free.clear()
+        self._lost.clear()
+
+    async def _answer(self, link: Link) -> None:
+        while True:
+            match await link.receive():
+                case MessageReceived(Ping()):
+                    await link.send(self._status(), self._times.send)
+                case MessageReceived(JacclBootstrapPayload() as payload):
+                    fields = {"port": payload.port, "session_id": payload.session_id}
+                    self._report("bootstrap-received", peer=0, **fields)
+                    check_bootstrap(payload, self._size)
+                    self._bootstraps.put_nowait(payload)
+                case MessageReceived(SessionEnd()):
+                    pass  # its Closed follows
+                case MessageReceived(message):
+                    self._on_inference(message)
+                case MessageIgnored(message):
+                    self._report("ignored", peer=0, name=wire_name(message))
+                case Closed(orderly=True):
+                    self._report("session-ended", peer=0)
+                    return
+
+
+def check_bootstrap(payload: JacclBootstrapPayload, size: int) -> None:
+    """LinkError for a payload that the wire carries but no group of `size` can use. [BOOT-SESSION-ID]"""
     try:
-        check_port(message.port, size)
-        check_session_id(message.session_id)
-    except ValueError as error:
+        check_port(payload.port, size)
+        check_session_id(payload.session_id)
+    except ConfigError as error:
         raise LinkError(f"rank 0 sent a jacclBootstrap that cannot be used: {error}", code="bad-bootstrap") from error
-    return message
 
 
-def _fields(payload: JacclBootstrapPayload, size: int) -> dict[str, object]:
-    kind = ClusterMsgType.JACCL_BOOTSTRAP
-    return {
-        "type": int(kind),
-        "name": kind.wire_name,
-        "port": payload.port,
-        "session_id": payload.session_id,
-        "bytes": size,
-    }
+EventT = TypeVar("EventT", Established, Confirmed)
+ResultT = TypeVar("ResultT")
+
+
+async def next_event(link: Link, expected: type[EventT], seconds: float, what: str) -> EventT:
+    """The next event, which has to be of the class `expected`; LinkError if it is late, or the link ends first."""
+    try:
+        async with asyncio.timeout(seconds):
+            event = await link.receive()
+    except TimeoutError:
+        raise LinkError(f"{what} did not come within {seconds:g} s", code="link-timeout") from None
+    if not isinstance(event, expected):
+        raise LinkError(f"the link ended before {what}", code="link-closed")
+    return event
+
+
+def wire_name(message: Message) -> str:
+    return SPEC_BY_CLASS[type(message)].msg_type.wire_name
+
+
+async def alongside(work: Coroutine[None, None, ResultT], *services: Coroutine[None, None, None]) -> ResultT:
+    """The result of `work`, while `services` run. A service that fails ends the work; its error is raised."""
+    tasks = [asyncio.create_task(service) for service in services]
+    main = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({main, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {main}:
+            task.result()
+        return await main
+    finally:
+        for task in (main, *tasks):
+            task.cancel()
+        await asyncio.gather(main, *tasks, return_exceptions=True)

@@ -1,44 +1,92 @@
-"""Bytes between a TCP socket and messages: one message at a time, each with a deadline."""
+"""Bytes between a TCP socket and a `wireproto` session: one `Link` a connection."""
 
 import asyncio
 import socket
+import sys
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Final, Self, cast
 
-from bootstrap.errors import ConfigError, LinkError
-from bootstrap.plan import check_ip
-from wireproto import LinkDecoder, Message, WireError, decode_frame, encode_frame, encode_link_frame
+from bootstrap.errors import LinkError
+from wireproto.messages import Message
+from wireproto.session import Established, Event, RemoteError, Role, Session, State
 
-MAX_FRAME = 64 * 1024  # nothing that a bootstrap sends comes near; an announced length is a stranger's word
-_CHUNK = 16 * 1024
-_CODES: dict[type[OSError], str] = {
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 10, 5, 3
+CLOSE_SECONDS: Final = 1.0
+"""How long the last bytes of a link may take to leave."""
+
+MAX_WAITING: Final = 4 * 1024 * 1024
+_DROPPED: Final = 16 * 1024
+"""What still comes in on a link that has ended is read in pieces of this size, and dropped."""
+_IP_BOUND_IF: Final = 25  # macOS; the socket module has no name for it
+
+_CODES: Final[dict[type[OSError], str]] = {
     ConnectionRefusedError: "link-refused",
     ConnectionResetError: "link-reset",
     BrokenPipeError: "link-reset",
 }
 
-
-def check_loopback(host: str) -> None:
-    """ConfigError unless `host` is a loopback address."""
-    if not check_ip(host).is_loopback:
-        raise ConfigError(
-            f"address {host} is not loopback and the link is not authenticated yet, use one such as 127.0.0.1",
-            code="not-loopback",
-        )
+MakeSession = Callable[[str], Session]
+"""The session for a connection with the peer at an IP address."""
 
 
-class Link:
-    """One connection. Every failure is a LinkError; `timeout` is in seconds."""
+class Link(asyncio.BufferedProtocol):
+    """One connection and its session. Every failure is a LinkError; times are in seconds.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._decoder = LinkDecoder(max_length=MAX_FRAME)
-        self._received: deque[tuple[Message, int]] = deque()
-        # asyncio turns Nagle off only on sockets that were made with an explicit IPPROTO_TCP.
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    Reading stops while what waits to be taken is more than `MAX_WAITING` bytes and a frame, so that a peer cannot fill
+    the memory of one that is busy.
+    """
+
+    session: Session
+    peer_ip: str
+
+    def __init__(self, make_session: MakeSession, on_connection: Callable[["Link"], None] | None = None) -> None:
+        self._make_session = make_session
+        self._on_connection = on_connection
+        self._events: deque[Event] = deque()
+        self._waiting = 0  # bytes that came in since all events were taken
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._failure: LinkError | None = None
+
+    # -- what a role does ----------------------------------------------------------------------------------------------
+
+    async def receive(self) -> Event:
+        """The next event. Once all are taken, LinkError says how the link ended."""
+        while not self._events:
+            if self._failure is not None:
+                raise self._failure
+            self._news.clear()
+            await self._news.wait()
+        event = self._events.popleft()
+        if not self._events:
+            self._waiting = 0
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+        return event
+
+    async def send(self, message: Message, timeout: float) -> None:  # noqa: ASYNC109 - a deadline a call
+        """Send one message; LinkError if the peer does not take it in time."""
+        if self._failure is not None:
+            raise self._failure
+        self._transport.write(memoryview(self.session.send(message)))
+        try:
+            async with asyncio.timeout(timeout):
+                await self._writable.wait()
+        except TimeoutError:
+            failure = LinkError("the other rank takes no more bytes; see what it waits for", code="link-timeout")
+            self.close(failure)
+            raise failure from None
+
+    def close(self, failure: LinkError) -> None:
+        """End the connection: `failure` is what `receive` says from now on. What was sent before still goes out."""
+        if self._failure is None:
+            self._failure = failure
+        self._news.set()
+        self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,90 +94,150 @@ class Link:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
-        with suppress(OSError):  # the connection is gone, which is what was wanted
-            await self._writer.wait_closed()
-
-    async def send(self, message: Message, timeout: float) -> int:  # noqa: ASYNC109 - a deadline a call
-        """Send one message; return the bytes of its cluster frame."""
-        frame = encode_frame(message)
+        self._transport.close()
         try:
-            async with asyncio.timeout(timeout):
-                self._writer.write(encode_link_frame(frame))
-                await self._writer.drain()
-        except OSError as error:
-            raise _link_error(error, "sending on the link") from error
-        return len(frame)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            self._transport.abort()
 
-    async def receive(self, timeout: float) -> tuple[Message, int]:  # noqa: ASYNC109
-        """Return the next message and the bytes of its cluster frame."""
+    # -- what asyncio calls --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._writable.set()
+        tune(transport.get_extra_info("socket"))
+        self.peer_ip = transport.get_extra_info("peername")[0]
+        self.session = self._make_session(self.peer_ip)
+        if self.session.role is Role.INITIATOR:
+            self._transport.write(self.session.start())
+        if self._on_connection is not None:
+            self._on_connection(self)
+
+    def get_buffer(self, sizehint: int) -> bytearray | memoryview:
+        return self.session.get_buffer(sizehint) if self._is_open() else bytearray(_DROPPED)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self._is_open():
+            return
         try:
-            async with asyncio.timeout(timeout):
-                while not self._received:
-                    await self._read()
-        except OSError as error:
-            raise _link_error(error, "waiting for a frame") from error
-        except WireError as error:
-            raise LinkError(f"the other rank sent what is no frame: {error}", code=error.code) from error
-        return self._received.popleft()
+            for event in self.session.buffer_updated(nbytes):
+                if isinstance(event, Established) and event.reply:
+                    self._transport.write(event.reply)
+                self._events.append(event)
+        except RemoteError as error:
+            self._blame(error)
+        if self.session.state is State.CLOSED:
+            self.close(LinkError("the other rank ended the session", code="link-closed"))
+        elif self._events:
+            self._waiting += nbytes
+            if self._waiting > MAX_WAITING and self._is_open():
+                self._transport.pause_reading()
+        self._news.set()
 
-    async def _read(self) -> None:
-        chunk = await self._reader.read(_CHUNK)
-        if not chunk:
-            self._decoder.eof()
-            raise LinkError("the other rank closed the link; see what it logged", code="link-closed")
-        for frame in self._decoder.feed(chunk):
-            self._received.append((decode_frame(frame), len(frame)))
+    def eof_received(self) -> None:
+        if self._is_open():
+            try:
+                self._events.append(self.session.receive_eof())
+            except RemoteError as error:
+                self._blame(error)
+        self.close(LinkError("the other rank closed the link; see what it logged", code="link-closed"))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        failure = LinkError("the link is closed", code="link-closed")
+        self.close(link_error(exc, "the link") if isinstance(exc, OSError) else failure)
+        self._writable.set()
+        self._gone.set()
 
-class Listener:
-    """A listening socket on `host`, port chosen by the system. Takes one connection at a time."""
+    def pause_writing(self) -> None:
+        self._writable.clear()
 
-    def __init__(self, host: str) -> None:
-        check_loopback(host)
-        try:
-            self._socket = socket.create_server((host, 0), backlog=1)
-        except OSError as error:
-            raise _link_error(error, f"listening on {host}") from error
-        self._socket.setblocking(False)
-        self.host = host
-        self.port: int = self._socket.getsockname()[1]
+    def resume_writing(self) -> None:
+        self._writable.set()
 
-    def __enter__(self) -> Self:
-        return self
+    def _is_open(self) -> bool:
+        return self._failure is None and self.session.state not in (State.CLOSED, State.FAILED)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close()
-
-    async def accept(self, timeout: float) -> Link:  # noqa: ASYNC109
-        try:
-            async with asyncio.timeout(timeout):
-                accepted, _ = await asyncio.get_running_loop().sock_accept(self._socket)
-                return Link(*await asyncio.open_connection(sock=accepted))
-        except OSError as error:
-            raise _link_error(error, f"waiting for rank 0 on {self.host}:{self.port}") from error
+    def _blame(self, error: RemoteError) -> None:
+        self.close(LinkError(f"the other rank broke the protocol: {error}", code=error.code))
 
 
-def listen(host: str) -> Listener:
-    return Listener(host)
-
-
-async def connect(host: str, port: int, timeout: float) -> Link:  # noqa: ASYNC109
-    check_loopback(host)
+async def connect(
+    host: str,
+    port: int,
+    make_session: MakeSession,
+    *,
+    seconds: float,
+    own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
+    interface: str | None = None,
+) -> Link:
+    """Connect, from an own address and over an interface where they are given, and say hello."""
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(timeout):
-            return Link(*await asyncio.open_connection(host, port))
+        with ExitStack() as until_connected:
+            connection = until_connected.enter_context(_bound_socket(own_ip, 0, interface))
+            async with asyncio.timeout(seconds):
+                await loop.sock_connect(connection, (host, port))
+                _, link = await loop.create_connection(lambda: Link(make_session), sock=connection)
+            until_connected.pop_all()
     except OSError as error:
-        raise _link_error(error, f"connecting to {host}:{port}") from error
+        raise link_error(error, f"connecting to {host}:{port}") from error
+    return link
 
 
-def _link_error(error: OSError, doing: str) -> LinkError:
+async def listen(
+    own_ip: str,
+    port: int,
+    make_session: MakeSession,
+    on_connection: Callable[[Link], None],
+    *,
+    interface: str | None = None,
+) -> asyncio.Server:
+    """Listen at an own address; `on_connection` gets each connection before any of its bytes is read."""
+    loop = asyncio.get_running_loop()
+    try:
+        with ExitStack() as until_listening:
+            listener = until_listening.enter_context(_bound_socket(own_ip, port, interface))
+            server = await loop.create_server(lambda: Link(make_session, on_connection), sock=listener, backlog=16)
+            until_listening.pop_all()
+    except OSError as error:
+        raise link_error(error, f"listening on {own_ip}:{port}") from error
+    return server
+
+
+def _bound_socket(own_ip: str, port: int, interface: str | None) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if interface is not None and sys.platform == "darwin":
+            bound.setsockopt(socket.IPPROTO_IP, _IP_BOUND_IF, socket.if_nametoindex(interface))
+        elif interface is not None:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        bound.bind((own_ip, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def tune(connection: socket.socket) -> None:
+    """No Nagle; keep-alive after 10 s, every 5 s, 3 times: a peer that vanished is noticed after 25 s. [SESSION-TCP]"""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "darwin":
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, KEEPALIVE_IDLE)
+    else:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def link_error(error: OSError, doing: str) -> LinkError:
     # asyncio.timeout raises TimeoutError, which is an OSError without a number.
     if isinstance(error, TimeoutError):
         return LinkError(
             f"{doing} took too long; raise the deadline, or see what the other rank waits for", code="link-timeout"
         )
-    code = _CODES.get(type(error), "link-failed")
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "link-failed")
     return LinkError(f"{doing} failed: {error.strerror or error}; see what the other rank logged", code=code)

@@ -15,25 +15,41 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import msgspec
 
-from bootstrap import roles
 from bootstrap.errors import BootstrapError, TopologyWriteError
 from bootstrap.events import OnStep
 from bootstrap.forming import form_group
 from bootstrap.group import check_sum, resolve_backend
+from bootstrap.keylog import open_key_log
 from bootstrap.plan import BackendChoice, Plan
-from bootstrap.transport import listen
-from wireproto import JacclBootstrapPayload
+from bootstrap.roles import RankOne, RankZero, alongside
+from bootstrap.transport import MakeSession
+from wireproto.handshake import KeySigner
+from wireproto.messages import JacclBootstrapPayload, Revision
+from wireproto.session import Role, Session
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the supervisor, or else the guard, ends this process in a cleaner way."""
+
+
+class LinkOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """How a rank of the demo, where the link is the worker's as well, is to speak to the others."""
+
+    host: str
+    identity: bytes
+    """Own key, as KeySigner.scalar gives it."""
+    keys: tuple[bytes, ...]
+    """Public keys of all ranks."""
+    revision: Revision
+    peers: tuple[tuple[str, int], ...] = ()
+    """Rank 0's only: where ranks 1, 2, … listen."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,16 +57,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     rank: int
     ips: tuple[str, ...]
-    host: str
     backend: BackendChoice
     directory: str
-    """Where the file for MLX goes; made and removed by this rank, as all ranks share one host."""
+    """Where the file for MLX goes; made and removed by this rank, as all ranks may share one host."""
     origin: float
     deadline: float
     bootstrap: JacclBootstrapPayload | None = None
-    """Rank 0's only: the others learn it over the link."""
-    peers: tuple[tuple[str, int], ...] = ()
-    """Rank 0's only: where ranks 1, 2, … listen."""
+    """None for a rank that learns it over the link."""
+    link: LinkOrder | None = None
 
 
 def main() -> int:
@@ -81,13 +95,11 @@ def main() -> int:
 
 def run(order: Order, emit: OnStep) -> None:
     backend = resolve_backend(order.backend)  # before any link is made
-    if order.bootstrap is None:
-        with listen(order.host) as listener:
-            emit("listening", host=listener.host, port=listener.port)
-            payload = asyncio.run(roles.follow(listener, len(order.ips), _left(order), emit))
-    else:
-        payload = order.bootstrap
-        asyncio.run(roles.lead(payload, order.peers, _left(order), emit))
+    payload = order.bootstrap
+    if order.link is not None:
+        with open_key_log() as key_log:
+            payload = asyncio.run(_exchange(order.link, order, emit, key_log))
+    assert payload is not None  # noqa: S101 - where there is no link, the order has it
     plan = Plan(
         rank=order.rank,
         ips=order.ips,
@@ -99,6 +111,39 @@ def run(order: Order, emit: OnStep) -> None:
     with _private_directory(Path(order.directory)):
         group = form_group(plan, emit)
     emit("sum-checked", value=check_sum(group))
+
+
+async def _exchange(link: LinkOrder, order: Order, emit: OnStep, key_log: TextIO | None) -> JacclBootstrapPayload:
+    """Rank 0 sends the bootstrap to each other rank, and the others get it."""
+    signer = KeySigner.from_scalar(link.identity)
+
+    def session(role: Role, peer: int) -> MakeSession:
+        return lambda peer_ip: Session(role, signer, link.keys[peer], link.revision, key_log)
+
+    async with asyncio.timeout(_left(order)):
+        if order.bootstrap is None:
+            size = len(order.ips)
+            follower = RankOne(link.host, 0, session(Role.RESPONDER, 0), size=size, report=emit)
+            return await alongside(_take(follower), follower.run())
+        leaders = [
+            RankZero(host, port, session(Role.INITIATOR, peer), peer=peer, report=emit)
+            for peer, (host, port) in enumerate(link.peers, start=1)
+        ]
+        await alongside(_give(leaders, order.bootstrap), *(leader.run() for leader in leaders))
+        return order.bootstrap
+
+
+async def _give(leaders: Sequence[RankZero], payload: JacclBootstrapPayload) -> None:
+    for leader in leaders:
+        await leader.bootstrap(payload)
+    for leader in leaders:
+        await leader.stop()
+
+
+async def _take(follower: RankOne) -> JacclBootstrapPayload:
+    payload = await follower.bootstrap()
+    await follower.ended()
+    return payload
 
 
 @contextmanager

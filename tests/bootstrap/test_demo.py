@@ -20,11 +20,9 @@ Start = Callable[..., Any]
 Check = Callable[[Any], None]
 Soon = Callable[[Callable[[], bool], str], None]
 
-ONE_RANK_0 = ["started", "link-up", "frame-sent", "file-written", "environment-set", "group-ready", "sum-checked"]
-ANOTHER = [
-    "started", "listening", "link-up", "frame-received", "file-written",
-    "environment-set", "group-ready", "sum-checked",
-]  # fmt: skip
+LINK_0 = ["connected", "established", "bootstrap-sent"]
+LINK = ["listening", "connected", "established", "confirmed", "bootstrap-received", "session-ended"]
+GROUP = ["file-written", "environment-set", "group-ready", "sum-checked"]
 
 
 def can_listen(address: tuple[str, int]) -> bool:
@@ -51,18 +49,23 @@ def test_a_demo_forms_a_real_group(ranks: int, command: Start, nothing_left: Che
         assert round(event["t_ms"], 1) == event["t_ms"]
     for rank in range(ranks):
         own = [event for event in events if event.get("rank") == rank]
-        expected = ANOTHER if rank else [*ONE_RANK_0[:1], *["link-up", "frame-sent"] * (ranks - 1), *ONE_RANK_0[3:]]
-        assert [event["event"] for event in own] == expected
+        assert own[0]["event"] == "started"
+        assert [event["event"] for event in own[-4:]] == GROUP
+        if rank:
+            assert [event["event"] for event in own[1:-4]] == LINK
+        for peer in range(1, ranks if rank == 0 else 0):
+            # Confirmed and a pong may come at any time after that.
+            link = [event["event"] for event in own if event.get("peer") == peer and event["event"] in LINK_0]
+            assert link == LINK_0
         # The parent notes `started` after the child has been running for a while.
         times = [event["t_ms"] for event in own[1:]]
         assert times == sorted(times)
 
-    sent, received = by_name(events, "frame-sent"), by_name(events, "frame-received")
+    sent, received = by_name(events, "bootstrap-sent"), by_name(events, "bootstrap-received")
     assert [event["peer"] for event in sent] == list(range(1, ranks))
     (port,) = {event["port"] for event in sent + received}
     for event in sent + received:
-        assert (event["type"], event["name"], event["session_id"]) == (7, "jacclBootstrap", "S-1")
-        assert event["bytes"] > 1
+        assert event["session_id"] == "S-1"
     for event in by_name(events, "file-written"):
         assert event["format"] == "ring-hostfile"
         assert event["path"].endswith("/darkbloom-ring-hosts-S-1.json")
@@ -85,6 +88,15 @@ def test_a_demo_forms_a_real_group(ranks: int, command: Start, nothing_left: Che
         soon(lambda address=address: can_listen(address), f"{address} is free")
 
 
+@pytest.mark.parametrize("revision", ["1", "2"])
+def test_each_revision_forms_a_group(revision: str, command: Start, nothing_left: Check) -> None:
+    demo = command("demo", "--json", "--revision", revision)
+    assert demo.end() == 0, demo.stderr
+    # Only a sealed frame shows that the peer has the key.
+    assert len(by_name([e for e in demo.events if e.get("rank") == 1], "confirmed")) == int(revision) - 1
+    nothing_left(demo)
+
+
 def test_two_demos_at_once_do_not_meet(command: Start, nothing_left: Check) -> None:
     demos = [command("demo", "--json", "--session-id", "same") for _ in range(2)]
     assert [demo.end() for demo in demos] == [0, 0]
@@ -98,7 +110,7 @@ def test_the_port_is_verbatim_and_can_be_used_again_at_once(command: Start) -> N
     for _ in range(2):
         demo = command("demo", "--json", "--port", str(port))
         assert demo.end() == 0, demo.stderr
-        assert {event["port"] for event in by_name(demo.events, "frame-received")} == {port}
+        assert {event["port"] for event in by_name(demo.events, "bootstrap-received")} == {port}
 
 
 def test_contrary_variables_are_cleared(command: Start) -> None:
@@ -127,7 +139,7 @@ def test_plain_output_is_an_aligned_line_a_step(command: Start) -> None:
         assert re.fullmatch(r" *\d+ ms  (rank [01]|done  )  [ -~]+\n", line)
         assert line.index(" ms  ") == 5
     steps = [line.split(" ms  ")[1] for line in demo.seen]
-    assert len(steps) == len(ONE_RANK_0) + len(ANOTHER) + 1
+    assert len(steps) >= 2 + len(LINK_0) + len(LINK) + 2 * len(GROUP) + 1
     assert "rank 0  group ready: size 2, ring\n" in steps
     assert "rank 1  sum checked: 3\n" in steps
     assert "rank 1  environment set: MLX_RANK MLX_JACCL_COORDINATOR MLX_HOSTFILE\n" in steps
@@ -160,7 +172,7 @@ def failed(demo: Any, code: str) -> dict[str, Any]:
 def stuck(command: Start, *arguments: str, worker: str = "stuck.py", ranks: int = 4) -> Any:
     """A demo whose rank 1 hangs while all others wait for it in native code, each with its file on disk."""
     demo = command("demo", "--json", "--ranks", str(ranks), *arguments, worker=worker)
-    demo.until(("frame-received", 1), *[("environment-set", rank) for rank in range(ranks) if rank != 1])
+    demo.until(("bootstrap-received", 1), *[("environment-set", rank) for rank in range(ranks) if rank != 1])
     assert len(list(demo.tmp.rglob("*.json"))) == ranks - 1
     return demo
 

@@ -16,7 +16,11 @@ def test_the_package_needs_neither_mlx_nor_the_command_line() -> None:
 
 
 def test_the_supervisor_does_not_load_mlx() -> None:
-    assert loaded_after("import bootstrap.supervisor, bootstrap.display") & {"mlx", "mlx.core", "rich"} == set()
+    assert (
+        loaded_after("import bootstrap.supervisor, bootstrap.demo, bootstrap.up, bootstrap.display")
+        & {"mlx", "mlx.core", "rich"}
+        == set()
+    )
 
 
 def test_the_worker_loads_neither_typer_nor_rich() -> None:

@@ -1,83 +1,313 @@
+"""Rank 0 and rank 1 against each other, and against strangers, over real sockets."""
+
 import asyncio
-from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
-from bootstrap import LinkError, roles
-from bootstrap.transport import connect, listen
-from wireproto import JacclBootstrapPayload, Ping, SessionEnd, encode_frame
-from wireproto.messages import Message
+from bootstrap import LinkError
+from bootstrap.roles import MAX_UNCONFIRMED, MISSED_PONGS, Health, RankZero
+from bootstrap.transport import connect
+from tests.bootstrap.links import (
+    HOST,
+    QUICK,
+    RANK_1,
+    SECONDS,
+    STRANGER,
+    leading,
+    run,
+    serving,
+    session_0,
+    session_1,
+)
+from wireproto import (
+    InferenceStep,
+    InferenceToken,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Message,
+    PongPayload,
+    PromptTokensPayload,
+    Revision,
+)
+from wireproto.session import Established, Role, Session
 
-SECONDS = 30.0
-PAYLOAD = JacclBootstrapPayload(port=29400, session_id="S-1")
-
-
-class Steps(list[tuple[str, dict[str, Any]]]):
-    def __call__(self, event: str, /, **fields: object) -> None:
-        self.append((event, fields))
-
-
-def test_rank_0_sends_the_same_frame_to_every_other_rank() -> None:
-    steps, others = Steps(), [Steps(), Steps(), Steps()]
-
-    async def main() -> list[JacclBootstrapPayload]:
-        with ExitStack() as stack:
-            listeners = [stack.enter_context(listen("127.0.0.1")) for _ in others]
-            peers = [(listener.host, listener.port) for listener in listeners]
-            following = [
-                asyncio.create_task(roles.follow(listener, 4, SECONDS, seen))
-                for listener, seen in zip(listeners, others, strict=True)
-            ]
-            await roles.lead(PAYLOAD, peers, SECONDS, steps)
-            return [await task for task in following]
-
-    assert asyncio.run(main()) == [PAYLOAD] * 3
-    frame = {
-        "type": 7,
-        "name": "jacclBootstrap",
-        "port": 29400,
-        "session_id": "S-1",
-        "bytes": len(encode_frame(PAYLOAD)),
-    }
-    assert [name for name, _ in steps] == ["link-up", "frame-sent"] * 3
-    assert [fields for name, fields in steps if name == "frame-sent"] == [{"peer": p, **frame} for p in (1, 2, 3)]
-    for seen in others:
-        assert [name for name, _ in seen] == ["link-up", "frame-received"]
-        assert seen[1][1] == {"peer": 0, **frame}
+PAYLOAD = JacclBootstrapPayload(29400, "S-1")
+LOADED = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.WARNING)
 
 
-def follow_after(message: Message, size: int = 2) -> JacclBootstrapPayload:
-    """What another rank makes of `message` as the first that comes."""
+@pytest.mark.parametrize("revision", list(Revision))
+def test_established_is_enough_to_bootstrap(revision: Revision) -> None:
+    """The reference peer waits for a rank 1 whose model is loaded; this one's is not."""
 
-    async def main() -> JacclBootstrapPayload:
-        with listen("127.0.0.1") as listener:
-            following = asyncio.create_task(roles.follow(listener, size, SECONDS))
-            async with await connect(listener.host, listener.port, SECONDS) as link:
-                await link.send(message, SECONDS)
-                return await following
+    async def main() -> None:
+        async with serving(revision=revision) as (one, seen, port), leading(port, revision=revision) as (zero, steps):
+            await zero.bootstrap(PAYLOAD)
+            assert await one.bootstrap() == PAYLOAD
+            await zero.ponged()
+            assert zero.health == Health("degraded")
+            assert (await steps.until("pong"))["modelLoaded"] is False
+            fields = {"port": 29400, "session_id": "S-1"}
+            assert steps.of("bootstrap-sent") == [{"peer": 1, **fields}]
+            assert seen.of("bootstrap-received") == [{"peer": 0, **fields}]
+            await zero.stop()
+            await one.ended()
+            await seen.until("session-ended")
 
-    return asyncio.run(main())
+    run(main)
 
 
-@pytest.mark.parametrize("message", [Ping(), SessionEnd()])
-def test_only_the_bootstrap_message_will_do(message: Message) -> None:
-    with pytest.raises(LinkError, match="where jacclBootstrap was due") as caught:
-        follow_after(message)
-    assert caught.value.code == "unexpected-message"
+def test_health_is_ready_when_the_model_is_loaded() -> None:
+    async def main() -> None:
+        async with serving(status=lambda: LOADED) as (_, _, port), leading(port) as (zero, steps):
+            assert zero.health == Health("unavailable")
+            await steps.until("health", state="ready", missed=0)
+            assert zero.health == Health("ready")
+            assert (await steps.until("pong"))["memoryPressure"] == "warning"
+
+    run(main)
+
+
+async def silent_rank_1(port: asyncio.Future[int], done: asyncio.Event, sessions: list[Session]) -> None:
+    """Shakes hands, and then says nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = session_1()
+        sessions.append(session)
+        while data := await reader.read(65536):
+            for event in session.receive_data(data):
+                if isinstance(event, Established):
+                    writer.write(event.reply)
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    port.set_result(server.sockets[0].getsockname()[1])
+    await done.wait()
+    server.close()
+
+
+def test_missed_pongs_end_the_session_and_a_fresh_one_follows() -> None:
+    async def main() -> None:
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done = asyncio.Event()
+        sessions: list[Session] = []
+        silent = asyncio.create_task(silent_rank_1(port, done, sessions))
+        async with leading(await port, replace(QUICK, pong=0.02)) as (zero, steps):
+            await steps.until("link-lost", code="ping-timeout")
+            missed = [fields["missed"] for fields in steps.of("health") if fields["state"] == "degraded"]
+            assert missed[:MISSED_PONGS] == [1, 2, 3]
+            await steps.until("established", 2)
+            assert sessions[0].peer_key == sessions[1].peer_key
+            assert zero.health.state == "degraded"
+        done.set()
+        await silent
+
+    run(main)
+
+
+def test_no_pings_while_inference_is_in_flight() -> None:
+    async def main() -> None:
+        async with serving() as (_, _, port), leading(port) as (zero, steps):
+            await steps.until("pong", 2)
+            zero.inference_in_flight = True
+            pongs = len(steps.of("pong"))
+            # What is sent now is answered after every ping that was sent before.
+            await asyncio.sleep(10 * QUICK.ping_every)
+            assert len(steps.of("pong")) <= pongs + 1
+            zero.inference_in_flight = False
+            await steps.until("pong", pongs + 2)
+
+    run(main)
+
+
+def test_rank_0_may_come_first() -> None:
+    async def main() -> None:
+        async with serving() as (_, _, port):
+            pass
+        async with leading(port) as (zero, steps):
+            await steps.until("link-lost", code="link-refused", retry_s=QUICK.retry)
+            assert zero.health == Health("unavailable")
+            with pytest.raises(LinkError):
+                await zero.send(PAYLOAD)
+
+    run(main)
+
+
+def test_a_session_that_is_lost_is_made_anew() -> None:
+    async def main() -> None:
+        async with serving() as (one, seen, port), leading(port) as (zero, steps):
+            await seen.until("confirmed")
+            assert one._current is not None
+            one._current._transport.abort()
+            await zero.lost()
+            await one.lost()
+            await steps.until("link-lost", retry_s=QUICK.reconnect)
+            await seen.until("confirmed", 2)
+            await zero.bootstrap(PAYLOAD)
+            assert await one.bootstrap() == PAYLOAD
+
+    run(main)
 
 
 @pytest.mark.parametrize(
-    ("payload", "size"),
+    ("pins", "code"),
     [
-        (JacclBootstrapPayload(port=0, session_id="S"), 2),
-        (JacclBootstrapPayload(port=65535, session_id="S"), 2),
-        (JacclBootstrapPayload(port=65530, session_id="S"), 8),
-        (JacclBootstrapPayload(port=29400, session_id="../../etc/cron.d/x"), 2),
-        (JacclBootstrapPayload(port=29400, session_id=""), 2),
+        ({"pin": STRANGER.public_key}, "handshake-wrong-pin"),
+        ({"pin": None}, "handshake-no-pin"),
     ],
+    ids=["another key", "no key"],
 )
-def test_a_bootstrap_that_cannot_be_used_is_the_peers_fault(payload: JacclBootstrapPayload, size: int) -> None:
-    with pytest.raises(LinkError, match="cannot be used") as caught:
-        follow_after(payload, size)
-    assert caught.value.code == "bad-bootstrap"
+def test_a_failed_handshake_is_final_for_rank_0(pins: dict[str, Any], code: str) -> None:
+    async def main() -> None:
+        async with serving() as (_, _, port):
+            rank = RankZero(HOST, port, partial(session_0, **pins), times=QUICK)
+            with pytest.raises(LinkError) as caught:
+                await rank.run()
+            assert caught.value.code == code
+
+    run(main)
+
+
+def test_rank_1_turns_away_whom_it_does_not_know_and_serves_on() -> None:
+    async def main() -> None:
+        stranger = partial(Session, Role.INITIATOR, STRANGER, RANK_1.public_key)
+        async with serving() as (one, seen, port):
+            async with leading(port, make_session=lambda ip: stranger()):
+                await seen.until("link-lost", code="handshake-wrong-pin")
+            async with leading(port) as (zero, _):
+                await zero.bootstrap(PAYLOAD)
+                assert await one.bootstrap() == PAYLOAD
+
+    run(main)
+
+
+def test_silent_strangers_hold_up_nobody() -> None:
+    """More of them than there are slots: the oldest go, the true rank 0 comes in, the rest end at their deadline."""
+
+    async def main() -> None:
+        async with serving(replace(QUICK, handshake=1.0)) as (one, seen, port):
+            strangers = [await asyncio.open_connection(HOST, port) for _ in range(MAX_UNCONFIRMED + 2)]
+            await seen.until("link-lost", 2, code="link-crowded")
+            async with leading(port) as (zero, _):
+                await zero.bootstrap(PAYLOAD)
+                assert await one.bootstrap() == PAYLOAD
+                await seen.until("link-lost", MAX_UNCONFIRMED - 1, code="link-timeout")
+                assert zero.health.state != "unavailable"
+            for reader, writer in strangers:
+                assert await reader.read() == b""
+                writer.close()
+
+    run(main)
+
+
+def test_a_recorded_hello_displaces_nobody() -> None:
+    """Rank 1 answers it, as nothing in it is wrong; but no box follows that opens."""
+
+    async def main() -> None:
+        async with serving(replace(QUICK, confirm=0.2)) as (one, seen, port), leading(port) as (zero, _):
+            await seen.until("confirmed")
+            current = one._current
+            recorded = session_0().start()
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(recorded)
+            assert (await reader.readexactly(8))[:1] != b""
+            await seen.until("established", 2)
+            await seen.until("link-lost", code="link-timeout")
+            assert one._current is current
+            await zero.bootstrap(PAYLOAD)
+            assert await one.bootstrap() == PAYLOAD
+            writer.close()
+
+    run(main)
+
+
+def test_a_confirmed_newcomer_takes_the_place_of_the_session() -> None:
+    """As after a cable was pulled: the peer is back before the old connection is known to be dead."""
+
+    async def main() -> None:
+        patient = replace(QUICK, reconnect=SECONDS)
+        async with serving() as (one, seen, port), leading(port, patient) as (_, first):
+            await seen.until("confirmed")
+            old = one._current
+            async with leading(port) as (again, _):
+                await first.until("link-lost")
+                await seen.until("link-lost", code="link-replaced")
+                await again.bootstrap(PAYLOAD)
+                assert await one.bootstrap() == PAYLOAD
+                assert one._current is not old
+
+    run(main)
+
+
+def test_revision_1_keeps_the_session_that_lives() -> None:
+    """Nothing that it sends shows the key, so a newcomer could be anybody's recording."""
+
+    async def main() -> None:
+        one_of = serving(revision=Revision.V1)
+        async with one_of as (one, seen, port), leading(port, revision=Revision.V1) as (_, steps):
+            await steps.until("pong")
+            current = one._current
+            async with await connect(HOST, port, partial(session_0, revision=Revision.V1), seconds=SECONDS):
+                await seen.until("link-lost", code="link-taken")
+            assert one._current is current
+
+    run(main)
+
+
+def test_inference_has_a_handler_of_its_own() -> None:
+    async def main() -> None:
+        got: list[Message] = []
+        answers: list[Message] = []
+        prompt, step = PromptTokensPayload("u", (1, 2), 3), InferenceStep(b"box")
+        async with (
+            serving(on_inference=got.append) as (one, _, port),
+            leading(port, on_message=answers.append) as (zero, steps),
+        ):
+            await zero.established()
+            for message in (prompt, step, PAYLOAD):
+                await zero.send(message)
+            assert await one.bootstrap() == PAYLOAD
+            assert got == [prompt, step]
+            assert one._current is not None
+            await one._current.send(InferenceToken(b"box"), SECONDS)
+            pongs = len(steps.of("pong"))
+            await steps.until("pong", pongs + 2)
+            assert answers == [InferenceToken(b"box")]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [JacclBootstrapPayload(0, "S-1"), JacclBootstrapPayload(65535, "S-1"), JacclBootstrapPayload(29400, "../x")],
+    ids=["port 0", "no port for the ring", "a path"],
+)
+def test_a_bootstrap_that_cannot_be_used(payload: JacclBootstrapPayload) -> None:
+    async def main() -> None:
+        async with serving() as (one, seen, port), leading(port) as (zero, _):
+            await zero.bootstrap(payload)
+            await seen.until("link-lost", code="bad-bootstrap")
+            assert one._bootstraps.empty()
+
+    run(main)
+
+
+def test_a_flood_of_pings_is_answered() -> None:
+    async def main() -> None:
+        async with serving() as (_, _, port), leading(port, replace(QUICK, ping_every=0.0)) as (_, steps):
+            await steps.until("pong", 500)
+
+    run(main)
+
+
+def test_rank_1_leaves_nothing_open() -> None:
+    async def main() -> None:
+        async with serving() as (_, seen, port), leading(port):
+            await seen.until("confirmed")
+        with pytest.raises(OSError, match=r"refused|Connect call failed"):
+            await asyncio.open_connection(HOST, port)
+        assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+    run(main)

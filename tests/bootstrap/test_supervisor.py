@@ -3,11 +3,12 @@ from typing import Any
 import pytest
 
 from bootstrap import ConfigError
-from bootstrap.supervisor import Demo, DemoError, cause
+from bootstrap.demo import Demo
+from bootstrap.supervisor import SupervisorError, cause
 
 
-def error(code: str) -> DemoError:
-    return DemoError("text", code=code)
+def error(code: str) -> SupervisorError:
+    return SupervisorError("text", code=code)
 
 
 def test_the_first_error_is_the_cause() -> None:

@@ -1,166 +1,263 @@
+"""Links over real sockets."""
+
 import asyncio
+import os
 import socket
-import struct
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import sys
+from functools import partial
 
 import pytest
 
-from bootstrap import ConfigError, LinkError
-from bootstrap.transport import Link, Listener, connect, listen
-from wireproto import JacclBootstrapPayload, Ping, encode_frame, encode_link_frame
+from bootstrap import LinkError
+from bootstrap.transport import MAX_WAITING, Link, connect, listen
+from tests.bootstrap.links import HOST, SECONDS, linked, run, session_0, session_1
+from wireproto import (
+    InferenceStep,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Ping,
+    PongPayload,
+    Revision,
+    SessionEnd,
+    encode_link_frame,
+)
+from wireproto.link import HEADER
+from wireproto.messages import MAX_LINK_LENGTH
+from wireproto.session import Closed, Confirmed, Established, MessageReceived
 
-PAYLOAD = JacclBootstrapPayload(port=29400, session_id="S-1")
-FRAME = encode_frame(PAYLOAD)
-SECONDS = 30.0
-T = TypeVar("T")
-
-
-def on_a_link(act: Callable[[Link, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[T]]) -> T:
-    """Call `act` with one end as a Link and the other as a raw stream."""
-
-    async def main() -> T:
-        with listen("127.0.0.1") as listener:
-            reader, writer = await asyncio.open_connection(listener.host, listener.port)
-            async with await listener.accept(SECONDS) as link:
-                try:
-                    return await act(link, reader, writer)
-                finally:
-                    writer.close()
-
-    return asyncio.run(main())
+PAYLOAD = JacclBootstrapPayload(29400, "S-1")
+PONG = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
 
 
-def received(data: bytes, *, eof: bool = True) -> object:
-    """What a link gives to a peer that sends `data`."""
-
-    async def act(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> object:
-        writer.write(data)
-        if eof:
-            writer.write_eof()
-        return (await link.receive(SECONDS))[0]
-
-    return on_a_link(act)
-
-
-def test_a_message_arrives_with_the_length_of_its_frame() -> None:
+@pytest.mark.parametrize("revision", list(Revision))
+def test_messages_go_both_ways(revision: Revision) -> None:
     async def main() -> None:
-        with listen("127.0.0.1") as listener:
-            async with (
-                await connect(listener.host, listener.port, SECONDS) as near,
-                await listener.accept(SECONDS) as far,
-            ):
-                assert await near.send(PAYLOAD, SECONDS) == len(FRAME)
-                assert await near.send(Ping(), SECONDS) == 1
-                assert await far.receive(SECONDS) == (PAYLOAD, len(FRAME))
-                assert await far.receive(SECONDS) == (Ping(), 1)
+        async with linked(revision) as (near, far):
+            confirmed = [Confirmed()] if revision is Revision.V2 else []
+            await near.send(PAYLOAD, SECONDS)
+            for event in [*confirmed, MessageReceived(PAYLOAD)]:
+                assert await far.receive() == event
+            await far.send(PONG, SECONDS)
+            for event in [*confirmed, MessageReceived(PONG)]:
+                assert await near.receive() == event
 
-    asyncio.run(main())
-
-
-def test_the_bytes_on_the_wire_are_one_link_frame() -> None:
-    async def act(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        await link.send(PAYLOAD, SECONDS)
-        return await reader.readexactly(8 + len(FRAME))
-
-    assert on_a_link(act) == struct.pack("<Q", len(FRAME)) + FRAME
+    run(main)
 
 
-def test_two_frames_in_one_segment() -> None:
-    async def act(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[object]:
-        writer.write(encode_link_frame(FRAME) * 2)
-        return [(await link.receive(SECONDS))[0], (await link.receive(SECONDS))[0]]
+def test_a_frame_of_64_mib() -> None:
+    box = os.urandom(64 * 1024 * 1024)
 
-    assert on_a_link(act) == [PAYLOAD, PAYLOAD]
+    async def main() -> None:
+        async with linked() as (near, far):
+            sending = asyncio.create_task(near.send(InferenceStep(box), SECONDS))
+            assert await far.receive() == Confirmed()
+            assert await far.receive() == MessageReceived(InferenceStep(box))
+            await sending
+
+    run(main)
 
 
-def test_a_frame_byte_by_byte() -> None:
-    async def act(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> object:
-        waiting = asyncio.create_task(link.receive(SECONDS))
-        for byte in encode_link_frame(FRAME):
-            writer.write(bytes([byte]))
-            await writer.drain()
-            await asyncio.sleep(0)
-        return (await waiting)[0]
+def test_socket_options() -> None:
+    async def main() -> None:
+        async with linked() as ends:
+            for end in ends:
+                tuned = end._transport.get_extra_info("socket")
+                assert tuned.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert tuned.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                idle = socket.TCP_KEEPALIVE if sys.platform == "darwin" else socket.TCP_KEEPIDLE
+                options = (idle, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                assert [tuned.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3]
 
-    assert on_a_link(act) == PAYLOAD
+    run(main)
+
+
+def test_an_own_address_to_leave_by() -> None:
+    async def main() -> str:
+        accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        server = await listen(HOST, 0, session_1, accepted.set_result)
+        port = server.sockets[0].getsockname()[1]
+        async with await connect(HOST, port, session_0, seconds=SECONDS, own_ip="127.0.0.9"), await accepted as far:
+            server.close()
+            return far.peer_ip
+
+    assert run(main) == "127.0.0.9"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface is named lo on Linux")
+def test_an_interface_to_leave_by() -> None:
+    async def main() -> None:
+        accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        server = await listen(HOST, 0, session_1, accepted.set_result, interface="lo")
+        port = server.sockets[0].getsockname()[1]
+        async with await connect(HOST, port, session_0, seconds=SECONDS, interface="lo"), await accepted:
+            server.close()
+
+    run(main)
+
+
+def test_an_interface_that_is_not_there() -> None:
+    with pytest.raises(LinkError, match=r"No such device|not found"):
+        run(partial(connect, HOST, 1, session_0, seconds=SECONDS, interface="no0such"))
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(LinkError) as caught:
+        run(partial(connect, HOST, port, session_0, seconds=SECONDS))
+    assert caught.value.code == "link-refused"
+
+
+def test_a_port_that_is_taken() -> None:
+    async def main() -> None:
+        with socket.create_server((HOST, 0)) as taken:
+            await listen(HOST, taken.getsockname()[1], session_1, lambda link: None)
+
+    with pytest.raises(LinkError, match=r"listening on 127\.0\.0\.1:"):
+        run(main)
+
+
+async def raw_peer() -> tuple[Link, asyncio.StreamReader, asyncio.StreamWriter, asyncio.Server]:
+    """A rank 1's link, and the other end as a raw stream."""
+    accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+    server = await listen(HOST, 0, session_1, accepted.set_result)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    return await accepted, reader, writer, server
+
+
+async def how_it_ends(link: Link) -> str:
+    """The code of the error behind all events but Established."""
+    try:
+        while not isinstance(await link.receive(), Established):
+            pass
+    except LinkError as error:
+        return error.code
+    return "established"
+
+
+HELLO = encode_link_frame(b"\x01{}")
 
 
 @pytest.mark.parametrize(
     ("data", "code"),
     [
         (b"", "link-closed"),
-        (encode_link_frame(FRAME)[:5], "truncated"),
-        (encode_link_frame(FRAME)[:-1], "truncated"),
-        (struct.pack("<Q", 0), "link-length-zero"),
-        (struct.pack("<Q", 65537), "link-length-limit"),
-        (b"GET / HTTP/1.1\r\n\r\n", "link-length-limit"),
-        (encode_link_frame(b"\x0e"), "type-unknown"),
-        (encode_link_frame(b"\x07{}"), "field-missing"),
+        (b"\x01", "truncated"),
+        (HEADER.pack(100) + b"abc", "truncated"),
+        (HEADER.pack(0), "link-length-zero"),
+        (HEADER.pack(64 * 1024 + 1), "link-length-limit"),
+        (HEADER.pack(2**63), "link-length-limit"),
+        (HELLO, "handshake-malformed"),
+        (encode_link_frame(b"\x03"), "handshake-unexpected"),
+        (encode_link_frame(os.urandom(98)[:0] + b"\xee" * 98), "handshake-malformed"),
     ],
 )
-def test_what_is_no_frame_is_a_link_error(data: bytes, code: str) -> None:
-    with pytest.raises(LinkError) as caught:
-        received(data)
-    assert (caught.value.stage, caught.value.code) == ("link", code)
-
-
-def test_a_reset_is_a_link_error() -> None:
-    async def act(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raw = writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.close()
-        await link.receive(SECONDS)
-
-    with pytest.raises(LinkError) as caught:
-        on_a_link(act)
-    assert caught.value.code == "link-reset"
-
-
-def test_a_silent_peer_meets_the_deadline() -> None:
-    async def act(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await link.receive(0.05)
-
-    with pytest.raises(LinkError, match="waiting for a frame took too long") as caught:
-        on_a_link(act)
-    assert caught.value.code == "link-timeout"
-
-
-def test_a_peer_that_never_comes_meets_the_deadline() -> None:
+@pytest.mark.parametrize("step", [1, 100_000], ids=["byte by byte", "at once"])
+def test_a_peer_that_breaks_the_protocol(data: bytes, code: str, step: int) -> None:
     async def main() -> None:
-        with listen("127.0.0.1") as listener:
-            await listener.accept(0.05)
+        link, _, writer, server = await raw_peer()
+        async with link:
+            for at in range(0, len(data), step):
+                writer.write(data[at : at + step])
+                await asyncio.sleep(0)
+            if code in ("link-closed", "truncated"):
+                writer.write_eof()
+            assert await how_it_ends(link) == code
+        writer.close()
+        server.close()
 
-    with pytest.raises(LinkError) as caught:
-        asyncio.run(main())
-    assert caught.value.code == "link-timeout"
-
-
-def test_a_refused_connection_is_a_link_error() -> None:
-    with listen("127.0.0.1") as listener:
-        port = listener.port
-    with pytest.raises(LinkError, match=f"connecting to 127.0.0.1:{port} failed") as caught:
-        asyncio.run(connect("127.0.0.1", port, SECONDS))
-    assert caught.value.code == "link-refused"
+    run(main)
 
 
-@pytest.mark.parametrize("host", ["10.0.0.1", "169.254.1.1", "8.8.8.8", "128.0.0.1"])
-def test_only_loopback_is_spoken_to(host: str) -> None:
-    with pytest.raises(ConfigError, match="not loopback") as caught:
-        Listener(host)
-    assert caught.value.code == "not-loopback"
-    with pytest.raises(ConfigError, match="not loopback"):
-        asyncio.run(connect(host, 1, SECONDS))
+def test_an_oversized_frame_after_the_handshake() -> None:
+    async def main() -> None:
+        async with linked() as (near, far):
+            near._transport.write(HEADER.pack(MAX_LINK_LENGTH + 1))
+            with pytest.raises(LinkError) as caught:
+                await far.receive()
+            assert caught.value.code == "link-length-limit"
+
+    run(main)
 
 
-def test_nagle_is_off_on_both_ends() -> None:
-    async def main() -> list[int]:
-        with listen("127.0.0.1") as listener:
-            async with (
-                await connect(listener.host, listener.port, SECONDS) as near,
-                await listener.accept(SECONDS) as far,
-            ):
-                sockets = [link._writer.get_extra_info("socket") for link in (near, far)]
-                return [raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for raw in sockets]
+def test_an_unsealed_frame_after_the_handshake() -> None:
+    async def main() -> None:
+        async with linked() as (near, far):
+            near._transport.write(encode_link_frame(b"\x05" + bytes(40)))
+            with pytest.raises(LinkError) as caught:
+                await far.receive()
+            assert caught.value.code == "seal-tag"
 
-    assert all(asyncio.run(main()))
+    run(main)
+
+
+def test_a_box_sent_twice() -> None:
+    async def main() -> None:
+        async with linked() as (near, far):
+            box = bytes(near.session.send(Ping()))
+            near._transport.write(box + box)
+            assert [await far.receive(), await far.receive()] == [Confirmed(), MessageReceived(Ping())]
+            with pytest.raises(LinkError) as caught:
+                await far.receive()
+            assert caught.value.code == "seal-replay"
+
+    run(main)
+
+
+def test_the_end_of_a_session() -> None:
+    async def main() -> None:
+        async with linked() as (near, far):
+            await near.send(SessionEnd(), SECONDS)
+            near._transport.write(b"what follows is nobody's")
+            for event in (Confirmed(), MessageReceived(SessionEnd()), Closed(orderly=True)):
+                assert await far.receive() == event
+            with pytest.raises(LinkError) as caught:
+                await far.receive()
+            assert caught.value.code == "link-closed"
+
+    run(main)
+
+
+def test_a_peer_that_goes_away() -> None:
+    async def main() -> None:
+        async with linked() as (near, far):
+            near._transport.abort()
+            assert await how_it_ends(far) in ("link-closed", "link-reset")
+            with pytest.raises(LinkError):
+                await far.send(PONG, SECONDS)
+
+    run(main)
+
+
+def test_reading_stops_while_nobody_takes_what_came() -> None:
+    """A peer that floods fills its own buffers, not ours; its send runs into its deadline."""
+    box = bytes(1024 * 1024)
+
+    async def flood(link: Link) -> None:
+        for _ in range(200):
+            await link.send(InferenceStep(box), 0.5)
+
+    async def main() -> None:
+        async with linked() as (near, far):
+            with pytest.raises(LinkError) as caught:
+                await flood(near)
+            assert caught.value.code == "link-timeout"
+            waiting = sum(len(event.message.box) for event in far._events if isinstance(event, MessageReceived))
+            assert 0 < waiting <= MAX_WAITING + 2 * len(box)
+            assert not far._transport.is_reading()
+
+    run(main)
+
+
+def test_closing_does_not_wait_for_a_peer_that_does_not_read() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        async with linked() as (near, far):
+            far._transport.pause_reading()
+            near._transport.write(bytes(64 * 1024 * 1024))
+            start = loop.time()
+            await near.__aexit__(None, None, None)
+            assert near._transport.is_closing()
+            return loop.time() - start
+
+    assert run(main) < SECONDS / 2
