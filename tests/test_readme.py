@@ -1,9 +1,11 @@
 """README is a promise: its commands and its code run here, but for the make targets, which CI runs."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,17 +24,55 @@ TARGETS = [command for command in COMMANDS if command.startswith("make")]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in TARGETS])
-def test_command(command: str) -> None:
-    done = subprocess.run(command, shell=True, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)  # noqa: S602
+ALONE = [
+    command for command in COMMANDS if not command.startswith(("make", "jaccl-bootstrap pin", "jaccl-bootstrap up"))
+]
+
+
+@pytest.mark.parametrize("command", ALONE)
+def test_command(command: str, tmp_path: Path) -> None:
+    done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not done.stderr
 
 
+def test_two_ranks(tmp_path: Path) -> None:
+    """The walk-through of the two Macs, on two addresses of this host, each rank with a home of its own."""
+    homes = [tmp_path / "first", tmp_path / "second"]
+    keys = [json.loads(run("jaccl-bootstrap identity --json", home).stdout)["public_key"] for home in homes]
+    pins = [command for command in COMMANDS if command.startswith("jaccl-bootstrap pin")]
+    for home, command, key in zip(homes, pins, reversed(keys), strict=True):
+        assert run(here(command).replace("KEY", key), home).returncode == 0
+    ups = [here(command) for command in COMMANDS if command.startswith("jaccl-bootstrap up")]
+    with ThreadPoolExecutor() as both:
+        done = list(both.map(run, ups, homes))
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    assert ["DistributedGroup ready (rank 0): size=2" in each.stderr for each in done] == [True, False]
+    assert ["DistributedGroup ready (rank 1): size=2" in each.stderr for each in done] == [False, True]
+
+
+def here(command: str) -> str:
+    """A command of the walk-through, with loopback addresses that no other test uses."""
+    return command.replace("169.254.1.", "127.169.254.")
+
+
+def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S602 - by a shell, as the reader types it
+        command,
+        shell=True,
+        env={**ENVIRONMENT, "XDG_CONFIG_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
-    assert len(COMMANDS) - len(TARGETS) >= 3
+    assert len(ALONE) >= 4
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 4
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import floor
 import msgspec
+import session
 from harness import Race, Row, benchmark, child, report
 
 from wireproto import schema
@@ -140,7 +141,8 @@ def main() -> None:
     ]
     rows: list[Callable[[], Row]] = [partial(race.run, rounds, seconds) for race in races]
     rows += [partial(peak_memory, 3 if quick else 5), partial(import_time, rounds)]
-    report(rows, Path(".benchmarks/codec.json"))
+    rows += session.rows(rounds, seconds)
+    report(rows, Path(".benchmarks/ratios.json"))
 
 
 if __name__ == "__main__":

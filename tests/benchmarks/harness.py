@@ -30,14 +30,16 @@ class Row:
     ours: pyperf.Benchmark
     other: pyperf.Benchmark
     ratio: float
-    bound: Bound
+    bound: Bound | None
 
     @property
     def cells(self) -> tuple[str, ...]:
-        sign, limit = self.bound
-        met = self.ratio <= limit if sign == "<=" else self.ratio >= limit
-        verdict = "[green]met[/]" if met else "[red]missed[/]"
-        target = f"{'≤' if sign == '<=' else '≥'} {limit:g}"
+        target = verdict = ""
+        if self.bound is not None:
+            sign, limit = self.bound
+            met = self.ratio <= limit if sign == "<=" else self.ratio >= limit
+            verdict = "[green]met[/]" if met else "[red]missed[/]"
+            target = f"{'≤' if sign == '<=' else '≥'} {limit:g}"
         ours, other = (each.format_value(each.median()) for each in (self.ours, self.other))
         return self.work, ours, self.against, other, f"{self.ratio:.2f}", target, verdict
 
@@ -50,7 +52,7 @@ class Race:
     against: str
     ours: Callable[[], object]
     other: Callable[[], object]
-    bound: Bound
+    bound: Bound | None
     rate: bool = False
 
     def run(self, rounds: int, seconds: float) -> Row:
