@@ -8,7 +8,7 @@ import typer
 from bootstrap import identity_cli
 from bootstrap.errors import ConfigError
 from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, RankChoice, new_session_id
-from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_OK, version_line
+from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_OK, new_app
 from wireproto.messages import Revision
 
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it, else ring.")]
@@ -18,29 +18,7 @@ RevisionOption = Annotated[
 TimeoutOption = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")]
 
-app = typer.Typer(
-    name="jaccl-bootstrap",
-    help="Form one MLX group out of several processes, set off by a jacclBootstrap frame.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(version_line("jaccl-bootstrap"))
-        raise typer.Exit
-
-
-@app.callback()
-def jaccl_bootstrap(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
+app = new_app("jaccl-bootstrap", "Form one MLX group out of several processes, set off by a jacclBootstrap frame.")
 
 
 @app.command()

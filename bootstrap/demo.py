@@ -39,7 +39,7 @@ class Demo:
         check_backend(self.backend)
         if not check_ip(self.host).is_loopback:
             raise ConfigError(
-                f"address {self.host} is not loopback, where the demo takes place; use one such as 127.0.0.1",
+                f"address {self.host} is not loopback, where the demo takes place, use one such as 127.0.0.1",
                 code="not-loopback",
             )
         if self.port is not None:

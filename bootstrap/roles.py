@@ -318,7 +318,7 @@ class RankOne:
     async def _admit(self, link: Link) -> None:
         """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""
         await next_event(link, Established, self._times.handshake, "the peer's hello")
-        self._report("connected", peer=0, host=link.peer_ip, port=self._port)
+        self._report("connected", peer=0, host=link.peer_ip, port=link.peer_port)
         self._report("established", peer=0)
         if link.session.revision is Revision.V1:
             # Nothing that this revision sends shows the key, so a newcomer must not displace a session that lives.
@@ -338,7 +338,9 @@ class RankOne:
         while True:
             match await link.receive():
                 case MessageReceived(Ping()):
-                    await link.send(self._status(), self._times.send)
+                    # A peer that has ended the session meanwhile takes no answer; what it said before still counts.
+                    with suppress(LinkError):
+                        await link.send(self._status(), self._times.send)
                 case MessageReceived(JacclBootstrapPayload() as payload):
                     fields = {"port": payload.port, "session_id": payload.session_id}
                     self._report("bootstrap-received", peer=0, **fields)

@@ -41,6 +41,7 @@ class Link(asyncio.BufferedProtocol):
 
     session: Session
     peer_ip: str
+    peer_port: int
 
     def __init__(self, make_session: MakeSession, on_connection: Callable[["Link"], None] | None = None) -> None:
         self._make_session = make_session
@@ -107,7 +108,7 @@ class Link(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._writable.set()
         tune(transport.get_extra_info("socket"))
-        self.peer_ip = transport.get_extra_info("peername")[0]
+        self.peer_ip, self.peer_port = transport.get_extra_info("peername")
         self.session = self._make_session(self.peer_ip)
         if self.session.role is Role.INITIATOR:
             self._transport.write(self.session.start())

@@ -11,20 +11,13 @@ from typing import Annotated, Any, BinaryIO
 import msgspec
 import typer
 
-from wireproto.console import EXIT_NO, EXIT_OK, version_line
+from wireproto.console import EXIT_NO, EXIT_OK, new_app
 from wireproto.errors import MalformedError, WireError
 from wireproto.frame import decode_frame, encode_frame
 from wireproto.link import LinkDecoder, encode_link_frame
 from wireproto.messages import SPEC_BY_CLASS, SPECS_BY_REVISION, Message, MessageSpec, PayloadKind, Revision
 
-app = typer.Typer(
-    name="wireproto",
-    help="The cluster link protocol: decode and encode its frames.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+app = new_app("wireproto", "The cluster link protocol: decode and encode its frames.")
 
 
 class TextForm(Enum):
@@ -39,21 +32,6 @@ RevisionOption = Annotated[
     int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, as `wireproto codec` writes them.")]
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(version_line("wireproto"))
-        raise typer.Exit
-
-
-@app.callback()
-def wireproto(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -39,6 +39,35 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     except OSError as error:
         code = _complain(f"{prog}: {error}", EXIT_COULD_NOT_RUN)
     sys.exit(code)
+
+
+def new_app(prog: str, summary: str) -> "Typer":
+    """An app with sub-commands and `--version`, plain in its help and in its errors."""
+    import typer
+
+    app = typer.Typer(
+        name=prog,
+        help=summary,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(version_line(prog))
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+        ] = False,
+    ) -> None:
+        pass
+
+    return app
 
 
 def version_line(prog: str) -> str:

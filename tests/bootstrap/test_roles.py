@@ -28,11 +28,13 @@ from wireproto import (
     JacclBootstrapPayload,
     MemoryPressure,
     Message,
+    Ping,
     PongPayload,
     PromptTokensPayload,
     Revision,
+    SessionEnd,
 )
-from wireproto.session import Established, Role, Session
+from wireproto.session import Established, Role, Session, State
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
 LOADED = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.WARNING)
@@ -290,6 +292,25 @@ def test_a_bootstrap_that_cannot_be_used(payload: JacclBootstrapPayload) -> None
             await zero.bootstrap(payload)
             await seen.until("link-lost", code="bad-bootstrap")
             assert one._bootstraps.empty()
+
+    run(main)
+
+
+def test_what_came_before_the_end_counts_when_all_comes_at_once() -> None:
+    """The pong for a peer that was gone already failed, and the bootstrap behind the ping was lost with the link."""
+
+    async def main() -> None:
+        async with serving() as (one, seen, port):
+            session = session_0()
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(session.start())
+            while session.state is not State.ESTABLISHED:
+                for _ in session.receive_data(await reader.read(4096)):
+                    pass
+            writer.write(b"".join(bytes(session.send(message)) for message in (Ping(), PAYLOAD, SessionEnd())))
+            assert await one.bootstrap() == PAYLOAD
+            await seen.until("session-ended")
+            writer.close()
 
     run(main)
 

@@ -2,6 +2,7 @@
 
 import array
 import pickle
+import traceback
 from collections.abc import Callable
 from random import Random
 
@@ -434,3 +435,35 @@ def test_pieces_helper() -> None:
     """The tests' own knife."""
     assert pieces(b"abcd", [2, 9]) == [b"ab", b"cd"]
     assert [len(piece) for piece in pieces(bytes(9), range(9))] == [1] * 9
+
+
+@pytest.mark.parametrize("count", [-1, 10**7])
+@pytest.mark.parametrize("before", [b"", header(10**6)], ids=["short", "long"])
+def test_count_that_cannot_be(before: bytes, count: int) -> None:
+    """It was taken as it came: then a long frame never ended, or bytes were dropped in silence."""
+    decoder = LinkDecoder()
+    assert list(decoder.feed(before)) == []
+    decoder.get_buffer()
+    with pytest.raises(ValueError, match="cannot have been written"):
+        decoder.buffer_updated(count)
+
+
+def test_count_without_a_buffer() -> None:
+    decoder = LinkDecoder()
+    assert list(decoder.feed(b"\x01")) == []
+    with pytest.raises(ValueError, match="released"):
+        decoder.buffer_updated(1)
+
+
+def test_the_error_of_a_decoder_that_is_done_does_not_grow() -> None:
+    """One error, raised again and again, gathered a traceback entry each time."""
+    decoder = LinkDecoder()
+    with pytest.raises(WireError):
+        list(decoder.feed(bytes(8)))
+    errors = []
+    for _ in range(3):
+        with pytest.raises(WireError) as caught:
+            decoder.feed(b"")
+        errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 3
+    assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors}) == 1
