@@ -1,4 +1,4 @@
-"""A demo's events: plain lines, coloured lines on a terminal, or JSON lines for programs."""
+"""A run's events: plain lines, coloured lines on a terminal, or JSON lines for programs."""
 
 import json
 import sys

@@ -7,7 +7,7 @@ class BootstrapError(Exception):
     `stage` names the step that failed, `code` the failure (kebab-case, stable).
     """
 
-    stage: str = "demo"
+    stage: str = "run"
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(" ".join(message.split()))

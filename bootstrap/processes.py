@@ -1,4 +1,4 @@
-"""The operating-system processes of a demo: one worker a rank, and the guard over them."""
+"""The operating-system processes of a run: one worker a rank, and the guard over them."""
 
 import asyncio
 import json
@@ -123,7 +123,7 @@ class Guard:
 
     def _tell(self, pid: int, directory: str | None) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(BrokenPipeError):  # somebody killed the guard; the demo works without
+        with suppress(BrokenPipeError):  # somebody killed the guard; the run works without
             self._process.stdin.write(json.dumps([pid, directory]).encode() + b"\n")
             self._process.stdin.flush()
 

@@ -1,7 +1,8 @@
-"""One rank of the demo in a process of its own: `python -m bootstrap.worker`, run by the supervisor.
+"""The process that holds MLX, for one rank: `python -m bootstrap.worker`, run by the supervisor.
 
-One JSON order comes in on stdin; events go out on stdout, a JSON object a line; log lines go to stderr. The link
-comes first, on an event loop; then the group, on the main thread and without one, since native init holds the GIL.
+One JSON order comes in on stdin; events go out on stdout, a JSON object a line; log lines go to stderr. The demo's
+workers have the link as well: it comes first, on an event loop; then the group, on the main thread and without one,
+since native init holds the GIL.
 
 Who ends it: the supervisor at its deadline; the guard when the supervisor was killed; the kernel, by SIGALRM, when
 neither did, as no code of this process runs while native init waits.

@@ -29,7 +29,7 @@ def test_mlx_can_bind_them_and_another_demo_cannot() -> None:
             bind(port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
             with pytest.raises(BootstrapError) as caught, reserved_ports(HOST, 1, port):
                 pass
-            assert (caught.value.code, caught.value.stage) == ("port-in-use", "demo")
+            assert (caught.value.code, caught.value.stage) == ("port-in-use", "run")
 
 
 def test_they_are_free_again_afterwards() -> None:
