@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from bootstrap.errors import LinkError
+from wireproto.errors import SealError
 from wireproto.messages import Message
 from wireproto.session import Established, Event, RemoteError, Role, Session, State
 
@@ -73,7 +74,12 @@ class Link(asyncio.BufferedProtocol):
         """Send one message; LinkError if the peer does not take it in time."""
         if self._failure is not None:
             raise self._failure
-        self._transport.write(memoryview(self.session.send(message)))
+        try:
+            self._transport.write(memoryview(self.session.send(message)))
+        except SealError as error:
+            failure = LinkError(f"the session has to be made anew: {error}", code=error.code)
+            self.close(failure)
+            raise failure from error
         try:
             async with asyncio.timeout(timeout):
                 await self._writable.wait()

@@ -20,6 +20,7 @@ from wireproto import (
     Revision,
     SessionEnd,
     encode_link_frame,
+    seal,
 )
 from wireproto.link import HEADER
 from wireproto.messages import MAX_LINK_LENGTH
@@ -200,6 +201,23 @@ def test_a_box_sent_twice() -> None:
             with pytest.raises(LinkError) as caught:
                 await far.receive()
             assert caught.value.code == "seal-replay"
+
+    run(main)
+
+
+def test_a_key_that_has_served_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "_RECENT", 2)
+    monkeypatch.setattr(seal, "MAX_BOXES", 2)
+
+    async def main() -> None:
+        async with linked() as (near, far):
+            for _ in range(2):
+                await near.send(Ping(), SECONDS)
+            for _ in range(2):
+                with pytest.raises(LinkError) as caught:
+                    await near.send(Ping(), SECONDS)
+                assert caught.value.code == "seal-exhausted"
+            assert await far.receive() == Confirmed()
 
     run(main)
 
