@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -99,7 +99,7 @@ def run(order: Order, emit: OnStep) -> None:
     payload = order.bootstrap
     if order.link is not None:
         with open_key_log() as key_log:
-            payload = asyncio.run(_exchange(order.link, order, emit, key_log))
+            payload = _run_loop(_exchange(order.link, order, emit, key_log))
     assert payload is not None  # noqa: S101 - where there is no link, the order has it
     plan = Plan(
         rank=order.rank,
@@ -112,6 +112,23 @@ def run(order: Order, emit: OnStep) -> None:
     with _private_directory(Path(order.directory)):
         group = form_group(plan, emit)
     emit("sum-checked", value=check_sum(group))
+
+
+def _run_loop(work: Coroutine[None, None, JacclBootstrapPayload]) -> JacclBootstrapPayload:
+    """What `work` gives. SIGTERM cancels it: an exception from the handler would leave the loop by any of its tasks."""
+
+    async def until_term() -> JacclBootstrapPayload:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio.run makes one
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(until_term())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, _end)
 
 
 async def _exchange(link: LinkOrder, order: Order, emit: OnStep, key_log: TextIO | None) -> JacclBootstrapPayload:
