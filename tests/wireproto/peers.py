@@ -223,6 +223,8 @@ class ByHand(NamedTuple):
     session: Session
     key: bytes
     revision: Revision
+    said: int = 0
+    """Bytes that the peer has sent in the handshake: offsets of the link layer count from the start."""
 
     def frame(self, body: bytes, nonce: bytes = b"by hand, one") -> bytes:
         """The link frame of a cluster frame, as the revision has it in the open session."""
@@ -240,14 +242,16 @@ def by_hand(role: Role, revision: Revision = Revision.V2) -> ByHand:
     one = session(role, revision)
     if role is Role.INITIATOR:
         own = introduction(bytes(one.start()[8:]))
-        list(one.receive_data(link(ack(own.nonce))))
+        said = link(ack(own.nonce))  # as long as its DER signature, which differs by nonce
+        list(one.receive_data(said))
         key = session_key(EPHEMERAL_1.private, own.ephemeral, own.nonce, EPHEMERAL_1.nonce)
     else:
-        (established,) = one.receive_data(link(hello()))
+        said = link(hello())
+        (established,) = one.receive_data(said)
         assert isinstance(established, Established)
         own = introduction(established.reply[8:])
         key = session_key(EPHEMERAL_0.private, own.ephemeral, EPHEMERAL_0.nonce, own.nonce)
-    return ByHand(one, key, revision)
+    return ByHand(one, key, revision, len(said))
 
 
 class Outcome(NamedTuple):

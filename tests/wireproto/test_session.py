@@ -428,13 +428,8 @@ def test_link_frame_of_length_zero(role: Role, revision: Revision, buffered: Cal
     one = waiting(role, revision)
     assert outcome(one, [header(0)], buffered=buffered) == Outcome([], expected("link-length-zero", 0, "length"))
     peer = by_hand(role, revision)
-    wanted = Outcome([], expected("link-length-zero", stream_length(peer), "length"))
+    wanted = Outcome([], expected("link-length-zero", peer.said, "length"))
     assert outcome(peer.session, [header(0)], buffered=buffered) == wanted
-
-
-def stream_length(peer: ByHand) -> int:
-    """How many bytes the peer has sent in the handshake: offsets of the link layer count from the start."""
-    return len(link(hello())) if peer.session.role is RESPONDER else len(link(ack(bytes(32))))
 
 
 V1_ENDS: Final[dict[str, tuple[bytes, Any]]] = {
@@ -614,7 +609,7 @@ def test_hello_of_64_kib(buffered: Callable[[int], bool]) -> None:
 @EVERY_STYLE
 def test_oversized_after_the_handshake(role: Role, revision: Revision, buffered: Callable[[int], bool]) -> None:
     peer = by_hand(role, revision)
-    start = stream_length(peer)
+    start = peer.said
     result = outcome(peer.session, [header(MAX_LINK_LENGTH + 1)], buffered=buffered)
     assert result == Outcome([], expected("link-length-limit", start, "length"))
     peer = by_hand(role, revision)
@@ -726,7 +721,7 @@ def test_eof_between_frames(role: Role, state: State, revision: Revision) -> Non
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 30])
 def test_eof_inside_a_frame(role: Role, state: State, revision: Revision, size: int) -> None:
     peer = state_of(state, role, revision)
-    passed = {State.IDLE: 0, State.HELLO_SENT: 0}.get(state, stream_length(peer))
+    passed = {State.IDLE: 0, State.HELLO_SENT: 0}.get(state, peer.said)
     if state is State.CONFIRMED and revision is V2:
         passed += len(peer.frame(canonical_frame(FROM_RANK_0[0] if role is RESPONDER else FROM_RANK_1[0])))
     assert outcome(peer.session, [link(bytes(31))[:size]]) == Outcome([])
@@ -742,7 +737,7 @@ def test_eof_inside_a_long_frame(buffered: Callable[[int], bool]) -> None:
     assert outcome(peer.session, [header(10 * MIB), bytes(MIB)], buffered=buffered) == Outcome([])
     with pytest.raises(RemoteError) as caught:
         peer.session.receive_eof()
-    assert caught.value.offset == stream_length(peer) + 8 + MIB
+    assert caught.value.offset == peer.said + 8 + MIB
 
 
 @EACH_ROLE
