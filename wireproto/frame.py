@@ -3,14 +3,14 @@
 `schema` says the same in construct, and the two agree on every byte string. Here msgspec reads the JSON. What it would
 let through is a key that stands twice, and stray bits in base64 padding; but a payload that is short enough, or has few
 enough `"` bytes, cannot hold more keys than it needs. Whatever that does not settle goes to `strict_json`, which gives
-the verdict.
+the verdict; and so does, at once, what is rare: the frames of extensions, and the payloads that name some.
 """
 
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from operator import attrgetter
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 from msgspec import inspect
@@ -18,7 +18,8 @@ from msgspec import inspect
 from wireproto.errors import MalformedError, TruncatedError, UnknownTypeError
 from wireproto.messages import (
     REGISTRY,
-    SPECS_BY_REVISION,
+    SPEC_BY_CLASS,
+    SPEC_BY_TYPE,
     Message,
     MessageSpec,
     PayloadKind,
@@ -29,10 +30,13 @@ from wireproto.strict_json import PLAIN_TYPES, check_fields, decode_payload, pay
 _QUOTE: Final = 0x22
 
 
-def decode_frame(data: bytes | bytearray | memoryview, revision: Revision = Revision.V2) -> Message:
-    """Decodes one cluster frame, all of `data`: `u8 type ‖ payload`. [FRAME-TYPE, JSON-*, PAYLOAD-*]
+def decode_frame(
+    data: bytes | bytearray | memoryview, revision: Revision = Revision.V2, extensions: Collection[str] = ()
+) -> Message:
+    """Decodes one cluster frame, all of `data`: `u8 type ‖ payload`. [FRAME-TYPE, JSON-*, PAYLOAD-*, EXT-*]
 
-    An opaque payload is copied once. Raises `TruncatedError`, `MalformedError`, `LimitError` or `UnknownTypeError`.
+    The types of an extension are known where it is among `extensions`. An opaque payload of the plain protocol is
+    copied once. Raises `TruncatedError`, `MalformedError`, `LimitError` or `UnknownTypeError`.
     """
     body: Any = data[1:] if data.__class__ is not bytearray else memoryview(data)[1:]
     try:
@@ -42,14 +46,14 @@ def decode_frame(data: bytes | bytearray | memoryview, revision: Revision = Revi
             return message
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BufferError, IndexError, KeyError):
         pass
-    return _decode_strictly(bytes(data), revision)
+    return _decode_strictly(bytes(data), revision, extensions)
 
 
-def encode_frame(message: Message, revision: Revision = Revision.V2) -> bytes:
-    """Encodes a message as one cluster frame. [FRAME-TYPE, JSON-*, PAYLOAD-*]
+def encode_frame(message: Message, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> bytes:
+    """Encodes a message as one cluster frame. [FRAME-TYPE, JSON-*, PAYLOAD-*, EXT-*]
 
     Raises, before a byte is made, `MalformedError` for a field that its type does not carry and `UnknownTypeError` for
-    a message that the revision does not have.
+    a message that neither the revision nor one of the `extensions` has.
     """
     try:
         prefix, valid, encode = _ENCODERS[revision][message.__class__]
@@ -57,7 +61,7 @@ def encode_frame(message: Message, revision: Revision = Revision.V2) -> bytes:
             return prefix + encode(message)
     except (KeyError, UnicodeEncodeError):
         pass
-    _reject(message, revision)
+    return _encode_strictly(message, revision, extensions)
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
@@ -78,6 +82,8 @@ def _decoder(spec: MessageSpec) -> _Decoder:
             return _empty(empty()), None
         case PayloadKind.JSON:
             return msgspec.json.Decoder(spec.payload).decode, _certainty(spec.payload)
+        case PayloadKind.NUMBERED:
+            return partial(_numbered, spec.payload), None
 
 
 def _empty(message: Message) -> Callable[[_Body], Message]:
@@ -89,12 +95,24 @@ def _empty(message: Message) -> Callable[[_Body], Message]:
     return decode
 
 
+def _numbered(cls: Callable[[int, bytes], Message], body: _Body) -> Message:
+    """`u32 little-endian ‖ bytes`."""
+    if len(body) < 4:
+        raise TruncatedError("truncated", "the payload starts with a number of 4 bytes", offset=1 + len(body))
+    message = cls(int.from_bytes(body[:4], "little"), bytes(body[4:]))
+    try:
+        check_fields(message)
+    except MalformedError as error:
+        raise MalformedError(error.code, error.detail, offset=5, path=error.path) from error
+    return message
+
+
 def _certainty(cls: type[Message]) -> Callable[[Any, _Body], bool]:
     """`certain(message, body)`, for a message that msgspec read from `body`.
 
-    True only if no key stands there twice, none is unknown, and each base64 text is canonical.
+    True only if no key stands there twice, none is unknown or optional, and each base64 text is canonical.
     """
-    fields = payload_fields(cls)
+    fields = {key: field for key, field in payload_fields(cls).items() if field.required}
     quotes = sum(2 if isinstance(field.type, _UNQUOTED) else 4 for field in fields.values())
     byte_fields = [
         (field.name, b'"%s":"' % key.encode())
@@ -148,11 +166,11 @@ def _canonical_base64(message: Message, body: bytes, name: str, opening: bytes) 
     return at >= 0 and body[end - 4 : end] == binascii.b2a_base64(value[-rest:], newline=False)
 
 
-def _decode_strictly(data: bytes, revision: Revision) -> Message:
+def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str]) -> Message:
     if not data:
         raise TruncatedError("truncated", "a cluster frame has at least its type byte", offset=0)
-    spec = SPECS_BY_REVISION[revision].get(data[0])
-    if spec is None:
+    spec = SPEC_BY_TYPE.get(data[0])
+    if spec is None or not spec.is_known(revision, extensions):
         raise UnknownTypeError(
             "type-unknown", f"0x{data[0]:02x} is no type of revision {revision:d}", offset=0, path="type"
         )
@@ -168,8 +186,8 @@ _UNQUOTED: Final = (inspect.IntType, inspect.BoolType, inspect.VarTupleType)
 
 _DECODER_OF: Final = {spec: _decoder(spec) for spec in REGISTRY}
 _DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {
-    revision: {value: _DECODER_OF[spec] for value, spec in specs.items()}
-    for revision, specs in SPECS_BY_REVISION.items()
+    revision: {spec.msg_type: decoder for spec, decoder in _DECODER_OF.items() if spec.is_known(revision)}
+    for revision in Revision
 }
 
 
@@ -181,7 +199,7 @@ _Encoder: TypeAlias = tuple[bytes, Callable[[Message], bool], Callable[[Message]
 
 
 def _validator(cls: type[Message]) -> Callable[[Message], bool]:
-    """`valid(message)`: whether every field is what its annotation says.
+    """`valid(message)`: whether every field is what its annotation says, and no optional one is set.
 
     One expression over all fields, made from the annotations as the standard library makes its data classes: a loop
     over the fields takes twice as long as the encoding itself.
@@ -190,6 +208,10 @@ def _validator(cls: type[Message]) -> Callable[[Message], bool]:
     terms = ["True"]
     for field in payload_fields(cls).values():
         value = f"m.{field.name}"
+        if not field.required:
+            names[f"no_{field.name}"] = field.default
+            terms.append(f"{value} is no_{field.name}")
+            continue
         match field.type:
             case inspect.IntType(ge=low, le=high):
                 terms.append(f"{value}.__class__ is int and {low} <= {value} <= {high}")
@@ -210,33 +232,41 @@ def _integers(values: tuple[int, ...], low: int, high: int) -> bool:
     return not values or ({*map(type, values)} == {int} and low <= min(values) and max(values) <= high)
 
 
-def _encoder(spec: MessageSpec) -> _Encoder:
-    encode: Callable[[Any], bytes]
-    match spec.kind:
+def _encoder(kind: PayloadKind) -> Callable[[Any], bytes]:
+    """What encodes a payload."""
+    match kind:
         case PayloadKind.JSON:
-            encode = msgspec.json.Encoder().encode
+            return msgspec.json.Encoder().encode
         case PayloadKind.EMPTY:
-            encode = _no_payload
+            return _no_payload
         case PayloadKind.OPAQUE:
-            encode = attrgetter("box")
-    return bytes([spec.msg_type]), _validator(spec.payload), encode
+            return attrgetter("box")
+        case PayloadKind.NUMBERED:
+            return _number_first
 
 
 def _no_payload(_: Message) -> bytes:
     return b""
 
 
-def _reject(message: Message, revision: Revision) -> NoReturn:
-    """Says what is wrong with a message that is not encoded."""
-    name = type(message).__name__
-    if type(message) not in _ENCODERS[revision]:
-        raise UnknownTypeError("type-unknown", f"{name} is no message of revision {revision:d}")
+def _number_first(message: Message) -> bytes:
+    number, data = msgspec.structs.astuple(message)
+    return cast(int, number).to_bytes(4, "little") + cast(bytes, data)
+
+
+def _encode_strictly(message: Message, revision: Revision, extensions: Collection[str]) -> bytes:
+    spec = SPEC_BY_CLASS.get(type(message))
+    if spec is None or not spec.is_known(revision, extensions):
+        raise UnknownTypeError("type-unknown", f"{type(message).__name__} is no message of revision {revision:d}")
     check_fields(message)
-    raise AssertionError(f"{name} was refused, but no field of it is wrong")  # pragma: no cover
+    return bytes([spec.msg_type]) + _encoder(spec.kind)(message)
 
 
-_ENCODER_OF: Final = {spec: _encoder(spec) for spec in REGISTRY}
 _ENCODERS: Final[dict[Revision, dict[type[Message], _Encoder]]] = {
-    revision: {spec.payload: _ENCODER_OF[spec] for spec in specs.values()}
-    for revision, specs in SPECS_BY_REVISION.items()
+    revision: {
+        spec.payload: (bytes([spec.msg_type]), _validator(spec.payload), _encoder(spec.kind))
+        for spec in REGISTRY
+        if spec.is_known(revision)
+    }
+    for revision in Revision
 }

@@ -5,16 +5,36 @@ keys in Python's spelling (`session_id` is `sessionID` on the wire), byte fields
 Constructing a message does not check it: `encode_frame` does, and `decode_frame` has done.
 """
 
+from collections.abc import Collection
 from enum import Enum, IntEnum
 from typing import Annotated, Final, NamedTuple, TypeAlias
 
 from msgspec import Meta, Struct
 
 U16: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFF)]
+U32: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 I64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Bytes64: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
+ShortText: TypeAlias = Annotated[str, Meta(max_length=1024)]
+Sha256Hex: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
+ExtensionName: TypeAlias = Annotated[str, Meta(max_length=64, pattern=r"^[a-z][a-z0-9-]*/[1-9][0-9]{0,3}\Z")]
+ExtensionNames: TypeAlias = Annotated[tuple[ExtensionName, ...], Meta(max_length=32)]
+"""Each at most once: that holds for every array of strings. [EXT-NAMES]"""
 
+SIDE_CHANNEL_1: Final = "side-channel/1"
+"""JACCL's gathers travel over the link. [EXT-SIDE-CHANNEL]"""
+OUTCOME_1: Final = "outcome/1"
+"""Both ranks say how their init goes, and what they run. [EXT-OUTCOME, EXT-VERSIONS]"""
+REHEARSAL_1: Final = "rehearsal/1"
+"""JACCL's mesh init is played once over plain TCP before the native one; it has no frames. [EXT-REHEARSAL]"""
+EXTENSIONS: Final = (SIDE_CHANNEL_1, OUTCOME_1, REHEARSAL_1)
+"""Every extension that has a meaning here. [EXT-NAMES]"""
+
+MAX_GATHER: Final = 1024 * 1024
+"""The most that a rank puts into one gather. [EXT-SIDE-CHANNEL-SIZE]"""
+MAX_WHOLE: Final = 8 * MAX_GATHER
+"""What 8 ranks put into it; JACCL takes no more."""
 
 MAX_LINK_LENGTH: Final = 268_435_456
 """The longest cluster frame or sealed box that a link frame carries: 256 MiB. [LINK-LEN-MAX]"""
@@ -34,6 +54,7 @@ class Direction(Enum):
 
     RANK_0_TO_1 = "0 → 1"
     RANK_1_TO_0 = "1 → 0"
+    BOTH = "0 ↔ 1"
 
 
 class ClusterMsgType(IntEnum):
@@ -52,6 +73,10 @@ class ClusterMsgType(IntEnum):
     PP_ACTIVATION = 0x0B
     PP_TOKEN = 0x0C
     PP_SESSION_END = 0x0D
+    SIDE_CHANNEL_PART = 0x40
+    SIDE_CHANNEL_WHOLE = 0x41
+    OUTCOME = 0x42
+    VERSIONS = 0x43
     SESSION_END = 0xFF
 
     @property
@@ -110,6 +135,7 @@ class PongPayload(
     Struct,
     frozen=True,
     gc=False,
+    omit_defaults=True,
     rename={
         "model_loaded": "modelLoaded",
         "inference_in_flight": "inferenceInFlight",
@@ -121,6 +147,8 @@ class PongPayload(
     model_loaded: bool
     inference_in_flight: bool
     memory_pressure: MemoryPressure
+    extensions: ExtensionNames = ()
+    """What rank 1 can do beyond the plain protocol; the key is left out where that is nothing. [EXT-OFFER]"""
 
 
 class InferenceStep(Struct, frozen=True, gc=False):
@@ -137,13 +165,15 @@ class InferenceToken(Struct, frozen=True, gc=False):
     """A tensor box, `nonce[12] ‖ ciphertext ‖ tag[16]`; opaque to the codec."""
 
 
-class JacclBootstrapPayload(Struct, frozen=True, gc=False, rename={"session_id": "sessionID"}):
+class JacclBootstrapPayload(Struct, frozen=True, gc=False, omit_defaults=True, rename={"session_id": "sessionID"}):
     """Sets off the group's init on both ranks. [PAYLOAD-BOOTSTRAP]"""
 
     port: U16
     """The coordinator port that rank 0 binds."""
     session_id: str
     """A UUID in the reference peer. Any string here: check it before it names a file. [BOOT-SESSION-ID]"""
+    extensions: ExtensionNames = ()
+    """Those of rank 1's extensions that are used; the key is left out where there are none. [EXT-CHOICE]"""
 
 
 class PromptTokensPayload(Struct, frozen=True, gc=False, rename={"max_tokens": "maxTokens"}):
@@ -192,6 +222,51 @@ class PPSessionEndPayload(Struct, frozen=True, gc=False):
     uid: str
 
 
+class SideChannelPart(Struct, frozen=True, gc=False):
+    """What rank 1 puts into a gather. [EXT-SIDE-CHANNEL]"""
+
+    sequence: U32
+    """The number of the gather, from 0."""
+    part: Annotated[bytes, Meta(max_length=MAX_GATHER)]
+
+
+class SideChannelWhole(Struct, frozen=True, gc=False):
+    """What a gather gave: the parts of all ranks, in their order. [EXT-SIDE-CHANNEL]"""
+
+    sequence: U32
+    whole: Annotated[bytes, Meta(max_length=MAX_WHOLE)]
+
+
+class OutcomeState(Enum):
+    """How far a rank has come with its init."""
+
+    STARTED = "started"
+    READY = "ready"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """How a rank's init goes, its own or another's that rank 0 passes on. [EXT-OUTCOME]"""
+
+    rank: U16
+    state: OutcomeState
+    stage: ShortText
+    """What was being done; `code` and `message` say what went wrong. They mean nothing unless the rank has failed."""
+    code: ShortText
+    message: ShortText
+
+
+class Versions(Struct, frozen=True, gc=False):
+    """What a rank runs. [EXT-VERSIONS]"""
+
+    package: ShortText
+    mlx: ShortText
+    backend: ShortText
+    devices: Sha256Hex
+    """The SHA-256 of its device matrix file in lower-case hex; empty where it has none."""
+
+
 class SessionEnd(Struct, frozen=True, gc=False):
     """Rank 0 ends the connection in order. No payload. [PAYLOAD-EMPTY]"""
 
@@ -210,6 +285,10 @@ Message: TypeAlias = (
     | PPActivationPayload
     | PPTokenPayload
     | PPSessionEndPayload
+    | SideChannelPart
+    | SideChannelWhole
+    | Outcome
+    | Versions
     | SessionEnd
 )
 
@@ -220,6 +299,7 @@ class PayloadKind(Enum):
     JSON = "JSON object"
     EMPTY = "empty"
     OPAQUE = "opaque bytes"
+    NUMBERED = "a number, then opaque bytes"
 
 
 class MessageSpec(NamedTuple):
@@ -231,6 +311,12 @@ class MessageSpec(NamedTuple):
     direction: Direction
     revision: Revision
     """The first revision that knows the type."""
+    extension: str | None = None
+    """The extension whose agreement invites the type; None for the plain protocol's. [EXT-UNINVITED]"""
+
+    def is_known(self, revision: Revision, extensions: Collection[str] = ()) -> bool:
+        """Whether a peer of a revision has the type, once these extensions are agreed."""
+        return self.revision <= revision and (self.extension is None or self.extension in extensions)
 
 
 _T, _D, _K = ClusterMsgType, Direction, PayloadKind
@@ -249,10 +335,12 @@ REGISTRY: Final[tuple[MessageSpec, ...]] = (
     MessageSpec(_T.PP_ACTIVATION, PPActivationPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
     MessageSpec(_T.PP_TOKEN, PPTokenPayload, _K.JSON, _D.RANK_1_TO_0, Revision.V2),
     MessageSpec(_T.PP_SESSION_END, PPSessionEndPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
+    MessageSpec(_T.SIDE_CHANNEL_PART, SideChannelPart, _K.NUMBERED, _D.RANK_1_TO_0, Revision.V2, SIDE_CHANNEL_1),
+    MessageSpec(_T.SIDE_CHANNEL_WHOLE, SideChannelWhole, _K.NUMBERED, _D.RANK_0_TO_1, Revision.V2, SIDE_CHANNEL_1),
+    MessageSpec(_T.OUTCOME, Outcome, _K.JSON, _D.BOTH, Revision.V2, OUTCOME_1),
+    MessageSpec(_T.VERSIONS, Versions, _K.JSON, _D.BOTH, Revision.V2, OUTCOME_1),
     MessageSpec(_T.SESSION_END, SessionEnd, _K.EMPTY, _D.RANK_0_TO_1, Revision.V1),
 )
 
 SPEC_BY_CLASS: Final[dict[type, MessageSpec]] = {spec.payload: spec for spec in REGISTRY}
-SPECS_BY_REVISION: Final[dict[Revision, dict[int, MessageSpec]]] = {
-    revision: {spec.msg_type: spec for spec in REGISTRY if spec.revision <= revision} for revision in Revision
-}
+SPEC_BY_TYPE: Final[dict[int, MessageSpec]] = {spec.msg_type: spec for spec in REGISTRY}

@@ -8,6 +8,8 @@ and agree with this module on every byte string. construct's `compile()` is not 
 | --- | --- |
 | `LINK_FRAME` | Container(length, body) |
 | `CLUSTER_FRAME[revision]` | a message of `wireproto.messages` |
+| `cluster_frame(revision, extensions)` | the same, with the types of extensions |
+| `SIDE_CHANNEL_PART`, `SIDE_CHANNEL_WHOLE` | Container(sequence, part), Container(sequence, whole) |
 | `SEALED_BOX` | Container(nonce, ciphertext, tag) |
 | `activation(hidden_dim)`, `TOKEN` | Container(seq_len, data), Container(token_id) |
 | `JACCL_HELLO`, `JACCL_DESTINATION` | Container(rank), Container(local_id, endpoint) |
@@ -18,6 +20,7 @@ import io
 import json
 from collections.abc import Callable
 from enum import Enum
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +34,7 @@ from construct import (
     IfThenElse,
     Int8ub,
     Int32sl,
+    Int32ul,
     Int64ul,
     Padding,
     Rebuild,
@@ -44,12 +48,15 @@ from construct import (
 
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError, WireError
 from wireproto.messages import (
+    MAX_GATHER,
     MAX_LINK_LENGTH,
+    MAX_WHOLE,
+    REGISTRY,
     SPEC_BY_CLASS,
-    SPECS_BY_REVISION,
-    MessageSpec,
     PayloadKind,
     Revision,
+    SideChannelPart,
+    SideChannelWhole,
 )
 from wireproto.strict_json import check_fields, decode_payload, payload_fields
 
@@ -83,7 +90,7 @@ def build(layout: Construct, value: Any) -> bytes:
 class _Checked(Subconstruct):  # type: ignore[misc]
     """A value that passes `check(value, offset)`, which raises `WireError`; the offset is where the value starts."""
 
-    def __init__(self, subcon: Construct, check: Callable[[int, int], None]) -> None:
+    def __init__(self, subcon: Construct, check: Callable[[Any, int], None]) -> None:
         super().__init__(subcon)
         self._check = check
 
@@ -172,7 +179,9 @@ class _JsonPayload(Adapter):  # type: ignore[misc]
         return decode_payload(self._cls, stream.read(), start)
 
     def _encode(self, obj: msgspec.Struct, context: Container, path: str) -> bytes:
-        members = {key: _json_value(getattr(obj, field.name)) for key, field in payload_fields(self._cls).items()}
+        fields = payload_fields(self._cls)
+        values = {key: getattr(obj, field.name) for key, field in fields.items()}
+        members = {key: _json_value(value) for key, value in values.items() if value != fields[key].default}
         return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -214,10 +223,36 @@ class _OpaquePayload(Adapter):  # type: ignore[misc]
         return box
 
 
+def _at_most(limit: int, field: str) -> Callable[[bytes, int], None]:
+    def check(value: bytes, offset: int) -> None:
+        if len(value) > limit:
+            raise MalformedError("field-length", f"{len(value)} bytes > {limit}", offset=offset, path=field)
+
+    return check
+
+
+SIDE_CHANNEL_PART: Final = Struct("sequence" / Int32ul, "part" / _Checked(GreedyBytes, _at_most(MAX_GATHER, "part")))
+SIDE_CHANNEL_WHOLE: Final = Struct("sequence" / Int32ul, "whole" / _Checked(GreedyBytes, _at_most(MAX_WHOLE, "whole")))
+"""The payloads of the frames that carry JACCL's gathers. [EXT-SIDE-CHANNEL, EXT-SIDE-CHANNEL-SIZE]"""
+
+
+class _NumberedPayload(Adapter):  # type: ignore[misc]
+    def __init__(self, cls: type[msgspec.Struct]) -> None:
+        super().__init__({SideChannelPart: SIDE_CHANNEL_PART, SideChannelWhole: SIDE_CHANNEL_WHOLE}[cls])
+        self._cls = cls
+
+    def _decode(self, obj: Container, context: Container, path: str) -> msgspec.Struct:
+        return self._cls(**{name: obj[name] for name in self._cls.__struct_fields__})
+
+    def _encode(self, obj: msgspec.Struct, context: Container, path: str) -> dict[str, object]:
+        return msgspec.structs.asdict(obj)
+
+
 _PAYLOADS: Final = {
     PayloadKind.JSON: _JsonPayload,
     PayloadKind.EMPTY: _EmptyPayload,
     PayloadKind.OPAQUE: _OpaquePayload,
+    PayloadKind.NUMBERED: _NumberedPayload,
 }
 
 
@@ -235,7 +270,11 @@ class _Message(Adapter):  # type: ignore[misc]
         return {"type": spec.msg_type.value, "payload": obj}
 
 
-def _cluster_frame(revision: Revision, specs: dict[int, MessageSpec]) -> Construct:
+@cache
+def cluster_frame(revision: Revision, extensions: frozenset[str] = frozenset()) -> Construct:
+    """`u8 type ‖ payload`, of a revision and the extensions agreed. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]"""
+    specs = {spec.msg_type.value: spec for spec in REGISTRY if spec.is_known(revision, extensions)}
+
     def known(value: int, offset: int) -> None:
         if value not in specs:
             detail = f"0x{value:02x} is no type of revision {revision:d}"
@@ -245,8 +284,8 @@ def _cluster_frame(revision: Revision, specs: dict[int, MessageSpec]) -> Constru
     return _Message(Struct("type" / _Checked(Int8ub, known), "payload" / Switch(this.type, payloads)))
 
 
-CLUSTER_FRAME: Final = {revision: _cluster_frame(revision, specs) for revision, specs in SPECS_BY_REVISION.items()}
-"""`u8 type ‖ payload`, for each revision. [FRAME-TYPE, PAYLOAD-*, JSON-*]"""
+CLUSTER_FRAME: Final = {revision: cluster_frame(revision) for revision in Revision}
+"""The plain protocol's, for each revision."""
 
 
 # -- tensor plaintexts -------------------------------------------------------------------------------------------------

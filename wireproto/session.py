@@ -2,12 +2,13 @@
 
 One `Session` is one TCP connection, seen from one side. Role and revision are set at the start, and never guessed. What
 may come and go in which state stands in the tables `RECEIVES` and `SENDS`, from which the diagram in spec/ is drawn.
+The types of an extension are unknown until it is agreed. [EXT-UNINVITED]
 
 The caller's mistake raises `StateError` and changes nothing. The peer's raises `RemoteError`, at the one place where
 its bytes come in, and ends the session. Any other exception is a bug of this package.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -23,7 +24,9 @@ from wireproto.messages import (
     SPEC_BY_CLASS,
     ClusterMsgType,
     Direction,
+    JacclBootstrapPayload,
     Message,
+    PongPayload,
     Revision,
 )
 from wireproto.seal import OVERHEAD, Seal
@@ -67,8 +70,10 @@ Table: TypeAlias = dict[State, dict[ClusterMsgType, State]]
 def _steady(direction: Direction, state: State) -> dict[ClusterMsgType, State]:
     """In the open session: all that travels in a direction, the handshake apart."""
     handshake = (ClusterMsgType.HANDSHAKE_HELLO, ClusterMsgType.HANDSHAKE_ACK)
-    types = (spec.msg_type for spec in REGISTRY if spec.direction is direction and spec.msg_type not in handshake)
-    return {each: State.CLOSED if each is ClusterMsgType.SESSION_END else state for each in types}
+    types = (spec.msg_type for spec in REGISTRY if spec.direction in (direction, Direction.BOTH))
+    return {
+        each: State.CLOSED if each is ClusterMsgType.SESSION_END else state for each in types if each not in handshake
+    }
 
 
 def _open(direction: Direction) -> Table:
@@ -160,14 +165,26 @@ class Session:
     """One connection, seen from one side.
 
     `pin` is the identity key that the peer must show. `key_log` gets a line that opens the whole session to whoever has
-    it: see `key_log_line`.
+    it: see `key_log_line`. `extensions` are those that this side supports; revision 1 has none. [EXT-REVISION]
     """
 
     def __init__(
-        self, role: Role, signer: Signer, pin: Pin, revision: Revision = Revision.V2, key_log: TextIO | None = None
+        self,
+        role: Role,
+        signer: Signer,
+        pin: Pin,
+        revision: Revision = Revision.V2,
+        key_log: TextIO | None = None,
+        extensions: Collection[str] = (),
     ) -> None:
         self.role = role
         self.revision = revision
+        self.extensions = frozenset(extensions if revision is Revision.V2 else ())
+        """What this side supports."""
+        self.offered: frozenset[str] = frozenset()
+        """What rank 1's pongs have named so far, as far as this side supports it: what rank 0 can choose from."""
+        self.agreed: frozenset[str] = frozenset()
+        """What the last jacclBootstrap has chosen: the extensions whose frames come and go."""
         self.state = State.IDLE
         self.peer_key = b""
         """The peer's identity key, X ‖ Y, once the handshake is done."""
@@ -222,15 +239,21 @@ class Session:
     def send(self, message: Message) -> bytes | memoryview:
         """The bytes of a message, as one link frame; a long one's memory is used again once the view is let go.
 
-        Raises `StateError` where the message does not belong, and what `encode_frame` and `encode_link_frame` raise.
+        Raises `StateError` where the message does not belong, or names an extension that it must not name, and what
+        `encode_frame` and `encode_link_frame` raise.
         """
-        frame = encode_frame(message, self.revision)
+        frame = encode_frame(message, self.revision, self.agreed)
         msg_type = SPEC_BY_CLASS[type(message)].msg_type
         following = self._following(SENDS, msg_type)
         if self._seal is None or msg_type is ClusterMsgType.HANDSHAKE_HELLO:
             raise StateError("session-state", "the handshake is start()'s and receive_data()'s to make")
+        if isinstance(message, PongPayload):
+            _check_named(message.extensions, self.extensions)
+        if isinstance(message, JacclBootstrapPayload):
+            _check_named(message.extensions, self.offered)
         data = self._sealed(frame, self._seal) if self.revision is Revision.V2 else encode_link_frame(frame)
         self._move(following)
+        self._agree(message)
         return data
 
     def seal_tensor(self, plaintext: bytes | memoryview) -> bytes:
@@ -288,12 +311,15 @@ class Session:
                 yield Confirmed()
                 if self.state is State.CLOSED:
                     return  # the caller sent sessionEnd just now
-        message = decode_frame(frame, self.revision)
+        message = decode_frame(frame, self.revision, self.agreed)
         following = RECEIVES[self.role][self.state].get(SPEC_BY_CLASS[type(message)].msg_type)
         if following is None:
             yield MessageIgnored(message)
             return
+        if isinstance(message, JacclBootstrapPayload) and self.revision is Revision.V2:
+            _check_named(message.extensions, self.offered)
         self._move(following)
+        self._agree(message)
         yield MessageReceived(message)
         if following is State.CLOSED:
             yield Closed(orderly=True)
@@ -340,6 +366,13 @@ class Session:
         self.state = following
         self._ended_in_order = following is State.CLOSED
 
+    def _agree(self, message: Message) -> None:
+        """Keeps what a message says about extensions. [EXT-OFFER, EXT-CHOICE, EXT-REVISION]"""
+        if isinstance(message, PongPayload):
+            self.offered |= self.extensions.intersection(message.extensions)
+        elif isinstance(message, JacclBootstrapPayload):
+            self.agreed = self.offered.intersection(message.extensions)
+
     def _following(self, table: dict[Role, Table], msg_type: ClusterMsgType) -> State:
         following = table[self.role].get(self.state, {}).get(msg_type)
         if following is None:
@@ -350,6 +383,13 @@ class Session:
     def _check_open(self) -> None:
         if self.state in (State.CLOSED, State.FAILED):
             raise StateError("session-state", f"the session is {self.state.value}")
+
+
+def _check_named(names: Collection[str], allowed: frozenset[str]) -> None:
+    """Raises `StateError` for an extension that a message must not name. [EXT-OFFER, EXT-CHOICE]"""
+    for name in names:
+        if name not in allowed:
+            raise StateError("extension-not-offered", f"{name} is not among {sorted(allowed)}", path="extensions")
 
 
 def key_log_line(secrets: SessionSecrets) -> str:

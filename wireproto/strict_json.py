@@ -46,7 +46,7 @@ def decode_payload(cls: type[_PayloadT], data: bytes, start: int = 0) -> _Payloa
 
     Raises `TruncatedError`, `MalformedError` or `LimitError`; offsets count from the start of `data`.
     """
-    scanner = _Scanner(data, start)
+    scanner = Scanner(data, start)
     payload = scanner.payload(cls)
     scanner.end()
     return payload
@@ -73,20 +73,24 @@ PLAIN_TYPES: Final[dict[type[inspect.Type], type]] = {
     inspect.VarTupleType: tuple,
 }
 
+_UNITS: Final[dict[type, str]] = {str: "characters", bytes: "bytes", tuple: "elements"}
+
 
 def _check_value(path: str, value: object, kind: inspect.Type) -> None:
     wanted = kind.cls if isinstance(kind, inspect.EnumType) else PLAIN_TYPES[type(kind)]
     if type(value) is not wanted:
         raise MalformedError("field-type", f"expected {wanted.__name__}, not {type(value).__name__}", path=path)
+    if fault := _fault(value, kind):
+        raise MalformedError(*fault, path=path)
     match kind, value:
         case inspect.IntType(ge=low, le=high), int() if not (low or 0) <= value <= (high or 0):
             shown = value if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
             raise MalformedError("field-range", f"{shown} is not from {low} to {high}", path=path)
-        case inspect.BytesType(min_length=int() as length), bytes() if len(value) != length:
-            raise MalformedError("field-length", f"expected {length} bytes, not {len(value)}", path=path)
         case inspect.VarTupleType(item_type=item), tuple():
             for index, element in enumerate(value):
                 _check_value(f"{path}[{index}]", element, item)
+                if isinstance(item, inspect.StrType) and element in value[:index]:
+                    raise MalformedError("field-duplicate", f"{element!r} stands there twice", path=f"{path}[{index}]")
         case inspect.StrType(), str():
             try:
                 value.encode()
@@ -95,18 +99,30 @@ def _check_value(path: str, value: object, kind: inspect.Type) -> None:
                 raise MalformedError("json-surrogate", detail, path=path) from error
 
 
-class _Scanner:
+def _fault(value: Any, kind: inspect.Type) -> tuple[str, str] | None:
+    """The code of a value of the right type whose length or form is wrong, and the words; None if they are not."""
+    if isinstance(kind, inspect.StrType | inspect.BytesType | inspect.VarTupleType):
+        low, high = kind.min_length or 0, kind.max_length
+        if not low <= len(value) <= (len(value) if high is None else high):
+            limit = f"{low}" if low == high else f"at most {high}"
+            return "field-length", f"expected {limit} {_UNITS[type(value)]}, not {len(value)}"
+    if isinstance(kind, inspect.StrType) and kind.pattern is not None and not re.search(kind.pattern, value):
+        return "field-pattern", f"{_short(value)} is not of the form {kind.pattern}"
+    return None
+
+
+class Scanner:
     """A cursor over JSON text. Each method reads what it is named for, and leaves the cursor behind it."""
 
-    def __init__(self, data: bytes, start: int) -> None:
+    def __init__(self, data: bytes, start: int = 0) -> None:
         self.data = data
         self.pos = start
+        if data.startswith(_BOM, start):
+            self.fail("json-bom", start, "the JSON text starts with a byte-order mark")
 
     # -- the payload --------------------------------------------------------------------------------------------------
 
     def payload(self, cls: type[_PayloadT]) -> _PayloadT:
-        if self.data.startswith(_BOM, self.pos):
-            self.fail("json-bom", self.pos, "the JSON text starts with a byte-order mark")
         if self.kind() != "an object":
             self.fail("payload-not-object", self.pos, f"expected an object, not {self.kind()}")
         fields = payload_fields(cls)
@@ -120,12 +136,12 @@ class _Scanner:
 
         closing = self.members(member)
         for key, field in fields.items():
-            if field.name not in values:
+            if field.required and field.name not in values:
                 self.fail("field-missing", closing, f"the object ends without {key}", key)
         return cls(**values)
 
     def members(self, member: Callable[[str], None]) -> int:
-        """Goes through the payload object, calling `member(key)` behind each colon; the offset of its `}`."""
+        """Goes through an object, calling `member(key)` behind each colon; the offset of its `}`."""
         self.pos += 1
         seen: set[str] = set()
         if self.next() == 0x7D:
@@ -135,6 +151,18 @@ class _Scanner:
             member(self.key(seen))
             if self.separator(0x7D):
                 return self.pos - 1
+
+    def elements(self, element: Callable[[int], None]) -> None:
+        """Goes through an array, calling `element(index)` at each value."""
+        self.pos += 1
+        if self.next() == 0x5D:
+            self.pos += 1
+            return
+        index = 0
+        element(index)
+        while not self.separator(0x5D):
+            index += 1
+            element(index)
 
     def key(self, seen: set[str]) -> str:
         """Reads a key and its colon; `seen` holds the keys of this object so far."""
@@ -165,7 +193,7 @@ class _Scanner:
     def end(self) -> None:
         self.space()
         if self.pos < len(self.data):
-            self.fail("trailing-data", self.pos, "only white space may follow the JSON object")
+            self.fail("trailing-data", self.pos, "only white space may follow the JSON text")
 
     # -- fields -------------------------------------------------------------------------------------------------------
 
@@ -179,12 +207,13 @@ class _Scanner:
                 self.expect("a boolean", path)
                 return self.literal()
             case inspect.VarTupleType():
-                return self.array(path, kind.item_type)
+                return self.array(path, kind)
         self.expect("a string", path)
         text = self.string()
+        value: Any
         match kind:
             case inspect.BytesType():
-                return self.unpack_base64(text, at, path, kind)
+                value = self.unpack_base64(text, at, path)
             case inspect.EnumType():
                 for member in kind.cls:
                     if member.value == text:
@@ -192,7 +221,10 @@ class _Scanner:
                 names = ", ".join(repr(member.value) for member in kind.cls)
                 self.fail("field-enum", at, f"expected one of {names}, not {_short(text)}", path)
             case _:
-                return text
+                value = text
+        if fault := _fault(value, kind):
+            self.fail(fault[0], at, fault[1], path)
+        return value
 
     def integer(self, path: str, kind: inspect.IntType) -> int:
         at = self.pos
@@ -207,19 +239,24 @@ class _Scanner:
             self.fail("field-range", at, f"{whole[:24].decode()} is not from {low} to {high}", path)
         return value
 
-    def array(self, path: str, item: inspect.Type) -> tuple[Any, ...]:
+    def array(self, path: str, kind: inspect.VarTupleType) -> tuple[Any, ...]:
         self.expect("an array", path)
-        self.pos += 1
+        opening = self.pos
         items: list[Any] = []
-        if self.next() == 0x5D:
-            self.pos += 1
-            return ()
-        while True:
-            items.append(self.field(f"{path}[{len(items)}]", item))
-            if self.separator(0x5D):
-                return tuple(items)
 
-    def unpack_base64(self, text: str, at: int, path: str, kind: inspect.BytesType) -> bytes:
+        def element(index: int) -> None:
+            if index == kind.max_length:
+                self.fail("field-length", opening, f"more than {kind.max_length} elements", path)
+            at, place = self.pos, f"{path}[{index}]"
+            item = self.field(place, kind.item_type)
+            if isinstance(kind.item_type, inspect.StrType) and item in items:
+                self.fail("field-duplicate", at, f"{_short(item)} stands there twice", place)
+            items.append(item)
+
+        self.elements(element)
+        return tuple(items)
+
+    def unpack_base64(self, text: str, at: int, path: str) -> bytes:
         try:
             value = base64.b64decode(text, validate=True)
             canonical = base64.b64encode(value).decode() == text
@@ -227,8 +264,6 @@ class _Scanner:
             canonical = False
         if not canonical:
             self.fail("field-base64", at, "expected standard base64, padded, with zero bits in the padding", path)
-        if kind.min_length is not None and len(value) != kind.min_length:
-            self.fail("field-length", at, f"expected {kind.min_length} bytes, not {len(value)}", path)
         return value
 
     def expect(self, wanted: str, path: str) -> None:

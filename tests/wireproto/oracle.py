@@ -6,12 +6,20 @@ It shares no code with the package: not its scanner, not msgspec, not its base64
 import json
 from typing import Any, Final
 
-from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE, V1_TYPES
-from wireproto import MemoryPressure, Message, Revision
+from tests.wireproto.payloads import (
+    ALL_EXTENSIONS,
+    EXTENSION_OF,
+    JSON_FIELDS,
+    OPTIONAL,
+    TYPE_BYTE,
+    V1_TYPES,
+)
+from wireproto import MemoryPressure, Message, OutcomeState, Revision
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _CLASSES: Final = {TYPE_BYTE[cls]: cls for cls in JSON_FIELDS}
 _INTEGER_RANGES: Final = {"u16": (0, 65535), "i64": (-9223372036854775808, 9223372036854775807)}
+_ENUMS: Final = {"pressure": MemoryPressure, "state": OutcomeState}
 _LENGTHS: Final = {"bytes64": 64, "bytes32": 32, "bytes": None}
 
 
@@ -27,16 +35,19 @@ class _Object(dict[str, Any]):
     pass
 
 
-def judge(frame: bytes, revision: Revision) -> Message | None:
+def judge(frame: bytes, revision: Revision, extensions: frozenset[str] = ALL_EXTENSIONS) -> Message | None:
     """The message that a frame of a JSON type carries, None if it has to be rejected."""
     if not frame or frame[0] not in _CLASSES or (revision == Revision.V1 and frame[0] not in V1_TYPES):
         return None
     cls = _CLASSES[frame[0]]
+    if cls in EXTENSION_OF and EXTENSION_OF[cls] not in extensions:
+        return None
     try:
         value = _load(frame[1:])
         if not isinstance(value, _Object):
             return None
-        return cls(**{name: _field(value[key], kind) for name, (key, kind) in JSON_FIELDS[cls].items()})
+        fields = {name: row for name, row in JSON_FIELDS[cls].items() if row[0] in value or row[0] not in OPTIONAL}
+        return cls(**{name: _field(value[key], kind) for name, (key, kind) in fields.items()})
     except (ValueError, KeyError, RecursionError):
         return None
 
@@ -87,14 +98,34 @@ def _field(value: Any, kind: str) -> Any:
         return value
     if kind == "bool":
         return _typed(value, bool)
-    if kind == "pressure":
-        return MemoryPressure(_typed(value, str))
+    if kind in _ENUMS:
+        return _ENUMS[kind](_typed(value, str))
+    if kind == "names":
+        names = tuple(_name(_typed(item, str)) for item in _typed(value, list))
+        if len(names) > 32 or len({*names}) < len(names):
+            raise _NoError
+        return names
+    if kind == "short" and len(_typed(value, str)) > 1024:
+        raise _NoError
+    if kind == "digest" and _typed(value, str) and (len(value) != 64 or {*value} - {*"0123456789abcdef"}):
+        raise _NoError
     if kind in _LENGTHS:
         data = _base64(_typed(value, str))
         if _LENGTHS[kind] not in (None, len(data)):
             raise _NoError
         return data
     return _typed(value, str)
+
+
+def _name(text: str) -> str:
+    """An extension's name, letter by letter."""
+    name, slash, version = text.partition("/")
+    small = "abcdefghijklmnopqrstuvwxyz"
+    letters = name[:1] in [*small] and not {*name} - {*small, *"0123456789-"}
+    digits = version[:1] in [*"123456789"] and not {*version} - {*"0123456789"} and len(version) <= 4
+    if not (slash and letters and digits and len(text) <= 64):
+        raise _NoError
+    return text
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 from typing import Any, Final
 
 from wireproto import (
@@ -12,6 +13,8 @@ from wireproto import (
     JacclBootstrapPayload,
     MemoryPressure,
     Message,
+    Outcome,
+    OutcomeState,
     Ping,
     PongPayload,
     PPActivationPayload,
@@ -20,7 +23,10 @@ from wireproto import (
     PromptTokensPayload,
     SessionEnd,
     SessionStopPayload,
+    SideChannelPart,
+    SideChannelWhole,
     StepTokenPayload,
+    Versions,
 )
 
 _KEY_FIELDS = {
@@ -30,6 +36,7 @@ _KEY_FIELDS = {
     "se_signature": ("seSignature", "bytes"),
 }
 _UID = {"uid": ("uid", "str")}
+_EXTENSIONS = {"extensions": ("extensions", "names")}
 
 JSON_FIELDS: Final[dict[type[Message], dict[str, tuple[str, str]]]] = {
     HandshakeHello: _KEY_FIELDS,
@@ -38,16 +45,26 @@ JSON_FIELDS: Final[dict[type[Message], dict[str, tuple[str, str]]]] = {
         "model_loaded": ("modelLoaded", "bool"),
         "inference_in_flight": ("inferenceInFlight", "bool"),
         "memory_pressure": ("memoryPressure", "pressure"),
+        **_EXTENSIONS,
     },
-    JacclBootstrapPayload: {"port": ("port", "u16"), "session_id": ("sessionID", "str")},
+    JacclBootstrapPayload: {"port": ("port", "u16"), "session_id": ("sessionID", "str"), **_EXTENSIONS},
     PromptTokensPayload: _UID | {"tokens": ("tokens", "i64s"), "max_tokens": ("maxTokens", "i64")},
     StepTokenPayload: _UID | {"token": ("token", "i64")},
     SessionStopPayload: _UID,
     PPActivationPayload: _UID | {"seq_len": ("seqLen", "i64"), "sealed_activation": ("sealedActivation", "bytes")},
     PPTokenPayload: _UID | {"sealed_token": ("sealedToken", "bytes")},
     PPSessionEndPayload: _UID,
+    Outcome: {
+        "rank": ("rank", "u16"),
+        "state": ("state", "state"),
+        **{name: (name, "short") for name in ("stage", "code", "message")},
+    },
+    Versions: {**{name: (name, "short") for name in ("package", "mlx", "backend")}, "devices": ("devices", "digest")},
 }
 """Attribute → (wire key, kind), in the order in which a frame that we make has them."""
+
+OPTIONAL: Final = frozenset({"extensions"})
+"""Keys that need not be there, and are left out where their value is empty."""
 
 TYPE_BYTE: Final[dict[type[Message], int]] = {
     HandshakeHello: 0x01,
@@ -63,9 +80,21 @@ TYPE_BYTE: Final[dict[type[Message], int]] = {
     PPActivationPayload: 0x0B,
     PPTokenPayload: 0x0C,
     PPSessionEndPayload: 0x0D,
+    SideChannelPart: 0x40,
+    SideChannelWhole: 0x41,
+    Outcome: 0x42,
+    Versions: 0x43,
     SessionEnd: 0xFF,
 }
 V1_TYPES: Final = frozenset({0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0xFF})
+EXTENSION_OF: Final[dict[type[Message], str]] = {
+    SideChannelPart: "side-channel/1",
+    SideChannelWhole: "side-channel/1",
+    Outcome: "outcome/1",
+    Versions: "outcome/1",
+}
+ALL_EXTENSIONS: Final = frozenset(EXTENSION_OF.values())
+EXTENSION_TYPES: Final = frozenset(TYPE_BYTE[cls] for cls in EXTENSION_OF)
 JSON_CLASSES: Final = tuple(JSON_FIELDS)
 
 
@@ -74,14 +103,15 @@ def json_text(value: object) -> bytes:
     match value:
         case bytes():
             value = base64.b64encode(value).decode()
-        case MemoryPressure():
+        case MemoryPressure() | OutcomeState():
             value = value.value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def members(message: Message) -> list[tuple[str, bytes]]:
-    """(wire key, JSON text) of each field."""
-    return [(key, json_text(getattr(message, name))) for name, (key, _) in JSON_FIELDS[type(message)].items()]
+    """(wire key, JSON text) of each field that is written."""
+    values = [(key, getattr(message, name)) for name, (key, _) in JSON_FIELDS[type(message)].items()]
+    return [(key, json_text(value)) for key, value in values if key not in OPTIONAL or value != ()]
 
 
 def json_object(items: list[tuple[str, bytes]]) -> bytes:
@@ -95,4 +125,7 @@ def canonical_frame(message: Any) -> bytes:
         return head
     if isinstance(message, InferenceStep | InferenceToken):
         return head + message.box
+    if isinstance(message, SideChannelPart | SideChannelWhole):
+        data = message.part if isinstance(message, SideChannelPart) else message.whole
+        return head + struct.pack("<I", message.sequence) + data
     return head + json_object(members(message))

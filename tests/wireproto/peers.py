@@ -5,7 +5,7 @@ import hmac
 import io
 import json
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import EllipsisType
 from typing import Any, Final, NamedTuple
 
@@ -190,10 +190,11 @@ def session(
     *,
     pin: Pin | EllipsisType = ...,
     key_log: io.StringIO | None = None,
+    extensions: Collection[str] = (),
 ) -> Session:
     """A session of the role's own rank; unless told otherwise, the other rank's key is pinned."""
     pinned = SIGNERS[OTHER[role]].public_key if isinstance(pin, EllipsisType) else pin
-    return Session(role, SIGNERS[role], pinned, revision, key_log)
+    return Session(role, SIGNERS[role], pinned, revision, key_log, extensions)
 
 
 class Pair(NamedTuple):
@@ -207,9 +208,11 @@ class Pair(NamedTuple):
         return self.initiator if role is Role.INITIATOR else self.responder
 
 
-def shaken(revision: Revision = Revision.V2) -> Pair:
+def shaken(revision: Revision = Revision.V2, *, rank_0: Collection[str] = (), rank_1: Collection[str] = ()) -> Pair:
+    """The extensions are those that each side supports."""
     log = io.StringIO()
-    initiator, responder = session(Role.INITIATOR, revision, key_log=log), session(Role.RESPONDER, revision)
+    initiator = session(Role.INITIATOR, revision, key_log=log, extensions=rank_0)
+    responder = session(Role.RESPONDER, revision, extensions=rank_1)
     (answered,) = responder.receive_data(initiator.start())
     assert isinstance(answered, Established)
     (established,) = initiator.receive_data(answered.reply)
@@ -237,9 +240,9 @@ class ByHand(NamedTuple):
         return unbox(self.key, body) if self.revision is Revision.V2 else body
 
 
-def by_hand(role: Role, revision: Revision = Revision.V2) -> ByHand:
+def by_hand(role: Role, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> ByHand:
     """A session after a handshake with a peer that is done by hand."""
-    one = session(role, revision)
+    one = session(role, revision, extensions=extensions)
     if role is Role.INITIATOR:
         own = introduction(bytes(one.start()[8:]))
         said = link(ack(own.nonce))  # as long as its DER signature, which differs by nonce

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Final
 
-from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE
+from tests.wireproto.payloads import EXTENSION_OF, JSON_FIELDS, OPTIONAL, TYPE_BYTE
 from tests.wireproto.rejected_texts import V1, Reject
 
 _GOOD: Final = {
     "str": b'"u"', "bool": b"true", "pressure": b'"normal"', "u16": b"1", "i64": b"1", "i64s": b"[1,2]",
     "bytes": b'"AA=="', "bytes32": b'"' + b"A" * 43 + b'="', "bytes64": b'"' + b"A" * 86 + b'=="',
+    "state": b'"failed"', "short": b'"s"', "digest": b'""', "names": b'["a/1"]',
 }  # fmt: skip
 
 _NOT_A_STRING: Final = {
@@ -82,11 +83,34 @@ _NO_PRESSURE: Final = {
     "python-name": b'^"MemoryPressure.NORMAL"', "prefix": b'^"norma"',
     "nul": b'^"normal\\u0000"', "look-alike": b'^"n\xd0\xberm\xd0\xb0l"', "long": b'^"' + b"x" * 10000 + b'"',
 }  # fmt: skip
+_NO_STATE: Final = {
+    "empty": b'^""', "capital": b'^"Ready"', "other": b'^"running"', "space": b'^" ready"', "prefix": b'^"read"',
+    "python-name": b'^"OutcomeState.READY"', "nul": b'^"ready\\u0000"',
+}  # fmt: skip
+_TOO_LONG: Final = {
+    "1025": b'^"' + b"a" * 1025 + b'"', "1025-wide": b'^"' + b"\xf0\x9f\x98\x80" * 1025 + b'"',
+    "1025-escaped": b'^"' + b"\\u00e9" * 1025 + b'"', "many": b'^"' + b"a" * 100_000 + b'"',
+}  # fmt: skip
+_NO_DIGEST: Final = {
+    "63": b'^"' + b"a" * 63 + b'"', "65": b'^"' + b"a" * 65 + b'"', "one": b'^"0"', "128": b'^"' + b"0" * 128 + b'"',
+    "capital": b'^"' + b"a" * 63 + b'A"', "letter-g": b'^"' + b"a" * 63 + b'g"', "space": b'^" "',
+    "newline": b'^"\\n"', "newline-last": b'^"' + b"a" * 64 + b'\\n"', "non-ascii": b'^"' + b"0" * 63 + b'\xd9\xa1"',
+}  # fmt: skip
+_NO_NAME: Final = {
+    "empty": b'^""', "no-version": b'^"outcome"', "version-empty": b'^"outcome/"', "name-empty": b'^"/1"',
+    "version-0": b'^"outcome/0"', "version-01": b'^"outcome/01"', "version-10000": b'^"outcome/10000"',
+    "version-minus": b'^"outcome/-1"', "version-letter": b'^"outcome/a"', "version-point": b'^"outcome/1.0"',
+    "version-other-digit": b'^"outcome/\xd9\xa1"', "two-slashes": b'^"out/come/1"', "slash-last": b'^"outcome/1/"',
+    "capital": b'^"Outcome/1"', "capital-inside": b'^"outCome/1"', "underscore": b'^"out_come/1"',
+    "hyphen-first": b'^"-outcome/1"', "digit-first": b'^"1outcome/1"', "point": b'^"out.come/1"',
+    "space-first": b'^" outcome/1"', "space-last": b'^"outcome/1 "', "newline-last": b'^"outcome/1\\n"',
+    "nul-last": b'^"outcome/1\\u0000"', "non-ascii": b'^"outc\xc3\xb6me/1"', "backslash": b'^"outcome\\\\1"',
+}  # fmt: skip
 
 
 def _faults(kind: str) -> Iterator[tuple[str, str, bytes]]:
     """(name, code, marked value) of each way in which a value of a kind can be wrong."""
-    if kind in ("str", "pressure") or kind.startswith("bytes"):
+    if kind in ("str", "pressure", "state", "short", "digest") or kind.startswith("bytes"):
         yield from ((name, code, text) for name, (code, text) in _NOT_A_STRING.items())
     if kind == "bool":
         yield from ((name, code, text) for name, (code, text) in _NOT_A_BOOL.items())
@@ -95,10 +119,16 @@ def _faults(kind: str) -> Iterator[tuple[str, str, bytes]]:
         yield from ((name, "field-range", text) for name, text in _OUT_OF_RANGE[kind].items())
     if kind == "pressure":
         yield from ((name, "field-enum", text) for name, text in _NO_PRESSURE.items())
+    if kind == "state":
+        yield from ((name, "field-enum", text) for name, text in _NO_STATE.items())
+    if kind == "short":
+        yield from ((f"length-{name}", "field-length", text) for name, text in _TOO_LONG.items())
+    if kind == "digest":
+        yield from ((f"digest-{name}", "field-pattern", text) for name, text in _NO_DIGEST.items())
     if kind.startswith("bytes"):
         yield from ((f"base64-{name}", "field-base64", text) for name, text in _NOT_BASE64.items())
         yield from ((f"length-{name}", "field-length", text) for name, text in _WRONG_LENGTH.get(kind, {}).items())
-    if kind == "i64s":
+    if kind in ("i64s", "names"):
         for name in ("null", "true", "string", "object"):
             yield name, *_NOT_AN_INTEGER[name]
         yield "number", "field-type", b"^1"
@@ -109,16 +139,21 @@ def _field_rejects() -> Iterator[Reject]:
         kinds = dict(fields.values())
         for wrong, kind in kinds.items():
             name = f"{cls.__name__}-{wrong}"
-            rest = [b'"%s":%s' % (key.encode(), _GOOD[other]) for key, other in kinds.items() if key != wrong]
+            rest = [
+                b'"%s":%s' % (key.encode(), _GOOD[other])
+                for key, other in kinds.items()
+                if key != wrong and key not in OPTIONAL
+            ]
             head = bytes([TYPE_BYTE[cls]])
-            yield Reject(f"{name}-missing", "field-missing", head + b"{" + b",".join(rest) + b"^}", wrong)
-            other_case = b'"%s":%s' % (wrong.swapcase().encode(), _GOOD[kind])
-            yield Reject(
-                f"{name}-missing-other-case",
-                "field-missing",
-                head + b"{" + b",".join([other_case, *rest]) + b" ^}",
-                wrong,
-            )
+            if wrong not in OPTIONAL:
+                yield Reject(f"{name}-missing", "field-missing", head + b"{" + b",".join(rest) + b"^}", wrong)
+                other_case = b'"%s":%s' % (wrong.swapcase().encode(), _GOOD[kind])
+                yield Reject(
+                    f"{name}-missing-other-case",
+                    "field-missing",
+                    head + b"{" + b",".join([other_case, *rest]) + b" ^}",
+                    wrong,
+                )
             for fault, code, text in _faults(kind):
                 members = b",".join([b'"%s":%s' % (wrong.encode(), text), *rest])
                 yield Reject(f"{name}-{fault}", code, head + b"{" + members + b"}", _path(wrong, code))
@@ -133,7 +168,55 @@ def _prompt(tokens: bytes) -> bytes:
     return b'\x08{"uid":"u","tokens":' + tokens + b',"maxTokens":1}'
 
 
+def _names(array: bytes) -> bytes:
+    return b'\x07{"port":1,"sessionID":"","extensions":' + array + b"}"
+
+
+def _numbered_names(count: int) -> bytes:
+    return b",".join(b'"x/%d"' % number for number in range(1, count + 1))
+
+
+_EXTENSIONS: Final = [
+    *(
+        Reject(f"names-{name}", "field-pattern", _names(b'["a/1",' + text + b"]"), "extensions[1]")
+        for name, text in _NO_NAME.items()
+    ),
+    *(
+        Reject(f"names-element-{name}", code, _names(b'["a/1",' + text + b"]"), _path("extensions[1]", code))
+        for name, (code, text) in _NOT_A_STRING.items()
+    ),
+    Reject("names-65-characters", "field-length", _names(b'[^"' + b"a" * 63 + b'/1"]'), "extensions[0]"),
+    Reject("names-65-with-long-version", "field-length", _names(b'[^"' + b"a" * 60 + b'/1000"]'), "extensions[0]"),
+    Reject("names-33", "field-length", _names(b"^[" + _numbered_names(33) + b"]"), "extensions"),
+    Reject("names-33-behind-space", "field-length", _names(b" \n^[ " + _numbered_names(33) + b"]"), "extensions"),
+    Reject("names-100", "field-length", _names(b"^[" + _numbered_names(100) + b"]"), "extensions"),
+    Reject("names-twice", "field-duplicate", _names(b'["a/1",^"a/1"]'), "extensions[1]"),
+    Reject("names-twice-apart", "field-duplicate", _names(b'["a/1","b/1","a/2", ^"a/1"]'), "extensions[3]"),
+    Reject("names-twice-escaped", "field-duplicate", _names(b'["a/1",^"\\u0061\\/1"]'), "extensions[1]"),
+    Reject("names-key-twice", "json-duplicate-key", _names(b'["a/1"],^"extensions":["a/1"]')),
+    Reject("names-key-twice-empty", "json-duplicate-key", _names(b'[],^"extensions":[]')),
+    Reject("names-comma-last", "json-syntax", _names(b'["a/1",^]')),
+    Reject("names-nested", "field-type", _names(b'[^["a/1"]]'), "extensions[0]"),
+    Reject("names-cut", "truncated", b'\x07{"port":1,"sessionID":"","extensions":["a/1"^'),
+    Reject(
+        "names-twice-in-a-pong",
+        "field-duplicate",
+        b'\x04{"extensions":["a/1",^"a/1"],"modelLoaded":true,"inferenceInFlight":true,"memoryPressure":"normal"}',
+        "extensions[1]",
+    ),
+    Reject("names-in-v1", "field-pattern", _names(b'[^"a"]'), "extensions[0]", V1),
+    Reject("part-without-number", "truncated", b"\x40^"),
+    Reject("part-number-cut", "truncated", b"\x40\x01\0\0^"),
+    Reject("whole-number-cut", "truncated", b"\x41\0^"),
+    *(
+        Reject(f"{cls.__name__}-in-v1", "type-unknown", b"^" + bytes([TYPE_BYTE[cls]]) + b"\0\0\0\0", "type", V1)
+        for cls in EXTENSION_OF
+    ),
+]
+
+
 REJECTED_FIELDS: Final = [
+    *_EXTENSIONS,
     *_field_rejects(),
     *(
         Reject(f"tokens-element-{name}", code, _prompt(b"[7," + text + b",9]"), _path("tokens[1]", code))

@@ -48,6 +48,8 @@ FRAME: Final = [
     Reject("type-0x0e", "type-unknown", b"^\x0e", "type"),
     Reject("type-0x10", "type-unknown", b'^\x10{"uid":"u"}', "type"),
     Reject("type-0x7b-bare-json", "type-unknown", b'^{"uid":"u"}', "type"),
+    Reject("type-0x3f", "type-unknown", b"^\x3f\0\0\0\0", "type"),
+    Reject("type-0x44", "type-unknown", b'^\x44{"rank":0}', "type"),
     Reject("type-0x7f", "type-unknown", b"^\x7f", "type"),
     Reject("type-0x80", "type-unknown", b"^\x80", "type"),
     Reject("type-0xef-bom", "type-unknown", b'^\xef\xbb\xbf\x0a{"uid":"u"}', "type"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from wireproto import (
+    EXTENSIONS,
     HandshakeHello,
     InferenceStep,
     JacclBootstrapPayload,
@@ -19,6 +20,9 @@ from wireproto import (
     Ping,
     PongPayload,
     PromptTokensPayload,
+    Revision,
+    SideChannelPart,
+    Versions,
     encode_frame,
     encode_link_frame,
 )
@@ -88,6 +92,15 @@ def test_decode_by_revision() -> None:
     assert (done.returncode, b"type-unknown" in done.stdout) == (1, True)
 
 
+def test_decode_a_frame_of_an_extension() -> None:
+    done = run("decode", "4001000000000102")
+    assert (done.returncode, done.stdout.decode()) == (
+        0,
+        '0x40  sideChannelPart  1 → 0\n  sequence  1\n  part      "AAEC"\n',
+    )
+    assert run("decode", "--revision", "1", "4001000000").returncode == 1
+
+
 # -- encode ------------------------------------------------------------------------------------------------------------
 
 
@@ -106,12 +119,14 @@ MESSAGES: list[tuple[str, str, Message]] = [
         '{"memoryPressure":"normal","modelLoaded":true,"inferenceInFlight":false}',
         PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL),
     ),
+    ("sideChannelPart", '{"part":"AAE=","sequence":258}', SideChannelPart(258, b"\x00\x01")),
+    ("versions", '{"package":"1","mlx":"","backend":"ring","devices":""}', Versions("1", "", "ring", "")),
 ]
 
 
 @pytest.mark.parametrize(("name", "payload", "message"), MESSAGES)
 def test_encode_each_kind(name: str, payload: str, message: Message) -> None:
-    frame = encode_frame(message)
+    frame = encode_frame(message, Revision.V2, EXTENSIONS)
     assert run("encode", name, payload).stdout.decode() == frame.hex() + "\n"
     assert run("encode", name, payload, "--form", "raw").stdout == frame
     linked = base64.b64encode(encode_link_frame(frame)).decode()
@@ -126,6 +141,8 @@ def test_encode_each_kind(name: str, payload: str, message: Message) -> None:
         (("jacclBootstrap", '{"port":70000,"sessionID":""}'), "field-range in port at byte 8"),
         (("inferenceStep", "[]"), "field-base64 at byte 0"),
         (("inferenceStep", '"AA"'), "field-base64 at byte 0"),
+        (("sideChannelPart", '{"sequence":-1,"part":""}'), "field-range in sequence at byte 12"),
+        (("outcome", "{}"), "field-missing in rank at byte 1"),
     ],
 )
 def test_encode_what_the_protocol_does_not_carry(arguments: tuple[str, ...], words: str) -> None:
@@ -179,6 +196,10 @@ def test_codec_answers_before_the_next_line_comes() -> None:
             assert json.loads(process.stdout.readline()) == {"ok": True, "type": 3, "payload": None}
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+def test_codec_knows_no_extensions() -> None:
+    assert lines(run("codec", stdin=b"4000000000\n")) == [{"ok": False, "error": "type-unknown", "offset": 0}]
 
 
 def test_codec_by_revision() -> None:

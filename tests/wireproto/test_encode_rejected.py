@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE, V1_TYPES
+from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_FIELDS, TYPE_BYTE, V1_TYPES
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
 from wireproto import (
     HandshakeHello,
@@ -16,10 +16,13 @@ from wireproto import (
     JacclBootstrapPayload,
     MemoryPressure,
     Message,
+    OutcomeState,
     PongPayload,
     PPTokenPayload,
     PromptTokensPayload,
     Revision,
+    SideChannelPart,
+    SideChannelWhole,
     StepTokenPayload,
     UnknownTypeError,
     encode_frame,
@@ -37,7 +40,27 @@ GOOD: Final[dict[str, Any]] = {
     "bytes": b"b",
     "bytes32": bytes(32),
     "bytes64": bytes(64),
+    "state": OutcomeState.READY,
+    "short": "s" * 1024,
+    "digest": "0" * 64,
+    "names": ("a/1", "b/1"),
 }
+NO_NAME: Final = (
+    "",
+    "a",
+    "a/",
+    "/1",
+    "a/0",
+    "a/10000",
+    "A/1",
+    "1a/1",
+    "a_b/1",
+    " a/1",
+    "a/1\n",
+    "a/1 ",
+    "é/1",
+    "\ud800/1",
+)
 NOT_BYTES: Final = (None, "x" * 32, "AAAA", 1, [1], bytearray(32), memoryview(bytes(32)))
 NOT_INT: Final = (None, "1", b"1", 1.0, 1.5, float("nan"), True, False, (1,), 1 + 0j)
 BAD: Final[dict[str, list[tuple[Any, str, str]]]] = {
@@ -61,6 +84,16 @@ BAD: Final[dict[str, list[tuple[Any, str, str]]]] = {
     + [(value, "field-length", "") for value in (b"", bytes(31), bytes(33), bytes(64))],
     "bytes64": [(value, "field-type", "") for value in NOT_BYTES]
     + [(value, "field-length", "") for value in (b"", bytes(32), bytes(63), bytes(65))],
+    "state": [(value, "field-type", "") for value in (None, "ready", "READY", 0, OutcomeState, MemoryPressure.NORMAL)],
+    "short": [(value, "field-type", "") for value in (None, b"s", 1, ["s"])]
+    + [("s" * 1025, "field-length", ""), ("😀" * 1025, "field-length", ""), ("\ud800", "json-surrogate", "")],
+    "digest": [(value, "field-type", "") for value in (None, bytes(32), 0)]
+    + [(value, "field-pattern", "") for value in ("0" * 63, "0" * 65, "A" * 64, "g" * 64, " ", "\n", "0" * 64 + "\n")],
+    "names": [(value, "field-type", "") for value in (None, ["a/1"], [], "a/1", {"a/1"}, frozenset(), 0, b"")]
+    + [(("a/1", value), "field-type", "[1]") for value in (None, b"a/1", 1, ("a/1",))]
+    + [((value, "a/1"), "field-pattern", "[0]") for value in NO_NAME]
+    + [(("a/1", "a" * 63 + "/1"), "field-length", "[1]"), (("a/1", "b/1", "a/1"), "field-duplicate", "[2]")]
+    + [(tuple(f"a/{number}" for number in range(1, 34)), "field-length", "")],
 }
 
 
@@ -76,29 +109,52 @@ def message_of(cls: type[Message], **wrong: object) -> Any:
     return cls(**(fields | wrong))
 
 
-ROWS: Final = [
-    Row(f"{cls.__name__}-{key}{at}-{code}-{index}", message_of(cls, **{name: value}), code, key + at)
-    for cls, fields in JSON_FIELDS.items()
-    for name, (key, kind) in fields.items()
-    for index, (value, code, at) in enumerate(BAD[kind])
-] + [
-    Row(f"{cls.__name__}-box-{index}", cls(value), "field-type", "box")
-    for cls in (InferenceStep, InferenceToken)
-    for index, value in enumerate((None, "x", 1, bytearray(b"x"), memoryview(b"x"), [1], ()))
-]
+ROWS: Final = (
+    [
+        Row(f"{cls.__name__}-{key}{at}-{code}-{index}", message_of(cls, **{name: value}), code, key + at)
+        for cls, fields in JSON_FIELDS.items()
+        for name, (key, kind) in fields.items()
+        for index, (value, code, at) in enumerate(BAD[kind])
+    ]
+    + [
+        Row(f"{cls.__name__}-{key}-{index}", cls(*before, value), "field-type", key)
+        for cls, key, before in (
+            (InferenceStep, "box", ()),
+            (InferenceToken, "box", ()),
+            (SideChannelPart, "part", (0,)),
+            (SideChannelWhole, "whole", (0,)),
+        )
+        for index, value in enumerate((None, "x", 1, bytearray(b"x"), memoryview(b"x"), [1], ()))
+    ]
+    + [
+        Row(f"{cls.__name__}-sequence-{index}", cls(value, b""), code, "sequence")
+        for cls in (SideChannelPart, SideChannelWhole)
+        for index, (value, code) in enumerate(
+            [(value, "field-type") for value in NOT_INT] + [(value, "field-range") for value in (-1, 2**32, 10**100)]
+        )
+    ]
+)
 REVISIONS_OF = {cls: [rev for rev in Revision if rev == Revision.V2 or TYPE_BYTE[cls] in V1_TYPES] for cls in TYPE_BYTE}
+
+
+def encoded(message: Any, revision: Revision = Revision.V2) -> Accepted | Rejected:
+    return verdict(encode_frame, message, revision, ALL_EXTENSIONS)
+
+
+def built(message: Any, revision: Revision = Revision.V2) -> Accepted | Rejected:
+    return verdict(schema.build, schema.cluster_frame(revision, ALL_EXTENSIONS), message)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_wrong_field(row: Row) -> None:
     for revision in REVISIONS_OF[type(row.message)]:
-        assert verdict(encode_frame, row.message, revision) == expected(row.code, None, row.path)
+        assert encoded(row.message, revision) == expected(row.code, None, row.path)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_schema_refuses_too(row: Row) -> None:
     for revision in REVISIONS_OF[type(row.message)]:
-        refused = verdict(schema.build, schema.CLUSTER_FRAME[revision], row.message)
+        refused = built(row.message, revision)
         assert isinstance(refused, Rejected)
         assert refused.offset is None
 
@@ -112,12 +168,12 @@ def test_every_field_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("good", list(JSON_FIELDS), ids=lambda cls: cls.__name__)
 def test_the_same_message_without_the_fault_is_encoded(good: type[Message]) -> None:
-    assert isinstance(verdict(encode_frame, message_of(good)), Accepted)
+    assert isinstance(encoded(message_of(good)), Accepted)
 
 
 def test_first_wrong_field_is_named() -> None:
     wrong = message_of(HandshakeHello, nonce=b"", se_signature=None, ephemeral_x25519_pub_key=bytes(31))
-    assert verdict(encode_frame, wrong) == expected("field-length", None, "ephemeralX25519PubKey")
+    assert encoded(wrong) == expected("field-length", None, "ephemeralX25519PubKey")
 
 
 # A number of more than 4,300 digits is one that Python does not even write down in an error message.
@@ -132,8 +188,8 @@ def test_first_wrong_field_is_named() -> None:
 )
 def test_huge_number(cls: type[Message], name: str, path: str, number: int) -> None:
     message = message_of(cls, **{name: (number,) if path.endswith("]") else number})
-    assert verdict(encode_frame, message) == expected("field-range", None, path)
-    assert isinstance(verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message), Rejected)
+    assert encoded(message) == expected("field-range", None, path)
+    assert isinstance(built(message), Rejected)
 
 
 class Text(str):
@@ -167,16 +223,16 @@ class Numbers(tuple[int, ...]):
 )
 def test_subclass_of_a_fields_type(message: Message, path: str) -> None:
     """It could not come back as what it was."""
-    assert verdict(encode_frame, message) == expected("field-type", None, path)
-    assert isinstance(verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message), Rejected)
+    assert encoded(message) == expected("field-type", None, path)
+    assert isinstance(built(message), Rejected)
 
 
 def test_value_that_contains_itself() -> None:
     endless: Any = []
     endless.append(endless)
     message = PromptTokensPayload("u", endless, 1)
-    assert verdict(encode_frame, message) == expected("field-type", None, "tokens")
-    assert isinstance(verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message), Rejected)
+    assert encoded(message) == expected("field-type", None, "tokens")
+    assert isinstance(built(message), Rejected)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +240,12 @@ def test_value_that_contains_itself() -> None:
 )
 def test_message_of_the_other_revision(cls: type[Message]) -> None:
     message = message_of(cls)
-    refused = verdict(encode_frame, message, Revision.V1)
+    refused = encoded(message, Revision.V1)
     assert isinstance(refused, Rejected)
     assert refused[:3] == (UnknownTypeError, "type-unknown", None)
-    built = verdict(schema.build, schema.CLUSTER_FRAME[Revision.V1], message)
-    assert isinstance(built, Rejected)
-    assert built[:3] == (UnknownTypeError, "type-unknown", None)
+    refused = built(message, Revision.V1)
+    assert isinstance(refused, Rejected)
+    assert refused[:3] == (UnknownTypeError, "type-unknown", None)
 
 
 class Subclass(StepTokenPayload, frozen=True, gc=False):
@@ -217,8 +273,8 @@ class Subclass(StepTokenPayload, frozen=True, gc=False):
 def test_not_a_message(thing: Any) -> None:
     for revision in Revision:
         for refused in (
-            verdict(encode_frame, thing, revision),
-            verdict(schema.build, schema.CLUSTER_FRAME[revision], thing),
+            encoded(thing, revision),
+            built(thing, revision),
         ):
             assert isinstance(refused, Rejected)
             assert refused[:3] == (UnknownTypeError, "type-unknown", None)
@@ -236,16 +292,16 @@ def test_any_value_in_any_field(data: st.DataObject, cls: type[Message]) -> None
     """Encoder and schema take and refuse the same messages, and what they take comes back."""
     wrong = data.draw(st.dictionaries(st.sampled_from(sorted(JSON_FIELDS[cls])), anything, min_size=1, max_size=2))
     message = message_of(cls, **wrong)
-    encoded = verdict(encode_frame, message)
-    built = verdict(schema.build, schema.CLUSTER_FRAME[Revision.V2], message)
-    if isinstance(encoded, Accepted):
-        assert built == encoded
-        assert schema.parse(schema.CLUSTER_FRAME[Revision.V2], encoded.value) == message
+    outcome = encoded(message)
+    by_schema = built(message)
+    if isinstance(outcome, Accepted):
+        assert by_schema == outcome
+        assert schema.parse(schema.cluster_frame(Revision.V2, ALL_EXTENSIONS), outcome.value) == message
     else:
-        assert encoded.offset is None
-        assert encoded.path is not None
-        assert isinstance(built, Rejected)
-        assert built.offset is None
+        assert outcome.offset is None
+        assert outcome.path is not None
+        assert isinstance(by_schema, Rejected)
+        assert by_schema.offset is None
 
 
 def test_pong_takes_only_members() -> None:

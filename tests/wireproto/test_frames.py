@@ -9,8 +9,18 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.wireproto.payloads import JSON_CLASSES, V1_TYPES
-from tests.wireproto.verdicts import Accepted, Stream, decode_stream, expected, fast, parse_stream, pieces, slow
+from tests.wireproto.payloads import ALL_EXTENSIONS, EXTENSION_OF, EXTENSION_TYPES, JSON_CLASSES, V1_TYPES
+from tests.wireproto.verdicts import (
+    Accepted,
+    Stream,
+    decode_stream,
+    expected,
+    fast,
+    parse_stream,
+    pieces,
+    slow,
+    verdict,
+)
 from wireproto import (
     ClusterMsgType,
     HandshakeAck,
@@ -20,6 +30,8 @@ from wireproto import (
     JacclBootstrapPayload,
     MemoryPressure,
     Message,
+    Outcome,
+    OutcomeState,
     Ping,
     PongPayload,
     PPActivationPayload,
@@ -29,7 +41,10 @@ from wireproto import (
     Revision,
     SessionEnd,
     SessionStopPayload,
+    SideChannelPart,
+    SideChannelWhole,
     StepTokenPayload,
+    Versions,
     decode_frame,
     encode_frame,
     encode_link_frame,
@@ -170,6 +185,68 @@ ROWS: Final = (
     Row("pp-session-end", V2, PPSessionEndPayload("u"), b'\x0d{"uid":"u"}'),
     Row("pp-session-end-long", V2, PPSessionEndPayload("u" * 300), b'\x0d{"uid":"' + b"u" * 300 + b'"}'),
     Row("session-end", V1, SessionEnd(), b"\xff"),
+    Row(
+        "pong-extensions",
+        V1,
+        PongPayload(True, False, MemoryPressure.NORMAL, ("outcome/1", "side-channel/1")),
+        b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal",'
+        b'"extensions":["outcome/1","side-channel/1"]}',
+    ),
+    Row(
+        "bootstrap-extension",
+        V1,
+        JacclBootstrapPayload(1, "x", ("z-9/9999",)),
+        b'\x07{"port":1,"sessionID":"x","extensions":["z-9/9999"]}',
+    ),
+    Row(
+        "bootstrap-extensions-most",
+        V1,
+        JacclBootstrapPayload(1, "", ("a" * 62 + "/1", *(f"a/{number}" for number in range(1, 32)))),
+        b'\x07{"port":1,"sessionID":"","extensions":["' + b"a" * 62 + b'/1",'
+        + b",".join(b'"a/%d"' % number for number in range(1, 32)) + b"]}",
+    ),
+    Row("part", V2, SideChannelPart(0x01020304, b"\x05\x06"), b"\x40\x04\x03\x02\x01\x05\x06"),
+    Row("part-empty", V2, SideChannelPart(0, b""), b"\x40\0\0\0\0"),
+    Row("part-last", V2, SideChannelPart(0xFFFF_FFFF, ALL_BYTES), b"\x40\xff\xff\xff\xff" + ALL_BYTES),
+    Row("whole", V2, SideChannelWhole(1, b'{"sequence":2}'), b'\x41\x01\0\0\0{"sequence":2}'),
+    Row("whole-empty", V2, SideChannelWhole(2**31, b""), b"\x41\0\0\0\x80"),
+    Row(
+        "outcome-started",
+        V2,
+        Outcome(0, OutcomeState.STARTED, "", "", ""),
+        b'\x42{"rank":0,"state":"started","stage":"","code":"","message":""}',
+    ),
+    Row(
+        "outcome-ready",
+        V2,
+        Outcome(65535, OutcomeState.READY, "s", "", ""),
+        b'\x42{"rank":65535,"state":"ready","stage":"s","code":"","message":""}',
+    ),
+    Row(
+        "outcome-failed",
+        V2,
+        Outcome(1, OutcomeState.FAILED, "init", "native-error", "é\n" * 512),
+        b'\x42{"rank":1,"state":"failed","stage":"init","code":"native-error","message":"'
+        + b"\xc3\xa9\\n" * 512 + b'"}',
+    ),
+    Row(
+        "outcome-finished",
+        V2,
+        Outcome(7, OutcomeState.FINISHED, "", "", ""),
+        b'\x42{"rank":7,"state":"finished","stage":"","code":"","message":""}',
+    ),
+    Row(
+        "versions",
+        V2,
+        Versions("0.1.0", "0.32.4", "jaccl", "0123456789abcdef" * 4),
+        b'\x43{"package":"0.1.0","mlx":"0.32.4","backend":"jaccl","devices":"' + b"0123456789abcdef" * 4 + b'"}',
+    ),
+    Row(
+        "versions-empty",
+        V2,
+        Versions("", "", "", ""),
+        b'\x43{"package":"","mlx":"","backend":"","devices":""}',
+    ),
 )  # fmt: skip
 
 EVERY_ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -198,18 +275,37 @@ def test_table_is_whole() -> None:
 @EVERY_ROW
 def test_encode(row: Row) -> None:
     for revision in known_in(row):
-        assert encode_frame(row.message, revision) == row.frame
-        assert schema.build(schema.CLUSTER_FRAME[revision], row.message) == row.frame
+        assert encode_frame(row.message, revision, ALL_EXTENSIONS) == row.frame
+        assert schema.build(schema.cluster_frame(revision, ALL_EXTENSIONS), row.message) == row.frame
 
 
 @EVERY_ROW
-def test_encode_defaults_to_revision_2(row: Row) -> None:
-    assert encode_frame(row.message) == row.frame
-    assert decode_frame(row.frame) == row.message
+def test_defaults_are_revision_2_and_no_extension(row: Row) -> None:
+    if row.frame[0] in EXTENSION_TYPES:
+        assert verdict(encode_frame, row.message) == expected("type-unknown", None)
+        assert verdict(decode_frame, row.frame) == expected("type-unknown", 0, "type")
+    else:
+        assert encode_frame(row.message) == row.frame
+        assert decode_frame(row.frame) == row.message
+
+
+@EVERY_ROW
+def test_each_extension_has_its_own_types(row: Row) -> None:
+    """One that is not agreed, or that nobody knows, makes no difference. [EXT-UNINVITED]"""
+    own = EXTENSION_OF.get(type(row.message))
+    for agreed in (frozenset({"side-channel/1"}), frozenset({"outcome/1", "rehearsal/1"}), frozenset({"x/1"})):
+        accepted = own is None or own in agreed
+        unknown = expected("type-unknown", 0, "type")
+        whole = Accepted(type(row.message), row.message)
+        assert fast(row.frame, V2, agreed) == slow(row.frame, V2, agreed) == (whole if accepted else unknown)
+        encoded = Accepted(bytes, row.frame) if accepted else expected("type-unknown", None)
+        assert verdict(encode_frame, row.message, V2, agreed) == encoded
+        assert isinstance(verdict(schema.build, schema.cluster_frame(V2, agreed), row.message), Accepted) is accepted
 
 
 @EVERY_ROW
 def test_decode(row: Row) -> None:
+    """[FRAME-TYPE]"""
     accepted = Accepted(type(row.message), row.message)
     for revision in known_in(row):
         assert fast(row.frame, revision) == accepted
@@ -218,6 +314,7 @@ def test_decode(row: Row) -> None:
 
 @EVERY_ROW
 def test_unknown_in_the_other_revision(row: Row) -> None:
+    """[FRAME-TYPE]"""
     if row.revision == V2:
         unknown = expected("type-unknown", 0, "type")
         assert fast(row.frame, V1) == slow(row.frame, V1) == unknown
@@ -238,7 +335,7 @@ def test_unknown_in_the_other_revision(row: Row) -> None:
 )
 @EVERY_ROW
 def test_decode_whatever_holds_the_bytes(row: Row, hold: Callable[[bytes], bytes]) -> None:
-    message = decode_frame(hold(row.frame))
+    message = decode_frame(hold(row.frame), V2, ALL_EXTENSIONS)
     assert message == row.message
     for name in message.__struct_fields__:
         assert type(getattr(message, name)) is type(getattr(row.message, name))
@@ -247,7 +344,7 @@ def test_decode_whatever_holds_the_bytes(row: Row, hold: Callable[[bytes], bytes
 @EVERY_ROW
 def test_message_does_not_change_with_the_buffer(row: Row) -> None:
     buffer = bytearray(row.frame)
-    message = decode_frame(memoryview(buffer))
+    message = decode_frame(memoryview(buffer), V2, ALL_EXTENSIONS)
     buffer[:] = bytes(len(buffer))
     assert message == row.message
 
@@ -257,12 +354,15 @@ def test_every_truncation(row: Row) -> None:
     for length in range(len(row.frame)):
         prefix = row.frame[:length]
         for revision in known_in(row):
-            verdict = fast(prefix, revision)
-            assert verdict == slow(prefix, revision)
+            outcome = fast(prefix, revision)
+            assert outcome == slow(prefix, revision)
             if isinstance(row.message, InferenceStep | InferenceToken) and length:
-                assert verdict == Accepted(type(row.message), type(row.message)(prefix[1:]))
+                assert outcome == Accepted(type(row.message), type(row.message)(prefix[1:]))
+            elif isinstance(row.message, SideChannelPart | SideChannelWhole) and length >= 5:
+                shorter = type(row.message)(row.message.sequence, prefix[5:])
+                assert outcome == Accepted(type(row.message), shorter)
             else:
-                assert verdict == expected("truncated", length)
+                assert outcome == expected("truncated", length)
 
 
 @pytest.mark.parametrize(
@@ -272,15 +372,33 @@ def test_every_truncation(row: Row) -> None:
 def test_trailing_bytes(row: Row, tail: bytes) -> None:
     frame = row.frame + tail
     for revision in known_in(row):
-        verdict = fast(frame, revision)
-        assert verdict == slow(frame, revision)
+        outcome = fast(frame, revision)
+        assert outcome == slow(frame, revision)
         match row.message:
             case InferenceStep() | InferenceToken():
-                assert verdict == Accepted(type(row.message), type(row.message)(frame[1:]))
+                assert outcome == Accepted(type(row.message), type(row.message)(frame[1:]))
+            case SideChannelPart(sequence) | SideChannelWhole(sequence):
+                assert outcome == Accepted(type(row.message), type(row.message)(sequence, frame[5:]))
             case Ping() | SessionEnd():
-                assert verdict == expected("payload-not-empty", 1)
+                assert outcome == expected("payload-not-empty", 1)
             case _:
-                assert verdict == expected("trailing-data", len(row.frame))
+                assert outcome == expected("trailing-data", len(row.frame))
+
+
+@pytest.mark.parametrize("size", [1024 * 1024, 1024 * 1024 + 1, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1])
+def test_longest_gather(size: int) -> None:
+    """1 MiB from each rank, of which there are 8. [EXT-SIDE-CHANNEL-SIZE]"""
+    for cls, key, limit in ((SideChannelPart, "part", 1024 * 1024), (SideChannelWhole, "whole", 8 * 1024 * 1024)):
+        message = cls(7, bytes(size))
+        frame = bytes([0x40 if cls is SideChannelPart else 0x41, 7, 0, 0, 0]) + bytes(size)
+        layout = schema.cluster_frame(V2, ALL_EXTENSIONS)
+        if size <= limit:
+            assert fast(frame) == slow(frame) == Accepted(cls, message)
+            assert encode_frame(message, V2, ALL_EXTENSIONS) == schema.build(layout, message) == frame
+        else:
+            assert fast(frame) == slow(frame) == expected("field-length", 5, key)
+            assert verdict(encode_frame, message, V2, ALL_EXTENSIONS) == expected("field-length", None, key)
+            assert verdict(schema.build, layout, message) == expected("field-length", None, key)
 
 
 @pytest.mark.parametrize("row", JSON_ROWS, ids=lambda row: row.id)

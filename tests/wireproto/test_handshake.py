@@ -157,6 +157,7 @@ def test_replayed_ack_is_refused() -> None:
 
 
 def test_no_pin(side: Side) -> None:
+    """[HANDSHAKE-PIN]"""
     assert code(side.take, side.make(), None) == "handshake-no-pin"
 
 
@@ -174,6 +175,7 @@ def test_no_pin(side: Side) -> None:
     ],
 )
 def test_wrong_pin(side: Side, pin: Callable[[Side], bytes]) -> None:
+    """[HANDSHAKE-PIN]"""
     assert code(side.take, side.make(), pin(side)) == "handshake-wrong-pin"
 
 
@@ -186,7 +188,10 @@ def test_wrong_pin_names_both_fingerprints(side: Side) -> None:
 
 
 def test_trust_any_key(side: Side) -> None:
-    """Any identity, but the rest is checked as ever: a stranger still has to have the key that it shows."""
+    """Any identity, but the rest is checked as ever: a stranger still has to have the key that it shows.
+
+    [HANDSHAKE-FIRST-USE]
+    """
     assert side.take(side.make(), TrustAnyKey()).peer_key == side.peer.public_key
     assert side.take(side.make(signer=STRANGER), TrustAnyKey()).peer_key == STRANGER.public_key
     claimed = side.make(signer=STRANGER, se_pub_key_raw=side.peer.public_key)
@@ -219,7 +224,7 @@ def cut_or_grown(value: bytes, length: int) -> bytes:
 
 @pytest.mark.parametrize(("field", "length"), LENGTHS, ids=[f"{field}-{length}" for field, length in LENGTHS])
 def test_wrong_length(side: Side, field: str, length: int) -> None:
-    """The signature is over what is sent, so that nothing but the length is wrong."""
+    """The signature is over what is sent, so that nothing but the length is wrong. [PAYLOAD-HELLO]"""
     right = {
         "nonce": EPHEMERAL_0.nonce,
         "ephemeral_x25519_pub_key": EPHEMERAL_0.public,
@@ -232,7 +237,10 @@ def test_wrong_length(side: Side, field: str, length: int) -> None:
 
 
 def test_shifted_boundary(side: Side) -> None:
-    """The commitment of a hello has no boundary in it: a byte may not move from the key to the nonce."""
+    """The commitment of a hello has no boundary in it: a byte may not move from the key to the nonce.
+
+    [PAYLOAD-HELLO]
+    """
     whole = EPHEMERAL_0.public + EPHEMERAL_0.nonce
     frame = hello(ephemeral_x25519_pub_key=whole[:31], nonce=whole[31:])
     assert code(_Responder().take, frame, RANK_0.public_key) == "handshake-length"
@@ -358,6 +366,7 @@ MALFORMED: Final[dict[str, Callable[[int, int], bytes]]] = {
 
 @pytest.mark.parametrize("malformed", MALFORMED.values(), ids=list(MALFORMED))
 def test_malformed_signature(side: Side, malformed: Callable[[int, int], bytes]) -> None:
+    """[HANDSHAKE-SIGNATURE]"""
     signature = malformed(*decode_dss_signature(side.peer.sign(side.commitment())))
     with pytest.raises(HandshakeError) as caught:
         side.take(side.make(se_signature=signature), side.peer.public_key)
@@ -375,7 +384,7 @@ def test_each_bit_of_a_signature_counts(side: Side) -> None:
 
 @pytest.mark.parametrize("high", [True, False], ids=["high-s", "low-s"])
 def test_either_s_is_right(side: Side, high: bool) -> None:
-    """The reference peer's signatures are not normalized: half of them have a high s."""
+    """The reference peer's signatures are not normalized: half of them have a high s. [HANDSHAKE-SIGNATURE]"""
     r, s = decode_dss_signature(side.peer.sign(side.commitment()))
     s = max(s, P256_ORDER - s) if high else min(s, P256_ORDER - s)
     frame = side.make(se_signature=encode_dss_signature(r, s))
@@ -414,7 +423,7 @@ def test_signature_over_other_bytes(side: Side, signed: tuple[bytes, bytes]) -> 
 
 
 def test_commitment_is_hashed_once_more(side: Side) -> None:
-    """A signature over the commitment as if it were the digest already is another one."""
+    """A signature over the commitment as if it were the digest already is another one. [HANDSHAKE-SIGNATURE]"""
     once = side.peer.key.sign(side.commitment(), ec.ECDSA(Prehashed(SHA256())))
     assert code(side.take, side.make(se_signature=once), side.peer.public_key) == "handshake-signature"
     twice = side.peer.key.sign(hashlib.sha256(side.commitment()).digest(), ec.ECDSA(Prehashed(SHA256())))
@@ -431,7 +440,7 @@ def test_signature_by_another_key(side: Side) -> None:
 
 @pytest.mark.parametrize("key", list(low_order_keys()))
 def test_low_order_key(side: Side, key: bytes) -> None:
-    """Signed by the true peer, so that nothing but the key is wrong."""
+    """Signed by the true peer, so that nothing but the key is wrong. [HANDSHAKE-ORDER]"""
     with pytest.raises(HandshakeError) as caught:
         side.take(side.make(ephemeral_x25519_pub_key=key), side.peer.public_key)
     assert (caught.value.code, caught.value.path) == ("handshake-shared-secret", "ephemeralX25519PubKey")
@@ -513,6 +522,7 @@ OTHER_MESSAGES: Final[list[Message]] = [
 
 @pytest.mark.parametrize("message", OTHER_MESSAGES, ids=lambda message: type(message).__name__)
 def test_other_message(side: Side, message: Message) -> None:
+    """[HANDSHAKE-ONLY]"""
     with pytest.raises(HandshakeError) as caught:
         side.take(canonical_frame(message), side.peer.public_key)
     assert (caught.value.code, caught.value.offset) == ("handshake-unexpected", 0)
@@ -549,6 +559,7 @@ def two_faults() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("first", "second"), list(two_faults()))
 def test_order(side: Side, first: str, second: str) -> None:
+    """[HANDSHAKE-ORDER]"""
     faults = {"pin": side.peer.public_key} | FAULTS[second] | FAULTS[first]
     pin = faults.pop("pin")
     assert code(side.take, side.make(**faults), pin) == first
@@ -569,6 +580,7 @@ def test_decoding_and_lengths_go_by_the_text(side: Side) -> None:
 
 
 def test_every_fault_at_once(side: Side) -> None:
+    """[HANDSHAKE-ORDER]"""
     faults = {
         "nonce": bytes(31),
         "se_pub_key_raw": NO_POINT,

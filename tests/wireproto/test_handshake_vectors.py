@@ -414,11 +414,13 @@ def test_known_values_hang_together() -> None:
 
 
 def test_known_commitments() -> None:
+    """[HANDSHAKE-HELLO, HANDSHAKE-ACK]"""
     assert hello_commitment(X25519_0, NONCE_0) == COMMITMENT_0
     assert ack_commitment(NONCE_0, NONCE_1, X25519_1) == COMMITMENT_1
 
 
 def test_known_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[HANDSHAKE-KEY]"""
     fix_ephemerals(monkeypatch, EPHEMERAL_0, EPHEMERAL_1)
     initiator = Initiator(RANK_0, IDENTITY_1)
     assert initiator.hello == HELLO
@@ -440,7 +442,10 @@ def test_known_handshake_spelt_as_by_the_reference_peer(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("revision", Revision)
 def test_known_sessions(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same through sessions: every byte on the wire, up to the first box, and the line of the key log."""
+    """The same through sessions: every byte on the wire, up to the first box, and the line of the key log.
+
+    [HANDSHAKE-FIRST]
+    """
     fix_ephemerals(monkeypatch, EPHEMERAL_0, EPHEMERAL_1)
     monkeypatch.setattr(seal, "_fresh", [b"known nonce."])
     log = io.StringIO()
@@ -463,6 +468,7 @@ def test_known_sessions(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_each_handshake_draws_anew() -> None:
+    """[HANDSHAKE-FRESH]"""
     pairs = [shaken() for _ in range(20)]
     assert len({pair.key for pair in pairs}) == 20
     frames = [Initiator(RANK_0, IDENTITY_1).hello for _ in range(20)]

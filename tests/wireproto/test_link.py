@@ -45,6 +45,7 @@ LENGTHS = st.one_of(
     random=st.integers(0, 2**32).map(Random),
 )
 def test_any_chunking(share: int, lengths: list[int], tail: bytes, chunk: int, random: Random) -> None:
+    """[LINK-CHUNKS]"""
     stream = link(*(pattern(length, seed) for seed, length in enumerate(lengths))) + tail
     chunk = max(chunk, len(stream) // 200)
     cuts = [
@@ -57,6 +58,7 @@ def test_any_chunking(share: int, lengths: list[int], tail: bytes, chunk: int, r
 
 @EVERY_STYLE
 def test_byte_by_byte(buffered: Callable[[int], bool]) -> None:
+    """[LINK-CHUNKS]"""
     bodies = [b"a", b"bc", pattern(300), b"\0" * 8, link(b"inner")]
     stream = link(*bodies)
     assert decode_stream(pieces(stream, range(len(stream))), buffered=buffered) == Stream(bodies, None)
@@ -222,6 +224,7 @@ def test_frames_outlive_the_decoder() -> None:
     "before", [[], [b"x"], [b"one", b"two", b"three"], [pattern(200_000)], [b"a", pattern(150_000), b"b"]]
 )
 def test_bad_length(before: list[bytes], length: int, code: str, buffered: Callable[[int], bool]) -> None:
+    """[LINK-LEN-MIN, LINK-LEN-MAX]"""
     stream = link(*before) + header(length) + b"rest"
     wanted = Stream(before, expected(code, len(link(*before)), "length"))
     edge = len(link(*before))
@@ -320,6 +323,7 @@ def test_eof_between_frames() -> None:
 @pytest.mark.parametrize("before", [[], [b"abc"], [pattern(250_000)]], ids=["first", "second", "behind-long"])
 @pytest.mark.parametrize("cut", [1, 7, 8, 9, 100, 70_000, 131_064, 131_072, 131_080, 299_999])
 def test_eof_inside_a_frame(before: list[bytes], cut: int, buffered: Callable[[int], bool]) -> None:
+    """[LINK-EOF]"""
     stream = (link(*before) + link(pattern(300_000)))[: len(link(*before)) + cut]
     wanted = Stream(before, expected("truncated", len(stream)))
     assert decode_stream([stream], buffered=buffered) == wanted
@@ -371,6 +375,7 @@ def test_not_drained_through_the_buffer() -> None:
 @pytest.mark.parametrize("hold", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("length", [1, 2, 255, 256, 65_536, 300_000])
 def test_encode(length: int, hold: Callable[[bytes], bytes]) -> None:
+    """[LINK-LAYOUT]"""
     body = pattern(length)
     frame = encode_link_frame(hold(body))
     assert type(frame) is bytes
@@ -410,6 +415,7 @@ def test_encode_rejected(encode: Callable[..., object], body: bytes, limit: int 
 
 
 def test_encode_at_and_over_the_limit() -> None:
+    """[LINK-LEN-MAX]"""
     body = memoryview(bytes(MAX_LINK_LENGTH + 1))
     assert link_frame_pieces(body[:-1])[0] == header(MAX_LINK_LENGTH)
     assert verdict(link_frame_pieces, body) == expected("link-length-limit", None, "length")

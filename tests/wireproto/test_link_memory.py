@@ -36,6 +36,7 @@ def peak_of(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize("length", [MIB, LONG, MAX_LINK_LENGTH])
 @EVERY_STYLE
 def test_memory_of_a_frame_that_is_only_announced(length: int, buffered: Callable[[int], bool]) -> None:
+    """[LINK-MEMORY]"""
     chunk = header(length) + bytes(10)
     decoder = LinkDecoder()
 
@@ -51,6 +52,7 @@ def test_memory_of_a_frame_that_is_only_announced(length: int, buffered: Callabl
 @pytest.mark.parametrize("chunk", [10_000, CHUNK])
 @pytest.mark.parametrize("announced", [LONG, MAX_LINK_LENGTH])
 def test_memory_of_a_frame_on_its_way(announced: int, chunk: int) -> None:
+    """[LINK-MEMORY]"""
     decoder = LinkDecoder()
     data = bytes(chunk)
     arrived = 0

@@ -7,6 +7,7 @@ import pytest
 
 from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE
 from wireproto import (
+    EXTENSIONS,
     MAX_LINK_LENGTH,
     REGISTRY,
     ClusterMsgType,
@@ -19,6 +20,8 @@ from wireproto import (
     MemoryPressure,
     Message,
     MessageSpec,
+    Outcome,
+    OutcomeState,
     PayloadKind,
     Ping,
     PongPayload,
@@ -29,38 +32,47 @@ from wireproto import (
     Revision,
     SessionEnd,
     SessionStopPayload,
+    SideChannelPart,
+    SideChannelWhole,
     StepTokenPayload,
+    Versions,
     encode_frame,
 )
 
 TABLE: Final = [
-    (0x01, "handshakeHello", "0 → 1", HandshakeHello, "JSON object", 1),
-    (0x02, "handshakeAck", "1 → 0", HandshakeAck, "JSON object", 1),
-    (0x03, "ping", "0 → 1", Ping, "empty", 1),
-    (0x04, "pong", "1 → 0", PongPayload, "JSON object", 1),
-    (0x05, "inferenceStep", "0 → 1", InferenceStep, "opaque bytes", 1),
-    (0x06, "inferenceToken", "1 → 0", InferenceToken, "opaque bytes", 1),
-    (0x07, "jacclBootstrap", "0 → 1", JacclBootstrapPayload, "JSON object", 1),
-    (0x08, "promptTokens", "0 → 1", PromptTokensPayload, "JSON object", 2),
-    (0x09, "stepToken", "0 → 1", StepTokenPayload, "JSON object", 2),
-    (0x0A, "sessionStop", "0 → 1", SessionStopPayload, "JSON object", 2),
-    (0x0B, "ppActivation", "0 → 1", PPActivationPayload, "JSON object", 2),
-    (0x0C, "ppToken", "1 → 0", PPTokenPayload, "JSON object", 2),
-    (0x0D, "ppSessionEnd", "0 → 1", PPSessionEndPayload, "JSON object", 2),
-    (0xFF, "sessionEnd", "0 → 1", SessionEnd, "empty", 1),
+    (0x01, "handshakeHello", "0 → 1", HandshakeHello, "JSON object", 1, None),
+    (0x02, "handshakeAck", "1 → 0", HandshakeAck, "JSON object", 1, None),
+    (0x03, "ping", "0 → 1", Ping, "empty", 1, None),
+    (0x04, "pong", "1 → 0", PongPayload, "JSON object", 1, None),
+    (0x05, "inferenceStep", "0 → 1", InferenceStep, "opaque bytes", 1, None),
+    (0x06, "inferenceToken", "1 → 0", InferenceToken, "opaque bytes", 1, None),
+    (0x07, "jacclBootstrap", "0 → 1", JacclBootstrapPayload, "JSON object", 1, None),
+    (0x08, "promptTokens", "0 → 1", PromptTokensPayload, "JSON object", 2, None),
+    (0x09, "stepToken", "0 → 1", StepTokenPayload, "JSON object", 2, None),
+    (0x0A, "sessionStop", "0 → 1", SessionStopPayload, "JSON object", 2, None),
+    (0x0B, "ppActivation", "0 → 1", PPActivationPayload, "JSON object", 2, None),
+    (0x0C, "ppToken", "1 → 0", PPTokenPayload, "JSON object", 2, None),
+    (0x0D, "ppSessionEnd", "0 → 1", PPSessionEndPayload, "JSON object", 2, None),
+    (0x40, "sideChannelPart", "1 → 0", SideChannelPart, "a number, then opaque bytes", 2, "side-channel/1"),
+    (0x41, "sideChannelWhole", "0 → 1", SideChannelWhole, "a number, then opaque bytes", 2, "side-channel/1"),
+    (0x42, "outcome", "0 ↔ 1", Outcome, "JSON object", 2, "outcome/1"),
+    (0x43, "versions", "0 ↔ 1", Versions, "JSON object", 2, "outcome/1"),
+    (0xFF, "sessionEnd", "0 → 1", SessionEnd, "empty", 1, None),
 ]
 
 KEYS: Final = {
     HandshakeHello: ["sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature"],
     HandshakeAck: ["sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature"],
-    PongPayload: ["modelLoaded", "inferenceInFlight", "memoryPressure"],
-    JacclBootstrapPayload: ["port", "sessionID"],
+    PongPayload: ["modelLoaded", "inferenceInFlight", "memoryPressure", "extensions"],
+    JacclBootstrapPayload: ["port", "sessionID", "extensions"],
     PromptTokensPayload: ["uid", "tokens", "maxTokens"],
     StepTokenPayload: ["uid", "token"],
     SessionStopPayload: ["uid"],
     PPActivationPayload: ["uid", "seqLen", "sealedActivation"],
     PPTokenPayload: ["uid", "sealedToken"],
     PPSessionEndPayload: ["uid"],
+    Outcome: ["rank", "state", "stage", "code", "message"],
+    Versions: ["package", "mlx", "backend", "devices"],
 }
 
 
@@ -73,6 +85,7 @@ def test_registry() -> None:
             spec.payload,
             spec.kind.value,
             spec.revision,
+            spec.extension,
         )
         for spec in REGISTRY
     ] == TABLE
@@ -90,15 +103,32 @@ def test_types() -> None:
 
 @pytest.mark.parametrize("revision", Revision)
 def test_types_of_a_revision(revision: Revision) -> None:
-    known = {spec.msg_type.value for spec in REGISTRY if spec.revision <= revision}
+    known = {spec.msg_type.value for spec in REGISTRY if spec.is_known(revision)}
     assert known == {0xFF, *range(0x01, 0x08 if revision == Revision.V1 else 0x0E)}
+
+
+@pytest.mark.parametrize("revision", Revision)
+def test_types_of_an_extension(revision: Revision) -> None:
+    """Revision 2 alone has them; what nobody knows, and what has no frames, adds nothing."""
+    plain = {spec.msg_type for spec in REGISTRY if spec.is_known(revision)}
+    for extension, types in {
+        "side-channel/1": {0x40, 0x41},
+        "outcome/1": {0x42, 0x43},
+        "rehearsal/1": set(),
+        "side-channel/2": set(),
+        "": set(),
+    }.items():
+        known = {spec.msg_type for spec in REGISTRY if spec.is_known(revision, {extension})}
+        assert known - plain == (types if revision == Revision.V2 else set())
+    assert (*EXTENSIONS,) == ("side-channel/1", "outcome/1", "rehearsal/1")
 
 
 def test_enums() -> None:
     assert [(revision.name, revision.value) for revision in Revision] == [("V1", 1), ("V2", 2)]
     assert [pressure.value for pressure in MemoryPressure] == ["normal", "warning", "critical"]
-    assert len(Direction) == 2
-    assert len(PayloadKind) == 3
+    assert [state.value for state in OutcomeState] == ["started", "ready", "failed", "finished"]
+    assert len(Direction) == 3
+    assert len(PayloadKind) == 4
     assert MAX_LINK_LENGTH == 268_435_456 == 256 * 1024 * 1024
 
 
@@ -119,6 +149,8 @@ def test_other_payloads() -> None:
         assert empty.__struct_fields__ == ()
     for opaque in (InferenceStep, InferenceToken):
         assert opaque.__struct_fields__ == ("box",)
+    assert SideChannelPart.__struct_fields__ == ("sequence", "part")
+    assert SideChannelWhole.__struct_fields__ == ("sequence", "whole")
 
 
 def test_messages_are_values() -> None:

@@ -11,29 +11,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wireproto.oracle import judge
-from tests.wireproto.payloads import JSON_CLASSES, TYPE_BYTE, V1_TYPES, canonical_frame
-from tests.wireproto.strategies import (
-    MESSAGES,
-    any_message,
-    arbitrary_frames,
-    foreign_frame,
-    nearly_valid_frame,
-    seeds,
-    token_soup,
+from tests.wireproto.payloads import (
+    ALL_EXTENSIONS,
+    EXTENSION_TYPES,
+    JSON_CLASSES,
+    TYPE_BYTE,
+    V1_TYPES,
+    canonical_frame,
 )
-from tests.wireproto.verdicts import Accepted, Rejected, decode_stream, fast, parse_stream, pieces, read_stream, slow
+from tests.wireproto.verdicts import (
+    Accepted,
+    Rejected,
+    decode_stream,
+    expected,
+    fast,
+    parse_stream,
+    pieces,
+    read_stream,
+    slow,
+)
 from wireproto import MAX_LINK_LENGTH, Message, Revision, decode_frame, encode_frame, schema
+from wireproto.fuzzing.mutations import mutate_frame, nearly_valid_frame, token_soup
+from wireproto.spelling import foreign_frame
+from wireproto.strategies import arbitrary_frames, messages, seeded_randoms
 
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
 EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: cls.__name__)
 IN_THREE_PARTS = pytest.mark.parametrize("share", range(3))
 
-FRAME_TESTS = 10 + 10 + 3 + 3
+FRAME_TESTS = 12 + 12 + 3 + 3
 """How many of the tests below put a frame of hypothesis's to both readers; the lines above say which."""
 
 
 def check(frame: bytes) -> dict[Revision, Accepted | Rejected]:
-    """The verdict of both readers, in both revisions, whatever holds the bytes."""
+    """The verdict of both readers, in both revisions, with every extension and with none, whatever holds the bytes."""
     verdicts = {}
     for revision in Revision:
         verdict = verdicts[revision] = fast(frame, revision)
@@ -42,6 +53,9 @@ def check(frame: bytes) -> dict[Revision, Accepted | Rejected]:
             assert fast(same, revision) == verdict  # type: ignore[arg-type]
         check_offset(frame, revision, verdict)
         check_oracle(frame, revision, verdict)
+        plain = fast(frame, revision, frozenset())
+        assert slow(frame, revision, frozenset()) == plain
+        assert plain == (expected("type-unknown", 0, "type") if frame and frame[0] in EXTENSION_TYPES else verdict)
     if frame and frame[0] in V1_TYPES:
         assert verdicts[Revision.V1] == verdicts[Revision.V2]
     return verdicts
@@ -62,7 +76,8 @@ ONE_BYTE_FAULTS = {
 
 NAMED_BYTE = {
     **dict.fromkeys(["field-range", "field-not-integer"], b"-0123456789"),
-    **dict.fromkeys(["field-base64", "field-length", "field-enum", "json-duplicate-key"], b'"'),
+    **dict.fromkeys(["field-base64", "field-enum", "field-pattern", "field-duplicate", "json-duplicate-key"], b'"'),
+    "field-length": b'"[',
     **dict.fromkeys(["field-type", "payload-not-object"], b'"{[-0123456789tfn'),
     "field-missing": b"}",
     "json-nesting": b"[{",
@@ -93,36 +108,37 @@ def check_offset(frame: bytes, revision: Revision, verdict: Accepted | Rejected)
 
 
 @EVERY_JSON_CLASS
-@given(data=st.data(), random=seeds)
+@given(data=st.data(), random=seeded_randoms)
 def test_foreign_spellings(cls: type[Message], data: st.DataObject, random: Random) -> None:
-    message = data.draw(MESSAGES[cls])
+    message = data.draw(messages(cls))
     frame = foreign_frame(random, message)
     assert check(frame)[Revision.V2] == Accepted(cls, message), frame
 
 
 @EVERY_JSON_CLASS
-@given(data=st.data(), random=seeds)
+@given(data=st.data(), random=seeded_randoms)
 def test_nearly_valid_frames(cls: type[Message], data: st.DataObject, random: Random) -> None:
-    check(nearly_valid_frame(random, data.draw(MESSAGES[cls])))
+    check(nearly_valid_frame(random, data.draw(messages(cls))))
 
 
 @IN_THREE_PARTS
-@given(frame=arbitrary_frames)
+@given(frame=arbitrary_frames())
 def test_arbitrary_bytes(share: int, frame: bytes) -> None:
     check(frame)
 
 
 @IN_THREE_PARTS
-@given(random=seeds)
+@given(random=seeded_randoms)
 def test_token_soup(share: int, random: Random) -> None:
-    check(token_soup(random))
+    frame = token_soup(random)
+    check(mutate_frame(random, frame) if random.random() < 0.3 else frame)
 
 
 def test_number_of_examples() -> None:
     assert settings.get_profile("ci").max_examples * FRAME_TESTS >= 20_000
 
 
-@given(message=any_message, random=seeds)
+@given(message=messages(), random=seeded_randoms)
 def test_nearly_valid_frames_of_every_type(message: Message, random: Random) -> None:
     check(nearly_valid_frame(random, message))
 
@@ -140,14 +156,14 @@ def test_every_single_byte_and_pair() -> None:
 @EVERY_CLASS
 @given(data=st.data())
 def test_encoding(cls: type[Message], data: st.DataObject) -> None:
-    message = data.draw(MESSAGES[cls])
+    message = data.draw(messages(cls))
     frame = canonical_frame(message)
     for revision in Revision:
         if revision == Revision.V1 and TYPE_BYTE[cls] not in V1_TYPES:
             continue
-        assert encode_frame(message, revision) == frame
-        assert schema.build(schema.CLUSTER_FRAME[revision], message) == frame
-        assert decode_frame(frame, revision) == message
+        assert encode_frame(message, revision, ALL_EXTENSIONS) == frame
+        assert schema.build(schema.cluster_frame(revision, ALL_EXTENSIONS), message) == frame
+        assert decode_frame(frame, revision, ALL_EXTENSIONS) == message
     check(frame)
 
 

@@ -22,6 +22,7 @@ OF_FRAMES = {
 
 @pytest.mark.parametrize("row", REJECTED, ids=lambda row: row.id)
 def test_rejected(row: Reject) -> None:
+    """Among them every way in which a field of an extension can be wrong. [EXT-NAMES, EXT-OUTCOME, EXT-VERSIONS]"""
     verdict = expected(row.code, row.offset, row.path)
     assert fast(row.frame, row.revision) == verdict
     assert slow(row.frame, row.revision) == verdict
@@ -77,13 +78,14 @@ def test_corpus_has_every_code_of_a_frame_many_times_over() -> None:
 def test_corpus_has_every_field() -> None:
     paths = {(row.frame[0], row.path) for row in REJECTED if row.frame and row.path}
     for number, cls in enumerate(JSON_CLASSES):
-        head = (1, 2, 4, 7, 8, 9, 10, 11, 12, 13)[number]
+        head = (1, 2, 4, 7, 8, 9, 10, 11, 12, 13, 0x42, 0x43)[number]
         assert {(head, key) for key, _ in JSON_FIELDS[cls].values()} <= paths
 
 
 @pytest.mark.parametrize("levels", [600, 5_000, 100_000])
 @pytest.mark.parametrize("opening", [b"[", b'{"":', b'[{"":'], ids=["arrays", "objects", "both"])
 def test_deep_nesting_is_no_recursion(opening: bytes, levels: int) -> None:
+    """[JSON-NESTING]"""
     frame = b'\x0a{"x":' + opening * levels
     at = 6 + (255 * len(opening) + 1 if opening == b'[{"":' else 511 * len(opening))
     assert fast(frame) == slow(frame) == expected("json-nesting", at)

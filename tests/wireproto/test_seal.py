@@ -94,7 +94,7 @@ def test_round_trip_of_a_long_one(make: Make, open_: Make) -> None:
 @EACH_SEAL
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 70, MIB])
 def test_layout(make: Make, size: int) -> None:
-    """`nonce ‖ ciphertext ‖ tag`, by AES-256-GCM itself, without associated data."""
+    """`nonce ‖ ciphertext ‖ tag`, by AES-256-GCM itself, without associated data. [SEAL-LAYOUT]"""
     plaintext = pattern(size)
     sealed_box = make(Seal(KEY), plaintext)
     assert len(sealed_box) == 12 + size + 16
@@ -200,6 +200,7 @@ def test_swapped_halves(open_: Make) -> None:
 
 @EACH_OPEN
 def test_replay(open_: Make, forget: Callable[[Seal], None]) -> None:
+    """[SEAL-REPLAY]"""
     sender, receiver = Seal(KEY), Seal(KEY)
     whole = sender.encrypt(b"text")
     assert open_(receiver, whole) == b"text"
@@ -211,6 +212,7 @@ def test_replay(open_: Make, forget: Callable[[Seal], None]) -> None:
 @EACH_SEAL
 @EACH_OPEN
 def test_reflection(make: Make, open_: Make, forget: Callable[[Seal], None]) -> None:
+    """[SEAL-REFLECTION]"""
     one = Seal(KEY)
     whole = make(one, b"text")
     forget(one)
@@ -243,7 +245,7 @@ def test_refusals_do_not_depend_on_what_is_in_the_box(open_: Make, forget: Calla
 
 @EACH_OPEN
 def test_forged_box_does_not_stand_in_the_way(open_: Make, forget: Callable[[Seal], None]) -> None:
-    """Only a box that opened is remembered: a forgery under its nonce does not keep the true one out."""
+    """Only a box that opened is remembered: a forgery under its nonce does not keep the true one out. [SEAL-REFUSED]"""
     sender, receiver = Seal(KEY), Seal(KEY)
     whole = sender.encrypt(b"text")
     forget(receiver)
@@ -427,13 +429,17 @@ def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 
 def test_limit_is_what_is_said() -> None:
-    """Far below the 2^32 that random nonces bear, and a multiple of what is moved at once, so that it is exact."""
+    """Far below the 2^32 that random nonces bear, and a multiple of what is moved at once, so that it is exact.
+
+    [SEAL-LIMIT, SEAL-LIMIT-LOWER]
+    """
     assert seal.MAX_BOXES == 2**24
     assert seal.MAX_BOXES % seal._RECENT == 0
 
 
 @EACH_SEAL
 def test_sends_up_to_the_limit(limit: int, make: Make) -> None:
+    """[SEAL-LIMIT]"""
     one = Seal(KEY)
     for _ in range(limit):
         make(one, b"text")
@@ -443,6 +449,7 @@ def test_sends_up_to_the_limit(limit: int, make: Make) -> None:
 
 @EACH_OPEN
 def test_receipts_up_to_the_limit(limit: int, open_: Make) -> None:
+    """[SEAL-LIMIT-LOWER]"""
     peers = [Seal(KEY), Seal(KEY)]  # two of them: one alone may not send so many
     one = Seal(KEY)
     for number in range(limit):
@@ -474,6 +481,7 @@ def test_what_is_refused_does_not_count(limit: int) -> None:
 
 
 def test_replays_are_known_to_the_end(limit: int) -> None:
+    """[SEAL-REPLAY]"""
     one, peer = Seal(KEY), Seal(KEY)
     first, own = peer.encrypt(b"text"), one.encrypt(b"text")
     assert one.decrypt(first) == b"text"
@@ -533,14 +541,17 @@ def test_read_only_room() -> None:
 
 
 def test_nonces_never_repeat() -> None:
-    """Over several draws, two seals, both ways to seal."""
+    """Over several draws, two seals, both ways to seal. [SEAL-NONCE]"""
     one, other = Seal(KEY), Seal(KEY)
     nonces = [make(each, b"")[:12] for _ in range(5000) for each in (one, other) for make in SEALS.values()]
     assert len(set(nonces)) == len(nonces) == 20_000
 
 
 def test_nonces_are_random() -> None:
-    """No counter, no clock, no part that stays: each byte takes nearly every value, and bits fall evenly."""
+    """No counter, no clock, no part that stays: each byte takes nearly every value, and bits fall evenly.
+
+    [SEAL-NONCE]
+    """
     one = Seal(KEY)
     nonces = [one.encrypt(b"")[:12] for _ in range(8000)]
     for place in range(12):
@@ -551,7 +562,7 @@ def test_nonces_are_random() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 def test_forked_child_draws_its_own() -> None:
-    """Nonces are drawn ahead, but a child does not use those that its parent will."""
+    """Nonces are drawn ahead, but a child does not use those that its parent will. [SEAL-NONCE]"""
     program = """
 import os
 from wireproto.seal import Seal

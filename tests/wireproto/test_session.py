@@ -1,4 +1,7 @@
-"""The session: what becomes of each message, in each state, on each side, in each revision, however it is cut."""
+"""The session: what becomes of each message, in each state, on each side, in each revision, however it is cut.
+
+That is the plain protocol's; `test_session_extensions` goes on with extensions.
+"""
 
 import copy
 import io
@@ -11,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.wireproto.payloads import TYPE_BYTE, V1_TYPES, canonical_frame
+from tests.wireproto.payloads import EXTENSION_OF, TYPE_BYTE, V1_TYPES, canonical_frame
 from tests.wireproto.peers import (
     DELIVERIES,
     EPHEMERAL_0,
@@ -126,8 +129,8 @@ def known(message: Message, revision: Revision) -> bool:
 
 
 def test_tables_are_whole() -> None:
-    assert {type(message) for message in MESSAGES} == set(TYPE_BYTE)
-    assert len(MESSAGES) == len(TYPE_BYTE) == 14
+    assert {type(message) for message in MESSAGES} == set(TYPE_BYTE) - set(EXTENSION_OF)
+    assert len(MESSAGES) == 14
 
 
 # -- what comes in, before the handshake is done ----------------------------------------------------------------------
@@ -152,7 +155,7 @@ def before_the_handshake(role: Role, message: Message) -> Any:
 @EACH_ROLE
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_message_before_the_handshake(role: Role, message: Message, revision: Revision) -> None:
-    """Whatever it is, but the right hello or ack, it ends the session."""
+    """Whatever it is, but the right hello or ack, it ends the session. [HANDSHAKE-ONLY]"""
     stream = link(canonical_frame(message))
     for cut in DELIVERIES.values():
         for buffered in STYLES.values():
@@ -265,7 +268,7 @@ def incoming(role: Role, message: Message, revision: Revision, *, confirmed: boo
 @EACH_ROLE
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_message_in_the_open_session(role: Role, message: Message, revision: Revision, state: State) -> None:
-    """Each type, however it is cut, by either way in."""
+    """Each type, however it is cut, by either way in. [SESSION-IGNORE]"""
     wanted, following = incoming(role, message, revision, confirmed=state is State.CONFIRMED)
     for cut in DELIVERIES.values():
         for buffered in STYLES.values():
@@ -414,6 +417,7 @@ def flipped(data: bytes) -> bytes:
 def test_frame_that_ends_a_v2_session(
     role: Role, make: Callable[[ByHand], bytes], wanted: Any, events: list[Event]
 ) -> None:
+    """[SESSION-BOX]"""
     for cut in DELIVERIES.values():
         for buffered in STYLES.values():
             peer = by_hand(role)
@@ -444,6 +448,7 @@ V1_ENDS: Final[dict[str, tuple[bytes, Any]]] = {
 @EACH_ROLE
 @pytest.mark.parametrize(("body", "wanted"), V1_ENDS.values(), ids=list(V1_ENDS))
 def test_frame_that_ends_a_v1_session(role: Role, body: bytes, wanted: Any) -> None:
+    """[SESSION-BOX]"""
     for cut in DELIVERIES.values():
         for buffered in STYLES.values():
             peer = by_hand(role, V1)
@@ -452,7 +457,10 @@ def test_frame_that_ends_a_v1_session(role: Role, body: bytes, wanted: Any) -> N
 
 
 def test_no_session_between_two_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Revision 2 is not spoken to a peer of revision 1, or the other way round: never guessed, never downgraded."""
+    """Revision 2 is not spoken to a peer of revision 1, or the other way round: never guessed, never downgraded.
+
+    [REV-EXPLICIT]
+    """
     for revision, other in ((V1, V2), (V2, V1)):
         initiator, responder = session(INITIATOR, revision), session(RESPONDER, other)
         (established,) = responder.receive_data(initiator.start())
@@ -495,6 +503,7 @@ def test_hello_twice_in_v2() -> None:
 def test_replayed_and_reflected_frames(
     role: Role, cut: Callable[[bytes], list[bytes]], buffered: Callable[[int], bool]
 ) -> None:
+    """[SEAL-REPLAY, SEAL-REFLECTION]"""
     pair = shaken()
     sender, receiver = pair(OTHER[role]), pair(role)
     message = SENT_BY[OTHER[role]][0]
@@ -509,7 +518,10 @@ def test_replayed_and_reflected_frames(
 
 
 def test_reflected_tensor_frame() -> None:
-    """A tensor box is a box under the same key: sent back as a link frame, it is one's own all the same."""
+    """A tensor box is a box under the same key: sent back as a link frame, it is one's own all the same.
+
+    [SEAL-REFLECTION]
+    """
     pair = shaken()
     tensor = pair.initiator.seal_tensor(b"\x04{}")
     assert outcome(pair.initiator, [link(tensor)]) == Outcome([], expected("seal-reflection", 0))
@@ -528,7 +540,10 @@ def test_frames_of_another_session() -> None:
 
 
 def test_replayed_hello_is_answered_but_never_confirmed() -> None:
-    """Rank 1 answers a recorded hello: facts, section 6. What was recorded behind it does not open any more."""
+    """Rank 1 answers a recorded hello: facts, section 6. What was recorded behind it does not open any more.
+
+    [SESSION-CONFIRM]
+    """
     initiator, responder = session(INITIATOR), session(RESPONDER)
     recorded = [initiator.start()]
     (established,) = responder.receive_data(recorded[0])
@@ -577,7 +592,7 @@ def test_remote_error_survives_a_copy() -> None:
 @EVERY_STYLE
 @pytest.mark.parametrize("length", [MAX_HANDSHAKE_LENGTH + 1, MIB, MAX_LINK_LENGTH, 2**63, 2**64 - 1])
 def test_oversized_before_the_handshake(role: Role, length: int, buffered: Callable[[int], bool]) -> None:
-    """Refused by its announcement: none of its bytes has to come."""
+    """Refused by its announcement: none of its bytes has to come. [SESSION-LEN-MAX]"""
     one = waiting(role)
     assert outcome(one, [header(length)], buffered=buffered) == Outcome([], expected("link-length-limit", 0, "length"))
     assert one.state is State.FAILED
@@ -662,7 +677,10 @@ def test_slow_loris(revision: Revision) -> None:
 
 
 def test_memory_before_the_handshake() -> None:
-    """A stranger that announces 64 KiB, and sends none of it, costs what the link decoder has for short frames."""
+    """A stranger that announces 64 KiB, and sends none of it, costs what the link decoder has for short frames.
+
+    [LINK-MEMORY]
+    """
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -720,6 +738,7 @@ def test_eof_between_frames(role: Role, state: State, revision: Revision) -> Non
 @EACH_LIVING_STATE
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 30])
 def test_eof_inside_a_frame(role: Role, state: State, revision: Revision, size: int) -> None:
+    """[LINK-EOF]"""
     peer = state_of(state, role, revision)
     passed = {State.IDLE: 0, State.HELLO_SENT: 0}.get(state, peer.said)
     if state is State.CONFIRMED and revision is V2:
@@ -777,7 +796,7 @@ def test_second_eof_is_no_more_orderly_than_the_first(role: Role) -> None:
 def test_data_behind_session_end(
     revision: Revision, buffered: Callable[[int], bool], behind: Callable[[ByHand], bytes]
 ) -> None:
-    """It is nobody's: no event, no error, whatever it is."""
+    """It is nobody's: no event, no error, whatever it is. [SESSION-END]"""
     peer = by_hand(RESPONDER, revision)
     stream = peer.frame(b"\xff") + behind(peer)
     wanted = [*[Confirmed()] * (revision is V2), MessageReceived(END), Closed(orderly=True)]
@@ -831,7 +850,7 @@ def test_session_end_on_confirmed() -> None:
 @pytest.mark.parametrize("confirmed", [False, True], ids=["established", "confirmed"])
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_send(role: Role, message: Message, revision: Revision, confirmed: bool) -> None:
-    """Each type, in each open state: the bytes, read by hand, or the error."""
+    """Each type, in each open state: the bytes, read by hand, or the error. [SESSION-STATE]"""
     peer = opened(role, revision, confirmed=confirmed)
     before = peer.session.state
     if not known(message, revision):
@@ -888,7 +907,7 @@ def test_wrong_fields_are_not_sent() -> None:
 
 @EACH_ROLE
 def test_exhausted_key(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both what is sent and what comes in: the session cannot go on, and only a fresh handshake helps."""
+    """Both what is sent and what comes in: the session cannot go on, and only a fresh handshake helps. [SEAL-LIMIT]"""
     monkeypatch.setattr(seal, "MAX_BOXES", 4)
     monkeypatch.setattr(seal, "_RECENT", 2)
     pair = shaken()
@@ -920,7 +939,10 @@ def misuse(one: Session, call: Callable[[], object], code: str = "session-state"
 @EACH_REVISION
 @EACH_ROLE
 def test_misuse_before_the_handshake(role: Role, revision: Revision) -> None:
-    """Everything at the wrong time; then the handshake goes on as if nothing had been."""
+    """Everything at the wrong time; then the handshake goes on as if nothing had been.
+
+    [SESSION-STATE, HANDSHAKE-FIRST]
+    """
     one, peer = session(role, revision), session(OTHER[role], revision)
 
     def everything() -> None:
@@ -1092,7 +1114,7 @@ def test_key_log_opens_what_was_recorded(revision: Revision) -> None:
 
 @EACH_REVISION
 def test_key_log_of_either_side(revision: Revision) -> None:
-    """Both write the same line, and once a session."""
+    """Both write the same line, and once a session. [KEY-LOG]"""
     logs = {INITIATOR: io.StringIO(), RESPONDER: io.StringIO()}
     recorded(revision, logs)  # type: ignore[arg-type]
     assert logs[INITIATOR].getvalue() == logs[RESPONDER].getvalue()
@@ -1122,7 +1144,7 @@ def test_key_log_is_flushed_at_once(tmp_path: Path) -> None:
 def test_no_key_log_unless_injected(
     revision: Revision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The environment is the commands' to read, not the session's."""
+    """The environment is the commands' to read, not the session's. [KEY-LOG]"""
     path = tmp_path / "keys"
     monkeypatch.setenv("WIREPROTO_KEYLOGFILE", str(path))
     monkeypatch.setenv("SSLKEYLOGFILE", str(path))

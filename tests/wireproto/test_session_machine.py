@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from wireproto import (
+    EXTENSIONS,
     InferenceStep,
     InferenceToken,
     JacclBootstrapPayload,
@@ -20,6 +21,10 @@ from wireproto import (
     Ping,
     PongPayload,
     Revision,
+    SideChannelPart,
+    SideChannelWhole,
+    StateError,
+    UnknownTypeError,
 )
 from wireproto.handshake import KeySigner
 from wireproto.session import (
@@ -48,12 +53,20 @@ FROM_1 = st.one_of(
 )
 
 
+EXTENSION_FRAMES = (
+    st.builds(SideChannelWhole, st.integers(0, 9), st.binary(max_size=9)),
+    st.builds(SideChannelPart, st.integers(0, 9), st.binary(max_size=9)),
+)
+"""From rank 0, and from rank 1."""
+NAMES = st.sets(st.sampled_from(EXTENSIONS)).map(sorted).map(tuple)
+
+
 class Side:
     """One end: its session, what it sent and took, and the link frames that are on their way to it."""
 
     def __init__(self, rank: int, revision: Revision) -> None:
         role = Role.RESPONDER if rank else Role.INITIATOR
-        self.session = Session(role, SIGNERS[rank], SIGNERS[1 - rank].public_key, revision)
+        self.session = Session(role, SIGNERS[rank], SIGNERS[1 - rank].public_key, revision, extensions=EXTENSIONS)
         self.sent: list[Message] = []
         self.taken: list[Message] = []
         self.confirmed = False
@@ -115,6 +128,40 @@ class Channel(RuleBasedStateMachine):
     @rule(message=FROM_1)
     def rank_1_sends(self, message: Message) -> None:
         self.sides[1].send(message, self.sides[0])
+
+    @precondition(lambda self: self.is_open(1))
+    @rule(names=NAMES)
+    def rank_1_offers(self, names: tuple[str, ...]) -> None:
+        self.try_to_send(1, PongPayload(True, False, MemoryPressure.NORMAL, names))
+
+    @precondition(lambda self: self.is_open(0))
+    @rule(names=NAMES)
+    def rank_0_chooses(self, names: tuple[str, ...]) -> None:
+        self.try_to_send(0, JacclBootstrapPayload(1, "", names))
+
+    @precondition(lambda self: self.is_open(0) or self.is_open(1))
+    @rule(data=st.data(), rank=st.integers(0, 1))
+    def frame_of_an_extension(self, data: st.DataObject, rank: int) -> None:
+        if self.is_open(rank):
+            self.try_to_send(rank, data.draw(EXTENSION_FRAMES[rank]))
+
+    def try_to_send(self, rank: int, message: Message) -> None:
+        """It goes out, or is the caller's mistake: then nothing goes out."""
+        side, peer = self.to(rank)
+        session = side.session
+        if isinstance(message, SideChannelPart | SideChannelWhole):
+            allowed = "side-channel/1" in session.agreed
+        elif isinstance(message, PongPayload):
+            allowed = not message.extensions or self.revision is Revision.V2
+        else:
+            assert isinstance(message, JacclBootstrapPayload)
+            allowed = session.offered.issuperset(message.extensions)
+        try:
+            side.send(message, peer)
+        except (StateError, UnknownTypeError):
+            assert not allowed
+        else:
+            assert allowed
 
     # -- the channel -------------------------------------------------------------------------------------------------
 
@@ -187,6 +234,18 @@ class Channel(RuleBasedStateMachine):
     def what_is_taken_was_confirmed(self) -> None:
         for side in self.sides:
             assert side.confirmed or self.revision is Revision.V1 or not side.taken
+
+    @invariant()
+    def what_is_agreed_was_offered(self) -> None:
+        for side in self.sides:
+            session = side.session
+            assert session.agreed <= session.offered <= session.extensions
+            assert session.extensions == ({*EXTENSIONS} if self.revision is Revision.V2 else set())
+        if self.revision is Revision.V2:
+            rank_0, rank_1 = self.sides
+            assert rank_0.session.offered <= rank_1.session.offered
+            chosen = {frozenset(each.extensions) for each in rank_0.sent if isinstance(each, JacclBootstrapPayload)}
+            assert rank_1.session.agreed in chosen | {frozenset()}
 
     @invariant()
     def a_mistake_ends_the_session(self) -> None:

@@ -24,6 +24,7 @@ EVERY_BFLOAT16 = struct.pack("<65536H", *range(65536))
 
 
 def test_stop_is_four_bytes_of_ones() -> None:
+    """[TENSOR-STOP]"""
     assert STOP == b"\xff\xff\xff\xff"
     assert decode_activation(STOP, 4096) is None
     assert schema.build(schema.activation(4096), {"seq_len": -1, "data": b""}) == STOP
@@ -69,6 +70,7 @@ def test_decoded_data_is_a_view() -> None:
     ],
 )
 def test_activation_rejected(plaintext: bytes, error: type[WireError], code: str, offset: int) -> None:
+    """[TENSOR-ACTIVATION, TENSOR-STOP]"""
     for reject in (lambda: decode_activation(plaintext, 4), lambda: schema.parse(schema.activation(4), plaintext)):
         with pytest.raises(error) as caught:
             reject()
@@ -116,6 +118,7 @@ def test_token(token_id: int) -> None:
     ("plaintext", "code", "offset"), [(b"", "truncated", 0), (b"abc", "truncated", 3), (b"abcde", "trailing-data", 4)]
 )
 def test_token_rejected(plaintext: bytes, code: str, offset: int) -> None:
+    """[TENSOR-TOKEN]"""
     for reject in (lambda: decode_token(plaintext), lambda: schema.parse(schema.TOKEN, plaintext)):
         with pytest.raises(WireError) as caught:
             reject()
@@ -146,6 +149,7 @@ def test_every_bfloat16_comes_through_bit_for_bit() -> None:
 
 
 def test_values_are_row_major() -> None:
+    """[TENSOR-ACTIVATION]"""
     array = mx.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]], dtype=mx.bfloat16)
     activation = activation_from_array(array)
     assert (activation.seq_len, activation.hidden_dim) == (2, 3)

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from tests.wireproto.payloads import ALL_EXTENSIONS
 from wireproto import ERROR_CODES, LinkDecoder, Revision, WireError, decode_frame, schema
 
 
@@ -40,12 +41,16 @@ def verdict(call: Callable[..., Any], *args: Any) -> Accepted | Rejected:
     return Accepted(type(value), value)
 
 
-def fast(frame: bytes, revision: Revision = Revision.V2) -> Accepted | Rejected:
-    return verdict(decode_frame, frame, revision)
+def fast(
+    frame: bytes, revision: Revision = Revision.V2, extensions: frozenset[str] = ALL_EXTENSIONS
+) -> Accepted | Rejected:
+    return verdict(decode_frame, frame, revision, extensions)
 
 
-def slow(frame: bytes, revision: Revision = Revision.V2) -> Accepted | Rejected:
-    return verdict(schema.parse, schema.CLUSTER_FRAME[revision], frame)
+def slow(
+    frame: bytes, revision: Revision = Revision.V2, extensions: frozenset[str] = ALL_EXTENSIONS
+) -> Accepted | Rejected:
+    return verdict(schema.parse, schema.cluster_frame(revision, extensions), frame)
 
 
 def expected(code: str, offset: int | None, path: str | None = None) -> Rejected:
