@@ -10,6 +10,7 @@ from bootstrap.errors import (
 )
 from bootstrap.forming import bootstrap, form_group
 from bootstrap.plan import BootstrapConfig, Plan
+from bootstrap.side_channel import side_channel_factory
 
 __all__ = [
     "BootstrapConfig",
@@ -22,4 +23,5 @@ __all__ = [
     "TopologyWriteError",
     "bootstrap",
     "form_group",
+    "side_channel_factory",
 ]

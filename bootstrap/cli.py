@@ -1,14 +1,14 @@
 """The command `jaccl-bootstrap`."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from bootstrap import identity_cli
+from bootstrap import devices_cli, doctor_cli, identity_cli
 from bootstrap.errors import ConfigError
-from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, RankChoice, new_session_id
-from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_OK, new_app
+from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, new_session_id
+from wireproto.console import EXIT_COULD_NOT_RUN, new_app
 from wireproto.messages import Revision
 
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it, else ring.")]
@@ -16,6 +16,8 @@ RevisionOption = Annotated[
     int, typer.Option(min=min(Revision), max=max(Revision), help="Revision of the link protocol.")
 ]
 TimeoutOption = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]
+CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
+KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that open them.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")]
 
 app = new_app("jaccl-bootstrap", "Form one MLX group out of several processes, set off by a jacclBootstrap frame.")
@@ -37,6 +39,8 @@ def demo(
     ] = None,
     revision: RevisionOption = Revision.V2,
     timeout: TimeoutOption = 60.0,
+    capture: CaptureOption = None,
+    keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Form a group of real processes on this host and check it with one all_sum.
@@ -48,6 +52,7 @@ def demo(
     # Here, so that --help and --version need none of it.
     from bootstrap.demo import Demo, run_demo
     from bootstrap.display import display_for
+    from bootstrap.keylog import set_key_log
 
     try:
         wanted = Demo(
@@ -58,19 +63,29 @@ def demo(
             session_id=new_session_id() if session_id is None else session_id,
             revision=Revision(revision),
             timeout=timeout,
+            capture=capture,
         )
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
+    set_key_log(keylog)
     with display_for(context.command_path, f"forming a group of {ranks}", as_json) as display:
-        return 0 if run_demo(wanted, display) else EXIT_COULD_NOT_RUN
+        return run_demo(wanted, display)
 
 
 @app.command()
 def up(
     context: typer.Context,
-    own_ip: Annotated[str, typer.Option(metavar="IP", help="Own address on the link.")],
-    peer_ip: Annotated[str, typer.Option(metavar="IP", help="The other rank's.")],
-    rank: Annotated[str, typer.Option(metavar="0|1|auto", help="auto: the lower address is rank 0.")] = "auto",
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="Run this in the group. Default: hold the group.")
+    ] = None,
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's.")] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 8 ranks.")
+    ] = None,
+    rank: Annotated[
+        str, typer.Option(metavar="R|auto", help="auto: by own address; of two, the lower is rank 0.")
+    ] = "auto",
     peer_key: Annotated[
         str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: the pinned one.")
     ] = None,
@@ -78,43 +93,65 @@ def up(
         bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
     ] = False,
     identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    link_port: Annotated[int, typer.Option(help="Port on which rank 1 listens.")] = 7777,
-    coordinator_port: Annotated[int, typer.Option(help="Port that rank 0 tells; ring takes the next, too.")] = 29400,
+    link_port: Annotated[int, typer.Option(help="Port on which the others listen for rank 0.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(help="Rank 0's; ring takes the next ones, too.")] = 29400,
     revision: RevisionOption = Revision.V2,
     backend: BackendOption = "auto",
     timeout: TimeoutOption = 60.0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Bootstrap anew after a lost link, N times.")] = 0,
+    extensions: Annotated[
+        str, typer.Option(metavar="on|off", help="What only peers of this kind can do: see spec/protocol.md.")
+    ] = "on",
+    no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="Do not try the coordinator port.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
+    capture: CaptureOption = None,
+    keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Bring this rank of two up: link, handshake, bootstrap frame, group, one all_sum.
+    """Bring this rank up: link, handshake, bootstrap frame, group; then run CMD, or hold the group until Ctrl-C.
 
-    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 --dry-run
+    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -- python serve.py
 
-    Exit codes: 0 formed and checked, 2 wrong usage, 3 could not run.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run; with CMD, its own.
     """
+    from bootstrap.capture import open_capture
     from bootstrap.display import display_for
+    from bootstrap.hostfile import read_hostfile
     from bootstrap.identity import IdentityError
-    from bootstrap.keylog import open_key_log
-    from bootstrap.up import Up, run_up, trust
+    from bootstrap.keylog import open_key_log, set_key_log
+    from bootstrap.member import run_up
+    from bootstrap.up import Up, trust
 
+    options: dict[str, Any] = {
+        "link_port": link_port,
+        "coordinator_port": coordinator_port,
+        "revision": Revision(revision),
+        "backend": backend,
+        "command": tuple(command or ()),
+        "restarts": restart,
+        "extensions": extensions == "on",
+        "rehearse": not no_rehearsal,
+        "timeout": timeout,
+        "dry_run": dry_run,
+    }
     try:
-        wanted = Up(
-            own_ip=own_ip,
-            peer_ip=peer_ip,
-            rank=cast(RankChoice, rank),
-            link_port=link_port,
-            coordinator_port=coordinator_port,
-            revision=Revision(revision),
-            backend=cast(BackendChoice, backend),
-            timeout=timeout,
-            dry_run=dry_run,
-        )
+        if extensions not in ("on", "off"):
+            raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
+        if hostfile is not None and (own_ip, peer_ip) == (None, None):
+            wanted = Up.of_hostfile(read_hostfile(hostfile), rank, **options)
+        elif hostfile is None and own_ip is not None and peer_ip is not None:
+            wanted = Up.of_pair(own_ip, peer_ip, rank, **options)
+        else:
+            raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
         trusted = trust(wanted, identity, peer_key, trust_first_use)
+        doing = f"rank {wanted.rank} of {wanted.size}"
+        set_key_log(keylog)
         with (
             open_key_log() as key_log,
-            display_for(context.command_path, f"forming rank {wanted.own_rank} of 2", as_json) as display,
+            open_capture(capture) as recorded,
+            display_for(context.command_path, doing, as_json) as display,
         ):
-            return EXIT_OK if run_up(wanted, trusted, display, key_log) else EXIT_COULD_NOT_RUN
+            return run_up(wanted, trusted, display, key_log, recorded)
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     except IdentityError as error:
@@ -122,4 +159,6 @@ def up(
         return EXIT_COULD_NOT_RUN
 
 
+devices_cli.register(app)
+doctor_cli.register(app)
 identity_cli.register(app)

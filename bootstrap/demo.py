@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bootstrap.errors import ConfigError
 from bootstrap.events import Event
@@ -33,6 +34,8 @@ class Demo:
     session_id: str = field(default_factory=new_session_id)
     revision: Revision = Revision.V2
     timeout: float = 60.0
+    capture: Path | None = None
+    """Where rank 0 records its links, which are all that there are."""
 
     def __post_init__(self) -> None:
         check_size(self.ranks)
@@ -48,8 +51,8 @@ class Demo:
         check_timeout(self.timeout)
 
 
-def run_demo(demo: Demo, display: Display) -> bool:
-    """Run `demo` to its end; the last event is `done`. True when the group was formed and checked."""
+def run_demo(demo: Demo, display: Display) -> int:
+    """Run `demo` to its end; the last event is `done`. Returns the exit code."""
 
     async def act(supervisor: Supervisor) -> None:
         with reserved_ports(demo.host, demo.ranks, demo.port) as port:
@@ -63,9 +66,10 @@ async def _form(demo: Demo, port: int, supervisor: Supervisor) -> None:
     signers = [KeySigner.generate() for _ in range(demo.ranks)]  # thrown away with the demo
     keys = tuple(signer.public_key for signer in signers)
 
-    def heard(worker: Worker, event: Event) -> None:
+    def heard(worker: Worker, event: Event) -> bool:
         if event["event"] == "listening":
             addresses[worker.rank].set_result((event["host"], event["port"]))
+        return False
 
     def order(worker: Worker, peers: tuple[tuple[str, int], ...] = ()) -> Order:
         return Order(
@@ -77,7 +81,12 @@ async def _form(demo: Demo, port: int, supervisor: Supervisor) -> None:
             deadline=supervisor.deadline + WORKER_SLACK,
             bootstrap=JacclBootstrapPayload(port, demo.session_id) if worker.rank == 0 else None,
             link=LinkOrder(
-                host=demo.host, identity=signers[worker.rank].scalar, keys=keys, peers=peers, revision=demo.revision
+                host=demo.host,
+                identity=signers[worker.rank].scalar,
+                keys=keys,
+                peers=peers,
+                revision=demo.revision,
+                capture=None if demo.capture is None or worker.rank else str(demo.capture.absolute()),
             ),
         )
 

@@ -24,6 +24,14 @@ LINES: Final = {
     "ignored": "ignored {name} from rank {peer}, where it does not belong",
     "session-ended": "rank {peer} ended the session",
     "link-lost": "link with {host} lost: {message}{retry}",
+    "rehearsed": "rehearsed the side channel at {coordinator}{strangers}",
+    "waiting": "waiting: {what}",
+    "restarting": "bootstrapping anew, {left} more to come: {message}",
+    "reaped": "ended what an earlier run left: {processes}",
+    "warning": "warning: {message}",
+    "consequence": "failed as well, later: {message}",
+    "holding": "holding the group; Ctrl-C ends it",
+    "command-ended": "the command ended with exit status {status}",
     "would-set": "would set: {variables}{cleared}",
     "would-write": "would write {format} to {path}: {content}",
     "file-written": "{format} written to {path}",
@@ -31,9 +39,14 @@ LINES: Final = {
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
 }
-DONE: Final = {
-    False: "{ranks} ranks form one {backend} group",
-    True: "dry run: the link works, and nothing was set or written",
+DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
+STATUS: Final = "the command ended with exit status {status}"
+STOPPED: Final = "the group is stopped"
+FORMED: Final = "{ranks} ranks form one {backend} group"
+RETRY: Final = {
+    "safe": "safe, nothing native has run",
+    "mend-first": "in vain before that is mended",
+    "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
 }
 RANK_COLOURS: Final = ("cyan", "magenta", "yellow", "blue")
 
@@ -48,6 +61,9 @@ class PlainDisplay:
         if event["event"] == "error":
             where = "" if event["rank"] is None else f"rank {event['rank']}: "
             _write(sys.stderr, f"{self._prog}: {where}{event['message']}")
+            _write(sys.stderr, f"  likely cause: {event['cause']}")
+            _write(sys.stderr, f"  what to do: {event['mend']}")
+            _write(sys.stderr, f"  trying again: {RETRY[str(event['retry'])]}")
         elif event["event"] != "done" or event["ok"]:
             self.step(*columns(event))
 
@@ -57,6 +73,10 @@ class PlainDisplay:
     def log(self, rank: int, line: str) -> None:
         _write(sys.stderr, f"[rank {rank}] {line}")
 
+    def output(self, rank: int, stream: str, line: str) -> None:
+        """A line of the command's, on the stream that it came from."""
+        _write(sys.stdout if stream == "stdout" else sys.stderr, f"[rank {rank}] {line}")
+
 
 class JsonDisplay(PlainDisplay):
     """An object a line on stdout. An error is on stderr as well, for whoever watches the program."""
@@ -65,6 +85,9 @@ class JsonDisplay(PlainDisplay):
         _write(sys.stdout, json.dumps(event))
         if event["event"] == "error":
             super().event(event)
+
+    def output(self, rank: int, stream: str, line: str) -> None:
+        self.event({"event": "output", "rank": rank, "stream": stream, "line": line})
 
 
 class TerminalDisplay(PlainDisplay):
@@ -106,7 +129,9 @@ def columns(event: Event) -> tuple[str, str, str]:
     """Return when, who and what, the first two padded."""
     when = f"{event['t_ms']:5.0f} ms"
     if event["event"] == "done":
-        return when, "done  ", DONE[bool(event.get("dry_run"))].format_map(event)
+        texts = {"status": STATUS, "stopped": STOPPED}
+        text = DRY_RUN if event.get("dry_run") else next((texts[key] for key in texts if key in event), FORMED)
+        return when, "done  ", text.format_map(event)
     fields = dict(event)
     if "variables" in event:
         variables, cleared = cast(dict[str, str], event["variables"]), cast(list[str], event["cleared"])
@@ -114,6 +139,11 @@ def columns(event: Event) -> tuple[str, str, str]:
             variables if event["event"] == "environment-set" else map("=".join, variables.items())
         )
         fields["cleared"] = "; cleared: " + " ".join(cleared) if cleared else ""
+    if event["event"] == "rehearsed":
+        turned_away = cast(list[str], event["turned_away"])
+        fields["strangers"] = "; turned away: " + "; ".join(turned_away) if turned_away else ""
+    if event["event"] == "reaped":
+        fields["processes"] = " ".join(map(str, cast(list[int], event["pids"])))
     if event["event"] == "link-lost":
         fields["retry"] = "" if event["retry_s"] is None else f"; again in {event['retry_s']:g} s"
     return when, f"rank {event['rank']}", LINES[str(event["event"])].format_map(fields)

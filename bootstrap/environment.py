@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bootstrap.errors import EnvironmentSetError
 from bootstrap.plan import Backend, Plan
+from wireproto.device_file import check_device_matrix
 
 # A JACCL_* name beats its MLX_* twin, and JACCL_RING counts when it is merely present.
 READ_BY_MLX = (
@@ -22,13 +23,19 @@ READ_BY_MLX = (
 
 
 def environment_for(plan: Plan, backend: Backend, topology_path: Path) -> dict[str, str]:
-    """Return the variables that make MLX form `plan` with `backend` from the file at `topology_path`."""
+    """Return the variables that make MLX form `plan` with `backend` from the file at `topology_path`.
+
+    JACCL prefers a mesh; a matrix that makes none is named a ring.
+    """
     file_variable = "MLX_IBV_DEVICES" if backend == "jaccl" else "MLX_HOSTFILE"
-    return {
+    variables = {
         "MLX_RANK": str(plan.rank),
         "MLX_JACCL_COORDINATOR": plan.coordinator,
         file_variable: str(topology_path),
     }
+    if backend == "jaccl" and plan.devices is not None and not check_device_matrix(plan.devices).mesh:
+        variables["MLX_JACCL_RING"] = "1"
+    return variables
 
 
 def contrary_names(variables: Mapping[str, str]) -> list[str]:

@@ -17,6 +17,15 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "ignored": ("peer", "name"),
     "session-ended": ("peer",),
     "link-lost": ("host", "code", "message", "retry_s"),
+    "rehearsed": ("coordinator", "turned_away"),
+    "waiting": ("what",),
+    "restarting": ("left", "message"),
+    "reaped": ("pids",),
+    "holding": (),
+    "warning": ("message",),
+    "consequence": ("stage", "code", "message"),
+    "output": ("stream", "line"),
+    "command-ended": ("status",),
     "would-set": ("variables", "cleared"),
     "would-write": ("path", "format", "content"),
     "file-written": ("path", "format"),
@@ -30,7 +39,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 its own, and `code` where not `ok`.
 
 On the way out each also has `event`, `rank` (null where no rank is to blame; not on `done`), and `t_ms`, the
-milliseconds since the start.
+milliseconds since the start. An error has its advice, too: `cause`, `mend`, `retry`.
 """
 
 

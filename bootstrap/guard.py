@@ -1,9 +1,13 @@
 """Ends the workers and removes their directories when the supervisor was killed and could not.
 
-Run by the supervisor as a script, on the standard library alone. stdin has a JSON array a line: `[pid, directory]` for
-a worker that started (`pid` is its process group too), `[pid, null]` for one that ended. The supervisor kills the guard
-when its work is done, so the end of stdin means that the supervisor is dead. That holds on every POSIX system, and
-for a worker that sits in native code, where a parent-death signal or a thread could not end it and tidy up.
+Run by the supervisor as a script, on the standard library alone. stdin has a JSON array a line: `["remove", path]` for
+a directory, `["kill", pid]` for a worker that started (`pid` is its process group too), `["forget", pid]` for one that
+ended. The supervisor kills the guard when its work is done, so the end of stdin means that the supervisor is dead. That
+holds on every POSIX system, and for a worker that sits in native code, where a parent-death signal or a thread could
+not end it and tidy up.
+
+Arguments: the path of the run's lock file, if it has one; the guard inherits the lock itself, which is so held until
+all is tidy.
 """
 
 import json
@@ -12,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 
 GRACE_SECONDS = 1.0
 
@@ -19,22 +24,29 @@ GRACE_SECONDS = 1.0
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    workers: dict[int, str] = {}
+    workers: set[int] = set()
+    directories: list[str] = []
     for line in sys.stdin:
-        pid, directory = json.loads(line)
-        workers.pop(pid, None)
-        if directory is not None:
-            workers[pid] = directory
+        match json.loads(line):
+            case ["remove", directory]:
+                directories.append(directory)
+            case ["kill", pid]:
+                workers.add(pid)
+            case ["forget", pid]:
+                workers.discard(pid)
     _signal(workers, signal.SIGTERM)
     limit = time.monotonic() + GRACE_SECONDS
     while _signal(workers, 0) and time.monotonic() < limit:
         time.sleep(0.01)
     _signal(workers, signal.SIGKILL)
-    for directory in workers.values():
+    for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
+    for lock in sys.argv[1:]:
+        with suppress(OSError):
+            os.unlink(lock)  # noqa: PTH108 - pathlib takes longer to import than all else here
 
 
-def _signal(workers: dict[int, str], number: int) -> bool:
+def _signal(workers: set[int], number: int) -> bool:
     """Send a signal to each worker's process group; say whether any was there."""
     there = False
     for pid in workers:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TextIO
 
 from bootstrap.errors import ConfigError
@@ -11,6 +12,12 @@ from bootstrap.errors import ConfigError
 VARIABLE: Final = "WIREPROTO_KEYLOGFILE"
 
 logger = logging.getLogger(__name__)
+
+
+def set_key_log(path: Path | None) -> None:
+    """Let the variable name a file, for this process and for those that it starts; None leaves it as it is."""
+    if path is not None:
+        os.environ[VARIABLE] = str(path.absolute())
 
 
 @contextmanager

@@ -5,15 +5,13 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from bootstrap.errors import ConfigError
+from wireproto.device_file import DeviceMatrix, check_device_matrix
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]
-RankChoice = Literal["auto", "0", "1"]
-DeviceMatrix = tuple[tuple[str | None, ...], ...]
-"""One row a rank, one entry a rank: None for itself, else the name of an RDMA device."""
 
 DEFAULT_PORT = 29400
 MIN_RANKS, MAX_RANKS = 2, 8  # a JACCL mesh takes no more than 8
@@ -137,30 +135,16 @@ def check_session_id(session_id: str) -> None:
         )
 
 
-def check_backend(backend: str) -> None:
+def check_backend(backend: str) -> BackendChoice:
     if backend not in get_args(BackendChoice):
         raise ConfigError(f"backend {backend!r} is unknown, use auto, jaccl or ring", code="bad-backend")
+    return cast(BackendChoice, backend)
 
 
 def check_devices(devices: DeviceMatrix) -> None:
     """JACCL takes a matrix of nulls or empty names as valid and then crashes, so it is vetted here."""
-    check_size(len(devices))
-    for r, row in enumerate(devices):
-        if len(row) != len(devices):
-            raise ConfigError(
-                f"row {r} of the device matrix has {len(row)} entries, use {len(devices)}", code="bad-devices"
-            )
-        for c, name in enumerate(row):
-            if r == c and name is not None:
-                raise ConfigError(f"device {r},{c} is {name!r}, use None on the diagonal", code="bad-devices")
-            if r != c and not _is_device_name(name):
-                raise ConfigError(
-                    f"device {r},{c} is {name!r}, use an RDMA device name such as 'rdma_en5'", code="bad-devices"
-                )
-
-
-def _is_device_name(name: object) -> bool:
-    return isinstance(name, str) and name != "" and name.isprintable() and not name.isspace()
+    if faults := check_device_matrix(devices).faults:
+        raise ConfigError(f"the device matrix cannot be used: {faults[0]}", code="bad-devices")
 
 
 def _is_int(value: object) -> bool:

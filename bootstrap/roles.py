@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
 from msgspec import to_builtins
+from msgspec.structs import replace
 
+from bootstrap.capture import Capture
 from bootstrap.errors import BootstrapError, ConfigError, LinkError
 from bootstrap.events import OnStep, silent
 from bootstrap.plan import check_port, check_session_id
 from bootstrap.transport import Link, MakeSession, connect, listen
+from wireproto.errors import StateError
 from wireproto.messages import (
     SPEC_BY_CLASS,
     JacclBootstrapPayload,
@@ -96,6 +99,7 @@ class RankZero:
         times: Times = DEFAULT_TIMES,
         on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
+        capture: Capture | None = None,
         report: OnStep = silent,
     ) -> None:
         self.health = UNAVAILABLE
@@ -103,7 +107,7 @@ class RankZero:
         """No pings are sent while this is set."""
         self._host, self._port, self._peer = host, port, peer
         self._own_ip, self._interface = own_ip, interface
-        self._make_session = make_session
+        self._make_session, self._capture = make_session, capture
         self._times = times
         self._on_message, self._on_confirmed = on_message, on_confirmed
         self._report = report
@@ -132,9 +136,16 @@ class RankZero:
         await self._established.wait()
 
     async def bootstrap(self, payload: JacclBootstrapPayload) -> None:
-        """Send jacclBootstrap as soon as there is a session. [BOOT-SEND]"""
+        """Send jacclBootstrap as soon as there is a session. [BOOT-SEND]
+
+        LinkError (`link-lost`) where that session is another one, which has not offered what the payload names.
+        """
         await self.established()
-        await self.send(payload)
+        try:
+            await self.send(payload)
+        except StateError as error:
+            text = f"the session with rank {self._peer} is another one by now: {error}"
+            raise LinkError(text, code="link-lost") from error
         self._report("bootstrap-sent", peer=self._peer, port=payload.port, session_id=payload.session_id)
 
     async def send(self, message: Message) -> None:
@@ -144,12 +155,25 @@ class RankZero:
         await self._link.send(message, self._times.send)
 
     async def ponged(self) -> None:
-        """Wait for an answer to a ping."""
+        """Wait for an answer to the last ping."""
         await self._ponged.wait()
+
+    async def offered(self) -> frozenset[str]:
+        """The extensions that the peer names in its pong; none where no pong comes in time. [EXT-OFFER]"""
+        await self.established()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._times.pong):
+                await self.ponged()
+        return frozenset() if self._link is None else self._link.session.offered
 
     async def lost(self) -> None:
         """Wait until there is no session any more."""
         await self._lost.wait()
+
+    def drop(self) -> None:
+        """Let go of the session; `run` makes another one."""
+        if self._link is not None:
+            self._link.close(LinkError("a new session is to take the place of this one", code="link-replaced"))
 
     async def stop(self) -> None:
         """End the session in order, if there is one. `run` is to be cancelled after that."""
@@ -165,6 +189,7 @@ class RankZero:
             seconds=self._times.connect,
             own_ip=self._own_ip,
             interface=self._interface,
+            capture=self._capture,
         )
         async with link:
             self._report("connected", peer=self._peer, host=self._host, port=self._port)
@@ -172,6 +197,7 @@ class RankZero:
             self._report("established", peer=self._peer)
             self._link = link
             self.health = Health("degraded")
+            self._ponged.clear()
             self._lost.clear()
             self._established.set()
             pings = asyncio.create_task(self._ping(link))
@@ -233,7 +259,8 @@ class RankZero:
 class RankOne:
     """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, for as long as `run` runs.
 
-    `status` is asked for each pong. `on_inference` gets what belongs to inference, and has to return at once.
+    `status` is asked for each pong. `on_message` gets what comes but for pings and the bootstrap, and has to return at
+    once.
     """
 
     def __init__(
@@ -243,30 +270,36 @@ class RankOne:
         make_session: MakeSession,
         *,
         size: int = 2,
-        on_inference: OnMessage = nothing,
+        on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
         status: Callable[[], PongPayload] = lambda: IDLE,
         interface: str | None = None,
         times: Times = DEFAULT_TIMES,
+        capture: Capture | None = None,
         report: OnStep = silent,
     ) -> None:
         self._own_ip, self._port, self._interface = own_ip, port, interface
-        self._make_session = make_session
+        self._make_session, self._capture = make_session, capture
         self._size = size
-        self._on_inference, self._on_confirmed, self._status = on_inference, on_confirmed, status
+        self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
         self._times = times
         self._report = report
         self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
         self._current: Link | None = None
-        self._bootstraps: asyncio.Queue[JacclBootstrapPayload] = asyncio.Queue()
-        self._lost = asyncio.Event()
-        self._free = asyncio.Event()
-        self._free.set()
+        self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, asyncio.Future[bool]]] = asyncio.Queue()
+        self._over: asyncio.Future[bool] | None = None  # of the session that brought the last one
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until cancelled. LinkError if the address cannot be listened at."""
-        server = await listen(self._own_ip, self._port, self._make_session, self._accept, interface=self._interface)
+        server = await listen(
+            self._own_ip,
+            self._port,
+            self._make_session,
+            self._accept,
+            interface=self._interface,
+            capture=self._capture,
+        )
         try:
             host, port = server.sockets[0].getsockname()
             self._report("listening", host=host, port=port)
@@ -278,16 +311,20 @@ class RankOne:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def bootstrap(self) -> JacclBootstrapPayload:
-        """The next jacclBootstrap that came. [BOOT-RECEIVE]"""
-        return await self._bootstraps.get()
+        """The next jacclBootstrap that came; one a session, what follows is ignored. [BOOT-RECEIVE]"""
+        payload, self._over = await self._bootstraps.get()
+        return payload
 
-    async def lost(self) -> None:
-        """Wait until a session has ended, and not in order."""
-        await self._lost.wait()
+    async def send(self, message: Message) -> None:
+        """Send one message over the session; LinkError where there is none, or the peer does not take it."""
+        if self._current is None:
+            raise LinkError("there is no session with rank 0", code="link-closed")
+        await self._current.send(message, self._times.send)
 
-    async def ended(self) -> None:
-        """Wait until there is no session."""
-        await self._free.wait()
+    async def over(self) -> bool:
+        """Wait for the end of the session that brought the last jacclBootstrap; say whether it ended in order."""
+        assert self._over is not None  # noqa: S101 - `bootstrap` was called
+        return await asyncio.shield(self._over)
 
     def _accept(self, link: Link) -> None:
         self._unconfirmed[link] = None
@@ -299,21 +336,22 @@ class RankOne:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, link: Link) -> None:
+        over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        orderly = False
         try:
             async with link:
                 try:
                     await self._admit(link)
                 finally:
                     self._unconfirmed.pop(link, None)
-                await self._answer(link)
+                await self._answer(link, over)
+            orderly = True
         except BootstrapError as error:
-            if self._current is link:
-                self._lost.set()
             self._report("link-lost", host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
         finally:
+            over.set_result(orderly)
             if self._current is link:
                 self._current = None
-                self._free.set()
 
     async def _admit(self, link: Link) -> None:
         """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""
@@ -331,30 +369,39 @@ class RankOne:
         if self._current is not None:
             self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
         self._current = link
-        self._free.clear()
-        self._lost.clear()
+        while not self._bootstraps.empty():
+            self._bootstraps.get_nowait()  # an earlier session's
 
-    async def _answer(self, link: Link) -> None:
+    async def _answer(self, link: Link, over: asyncio.Future[bool]) -> None:
+        bootstrapped = False
         while True:
             match await link.receive():
                 case MessageReceived(Ping()):
                     # A peer that has ended the session meanwhile takes no answer; what it said before still counts.
                     with suppress(LinkError):
-                        await link.send(self._status(), self._times.send)
-                case MessageReceived(JacclBootstrapPayload() as payload):
+                        await link.send(self._pong(link), self._times.send)
+                case MessageReceived(JacclBootstrapPayload() as payload) if not bootstrapped:
+                    bootstrapped = True
                     fields = {"port": payload.port, "session_id": payload.session_id}
                     self._report("bootstrap-received", peer=0, **fields)
                     check_bootstrap(payload, self._size)
-                    self._bootstraps.put_nowait(payload)
+                    self._bootstraps.put_nowait((payload, over))
+                case MessageReceived(JacclBootstrapPayload() as payload):
+                    # A process forms one group, so another frame cannot be followed.
+                    self._report("ignored", peer=0, name=wire_name(payload))
                 case MessageReceived(SessionEnd()):
                     pass  # its Closed follows
                 case MessageReceived(message):
-                    self._on_inference(message)
+                    self._on_message(message)
                 case MessageIgnored(message):
                     self._report("ignored", peer=0, name=wire_name(message))
                 case Closed(orderly=True):
                     self._report("session-ended", peer=0)
                     return
+
+    def _pong(self, link: Link) -> PongPayload:
+        """The status, with what this side can do beyond the plain protocol. [EXT-OFFER]"""
+        return replace(self._status(), extensions=tuple(sorted(link.session.extensions)))
 
 
 def check_bootstrap(payload: JacclBootstrapPayload, size: int) -> None:
@@ -387,15 +434,25 @@ def wire_name(message: Message) -> str:
 
 
 async def alongside(work: Coroutine[None, None, ResultT], *services: Coroutine[None, None, None]) -> ResultT:
-    """The result of `work`, while `services` run. A service that fails ends the work; its error is raised."""
+    """The result of `work`, while `services` run. A service that fails ends the work; its error is raised.
+
+    The services run until the work has ended, also where it is cancelled and has something to say on its way out.
+    """
     tasks = [asyncio.create_task(service) for service in services]
     main = asyncio.create_task(work)
+    for task in (main, *tasks):
+        # Also where this is cancelled a second time, and asks none of them.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    pending = {main, *tasks}
     try:
-        done, _ = await asyncio.wait({main, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {main}:
-            task.result()
-        return await main
+        while not main.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {main}:
+                task.result()
+        return main.result()
     finally:
-        for task in (main, *tasks):
+        main.cancel()
+        await asyncio.gather(main, return_exceptions=True)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(main, *tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,13 +3,20 @@
 import asyncio
 import json
 import signal
+import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Final, Protocol
 
+from bootstrap.advice import advise
 from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.events import FIELDS, Event
+from bootstrap.exchange import PeerError
+from bootstrap.lock import Lock, host_lock
 from bootstrap.processes import GRACE_SECONDS, Guard, Worker, end_all
+from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_OK
 
 WORKER_SLACK: Final = 1.0
 """A worker's own deadline is this much later, so that the supervisor's message is the one that is seen."""
@@ -20,7 +27,8 @@ CRASHES: Final = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, s
 MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 3600.0
 
 
-Heard = Callable[[Worker, Event], None]
+Heard = Callable[[Worker, Event], bool]
+"""Called with a worker's event; True keeps it from the display."""
 
 
 class Display(Protocol):
@@ -30,6 +38,8 @@ class Display(Protocol):
 
     def log(self, rank: int, line: str) -> None: ...
 
+    def output(self, rank: int, stream: str, line: str) -> None: ...
+
 
 class SupervisorError(BootstrapError):
     """Why a run ended early. `rank` is None where no rank is to blame."""
@@ -38,6 +48,16 @@ class SupervisorError(BootstrapError):
         super().__init__(message, code=code)
         self.stage = stage
         self.rank = rank
+
+
+class CommandError(SupervisorError):
+    """The user's command failed, with `exit_code`."""
+
+    def __init__(self, exit_code: int, rank: int) -> None:
+        super().__init__(
+            f"the command ended with exit status {exit_code}", code="command-failed", stage="command", rank=rank
+        )
+        self.exit_code = exit_code
 
 
 def check_timeout(seconds: float) -> None:
@@ -54,25 +74,47 @@ def supervise(
     *,
     timeout: float,
     rank: int | None = None,
+    lock_ip: str | None = None,
     **summary: object,
-) -> bool:
-    """Run `act` to its end, or to the deadline, or to a signal; True when it ended well.
+) -> int:
+    """Run `act` to its end, or to the deadline, or to a signal; return the exit code.
 
     The last event is `done`, with `summary` and with what the supervisor has to add. `rank` is whose run this is, where
-    it is one rank's.
+    it is one rank's; `lock_ip` is its address, whose host's lock is held meanwhile. A signal that comes after `met` is
+    the run's proper end. The exit code is that of the command, if one ran and nothing else failed.
     """
     supervisor = Supervisor(display, timeout, rank)
     supervisor.summary.update(summary)
     failure: dict[str, object] = {}
+    exit_code = EXIT_OK
     try:
-        asyncio.run(supervisor.run(act))
+        with nullcontext() if lock_ip is None else host_lock(lock_ip) as lock:
+            supervisor.lock = lock
+            if lock is not None and lock.left_over:
+                supervisor.report("reaped", rank, pids=lock.left_over)
+            asyncio.run(supervisor.run(act))
+        if (status := supervisor.command_exit_code()) is not None:
+            exit_code = supervisor.summary["status"] = status
     except BootstrapError as error:
-        blamed = error.rank if isinstance(error, SupervisorError) else rank
-        supervisor.report("error", blamed, stage=error.stage, code=error.code, message=str(error))
+        blamed = error.rank if isinstance(error, SupervisorError | PeerError) else rank
+        advice = advise(error.code, str(error))
+        supervisor.report(
+            "error",
+            blamed,
+            stage=error.stage,
+            code=error.code,
+            message=str(error),
+            cause=advice.cause,
+            mend=advice.mend,
+            retry=advice.retry(supervisor.native),
+        )
         failure = {"code": error.code}
+        # Where another rank failed first, the command's end is the cause's consequence.
+        commands = [each for each in (error, error.__cause__) if isinstance(each, CommandError)]
+        exit_code = commands[0].exit_code if commands else EXIT_COULD_NOT_RUN
     done = {"event": "done", "ok": not failure, **supervisor.summary, **failure}
     display.event({**done, "t_ms": supervisor.now()})
-    return not failure
+    return exit_code
 
 
 def cause(errors: Sequence[SupervisorError]) -> SupervisorError:
@@ -88,6 +130,9 @@ class Supervisor:
         self.deadline = self.origin + timeout
         self.summary: dict[str, object] = {}
         """What `done` tells besides."""
+        self.lock: Lock | None = None
+        self.native = False
+        """Whether native code was set to work."""
         self._display = display
         self._timeout = timeout
         self._rank = rank
@@ -97,11 +142,19 @@ class Supervisor:
         self._last: dict[int, str] = {}
         self._first_to_fail: asyncio.Task[None] | None = None
         self._ending = False
-        self._heard: Heard = lambda worker, event: None
+        self._heard: Heard = lambda worker, event: False
+        self._command: Worker | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._stop: asyncio.Future[None]
+        self._is_met = False
 
     def now(self) -> float:
         """Milliseconds since the start."""
         return round((time.monotonic() - self.origin) * 1000, 1)
+
+    def show(self, event: Event) -> None:
+        """An event of a worker that was kept from the display."""
+        self._display.event(event)
 
     def report(self, event: str, rank: int | None, **fields: object) -> None:
         self._display.event({"event": event, "rank": rank, **fields, "t_ms": self.now()})
@@ -117,23 +170,76 @@ class Supervisor:
             stop.cancel()
             self._ending = True
             main.cancel()
-            await end_all(self._workers)
+            await self.end_workers()
             if self._guard is not None:
                 self._guard.dismiss()
-            await _collect([main, *self._tasks])
+            await _collect([main])
 
-    async def start(self, rank: int, heard: Heard = lambda worker, event: None) -> Worker:
-        """Start a worker; `heard` is called with each of its events."""
-        if self._guard is None:
-            self._guard = Guard()
+    def met(self) -> None:
+        """The group is there: the deadline is met, and a signal is the proper end."""
+        self._is_met = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    @property
+    def is_met(self) -> bool:
+        return self._is_met
+
+    @property
+    def stopped_by(self) -> BootstrapError | None:
+        """What ends the run from outside: a signal, or the deadline."""
+        failure = self._stop.exception() if self._stop.done() and not self._stop.cancelled() else None
+        return failure if isinstance(failure, BootstrapError) else None
+
+    async def anew(self) -> None:
+        """End what runs, and start the deadline again."""
+        self._is_met = False
+        self._ending = True
+        await self.end_workers()
+        self._ending = False
+        self.deadline = time.monotonic() + self._timeout
+        self._set_alarm()
+
+    async def start(
+        self, rank: int, heard: Heard = lambda worker, event: False, channel: socket.socket | None = None
+    ) -> Worker:
+        """Start a worker, with its end of a side channel; `heard` is called with each of its events."""
         self._heard = heard
-        worker = await Worker.start(rank)
-        self._workers.append(worker)
-        self._guard.watch(worker)  # before its order, so before it can leave anything behind
-        self._last[rank] = "started"
-        self.report("started", rank, pid=worker.pid)
+        worker = await Worker.start(rank, channel)
+        self._guard_over(worker.directory)
+        self._adopt(worker)
         self._tasks += [asyncio.create_task(self._follow(worker)), asyncio.create_task(self._log(worker))]
         return worker
+
+    async def run_command(
+        self,
+        rank: int,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        channel: socket.socket | None = None,
+    ) -> None:
+        """Run a user's command to its end, and pass on what it writes. CommandError unless its exit status is 0."""
+        self._guard_over(directory)
+        worker = self._command = await Worker.start_command(rank, arguments, environment, directory, channel)
+        self._adopt(worker)
+        self.native = True
+        streams = {"stdout": worker.lines(), "stderr": worker.log_lines()}
+        outputs = [asyncio.create_task(self._pass_on(rank, name, lines)) for name, lines in streams.items()]
+        self._tasks += outputs
+        end = asyncio.create_task(worker.ended())
+        pending: set[asyncio.Task[Any]] = {end, *outputs}
+        while not end.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        left_over = worker.kill(signal.SIGTERM)
+        await asyncio.wait(outputs, timeout=GRACE_SECONDS)
+        if not left_over:  # else it is still the guard's
+            self._forget(worker)
+        self.report("command-ended", rank, status=worker.exit_code)
+        if worker.exit_code:
+            raise CommandError(worker.exit_code, rank)
 
     async def watch(self) -> None:
         """Return when all workers have ended well; raise the error of the rank that is the cause."""
@@ -149,24 +255,68 @@ class Supervisor:
         for task in self._tasks:
             task.result()
 
+    async def end_workers(self) -> None:
+        """End all workers; nothing of theirs is left."""
+        workers, self._workers = self._workers, []
+        tasks, self._tasks = self._tasks, []
+        await end_all(workers)
+        await _collect(tasks)
+        for worker in workers:
+            self._forget(worker)
+        self._first_to_fail = None
+
+    def command_exit_code(self) -> int | None:
+        """That of the command, which has ended; None where none ran."""
+        return None if self._command is None else self._command.exit_code
+
+    def _guard_over(self, directory: Path) -> None:
+        """Before anything is left behind."""
+        if self._guard is None:
+            self._guard = Guard(self.lock)
+        self._guard.remove(directory)
+
+    def _adopt(self, worker: Worker) -> None:
+        self._workers.append(worker)
+        assert self._guard is not None  # noqa: S101 - its directory is guarded already
+        self._guard.watch(worker)
+        if self.lock is not None:
+            self.lock.watch(worker.pid, worker.directory)
+        self._last[worker.rank] = "started"
+        self.report("started", worker.rank, pid=worker.pid)
+
+    def _forget(self, worker: Worker) -> None:
+        if self._guard is not None:
+            self._guard.forget(worker)
+
     def _stopped_by_signal_or_deadline(self) -> asyncio.Future[None]:
-        """A future that fails when the run has to end. What comes after that changes nothing."""
+        """A future that ends when the run has to; it fails, unless the group was there."""
         loop = asyncio.get_running_loop()
-        stop: asyncio.Future[None] = loop.create_future()
+        stop = self._stop = loop.create_future()
         # Read when somebody waits, if somebody still does.
         stop.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-        def fail(failure: SupervisorError) -> None:
-            if not stop.done():
-                stop.set_exception(failure)
+        def interrupt() -> None:
+            if stop.done():
+                return
+            if self.is_met:
+                self.summary["stopped"] = True
+                stop.set_result(None)
+            else:
+                stop.set_exception(SupervisorError("interrupted", code="interrupted", rank=self._rank))
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup asked for that
-            interrupted = SupervisorError("interrupted", code="interrupted", rank=self._rank)
-            loop.add_signal_handler(number, fail, interrupted)
-        loop.call_later(self._timeout, lambda: fail(self._too_late()))
+            loop.add_signal_handler(number, interrupt)
+        self._set_alarm()
         return stop
+
+    def _set_alarm(self) -> None:
+        def fail() -> None:
+            if not self._stop.done():
+                self._stop.set_exception(self._too_late())
+
+        self._alarm = asyncio.get_running_loop().call_later(self._timeout, fail)
 
     def _too_late(self) -> SupervisorError:
         states = ", ".join(f"rank {rank} after '{event}'" for rank, event in sorted(self._last.items()))
@@ -184,8 +334,7 @@ class Supervisor:
         if not complete:
             self._blame()  # now, before the others' complaints come in
         status = await worker.ended()
-        if self._guard is not None:
-            self._guard.forget(worker)
+        self._forget(worker)
         if status != 0 or not complete:
             self._blame()
             how = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
@@ -214,10 +363,11 @@ class Supervisor:
         if self._ending:
             return
         self._last[worker.rank] = str(event["event"])
+        self.native |= event["event"] == "environment-set"
         if event["event"] == "group-ready":
             self.summary["backend"] = event["backend"]
-        self._heard(worker, event)
-        self._display.event(event)
+        if not self._heard(worker, event):
+            self._display.event(event)
 
     def _blame(self) -> None:
         if self._first_to_fail is None:
@@ -227,18 +377,24 @@ class Supervisor:
         async for line in worker.log_lines():
             self._display.log(worker.rank, line.decode(errors="replace").rstrip())
 
+    async def _pass_on(self, rank: int, stream: str, lines: AsyncIterator[bytes]) -> None:
+        async for line in lines:
+            self._display.output(rank, stream, line.decode(errors="replace").rstrip("\r"))
+
 
 def _parse(line: bytes) -> Event | None:
     """One event, with all fields that its kind has; None for anything else."""
     try:
         event = json.loads(line)
         return event if {"rank", "t_ms", *FIELDS[event["event"]]} <= event.keys() else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
 async def _collect(tasks: list[asyncio.Task[None]]) -> None:
     """Wait for what the dead left in their pipes; their failures are known or beside the point by now."""
+    if not tasks:
+        return
     _, pending = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
     for task in pending:
         task.cancel()

@@ -1,36 +1,40 @@
 """The files MLX reads: their bytes, their paths, their life on disk."""
 
-import json
 import os
 import secrets
+import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bootstrap.errors import ConfigError, TopologyWriteError
-from bootstrap.plan import Backend, DeviceMatrix, Plan, check_devices, check_ip, check_session_id
-
-IBV_DEVICES_SECONDS = 5.0  # the tool is known to hang on a wedged port
+from bootstrap.plan import Backend, Plan, check_devices, check_ip, check_session_id
+from bootstrap.rdma import device_for
+from wireproto.device_file import (
+    DeviceMatrix,
+    RankEntry,
+    format_device_file,
+    format_rank_entries,
+    format_ring_hostfile,
+)
 
 
 def rank_entries(ips: Sequence[str], interface: str = "bridge100") -> bytes:
     """The reference peer's topology file, byte for byte. JACCL itself does not take this format."""
-    entries = [{"interface": interface, "ip": str(check_ip(ip)), "rank": rank} for rank, ip in enumerate(ips)]
-    return json.dumps(entries, indent=2, separators=(",", " : "), sort_keys=True).encode()
+    return format_rank_entries([RankEntry(interface, str(check_ip(ip)), rank) for rank, ip in enumerate(ips)])
 
 
 def device_matrix(devices: DeviceMatrix) -> bytes:
     """What JACCL is pointed at: `[[null,"rdma_en5"],["rdma_en4",null]]`."""
     check_devices(devices)
-    return json.dumps(devices, separators=(",", ":")).encode()
+    return format_device_file(devices)
 
 
 def ring_hostfile(plan: Plan) -> bytes:
     """What ring is pointed at: `[["ip:port"],["ip:port"]]`, rank r on port + r so that ranks can share a host."""
-    return json.dumps([[f"{ip}:{plan.port + r}"] for r, ip in enumerate(plan.ips)], separators=(",", ":")).encode()
+    return format_ring_hostfile(tuple(((ip, plan.port + r),) for r, ip in enumerate(plan.ips)))
 
 
 def topology_path(session_id: str, directory: str | None = None) -> Path:
@@ -50,45 +54,22 @@ def backend_file(plan: Plan, backend: Backend) -> tuple[str, Path, bytes]:
     """Return the format, path and bytes of the file that `backend` reads for this plan."""
     if backend == "ring":
         return "ring-hostfile", ring_hostfile_path(plan.session_id, plan.directory), ring_hostfile(plan)
-    devices = plan.devices or _same_device_everywhere(plan.size)
-    return "device-matrix", topology_path(plan.session_id, plan.directory), device_matrix(devices)
+    return "device-matrix", topology_path(plan.session_id, plan.directory), device_matrix(device_matrix_for(plan))
 
 
-def _same_device_everywhere(size: int) -> DeviceMatrix:
-    """A rank uses only its own row; the others have to be there for the matrix to be valid."""
-    names = local_rdma_devices()
-    if not names:
+def device_matrix_for(plan: Plan) -> DeviceMatrix:
+    """The plan's own matrix; for a pair without one, the device of the own address.
+
+    A rank uses its own row alone; the other has to be there for the matrix to be valid, so it says the same.
+    """
+    if plan.devices is not None:
+        return plan.devices
+    if plan.size > 2:
         raise ConfigError(
-            "jaccl: this host lists no RDMA device (ibv_devices); use --backend ring", code="no-rdma-device"
+            f"jaccl: {plan.size} ranks need a device matrix; use a hostfile with `rdma` rows", code="devices-needed"
         )
-    return tuple(tuple(None if r == c else names[0] for c in range(size)) for r in range(size))
-
-
-def local_rdma_devices() -> list[str]:
-    """The names that `ibv_devices` lists, in its order; none where the tool is missing or fails."""
-    try:
-        done = subprocess.run(
-            ["ibv_devices"],  # noqa: S607 - where it lives differs by system
-            capture_output=True,
-            text=True,
-            timeout=IBV_DEVICES_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except OSError:
-        return []
-    except subprocess.TimeoutExpired:
-        raise ConfigError(
-            f"jaccl: ibv_devices hangs ({IBV_DEVICES_SECONDS:.0f} s); reboot this host, or use --backend ring",
-            code="rdma-query-hangs",
-        ) from None
-    return _parse_ibv_devices(done.stdout) if done.returncode == 0 else []
-
-
-def _parse_ibv_devices(text: str) -> list[str]:
-    """Two heading lines (names, dashes), then `name  guid` a line."""
-    names = [line.split()[0] for line in text.splitlines() if line.strip()]
-    return [name for name in names if name != "device" and not name.startswith("-")]
+    device = device_for(plan.ips[plan.rank])
+    return ((None, device), (device, None))
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -152,3 +133,18 @@ def _refuse_irregular(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
         raise TopologyWriteError(f"cannot write {path}: it is {kind}; remove it", code="not-a-regular-file")
+
+
+@contextmanager
+def private_directory(path: Path) -> Iterator[None]:
+    """`path` is a new directory for its owner alone inside the block; TopologyWriteError (`directory-failed`)."""
+    try:
+        path.mkdir(0o700)
+    except OSError as error:
+        raise TopologyWriteError(
+            f"cannot make {path}: {error.strerror}; check TMPDIR", code="directory-failed"
+        ) from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

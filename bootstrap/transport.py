@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self, cast
 
+from bootstrap.capture import Capture, LinkCapture
 from bootstrap.errors import LinkError
 from wireproto.errors import SealError
 from wireproto.messages import Message
@@ -44,9 +45,17 @@ class Link(asyncio.BufferedProtocol):
     peer_ip: str
     peer_port: int
 
-    def __init__(self, make_session: MakeSession, on_connection: Callable[["Link"], None] | None = None) -> None:
+    def __init__(
+        self,
+        make_session: MakeSession,
+        on_connection: Callable[["Link"], None] | None = None,
+        capture: Capture | None = None,
+    ) -> None:
         self._make_session = make_session
         self._on_connection = on_connection
+        self._capture = capture
+        self._recorded: LinkCapture | None = None
+        self._lent: bytearray | memoryview = bytearray()  # what the next bytes are written to
         self._events: deque[Event] = deque()
         self._waiting = 0  # bytes that came in since all events were taken
         self._news = asyncio.Event()
@@ -72,10 +81,10 @@ class Link(asyncio.BufferedProtocol):
 
     async def send(self, message: Message, timeout: float) -> None:  # noqa: ASYNC109 - a deadline a call
         """Send one message; LinkError if the peer does not take it in time."""
-        if self._failure is not None:
-            raise self._failure
+        if not self._is_open():
+            raise self._failure or LinkError("the session has ended", code="link-closed")
         try:
-            self._transport.write(memoryview(self.session.send(message)))
+            self._write(memoryview(self.session.send(message)))
         except SealError as error:
             failure = LinkError(f"the session has to be made anew: {error}", code=error.code)
             self.close(failure)
@@ -116,21 +125,28 @@ class Link(asyncio.BufferedProtocol):
         tune(transport.get_extra_info("socket"))
         self.peer_ip, self.peer_port = transport.get_extra_info("peername")
         self.session = self._make_session(self.peer_ip)
-        if self.session.role is Role.INITIATOR:
-            self._transport.write(self.session.start())
+        connects = self.session.role is Role.INITIATOR
+        if self._capture is not None:
+            own, peer = transport.get_extra_info("sockname"), (self.peer_ip, self.peer_port)
+            self._recorded = self._capture.link(own, peer, connects=connects)
+        if connects:
+            self._write(self.session.start())
         if self._on_connection is not None:
             self._on_connection(self)
 
     def get_buffer(self, sizehint: int) -> bytearray | memoryview:
-        return self.session.get_buffer(sizehint) if self._is_open() else bytearray(_DROPPED)
+        self._lent = self.session.get_buffer(sizehint) if self._is_open() else bytearray(_DROPPED)
+        return self._lent
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._is_open():
             return
+        if self._recorded is not None:
+            self._recorded.received(self._lent[:nbytes])
         try:
             for event in self.session.buffer_updated(nbytes):
                 if isinstance(event, Established) and event.reply:
-                    self._transport.write(event.reply)
+                    self._write(event.reply)
                 self._events.append(event)
         except RemoteError as error:
             self._blame(error)
@@ -155,12 +171,19 @@ class Link(asyncio.BufferedProtocol):
         self.close(link_error(exc, "the link") if isinstance(exc, OSError) else failure)
         self._writable.set()
         self._gone.set()
+        if self._recorded is not None:
+            self._recorded.ended()
 
     def pause_writing(self) -> None:
         self._writable.clear()
 
     def resume_writing(self) -> None:
         self._writable.set()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._recorded is not None:
+            self._recorded.sent(data)
+        self._transport.write(data)
 
     def _is_open(self) -> bool:
         return self._failure is None and self.session.state not in (State.CLOSED, State.FAILED)
@@ -177,6 +200,7 @@ async def connect(
     seconds: float,
     own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
     interface: str | None = None,
+    capture: Capture | None = None,
 ) -> Link:
     """Connect, from an own address and over an interface where they are given, and say hello."""
     loop = asyncio.get_running_loop()
@@ -185,7 +209,7 @@ async def connect(
             connection = until_connected.enter_context(_bound_socket(own_ip, 0, interface))
             async with asyncio.timeout(seconds):
                 await loop.sock_connect(connection, (host, port))
-                _, link = await loop.create_connection(lambda: Link(make_session), sock=connection)
+                _, link = await loop.create_connection(lambda: Link(make_session, None, capture), sock=connection)
             until_connected.pop_all()
     except OSError as error:
         raise link_error(error, f"connecting to {host}:{port}") from error
@@ -199,13 +223,16 @@ async def listen(
     on_connection: Callable[[Link], None],
     *,
     interface: str | None = None,
+    capture: Capture | None = None,
 ) -> asyncio.Server:
     """Listen at an own address; `on_connection` gets each connection before any of its bytes is read."""
     loop = asyncio.get_running_loop()
     try:
         with ExitStack() as until_listening:
             listener = until_listening.enter_context(_bound_socket(own_ip, port, interface))
-            server = await loop.create_server(lambda: Link(make_session, on_connection), sock=listener, backlog=16)
+            server = await loop.create_server(
+                lambda: Link(make_session, on_connection, capture), sock=listener, backlog=16
+            )
             until_listening.pop_all()
     except OSError as error:
         raise link_error(error, f"listening on {own_ip}:{port}") from error

@@ -1,8 +1,8 @@
 """The process that holds MLX, for one rank: `python -m bootstrap.worker`, run by the supervisor.
 
-One JSON order comes in on stdin; events go out on stdout, a JSON object a line; log lines go to stderr. The demo's
-workers have the link as well: it comes first, on an event loop; then the group, on the main thread and without one,
-since native init holds the GIL.
+One JSON order comes in on stdin; events go out on stdout, a JSON object a line; log lines go to stderr. MLX is loaded
+while the order is awaited. The demo's workers have the link as well: it comes first, on an event loop; then the group,
+on the main thread and without one, since native init holds the GIL.
 
 Who ends it: the supervisor at its deadline; the guard when the supervisor was killed; the kernel, by SIGALRM, when
 neither did, as no code of this process runs while native init waits.
@@ -12,32 +12,37 @@ import asyncio
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
 import msgspec
 
-from bootstrap.errors import BootstrapError, TopologyWriteError
+from bootstrap.capture import Capture, open_capture
+from bootstrap.errors import BootstrapError
 from bootstrap.events import OnStep
 from bootstrap.forming import form_group
-from bootstrap.group import check_sum, resolve_backend
+from bootstrap.group import check_sum, preload, resolve_backend
 from bootstrap.keylog import open_key_log
 from bootstrap.plan import BackendChoice, Plan
 from bootstrap.roles import RankOne, RankZero, alongside
+from bootstrap.side_channel import side_channel_factory
+from bootstrap.topology import private_directory
 from bootstrap.transport import MakeSession
+from wireproto.device_file import DeviceMatrix
 from wireproto.handshake import KeySigner
 from wireproto.messages import JacclBootstrapPayload, Revision
 from wireproto.session import Role, Session
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the supervisor, or else the guard, ends this process in a cleaner way."""
+RING_STAGGER = 0.01
+"""Seconds by which the last rank of a ring starts its init later: it connects first, all others listen first, and where
+nobody listens yet MLX sleeps for a second."""
 
 
 class LinkOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +56,8 @@ class LinkOrder(msgspec.Struct, frozen=True, kw_only=True):
     revision: Revision
     peers: tuple[tuple[str, int], ...] = ()
     """Rank 0's only: where ranks 1, 2, … listen."""
+    capture: str | None = None
+    """The file to record the links in."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,15 +73,21 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: JacclBootstrapPayload | None = None
     """None for a rank that learns it over the link."""
     link: LinkOrder | None = None
+    devices: DeviceMatrix | None = None
+    side_channel: bool = False
+    """JACCL's gathers go over the link."""
+    hold: bool = False
+    """Keep the group until stdin ends."""
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, _end)
     # Whatever native code prints must not get between the events.
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
+    preload()
+    signal.signal(signal.SIGTERM, _end)  # not before: an exception in the middle of MLX's own start aborts the process
     line = sys.stdin.buffer.readline()
     if not line:
         return 3  # the supervisor is gone
@@ -98,8 +111,9 @@ def run(order: Order, emit: OnStep) -> None:
     backend = resolve_backend(order.backend)  # before any link is made
     payload = order.bootstrap
     if order.link is not None:
-        with open_key_log() as key_log:
-            payload = _run_loop(_exchange(order.link, order, emit, key_log))
+        path = None if order.link.capture is None else Path(order.link.capture)
+        with open_key_log() as key_log, open_capture(path) as capture:
+            payload = _run_loop(_exchange(order.link, order, emit, key_log, capture))
     assert payload is not None  # noqa: S101 - where there is no link, the order has it
     plan = Plan(
         rank=order.rank,
@@ -107,11 +121,17 @@ def run(order: Order, emit: OnStep) -> None:
         port=payload.port,
         session_id=payload.session_id,
         backend=backend,
+        devices=order.devices,
         directory=order.directory,
     )
-    with _private_directory(Path(order.directory)):
-        group = form_group(plan, emit)
+    if backend == "ring" and plan.rank == plan.size - 1:
+        time.sleep(RING_STAGGER)
+    with private_directory(Path(order.directory)):
+        group = form_group(plan, emit, side_channel_factory() if order.side_channel else None)
     emit("sum-checked", value=check_sum(group))
+    if order.hold:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.stdin.buffer.read()
 
 
 def _run_loop(work: Coroutine[None, None, JacclBootstrapPayload]) -> JacclBootstrapPayload:
@@ -131,7 +151,9 @@ def _run_loop(work: Coroutine[None, None, JacclBootstrapPayload]) -> JacclBootst
         signal.signal(signal.SIGTERM, _end)
 
 
-async def _exchange(link: LinkOrder, order: Order, emit: OnStep, key_log: TextIO | None) -> JacclBootstrapPayload:
+async def _exchange(
+    link: LinkOrder, order: Order, emit: OnStep, key_log: TextIO | None, capture: Capture | None
+) -> JacclBootstrapPayload:
     """Rank 0 sends the bootstrap to each other rank, and the others get it."""
     signer = KeySigner.from_scalar(link.identity)
 
@@ -141,10 +163,10 @@ async def _exchange(link: LinkOrder, order: Order, emit: OnStep, key_log: TextIO
     async with asyncio.timeout(_left(order)):
         if order.bootstrap is None:
             size = len(order.ips)
-            follower = RankOne(link.host, 0, session(Role.RESPONDER, 0), size=size, report=emit)
+            follower = RankOne(link.host, 0, session(Role.RESPONDER, 0), size=size, capture=capture, report=emit)
             return await alongside(_take(follower), follower.run())
         leaders = [
-            RankZero(host, port, session(Role.INITIATOR, peer), peer=peer, report=emit)
+            RankZero(host, port, session(Role.INITIATOR, peer), peer=peer, capture=capture, report=emit)
             for peer, (host, port) in enumerate(link.peers, start=1)
         ]
         await alongside(_give(leaders, order.bootstrap), *(leader.run() for leader in leaders))
@@ -160,22 +182,8 @@ async def _give(leaders: Sequence[RankZero], payload: JacclBootstrapPayload) -> 
 
 async def _take(follower: RankOne) -> JacclBootstrapPayload:
     payload = await follower.bootstrap()
-    await follower.ended()
+    await follower.over()
     return payload
-
-
-@contextmanager
-def _private_directory(path: Path) -> Iterator[None]:
-    try:
-        path.mkdir(0o700)
-    except OSError as error:
-        raise TopologyWriteError(
-            f"cannot make {path}: {error.strerror}; check TMPDIR", code="directory-failed"
-        ) from error
-    try:
-        yield
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _left(order: Order) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.advice import advise
 from bootstrap.ports import reserved_ports
 
 ROOT = Path(__file__).parent.parent
@@ -37,19 +38,35 @@ def test_command(command: str, tmp_path: Path) -> None:
     assert not done.stderr
 
 
+SERVE = """
+import mlx.core as mx
+
+group = mx.distributed.init(backend="ring", strict=True)
+print("sum", mx.distributed.all_sum(mx.array(group.rank() + 1), group=group).item())
+"""
+
+
 def test_two_ranks(tmp_path: Path) -> None:
     """The walk-through of the two Macs, on two addresses of this host, each rank with a home of its own."""
+    (tmp_path / "serve.py").write_text(SERVE)
     homes = [tmp_path / "first", tmp_path / "second"]
     keys = [json.loads(run("jaccl-bootstrap identity --json", home).stdout)["public_key"] for home in homes]
     pins = [command for command in COMMANDS if command.startswith("jaccl-bootstrap pin")]
     for home, command, key in zip(homes, pins, reversed(keys), strict=True):
         assert run(here(command).replace("KEY", key), home).returncode == 0
-    ups = [here(command) for command in COMMANDS if command.startswith("jaccl-bootstrap up")]
+    ups = [f"cd {tmp_path} && {here(command)}" for command in COMMANDS if command.startswith("jaccl-bootstrap up")]
     with ThreadPoolExecutor() as both:
         done = list(both.map(run, ups, homes))
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
-    assert ["DistributedGroup ready (rank 0): size=2" in each.stderr for each in done] == [True, False]
-    assert ["DistributedGroup ready (rank 1): size=2" in each.stderr for each in done] == [False, True]
+    assert [f"[rank {rank}] sum 3" in each.stdout for rank, each in enumerate(done)] == [True, True]
+
+
+def test_the_table_of_errors() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", README, re.M)
+    assert len(rows) > 12
+    for code, cause, mend in rows:
+        advice = advise(code)
+        assert (cause, mend) == (advice.cause, advice.mend), code
 
 
 def here(command: str) -> str:

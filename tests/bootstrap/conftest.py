@@ -4,16 +4,20 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from tests.bootstrap.ranks import COORDINATOR_PORT, LINK_PORT, Rank, make_ranks
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECONDS = 60.0  # for a condition that holds within one on an idle machine
@@ -29,13 +33,24 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class CommandRun:
-    """A running `jaccl-bootstrap`. `worker` names a script to run in place of the real worker, `into` a pipe's end."""
+    """A running `jaccl-bootstrap`.
+
+    `program` names a script to run in its place, `worker` one in place of the real worker, `into` a pipe's end.
+    """
 
     def __init__(
-        self, arguments: tuple[str, ...], tmp: Path, worker: str | None, into: str | None, env: dict[str, str]
+        self,
+        arguments: tuple[str, ...],
+        tmp: Path,
+        program: str | None,
+        worker: str | None,
+        into: str | None,
+        env: dict[str, str],
     ) -> None:
         self.tmp = tmp
-        script = ["-m", "bootstrap"] if worker is None else [str(SCRIPTS / "command.py"), str(SCRIPTS / worker)]
+        script = ["-m", "bootstrap"] if program is None else [str(SCRIPTS / program)]
+        if worker is not None:
+            script = [str(SCRIPTS / "command.py"), str(SCRIPTS / worker)]
         # -P as for an installed command: the current directory is not searched for modules.
         command = [sys.executable, "-P", *script, *arguments]
         if into is not None:
@@ -43,7 +58,7 @@ class CommandRun:
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         self.process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # as on a terminal where nobody types
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -69,10 +84,14 @@ class CommandRun:
     def until(self, *wanted: tuple[str, int]) -> list[Event]:
         """Read on until each (event, rank) was seen; return all events so far."""
         while not {*wanted} <= {(event["event"], event.get("rank")) for event in self.events}:
-            line = self._lines.get(timeout=SECONDS)
-            assert line is not None, f"ended without {wanted}: {self.seen} {self._stderr}"
-            self.seen.append(line)
+            self.more()
         return self.events
+
+    def more(self) -> None:
+        """Read one more line."""
+        line = self._lines.get(timeout=SECONDS)
+        assert line is not None, f"ended: {self.seen} {self._stderr}"
+        self.seen.append(line)
 
     @property
     def events(self) -> list[Event]:
@@ -108,24 +127,31 @@ class CommandRun:
 
     def kill_all(self) -> None:
         for process in self.processes():
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
         self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
-    """Start `jaccl-bootstrap` with these arguments; TMPDIR is empty and its own."""
+    """Start `jaccl-bootstrap` with these arguments; TMPDIR is empty and its own, unless it is given as `tmp`."""
     runs: list[CommandRun] = []
 
     def start(
-        *arguments: str, worker: str | None = None, into: str | None = None, env: dict[str, str] | None = None
+        *arguments: str,
+        program: str | None = None,
+        worker: str | None = None,
+        into: str | None = None,
+        env: dict[str, str] | None = None,
+        tmp: Path | None = None,
     ) -> CommandRun:
-        tmp = tmp_path / f"tmp{len(runs)}"
-        tmp.mkdir()
-        runs.append(CommandRun(arguments, tmp, worker, into, env or {}))
+        if tmp is None:
+            tmp = tmp_path / f"tmp{len(runs)}"
+            tmp.mkdir()
+        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}))
         return runs[-1]
 
     yield start
@@ -134,23 +160,81 @@ def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
 
 
 @pytest.fixture
-def nothing_left() -> Callable[[CommandRun], None]:
-    """Assert that a run that has ended left no process and no file."""
+def ranks(tmp_path: Path) -> Callable[[int], list[Rank]]:
+    """So many ranks that know each other."""
+    return lambda count: make_ranks(tmp_path, count)
 
-    def check(run: CommandRun) -> None:
+
+@pytest.fixture
+def pair(ranks: Callable[[int], list[Rank]]) -> tuple[Rank, Rank]:
+    zero, one = ranks(2)
+    return zero, one
+
+
+@pytest.fixture
+def up(command: Callable[..., CommandRun]) -> Callable[..., CommandRun]:
+    """Start one rank's `jaccl-bootstrap up`, with the other rank of a pair, or with a hostfile."""
+
+    def start(own: Rank, others: Rank | Path, *arguments: str, **wanted: Any) -> CommandRun:
+        env = {"XDG_CONFIG_HOME": str(own.home), **wanted.pop("env", {})}
+        if isinstance(others, Rank):
+            addresses = ["--own-ip", own.ip, "--peer-ip", others.ip]
+        else:
+            addresses = ["--hostfile", str(others), "--rank", str(own.number)]
+        return command("up", *addresses, "--identity", str(own.identity), *arguments, env=env, **wanted)
+
+    return start
+
+
+@pytest.fixture
+def both(pair: tuple[Rank, Rank], up: Callable[..., CommandRun]) -> Callable[..., tuple[CommandRun, CommandRun]]:
+    """Start both ranks of the pair with the same arguments."""
+
+    def start(*arguments: str, **wanted: Any) -> tuple[CommandRun, CommandRun]:
+        zero, one = pair
+        run_one = up(one, zero, "--json", *arguments, **wanted)
+        return up(zero, one, "--json", *arguments, **wanted), run_one
+
+    return start
+
+
+@pytest.fixture
+def in_init(both: Callable[..., tuple[CommandRun, CommandRun]]) -> Callable[[str], tuple[CommandRun, CommandRun]]:
+    """Both ranks, where rank 0's worker sits in native code and waits for rank 1's, which hangs before it."""
+
+    def start(worker: str) -> tuple[CommandRun, CommandRun]:
+        zero, one = both(worker=worker)
+        zero.until(("environment-set", 0))
+        one.until(("rehearsed", 1))
+        wait_until(lambda: any(path.is_dir() for path in one.tmp.iterdir()), "rank 1's worker has its order")
+        return zero, one
+
+    return start
+
+
+@pytest.fixture
+def nothing_left() -> Callable[..., None]:
+    """Assert that a run that has ended left no process and no file, and no listener at the addresses of `ranks`."""
+
+    def check(run: CommandRun, *ranks: Rank) -> None:
         assert run.processes() == []
         assert list(run.tmp.rglob("*")) == []
+        for rank in ranks:
+            for port in (LINK_PORT, COORDINATOR_PORT + rank.number):
+                with socket.create_server((rank.ip, port)):
+                    pass
 
     return check
 
 
 @pytest.fixture
-def nothing_left_soon() -> Callable[[CommandRun], None]:
+def nothing_left_soon(nothing_left: Callable[..., None]) -> Callable[..., None]:
     """The same of a run that was killed, where somebody else has to tidy up."""
 
-    def check(run: CommandRun) -> None:
+    def check(run: CommandRun, *ranks: Rank) -> None:
         wait_until(lambda: run.processes() == [], "all processes gone")
         wait_until(lambda: list(run.tmp.rglob("*")) == [], "all files gone")
+        nothing_left(run, *ranks)
 
     return check
 

@@ -1,7 +1,7 @@
 """Two ends of a real link on loopback, for the tests of transport and roles."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -32,15 +32,23 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def session_0(
-    peer_ip: str = HOST, *, revision: Revision = Revision.V2, pin: bytes | None = RANK_1.public_key
+    peer_ip: str = HOST,
+    *,
+    revision: Revision = Revision.V2,
+    pin: bytes | None = RANK_1.public_key,
+    extensions: Collection[str] = (),
 ) -> Session:
-    return Session(Role.INITIATOR, RANK_0, pin, revision)
+    return Session(Role.INITIATOR, RANK_0, pin, revision, extensions=extensions)
 
 
 def session_1(
-    peer_ip: str = HOST, *, revision: Revision = Revision.V2, pin: bytes | None = RANK_0.public_key
+    peer_ip: str = HOST,
+    *,
+    revision: Revision = Revision.V2,
+    pin: bytes | None = RANK_0.public_key,
+    extensions: Collection[str] = (),
 ) -> Session:
-    return Session(Role.RESPONDER, RANK_1, pin, revision)
+    return Session(Role.RESPONDER, RANK_1, pin, revision, extensions=extensions)
 
 
 @asynccontextmanager

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap import EnvironmentSetError, Plan
-from bootstrap.environment import READ_BY_MLX, environment_for, set_environment
+from bootstrap.environment import READ_BY_MLX, contrary_names, environment_for, set_environment
+from wireproto.device_file import DeviceMatrix
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -20,6 +21,42 @@ def test_the_variables(rank: int, backend: str, variable: str) -> None:
         "MLX_JACCL_COORDINATOR": "10.0.0.1:29400",
         variable: "/d/file.json",
     }
+
+
+NO_MESH = (
+    (None, "a", None, "b"),
+    ("a", None, "b", None),
+    (None, "a", None, "b"),
+    ("a", None, "b", None),
+)
+THREE = ((None, "a", "b"), ("a", None, "b"), ("a", "b", None))
+
+
+@pytest.mark.parametrize(("devices", "ring"), [(NO_MESH, True), (THREE, False), (((None, "a"), ("a", None)), False)])
+def test_jaccl_is_told_to_form_a_ring_where_there_is_no_mesh(devices: DeviceMatrix, ring: bool) -> None:
+    plan = Plan(rank=1, ips=tuple(f"10.0.0.{rank}" for rank in range(1, len(devices) + 1)), devices=devices)
+    wanted = {"MLX_RANK": "1", "MLX_JACCL_COORDINATOR": "10.0.0.1:29400", "MLX_IBV_DEVICES": str(PATH)}
+    assert environment_for(plan, "jaccl", PATH) == wanted | ({"MLX_JACCL_RING": "1"} if ring else {})
+    assert "MLX_JACCL_RING" not in environment_for(plan, "ring", PATH)
+
+
+def test_the_own_wish_for_a_ring_contradicts_nothing() -> None:
+    os.environ.update(dict.fromkeys(READ_BY_MLX, "stale"))
+    plan = Plan(rank=1, ips=("10.0.0.1",) * 4, devices=NO_MESH)
+    assert contrary_names(environment_for(plan, "jaccl", PATH)) == [
+        "JACCL_RANK",
+        "JACCL_COORDINATOR",
+        "JACCL_IBV_DEVICES",
+        "JACCL_RING",
+        "MLX_HOSTFILE",
+    ]
+
+
+def test_contrary_names_changes_nothing() -> None:
+    os.environ["JACCL_RING"] = "0"  # presence counts
+    before = dict(os.environ)
+    assert "JACCL_RING" in contrary_names({"MLX_RANK": "0"})
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(("backend", "contrary"), [("jaccl", "MLX_HOSTFILE"), ("ring", "MLX_IBV_DEVICES")])

@@ -1,20 +1,27 @@
 """`bootstrap(config)` as a program calls it: two processes, no supervisor."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from bootstrap import BootstrapConfig, GroupInitError, TopologyWriteError, form_group, forming
+from bootstrap import BootstrapConfig, ConfigError, GroupInitError, TopologyWriteError, form_group, forming
 from bootstrap.plan import Plan
 from bootstrap.ports import reserved_ports
 from bootstrap.topology import ring_hostfile, ring_hostfile_path
 
+# Else pytest's own limit is a SIGALRM, too.
+pytestmark = pytest.mark.timeout(120, method="thread")
+
 EMBEDDED = """
 import sys
-from bootstrap import BootstrapConfig, bootstrap
+from bootstrap import BootstrapConfig, GroupInitError, bootstrap
 
 rank, port, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 group = bootstrap(BootstrapConfig(
@@ -22,6 +29,30 @@ group = bootstrap(BootstrapConfig(
     directory=directory,
 ))
 print(group.rank(), group.size())
+try:
+    bootstrap(BootstrapConfig(own_rank=rank, own_ip="127.0.0.1", peer_ip="127.0.0.1", backend="ring"))
+except GroupInitError as error:
+    print(error.code)
+"""
+
+ALONE = """
+import signal, sys, time
+from bootstrap import BootstrapConfig, BootstrapError, bootstrap
+from bootstrap.group import preload
+
+rank, port, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+config = BootstrapConfig(
+    own_rank=rank, own_ip="127.0.0.1", peer_ip="127.0.0.1", port=port, backend="ring", directory=directory
+)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+preload()
+start = time.monotonic()
+try:
+    bootstrap(config, deadline=0.5)
+except BootstrapError as error:
+    took = time.monotonic() - start
+    print(error.stage, error.code, 0.5 <= took < 2, error)
+print(signal.getsignal(signal.SIGALRM) is signal.SIG_IGN, signal.getitimer(signal.ITIMER_REAL))
 """
 
 
@@ -37,8 +68,99 @@ def test_two_processes_form_a_group_without_a_supervisor(tmp_path: Path) -> None
             ranks.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env))
         outputs = [process.communicate(timeout=60)[0] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0]
-    assert outputs == ["0 2\n", "1 2\n"]
+    assert outputs == ["0 2\nalready-formed\n", "1 2\nalready-formed\n"]
     assert [list(directory.iterdir()) for directory in directories] == [[], []]
+
+
+def alone(rank: int, port: int, directory: Path) -> list[str]:
+    """What a rank whose peer never comes has to say."""
+    command = [sys.executable, "-c", ALONE, str(rank), str(port), str(directory)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+
+
+LATE = [
+    "group deadline True no group within 0.5 s; see whether the other rank has started",
+    "True (0.0, 0.0)",
+]
+
+
+def test_the_deadline_of_rank_0_whom_nobody_joins(tmp_path: Path) -> None:
+    with reserved_ports("127.0.0.1", 2) as port:
+        assert alone(0, port, tmp_path) == LATE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_deadline_of_rank_1_to_whom_nobody_speaks(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        assert alone(1, mute.getsockname()[1], tmp_path) == LATE
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def no_alarm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.usefixtures("clean_environment", "no_alarm")
+def test_native_words_after_the_deadline_are_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = GroupInitError("[ring] Accept failed (error: 4)", code="init-failed")
+
+    def init(*arguments: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGALRM)
+        except GroupInitError:  # as native code that takes the broken wait for a failure of its own
+            raise native from None
+
+    monkeypatch.setattr(forming, "init_group", init)
+    with pytest.raises(GroupInitError) as caught:
+        forming.bootstrap(config_of(tmp_path), deadline=60)
+    assert caught.value.code == "deadline"
+    assert caught.value.__cause__ is native
+
+
+@pytest.mark.usefixtures("clean_environment", "no_alarm")
+def test_a_failure_before_the_deadline_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = GroupInitError("native words", code="init-failed")
+
+    def init(*arguments: object) -> None:
+        raise native
+
+    monkeypatch.setattr(forming, "init_group", init)
+    with pytest.raises(GroupInitError) as caught:
+        forming.bootstrap(config_of(tmp_path), deadline=60)
+    assert caught.value is native
+
+
+@pytest.mark.parametrize("deadline", [0, -1, 0.0, float("nan")])
+def test_a_deadline_that_cannot_be(deadline: float, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use a number of seconds") as caught:
+        forming.bootstrap(config_of(tmp_path), deadline=deadline)
+    assert caught.value.code == "bad-timeout"
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_in_a_thread_there_is_no_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forming, "init_group", lambda *arguments: arguments)
+
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(ConfigError, match="give deadline=None elsewhere") as caught:
+            threads.submit(forming.bootstrap, config_of(tmp_path)).result(60)
+        assert caught.value.code == "bad-timeout"
+        assert threads.submit(forming.bootstrap, config_of(tmp_path), None).result(60) == ("ring", 0, 2, None)
+
+
+def test_rank_0_has_to_have_the_coordinators_address() -> None:
+    config = BootstrapConfig(own_rank=0, own_ip="192.0.2.1", peer_ip="127.0.0.1", backend="ring")
+    with pytest.raises(ConfigError, match=r"rank 0 is the coordinator at 192\.0\.2\.1") as caught:
+        forming.bootstrap(config)
+    assert caught.value.code == "not-own-address"
+
+
+def config_of(directory: Path) -> BootstrapConfig:
+    return BootstrapConfig(own_rank=0, own_ip="127.0.0.1", peer_ip="127.0.0.1", backend="ring", directory=directory)
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -49,8 +171,8 @@ def test_the_file_is_there_during_init_and_gone_after_a_failure(
     path = ring_hostfile_path("S", str(tmp_path))
     steps: list[str] = []
 
-    def init(backend: str, rank: int, size: int) -> None:
-        assert (backend, rank, size) == ("ring", 1, 2)
+    def init(backend: str, rank: int, size: int, gather_factory: object) -> None:
+        assert (backend, rank, size, gather_factory) == ("ring", 1, 2, None)
         assert path.read_bytes() == ring_hostfile(plan)
         assert os.environ["MLX_HOSTFILE"] == str(path)
         assert os.environ["MLX_RANK"] == "1"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bootstrap import GroupInitError, group
-from bootstrap.group import check_sum, init_group, resolve_backend
+from bootstrap.group import check_sum, init_group, preload, resolve_backend, takes_gather_factory
+from bootstrap.side_channel import Gather
 
 
 class FakeGroup:
@@ -32,6 +33,7 @@ def mlx(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
     fake = SimpleNamespace(distributed=distributed, array=lambda data, dtype: data, int32="int32")
     monkeypatch.setattr(group, "_mlx", lambda: fake)
+    monkeypatch.setattr(group, "_formed", [])
     return fake
 
 
@@ -56,6 +58,7 @@ def test_without_mlx_the_text_says_what_to_install(monkeypatch: pytest.MonkeyPat
     with pytest.raises(GroupInitError, match=r"pip install 'cluster-wireproto\[bootstrap\]'") as caught:
         resolve_backend("auto")
     assert caught.value.code == "mlx-missing"
+    preload()  # leaves it to `resolve_backend` to say so
 
 
 def test_init_is_strict_named_and_logged(mlx: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
@@ -67,6 +70,48 @@ def test_init_is_strict_named_and_logged(mlx: SimpleNamespace, caplog: pytest.Lo
     assert [(record.name, record.getMessage()) for record in caplog.records] == [
         ("bootstrap.group", "jaccl DistributedGroup ready (rank 1): size=4")
     ]
+
+
+def test_a_gather_factory_is_handed_on(mlx: SimpleNamespace) -> None:
+    calls: list[dict[str, Any]] = []
+    mlx.distributed.init = lambda **arguments: calls.append(arguments) or FakeGroup()
+    init_group("jaccl", 1, 4, no_gather)
+    assert calls == [{"strict": True, "backend": "jaccl", "all_gather_factory": no_gather}]
+
+
+def no_gather(rank: int, size: int) -> Gather:
+    raise AssertionError("nobody gathers here")
+
+
+def test_a_process_forms_one_group(mlx: SimpleNamespace) -> None:
+    init_group("ring", 1, 4)
+    mlx.distributed.init = None  # MLX is not asked again: it would hand back the first group
+    with pytest.raises(GroupInitError, match="form the next one in a new process") as caught:
+        init_group("ring", 1, 4)
+    assert caught.value.code == "already-formed"
+
+
+def test_after_a_failure_another_try_may_work(mlx: SimpleNamespace) -> None:
+    working = mlx.distributed.init
+    mlx.distributed.init = None
+    with pytest.raises(GroupInitError):
+        init_group("ring", 1, 4)
+    mlx.distributed.init = working
+    assert init_group("ring", 1, 4).size() == 4
+
+
+@pytest.mark.parametrize(
+    ("doc", "takes"),
+    [("init(strict: bool = False, *, all_gather_factory: Callable | None = None)", True), ("init(strict)", False)],
+)
+def test_whether_mlx_takes_a_gather_factory(mlx: SimpleNamespace, doc: str, takes: bool) -> None:
+    mlx.distributed.init = SimpleNamespace(__doc__=doc)
+    assert takes_gather_factory() is takes
+
+
+def test_an_init_without_a_doc_takes_no_gather_factory(mlx: SimpleNamespace) -> None:
+    mlx.distributed.init.__doc__ = None
+    assert takes_gather_factory() is False
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError])

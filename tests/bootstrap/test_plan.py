@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from bootstrap import BootstrapConfig, BootstrapError, ConfigError, Plan
-from bootstrap.plan import check_session_id, new_session_id
+from bootstrap.plan import check_session_id, elect, new_session_id
 
 GOOD: dict[str, Any] = {"own_rank": 0, "own_ip": "10.0.0.1", "peer_ip": "10.0.0.2", "port": 29400, "session_id": "s"}
 UNSAFE_SESSION_IDS = [
@@ -11,6 +11,7 @@ UNSAFE_SESSION_IDS = [
     "\nabc", "a b", "\u00e9", "\uff11", "a" * 129, None, 7, b"abc",
 ]  # fmt: skip
 DEVICES = ((None, "rdma_en5"), ("rdma_en4", None))
+THREE = ((None, "rdma_en5", "rdma_en6"), ("rdma_en4", None, ("rdma_en5",)), ("rdma_en4", "rdma_en3", None))
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,6 @@ DEVICES = ((None, "rdma_en5"), ("rdma_en4", None))
         ({"port": 29400.0}, "bad-port"),
         ({"backend": "any"}, "bad-backend"),
         ({"backend": "mpi"}, "bad-backend"),
-        ({"devices": ((None, "rdma_en5", "rdma_en6"),) * 3}, "bad-devices"),
-        ({"devices": ((None, None), ("rdma_en4", None))}, "bad-devices"),
         *[({"session_id": session_id}, "bad-session-id") for session_id in UNSAFE_SESSION_IDS],
     ],
 )
@@ -57,8 +56,33 @@ def test_bad_config(change: dict[str, Any], code: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("devices", "fault"),
+    [
+        (THREE, "has 3 rows for 2 ranks, give one row a rank"),
+        ((), "cannot be used: topology-size: "),
+        (((None, None), ("rdma_en4", None)), "cannot be used: topology-one-sided in [0][1]"),
+        (((None, None), (None, None)), "cannot be used: topology-incomplete"),  # JACCL: valid, the first sum crashes
+        (((None, ""), ("rdma_en4", None)), "cannot be used: topology-name in [0][1]"),  # JACCL: valid, init crashes
+        (((None, 5), ("rdma_en4", None)), "cannot be used: topology-entry in [0][1]"),
+        ((("rdma_en5", "rdma_en5"), ("rdma_en4", None)), "cannot be used: topology-diagonal in [0][0]"),
+        ("[[null]]", "cannot be used: topology-not-array"),
+    ],
+)
+def test_devices_that_cannot_be(devices: Any, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BootstrapConfig(**GOOD, devices=devices)
+    assert caught.value.code == "bad-devices"
+    assert fault in str(caught.value)
+
+
+def test_devices_fit_the_ranks() -> None:
+    assert Plan(rank=2, ips=("10.0.0.1", "10.0.0.2", "10.0.0.3"), devices=THREE).devices == THREE
+
+
 @pytest.mark.parametrize("session_id", ["a", "A.b_c-9", "-x", "_", "a" * 128, "2D8E0D75-ECD6-4EC4-9AF1-D7C3BA8BADB5"])
 def test_safe_session_ids(session_id: str) -> None:
+    """[BOOT-SESSION-ID]"""
     check_session_id(session_id)
 
 
@@ -69,6 +93,7 @@ def test_a_long_session_id_does_not_fill_the_screen() -> None:
 
 
 def test_new_session_ids_are_upper_case_uuids_and_differ() -> None:
+    """[BOOT-FRESH-ID]"""
     first, second = BootstrapConfig(own_rank=0, own_ip="10.0.0.1", peer_ip="10.0.0.2"), new_session_id()
     assert first.session_id != second
     assert first.session_id == first.session_id.upper()
@@ -90,6 +115,7 @@ def test_the_last_rank_has_the_last_port(size: int) -> None:
 
 
 def test_a_plan_has_the_ips_in_rank_order() -> None:
+    """[BOOT-COORDINATOR]"""
     rank_0 = BootstrapConfig(**GOOD, devices=DEVICES, backend="jaccl", directory="/somewhere").plan()
     rank_1 = BootstrapConfig(**{**GOOD, "own_rank": 1, "own_ip": "10.0.0.2", "peer_ip": "10.0.0.1"}).plan()
     assert rank_0.ips == rank_1.ips == ("10.0.0.1", "10.0.0.2")
@@ -103,3 +129,17 @@ def test_config_is_frozen_and_by_keyword() -> None:
         config.port = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         BootstrapConfig(0, "10.0.0.1", "10.0.0.2")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher"),
+    [("169.254.1.1", "169.254.1.2"), ("169.254.9.1", "169.254.10.1"), ("9.0.0.0", "10.0.0.0"), ("2.0.0.9", "10.0.0.1")],
+)
+def test_the_lower_address_is_rank_0(lower: str, higher: str) -> None:
+    """As a number, not as a text. [BOOT-ELECTION]"""
+    assert (elect(lower, higher), elect(higher, lower)) == (0, 1)
+
+
+def test_no_rank_is_elected_of_one_address() -> None:
+    with pytest.raises(ConfigError, match="no rank can be elected"):
+        elect("10.0.0.1", "10.0.0.1")

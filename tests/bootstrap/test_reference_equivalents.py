@@ -49,6 +49,7 @@ def test_04_mlx_rank_of_rank_1() -> None:
 
 @BOTH
 def test_05_coordinator_is_rank_0s_address(config: BootstrapConfig) -> None:
+    """[BOOT-COORDINATOR]"""
     assert variables(config)["MLX_JACCL_COORDINATOR"] == "169.254.1.1:29400"
 
 

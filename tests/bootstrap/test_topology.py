@@ -1,9 +1,8 @@
-import json
 import os
 import re
 import stat
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from bootstrap import BootstrapConfig, ConfigError, Plan, TopologyWriteError, to
 from bootstrap.topology import (
     backend_file,
     device_matrix,
-    local_rdma_devices,
+    private_directory,
     rank_entries,
     remove_file,
     ring_hostfile,
@@ -65,7 +64,7 @@ def test_device_matrix() -> None:
         ((None, "a\n"), ("a", None)),
         ((None, " "), ("a", None)),
         ((None, 5), ("a", None)),
-        ((None, ("a", "b")), ("a", None)),
+        ((None, ("a", "b")), ("a", None)),  # one-sided
         tuple(tuple(None if r == c else "a" for c in range(9)) for r in range(9)),
     ],
 )
@@ -88,6 +87,7 @@ def test_paths() -> None:
 @pytest.mark.parametrize("session_id", ["../x", "", ".x", "a/b", "a\0b", "abc\n", "a" * 129])
 @pytest.mark.parametrize("path", [topology_path, ring_hostfile_path])
 def test_no_path_from_an_unsafe_session_id(path: type[Path], session_id: str) -> None:
+    """[BOOT-SESSION-ID]"""
     with pytest.raises(ConfigError):
         path(session_id, "/somewhere")
 
@@ -201,46 +201,20 @@ def test_a_removal_that_fails_says_why(tmp_path: Path) -> None:
     assert caught.value.code == "remove-failed"
 
 
-def ibv_devices(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put an `ibv_devices` of our own on PATH."""
-    tool = directory / "ibv_devices"
-    tool.write_text(f"#!{sys.executable}\n{script}\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(directory))
-
-
-LISTING = "    device          \t   node GUID\n    ------          \t----------------\n"
-
-
-def test_rdma_devices_are_read_from_ibv_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = LISTING + "    rdma_en5        \t0011223344556677\n    rdma_en4        \t8011223344556677\n"
-    ibv_devices(tmp_path, monkeypatch, f"print({listing!r}, end='')")
-    assert local_rdma_devices() == ["rdma_en5", "rdma_en4"]
-    plan = Plan(rank=1, ips=("10.0.0.1",) * 3, session_id="s", directory="/d")
+def test_a_pair_without_a_matrix_uses_the_device_of_the_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The own row alone counts; the other says the same, since the file needs one."""
+    monkeypatch.setattr(topology, "device_for", {"10.0.0.2": "rdma_en5"}.__getitem__)
+    plan = Plan(rank=1, ips=("10.0.0.1", "10.0.0.2"), session_id="s", directory="/d")
     form, path, data = backend_file(plan, "jaccl")
     assert (form, path) == ("device-matrix", topology_path("s", "/d"))
-    name = "rdma_en5"
-    assert json.loads(data) == [[None, name, name], [name, None, name], [name, name, None]]
+    assert data == b'[[null,"rdma_en5"],["rdma_en5",null]]'
 
 
-@pytest.mark.parametrize("script", [f"print({LISTING!r})", "raise SystemExit(1)"])
-def test_no_rdma_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    ibv_devices(tmp_path, monkeypatch, script)
-    with pytest.raises(ConfigError) as caught:
-        backend_file(Plan(rank=0, ips=("10.0.0.1", "10.0.0.2")), "jaccl")
-    assert str(caught.value) == "jaccl: this host lists no RDMA device (ibv_devices); use --backend ring"
-
-
-def test_no_ibv_devices_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert local_rdma_devices() == []
-
-
-def test_an_ibv_devices_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ibv_devices(tmp_path, monkeypatch, "import signal; signal.pause()")
-    monkeypatch.setattr(topology, "IBV_DEVICES_SECONDS", 0.2)
-    with pytest.raises(ConfigError, match="ibv_devices hangs"):
-        local_rdma_devices()
+def test_more_ranks_need_a_matrix() -> None:
+    """[TOPOLOGY-MATRIX]"""
+    with pytest.raises(ConfigError, match="3 ranks need a device matrix") as caught:
+        backend_file(Plan(rank=1, ips=("10.0.0.1", "10.0.0.2", "10.0.0.3")), "jaccl")
+    assert caught.value.code == "devices-needed"
 
 
 def test_given_devices_are_used_as_they_are() -> None:
@@ -252,3 +226,27 @@ def test_given_devices_are_used_as_they_are() -> None:
 def test_ring_reads_a_hostfile() -> None:
     plan = Plan(rank=0, ips=("127.0.0.1", "127.0.0.1"), session_id="s", directory="/d")
     assert backend_file(plan, "ring") == ("ring-hostfile", ring_hostfile_path("s", "/d"), ring_hostfile(plan))
+
+
+def test_a_private_directory_is_for_its_owner_alone_and_gone_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "private"
+
+    def fail_inside() -> None:
+        with private_directory(path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+            (path / "file").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("target")])
+def test_a_private_directory_is_new(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "private"
+    make(path)
+    with pytest.raises(TopologyWriteError, match="File exists; check TMPDIR") as caught, private_directory(path):
+        pass
+    assert caught.value.code == "directory-failed"
+    assert list(tmp_path.iterdir()) == [path]

@@ -59,6 +59,8 @@ def test_a_frame_of_64_mib() -> None:
 
 
 def test_socket_options() -> None:
+    """[SESSION-TCP]"""
+
     async def main() -> None:
         async with linked() as ends:
             for end in ends:
@@ -86,6 +88,8 @@ def test_an_own_address_to_leave_by() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface is named lo on Linux")
 def test_an_interface_to_leave_by() -> None:
+    """[SESSION-INTERFACE]"""
+
     async def main() -> None:
         accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         server = await listen(HOST, 0, session_1, accepted.set_result, interface="lo")
@@ -155,8 +159,10 @@ HELLO = encode_link_frame(b"\x01{}")
 )
 @pytest.mark.parametrize("step", [1, 100_000], ids=["byte by byte", "at once"])
 def test_a_peer_that_breaks_the_protocol(data: bytes, code: str, step: int) -> None:
+    """[SESSION-SILENT]"""
+
     async def main() -> None:
-        link, _, writer, server = await raw_peer()
+        link, reader, writer, server = await raw_peer()
         async with link:
             for at in range(0, len(data), step):
                 writer.write(data[at : at + step])
@@ -164,6 +170,7 @@ def test_a_peer_that_breaks_the_protocol(data: bytes, code: str, step: int) -> N
             if code in ("link-closed", "truncated"):
                 writer.write_eof()
             assert await how_it_ends(link) == code
+        assert await reader.read() == b""
         writer.close()
         server.close()
 
@@ -182,6 +189,8 @@ def test_an_oversized_frame_after_the_handshake() -> None:
 
 
 def test_an_unsealed_frame_after_the_handshake() -> None:
+    """[SEAL-FRAMES]"""
+
     async def main() -> None:
         async with linked() as (near, far):
             near._transport.write(encode_link_frame(b"\x05" + bytes(40)))
@@ -193,6 +202,8 @@ def test_an_unsealed_frame_after_the_handshake() -> None:
 
 
 def test_a_box_sent_twice() -> None:
+    """[SEAL-REPLAY]"""
+
     async def main() -> None:
         async with linked() as (near, far):
             box = bytes(near.session.send(Ping()))
@@ -223,6 +234,8 @@ def test_a_key_that_has_served_its_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_end_of_a_session() -> None:
+    """[SESSION-END]"""
+
     async def main() -> None:
         async with linked() as (near, far):
             await near.send(SessionEnd(), SECONDS)

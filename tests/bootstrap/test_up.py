@@ -2,87 +2,57 @@
 
 import json
 import re
-import secrets
 import signal
-import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from bootstrap.identity import Pins, encode_public_key, load_identity
+from bootstrap.identity import encode_public_key
+from tests.bootstrap.ranks import Check, Rank, Start, error, names
 from wireproto.handshake import KeySigner, fingerprint
-
-Start = Callable[..., Any]
-Check = Callable[[Any], None]
 
 STRANGER = KeySigner.generate().public_key
 
 
-class Rank:
-    """One rank's address, home and key, as its options give them."""
-
-    def __init__(self, ip: str, home: Path) -> None:
-        self.ip, self.home = ip, home
-        self.identity = home / "identity.pem"
-        self.key = load_identity(self.identity).public_key
-        self.pins = Pins(home / "cluster-wireproto" / "peers.json")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Rank, Rank]:
-    """Two ranks that have pinned each other, on addresses that no other test has."""
-    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
-    ranks = Rank(f"{net}.1", tmp_path / "first"), Rank(f"{net}.2", tmp_path / "second")
-    for own, peer in (ranks, ranks[::-1]):
-        own.pins.add(peer.ip, peer.key)
-    return ranks
-
-
-@pytest.fixture
-def up(command: Start) -> Start:
-    def start(own: Rank, peer: Rank, *arguments: str, **wanted: Any) -> Any:
-        env = {"XDG_CONFIG_HOME": str(own.home), **wanted.pop("env", {})}
-        addresses = ("--own-ip", own.ip, "--peer-ip", peer.ip, "--identity", str(own.identity))
-        return command("up", *addresses, *arguments, env=env, **wanted)
-
-    return start
-
-
-def names(run: Any, *wanted: str) -> list[str]:
-    """The events of these names, in their order."""
-    return [event["event"] for event in run.events if event["event"] in wanted]
-
-
-def error(run: Any) -> dict[str, Any]:
-    (event,) = [event for event in run.events if event["event"] == "error"]
-    return event
-
-
 LINK_0 = ("connected", "established", "bootstrap-sent")
 LINK_1 = ("listening", "connected", "established", "bootstrap-received")
+GROUP = ("file-written", "environment-set", "group-ready", "sum-checked", "holding")
+
+
+def hold_then_stop(zero: Any, one: Any) -> None:
+    """Two ranks that hold a group; Ctrl-C on rank 0 ends both in order."""
+    zero.until(("holding", 0))
+    one.until(("holding", 1))
+    zero.process.send_signal(signal.SIGINT)
+    assert (zero.end(), one.end()) == (0, 0), (zero.events, zero.stderr, one.events, one.stderr)
 
 
 @pytest.mark.parametrize("revision", ["1", "2"])
 def test_two_ranks_form_a_group(revision: str, pair: tuple[Rank, Rank], up: Start, nothing_left: Check) -> None:
+    """[SESSION-ROLES, BOOT-SEND, BOOT-RECEIVE]"""
     first, second = pair
     one = up(second, first, "--json", "--revision", revision)
     one.until(("listening", 1))
     zero = up(first, second, "--json", "--revision", revision)
-    assert (zero.end(), one.end()) == (0, 0), (zero.stderr, one.stderr)
-    group = ("started", "file-written", "environment-set", "group-ready", "sum-checked", "done")
-    assert names(zero, *LINK_0, *group) == [*LINK_0, *group]
-    assert names(one, *LINK_1, *group) == [*LINK_1, *group]
+    hold_then_stop(zero, one)
+    # The extensions are of revision 2 alone.
+    rehearsed = ["rehearsed"] * (int(revision) - 1)
+    steps = [*LINK_0, *rehearsed, *GROUP, "done"]
+    assert names(zero, "rehearsed", *steps) == steps
+    steps = [*LINK_1, *rehearsed, *GROUP, "done"]
+    assert names(one, "rehearsed", *steps) == steps
+    # MLX is loaded while the link comes up.
+    assert names(zero, "started", "bootstrap-sent")[0] == "started"
+    assert names(one, "started", "bootstrap-received")[0] == "started"
     assert len(names(one, "confirmed")) == int(revision) - 1
     (sent,) = [event for event in zero.events if event["event"] == "bootstrap-sent"]
     (received,) = [event for event in one.events if event["event"] == "bootstrap-received"]
     assert (sent["port"], sent["session_id"]) == (29400, received["session_id"])
     for rank, run in enumerate((zero, one)):
         done = run.events[-1]
-        assert (done["ok"], done["backend"], done["dry_run"]) == (True, "ring", False)
+        assert (done["ok"], done["backend"], done["dry_run"], done["stopped"]) == (True, "ring", False, True)
         assert f"[rank {rank}] INFO bootstrap.group: ring DistributedGroup ready (rank {rank}): size=2" in run.stderr
         nothing_left(run)
 
@@ -91,13 +61,14 @@ def test_two_ranks_form_a_group(revision: str, pair: tuple[Rank, Rank], up: Star
 def test_a_dry_run_does_all_but_the_group(
     revision: str, pair: tuple[Rank, Rank], up: Start, nothing_left: Check
 ) -> None:
+    """[BOOT-COORDINATOR]"""
     first, second = pair
     one = up(second, first, "--json", "--dry-run", "--revision", revision)
     one.until(("listening", 1))
     zero = up(first, second, "--json", "--dry-run", "--revision", revision, "--coordinator-port", "30000")
     assert (zero.end(), one.end()) == (0, 0), (zero.stderr, one.stderr)
-    assert names(zero, *LINK_0, "pong", "started", "would-write", "would-set", "done")[-4:] == [
-        "pong", "would-write", "would-set", "done",
+    assert names(zero, *LINK_0, "started", "would-write", "would-set", "done") == [
+        *LINK_0, "would-write", "would-set", "done",
     ]  # fmt: skip
     for rank, run in enumerate((zero, one)):
         (write,) = [event for event in run.events if event["event"] == "would-write"]
@@ -139,6 +110,7 @@ def test_a_given_key_needs_no_pin(pair: tuple[Rank, Rank], up: Start) -> None:
 
 
 def test_trust_on_first_use_pins_what_it_saw(pair: tuple[Rank, Rank], up: Start) -> None:
+    """[HANDSHAKE-FIRST-USE]"""
     first, second = pair
     first.pins.remove(second.ip)
     for arguments in (["--trust-first-use"], []):
@@ -194,6 +166,7 @@ def test_no_pin_says_what_to_do(pair: tuple[Rank, Rank], up: Start, nothing_left
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_other_rank_never_comes(rank: int, pair: tuple[Rank, Rank], up: Start, nothing_left: Check) -> None:
+    """[SESSION-TIMES]"""
     own, peer = pair if rank == 0 else pair[::-1]
     run = up(own, peer, "--json", "--timeout", "1")
     assert run.end() == 3
@@ -238,45 +211,15 @@ def test_no_home(pair: tuple[Rank, Rank], command: Start) -> None:
     assert "HOME" in line
 
 
-def test_ctrl_c(pair: tuple[Rank, Rank], up: Start, nothing_left: Check) -> None:
-    first, second = pair
-    run = up(second, first, "--json")
-    run.until(("listening", 1))
-    run.process.send_signal(signal.SIGINT)
-    assert run.end() == 3
-    assert error(run)["code"] == "interrupted"
-    nothing_left(run)
-    with socket.create_server((second.ip, 7777)):
-        pass
-
-
-def test_a_killed_rank_ends_the_other(
-    pair: tuple[Rank, Rank], up: Start, nothing_left: Check, nothing_left_soon: Check
-) -> None:
-    """Rank 1's native init waits for rank 0, whose processes are stopped, and then killed."""
-    first, second = pair
-    zero = up(first, second, "--json")
-    zero.until(("link-lost", 0))
-    one = up(second, first, "--json")
-    zero.until(("started", 0))
-    zero.process.send_signal(signal.SIGSTOP)
-    psutil.Process(zero.pid_of(0)).send_signal(signal.SIGSTOP)
-    one.until(("started", 1))
-    zero.process.send_signal(signal.SIGKILL)
-    assert one.end() == 3
-    assert error(one)["code"] in ("link-lost", "worker-died", "init-failed", "sum-failed")
-    nothing_left(one)
-    nothing_left_soon(zero)
-
-
 def test_the_same_addresses_again_at_once(pair: tuple[Rank, Rank], up: Start) -> None:
     first, second = pair
     for _ in range(2):
         one, zero = up(second, first, "--json"), up(first, second, "--json")
-        assert (zero.end(), one.end()) == (0, 0), (zero.stderr, one.stderr)
+        hold_then_stop(zero, one)
 
 
 def test_the_key_log(pair: tuple[Rank, Rank], up: Start, tmp_path: Path) -> None:
+    """[KEY-LOG]"""
     first, second = pair
     logs = [tmp_path / "keys0", tmp_path / "keys1"]
     one = up(second, first, "--json", "--dry-run", env={"WIREPROTO_KEYLOGFILE": str(logs[1])})

@@ -8,11 +8,11 @@ from bootstrap import worker
 form_group = worker.form_group
 
 
-def form_or_hang(plan, on_step):
+def form_or_hang(plan, *more):
     if plan.rank == 1:
         while True:
             signal.pause()
-    return form_group(plan, on_step)
+    return form_group(plan, *more)
 
 
 worker.form_group = form_or_hang

@@ -1,0 +1,203 @@
+"""What a user can do about a failure: its likely cause, what mends it, whether trying again is safe."""
+
+import re
+from typing import Final, Literal, NamedTuple
+
+Retry = Literal["safe", "mend-first", "unsafe"]
+"""safe: nothing native has run. unsafe: on jaccl each failed init can wedge the port until a reboot."""
+
+
+class Advice(NamedTuple):
+    """What goes with an error's message, which says what was seen."""
+
+    cause: str
+    mend: str
+    mend_first: bool = False
+    """Trying again without that gives the same."""
+
+    def retry(self, native: bool) -> Retry:
+        """Whether to try again; `native` says whether native code was at work already."""
+        return "mend-first" if self.mend_first else "unsafe" if native else "safe"
+
+
+ADVICE: Final[dict[str, Advice]] = {
+    # config
+    "bad-*": Advice("an argument cannot work", "give it as the message says (see --help)", mend_first=True),
+    "not-own-address": Advice(
+        "the address is another host's, or its interface has lost it",
+        "jaccl-bootstrap doctor --own-ip IP",
+        mend_first=True,
+    ),
+    "not-loopback": Advice("the demo runs on one host", "leave --host out", mend_first=True),
+    "devices-needed": Advice(
+        "only a pair's device can be guessed", "mlx.distributed_config, then --hostfile", mend_first=True
+    ),
+    # lock
+    "host-busy": Advice("another group is up on this host", "end it, or wait for its end", mend_first=True),
+    "lock-failed": Advice(
+        "the directory for temporary files cannot be used", "set TMPDIR to one that can", mend_first=True
+    ),
+    # RDMA
+    "no-interface": Advice("the address has gone, as link-local ones do", "ifconfig", mend_first=True),
+    "bridge-interface": Advice("the Thunderbolt bridge holds the port", "sudo ifconfig bridge0 down", mend_first=True),
+    "no-rdma-device": Advice(
+        "RDMA is not enabled, or the hardware has none (Thunderbolt 4)",
+        "jaccl-bootstrap doctor --backend jaccl; with Thunderbolt 4: --backend ring",
+        mend_first=True,
+    ),
+    "device-missing": Advice(
+        "device names change after a reboot, and differ on the two sides",
+        "ibv_devices, then mend the matrix",
+        mend_first=True,
+    ),
+    "rdma-query-failed": Advice(
+        "the driver does not answer", "jaccl-bootstrap doctor --backend jaccl", mend_first=True
+    ),
+    "rdma-query-hangs": Advice("the RDMA port is wedged", "reboot this host", mend_first=True),
+    # link
+    "link-refused": Advice("the other rank does not listen yet", "start it there"),
+    "link-timeout": Advice(
+        "packets are dropped: a VPN, a firewall, or macOS's Local Network privacy",
+        "jaccl-bootstrap doctor --peer-ip IP",
+    ),
+    "link-lost": Advice("the other rank ended, or the cable is out", "see what the other rank says"),
+    "link-taken": Advice("another rank 0 has a session with this one", "end that one", mend_first=True),
+    "link-crowded": Advice("somebody opens connections and says nothing", "see who: lsof -i :7777"),
+    "link-replaced": Advice("rank 0 was started again", "start this rank again, or use --restart"),
+    "link-length-*": Advice("the other side is no peer", "check --link-port", mend_first=True),
+    "link-*": Advice("the link broke", "jaccl-bootstrap doctor --peer-ip IP"),
+    "session-ended": Advice("rank 0 was stopped, or failed", "see what rank 0 says"),
+    "ping-timeout": Advice("the other rank hangs, or the cable is out", "see whether its process still runs"),
+    "handshake-no-pin": Advice(
+        "this rank does not know the other's key", "jaccl-bootstrap pin IP KEY", mend_first=True
+    ),
+    "handshake-wrong-pin": Advice(
+        "the other rank has a new key, or is another host",
+        "jaccl-bootstrap identity there; pin --remove IP, then pin IP KEY here",
+        mend_first=True,
+    ),
+    "handshake-*": Advice(
+        "the other side is no peer, or another revision's", "check --link-port and --revision", mend_first=True
+    ),
+    "seal-exhausted": Advice("the session key has served its time", "start again, or use --restart"),
+    "seal-*": Advice(
+        "the other rank speaks another revision, or somebody is in between",
+        "the same --revision on both",
+        mend_first=True,
+    ),
+    "bad-bootstrap": Advice("rank 0 sent a port or a session ID that cannot be used", "mend rank 0", mend_first=True),
+    # identity and pins
+    "not-pinned": Advice("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY", mend_first=True),
+    "no-home": Advice("there is no place for the identity key", "set HOME, or use --identity PATH", mend_first=True),
+    **dict.fromkeys(
+        (
+            "encrypted",
+            "no-identity",
+            "not-p256",
+            "not-pem",
+            "permissions",
+            "pin-conflict",
+            "pins-malformed",
+            "read-failed",
+            "symbolic-link",
+            "too-large",
+            "wrong-owner",
+        ),
+        Advice(
+            "the file of the identity key, or of the pins, is not as it has to be",
+            "do as the message says",
+            mend_first=True,
+        ),
+    ),
+    # rehearsal
+    "port-in-use": Advice(
+        "another program, or an earlier group, has the port",
+        "lsof -i :29400, or another --coordinator-port",
+        mend_first=True,
+    ),
+    "port-refused": Advice("this user may not listen there", "another --coordinator-port", mend_first=True),
+    "rehearsal-refused": Advice("the coordinator port is closed, or forwarded elsewhere", "lsof -i :29400 on rank 0"),
+    "rehearsal-unreachable": Advice("there is no route to rank 0's address", "jaccl-bootstrap doctor --peer-ip IP"),
+    "rehearsal-timeout": Advice(
+        "packets to the coordinator port are dropped, or a rank has another hostfile", "compare the hostfiles; doctor"
+    ),
+    "rehearsal-lost": Advice("another rank has failed first", "see what the other ranks say"),
+    "rehearsal-foreign": Advice(
+        "another program or session uses the coordinator port", "another --coordinator-port", mend_first=True
+    ),
+    # exchange and side channel
+    "versions-missing": Advice("the other rank hangs, or is of another version", "compare the versions"),
+    "backends-differ": Advice("the ranks were started differently", "the same --backend on all", mend_first=True),
+    "devices-differ": Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
+    "side-channel-late": Advice("a rank hangs, or runs another program", "see what the other ranks say"),
+    "side-channel-*": Advice("the ranks do not run the same program", "compare what they run"),
+    # file and environment
+    "directory-failed": Advice(
+        "the directory for temporary files cannot be used", "set TMPDIR to one that can", mend_first=True
+    ),
+    "write-failed": Advice("the disk is full, or read-only", "df, or set TMPDIR to another directory", mend_first=True),
+    "remove-failed": Advice("the directory has become read-only", "remove the file by hand", mend_first=True),
+    "not-a-regular-file": Advice("something else has the file's name", "remove it", mend_first=True),
+    "variable-refused": Advice("a value holds what no variable can", "mend the value", mend_first=True),
+    # MLX
+    "mlx-missing": Advice(
+        "MLX is not installed for this Python", "pip install 'cluster-wireproto[bootstrap]'", mend_first=True
+    ),
+    "backend-unavailable": Advice(
+        "jaccl needs macOS 26.2 and Thunderbolt 5",
+        "--backend ring, or jaccl-bootstrap doctor --backend jaccl",
+        mend_first=True,
+    ),
+    "already-formed": Advice("a group is made once in each process", "start a new process", mend_first=True),
+    "init-failed": Advice("MLX says why", "jaccl-bootstrap doctor on each rank"),
+    "wrong-group": Advice("the ranks do not agree on who is in the group", "compare the hostfiles"),
+    "sum-failed": Advice("another rank ended right after the init", "see what the other ranks say"),
+    "sum-wrong": Advice("ranks of two groups were paired", "end all groups, then start again"),
+    # worker and supervisor
+    "worker-died": Advice("native code crashed, or another rank failed first", "see the log lines above"),
+    "worker-killed": Advice("somebody killed it: the system, short of memory, or a user", "see the system's log"),
+    "worker-output": Advice("something writes to the worker's event pipe", "report it"),
+    "command-refused": Advice("the command does not exist, or may not be run", "check it in a shell", mend_first=True),
+    "command-failed": Advice("the command says why", "see its output above"),
+    "deadline": Advice("a rank is missing, or hangs", "see how far each rank came; --timeout gives more time"),
+    "interrupted": Advice("a signal", "start again"),
+}
+"""By code; a name with a star is for all codes that start so and have no line of their own."""
+
+_PROTOCOL: Final = Advice(
+    "the other side does not keep to the protocol", "compare the versions of both sides", mend_first=True
+)
+
+NATIVE: Final[tuple[tuple[str, Advice], ...]] = (
+    (
+        r"RTR failed with errno (22|96)\b",
+        Advice(
+            "the interface has no IPv4 address yet, or the Thunderbolt bridge is on",
+            "ibv_devinfo -v; sudo ifconfig bridge0 down",
+        ),
+    ),
+    (
+        r"protection domain",
+        Advice("the port is down, or too many inits since boot", "ibv_devinfo, else reboot"),
+    ),
+    (r"errno=2\b", Advice("the other rank failed first; the errno is stale", "see what the other rank says")),
+    (
+        r"err(no|or)[ =:]*(60|110)\b",
+        Advice("packets are dropped: VPN, or Local Network privacy", "jaccl-bootstrap doctor"),
+    ),
+    (r"err(no|or)[ =:]*(61|111)\b", Advice("the other rank does not listen, or has failed first", "see what it says")),
+    (r"err(no|or)[ =:]*(65|113)\b", Advice("there is no route to the other rank", "jaccl-bootstrap doctor")),
+)
+"""What native code says when init fails, most telling first."""
+
+
+def advise(code: str, message: str = "") -> Advice:
+    """The advice for an error."""
+    if code in ("init-failed", "sum-failed"):
+        for pattern, advice in NATIVE:
+            if re.search(pattern, message):
+                return advice
+    if code in ADVICE:
+        return ADVICE[code]
+    stars = [advice for name, advice in ADVICE.items() if name.endswith("*") and code.startswith(name[:-1])]
+    return stars[0] if stars else _PROTOCOL

@@ -1,0 +1,214 @@
+"""What the ranks tell each other around the init: what they run, how it goes, who failed first.
+
+Rank 0 is in the middle: the others tell it, and it tells the others. Which failure was the first is for rank 0 to say,
+and every rank shows that one. [EXT-OUTCOME, EXT-VERSIONS]
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from bootstrap.errors import BootstrapError, LinkError
+from bootstrap.events import OnStep
+from wireproto.errors import WireError
+from wireproto.messages import Message, Outcome, OutcomeState, Versions
+
+Send = Callable[[int, Message], Awaitable[None]]
+"""Send a message to another rank; LinkError where that fails, WireError where nothing is agreed with it."""
+
+VERSIONS_SECONDS: Final = 3.0
+"""From the bootstrap frame to the last rank's versions."""
+SETTLE_SECONDS: Final = 0.25
+"""How long rank 0 waits whether a failure is another's consequence."""
+VERDICT_SECONDS: Final = 1.0
+"""How long another rank that has failed waits for what rank 0 says; and for the last words to leave."""
+LONGEST_TEXT: Final = 1024
+
+CONSEQUENCES: Final = frozenset(
+    {
+        "command-failed",
+        "init-failed",
+        "link-lost",
+        "rehearsal-lost",
+        "session-ended",
+        "side-channel-lost",
+        "sum-failed",
+        "worker-died",
+    }
+)
+"""What a rank can fail with because another did: another's failure counts as the first, if heard a little later."""
+
+
+class PeerError(BootstrapError):
+    """Another rank failed first: its stage, code and message."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(printable(outcome.message), code=printable(outcome.code))
+        self.stage = printable(outcome.stage)
+        self.rank = outcome.rank
+        self.outcome = outcome
+
+
+class VersionError(BootstrapError):
+    """The ranks run what cannot work together."""
+
+    stage = "versions"
+
+
+class Exchange:
+    """One rank's part, for one bootstrap. Where the extension is not `agreed`, the rank is alone with what it knows."""
+
+    def __init__(self, rank: int, size: int, agreed: bool, send: Send, report: OnStep) -> None:
+        self.agreed = agreed
+        self._rank = rank
+        self._size = size
+        self._send = send
+        self._report = report
+        self._peers = () if not agreed else tuple(range(1, size)) if rank == 0 else (0,)
+        self._versions: dict[int, Versions] = {}
+        self._states: dict[int, OutcomeState] = {}
+        self._failures: dict[int, Outcome] = {}  # in the order heard; on another rank than 0 only what rank 0 says
+        self._news = asyncio.Event()
+        self._sending: set[asyncio.Task[bool]] = set()
+
+    def take(self, peer: int, message: Message) -> None:
+        """What came from the rank at the other end of a link; rank 0 passes it on. [EXT-OUTCOME-RELAY]"""
+        match message:
+            case Versions():
+                self._versions[peer] = message
+            case Outcome(rank=rank, state=OutcomeState.FAILED) if self._is_theirs(peer, rank):
+                self._failures.setdefault(rank, message)
+            case Outcome(rank=rank, state=state) if self._is_theirs(peer, rank) and rank != self._rank:
+                self._states[rank] = state
+                if self._rank == 0:
+                    self._post(message, but=peer)
+        self._news.set()
+
+    async def compare(self, own: Versions) -> None:
+        """Tell what this rank runs, and hear what the others do.
+
+        VersionError where that cannot work; a warning where it may. [EXT-VERSIONS-SEND]
+        """
+        self._post(own)
+        try:
+            async with asyncio.timeout(VERSIONS_SECONDS):
+                await self._until(lambda: self._versions.keys() >= set(self._peers))
+        except TimeoutError:
+            missing = ", ".join(f"rank {peer}" for peer in self._peers if peer not in self._versions)
+            raise VersionError(f"{missing} did not say what it runs", code="versions-missing") from None
+        for peer, other in sorted(self._versions.items()):
+            if own.backend != other.backend:
+                raise self._differ("backend", own.backend, peer, other.backend, "backends-differ")
+            if own.devices and other.devices and own.devices != other.devices:
+                raise self._differ("device matrix", own.devices[:16], peer, other.devices[:16], "devices-differ")
+            for what, mine, theirs in (("cluster-wireproto", own.package, other.package), ("mlx", own.mlx, other.mlx)):
+                if mine and theirs and mine != theirs:
+                    text = f"{what} is {mine} here, and {printable(theirs)} on rank {peer}"
+                    self._report("warning", message=text)
+
+    def tell(self, state: OutcomeState) -> None:
+        """Say how it goes on this rank."""
+        self._states[self._rank] = state
+        self._post(Outcome(self._rank, state, "", "", ""))
+        self._news.set()
+
+    async def all(self, state: OutcomeState) -> None:
+        """Wait until every rank is in this state; at once where this rank is alone. [EXT-OUTCOME-READY]"""
+        ranks = range(self._size) if self.agreed else ()
+        await self._until(lambda: all(self._states.get(rank) is state for rank in ranks))
+
+    async def others_started(self) -> None:
+        """Wait until the init of every other rank has begun; at once where this rank is alone."""
+        others = set(range(self._size if self.agreed else 0)) - {self._rank}
+        await self._until(lambda: self._states.keys() >= others)
+
+    async def failure(self) -> NoReturn:
+        """Wait until another rank has failed, and raise PeerError."""
+        await self._until(lambda: bool(self._failures))
+        if self._rank == 0:
+            await self._cause()
+        raise PeerError(self._first())
+
+    async def settle(self, error: BootstrapError) -> BootstrapError:
+        """The first failure of all ranks, now that this one has failed with `error`. [EXT-OUTCOME-FIRST]"""
+        if not self.agreed:
+            return error
+        own = None if isinstance(error, PeerError) else self._failed(error)
+        if self._rank == 0:
+            if own is not None:
+                self._failures[0] = own
+                await self._cause()
+            self._post(self._first())
+        elif own is not None and not self._failures:
+            (told,) = self._post(own)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(VERDICT_SECONDS):
+                    if await told:
+                        await self._until(lambda: bool(self._failures))
+        await self.flush()
+        if not self._failures or self._first().rank == self._rank:
+            return error
+        if own is not None:
+            self._report("consequence", stage=error.stage, code=error.code, message=str(error))
+        return PeerError(self._first())
+
+    async def last_words(self, error: BootstrapError) -> None:
+        """Tell of a failure that nobody can stop to settle: a signal, or the deadline."""
+        self._post(self._failed(error))
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until what was said has left."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=VERDICT_SECONDS)
+
+    def _is_theirs(self, peer: int, rank: int) -> bool:
+        """Whether the peer may speak for a rank: rank 0 for all, another for itself."""
+        return rank < self._size and (peer == 0 or rank == peer)
+
+    def _first(self) -> Outcome:
+        """Rank 0 puts a cause before consequences; another rank shows what rank 0 said first."""
+        return min(self._failures.values(), key=lambda failure: self._rank == 0 and failure.code in CONSEQUENCES)
+
+    async def _cause(self) -> None:
+        """Rank 0: wait a moment for the cause of what may be its consequence."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._until(lambda: self._first().code not in CONSEQUENCES)
+
+    def _failed(self, error: BootstrapError) -> Outcome:
+        texts = (printable(text)[:LONGEST_TEXT] for text in (error.stage, error.code, str(error)))
+        return Outcome(self._rank, OutcomeState.FAILED, *texts)
+
+    def _differ(self, what: str, own: str, peer: int, other: str, code: str) -> VersionError:
+        return VersionError(
+            f"the {what} is {own} on rank {self._rank}, and {printable(other)} on rank {peer}", code=code
+        )
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._news.clear()
+            await self._news.wait()
+
+    def _post(self, message: Message, *, but: int | None = None) -> list[asyncio.Task[bool]]:
+        """Send to the peers, in the order of the calls; each task says whether that could be done."""
+        tasks = [asyncio.create_task(say(self._send, peer, message)) for peer in self._peers if peer != but]
+        for task in tasks:
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        return tasks
+
+
+async def say(send: Send, peer: int, message: Message) -> bool:
+    """Send a message, and say whether that could be done: what became of the session is told elsewhere."""
+    try:
+        await send(peer, message)
+    except (LinkError, WireError):
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """A peer's words, with nothing that a terminal takes for a command."""
+    return "".join(each if each.isprintable() else "?" for each in text)

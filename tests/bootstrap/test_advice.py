@@ -1,0 +1,174 @@
+"""Every failure has its advice, and every advice its failure."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+import bootstrap
+from bootstrap.advice import ADVICE, NATIVE, Advice, advise
+from bootstrap.cli import app
+from wireproto.errors import ERROR_CODES
+
+MODULES = {
+    path.stem: ast.parse(path.read_text())
+    for path in Path(bootstrap.__file__).parent.glob("*.py")
+    if path.stem != "advice"
+}
+COMMANDS_OWN = {"unreadable"}
+"""What the command `devices` says by itself: no failure of a run."""
+PUT_TOGETHER = {f"{what}-failed" for what in ("read", "write", "lock")}
+"""In `identity`."""
+
+
+def codes_in(module: ast.Module) -> Iterator[str]:
+    """The literals that are given as a `code`: to a keyword, to a function's parameter, to a variable of that name."""
+    places = {
+        function.name: [argument.arg for argument in function.args.args if argument.arg != "self"].index("code")
+        for function in ast.walk(module)
+        if isinstance(function, ast.FunctionDef) and "code" in [argument.arg for argument in function.args.args]
+    }
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            yield from literals([keyword.value for keyword in node.keywords if keyword.arg == "code"])
+            if name in places:
+                yield from literals(node.args[places[name] : places[name] + 1])
+        elif isinstance(node, ast.Assign):
+            yield from assigned(node.targets[0], node.value)
+
+
+def assigned(target: ast.expr, value: ast.expr) -> Iterator[str]:
+    match target, value:
+        case ast.Name(id="code"), _:
+            yield from literals([value])
+        case ast.Tuple(elts=targets), ast.Tuple(elts=values):
+            for each in zip(targets, values, strict=True):
+                yield from assigned(*each)
+
+
+def literals(values: list[ast.expr]) -> Iterator[str]:
+    """The strings that can come out of an expression."""
+    for value in values:
+        match value:
+            case ast.Constant(value=str(text)):
+                yield text
+            case ast.IfExp(body=body, orelse=other):
+                yield from literals([body, other])
+            case ast.Call(func=ast.Name(id="next")):
+                yield from literals(value.args[1:])  # what it is where the search finds nothing
+
+
+CODES = sorted(PUT_TOGETHER.union(*map(codes_in, MODULES.values())) - COMMANDS_OWN)
+STRINGS = {
+    node.value
+    for module in MODULES.values()
+    for node in ast.walk(module)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+}
+FAMILIES = tuple(name[:-1] for name in ADVICE if name.endswith("*"))
+TEXTS = {**ADVICE, **dict(NATIVE)}
+
+
+def test_the_codes_are_found() -> None:
+    """In each of the ways in which one is given."""
+    assert {"bad-ip", "port-in-use", "link-failed", "worker-killed", "symbolic-link", "side-channel-size"} <= set(CODES)
+    assert len(CODES) > 60
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_its_advice(code: str) -> None:
+    assert code in ADVICE or code.startswith(FAMILIES)
+
+
+@pytest.mark.parametrize("code", [code for code in ERROR_CODES if code.startswith(("handshake-", "seal-", "link-"))])
+def test_what_ends_a_link_has_its_advice(code: str) -> None:
+    assert code in ADVICE or code.startswith(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_every_advice_is_somebodys(name: str) -> None:
+    known = STRINGS | PUT_TOGETHER | set(ERROR_CODES)
+    if name.endswith("*"):
+        assert [code for code in known if code.startswith(name[:-1]) and advise(code) is ADVICE[name]]
+    else:
+        assert name in known
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_advice_is_two_short_lines(name: str) -> None:
+    for text in (TEXTS[name].cause, TEXTS[name].mend):
+        assert text
+        assert text.isprintable()
+        assert len(text) <= 80
+        assert not text.endswith(".")
+
+
+def options(command: click.Command) -> Iterator[str]:
+    for parameter in command.params:
+        yield from parameter.opts
+    for each in getattr(command, "commands", {}).values():
+        yield from options(each)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_an_advice_names_is_there(name: str) -> None:
+    known = {*options(typer.main.get_command(app)), "--help"}
+    assert set(re.findall(r"--[a-z][a-z-]*", TEXTS[name].mend)) <= known
+    commands = {"doctor", "identity", "pin", "devices"}
+    assert set(re.findall(r"jaccl-bootstrap (\w+)", TEXTS[name].mend)) <= commands
+
+
+def test_the_code_itself_comes_before_its_family() -> None:
+    assert advise("handshake-no-pin") is ADVICE["handshake-no-pin"]
+    assert advise("handshake-point") is ADVICE["handshake-*"]
+    assert advise("link-length-limit") is ADVICE["link-length-*"]
+    assert advise("link-reset") is ADVICE["link-*"]
+
+
+@pytest.mark.parametrize("code", ["type-unknown", "json-syntax", "truncated"])
+def test_whoever_breaks_the_protocol(code: str) -> None:
+    assert code in ERROR_CODES
+    assert advise(code).cause == "the other side does not keep to the protocol"
+
+
+@pytest.mark.parametrize("code", ["init-failed", "sum-failed"])
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("[jaccl] Changing queue pair to RTR failed with errno 22", "no IPv4 address yet"),
+        ("[jaccl] Changing queue pair to RTR failed with errno 96", "no IPv4 address yet"),
+        ("[jaccl] Couldn't allocate protection domain", "too many inits since boot"),
+        ("[jaccl] Recv failed with errno=2", "the other rank failed first"),
+        ("[jaccl] Couldn't connect (errno: 60)", "packets are dropped"),
+        ("[ring] Couldn't connect (error: 110)", "packets are dropped"),
+        ("[jaccl] Couldn't connect (errno: 61)", "does not listen"),
+        ("[ring] Couldn't connect (error: 111)", "does not listen"),
+        ("[jaccl] Couldn't connect (errno: 65)", "there is no route"),
+        ("[ring] Couldn't connect (error: 113)", "there is no route"),
+    ],
+)
+def test_what_native_code_says(code: str, message: str, cause: str) -> None:
+    wrapped = f"MLX could not form the jaccl group: {message}"
+    assert cause in advise(code, wrapped).cause
+
+
+@pytest.mark.parametrize(
+    "message", ["", "errno=22", "errno=20", "RTR failed with errno 222", "errno 600", "error: 1110", "rank 60 of 61"]
+)
+def test_what_native_code_does_not_say(message: str) -> None:
+    assert advise("init-failed", message) is ADVICE["init-failed"]
+
+
+def test_native_words_in_another_failure_mean_nothing() -> None:
+    assert advise("deadline", "Recv failed with errno=2") is ADVICE["deadline"]
+
+
+def test_whether_to_try_again() -> None:
+    assert Advice("c", "m").retry(native=False) == "safe"
+    assert Advice("c", "m").retry(native=True) == "unsafe"
+    assert Advice("c", "m", mend_first=True).retry(native=True) == "mend-first"

@@ -1,0 +1,569 @@
+"""The ladder, on a Mac that is made of tools on PATH, an MLX of Python, and this host's loopback addresses."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from bootstrap import checks, rdma, rdma_checks
+from bootstrap.checks import Check
+from bootstrap.doctor import Patient, examine
+from bootstrap.errors import ConfigError
+from bootstrap.identity import Pins, load_identity
+from bootstrap.lock import Process, host_lock
+from bootstrap.ports import reserved_ports
+from bootstrap.tools import run_tool
+from tests.bootstrap.system_tools import Tools, fake_mlx
+
+OWN, PEER = "127.83.1.1", "127.83.1.2"
+
+
+@dataclass
+class Mac:
+    """A Mac where nothing is wrong, unless a test changes it."""
+
+    tools: Tools
+    python: Path
+
+    def has_mlx(self, *backends: str, factory: bool = True, before: str = "") -> None:
+        fake_mlx(self.python, *backends, factory=factory, before=before)
+
+
+@pytest.fixture
+def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mac:
+    tools = Tools(tmp_path / "bin")
+    tools.prints("sw_vers", "sw_vers-26.2.txt")
+    tools.prints("system_profiler", "system_profiler-tb5-linked.json")
+    tools.prints("rdma_ctl", "rdma_ctl-enabled.txt")
+    tools.prints("ibv_devices", "ibv_devices-4.txt")
+    tools.prints("ibv_devinfo", "ibv_devinfo-active.txt")
+    tools.prints("networksetup", "networksetup-no-bridge.txt")
+    monkeypatch.setenv("PATH", str(tools.path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
+    holding(monkeypatch, lo0="127.0.0.1", en5=OWN)
+    mac = Mac(tools, tmp_path / "python")
+    mac.has_mlx("jaccl", "ring")
+    return mac
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place for keys, and one for temporary files, and no process of another test."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter(()))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools that hang do so for a short time."""
+    for module in (checks, rdma, rdma_checks):
+        monkeypatch.setattr(module, "run_tool", lambda argv, seconds=1.0: run_tool(argv, min(seconds, 1.0)))
+
+
+@pytest.fixture
+def port() -> int:
+    """A free one."""
+    with reserved_ports(OWN, 1) as port:
+        return port
+
+
+def holding(monkeypatch: pytest.MonkeyPatch, **ips: str) -> None:
+    entries = {name: [SimpleNamespace(family=socket.AF_INET, address=ip)] for name, ip in ips.items()}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: entries)
+
+
+def climb(**patient: Any) -> dict[str, Check]:
+    """The checks by name; a red one is the last, and what is not good has a cause and a remedy."""
+    found = list(examine(Patient(**{"own_ip": OWN, "coordinator_port": 29400, **patient})))
+    assert [check.verdict for check in found[:-1]].count("red") == 0
+    for check in found:
+        assert ((check.cause is not None) and (check.mend is not None)) == (check.verdict in ("yellow", "red")), check
+    return {check.name: check for check in found}
+
+
+def last(**patient: Any) -> Check:
+    return list(climb(**patient).values())[-1]
+
+
+def test_a_mac_where_nothing_is_wrong(mac: Mac, port: int) -> None:
+    load_identity()
+    Pins().add(PEER, load_identity(Path(tempfile.gettempdir()) / "peer.pem").public_key)
+    with socket.create_server((PEER, 0)) as peer:
+        found = climb(peer_ips=(PEER,), link_port=peer.getsockname()[1], coordinator_port=port)
+    assert {name: check.verdict for name, check in found.items()} == dict.fromkeys(
+        [
+            "platform",
+            "mlx",
+            "gather-factory",
+            "thunderbolt",
+            "rdma-ctl",
+            "rdma-devices",
+            "bridge",
+            "address",
+            "rdma-port",
+            "lock",
+            "coordinator-port",
+            "peer",
+            "identity",
+            "pin",
+            "leftovers",
+        ],
+        "green",
+    )
+    assert found["platform"].evidence.startswith("macOS 26.2 ")
+    assert found["mlx"].evidence == "MLX 0.32.4 with jaccl, ring"
+    assert found["thunderbolt"].evidence == "Thunderbolt 5, linked at 80 Gb/s"
+    assert found["address"].evidence == f"{OWN} on en5"
+    port_seen = "rdma_en5: PORT_ACTIVE, Thunderbolt, MTU 4096, ::ffff:169.254.1.1"
+    assert found["rdma-port"].evidence == port_seen
+
+
+@pytest.mark.parametrize("backend", ["auto", "ring"])
+def test_linux_has_the_ladder_of_ring(backend: str, port: int) -> None:
+    found = climb(own_ip="127.0.0.1", backend=backend, coordinator_port=port)
+    assert [*found] == [
+        "platform",
+        "mlx",
+        "address",
+        "lock",
+        "coordinator-port",
+        "peer",
+        "identity",
+        "leftovers",
+    ]
+    assert (found["platform"].verdict, found["mlx"].verdict) == ("green", "green")
+    assert (found["peer"].verdict, found["identity"].verdict) == ("skipped", "yellow")
+
+
+def test_ring_on_a_mac_needs_no_rdma(mac: Mac, port: int) -> None:
+    mac.tools.prints("sw_vers", "sw_vers-15.7.1.txt")
+    found = climb(backend="ring", coordinator_port=port)
+    assert found["platform"].verdict == "green"
+    assert {"thunderbolt", "rdma-ctl", "rdma-devices", "rdma-port", "bridge"} & {*found} == set()
+
+
+def test_jaccl_on_linux_is_refused_at_once() -> None:
+    check = last(backend="jaccl")
+    assert (check.name, check.verdict, check.mend) == ("platform", "red", "use --backend ring")
+
+
+# -- macOS and MLX -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sw_vers-15.7.1.txt", "sw_vers-26.1.txt"])
+def test_an_older_macos(mac: Mac, name: str) -> None:
+    mac.tools.prints("sw_vers", name)
+    assert climb()["platform"].verdict == "yellow"
+    check = last(backend="jaccl")
+    assert (check.name, check.verdict, check.cause) == ("platform", "red", "JACCL needs macOS 26.2 or later")
+
+
+def test_a_version_that_cannot_be_told(mac: Mac) -> None:
+    mac.tools.runs("sw_vers", "exit 1")
+    assert climb(backend="jaccl")["platform"].verdict == "yellow"
+
+
+@pytest.mark.parametrize(
+    ("before", "evidence"),
+    [
+        ("import os; os.abort()", f"import mlx.core ended by signal 6 ({signal.strsignal(signal.SIGABRT)})"),
+        ("raise ImportError('libmlx.so: cannot open')", "import mlx.core failed: ImportError: libmlx.so: cannot open"),
+        ("raise SystemExit(0)", "import mlx.core failed: "),
+    ],
+)
+def test_an_mlx_that_cannot_be_imported(mac: Mac, before: str, evidence: str) -> None:
+    mac.has_mlx("ring", before=before)
+    check = last()
+    assert (check.name, check.verdict, check.evidence) == ("mlx", "red", evidence.strip())
+    assert check.mend == "pip install --upgrade 'cluster-wireproto[bootstrap]'"
+
+
+def test_an_mlx_that_hangs(mac: Mac, short: None) -> None:
+    mac.has_mlx("ring", before="import time; time.sleep(60)")
+    check = last()
+    assert (check.name, check.verdict) == ("mlx", "red")
+    assert "takes more than" in check.evidence
+
+
+def test_what_libraries_print_does_not_matter(mac: Mac) -> None:
+    mac.has_mlx("jaccl", "ring", before="print('[warn] {')")
+    assert climb()["mlx"].verdict == "green"
+
+
+@pytest.mark.parametrize(
+    ("backends", "backend", "mend"),
+    [(("ring",), "jaccl", "use --backend ring"), ((), "auto", "pip install"), (("jaccl",), "ring", "pip install")],
+)
+def test_an_mlx_without_the_backend(mac: Mac, backends: tuple[str, ...], backend: str, mend: str) -> None:
+    mac.has_mlx(*backends)
+    check = last(backend=backend)
+    assert (check.name, check.verdict) == ("mlx", "red")
+    assert mend in str(check.mend)
+
+
+def test_auto_is_ring_where_mlx_has_no_jaccl(mac: Mac) -> None:
+    mac.has_mlx("ring")
+    assert "rdma-port" not in climb()
+
+
+def test_an_mlx_before_the_factory(mac: Mac) -> None:
+    mac.has_mlx("jaccl", "ring", factory=False)
+    check = climb()["gather-factory"]
+    assert (check.verdict, check.mend) == ("yellow", "pip install --upgrade mlx")
+
+
+# -- Thunderbolt and RDMA ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tb4-linked", "tb4-dock"])
+def test_an_owner_of_thunderbolt_4_is_not_sent_to_recovery(mac: Mac, name: str) -> None:
+    mac.tools.prints("system_profiler", f"system_profiler-{name}.json")
+    mac.tools.prints("rdma_ctl", "rdma_ctl-disabled.txt")
+    mac.tools.prints("ibv_devices", "ibv_devices-0.txt")
+    check = last()
+    assert (check.name, check.verdict, check.mend) == ("thunderbolt", "red", "use --backend ring")
+    assert not any("Recovery" in str(each) for each in climb().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "evidence"),
+    [
+        ("tb5-alone", "Thunderbolt 5, no other Mac attached"),
+        ("tb5-slow-link", "Thunderbolt 5, linked at 40 Gb/s"),
+        ("full-at-40", "ports of unknown speed, linked at 40 Gb/s"),
+        ("none", "the Thunderbolt ports cannot be told"),
+    ],
+)
+def test_thunderbolt_that_may_do(mac: Mac, name: str, evidence: str) -> None:
+    mac.tools.prints("system_profiler", f"system_profiler-{name}.json")
+    check = climb()["thunderbolt"]
+    assert (check.verdict, check.evidence) == ("yellow", evidence)
+
+
+@pytest.mark.parametrize(
+    ("profile", "mend"),
+    [("tb5-linked", "restart into macOS Recovery"), ("none", "on a Mac with Thunderbolt 5, restart")],
+)
+def test_rdma_that_was_never_enabled(mac: Mac, profile: str, mend: str) -> None:
+    mac.tools.prints("system_profiler", f"system_profiler-{profile}.json")
+    mac.tools.prints("rdma_ctl", "rdma_ctl-disabled.txt")
+    check = last()
+    assert (check.name, check.verdict, check.evidence) == ("rdma-ctl", "red", "RDMA is disabled")
+    assert str(check.mend).startswith(mend)
+
+
+def test_an_unknown_answer_of_rdma_ctl(mac: Mac, short: None) -> None:
+    mac.tools.prints("rdma_ctl", "rdma_ctl-unknown.txt", status=64)
+    said = "rdma_ctl status says: usage: rdma_ctl [enable | disable | status]"
+    assert climb()["rdma-ctl"] == Check(
+        "rdma-ctl", "yellow", said, "another macOS than this check knows", "rdma_ctl status"
+    )
+    mac.tools.hangs("rdma_ctl")
+    assert climb()["rdma-ctl"].evidence == "rdma_ctl status hangs"
+
+
+@pytest.mark.parametrize(("name", "status"), [("ibv_devices-0.txt", 0), ("ibv_devices-failed.txt", 1)])
+def test_no_device(mac: Mac, name: str, status: int) -> None:
+    mac.tools.prints("ibv_devices", name, status)
+    check = last()
+    assert (check.name, check.verdict, check.evidence) == ("rdma-devices", "red", "ibv_devices lists none")
+
+
+@pytest.mark.parametrize(("tool", "name"), [("ibv_devices", "rdma-devices"), ("ibv_devinfo", "rdma-port")])
+def test_a_tool_that_hangs_means_a_reboot(mac: Mac, short: None, tool: str, name: str) -> None:
+    mac.tools.hangs(tool)
+    check = last()
+    assert (check.name, check.verdict, check.mend) == (name, "red", "sudo reboot")
+    assert check.evidence.startswith(tool)
+    assert check.evidence.endswith("hangs")
+
+
+def test_a_hostfile_with_another_macs_names(mac: Mac) -> None:
+    check = last(devices=("rdma_en5", "rdma_en9"), rank=0, peer_ips=(PEER,))
+    assert (check.name, check.verdict) == ("rdma-devices", "red")
+    there = "rdma_en2, rdma_en3, rdma_en4, rdma_en5"
+    assert check.evidence == f"the hostfile names rdma_en9 for this host; there is {there}"
+
+
+def test_the_devices_of_a_hostfile_are_looked_at_one_by_one(mac: Mac) -> None:
+    mac.tools.runs(
+        "ibv_devinfo", 'echo "port: 1"; [ "$3" = rdma_en4 ] && echo "state: PORT_DOWN"\necho "state: PORT_INIT"'
+    )
+    assert last(devices=("rdma_en4", "rdma_en5")).evidence == "rdma_en4 is PORT_INIT, not PORT_ACTIVE"
+
+
+def test_a_bridge_is_a_warning(mac: Mac) -> None:
+    mac.tools.prints("networksetup", "networksetup-bridge.txt")
+    mac.tools.prints("ifconfig", "ifconfig-bridge-up.txt")
+    check = climb()["bridge"]
+    assert (check.verdict, check.evidence) == ("yellow", "bridge0 is up, with en2, en5")
+    assert check.mend == "sudo ifconfig bridge0 down"
+    mac.tools.prints("ifconfig", "ifconfig-bridge-down.txt")
+    assert climb()["bridge"].verdict == "green"
+    mac.tools.prints("ifconfig", "ifconfig-bridge-missing.txt", status=1)
+    assert climb()["bridge"].verdict == "green"
+
+
+def test_an_address_on_the_bridge(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
+    holding(monkeypatch, bridge0=OWN)
+    check = last()
+    assert (check.name, check.verdict) == ("rdma-port", "red")
+    assert check.evidence == f"{OWN} is on bridge0, which is no RDMA device"
+    assert "sudo ifconfig bridge0 down" in str(check.mend)
+
+
+@pytest.mark.parametrize(
+    ("name", "evidence", "mend"),
+    [
+        ("down", "rdma_en5 is PORT_DOWN, not PORT_ACTIVE", "on the other Mac: jaccl-bootstrap doctor"),
+        ("no-ipv4", "rdma_en5 has no IPv4-mapped GID", f"sudo ifconfig en5 inet {OWN} netmask 255.255.0.0 alias"),
+    ],
+)
+def test_a_port_that_cannot_be_used(mac: Mac, name: str, evidence: str, mend: str) -> None:
+    mac.tools.prints("ibv_devinfo", f"ibv_devinfo-{name}.txt")
+    check = last()
+    assert (check.name, check.verdict) == ("rdma-port", "red")
+    assert check.evidence.startswith(evidence)
+    assert str(check.mend).startswith(mend)
+
+
+def test_without_an_address_any_good_port_will_do(mac: Mac, port: int) -> None:
+    mac.tools.runs("ibv_devinfo", 'echo "port: 1"; echo "state: PORT_DOWN"')
+    check = last(own_ip=None)
+    assert (check.name, check.evidence) == ("rdma-port", "rdma_en2 is PORT_DOWN, not PORT_ACTIVE")
+    mac.tools.runs(
+        "ibv_devinfo",
+        'echo "port: 1"; [ "$3" = rdma_en4 ] && echo "state: PORT_ACTIVE" && echo "GID[ 0]: ::ffff:10.0.0.1"',
+    )
+    found = climb(own_ip=None, coordinator_port=port)
+    assert found["rdma-port"].verdict == "green"
+    assert found["rdma-port"].evidence.startswith("rdma_en4")
+    assert found["address"].verdict == "skipped"
+
+
+# -- address, ports, peers ---------------------------------------------------------------------------------------------
+
+
+def test_an_address_that_this_host_does_not_hold(mac: Mac) -> None:
+    check = last(own_ip="203.0.113.9")
+    assert (check.name, check.verdict, check.mend) == ("address", "red", "ifconfig")
+    assert check.evidence == f"this host does not hold 203.0.113.9; it holds 127.0.0.1 on lo0, {OWN} on en5"
+
+
+def test_the_coordinator_port_is_taken() -> None:
+    with socket.create_server((OWN, 0)) as other:
+        port = other.getsockname()[1]
+        check = last(coordinator_port=port)
+    assert (check.name, check.verdict, check.mend) == ("coordinator-port", "red", f"lsof -nP -iTCP:{port}")
+
+
+def test_a_stranger_who_would_share_the_port_is_seen() -> None:
+    with socket.create_server((OWN, 0), reuse_port=True) as other:
+        assert last(coordinator_port=other.getsockname()[1]).name == "coordinator-port"
+
+
+def test_ring_listens_on_the_port_of_its_rank() -> None:
+    with socket.create_server((OWN, 0)) as other:
+        port = other.getsockname()[1]
+        assert last(rank=1, coordinator_port=port - 1).evidence == f"{OWN}:{port} is in use"
+
+
+def test_only_rank_0_of_jaccl_listens(mac: Mac) -> None:
+    with socket.create_server((OWN, 0)) as other:
+        found = climb(rank=1, coordinator_port=other.getsockname()[1])
+    assert found["coordinator-port"].verdict == "skipped"
+
+
+def test_another_group_is_up() -> None:
+    with host_lock(OWN):
+        check = last()
+    assert (check.name, check.verdict) == ("lock", "red")
+    assert check.evidence == f"process {os.getpid()} runs a group on this host"
+
+
+def test_a_holder_that_cannot_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "holder", lambda ip: Process(0, 0.0))
+    check = checks.lock(OWN)
+    assert (check.evidence, check.mend) == ("another process runs a group on this host", "wait for its end")
+
+
+@pytest.mark.parametrize(
+    ("rank", "verdict"), [(0, "yellow"), (None, "yellow"), (1, "green")], ids=["rank 0", "elected", "rank 1"]
+)
+def test_a_peer_that_does_not_listen_yet(rank: int | None, verdict: str, port: int) -> None:
+    with reserved_ports(PEER, 1) as closed:
+        found = climb(rank=rank, peer_ips=(PEER,), link_port=closed, coordinator_port=port)
+    assert found["peer"].verdict == verdict
+    assert found["peer"].evidence.startswith(f"{PEER} is there, and refuses port {closed} (errno {errno.ECONNREFUSED})")
+    if verdict == "yellow":
+        assert found["peer"].mend == f"on {PEER}: jaccl-bootstrap up"
+
+
+@pytest.mark.parametrize(
+    ("error", "evidence", "cause"),
+    [
+        (TimeoutError("timed out"), "does not answer in 3 s", "a firewall or a VPN"),
+        (TimeoutError(errno.ETIMEDOUT, "slow"), f"does not answer (errno {errno.ETIMEDOUT})", "a firewall or a VPN"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "cannot be reached: No route to host", "no route"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "cannot be reached: Network is", "no route"),
+        (PermissionError(errno.EPERM, "Not permitted"), "cannot be reached: Not permitted", "this system"),
+    ],
+)
+@pytest.mark.parametrize("macos", [False, True])
+def test_a_peer_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, evidence: str, cause: str, macos: bool
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    check = checks.peer(PEER, 7777, OWN, 0, macos)
+    assert (check.name, check.verdict) == ("peer", "red")
+    assert check.evidence.startswith(f"{PEER}:7777 {evidence}")
+    assert str(check.cause).startswith(cause)
+    assert ("Local Network" in f"{check.cause} {check.mend}") == (macos and cause != "this system")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system answers when its queue is full")
+def test_a_peer_that_drops_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PEER_SECONDS", 0.2)
+    with socket.create_server((PEER, 0), backlog=0) as peer, socket.create_connection(peer.getsockname()):
+        check = checks.peer(*peer.getsockname(), OWN, 0, False)
+    assert (check.verdict, check.evidence.rpartition(":")[2].partition(" ")[2]) == ("red", "does not answer in 0.2 s")
+
+
+# -- keys and what was left --------------------------------------------------------------------------------------------
+
+
+def test_no_key_is_made(tmp_path: Path, port: int) -> None:
+    check = climb(coordinator_port=port)["identity"]
+    file = tmp_path / "config" / "cluster-wireproto" / "identity.pem"
+    assert (check.verdict, check.evidence) == ("yellow", f"there is no identity key in {file}")
+    assert check.mend == f"make one: jaccl-bootstrap identity --identity {file}"
+    assert not file.exists()
+
+
+def test_a_key_that_others_can_read(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    load_identity(file)
+    file.chmod(0o644)
+    check = checks.identity(file)
+    assert (check.verdict, check.mend) == ("red", f"run: chmod 600 {file}")
+
+
+def test_a_peer_whose_key_is_not_pinned() -> None:
+    check = checks.pin(PEER)
+    assert check.verdict == "yellow"
+    assert str(check.mend).startswith(f"jaccl-bootstrap pin {PEER} KEY")
+
+
+def test_pins_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "config" / "cluster-wireproto" / "peers.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{")
+    file.chmod(0o600)
+    check = checks.pin(PEER)
+    assert check.verdict == "red"
+    assert "does not hold pins" in check.evidence
+
+
+def test_a_directory_that_was_left(tmp_path: Path) -> None:
+    (tmp_path / "tmp" / "jaccl-bootstrap.lock").touch()
+    (tmp_path / "tmp" / "jaccl-bootstrap-127.0.0.1.lock").touch()
+    (tmp_path / "tmp" / "jaccl-bootstrap-link").symlink_to(tmp_path)
+    assert checks.leftovers().verdict == "green"
+    left = tmp_path / "tmp" / "jaccl-bootstrap-0123456789abcdef"
+    left.mkdir()
+    check = checks.leftovers()
+    assert (check.verdict, check.mend) == ("yellow", f"rm -r {left}")
+
+
+WORKER = "import time; print('there', flush=True); time.sleep(60)"
+STARTERS: dict[str, Callable[[], list[str]]] = {
+    "launched": lambda: [sys.executable, "-S", "-c", WORKER, "bootstrap.worker"],
+    # The shell ends, and somebody who is no launcher adopts the worker.
+    "orphan": lambda: ["/bin/sh", "-c", f'{sys.executable} -S -c "{WORKER}" bootstrap.worker & echo $!'],
+}
+
+
+@pytest.fixture(params=STARTERS)
+def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """How a process with a worker's name was started, and its number."""
+    kind = request.param
+    started = subprocess.Popen(STARTERS[kind](), stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    pid = started.pid
+    lines = {started.stdout.readline(), started.stdout.readline() if kind == "orphan" else ""}
+    if kind == "orphan":
+        (pid,) = [int(line) for line in lines if line != "there\n"]
+        started.wait()
+    process = psutil.Process(pid)
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter([psutil.Process(), process]))
+    yield kind, pid
+    process.kill()
+    started.wait()
+    started.stdout.close()
+
+
+def test_a_worker_whose_launcher_is_gone(tmp_path: Path, worker: tuple[str, int]) -> None:
+    kind, pid = worker
+    (tmp_path / "tmp" / "jaccl-bootstrap-0123456789abcdef").mkdir()  # may be the worker's
+    check = checks.leftovers()
+    if kind == "launched":
+        assert check.verdict == "green"
+    else:
+        assert (check.verdict, check.mend) == ("yellow", f"kill -KILL {pid}")
+
+
+# -- what is asked for -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patient", "code"),
+    [
+        ({"backend": "mpi"}, "bad-backend"),
+        ({"own_ip": "localhost"}, "bad-ip"),
+        ({"peer_ips": ("::1",)}, "bad-ip"),
+        ({"peer_ips": (PEER,), "rank": 2}, "bad-rank"),
+        ({"rank": -1}, "bad-rank"),
+        ({"rank": 8}, "bad-rank"),
+        ({"peer_ips": tuple(f"10.0.0.{n}" for n in range(8))}, "bad-ranks"),
+        ({"own_ip": PEER, "peer_ips": (PEER,)}, "bad-rank"),
+        ({"link_port": 0}, "bad-port"),
+        ({"link_port": 65536}, "bad-port"),
+        ({"coordinator_port": 0}, "bad-port"),
+        ({"coordinator_port": 65535, "peer_ips": (PEER,)}, "bad-port"),
+    ],
+)
+def test_what_cannot_be_examined(patient: dict[str, Any], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Patient(**patient)
+    assert caught.value.code == code
+
+
+def test_the_lower_address_is_rank_0() -> None:
+    assert Patient(own_ip=OWN, peer_ips=(PEER,)).own_rank == 0
+    assert Patient(own_ip=PEER, peer_ips=(OWN,)).own_rank == 1
+    assert Patient(own_ip=PEER, peer_ips=(OWN,), rank=0).own_rank == 0
+    assert Patient(own_ip=OWN).own_rank is None
+
+
+def test_a_check_is_one_line_whatever_a_tool_says() -> None:
+    check = Check("name", "red", "a\x1b[31m\n\tb \u2028c" + "x" * 1000, "cause", "rm -r " + "y" * 1000)
+    assert check.evidence.startswith("a [31m b cx")
+    assert len(check.evidence) == 300
+    assert check.evidence.isprintable()
+    assert len(str(check.mend)) == 1006  # half a command can do harm

@@ -1,0 +1,321 @@
+"""Ranks at work: what one meets, all end with."""
+
+import asyncio
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bootstrap import BootstrapError, LinkError
+from bootstrap.exchange import PeerError
+from bootstrap.member import MAX_EARLY
+from bootstrap.side_channel import SideChannelError
+from bootstrap.supervisor import SupervisorError
+from bootstrap.up import Trust, Up
+from tests.bootstrap.links import run
+from tests.bootstrap.members import LIMIT, Act, Acting, Group, forever
+from wireproto import Message, Outcome, OutcomeState, SideChannelPart, SideChannelWhole, StepTokenPayload
+from wireproto.handshake import KeySigner
+from wireproto.messages import EXTENSIONS, OUTCOME_1, REHEARSAL_1, SIDE_CHANNEL_1
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
+    return Group(tmp_path, monkeypatch)
+
+
+# -- the side channel --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_gathers_over_real_links(size: int, group: Group) -> None:
+    """[EXT-SIDE-CHANNEL]"""
+    counts = (0, 1, 32 * size, 65_536, 1024 * 1024)
+
+    async def act(member: Acting) -> None:
+        for count in counts:
+            whole = await member.gathers.gather(bytes([member.up.rank]) * count)
+            assert whole == b"".join(bytes([rank]) * count for rank in range(size))
+
+    async def main() -> None:
+        await group.start([act] * size)
+        assert await group.ends() == [None] * size
+
+    run(main)
+
+
+async def first_gather(member: Acting) -> None:
+    await member.gathers.gather(b"abcd")
+
+
+async def second_gather(member: Acting) -> None:
+    for part in (b"abcd", b"efgh"):
+        await member.gathers.gather(part)
+
+
+def says(*messages: Message) -> Act:
+    """A rank whose control process says this to rank 0, and then waits."""
+
+    async def act(member: Acting) -> None:
+        for message in messages:
+            await member.send(0, message)
+        await forever(member)
+
+    return act
+
+
+def answers(message: SideChannelWhole) -> Act:
+    """A rank 0 that says this to rank 1."""
+
+    async def act(member: Acting) -> None:
+        while 1 not in member.gathers._parts:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await member.send(1, message)
+        await forever(member)
+
+    return act
+
+
+PART, WHOLE = SideChannelPart, SideChannelWhole
+
+
+@pytest.mark.parametrize(
+    ("acts", "code", "text"),
+    [
+        ([says(PART(0, b"abc")), first_gather], "size", "rank 1 put 3 bytes into gather 0, rank 0 4"),
+        ([first_gather, says(PART(0, b"abcde"))], "size", "rank 2 put 5 bytes into gather 0, rank 0 4"),
+        ([says(PART(0, b"abcd"), PART(0, b"abcd")), forever], "twice", "rank 1 sent its part of gather 0 twice"),
+        ([says(PART(0, b"abcd"), PART(1, b"efgh")), forever], "turn", "rank 1 is at gather 1, and rank 0 at 0"),
+        ([first_gather, says(PART(7, b"abcd"))], "turn", "rank 2 is at gather 7, and rank 0 at 0"),
+    ],
+    ids=["too little", "too much", "twice", "ahead", "out of turn"],
+)
+def test_a_rank_that_breaks_the_rules_ends_all(acts: list[Act], code: str, text: str, group: Group) -> None:
+    """With the same error, which is rank 0's. [EXT-SIDE-CHANNEL-FAULT, EXT-SIDE-CHANNEL-SIZE]"""
+
+    async def main() -> None:
+        await group.start([second_gather, *acts])
+        group.fault()
+        await group.ends_alike(f"side-channel-{code}", text)
+
+    group.fault()
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "text"),
+    [
+        (WHOLE(0, b"abcd"), "size", "rank 0 gave 4 bytes for gather 0 of 3 × 4"),
+        (WHOLE(1, b"abcd" * 3), "turn", "rank 0 is at gather 1, and rank 1 at 0"),
+        (WHOLE(0, b"wxyz" * 3), "changed", "rank 0 changed this rank's part of gather 0"),
+    ],
+    ids=["too little", "out of turn", "changed"],
+)
+def test_rank_0_breaks_the_rules(answer: SideChannelWhole, code: str, text: str, group: Group) -> None:
+    """[EXT-SIDE-CHANNEL-FAULT]"""
+
+    async def main() -> None:
+        await group.start([answers(answer), first_gather, first_gather])
+        group.fault()
+        await group.ends_alike(f"side-channel-{code}", text)
+
+    run(main)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_fails_in_the_middle_of_a_gather(rank: int, group: Group) -> None:
+    """The others do not wait for it."""
+
+    async def dies(member: Acting) -> None:
+        if rank:
+            await member.send(0, SideChannelPart(0, b"abcd"))
+        group.fault()
+        raise SupervisorError("the worker ended early", code="worker-killed", stage="worker", rank=rank)
+
+    async def main() -> None:
+        acts: list[Act] = [first_gather] * 3
+        acts[rank] = dies
+        await group.start(acts)
+        await group.ends_alike("worker-killed", "the worker ended early")
+
+    run(main)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_control_process_is_gone_in_the_middle_of_a_gather(rank: int, group: Group) -> None:
+    """Its links end without a word."""
+
+    async def main() -> None:
+        acts: list[Act] = [first_gather] * 3
+        acts[rank] = forever
+        await group.start(acts)
+        await group.until_begun()
+        group.fault()
+        for link in group.members[rank].links:  # as the system does for a process that was killed
+            link._transport.abort()
+        group.tasks[rank].cancel()
+        await group.ends_alike("link-lost", f"the session with rank {rank} was lost; see what it says", but={rank})
+
+    run(main)
+
+
+def test_the_link_is_cut_in_the_middle_of_a_gather(group: Group) -> None:
+    """Rank 1 and rank 0 know it of themselves, and rank 2 from rank 0."""
+
+    async def cut(member: Acting) -> None:
+        while 2 not in member.gathers._parts:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        group.fault()
+        group.members[1].links[0]._transport.abort()
+        await first_gather(member)
+
+    async def main() -> None:
+        await group.start([cut, forever, first_gather])
+        errors = await group.ends()
+        assert time.monotonic() - group.fault_at < LIMIT
+        assert [type(error) for error in errors] == [LinkError, LinkError, PeerError]
+        texts = [f"the session with rank {peer} was lost; see what it says" for peer in (1, 0, 1)]
+        assert [str(error) for error in errors] == texts
+
+    run(main)
+
+
+def test_each_bootstrap_counts_its_gathers_anew(group: Group) -> None:
+    """After a lost link, with another session and another exchange. [EXT-SIDE-CHANNEL-SEQUENCE]"""
+    rounds = [0, 0, 0]
+
+    async def act(member: Acting) -> None:
+        rounds[member.up.rank] += 1
+        for _ in range(3):
+            await member.gathers.gather(b"abcd")
+        if rounds[0] == 1 and member.up.rank == 0:
+            await member.exchange.others_started()
+            member.links[1]._transport.abort()
+        if rounds[member.up.rank] == 1:
+            member.exchange.tell(OutcomeState.STARTED)
+            await forever(member)
+
+    async def main() -> None:
+        await group.start([act] * 3, restarts=1)
+        assert await group.ends() == [None] * 3
+        assert rounds == [2, 2, 2]
+
+    run(main)
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
+    """What it says is no command for a terminal. [EXT-OUTCOME-FIRST]"""
+
+    async def fails(member: Acting) -> None:
+        group.fault()
+        raise BootstrapError("no\x1b[2J device", code="device-missing")
+
+    async def main() -> None:
+        acts: list[Act] = [forever] * 3
+        acts[rank] = fails
+        await group.start(acts)
+        errors = await group.ends()
+        assert time.monotonic() - group.fault_at < LIMIT
+        for number, error in enumerate(errors):
+            assert isinstance(error, BootstrapError)
+            assert isinstance(error, PeerError) is (number != rank)
+            assert (error.code, str(error)) == (
+                "device-missing",
+                "no\x1b[2J device" if number == rank else "no?[2J device",
+            )
+            assert getattr(error, "rank", rank) == rank
+
+    run(main)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
+    async def main() -> None:
+        await group.start([forever] * 3)
+        await group.until_begun()
+        group.fault()
+        group.members[rank].calm.stopped_by = SupervisorError("interrupted", code="interrupted", rank=rank)
+        group.tasks[rank].cancel()
+        with suppress(asyncio.CancelledError):
+            await group.tasks[rank]
+        await group.ends_alike("interrupted", "interrupted", but={rank})
+
+    run(main)
+
+
+def test_ranks_that_run_other_versions(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is run. [EXT-VERSIONS-SEND, EXT-VERSIONS-DIFFER]"""
+
+    async def never(member: Acting) -> None:
+        raise AssertionError
+
+    async def main() -> None:
+        await group.start([never, never])
+        group.members[1]._backend = "ring"
+        group.fault()
+        errors = await group.ends()
+        assert {error.code for error in errors if isinstance(error, BootstrapError)} == {"backends-differ"}
+        assert {str(error) for error in errors} == {"the backend is jaccl on rank 0, and ring on rank 1"}
+
+    run(main)
+
+
+# -- before the bootstrap frame was handled ----------------------------------------------------------------------------
+
+
+def member_of(rank: int) -> Acting:
+    up = Up(rank=rank, ips=("127.0.0.2", "127.0.0.3"), backend="jaccl", command=("true",))
+    member = Acting.of(up, Trust(KeySigner.generate(), {}), forever)
+
+    async def send(peer: int, message: Message) -> None:
+        pass
+
+    member.send = send
+    return member
+
+
+def test_a_side_channel_leaves_nothing_to_rehearse() -> None:
+    """[EXT-CHOICE]"""
+    member = member_of(0)
+    assert member.choose(frozenset(EXTENSIONS)) == {OUTCOME_1, SIDE_CHANNEL_1}
+    assert member.choose(frozenset({OUTCOME_1, REHEARSAL_1, "outcome/2"})) == {OUTCOME_1, REHEARSAL_1}
+    assert member.choose(frozenset()) == set()
+
+
+def test_what_comes_right_behind_the_bootstrap_frame_waits_for_it() -> None:
+    """So many messages as there can be; an inference's are none of them."""
+
+    async def main() -> None:
+        member = member_of(1)
+        early: list[Message] = [Outcome(0, OutcomeState.STARTED, "", "", "")] * (MAX_EARLY - 1)
+        early += [Outcome(0, OutcomeState.FINISHED, "", "", ""), Outcome(0, OutcomeState.FAILED, "", "x", "")]
+        for message in early:
+            member.take(0, StepTokenPayload("u", 1))
+            member.take(0, message)
+        member.begin(frozenset(EXTENSIONS))
+        assert member.exchange._states == {0: OutcomeState.FINISHED}
+        assert member.exchange._failures == {}
+        member.take(0, SideChannelWhole(0, b""))
+        member.take(0, early[-1])
+        assert [*member.exchange._failures] == [0]
+        with pytest.raises(SideChannelError, match="unasked"):
+            await member.gathers.fault()
+
+    run(main)
+
+
+def test_what_rank_0_heard_in_an_earlier_attempt_is_over() -> None:
+    async def main() -> None:
+        member = member_of(0)
+        member.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
+        member.begin(frozenset(EXTENSIONS))
+        assert member.exchange._failures == {}
+        member.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
+        assert [*member.exchange._failures] == [1]
+
+    run(main)

@@ -1,0 +1,455 @@
+"""A run's processes: real ones, with what they start themselves, and the guard over them."""
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bootstrap import BootstrapError
+from bootstrap.lock import LockError, host_lock, lock_path
+from bootstrap.plan import Plan
+from bootstrap.processes import GUARD, LONGEST_LINE, Guard, Worker, _lines, end_all, new_directory
+from bootstrap.worker import Order
+from tests.bootstrap.conftest import wait_until
+from tests.bootstrap.links import run
+
+PAUSE = "import signal; signal.pause()"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+FAMILY = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+children = [subprocess.Popen([sys.executable, "-c", {PAUSE!r}]) for _ in range(2)]
+print(*(child.pid for child in children), flush=True)
+signal.pause()
+"""
+"""None of them minds SIGTERM: who is started inherits that."""
+LEAVES_AT_ONCE = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(subprocess.Popen([sys.executable, "-c", {PAUSE!r}], stdout=subprocess.DEVNULL).pid, flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory for temporary files, of this process and of its children."""
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+    monkeypatch.setenv("TMPDIR", str(tmp))
+    return tmp
+
+
+@pytest.fixture(autouse=True)
+def nobody_left(tmp: Path) -> Iterator[None]:
+    """No process that a test has started lives on; where the test fails, neither."""
+    yield
+    left = [each for each in psutil.process_iter() if is_of(each, tmp)]
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    assert left == []
+
+
+def is_of(process: psutil.Process, tmp: Path) -> bool:
+    with suppress(psutil.Error, OSError):
+        mine = process.environ().get("TMPDIR") == str(tmp) and process.pid != os.getpid()
+        return mine and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def lives(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+async def start(code: str, grace: float = 0.2) -> Worker:
+    """A command of Python, with a directory that has a file in it."""
+    directory = new_directory()
+    directory.mkdir()
+    (directory / "file").touch()
+    worker = await Worker.start_command(0, [sys.executable, "-c", code], dict(os.environ), directory, None)
+    worker.grace = grace
+    return worker
+
+
+async def line(worker: Worker) -> str:
+    return (await anext(worker.lines())).decode()
+
+
+# -- the end of a worker -----------------------------------------------------------------------------------------------
+
+
+def test_all_that_a_worker_started_ends_with_it(tmp: Path) -> None:
+    async def main() -> None:
+        worker = await start(FAMILY)
+        children = [int(pid) for pid in (await line(worker)).split()]
+        await end_all([worker])
+        assert worker.exit_code == 128 + signal.SIGKILL
+        wait_until(lambda: not any(map(lives, children)), "the children are gone")
+
+    run(main)
+    assert list(tmp.iterdir()) == []
+
+
+def test_what_a_worker_left_ends_though_it_ended_long_before(tmp: Path) -> None:
+    async def main() -> None:
+        worker = await start(LEAVES_AT_ONCE)
+        child = int(await line(worker))
+        assert await worker.ended() == 0
+        assert lives(child)
+        await end_all([worker])
+        wait_until(lambda: not lives(child), "the child is gone")
+        assert worker.exit_code == 0
+
+    run(main)
+    assert list(tmp.iterdir()) == []
+
+
+def test_a_worker_is_asked_first(tmp_path: Path) -> None:
+    code = """
+import signal, sys
+from pathlib import Path
+def save(number, frame):
+    Path(sys.argv[1]).write_text("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+signal.pause()
+"""
+
+    async def main() -> None:
+        command = [sys.executable, "-c", code, str(tmp_path / "out")]
+        worker = await Worker.start_command(0, command, dict(os.environ), new_directory(), None)
+        assert await line(worker) == "ready"
+        await end_all([worker])
+        assert worker.exit_code == 0
+
+    run(main)
+    assert (tmp_path / "out").read_text() == "saved"
+
+
+def test_workers_share_the_longest_grace() -> None:
+    """The impatient one does not take the other's time away, and all have gone after one grace."""
+
+    async def main() -> None:
+        workers = [await start(DEAF, grace) for grace in (0.05, 0.3, 0.3)]
+        for worker in workers:
+            assert await line(worker) == "deaf"
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await end_all(workers)
+        assert 0.3 <= loop.time() - began < 10
+        assert {worker.exit_code for worker in workers} == {128 + signal.SIGKILL}
+
+    run(main)
+
+
+def test_workers_that_have_ended_are_not_waited_for() -> None:
+    async def main() -> None:
+        workers = [await start(code, grace=60) for code in ("", "raise SystemExit(7)")]
+        for worker in workers:
+            await worker.ended()
+        assert [worker.kill(0) for worker in workers] == [False, False]
+        await end_all(workers)
+        await end_all([])
+        assert [worker.exit_code for worker in workers] == [0, 7]
+
+    run(main)
+
+
+def test_the_end_is_seen_though_a_child_holds_the_pipes() -> None:
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {PAUSE!r}]).pid, flush=True)"
+
+    async def main() -> None:
+        worker = await start(code)
+        child = int(await line(worker))
+        assert await worker.ended() == 0
+        assert lives(child)
+        await end_all([worker])
+        wait_until(lambda: not lives(child), "the child is gone")
+
+    run(main)
+
+
+def test_a_worker_has_a_session_of_its_own() -> None:
+    async def main() -> None:
+        worker = await start(PAUSE)
+        assert os.getpgid(worker.pid) == os.getsid(worker.pid) == worker.pid
+        assert worker.kill(0) is True
+        await end_all([worker])
+        assert worker.exit_code == 128 + signal.SIGTERM
+
+    run(main)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_start_that_is_cancelled_leaves_nothing(turns: int) -> None:
+    """`nobody_left` looks."""
+
+    async def main() -> None:
+        starting = asyncio.create_task(start(PAUSE))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [("/nowhere/python", os.strerror(errno.ENOENT)), ("/", os.strerror(errno.EACCES))],
+)
+def test_a_command_that_is_refused(command: str, reason: str) -> None:
+    async def main() -> None:
+        with pytest.raises(BootstrapError) as caught:
+            await Worker.start_command(0, [command], dict(os.environ), new_directory(), None)
+        assert caught.value.code == "command-refused"
+        assert str(caught.value) == f"cannot start {command}: {reason}; check the command"
+
+    run(main)
+
+
+def test_an_order_to_a_worker_that_died_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end says so."""
+    monkeypatch.setattr("bootstrap.processes.WORKER", ("-c", "raise SystemExit(7)"))
+    plan = Plan(rank=0, ips=("127.0.0.1",) * 2)
+    order = Order(rank=0, ips=plan.ips, backend="ring", directory="/d", origin=0.0, deadline=0.0)
+
+    async def main() -> None:
+        worker = await Worker.start(0)
+        assert await worker.ended() == 7
+        for _ in range(3):
+            await worker.order(order)
+        await end_all([worker])
+
+    run(main)
+
+
+# -- what it writes ----------------------------------------------------------------------------------------------------
+
+
+def collected(*chunks: bytes) -> list[bytes]:
+    async def main() -> list[bytes]:
+        stream = asyncio.StreamReader()
+        for chunk in chunks:
+            stream.feed_data(chunk)
+        stream.feed_eof()
+        return [each async for each in _lines(stream)]
+
+    return run(main)
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"\n", [b""]),
+        (b"a\nb\n", [b"a", b"b"]),
+        (b"a\n\nb", [b"a", b"", b"b"]),
+        (b"a\r\n\0\xff\n", [b"a\r", b"\0\xff"]),
+        (b"no end", [b"no end"]),
+    ],
+)
+def test_lines(data: bytes, lines: list[bytes]) -> None:
+    assert collected(data) == lines
+
+
+@given(st.lists(st.binary(max_size=50) | st.sampled_from([b"\n", b"x" * LONGEST_LINE, b"\0" * 70_000]), max_size=8))
+def test_no_byte_is_lost_and_memory_is_bounded(chunks: list[bytes]) -> None:
+    data, lines = b"".join(chunks), collected(*chunks)
+    assert b"".join(lines) == data.replace(b"\n", b"")
+    assert all(len(each) < 2 * LONGEST_LINE for each in lines)
+    if all(len(each) < LONGEST_LINE for each in data.split(b"\n")):
+        assert lines == data.removesuffix(b"\n").split(b"\n") if data else lines == []
+
+
+def test_a_flood_without_a_line_end() -> None:
+    code = "import sys; sys.stdout.buffer.write(bytes(5_000_000)); sys.stderr.buffer.write(b'x' * 5_000_000)"
+
+    async def main() -> None:
+        worker = await start(code)
+
+        async def count(log: bool) -> int:
+            return sum([len(each) async for each in (worker.log_lines() if log else worker.lines())])
+
+        assert await asyncio.gather(count(False), count(True)) == [5_000_000, 5_000_000]
+        assert await worker.ended() == 0
+        await end_all([worker])
+
+    run(main)
+
+
+# -- the guard ---------------------------------------------------------------------------------------------------------
+
+RUN = """
+import asyncio, os, sys
+from bootstrap.lock import host_lock
+from bootstrap.processes import Guard, Worker, new_directory
+
+async def main():
+    with host_lock("127.0.0.1") as lock:
+        guard = Guard(lock)
+        directory = new_directory()
+        guard.remove(directory)
+        directory.mkdir()
+        (directory / "file").touch()
+        worker = await Worker.start_command(0, [sys.executable, "-c", sys.argv[1]], os.environ, directory, None)
+        guard.watch(worker)
+        async for line in worker.lines():
+            print(guard._process.pid, worker.pid, line.decode(), flush=True)
+        await asyncio.get_running_loop().create_future()  # until it is killed
+
+asyncio.run(main())
+"""
+
+
+def started(code: str) -> "tuple[subprocess.Popen[str], int, list[int]]":
+    """A run with a guard: the process, the guard's number, those of the worker and what that has started."""
+    process = subprocess.Popen([sys.executable, "-c", RUN, code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    guard, worker, *others = process.stdout.readline().split()
+    return process, int(guard), [int(worker), *(int(each) for each in others if each.isdecimal())]
+
+
+def killed(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("code", [FAMILY, LEAVES_AT_ONCE], ids=["deaf", "only a child is left"])
+def test_a_killed_run_is_tidied_up_and_has_the_lock_until_then(code: str, tmp: Path) -> None:
+    process, guard, workers = started(code)
+    os.kill(guard, signal.SIGSTOP)
+    killed(process)
+    assert any(map(lives, workers))
+    with pytest.raises(LockError) as caught, host_lock("127.0.0.1"):
+        pass
+    assert caught.value.code == "host-busy"
+    os.kill(guard, signal.SIGCONT)
+    wait_until(lambda: not any(map(lives, [guard, *workers])), "all are gone")
+    assert list(tmp.iterdir()) == []
+    with host_lock("127.0.0.1") as held:
+        assert held.left_over == []
+
+
+GUARD_THAT_TELLS = f"""
+import runpy, signal
+true_signal = signal.signal
+def tell(number, handler):
+    true_signal(number, handler)
+    print(int(number), flush=True)
+signal.signal = tell
+runpy.run_path({GUARD[2]!r}, run_name="__main__")
+"""
+"""It says which signals it has dealt with."""
+
+
+def test_a_guard_is_not_to_be_stopped(tmp: Path) -> None:
+    """Ctrl-C and a closed terminal reach it like everybody else."""
+    directory = new_directory()
+    directory.mkdir()
+    command = [sys.executable, "-c", GUARD_THAT_TELLS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as guard:
+        assert guard.stdin is not None
+        assert guard.stdout is not None
+        numbers = [int(guard.stdout.readline()) for _ in range(3)]
+        assert numbers == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        for number in numbers:
+            guard.send_signal(number)
+        guard.stdin.write(json.dumps(["remove", str(directory)]) + "\n")
+    assert guard.returncode == 0
+    assert list(tmp.iterdir()) == []
+
+
+def test_a_guard_that_was_killed_too_leaves_it_to_the_next_run() -> None:
+    process, guard, workers = started(FAMILY)
+    os.kill(guard, signal.SIGKILL)
+    killed(process)
+    assert all(map(lives, workers))
+    # Nobody wrote the worker down in the lock here, as a supervisor does; so it is the test that ends it.
+    assert lock_path("127.0.0.1").exists()
+    os.killpg(workers[0], signal.SIGKILL)
+    wait_until(lambda: not any(map(lives, workers)), "all are gone")
+
+
+def test_a_dismissed_guard_does_nothing(tmp: Path) -> None:
+    async def main() -> None:
+        worker = await start(DEAF)
+        assert await line(worker) == "deaf"
+        guard = Guard()
+        guard.remove(worker.directory)
+        guard.watch(worker)
+        guard.dismiss()
+        assert lives(worker.pid)
+        assert (worker.directory / "file").exists()
+        await end_all([worker])
+
+    run(main)
+
+
+def test_a_run_works_on_without_its_guard() -> None:
+    async def main() -> None:
+        worker = await start(PAUSE)
+        guard = Guard()
+        guard._process.kill()
+        guard._process.wait()
+        for _ in range(3):
+            guard.watch(worker)
+            guard.forget(worker)
+            guard.remove(worker.directory)
+        guard.dismiss()
+        await end_all([worker])
+
+    run(main)
+
+
+def told(*words: object) -> None:
+    """A guard that is told this, and then nothing more; it ends by itself."""
+    lines = "".join(json.dumps(each) + "\n" for each in words)
+    subprocess.run([sys.executable, *GUARD], input=lines, text=True, check=True, timeout=60)
+
+
+def test_a_forgotten_worker_is_left_alone() -> None:
+    async def main() -> None:
+        forgotten, watched = await start(DEAF), await start(DEAF)
+        for worker in (forgotten, watched):
+            assert await line(worker) == "deaf"
+        await asyncio.to_thread(told, ["kill", forgotten.pid], ["kill", watched.pid], ["forget", forgotten.pid])
+        assert await watched.ended() == -signal.SIGKILL
+        assert lives(forgotten.pid)
+        await end_all([forgotten, watched])
+
+    run(main)
+
+
+def test_directories_go_even_where_no_worker_was_started(tmp: Path) -> None:
+    directories = [new_directory() for _ in range(3)]
+    for directory in directories[:2]:
+        directory.mkdir()
+        (directory / "file").touch()
+    told(*(["remove", str(directory)] for directory in directories))
+    assert list(tmp.iterdir()) == []
+
+
+def test_a_guard_needs_nothing_but_the_standard_library() -> None:
+    """-I -S: neither the current directory nor what is installed gets in between."""
+    assert GUARD[:2] == ("-I", "-S")
+    told()

@@ -1,0 +1,281 @@
+"""`up` when something dies, is in the way, or cannot be written: an error within the deadline, and nothing left."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.bootstrap.ranks import Check, Rank, Start, failed, guard_of, of
+
+Pair = tuple[Rank, Rank]
+LOST = ("link-lost", "session-ended", "worker-killed", "worker-died", "init-failed", "sum-failed", "rehearsal-timeout")
+"""How a rank may see that the other one died."""
+
+
+def holding(both: Start) -> tuple[Any, Any]:
+    runs: tuple[Any, Any] = both()
+    for rank, run in enumerate(runs):
+        run.until(("holding", rank))
+    return runs
+
+
+def survives_not(run: Any) -> dict[str, Any]:
+    """How a rank ends whose other rank has died."""
+    event = failed(run, *LOST)
+    assert event["mend"]
+    return event
+
+
+# -- what dies ---------------------------------------------------------------------------------------------------------
+
+
+def test_rank_1_dies_before_the_init(
+    pair: Pair, up: Start, tmp_path: Path, nothing_left: Check, nothing_left_soon: Check
+) -> None:
+    """It is killed when the bootstrap frame is there: rank 0 does not start its init."""
+    zero, one = pair
+    run_one = up(one, zero, "--json", program="held_rehearsal.py")
+    run_zero = up(zero, one, "--json")
+    run_one.until(("bootstrap-received", 1))
+    run_one.process.kill()
+    assert survives_not(run_zero)["retry"] == "safe"
+    assert of(run_zero, "environment-set") == []
+    nothing_left(run_zero, *pair)
+    nothing_left_soon(run_one, *pair)
+
+
+@pytest.mark.parametrize("worker", ["stuck.py", "deaf.py"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_control_process_is_killed_in_the_init(
+    victim: int, worker: str, in_init: Start, pair: Pair, nothing_left: Check, nothing_left_soon: Check
+) -> None:
+    runs = in_init(worker)
+    runs[victim].process.kill()
+    survives_not(runs[1 - victim])
+    nothing_left(runs[1 - victim], pair[1 - victim])
+    nothing_left_soon(runs[victim], *pair)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_is_killed_in_the_init(victim: int, in_init: Start, pair: Pair, nothing_left: Check) -> None:
+    runs = in_init("stuck.py")
+    os.kill(runs[victim].pid_of(victim), signal.SIGKILL)
+    event = failed(runs[victim], "worker-killed")
+    assert event["rank"] == victim
+    assert "signal SIGKILL" in event["message"]
+    survives_not(runs[1 - victim])
+    for run in runs:
+        nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_control_process_is_killed_when_the_group_is_held(
+    victim: int, both: Start, pair: Pair, nothing_left: Check, nothing_left_soon: Check
+) -> None:
+    runs = holding(both)
+    runs[victim].process.kill()
+    survives_not(runs[1 - victim])
+    nothing_left(runs[1 - victim], pair[1 - victim])
+    nothing_left_soon(runs[victim], *pair)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_is_killed_when_the_group_is_held(victim: int, both: Start, pair: Pair, nothing_left: Check) -> None:
+    runs = holding(both)
+    os.kill(runs[victim].pid_of(victim), signal.SIGKILL)
+    assert failed(runs[victim], "worker-killed")["rank"] == victim
+    survives_not(runs[1 - victim])
+    for run in runs:
+        nothing_left(run, *pair)
+
+
+def test_both_control_processes_are_killed(in_init: Start, pair: Pair, nothing_left_soon: Check) -> None:
+    runs = in_init("deaf.py")
+    for run in runs:
+        run.process.kill()
+    for run in runs:
+        nothing_left_soon(run, *pair)
+
+
+def test_what_the_guard_could_not_tidy_up_the_next_run_does(
+    in_init: Start, pair: Pair, up: Start, nothing_left: Check
+) -> None:
+    """Guard and control process of rank 1 are killed: its worker, which hangs, is left, and its directory."""
+    zero, one = in_init("stuck.py")
+    worker = psutil.Process(one.pid_of(1))
+    guard_of(one).kill()
+    one.process.kill()
+    one.process.wait()
+    survives_not(zero)
+    assert worker.status() != psutil.STATUS_ZOMBIE
+    again = up(pair[1], pair[0], "--json", "--timeout", "1", tmp=one.tmp)
+    again.until(("reaped", 1))
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    failed(again, "deadline")
+    assert [event["pids"] for event in of(again, "reaped")] == [[worker.pid]]
+    nothing_left(again, *pair)
+
+
+def test_without_its_guard_a_run_ends_as_ever(both: Start, pair: Pair, nothing_left: Check) -> None:
+    zero, one = holding(both)
+    guard_of(zero).kill()
+    zero.process.send_signal(signal.SIGINT)
+    assert (zero.end(), one.end()) == (0, 0)
+    for run in (zero, one):
+        nothing_left(run, *pair)
+
+
+# -- who is in the way -------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_listens_on_the_coordinator_port(both: Start, pair: Pair, nothing_left: Check) -> None:
+    """Known before any frame is sent."""
+    with socket.create_server((pair[0].ip, 29400)):
+        zero, one = both()
+        assert failed(zero, "port-in-use")["stage"] == "rehearsal"
+        one.until(("session-ended", 1))  # another may follow
+        one.process.send_signal(signal.SIGINT)
+        failed(one, "interrupted")
+    assert of(zero, "bootstrap-sent") == []
+    assert of(one, "bootstrap-received") == []
+    for run in (zero, one):
+        nothing_left(run, *pair)
+
+
+def test_a_stranger_connects_in_the_rehearsal(both: Start, pair: Pair, tmp_path: Path, nothing_left: Check) -> None:
+    """It is turned away and named; so is one at rank 1's address that says what rank 1 would not."""
+    go = tmp_path / "go"
+    zero, one = both(program="held_rehearsal.py", env={"REHEARSE_WHEN": str(go)})
+    zero.until(("bootstrap-sent", 0))
+    net = pair[0].ip.rpartition(".")[0]
+    for source, said in ((f"{net}.9", b"GET / HTTP/1.1\r\n\r\n"), (pair[1].ip, (99).to_bytes(4, "little"))):
+        with socket.create_connection((pair[0].ip, 29400), timeout=60, source_address=(source, 0)) as stranger:
+            stranger.sendall(said)
+            with suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+    go.touch()
+    zero.until(("holding", 0))
+    zero.process.send_signal(signal.SIGINT)
+    assert (zero.end(), one.end()) == (0, 0)
+    ((first, second),) = [event["turned_away"] for event in of(zero, "rehearsed")]
+    assert first == f"{net}.9, which is no rank's address"
+    assert second.startswith(f"{pair[1].ip}, which said no HELLO")
+    nothing_left(zero, *pair)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--coordinator-port", "30000", "--link-port", "8888"]])
+def test_a_second_session_on_one_host(arguments: list[str], both: Start, pair: Pair, up: Start) -> None:
+    """Whatever its ports: at most one group a host."""
+    zero, one = holding(both)
+    second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
+    event = failed(second, "host-busy")
+    assert f"process {zero.process.pid} runs a group on this host already" in event["message"]
+    assert (event["stage"], event["retry"]) == ("lock", "mend-first")
+    zero.process.send_signal(signal.SIGINT)
+    assert (zero.end(), one.end()) == (0, 0)
+
+
+def test_the_next_session_on_the_same_host(both: Start, pair: Pair, up: Start, nothing_left: Check) -> None:
+    """The lock goes with its run, and is no hindrance for the other rank's host on the same machine."""
+    zero, one = holding(both)
+    zero.process.send_signal(signal.SIGINT)
+    assert (zero.end(), one.end()) == (0, 0)
+    again = [up(pair[n], pair[1 - n], "--json", tmp=zero.tmp) for n in (1, 0)]
+    again[1].until(("holding", 0))
+    again[1].process.send_signal(signal.SIGINT)
+    assert [run.end() for run in again] == [0, 0]
+    nothing_left(zero, *pair)
+
+
+# -- what cannot be written --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of so many pages."""
+    mounted: list[Path] = []
+
+    def mount(pages: int) -> Path:
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        size = pages * os.sysconf("SC_PAGE_SIZE")
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=False, capture_output=True
+        )
+        if done.returncode != 0:
+            pytest.skip("this user may not mount")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--", "true"]])
+def test_a_full_disk(
+    arguments: list[str], pair: Pair, up: Start, small_disk: Callable[[int], Path], nothing_left: Check
+) -> None:
+    """The one page there is goes to the lock; the file for MLX has no room."""
+    zero, one = pair
+    run_one = up(one, zero, "--json", *arguments)
+    run_zero = up(zero, one, "--json", *arguments, tmp=small_disk(1))
+    event = failed(run_zero, "write-failed")
+    assert event["stage"] == "topology"
+    assert "No space left on device" in event["message"]
+    run_one.end()
+    for run in (run_zero, run_one):
+        nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_tmpdir_that_is_none(kind: str, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:
+    """Python takes the system's own then, and so does the group; nothing is left there either."""
+    zero, one = pair
+    place = tmp_path / kind
+    if kind == "file":
+        place.touch()
+    run_one = up(one, zero, "--json")
+    run_zero = up(zero, one, "--json", tmp=place)
+    run_zero.until(("holding", 0))
+    (written,) = of(run_zero, "file-written")
+    elsewhere = Path(written["path"]).parents[1]
+    assert (elsewhere / f"jaccl-bootstrap-{zero.ip}.lock").exists()
+    run_zero.process.send_signal(signal.SIGINT)
+    assert (run_zero.end(), run_one.end()) == (0, 0)
+    assert not (elsewhere / f"jaccl-bootstrap-{zero.ip}.lock").exists()
+    assert not Path(written["path"]).parent.exists()
+    nothing_left(run_zero, *pair)
+
+
+def test_a_tmpdir_that_goes(pair: Pair, up: Start, nothing_left: Check) -> None:
+    zero, one = pair
+    run_zero = up(zero, one, "--json")
+    run_zero.until(("started", 0), ("link-lost", 0))
+    for file in run_zero.tmp.iterdir():
+        file.unlink()
+    run_zero.tmp.rmdir()
+    run_one = up(one, zero, "--json")
+    assert failed(run_zero, "directory-failed")["stage"] == "topology"
+    run_one.end()
+    for run in (run_zero, run_one):
+        nothing_left(run, *pair)
+
+
+def test_nothing_can_be_written_anywhere(pair: Pair, up: Start) -> None:
+    """Not even the lock."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        run = up(*pair, "--json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed(run, "lock-failed")["retry"] == "mend-first"

@@ -1,0 +1,111 @@
+"""Ctrl-C and its like, in every phase of `up`, on either rank: both end, and nothing is left."""
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.bootstrap.ranks import Check, Rank, Start, error, failed, of
+
+Pair = tuple[Rank, Rank]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def interrupt(runs: tuple[Any, Any], rank: int, retry: str) -> None:
+    """Interrupt one rank before the group is there; the other ends, too, and says why."""
+    runs[rank].process.send_signal(signal.SIGINT)
+    event = failed(runs[rank], "interrupted")
+    assert (event["rank"], event["retry"]) == (rank, retry)
+    failed(runs[1 - rank], "link-lost", "session-ended", "interrupted")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_while_waiting(rank: int, number: int, pair: Pair, up: Start, nothing_left: Check) -> None:
+    run = up(pair[rank], pair[1 - rank], "--json")
+    run.until(("started", rank), ("link-lost" if rank == 0 else "listening", rank))
+    run.process.send_signal(number)
+    assert failed(run, "interrupted")["rank"] == rank
+    nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_in_the_rehearsal(rank: int, both: Start, pair: Pair, nothing_left: Check) -> None:
+    runs = both(program="held_rehearsal.py")
+    runs[0].until(("bootstrap-sent", 0))
+    runs[1].until(("bootstrap-received", 1))
+    interrupt(runs, rank, "safe")
+    for run in runs:
+        assert of(run, "rehearsed") == []
+        nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("worker", ["stuck.py", "deaf.py"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_in_the_init(rank: int, worker: str, in_init: Start, pair: Pair, nothing_left: Check) -> None:
+    """Rank 0's worker sits in native code, which waits for rank 1's; `deaf.py` ignores TERM as well."""
+    runs = in_init(worker)
+    interrupt(runs, rank, "safe" if rank else "unsafe")  # rank 1's worker stands before it
+    for run in runs:
+        nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_while_the_group_is_held(rank: int, number: int, both: Start, pair: Pair, nothing_left: Check) -> None:
+    """The proper end of a group. Rank 1, which ends first, leaves rank 0 without it."""
+    runs = both()
+    for each, run in enumerate(runs):
+        run.until(("holding", each))
+    runs[rank].process.send_signal(number)
+    assert runs[rank].end() == 0, runs[rank].stderr
+    assert (runs[rank].events[-1]["ok"], runs[rank].events[-1]["stopped"]) == (True, True)
+    assert of(runs[rank], "error") == []
+    if rank == 0:
+        assert runs[1].end() == 0
+        assert runs[1].events[-1]["stopped"] is True
+    elif runs[0].end() != 0:
+        assert error(runs[0])["code"] == "link-lost"
+    for run in runs:
+        nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_while_a_command_runs(rank: int, both: Start, pair: Pair, nothing_left: Check) -> None:
+    runs = both("--", "/bin/sh", "-c", "echo ready; exec sleep 600")
+    for each, run in enumerate(runs):
+        run.until(("output", each))
+    runs[rank].process.send_signal(signal.SIGINT)
+    assert runs[rank].end() == 128 + signal.SIGTERM
+    done = runs[rank].events[-1]
+    assert (done["ok"], done["stopped"], done["status"]) == (True, True, 128 + signal.SIGTERM)
+    assert runs[1 - rank].end() != 0
+    for run in runs:
+        nothing_left(run, *pair)
+
+
+def test_twice(in_init: Start, pair: Pair, nothing_left: Check) -> None:
+    """An impatient second Ctrl-C changes nothing."""
+    runs = in_init("deaf.py")
+    for _ in range(2):
+        for run in runs:
+            run.process.send_signal(signal.SIGINT)
+    for run in runs:
+        failed(run, "interrupted")
+        nothing_left(run, *pair)
+
+
+def test_nohup(pair: Pair, up: Start, nothing_left: Check) -> None:
+    """Who was told to ignore SIGHUP goes on."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        zero = up(*pair, "--json")
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    zero.until(("link-lost", 0))
+    zero.process.send_signal(signal.SIGHUP)
+    one = up(*pair[::-1], "--json")
+    zero.until(("holding", 0))
+    zero.process.send_signal(signal.SIGINT)
+    assert (zero.end(), one.end()) == (0, 0)
+    nothing_left(zero, *pair)
