@@ -25,9 +25,8 @@ TARGETS = [command for command in COMMANDS if command.startswith("make")]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-ALONE = [
-    command for command in COMMANDS if not command.startswith(("make", "jaccl-bootstrap pin", "jaccl-bootstrap up"))
-]
+TOGETHER = ("jaccl-bootstrap pin", "jaccl-bootstrap up", "jaccl-bootstrap demo", "wireproto inspect")
+ALONE = [command for command in COMMANDS if not command.startswith(("make", *TOGETHER))]
 
 
 @pytest.mark.parametrize("command", ALONE)
@@ -61,6 +60,15 @@ def test_two_ranks(tmp_path: Path) -> None:
     assert [f"[rank {rank}] sum 3" in each.stdout for rank, each in enumerate(done)] == [True, True]
 
 
+def test_a_recorded_demo(tmp_path: Path) -> None:
+    record, show = (command for command in COMMANDS if "demo.pcapng" in command)
+    assert run(f"cd {tmp_path} && {record}", tmp_path).returncode == 0
+    done = run(f"cd {tmp_path} && {show}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"0 → 1  jacclBootstrap .* sealed  port \d+, sessionID", done.stdout)
+    assert (tmp_path / "demo.svg").read_text().startswith("<svg")
+
+
 def test_the_table_of_errors() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) > 12
@@ -89,7 +97,7 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
     assert len(ALONE) >= 4
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 4
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 6
 
 
 @pytest.mark.parametrize("target", TARGETS)

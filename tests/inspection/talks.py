@@ -1,0 +1,134 @@
+"""Whole sessions as captures, made in memory, and what a network and a capture do to them."""
+
+import io
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from wireproto import (
+    EXTENSIONS,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Message,
+    Ping,
+    PongPayload,
+    Revision,
+    SessionEnd,
+)
+from wireproto.handshake import KeySigner
+from wireproto.inspection.connections import Capture
+from wireproto.inspection.keys import KeyLog
+from wireproto.inspection.packets import tcp_segment
+from wireproto.inspection.pcapng import TcpWriter, Writer
+from wireproto.inspection.sessions import Entry
+from wireproto.inspection.tcp import Endpoint, Segment
+from wireproto.session import Established, Role, Session
+
+ENDS: Final = (Endpoint(b"\x7f\x00\x00\x01", 50001), Endpoint(b"\x7f\x00\x00\x02", 49999))
+"""Rank 0's and rank 1's; the port is not the protocol's own."""
+SIGNERS: Final = (KeySigner.from_scalar(bytes(31) + b"\x01"), KeySigner.from_scalar(bytes(31) + b"\x02"))
+RAW_IP: Final = 12
+
+
+@dataclass
+class Talk:
+    """Two sessions that talk to each other, and every packet between them."""
+
+    revision: Revision = Revision.V2
+    ends: tuple[Endpoint, Endpoint] = ENDS
+    start: float = 1000.0
+    packets: list[tuple[float, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.key_log = io.StringIO()
+        self.sides = tuple(
+            Session(role, SIGNERS[side], SIGNERS[1 - side].public_key, self.revision, log, EXTENSIONS)
+            for side, (role, log) in enumerate(((Role.INITIATOR, self.key_log), (Role.RESPONDER, None)))
+        )
+        self.time = self.start
+        self.tcp = TcpWriter(self, self.ends, self.time)  # type: ignore[arg-type]
+        self.send(0, self.sides[0].start())
+
+    def packet(self, time: float, data: bytes) -> None:
+        """As `Writer.packet`: keeps it."""
+        self.packets.append((time, data))
+
+    def send(self, side: int, data: bytes | memoryview) -> None:
+        """Bytes of a side's, which the other one takes."""
+        self.time += 0.001
+        self.tcp.data(side, self.time, bytes(data))
+        for event in list(self.sides[1 - side].receive_data(bytes(data))):
+            if isinstance(event, Established) and event.reply:
+                self.send(1, event.reply)
+
+    def say(self, side: int, *messages: Message) -> "Talk":
+        for message in messages:
+            self.send(side, self.sides[side].send(message))
+        return self
+
+    def raw(self, side: int, data: bytes) -> "Talk":
+        """Bytes that the other side does not get to see."""
+        self.time += 0.001
+        self.tcp.data(side, self.time, data)
+        return self
+
+    def close(self) -> "Talk":
+        for side in (0, 1):
+            self.tcp.close(side, self.time)
+        return self
+
+    @property
+    def segments(self) -> list[Segment]:
+        found = [tcp_segment(time, RAW_IP, data) for time, data in self.packets]
+        assert all(found)
+        return [segment for segment in found if segment is not None]
+
+    def keys(self) -> KeyLog:
+        return KeyLog(io.StringIO(self.key_log.getvalue()))
+
+    def pcapng(self) -> bytes:
+        file = io.BytesIO()
+        writer = Writer(file.write)
+        for time, data in self.packets:
+            writer.packet(time, data)
+        return file.getvalue()
+
+
+BOOTSTRAP: Final = JacclBootstrapPayload(29400, "6F9619FF-8B86-D011-B42D-00CF4FC964FF", EXTENSIONS)
+PONG: Final = PongPayload(False, False, MemoryPressure.NORMAL, EXTENSIONS)
+
+
+def a_talk(revision: Revision = Revision.V2, ends: tuple[Endpoint, Endpoint] = ENDS) -> Talk:
+    """Handshake, ping, pong, bootstrap, end."""
+    names = EXTENSIONS if revision is Revision.V2 else ()
+    talk = Talk(revision, ends).say(0, Ping()).say(1, PongPayload(False, False, MemoryPressure.NORMAL, names))
+    return talk.say(0, JacclBootstrapPayload(29400, "S-1", names), SessionEnd()).close()
+
+
+def entries(segments: Iterable[Segment], keys: KeyLog | None = None) -> list[Entry]:
+    """What they say."""
+    capture = Capture(keys)
+    found = [entry for segment in segments for entry in capture.take(segment)]
+    return found + list(capture.end())
+
+
+def with_data(segments: list[Segment], side: int) -> list[int]:
+    """Where in the list the segments of a side are that have data."""
+    return [at for at, each in enumerate(segments) if each.data and each.source == ENDS[side]]
+
+
+def pcap(packets: Iterable[tuple[float, bytes]], link_type: int = 101, order: str = "<", nano: bool = False) -> bytes:
+    """The same packets in the old format."""
+    magic, unit = (0xA1B23C4D, 1e9) if nano else (0xA1B2C3D4, 1e6)
+    out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, link_type)
+    for time, data in packets:
+        out += struct.pack(f"{order}IIII", int(time), round(time % 1 * unit), len(data), len(data)) + data
+    return out
+
+
+def cut(segment: Segment, size: int) -> Iterable[Segment]:
+    """One segment as several, of `size` bytes each."""
+    for at in range(0, len(segment.data), size):
+        sequence = (segment.sequence + at) & 0xFFFF_FFFF
+        yield segment._replace(sequence=sequence, data=segment.data[at : at + size])

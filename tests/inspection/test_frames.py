@@ -1,0 +1,142 @@
+"""Link frames out of streams with holes and faults."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wireproto import MAX_LINK_LENGTH, WireError, encode_link_frame
+from wireproto.inspection.frames import KEPT, MAX_HELD, Fault, Found, Frame, FrameFinder, Hole, Skipped
+from wireproto.link import HEADER
+
+BODIES = [b"\x03", b"\x05" + bytes(range(256)), b"\xff", b"\x07" + b"x" * 60]
+STREAM = b"".join(map(encode_link_frame, BODIES))
+OFFSETS = [0, 9, 274, 283]
+
+
+def fed(finder: FrameFinder, *chunks: bytes) -> list[Found]:
+    return [found for chunk in chunks for found in finder.feed(chunk)]
+
+
+def frames(*indices: int, behind: int = 0) -> list[Frame]:
+    return [Frame(behind + OFFSETS[at], len(BODIES[at]), BODIES[at]) for at in indices]
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1))
+def test_any_pieces_give_the_frames(sizes: list[int]) -> None:
+    finder, found, at = FrameFinder(synced=True), [], 0
+    while at < len(STREAM):
+        for size in sizes:
+            found += fed(finder, STREAM[at : at + size])
+            at += size
+    assert found == frames(0, 1, 2, 3)
+    assert list(finder.end(closed=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (bytes(8), "link-length-zero"),
+        (HEADER.pack(MAX_LINK_LENGTH + 1), "link-length-limit"),
+        (b"\xff" * 8, "link-length-limit"),
+    ],
+)
+def test_a_length_that_cannot_be_is_told_and_the_next_frames_are_found(header: bytes, code: str) -> None:
+    finder = FrameFinder(synced=True)
+    fault, skipped, *rest = fed(finder, STREAM[:9] + header + STREAM)[1:]
+    assert isinstance(fault, Fault)
+    assert (fault.offset, fault.error.code, fault.error.offset) == (9, code, 9)
+    assert fault.data.startswith(header)
+    assert skipped == Skipped(9, 8)
+    assert rest == frames(0, 1, 2, 3, behind=17)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 20])
+def test_a_stream_that_is_closed_inside_a_frame(cut: int) -> None:
+    finder = FrameFinder(synced=True)
+    assert fed(finder, STREAM[:9], STREAM[9 : 9 + cut]) == frames(0)
+    (fault,) = finder.end(closed=True)
+    assert isinstance(fault, Fault)
+    assert (fault.offset, fault.error.code, fault.error.offset) == (9, "truncated", 9 + cut)
+    assert fault.data == STREAM[9 : 9 + cut]
+
+
+def test_a_capture_that_ends_inside_a_frame_lacks_the_rest() -> None:
+    finder = FrameFinder(synced=True)
+    fed(finder, STREAM[:20])
+    assert list(finder.end(closed=False)) == [Hole(9, 274 - 20, STREAM[9:20])]
+
+
+@pytest.mark.parametrize("size", [1, 100, 274 - 20])
+def test_behind_a_hole_within_a_frame_the_next_one_follows(size: int) -> None:
+    finder = FrameFinder(synced=True)
+    fed(finder, STREAM[:20])
+    assert list(finder.lose(size)) == [Hole(9, size, STREAM[9:20])]
+    assert finder.is_synced
+    assert fed(finder, STREAM[20 + size :]) == frames(2, 3)
+
+
+def test_behind_a_longer_hole_a_frame_is_looked_for() -> None:
+    finder = FrameFinder(synced=True)
+    fed(finder, STREAM[:20])
+    assert list(finder.lose(274 - 20 + 3)) == [Hole(9, 257, STREAM[9:20])]
+    assert not finder.is_synced
+    assert fed(finder, STREAM[277:]) == [Skipped(277, 6), *frames(3)]
+
+
+def test_a_hole_between_two_frames() -> None:
+    finder = FrameFinder(synced=True)
+    assert fed(finder, STREAM[:9]) == frames(0)
+    assert list(finder.lose(265)) == [Hole(9, 265, b"")]
+    assert fed(finder, STREAM[274:]) == frames(2, 3)
+
+
+@given(start=st.integers(1, len(STREAM) - 70), size=st.integers(1, 50))
+def test_a_stream_without_its_beginning(start: int, size: int) -> None:
+    """Whole frames are found wherever the bytes begin; one that is there only in part is passed over."""
+    finder = FrameFinder(synced=False)
+    rest = STREAM[start:]
+    found = fed(finder, *(rest[at : at + size] for at in range(0, len(rest), size)))
+    there = [at for at, offset in enumerate(OFFSETS) if offset >= start]
+    expected = [Frame(OFFSETS[at] - start, len(BODIES[at]), BODIES[at]) for at in there]
+    passed = [each for each in found if isinstance(each, Frame)]
+    assert passed[-len(expected) :] == expected
+    assert sum(each.size for each in found if isinstance(each, Skipped)) <= OFFSETS[there[0]] - start
+
+
+def test_a_frame_that_is_too_long_is_not_kept() -> None:
+    finder = FrameFinder(synced=True)
+    body = b"\x05" + bytes(MAX_HELD)
+    data = encode_link_frame(body) + STREAM[:9]
+    found = fed(finder, *(data[at : at + 100_000] for at in range(0, len(data), 100_000)))
+    assert found == [Frame(0, len(body), body[:KEPT]), Frame(8 + len(body), 1, b"\x03")]
+
+
+def test_long_zeros_are_searched_at_once() -> None:
+    finder = FrameFinder(synced=False)
+    assert fed(finder, *[bytes(1 << 20)] * 20) == []
+    found = fed(finder, STREAM)
+    assert found[-4:] == frames(0, 1, 2, 3, behind=20 << 20)
+
+
+@given(
+    chunks=st.lists(
+        st.one_of(st.binary(max_size=60), st.sampled_from([STREAM, STREAM[5:40], bytes(9)]), st.integers(1, 99))
+    ),
+    synced=st.booleans(),
+    closed=st.booleans(),
+)
+def test_every_byte_is_told_of_once(chunks: list[bytes | int], synced: bool, closed: bool) -> None:
+    finder = FrameFinder(synced=synced)
+    found: list[Found] = []
+    total = 0
+    for chunk in chunks:
+        found += finder.lose(chunk) if isinstance(chunk, int) else finder.feed(chunk)
+        total += chunk if isinstance(chunk, int) else len(chunk)
+    found += finder.end(closed=closed)
+    assert finder.offset <= total
+    offsets = [each.offset for each in found]
+    assert offsets == sorted(offsets)
+    for each in found:
+        if isinstance(each, Fault):
+            assert isinstance(each.error, WireError)
+            assert each.error.code in ("link-length-zero", "link-length-limit", "truncated")

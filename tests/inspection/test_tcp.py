@@ -1,0 +1,92 @@
+"""Byte streams out of segments, whatever order they were captured in."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wireproto.inspection.tcp import ACK, FIN, MAX_EARLY, SYN, Endpoint, Piece, Segment, Stream
+
+A, B = Endpoint(b"\x7f\x00\x00\x01", 1), Endpoint(b"\x7f\x00\x00\x01", 2)
+
+
+def segment(sequence: int, data: bytes = b"", flags: int = ACK) -> Segment:
+    return Segment(0.0, A, B, sequence & 0xFFFF_FFFF, 0, flags, data)
+
+
+def joined(pieces: list[Piece]) -> bytes:
+    return b"".join(piece.data for piece in pieces)
+
+
+@given(
+    data=st.binary(min_size=1, max_size=200),
+    cuts=st.lists(st.tuples(st.integers(0, 199), st.integers(1, 60)), max_size=12),
+    first=st.sampled_from([0, 1, 2**32 - 100, 2**32 - 1, 2**31]),
+    seed=st.randoms(use_true_random=False),
+)
+def test_repeated_and_reordered_segments_give_the_stream(data, cuts, first, seed) -> None:  # type: ignore[no-untyped-def]
+    stream = Stream()
+    list(stream.take(segment(first - 1, flags=SYN)))
+    whole = [segment(first + at, data[at : at + 7]) for at in range(0, len(data), 7)]
+    again = [segment(first + at, data[at : at + size]) for at, size in cuts if at < len(data)]
+    sent = whole + again
+    seed.shuffle(sent)
+    pieces = [piece for each in sent for piece in stream.take(each)]
+    assert joined(pieces) == data
+    assert not any(piece.lost for piece in pieces)
+    assert stream.from_start
+    assert stream.offset == len(data)
+    assert stream.repeated == sum(len(each.data) for each in again)
+
+
+def test_what_was_acknowledged_and_not_captured_is_lost() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    assert joined(list(stream.take(segment(100, b"abc")))) == b"abc"
+    assert list(stream.take(segment(110, b"xyz"))) == []
+    assert list(stream.acknowledged(103, 1.0)) == []
+    assert list(stream.acknowledged(113, 1.0)) == [Piece(1.0, b"", 7), Piece(0.0, b"xyz")]
+    assert stream.offset == 13
+    assert list(stream.acknowledged(117, 2.0)) == [Piece(2.0, b"", 4)]
+    assert list(stream.acknowledged(117, 2.0)) == []
+    list(stream.take(segment(120, b"!", FIN)))
+    assert list(stream.acknowledged(122, 3.0)) == [Piece(3.0, b"", 3), Piece(0.0, b"!")]
+    assert stream.is_over
+
+
+def test_the_number_of_an_end_that_was_not_captured_is_no_byte() -> None:
+    stream = Stream()
+    list(stream.take(segment(100, b"abc")))
+    assert list(stream.acknowledged(104, 1.0)) == []
+
+
+def test_what_is_missing_at_the_end_is_lost() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    list(stream.take(segment(104, b"e")))
+    list(stream.take(segment(102, b"c", FIN)))
+    assert list(stream.give_up(2.0)) == [Piece(2.0, b"", 2), Piece(0.0, b"c"), Piece(2.0, b"", 1), Piece(0.0, b"e")]
+
+
+def test_so_much_waits_and_no_more() -> None:
+    stream = Stream()
+    list(stream.take(segment(0, flags=SYN)))
+    pieces = []
+    for at in range(0, MAX_EARLY + 1, 1024):
+        pieces += list(stream.take(segment(10 + at, bytes(1024))))
+    assert pieces[0] == Piece(0.0, b"", 9)
+    assert len(joined(pieces)) > MAX_EARLY
+
+
+def test_a_stream_joined_later_starts_with_what_is_seen_first() -> None:
+    stream = Stream()
+    assert joined(list(stream.take(segment(5000, b"abc")))) == b"abc"
+    assert not stream.from_start
+    assert joined(list(stream.take(segment(4990, b"before")))) == b""
+
+
+def test_the_end_is_where_the_last_byte_was_passed_on() -> None:
+    stream = Stream()
+    list(stream.take(segment(0, flags=SYN)))
+    list(stream.take(segment(4, b"d", FIN | ACK)))
+    assert not stream.is_over
+    assert joined(list(stream.take(segment(1, b"abc")))) == b"abcd"
+    assert stream.is_over

@@ -1,0 +1,118 @@
+"""What `wireproto inspect` writes to standard output: lines, lines with every byte, or JSON objects."""
+
+import json
+import sys
+from collections import Counter
+from typing import Any, Final
+
+import typer
+
+from wireproto.inspection.hexdump import FAULT, ROW, Line, dump
+from wireproto.inspection.sessions import Entry, Kind
+from wireproto.inspection.timeline import as_json, printable, summary, title
+
+_TITLES: Final[dict[Kind, dict[str, Any]]] = {
+    Kind.MESSAGE: {"fg": "cyan", "bold": True},
+    Kind.BROKEN: {"fg": "red", "bold": True},
+    Kind.LOST: {"fg": "yellow"},
+    Kind.SKIPPED: {"fg": "yellow"},
+    Kind.OPENED: {"bold": True},
+}
+
+
+class Tally:
+    """How many of what there were, over the whole capture."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[Kind] = Counter()
+        self.sessions = 0
+        self.lost = 0
+        """Bytes that the capture lacks."""
+        self.others = 0
+        """TCP connections that carry something else."""
+
+    def add(self, entry: Entry) -> None:
+        self.kinds[entry.kind] += 1
+        self.sessions = max(self.sessions, entry.connection)
+        if entry.kind is Kind.LOST:
+            self.lost += entry.size
+
+    @property
+    def is_good(self) -> bool:
+        """Whether something was said, and nothing of it is broken."""
+        said = self.kinds.keys() & {Kind.MESSAGE, Kind.SEALED, Kind.LONG}
+        return bool(said) and not self.kinds[Kind.BROKEN]
+
+
+class JsonReport:
+    """An object an entry, and one at the end."""
+
+    def entry(self, entry: Entry) -> None:
+        sys.stdout.write(as_json(entry) + "\n")
+
+    def done(self, tally: Tally, fault: str | None) -> None:
+        counted = {kind.value: tally.kinds[kind] for kind in Kind}
+        done = {"kind": "done", "ok": tally.is_good and fault is None, **counted}
+        done |= {"lost_bytes": tally.lost, "other_connections": tally.others, "fault": fault}
+        sys.stdout.write(json.dumps(done) + "\n")
+
+
+class TextReport:
+    """A line an entry, with times since the first; `with_bytes` adds every byte of it. In colour on a terminal."""
+
+    def __init__(self, with_bytes: bool) -> None:
+        self._with_bytes = with_bytes
+        self._start: float | None = None
+        self._is_terminal = sys.stdout.isatty()
+
+    def entry(self, entry: Entry) -> None:
+        if self._start is None:
+            self._start = entry.time
+        when = self._style(f"{(entry.time - self._start) * 1000:11.3f} ms", dim=True)
+        who = "       " if entry.sender is None else f"{entry.sender} → {1 - entry.sender}  "
+        name = self._style(f"{title(entry):<17}", **_TITLES.get(entry.kind, {}))
+        size = f"{entry.size:>9,} B" if entry.size else " " * 11
+        sealed = "sealed" if entry.sealed else "      "
+        line = f"{when}  #{entry.connection}  {who}{name}{size}  {sealed}  {summary(entry)}"
+        sys.stdout.write(line.rstrip() + "\n")
+        if self._with_bytes:
+            for each in dump(entry):
+                sys.stdout.write(self._dumped(each) + "\n")
+
+    def done(self, tally: Tally, fault: str | None) -> None:
+        kinds = tally.kinds
+        texts = [
+            f"sessions {tally.sessions}",
+            f"messages {kinds[Kind.MESSAGE]}",
+            f"broken {kinds[Kind.BROKEN]}",
+        ]
+        if kinds[Kind.SEALED]:
+            texts.append(f"left sealed {kinds[Kind.SEALED]} (--keylog opens them)")
+        if kinds[Kind.LONG]:
+            texts.append(f"too long {kinds[Kind.LONG]}")
+        if tally.lost:
+            texts.append(f"bytes that the capture lacks {tally.lost:,}")
+        if tally.others:
+            texts.append(f"other TCP connections {tally.others}")
+        sys.stdout.write(", ".join(texts) + "\n")
+
+    def _dumped(self, line: Line | str) -> str:
+        if isinstance(line, str):
+            return self._style(f"      {line}", bold=True)
+        colour = {"dim": True} if line.colour == "dim" else {"fg": line.colour}
+        if line.colour == FAULT:
+            colour = {"fg": "white", "bg": "red"}
+        if not line.data:
+            return self._style(f"      {line.offset:08x}  … {line.value}", **colour)
+        digits = " ".join(f"{byte:02x}" for byte in line.data)
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in line.data)
+        field = f"{line.field} = {line.value}" if line.value else line.field
+        parts = [f"      {line.offset:08x}", self._padded(digits, 3 * ROW - 1, colour), self._padded(text, ROW, colour)]
+        return "  ".join([*parts, self._style(printable(field), **colour)]).rstrip()
+
+    def _padded(self, text: str, width: int, colour: dict[str, Any]) -> str:
+        """In colour, but not the spaces behind."""
+        return self._style(text, **colour) + " " * (width - len(text))
+
+    def _style(self, text: str, **colour: Any) -> str:
+        return typer.style(text, **colour) if self._is_terminal and colour else text
