@@ -91,8 +91,8 @@ def test_the_deadline_of_rank_0_whom_nobody_joins(tmp_path: Path) -> None:
 
 
 def test_the_deadline_of_rank_1_to_whom_nobody_speaks(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        assert alone(1, mute.getsockname()[1], tmp_path) == LATE
+    with reserved_ports("127.0.0.1", 2) as port, socket.create_server(("127.0.0.1", port), reuse_port=True):
+        assert alone(1, port, tmp_path) == LATE
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,11 +1,23 @@
 """`up` over a cable that is cut, or goes silent: connected anew, ended, or bootstrapped anew, as it was asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bootstrap.ranks import CABLE_PORT, Cable, Check, Rank, Start, cable_between, failed, names, of
+from tests.bootstrap.ranks import (
+    CABLE_PORT,
+    Cable,
+    Check,
+    Rank,
+    Start,
+    cable_between,
+    failed,
+    names,
+    of,
+    write_hostfile,
+)
 
 Pair = tuple[Rank, Rank]
 
@@ -130,6 +142,30 @@ def test_restarted_when_ready(both: Start, cable: Cable, pair: Pair, nothing_lef
         assert len({frame["session_id"] for frame in frames}) == len(frames) == 2
         assert len({event["pid"] for event in of(run, "started")}) == len(of(run, "started")) == 2
         nothing_left(run, *pair)
+
+
+def test_all_ranks_are_restarted_when_one_was_lost(
+    ranks: Callable[[int], list[Rank]], up: Start, tmp_path: Path, nothing_left: Check
+) -> None:
+    """A group is made of all of them: those whose link was whole get another session, too."""
+    group = ranks(3)
+    hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
+    with cable_between(group[0], group[1]) as cable, cable_between(group[0], group[2]):
+        ports = [("--link-port", str(CABLE_PORT)), (), ()]
+        runs = [
+            up(rank, hostfile, "--json", "--restart", "1", *port, program="quick.py")
+            for rank, port in zip(group, ports, strict=True)
+        ]
+        for run in runs:
+            count(run, "holding", 1)
+        cable.cut()
+        for run in runs:
+            count(run, "holding", 2)
+        runs[0].process.terminate()
+        assert [run.end() for run in runs] == [0, 0, 0], [run.stderr for run in runs]
+    for run in runs:
+        assert names(run, "holding", "restarting") == ["holding", "restarting", "holding"]
+        nothing_left(run, *group)
 
 
 def test_a_command_is_restarted(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
