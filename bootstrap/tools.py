@@ -32,28 +32,34 @@ def run_tool(argv: Sequence[str], seconds: float = SECONDS) -> ToolResult:
     It has a process group of its own, which is killed when the time is over: its children go with it.
     """
     deadline = time.monotonic() + seconds
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-            start_new_session=True,
-        )
-    except OSError as error:
-        return ToolResult(status="missing", stderr=str(error.strerror))
-    assert process.stdout is not None  # noqa: S101 - they are pipes
-    assert process.stderr is not None  # noqa: S101
-    kept = {process.stdout: bytearray(), process.stderr: bytearray()}
+    process: subprocess.Popen[bytes] | None = None
     ended = False
+    # A signal in the middle of the start would leave a process whose number nobody knows.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM})
     try:
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            return ToolResult(status="missing", stderr=str(error.strerror))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        assert process.stdout is not None  # noqa: S101 - they are pipes
+        assert process.stderr is not None  # noqa: S101
+        kept = {process.stdout: bytearray(), process.stderr: bytearray()}
         ended = _read(kept, deadline) and _wait(process, deadline - time.monotonic())
     finally:
-        if not ended:
-            _kill(process)
-        for stream in kept:
-            stream.close()
+        if process is not None:
+            if not ended:
+                _kill(process)
+            for stream in filter(None, (process.stdout, process.stderr)):
+                stream.close()
     stdout, stderr = (bytes(data).decode(errors="replace") for data in kept.values())
     status: Literal["ok", "failed", "hung"] = "hung" if not ended else "failed" if process.returncode else "ok"
     return ToolResult(status=status, stdout=stdout, stderr=stderr, returncode=process.returncode)

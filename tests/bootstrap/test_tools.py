@@ -1,9 +1,12 @@
 """Tools that answer, fail, are missing, hang, babble: what comes back, how soon, and that nothing is left."""
 
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -71,6 +74,34 @@ def test_a_tool_that_hangs_is_killed_with_its_children(tools: Tools, soon: Soon)
     pids = [int(pid) for pid in result.stdout.split()]
     assert len(pids) == 2
     soon(lambda: all(map(gone, pids)), "the tool and its child are gone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM])
+def test_a_signal_in_the_middle_of_the_start(
+    number: signal.Signals, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it came while the system makes the process, whose number is not known yet."""
+    tools.hangs("tool")
+    popen = subprocess.Popen
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        signal.raise_signal(number)
+        started.append(popen(*arguments, **options))
+        return started[0]
+
+    def handle(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(number, handle)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_tool(["tool"])
+    finally:
+        signal.signal(number, before)
+    assert started[0].wait(60) == -signal.SIGKILL
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_a_child_that_keeps_the_output_open_is_not_waited_for(tools: Tools, soon: Soon) -> None:

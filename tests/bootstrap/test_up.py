@@ -175,6 +175,27 @@ def test_the_other_rank_never_comes(rank: int, pair: tuple[Rank, Rank], up: Star
     nothing_left(run)
 
 
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_an_error_says_cause_and_mend_and_whether_to_try_again(
+    arguments: list[str], pair: tuple[Rank, Rank], up: Start
+) -> None:
+    """Four lines for people; for programs one event besides, in one line."""
+    run = up(*pair, "--timeout", "0.5", *arguments)
+    assert run.end() == 3
+    message, why, mend, again = run.stderr
+    assert message.startswith("jaccl-bootstrap up: rank 0: no group within 0.5 s")
+    assert [why, mend, again] == [
+        "  likely cause: a rank is missing, or hangs",
+        "  what to do: see how far each rank came; --timeout gives more time",
+        "  trying again: safe, nothing native has run",
+    ]
+    if arguments:
+        event = error(run)
+        assert message.endswith(f"rank 0: {event['message']}")
+        assert [event["cause"], event["mend"]] == [why.partition(": ")[2], mend.partition(": ")[2]]
+        assert event["retry"] == "safe"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
