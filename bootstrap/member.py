@@ -298,9 +298,12 @@ class Member:
             self._close_workers_end()
 
     def choose(self, offered: frozenset[str]) -> frozenset[str]:
-        """Of what all others offer, what is to be used. A side channel over the link leaves no port to rehearse."""
+        """Of what all others offer, what is to be used.
+
+        A side channel over the link leaves no port to rehearse, unless a command may use the port all the same.
+        """
         chosen = offered & self._extensions
-        return chosen - {REHEARSAL_1} if SIDE_CHANNEL_1 in chosen else chosen
+        return chosen - {REHEARSAL_1} if SIDE_CHANNEL_1 in chosen and not self.up.command else chosen
 
     def begin(self, extensions: frozenset[str]) -> None:
         """The bootstrap frame says what is used."""

@@ -43,7 +43,7 @@ class Tools:
 
     def hangs(self, tool: str, before: str = ":") -> None:
         """`tool` takes no notice of TERM, and has a child that keeps its output open."""
-        self.runs(tool, f"trap '' TERM\n{before}\n/bin/sleep 60 &\n/bin/sleep 60\n")
+        self.runs(tool, f"trap '' TERM\n{before}\n/bin/sleep 300 &\n/bin/sleep 300\n")
 
     def runs(self, tool: str, script: str) -> None:
         file = self.path / tool

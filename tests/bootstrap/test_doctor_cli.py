@@ -225,7 +225,7 @@ def test_ctrl_c_ends_a_tool_that_hangs(
     doctor: Start,
     hanging: tuple[dict[str, str], Path],
     soon: Callable[..., None],
-    nothing_left: Callable[..., None],
+    nothing_left_soon: Callable[..., None],
 ) -> None:
     path, sign = hanging
     run = doctor(**path)
@@ -233,7 +233,7 @@ def test_ctrl_c_ends_a_tool_that_hangs(
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 3
     assert run.stderr == ["jaccl-bootstrap: interrupted"]
-    nothing_left(run)
+    nothing_left_soon(run)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

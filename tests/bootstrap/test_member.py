@@ -268,8 +268,8 @@ def test_ranks_that_run_other_versions(group: Group, monkeypatch: pytest.MonkeyP
 # -- before the bootstrap frame was handled ----------------------------------------------------------------------------
 
 
-def member_of(rank: int) -> Acting:
-    up = Up(rank=rank, ips=("127.0.0.2", "127.0.0.3"), backend="jaccl", command=("true",))
+def member_of(rank: int, command: tuple[str, ...] = ("true",)) -> Acting:
+    up = Up(rank=rank, ips=("127.0.0.2", "127.0.0.3"), backend="jaccl", command=command)
     member = Acting.of(up, Trust(KeySigner.generate(), {}), forever)
 
     async def send(peer: int, message: Message) -> None:
@@ -281,10 +281,15 @@ def member_of(rank: int) -> Acting:
 
 def test_a_side_channel_leaves_nothing_to_rehearse() -> None:
     """[EXT-CHOICE]"""
-    member = member_of(0)
+    member = member_of(0, command=())
     assert member.choose(frozenset(EXTENSIONS)) == {OUTCOME_1, SIDE_CHANNEL_1}
     assert member.choose(frozenset({OUTCOME_1, REHEARSAL_1, "outcome/2"})) == {OUTCOME_1, REHEARSAL_1}
     assert member.choose(frozenset()) == set()
+
+
+def test_a_command_may_use_the_port_all_the_same_so_it_is_rehearsed() -> None:
+    """[EXT-CHOICE]"""
+    assert member_of(0).choose(frozenset(EXTENSIONS)) == frozenset(EXTENSIONS)
 
 
 def test_what_comes_right_behind_the_bootstrap_frame_waits_for_it() -> None:
