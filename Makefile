@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench spec clean
+.PHONY: help demo test check bench spec vectors kaitai clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -45,8 +45,16 @@ check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, imp
 bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
 
-spec: $(VENV)/.dev-installed ## Draw the diagrams of spec/protocol.md anew
+spec: $(VENV)/.dev-installed ## Draw what spec/protocol.md has drawn, register its rules, fill the dissector's tables, anew
 	@$(BIN)/python -m wireproto.diagram spec/protocol.md
+	@$(BIN)/python -m wireproto.specification spec/protocol.md
+	@$(BIN)/python -m wireproto.dissector spec/cluster_link.lua
+
+vectors: $(VENV)/.dev-installed ## Make the test vectors of spec/vectors anew
+	@$(BIN)/python -m tests.vectors.generate
+
+kaitai: | $(BIN)/python ## Install Kaitai's compiler, for the tests that need it (needs node and npm)
+	@npm install --loglevel=error --no-audit --no-fund --no-save --no-package-lock --prefix $(VENV)/kaitai kaitai-struct-compiler@0.11.0
 
 clean: ## Remove everything that make made
 	@rm -rf $(VENV) .benchmarks build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

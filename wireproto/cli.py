@@ -3,7 +3,7 @@
 import base64
 import binascii
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -11,11 +11,13 @@ from typing import Annotated, Any, BinaryIO
 import msgspec
 import typer
 
+from wireproto import inspect_cli, spec_cli
 from wireproto.console import EXIT_NO, EXIT_OK, new_app
 from wireproto.errors import MalformedError, WireError
 from wireproto.frame import decode_frame, encode_frame
 from wireproto.link import LinkDecoder, encode_link_frame
-from wireproto.messages import SPEC_BY_CLASS, SPECS_BY_REVISION, Message, MessageSpec, PayloadKind, Revision
+from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, Message, MessageSpec, PayloadKind, Revision
+from wireproto.strict_json import decode_payload
 
 app = new_app("wireproto", "The cluster link protocol: decode and encode its frames.")
 
@@ -47,7 +49,7 @@ def decode(
     revision: RevisionOption = Revision.V2,
     as_json: JsonOption = False,
 ) -> int:
-    """Decode cluster frames and show their fields.
+    """Decode cluster frames, those of extensions too, and show their fields.
 
     Example: wireproto decode 077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d
 
@@ -81,7 +83,8 @@ def encode(
     """
     spec = _spec(context, name, Revision(revision))
     try:
-        frame = encode_frame(_message(spec, payload.encode(errors="surrogateescape")), Revision(revision))
+        message = _message(spec, payload.encode(errors="surrogateescape"))
+        frame = encode_frame(message, Revision(revision), EXTENSIONS)
     except WireError as error:
         typer.echo(f"{context.command_path}: {error}", err=True)
         return EXIT_NO
@@ -105,7 +108,7 @@ def codec(revision: RevisionOption = Revision.V2) -> int:
 
     Example: echo 03 | wireproto codec
 
-    It goes on after a bad line. Exit code: 0 at the end of the input.
+    It goes on after a bad line. It knows no extension's types. Exit code: 0 at the end of the input.
     """
     for line in sys.stdin.buffer:
         try:
@@ -153,7 +156,7 @@ def _outcomes(inputs: Iterator[BinaryIO | bytes], link: bool, revision: Revision
         if link:
             yield from _link_outcomes(source, revision)
         else:
-            yield _decoded(source if isinstance(source, bytes) else source.read(), revision)
+            yield _decoded(source if isinstance(source, bytes) else source.read(), revision, EXTENSIONS)
 
 
 def _link_outcomes(source: BinaryIO | bytes, revision: Revision) -> Iterator[Message | WireError]:
@@ -162,25 +165,25 @@ def _link_outcomes(source: BinaryIO | bytes, revision: Revision) -> Iterator[Mes
     try:
         for chunk in chunks:
             for frame in decoder.feed(chunk):
-                yield _decoded(frame, revision)
+                yield _decoded(frame, revision, EXTENSIONS)
         decoder.eof()
     except WireError as error:
         yield error
 
 
-def _decoded(frame: bytes | memoryview, revision: Revision) -> Message | WireError:
+def _decoded(frame: bytes | memoryview, revision: Revision, extensions: Collection[str] = ()) -> Message | WireError:
     try:
-        return decode_frame(frame, revision)
+        return decode_frame(frame, revision, extensions)
     except WireError as error:
         return error
 
 
 def _spec(context: typer.Context, name: str, revision: Revision) -> MessageSpec:
-    specs = SPECS_BY_REVISION[revision]
-    for spec in specs.values():
+    specs = [spec for spec in REGISTRY if spec.is_known(revision, EXTENSIONS)]
+    for spec in specs:
         if name in (spec.msg_type.wire_name, str(spec.msg_type.value)) or name.lower() == f"0x{spec.msg_type:02x}":
             return spec
-    known = ", ".join(spec.msg_type.wire_name for spec in specs.values())
+    known = ", ".join(spec.msg_type.wire_name for spec in specs)
     raise typer.BadParameter(f"{name!r} is no type of revision {revision:d}; take one of {known}", ctx=context)
 
 
@@ -191,8 +194,10 @@ def _message(spec: MessageSpec, payload: bytes) -> Message:
             return decode_frame(bytes([spec.msg_type]) + msgspec.json.decode(payload, type=bytes))
         except msgspec.MsgspecError as error:
             raise MalformedError("field-base64", "expected a JSON string of base64", offset=0) from error
+    if spec.kind is PayloadKind.NUMBERED:
+        return decode_payload(spec.payload, payload)
     try:
-        return decode_frame(bytes([spec.msg_type]) + payload)
+        return decode_frame(bytes([spec.msg_type]) + payload, extensions=EXTENSIONS)
     except WireError as error:
         offset = None if error.offset is None else error.offset - 1
         raise type(error)(error.code, error.detail, offset=offset, path=error.path) from error
@@ -213,7 +218,7 @@ def _as_json(outcome: Message | WireError) -> str:
 
 def _payload(spec: MessageSpec, message: Message) -> Any:
     match spec.kind:
-        case PayloadKind.JSON:
+        case PayloadKind.JSON | PayloadKind.NUMBERED:
             return msgspec.to_builtins(message)
         case PayloadKind.EMPTY:
             return None
@@ -239,3 +244,7 @@ def _as_text(outcome: Message | WireError) -> str:
 def _short(value: object) -> str:
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"
+
+
+inspect_cli.register(app)
+spec_cli.register(app)

@@ -32,8 +32,10 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = EXIT_COULD_NOT_RUN
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("cryptography", "rich", "typer"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("cryptography", "cypcap", "psutil", "rich", "typer"):
             raise
+        extra = "inspect" if package == "cypcap" else extra
         hint = f"{prog} needs {error.name}, which is not installed; run: pip install 'cluster-wireproto[{extra}]'"
         code = _complain(hint, EXIT_COULD_NOT_RUN)
     except OSError as error:

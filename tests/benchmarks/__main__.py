@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import floor
+import gathers
+import group
+import inspection
 import msgspec
 import session
 from harness import Race, Row, benchmark, child, report
@@ -141,7 +144,10 @@ def main() -> None:
     ]
     rows: list[Callable[[], Row]] = [partial(race.run, rounds, seconds) for race in races]
     rows += [partial(peak_memory, 3 if quick else 5), partial(import_time, rounds)]
-    rows += session.rows(rounds, seconds)
+    rows += [*session.rows(rounds, seconds), partial(gathers.gather, rounds)]
+    rows += inspection.rows(quick)
+    if group.can_run():
+        rows.append(partial(group.to_group, 3 if quick else 15))
     report(rows, Path(".benchmarks/ratios.json"))
 
 

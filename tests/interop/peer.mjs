@@ -1,0 +1,240 @@
+// A peer of the cluster link without extensions, made from spec/protocol.md alone. It prints a JSON object a line for each
+// event.
+//
+//     node peer.mjs listen  --identity KEY.pem --peer-key BASE64 [--host H] [--port P] [--revision 1|2]
+//     node peer.mjs connect --identity KEY.pem --peer-key BASE64 [--host H] [--port P] [--revision 1|2]
+//                           [--coordinator-port P] [--session-id ID]
+//
+// The peer key is X ‖ Y, 64 bytes. `listen` is rank 1, and serves connection after connection. `connect` is rank 0: it
+// goes through one session, with CONFORM_HOST and CONFORM_PORT where nothing else is given, and exits with 0 if it went
+// well.
+
+import { createPrivateKey, randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { parseArgs } from "node:util";
+
+import { writeJson } from "./json.mjs";
+import { Session } from "./session.mjs";
+
+// Seconds. [SESSION-TIMES]
+const CONNECT = 10;
+const HANDSHAKE = 10;
+const FIRST_BOX = 15;
+const PONG = 3;
+const PING_INTERVAL = 5;
+const SEND = 10;
+const KEEP_ALIVE_IDLE = 10; // Node sets neither the interval nor the number of probes. [SESSION-TCP]
+
+const MISSED_PONGS = 3; // [SESSION-MISSED]
+const UNSETTLED_CONNECTIONS = 8; // [SESSION-CROWD]
+const RANKS = 2;
+
+const after = (seconds, act) => setTimeout(act, seconds * 1000);
+const print = (event) => console.log(writeJson(event));
+
+/** A socket and its session; `use(event)` is told of each event once it is printed. */
+class Connection {
+  static #count = 0;
+
+  constructor(socket, settings, rank, use) {
+    this.socket = socket;
+    this.number = Connection.#count += 1;
+    this.session = new Session({
+      ...settings,
+      rank,
+      write: (bytes) => this.#write(bytes),
+      report: (event) => this.#report(event),
+    });
+    this.use = use;
+    this.expect(HANDSHAKE, "no session key in time");
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, KEEP_ALIVE_IDLE * 1000);
+    socket.on("data", (piece) => this.session.receive(piece));
+    socket.on("end", () => this.session.finish());
+    socket.on("error", (error) => this.end(error.code));
+    socket.on("close", () => this.#gone());
+  }
+
+  /** The one wait that this connection is in, instead of the one before. */
+  expect(seconds, reason) {
+    clearTimeout(this.waiting);
+    this.waiting = after(seconds, () => this.end(reason));
+  }
+
+  settle() {
+    clearTimeout(this.waiting);
+  }
+
+  /** Without another word. [SESSION-SILENT] */
+  end(reason) {
+    this.session.abandon(reason);
+    this.socket.destroy();
+  }
+
+  #gone() {
+    this.end("the socket is closed");
+    this.settle();
+  }
+
+  #write(bytes) {
+    const stalled = after(SEND, () => this.end("the peer does not take what is sent"));
+    this.socket.write(bytes, () => clearTimeout(stalled));
+  }
+
+  #report({ event, ...details }) {
+    print({ event, connection: this.number, ...details });
+    if (event === "error" || event === "closed") this.#leave();
+    this.use(this, { event, ...details });
+  }
+
+  #leave() {
+    this.settle();
+    if (this.session.state === "failed") this.socket.destroy();
+    else {
+      // What stands in the way of our last frame is not to reset the connection: read on until the peer closes, too.
+      this.expect(SEND, "the peer does not close");
+      this.socket.end();
+    }
+  }
+}
+
+/** Rank 1: any number of connections, of which one at a time is the peer's. */
+function listen(settings, host, port) {
+  const unsettled = new Set();
+  let current = null;
+
+  function settle(connection) {
+    unsettled.delete(connection);
+    connection.settle();
+    if (settings.revision === 1) return; // nothing shows who it is: it lives beside the others [SESSION-NEWCOMER]
+    current?.end("another connection has taken its place"); // [SESSION-REPLACE]
+    current = connection;
+  }
+
+  const uses = {
+    established(connection) {
+      if (settings.revision === 1) settle(connection);
+      else connection.expect(FIRST_BOX, "no box in time");
+    },
+    confirmed: settle,
+    message(connection, { type, fields }) {
+      if (type === "ping") {
+        connection.session.send("pong", { modelLoaded: true, inferenceInFlight: false, memoryPressure: "normal" });
+      }
+      if (type === "jacclBootstrap") refuseUnusable(connection, fields);
+    },
+    error: forget,
+    closed: forget,
+  };
+
+  function forget(connection) {
+    unsettled.delete(connection);
+    if (current === connection) current = null;
+  }
+
+  const server = createServer((socket) => {
+    unsettled.add(new Connection(socket, settings, 1, (connection, event) => uses[event.event]?.(connection, event)));
+    if (unsettled.size > UNSETTLED_CONNECTIONS) {
+      const [oldest] = unsettled;
+      oldest.end("too many connections");
+    }
+  });
+  server.listen({ host, port }, () => print({ event: "listening", host, port: server.address().port }));
+}
+
+/** [BOOT-REFUSE] */
+function refuseUnusable(connection, { port, sessionID }) {
+  if (port === 0n || port + BigInt(RANKS - 1) > 65535n) connection.end(`a bootstrap with port ${port}`);
+  if (!/^(?!\.)[A-Za-z0-9._-]{1,128}$/.test(sessionID)) connection.end("a bootstrap whose session ID is no file name");
+}
+
+/** Rank 0: handshake, ping, bootstrap, pong, sessionEnd. */
+function converse(settings, host, port, bootstrap) {
+  let missed = 0;
+  let pinging = null;
+
+  function ping(connection) {
+    connection.session.send("ping");
+    connection.unanswered = after(PONG, () => {
+      missed += 1;
+      if (missed === MISSED_PONGS) connection.end("no pongs");
+    });
+  }
+
+  function stopPinging(connection) {
+    clearInterval(pinging);
+    clearTimeout(connection.unanswered);
+  }
+
+  const uses = {
+    established(connection) {
+      connection.settle();
+      ping(connection);
+      pinging = setInterval(ping, PING_INTERVAL * 1000, connection);
+      connection.session.send("jacclBootstrap", bootstrap); // [BOOT-ESTABLISHED]
+    },
+    message(connection, { type }) {
+      if (type !== "pong") return;
+      process.exitCode = 0;
+      connection.session.send("sessionEnd");
+    },
+    error: stopPinging,
+    closed: stopPinging,
+  };
+
+  process.exitCode = 1;
+  const socket = connect({ host, port, family: 4 });
+  const unconnected = after(CONNECT, () => socket.destroy(new Error("no connection in time")));
+  const refused = (error) => print({ event: "closed", reason: error.code ?? error.message });
+  socket.on("error", refused);
+  socket.on("close", () => clearTimeout(unconnected));
+  socket.on("connect", () => {
+    clearTimeout(unconnected);
+    socket.off("error", refused);
+    new Connection(socket, settings, 0, (connection, event) => uses[event.event]?.(connection, event)).session.start();
+  });
+}
+
+function identityFile(path) {
+  const key = createPrivateKey(readFileSync(path));
+  if (key.asymmetricKeyDetails.namedCurve !== "prime256v1") throw new Error(`${path} holds no P-256 key`);
+  return key;
+}
+
+function peerKey(text) {
+  const key = Buffer.from(text, "base64");
+  if (key.length !== 64 || key.toString("base64") !== text) throw new Error("the peer key is no base64 of 64 bytes");
+  return key;
+}
+
+function main() {
+  const { positionals, values } = parseArgs({
+    allowPositionals: true,
+    options: {
+      host: { type: "string" },
+      port: { type: "string" },
+      identity: { type: "string" },
+      "peer-key": { type: "string" },
+      revision: { type: "string", default: "2" },
+      "coordinator-port": { type: "string", default: "29400" },
+      "session-id": { type: "string", default: randomUUID().toUpperCase() },
+    },
+  });
+  if (!["1", "2"].includes(values.revision)) throw new Error("the revision is 1 or 2");
+  const settings = {
+    revision: Number(values.revision),
+    identity: identityFile(values.identity),
+    pin: peerKey(values["peer-key"]),
+  };
+  const { CONFORM_HOST, CONFORM_PORT } = process.env;
+  const bootstrap = { port: BigInt(values["coordinator-port"]), sessionID: values["session-id"] };
+  const [role] = positionals;
+  if (role === "listen") listen(settings, values.host ?? "127.0.0.1", Number(values.port ?? 7777));
+  else if (role === "connect") {
+    const port = Number(values.port ?? CONFORM_PORT ?? 7777);
+    converse(settings, values.host ?? CONFORM_HOST ?? "127.0.0.1", port, bootstrap);
+  } else throw new Error("a role is needed: listen or connect");
+}
+
+main();
