@@ -1,8 +1,8 @@
 // Strict JSON: one pass from the front, which stops at the first byte that cannot be right.
 //
-// A value is read as: string, boolean, null, Numeral, Array, or Map. A *rule* judges the value of a known key: rule.kind
-// is the kind of value, which the first byte shows; rule.check(value) gives what the value stands for, once it is read
-// whole, or throws a Fault; rule.element is the rule of an array's elements.
+// A value is read as: string, boolean, null, Numeral, Array, or Map. A *rule* judges the value of a known key. rule.kind
+// is the kind of value, which its first byte shows. rule.check(value) gives what the value stands for, once it is read
+// whole, or throws a Fault. rule.element is the rule of an array's elements.
 
 import { WireError } from "./errors.mjs";
 

@@ -1,5 +1,5 @@
-// A peer of the cluster link without extensions, made from spec/protocol.md alone. It prints a JSON object a line for each
-// event.
+// A peer of the cluster link, without extensions, made from spec/protocol.md alone. It prints a JSON object a line for
+// each event.
 //
 //     node peer.mjs listen  --identity KEY.pem --peer-key BASE64 [--host H] [--port P] [--revision 1|2]
 //     node peer.mjs connect --identity KEY.pem --peer-key BASE64 [--host H] [--port P] [--revision 1|2]

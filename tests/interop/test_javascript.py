@@ -389,7 +389,7 @@ def test_a_confirmed_newcomer_takes_the_place(javascript: Identity) -> None:
 def test_the_vectors(name: str) -> None:
     """Code and offset of each error; what takes extensions is skipped, and nothing else."""
     path = DIRECTORY / "vectors" / f"{name}.json"
-    command = ["node", HERE / "vectors.mjs", path]
+    command = ["node", str(HERE / "vectors.mjs"), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     tests = {test["id"]: test for group in json.loads(path.read_bytes())["groups"] for test in group["tests"]}
@@ -418,7 +418,7 @@ class Decoder:
 
 @pytest.fixture(scope="module", params=list(Revision))
 def decoder(request: pytest.FixtureRequest) -> Iterator[tuple[Revision, Decoder]]:
-    command = ["node", HERE / "decode.mjs", "--revision", str(request.param.value)]
+    command = ["node", str(HERE / "decode.mjs"), "--revision", str(request.param.value)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield request.param, Decoder(process)
         process.kill()

@@ -1,6 +1,6 @@
-// Goes through a file of test vectors: cluster frames, link streams, handshakes, boxes or sessions. It prints a JSON object
-// a line for each test, with its id and verdict: "agrees", "disagrees" (with what was expected and found), or "skipped",
-// where it takes a peer that has extensions.
+// Goes through a file of test vectors: cluster frames, link streams, handshakes, boxes or sessions. It prints a JSON
+// object a line for each test, with its id and verdict: "agrees", "disagrees" (with what was expected and found), or
+// "skipped", where it takes a peer that has extensions.
 //
 //     node vectors.mjs FILE
 
@@ -143,7 +143,7 @@ function session(test) {
     events = [];
     acts[step.do](step);
     const told = events.filter(({ event }) => COMPARED.has(event));
-    found.push(told.map(({ event, type, fields }) => (type ? { event, message: asInVectors(type, fields) } : { event })));
+    found.push(told.map(({ event, type, fields }) => ({ event, ...(type && { message: asInVectors(type, fields) }) })));
     if (step.do === "send") found.push(sent);
   }
   const expected = steps.flatMap((step) => {
