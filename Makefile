@@ -34,7 +34,7 @@ demo: $(VENV)/.bootstrap-installed ## Form a group of two real processes (ARGS="
 	@$(BIN)/jaccl-bootstrap demo $(ARGS)
 
 test: $(VENV)/.dev-installed ## Run the test suite (ARGS="-k link")
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts
 	@$(BIN)/ruff check .

@@ -24,10 +24,6 @@ SECONDS = 60.0  # for a condition that holds within one on an idle machine
 
 Event = dict[str, Any]
 
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    # Under nohup the commands that are tested would inherit that; a handler is reset when they start.
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
-
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     limit = time.monotonic() + SECONDS
