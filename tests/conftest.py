@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 _SLOW_MACHINE = [HealthCheck.too_slow]
 
 settings.register_profile(
-    "ci", max_examples=500, deadline=None, derandomize=False, print_blob=True, suppress_health_check=_SLOW_MACHINE
+    "ci", max_examples=700, deadline=None, derandomize=False, print_blob=True, suppress_health_check=_SLOW_MACHINE
 )
 settings.register_profile("local", max_examples=60, deadline=None, suppress_health_check=_SLOW_MACHINE)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "local"))

@@ -25,8 +25,9 @@ TARGETS = [command for command in COMMANDS if command.startswith("make")]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
+DOCTOR = "jaccl-bootstrap doctor"
 TOGETHER = ("jaccl-bootstrap pin", "jaccl-bootstrap up", "jaccl-bootstrap demo", "wireproto inspect")
-ALONE = [command for command in COMMANDS if not command.startswith(("make", *TOGETHER))]
+ALONE = [command for command in COMMANDS if not command.startswith(("make", DOCTOR, *TOGETHER))]
 
 
 @pytest.mark.parametrize("command", ALONE)
@@ -35,6 +36,15 @@ def test_command(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not done.stderr
+
+
+def test_doctor(tmp_path: Path) -> None:
+    """All is well here, unless another test's group has the coordinator port at this moment."""
+    assert DOCTOR in COMMANDS
+    done = run(f"{DOCTOR} --json", tmp_path)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    red = [event["name"] for event in events if event.get("verdict") == "red"]
+    assert (done.returncode, red) in ((0, []), (1, ["coordinator-port"])), done.stdout
 
 
 SERVE = """
@@ -97,7 +107,7 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
     assert len(ALONE) >= 4
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 6
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 7
 
 
 @pytest.mark.parametrize("target", TARGETS)
