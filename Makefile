@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench spec vectors kaitai clean
+.PHONY: help demo test check conform mutants bench spec vectors kaitai clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -41,6 +41,12 @@ check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, imp
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+conform: $(VENV)/.dev-installed ## Try the JavaScript peer on the whole conformance suite, ten times (ARGS="--runs 1 --busy")
+	@$(BIN)/python -m tests.conformance.javascript $(ARGS)
+
+mutants: $(VENV)/.dev-installed ## Try mutants of the reference peers on each conformance case
+	@$(BIN)/python -m tests.conformance.matrix
 
 bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)

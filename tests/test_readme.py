@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from bootstrap.advice import advise
 from bootstrap.ports import reserved_ports
+from tests.conformance.trying import free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,7 +28,14 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ
 
 
 DOCTOR = "jaccl-bootstrap doctor"
-TOGETHER = ("jaccl-bootstrap pin", "jaccl-bootstrap up", "jaccl-bootstrap demo", "wireproto inspect")
+TOGETHER = (
+    "jaccl-bootstrap identity --identity",
+    "jaccl-bootstrap pin",
+    "jaccl-bootstrap up",
+    "jaccl-bootstrap demo",
+    "wireproto inspect",
+    "wireproto conform peer",
+)
 ALONE = [command for command in COMMANDS if not command.startswith(("make", DOCTOR, *TOGETHER))]
 
 
@@ -79,6 +88,21 @@ def test_a_recorded_demo(tmp_path: Path) -> None:
     assert (tmp_path / "demo.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_a_peer_is_tried(tmp_path: Path) -> None:
+    """One section of the suite: `make conform` runs all of it."""
+    command = next(command for command in COMMANDS if command.startswith("wireproto conform peer"))
+    make_key = next(command for command in COMMANDS if command.startswith("jaccl-bootstrap identity --identity"))
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    key = json.loads(run("jaccl-bootstrap identity --json", tmp_path).stdout)["public_key"]
+    assert run(f"cd {tmp_path} && {make_key}", tmp_path).returncode == 0
+    command = command.replace("KEY", key).replace(":7777", f":{free_port()}")
+    done = run(f"cd {tmp_path} && {command} --section handshake", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing to mend" in done.stdout
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
 def test_the_table_of_errors() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) > 12
@@ -107,7 +131,7 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
     assert len(ALONE) >= 4
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 7
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 9
 
 
 @pytest.mark.parametrize("target", TARGETS)

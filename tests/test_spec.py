@@ -118,11 +118,12 @@ def test_what_a_test_cites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_must_without_a_test_is_seen() -> None:
     must = next(rule for rule in RULES if rule.level is Level.MUST)
     may = next(rule for rule in RULES if rule.level is Level.MAY)
-    assert Coverage(must, (), 0).is_open
-    assert not Coverage(must, ("a",), 0).is_open
-    assert not Coverage(must, (), 1).is_open
-    assert not Coverage(must, None, 0).is_open  # not known, without a checkout
-    assert not Coverage(may, (), 0).is_open
+    assert Coverage(must, (), 0, 0).is_open
+    assert Coverage(must, (), 0, 1).is_open  # a case tries other peers
+    assert not Coverage(must, ("a",), 0, 0).is_open
+    assert not Coverage(must, (), 1, 0).is_open
+    assert not Coverage(must, None, 0, 0).is_open  # not known, without a checkout
+    assert not Coverage(may, (), 0, 0).is_open
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------

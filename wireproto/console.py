@@ -14,6 +14,16 @@ EXIT_NO: Final = 1
 EXIT_WRONG_USAGE: Final = 2
 EXIT_COULD_NOT_RUN: Final = 3
 
+_EXTRAS: Final = {
+    "cryptography": "session",
+    "cypcap": "inspect",
+    "hypothesis": "fuzz",
+    "psutil": None,
+    "rich": None,
+    "typer": None,
+}
+"""The optional dependencies that a package comes with; None for those of the whole command."""
+
 
 def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     """Run the app that `load` imports, on this process's arguments, and exit with what its command returns.
@@ -33,9 +43,9 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         code = EXIT_COULD_NOT_RUN
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in ("cryptography", "cypcap", "psutil", "rich", "typer"):
+        if package not in _EXTRAS:
             raise
-        extra = "inspect" if package == "cypcap" else extra
+        extra = _EXTRAS[package] or extra
         hint = f"{prog} needs {error.name}, which is not installed; run: pip install 'cluster-wireproto[{extra}]'"
         code = _complain(hint, EXIT_COULD_NOT_RUN)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which rule is tested by what: requirement × (test, vector)."""
+"""Which rule is tested by what: requirement × (test, vector, conformance case)."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from wireproto import specification, vectors
+from wireproto.conformance import CASES
 from wireproto.specification import Level, Requirement
 
 _ID: Final = r"[A-Z][A-Z0-9]+(?:-(?:[A-Z0-9]+|\*))+"
@@ -22,6 +23,8 @@ class Coverage(NamedTuple):
     """The test functions that cite it, `tests/….py::name`; None where there is no checkout, and so no tests."""
     vectors: int
     """How many test vectors name it."""
+    cases: int
+    """How many cases of `wireproto conform peer` ask for it: they try other peers, and prove nothing of this one."""
 
     @property
     def is_open(self) -> bool:
@@ -33,8 +36,9 @@ def matrix() -> list[Coverage]:
     """Every requirement, in the order of protocol.md."""
     tests = _tests_by_id() if _TESTS.is_dir() else None
     named = _vectors_by_id()
+    asked = Counter(each for case in CASES.values() for each in case.requirements)
     return [
-        Coverage(each, None if tests is None else tuple(tests[each.id]), named[each.id])
+        Coverage(each, None if tests is None else tuple(tests[each.id]), named[each.id], asked[each.id])
         for each in specification.requirements()
     ]
 

@@ -30,7 +30,7 @@ def _group() -> None:
 
 
 def coverage(as_json: JsonOption = False) -> int:
-    """Show each rule of spec/protocol.md with the tests that cite it and the vectors that name it.
+    """Show each rule of spec/protocol.md with the tests, test vectors and conformance cases that name it.
 
     Example: wireproto spec coverage
 
@@ -78,16 +78,18 @@ def _as_json(row: "Coverage") -> str:
         "revisions": rule.revisions,
         "tests": row.tests,
         "vectors": row.vectors,
+        "cases": row.cases,
     }
     return msgspec.json.encode(shown).decode()
 
 
 def _table(rows: list["Coverage"]) -> list[str]:
     width = max(len(row.requirement.id) for row in rows)
-    lines = [f"{'requirement':<{width}}  level   tests  vectors"]
+    lines = [f"{'requirement':<{width}}  level   tests  vectors  cases"]
     for row in rows:
         tests = "-" if row.tests is None else str(len(row.tests))
-        lines.append(f"{row.requirement.id:<{width}}  {row.requirement.level.value:<6}  {tests:>5}  {row.vectors:>7}")
+        level = row.requirement.level.value
+        lines.append(f"{row.requirement.id:<{width}}  {level:<6}  {tests:>5}  {row.vectors:>7}  {row.cases:>5}")
     untested = [row.requirement.id for row in rows if row.is_open]
     if any(row.tests is None for row in rows):
         verdict = "the tests are not part of the installed package, so their column needs a checkout"

@@ -6,8 +6,8 @@
 //                           [--coordinator-port P] [--session-id ID]
 //
 // The peer key is X ‖ Y, 64 bytes. `listen` is rank 1, and serves connection after connection. `connect` is rank 0: it
-// goes through one session, with CONFORM_HOST and CONFORM_PORT where nothing else is given, and exits with 0 if it went
-// well.
+// goes through one session, and exits with 0 if it went well. Where no address is given, it is that of CONFORM_HOST and
+// CONFORM_PORT.
 
 import { createPrivateKey, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -228,13 +228,13 @@ function main() {
     pin: peerKey(values["peer-key"]),
   };
   const { CONFORM_HOST, CONFORM_PORT } = process.env;
+  const host = values.host ?? CONFORM_HOST ?? "127.0.0.1";
+  const port = Number(values.port ?? CONFORM_PORT ?? 7777);
   const bootstrap = { port: BigInt(values["coordinator-port"]), sessionID: values["session-id"] };
   const [role] = positionals;
-  if (role === "listen") listen(settings, values.host ?? "127.0.0.1", Number(values.port ?? 7777));
-  else if (role === "connect") {
-    const port = Number(values.port ?? CONFORM_PORT ?? 7777);
-    converse(settings, values.host ?? CONFORM_HOST ?? "127.0.0.1", port, bootstrap);
-  } else throw new Error("a role is needed: listen or connect");
+  if (role === "listen") listen(settings, host, port);
+  else if (role === "connect") converse(settings, host, port, bootstrap);
+  else throw new Error("a role is needed: listen or connect");
 }
 
 main();

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tests.wireproto.test_cli import lines, run
 from wireproto import coverage, spec_cli, specification, vectors
+from wireproto.conformance import CASES
 from wireproto.specification import Level
 
 
@@ -16,7 +17,7 @@ def test_coverage() -> None:
     done = run("spec", "coverage")
     rows = done.stdout.decode().splitlines()
     rules = specification.requirements()
-    assert rows[0].split() == ["requirement", "level", "tests", "vectors"]
+    assert rows[0].split() == ["requirement", "level", "tests", "vectors", "cases"]
     assert [row.split()[:2] for row in rows[1:-1]] == [[rule.id, rule.level.value] for rule in rules]
     untested = any(row.is_open for row in coverage.matrix())
     assert rows[-1].startswith(f"{len(rules)} rules; " + ("tested by nothing: " if untested else "each MUST is tested"))
@@ -28,6 +29,7 @@ def test_coverage_as_json() -> None:
     row = rows["LINK-LEN-MAX"]
     assert (row["level"], row["section"], row["revisions"]) == ("MUST", "Link frame", [1, 2])
     assert "tests/wireproto/test_link.py::test_bad_length" in row["tests"]  # type: ignore[operator]
+    assert row["cases"] == sum("LINK-LEN-MAX" in case.requirements for case in CASES.values())
     assert row["vectors"] == len(
         [
             test
@@ -49,7 +51,7 @@ def app() -> typer.Typer:
 
 def test_a_must_without_a_test(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
     must = specification.Requirement("NEW-RULE", Level.MUST, "Session", (2,), "It MUST be new.")
-    monkeypatch.setattr(coverage, "matrix", lambda: [coverage.Coverage(must, (), 0)])
+    monkeypatch.setattr(coverage, "matrix", lambda: [coverage.Coverage(must, (), 0, 0)])
     done = CliRunner().invoke(app, ["spec", "coverage"], standalone_mode=False)
     assert done.return_value == 1
     assert done.stdout.splitlines()[-1] == "1 rules; tested by nothing: NEW-RULE"

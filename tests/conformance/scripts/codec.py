@@ -1,0 +1,38 @@
+"""Codecs that are wrong, each in one way: `codec.py FAULT`."""
+
+import json
+import sys
+import time
+
+from wireproto import WireError, decode_frame
+
+
+def main(fault: str) -> None:
+    for line in sys.stdin:
+        if fault == "ends":
+            return
+        if fault == "hangs":
+            time.sleep(60)
+        print(answer(fault, line.strip()), flush=True)  # noqa: T201
+
+
+def answer(fault: str, text: str) -> str:
+    match fault:
+        case "takes-everything":
+            return '{"ok": true, "type": 255, "payload": {}}'
+        case "refuses-everything":
+            return '{"ok": false, "error": "no", "offset": 0}'
+        case "nonsense":
+            return "here you are"
+        case "own-names":
+            try:
+                decode_frame(bytes.fromhex(text))
+            except WireError as error:
+                name = "BOM" if error.code == "json-bom" else "ERROR"
+                return json.dumps({"ok": False, "error": name, "offset": error.offset})
+            return '{"ok": true}'
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,147 @@
+"""A codec under test: the one of this project, and some that are wrong."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from wireproto.conformance import Result, Verdict
+from wireproto.conformance import codec as codec_module
+from wireproto.conformance.codec import Program, run_codec, vector_cases
+from wireproto.messages import Revision
+
+OURS = [sys.executable, "-m", "wireproto", "codec"]
+SCRIPT = Path(__file__).parent / "scripts" / "codec.py"
+
+
+def wrong(fault: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), fault]
+
+
+def results(
+    command: list[str], codes: dict[str, str] | None = None, count: int | None = None, revision: Revision = Revision.V2
+) -> list[Result]:
+    async def main() -> list[Result]:
+        cases = vector_cases(revision)[:count]
+        return [result async for result in run_codec(Program(command), cases, codes=codes)]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("revision", Revision)
+def test_our_own(revision: Revision) -> None:
+    found = results([*OURS, "--revision", str(int(revision))], revision=revision)
+    assert {result.id: result.reason for result in found if result.verdict is not Verdict.PASS} == {}
+    assert len(found) == len(vector_cases(revision)) > 30
+
+
+def test_one_that_takes_everything() -> None:
+    found = results(wrong("takes-everything"))
+    assert {result.verdict for result in found} == {Verdict.FAIL}
+
+
+def test_one_that_refuses_everything() -> None:
+    """What is invalid is refused, and not for the right reason: that is non-strict."""
+    found = results(wrong("refuses-everything"))
+    counts = Counter(result.verdict for result in found)
+    valid = sum(case.vector.message is not None for case in vector_cases(Revision.V2))
+    assert counts == {Verdict.FAIL: valid, Verdict.NON_STRICT: len(found) - valid}
+
+
+def test_error_names_are_mapped() -> None:
+    plain = [result.verdict for result in results(wrong("own-names"))]
+    mapped = [result.verdict for result in results(wrong("own-names"), {"BOM": "json-bom"})]
+    better = [one for one, two in zip(plain, mapped, strict=True) if one is not two]
+    assert set(better) == {Verdict.NON_STRICT}
+    assert mapped.count(Verdict.PASS) == plain.count(Verdict.PASS) + len(better)
+
+
+def test_one_that_says_nonsense() -> None:
+    found = results(wrong("nonsense"), count=3)
+    assert [result.failure.came for result in found if result.failure] == ["here you are"] * 3
+
+
+def test_one_that_ends_after_each_answer() -> None:
+    """It is started again, and fails what it did not answer."""
+    found = results(wrong("ends"), count=4)
+    assert [result.verdict for result in found] == [Verdict.FAIL] * 4
+    assert {result.failure.came for result in found if result.failure} == {"the end of the program"}
+
+
+def test_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "ANSWER_SECONDS", 0.5)
+    (found,) = results(wrong("hangs"), count=1)
+    assert (found.verdict, found.failure and found.failure.came) == (Verdict.FAIL, "no answer in 0.5 s")
+
+
+def test_one_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError):
+        results(["/nonexistent/codec"], count=1)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wireproto", "conform", "codec", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_the_command(tmp_path: Path) -> None:
+    html, xml = tmp_path / "r.html", tmp_path / "r.xml"
+    one = vector_cases(Revision.V2)[0].id
+    done = command("--json", "--only", one, "--html", str(html), "--junit", str(xml), "--", *OURS)
+    case, summary = map(json.loads, done.stdout.splitlines())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (case["id"], case["verdict"]) == (one, "pass")
+    assert (summary["event"], summary["verdicts"]["pass"]) == ("summary", 1)
+    assert one in html.read_text()
+    assert one in xml.read_text()
+
+
+def test_a_failure_comes_with_a_command_that_runs_it_again() -> None:
+    one = vector_cases(Revision.V2)[0].id
+    done = command("--json", "--only", one, "--", *wrong("refuses-everything"))
+    assert done.returncode == 1
+    again = json.loads(done.stdout.splitlines()[0])["rerun"]
+    assert again.startswith(f"wireproto conform codec --revision 2 --only {one} -- ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say behind -- which program the codec is"),
+        (("--only", "nothing", "--", "true"), "no case matches the case 'nothing'"),
+        (("--errors", "/nonexistent", "--", "true"), "cannot read /nonexistent"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_a_map_to_no_code(tmp_path: Path) -> None:
+    names = tmp_path / "names.json"
+    names.write_text('{"BOM": "json-bomb"}')
+    done = command("--errors", str(names), "--", "true")
+    assert done.returncode == 2
+    assert "'json-bomb', which is no code of the spec" in done.stderr
+
+
+def test_list() -> None:
+    done = command("--list", "--level", "must")
+    assert done.returncode == 0
+    assert all(line.split()[1] == "MUST" for line in done.stdout.splitlines())
+
+
+def test_a_program_that_cannot_be_started() -> None:
+    done = command("--json", "--", "/nonexistent/codec")
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,145 @@
+"""A case, the registry of all cases, and the selection of some."""
+
+import fnmatch
+import inspect
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Protocol, TypeVar
+
+from wireproto.conformance.peer import Peer
+from wireproto.messages import Revision
+from wireproto.session import Role
+from wireproto.specification import Level, Requirement, requirements
+
+SECTIONS: Final = (
+    "sanity",
+    "framing",
+    "frame",
+    "payload",
+    "handshake",
+    "seal",
+    "session",
+    "bootstrap",
+    "extensions",
+)
+RANK_0: Final = (Role.INITIATOR,)
+RANK_1: Final = (Role.RESPONDER,)
+BOTH: Final = (*RANK_0, *RANK_1)
+V1: Final = (Revision.V1,)
+V2: Final = (Revision.V2,)
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One question to a peer of one role."""
+
+    id: str
+    """Permanent: `rank1.framing.length-zero`; the rank is that of the peer under test."""
+    role: Role
+    section: str
+    about: str
+    requirements: tuple[str, ...]
+    """The first is the one that is broken where nothing else is said."""
+    revisions: tuple[Revision, ...]
+    deadline: float
+    """Seconds, for all of it."""
+    script: Script
+
+    @property
+    def level(self) -> Level:
+        return rule(self.requirements[0]).level
+
+
+class Registry:
+    """All cases, in the order in which they are defined."""
+
+    def __init__(self) -> None:
+        self.cases: dict[str, Case] = {}
+
+    def __call__(
+        self,
+        section: str,
+        name: str,
+        *rules: str,
+        roles: tuple[Role, ...] = BOTH,
+        revisions: tuple[Revision, ...] = tuple(Revision),
+        deadline: float = 20.0,
+        about: str = "",
+    ) -> Callable[[Script], Script]:
+        """Decorates a case's script, whose docstring says what the case is about, unless `about` does."""
+
+        def register(script: Script) -> Script:
+            for role in roles:
+                each = f"{role.value.replace(' ', '')}.{section}.{name}"
+                if each in self.cases:
+                    raise ValueError(f"{each} is there twice")
+                self.cases[each] = Case(
+                    id=each,
+                    role=role,
+                    section=section,
+                    about=about or inspect.cleandoc(script.__doc__ or "").replace("\n", " "),
+                    requirements=rules,
+                    revisions=revisions,
+                    deadline=deadline,
+                    script=script,
+                )
+            return script
+
+        return register
+
+
+case: Final = Registry()
+
+
+class Selectable(Protocol):
+    """What `--list` shows and selectors look at."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def section(self) -> str: ...
+    @property
+    def level(self) -> Level: ...
+    @property
+    def requirements(self) -> tuple[str, ...]: ...
+    @property
+    def about(self) -> str: ...
+
+
+SelectableT = TypeVar("SelectableT", bound=Selectable)
+
+
+class SelectionError(ValueError):
+    """A selector matches nothing."""
+
+
+def select(
+    cases: Collection[SelectableT], patterns: Collection[str], sections: Collection[str], levels: Collection[str]
+) -> list[SelectableT]:
+    """The cases that match one of each kind of selector that is given. SelectionError for one that matches nothing."""
+    found = list(cases)
+    found = _matching(found, patterns, "case", lambda each, pattern: fnmatch.fnmatchcase(each.id, pattern))
+    found = _matching(found, sections, "section", lambda each, section: each.section == section)
+    return _matching(found, levels, "level", lambda each, level: each.level.value == level.upper())
+
+
+def _matching(
+    cases: list[SelectableT], selectors: Collection[str], kind: str, matches: Callable[[SelectableT, str], bool]
+) -> list[SelectableT]:
+    for selector in selectors:
+        if not any(matches(each, selector) for each in cases):
+            raise SelectionError(f"no case matches the {kind} {selector!r}; --list shows them")
+    return [each for each in cases if not selectors or any(matches(each, selector) for selector in selectors)]
+
+
+def rule(requirement: str) -> Requirement:
+    """A requirement of spec/protocol.md by its id."""
+    return _rules()[requirement]
+
+
+@cache
+def _rules() -> dict[str, Requirement]:
+    return {each.id: each for each in requirements()}

@@ -1,0 +1,11 @@
+"""The cases, a module for each section."""
+
+from importlib import import_module
+
+from wireproto.conformance.case import SECTIONS, Case, case
+
+for _section in SECTIONS:
+    import_module(f"{__name__}.{_section}")
+
+CASES: dict[str, Case] = case.cases
+"""By id, in the order of the sections."""

@@ -1,0 +1,191 @@
+"""Extensions: what is offered, chosen, and refused where nobody has asked for it.
+
+A peer without extensions ignores the key `extensions`, and has none of their types: what such a peer need not do, it
+gets as `unimplemented`.
+"""
+
+import json
+
+from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
+from wireproto.conformance.peer import BOOTSTRAP, PONG, Link, Peer, name_of
+from wireproto.conformance.verdicts import Missed, Undecided, Verdict
+from wireproto.messages import EXTENSIONS, OUTCOME_1, Versions
+from wireproto.session import Role
+
+_OUTCOME = {"rank": 1, "state": "started", "stage": "", "code": "", "message": ""}
+_VERSIONS = {"package": "0", "mlx": "0", "backend": "ring", "devices": ""}
+_FRAMES = {
+    "side-channel": (bytes(4), b"\x40", b"\x41"),
+    "outcome": (json.dumps(_OUTCOME).encode(), b"\x42", b"\x42"),
+    "versions": (json.dumps(_VERSIONS).encode(), b"\x43", b"\x43"),
+}
+
+
+def _naming(frame: bytes, names: object) -> bytes:
+    return frame[:-1] + b',"extensions":' + json.dumps(names).encode() + b"}"
+
+
+def _uninvited(name: str) -> None:
+    payload, to_rank_0, to_rank_1 = _FRAMES[name]
+    about = f"A frame of an extension ({name}) that is not agreed on is of an unknown type."
+
+    @case("extensions", f"uninvited-{name}", "EXT-UNINVITED", "SESSION-BOX", revisions=V2, about=about)
+    async def script(peer: Peer) -> None:
+        link = await peer.session()
+        first = to_rank_1 if peer.role is Role.RESPONDER else to_rank_0
+        await link.send(f"0x{first.hex()}, which is not agreed on", first + payload)
+        await link.expect_closed()
+
+
+for _name in _FRAMES:
+    _uninvited(_name)
+
+# -- rank 1 ------------------------------------------------------------------------------------------------------------
+
+
+async def _offers(link: Link) -> tuple[str, ...]:
+    """What a rank 1 offers. Undecided where that is nothing."""
+    offered = (await link.ping()).extensions
+    if not offered:
+        raise Undecided(Verdict.UNIMPLEMENTED, "the peer offers no extension")
+    return offered
+
+
+def _bad_names(name: str, what: str, names: object) -> None:
+    about = f"{what} ends the connection."
+
+    @case("extensions", f"names-{name}", "EXT-NAMES", revisions=V2, about=about)
+    async def script(peer: Peer) -> None:
+        if peer.role is Role.RESPONDER:
+            link = await peer.session()
+            await _offers(link)
+            await link.send(what, _naming(BOOTSTRAP, names))
+        else:
+            link = await peer.session_at_ack()
+            await _chooses(link)
+            await link.send(what, _naming(PONG, names))
+        await link.expect_closed()
+
+
+_bad_names("string", "A string in place of the array", OUTCOME_1)
+_bad_names("twice", "An extension that is named twice", ["x-unknown/1", "x-unknown/1"])
+_bad_names("form", "A name without a version", ["outcome"])
+_bad_names("too-many", "33 names", [f"x-{number}/1" for number in range(33)])
+
+
+@case("extensions", "not-offered", "EXT-NOT-OFFERED", roles=RANK_1, revisions=V2)
+async def not_offered(peer: Peer) -> None:
+    """A jacclBootstrap that names an extension which was not offered ends the connection."""
+    link = await peer.session()
+    await _offers(link)
+    await link.send("a jacclBootstrap with x-unknown/1", _naming(BOOTSTRAP, ["x-unknown/1"]))
+    await link.expect_closed()
+
+
+@case("extensions", "not-yet-offered", "EXT-NOT-OFFERED", "EXT-OFFER", roles=RANK_1, revisions=V2)
+async def not_yet_offered(peer: Peer) -> None:
+    """What a pong has offered in the last session is not offered in this one."""
+    first = await peer.session()
+    offered = await _offers(first)
+    await first.wire.close()
+    link = await peer.session()
+    await link.send("a jacclBootstrap before the first pong", _naming(BOOTSTRAP, offered))
+    await link.expect_closed()
+
+
+@case("extensions", "empty", "EXT-EMPTY", roles=RANK_1)
+async def empty(peer: Peer) -> None:
+    """A jacclBootstrap with an empty array of extensions is as good as one without."""
+    link = await peer.session()
+    await link.send("a jacclBootstrap with no extension", _naming(BOOTSTRAP, []))
+    await link.expect_alive()
+
+
+@case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-UNINVITED", roles=RANK_1, revisions=V2)
+async def outcome_agreed(peer: Peer) -> None:
+    """Once outcome/1 is agreed on, rank 1 sends its versions before any other frame of an extension."""
+    link = await peer.session()
+    if OUTCOME_1 not in await _offers(link):
+        raise Undecided(Verdict.UNIMPLEMENTED, f"the peer does not offer {OUTCOME_1}")
+    await link.send(f"a jacclBootstrap with {OUTCOME_1}", _naming(BOOTSTRAP, [OUTCOME_1]))
+    await _expect_versions(link)
+
+
+@case("extensions", "none-in-revision-1", "EXT-REVISION", roles=RANK_1, revisions=V1)
+async def none_offered_in_revision_1(peer: Peer) -> None:
+    """In revision 1 a pong names no extension, and one that a jacclBootstrap names is not agreed on, and no fault."""
+    link = await peer.session()
+    offered = (await link.ping()).extensions
+    if offered:
+        raise Missed("no extensions", ", ".join(offered))
+    await link.send("a jacclBootstrap with an extension", _naming(BOOTSTRAP, [OUTCOME_1]))
+    await link.expect_alive()
+
+
+async def _expect_versions(link: Link) -> None:
+    link.step("expect versions")
+    message = await link.message()
+    if not isinstance(message, Versions):
+        raise Missed("versions", name_of(message))
+
+
+# -- rank 0 ------------------------------------------------------------------------------------------------------------
+
+
+async def _chooses(link: Link) -> tuple[str, ...]:
+    """What a rank 0 takes of what there is. Undecided where that is nothing."""
+    await link.send("a pong that offers all extensions", _naming(PONG, EXTENSIONS))
+    chosen = (await link.expect_bootstrap()).extensions
+    if not chosen:
+        raise Undecided(Verdict.UNIMPLEMENTED, "the peer chooses no extension")
+    return chosen
+
+
+@case("extensions", "none-chosen", "EXT-CHOICE", roles=RANK_0)
+async def none_chosen(peer: Peer) -> None:
+    """Where nothing is offered, a jacclBootstrap names nothing."""
+    link = await peer.session_at_ack()
+    await link.send("a pong that offers nothing", PONG)
+    bootstrap = await link.expect_bootstrap()
+    if bootstrap.extensions:
+        raise Missed("no extensions", ", ".join(bootstrap.extensions))
+
+
+@case("extensions", "unknown-offered", "EXT-UNKNOWN", "EXT-CHOICE", roles=RANK_0)
+async def unknown_offered(peer: Peer) -> None:
+    """A name that rank 0 does not know is ignored, and not chosen."""
+    link = await peer.session_at_ack()
+    await link.send("a pong that offers x-unknown/1", _naming(PONG, ["x-unknown/1"]))
+    try:
+        bootstrap = await link.expect_bootstrap()
+    except Missed as missed:
+        raise Missed(missed.expected, missed.came) from None
+    if bootstrap.extensions:
+        raise Missed("no extensions", ", ".join(bootstrap.extensions), "EXT-CHOICE")
+
+
+@case("extensions", "empty", "EXT-EMPTY", roles=RANK_0)
+async def empty_offer(peer: Peer) -> None:
+    """A pong with an empty array of extensions is as good as one without."""
+    link = await peer.session()
+    await link.send("a pong with no extension", _naming(PONG, []))
+    await link.expect_alive()
+
+
+@case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-UNINVITED", roles=RANK_0, revisions=V2)
+async def outcome_chosen(peer: Peer) -> None:
+    """When it chooses outcome/1, rank 0 sends its versions right behind jacclBootstrap."""
+    link = await peer.session_at_ack()
+    if OUTCOME_1 not in await _chooses(link):
+        raise Undecided(Verdict.UNIMPLEMENTED, f"the peer does not choose {OUTCOME_1}")
+    await _expect_versions(link)
+
+
+@case("extensions", "none-in-revision-1", "EXT-REVISION", roles=RANK_0, revisions=V1)
+async def none_chosen_in_revision_1(peer: Peer) -> None:
+    """In revision 1 what a pong offers is not chosen."""
+    link = await peer.session_at_ack()
+    await link.send("a pong that offers all extensions", _naming(PONG, EXTENSIONS))
+    bootstrap = await link.expect_bootstrap()
+    if bootstrap.extensions:
+        raise Missed("no extensions", ", ".join(bootstrap.extensions))

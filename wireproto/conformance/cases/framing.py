@@ -1,0 +1,157 @@
+"""Link frames: lengths, pieces, ends."""
+
+import asyncio
+
+from wireproto.conformance.case import RANK_1, case
+from wireproto.conformance.peer import PING, Peer, link_frame
+from wireproto.conformance.verdicts import Missed
+from wireproto.messages import MAX_LINK_LENGTH
+
+UNKNOWN = b"\x7e"
+"""A cluster frame of a type that no revision has."""
+BETWEEN_PIECES = 0.03
+
+
+def _length(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+def _bad_length(name: str, value: int, rule: str, about: str) -> None:
+    @case("framing", f"{name}-at-first", rule, about=f"{about} in place of the handshake ends the connection.")
+    async def at_first(peer: Peer) -> None:
+        link = await peer.connect()
+        await link.send_bytes(f"a length of {value}", _length(value))
+        await link.expect_closed(probe=False)
+
+    @case("framing", name, rule, about=f"{about} in the open session ends the connection.")
+    async def in_session(peer: Peer) -> None:
+        link = await peer.session()
+        await link.send_bytes(f"a length of {value}", _length(value))
+        await link.expect_closed(probe=False)
+
+
+_bad_length("length-zero", 0, "LINK-LEN-MIN", "A length of 0")
+_bad_length("length-over-limit", MAX_LINK_LENGTH + 1, "LINK-LEN-MAX", "A length of 256 MiB and one")
+_bad_length("length-2-to-32", 2**32 + 1, "LINK-LEN-MAX", "A length whose low half is 1")
+_bad_length("length-high-bit", 2**63 + 1, "LINK-LEN-MAX", "A length that is negative if read as signed")
+
+
+@case("framing", "length-zero-with-more", "LINK-LEN-MIN")
+async def length_zero_with_more(peer: Peer) -> None:
+    """A length of 0 is an error though a good frame stands behind it, and the good one is not taken."""
+    link = await peer.connect()
+    good = link_frame(link.introduction())
+    await link.send_bytes("a length of 0, and what would be right", _length(0) + good)
+    await link.expect_closed(probe=False)
+
+
+@case("framing", "long-before-handshake", "SESSION-LEN-MAX")
+async def long_before_handshake(peer: Peer) -> None:
+    """Before the handshake is done, a stranger's word for 1 MiB is not taken."""
+    link = await peer.connect()
+    await link.send_bytes("a length of 1 MiB", _length(1024 * 1024))
+    await link.expect_closed(probe=False)
+
+
+@case("framing", "long-in-session", "LINK-LEN-MAX", "SESSION-IGNORE")
+async def long_in_session(peer: Peer) -> None:
+    """Once the handshake is done, a frame of 300 KiB is taken: the limit is 256 MiB."""
+    link = await peer.session()
+    await link.send("a message of 300 KiB that does not belong here", peer.misplaced("x" * 300 * 1024))
+    await link.expect_alive("that the frame is taken")
+
+
+@case("framing", "byte-by-byte", "LINK-CHUNKS")
+async def byte_by_byte(peer: Peer) -> None:
+    """A handshake that arrives byte by byte is a handshake."""
+    link = await peer.connect()
+    link.step("send hello or ack byte by byte")
+    for byte in link_frame(link.introduction()):
+        await link.wire.send(bytes([byte]), 1.0)
+        await asyncio.sleep(0)
+    await link.establish()
+
+
+@case("framing", "split-length", "LINK-CHUNKS")
+async def split_length(peer: Peer) -> None:
+    """A frame is taken though its length arrives in two pieces."""
+    await _split(peer, 3)
+
+
+@case("framing", "split-body", "LINK-CHUNKS")
+async def split_body(peer: Peer) -> None:
+    """A frame is taken though its body arrives in two pieces, the length with the first."""
+    await _split(peer, 20)
+
+
+async def _split(peer: Peer, at: int) -> None:
+    link = await peer.connect()
+    data = link_frame(link.introduction())
+    await link.send_bytes(f"the first {at} bytes of hello or ack", data[:at])
+    await asyncio.sleep(BETWEEN_PIECES)
+    await link.send_bytes("the rest", data[at:])
+    await link.establish()
+
+
+@case("framing", "split-in-session", "LINK-CHUNKS")
+async def split_in_session(peer: Peer) -> None:
+    """A frame in the open session is taken though its length arrives in two pieces."""
+    link = await peer.session()
+    data = link_frame(link.body(peer.misplaced()))
+    await link.send_bytes("the first 5 bytes of a message that does not belong here", data[:5])
+    await asyncio.sleep(BETWEEN_PIECES)
+    await link.send_bytes("the rest", data[5:])
+    await link.expect_alive("that the frame is taken")
+
+
+@case("framing", "coalesced", "LINK-CHUNKS")
+async def coalesced(peer: Peer) -> None:
+    """Of two frames in one piece the second is taken, too: here it is one that ends the connection."""
+    link = await peer.session()
+    await link.send_bytes(
+        "a message that does not belong here, and an unknown type, in one piece",
+        link_frame(link.body(peer.misplaced())) + link_frame(link.body(UNKNOWN)),
+    )
+    await link.expect_closed()
+
+
+@case("framing", "coalesced-pings", "LINK-CHUNKS", "SESSION-PONG", roles=RANK_1)
+async def coalesced_pings(peer: Peer) -> None:
+    """Three pings in one piece are three pings."""
+    link = await peer.session()
+    await link.send_bytes("three pings in one piece", b"".join(link_frame(link.body(PING)) for _ in range(3)))
+    for count in range(3):
+        link.step(f"expect pong {count + 1}")
+        try:
+            await link.expect_pong()
+        except Missed as missed:
+            raise Missed(missed.expected, missed.came) from None
+
+
+@case("framing", "frame-and-a-half", "LINK-CHUNKS")
+async def frame_and_a_half(peer: Peer) -> None:
+    """A piece with a whole frame and the start of the next loses neither."""
+    link = await peer.session()
+    one, two = (link_frame(link.body(peer.misplaced())) for _ in range(2))
+    await link.send_bytes("a message that does not belong here, and 11 bytes of another", one + two[:11])
+    await asyncio.sleep(BETWEEN_PIECES)
+    await link.send_bytes("the rest", two[11:])
+    await link.expect_alive("that both frames are taken")
+
+
+@case("framing", "end-inside-a-frame", "LINK-EOF")
+async def end_inside_a_frame(peer: Peer) -> None:
+    """When the stream ends inside a frame, the peer does not wait for the rest: it closes."""
+    link = await peer.session()
+    await link.send_bytes("half a frame", link_frame(link.body(UNKNOWN))[:-1])
+    link.wire.send_end()
+    await link.expect_closed(probe=False)
+
+
+@case("framing", "end-inside-the-handshake", "LINK-EOF")
+async def end_inside_the_handshake(peer: Peer) -> None:
+    """When the stream ends inside the hello or the ack, it is no handshake: the peer closes."""
+    link = await peer.connect()
+    await link.send_bytes("hello or ack but for its last byte", link_frame(link.introduction())[:-1])
+    link.wire.send_end()
+    await link.expect_closed(probe=False)

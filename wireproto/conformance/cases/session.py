@@ -1,0 +1,298 @@
+"""The open session: signs of life, its end, and several connections."""
+
+import asyncio
+from itertools import pairwise
+
+from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
+from wireproto.conformance.peer import PING, PONG, SESSION_END, Link, Peer, link_frame, shown
+from wireproto.conformance.verdicts import Missed, Undecided, Verdict
+from wireproto.conformance.wire import Silence
+from wireproto.messages import Ping
+
+CROWD = 24
+
+# -- rank 1 ------------------------------------------------------------------------------------------------------------
+
+
+@case("session", "pong-fields", "PAYLOAD-PONG", "JSON-TEXT", roles=RANK_1)
+async def pong_fields(peer: Peer) -> None:
+    """A pong is to the letter."""
+    link = await peer.session()
+    await link.ping()
+
+
+@case("session", "pong-each", "SESSION-PONG", roles=RANK_1)
+async def pong_each(peer: Peer) -> None:
+    """Each ping is answered by one pong, and nothing else."""
+    link = await peer.session()
+    for _ in range(3):
+        await link.ping()
+    await link.expect_silence()
+
+
+@case("session", "pong-at-once", "SESSION-PONG", roles=RANK_1)
+async def pong_at_once(peer: Peer) -> None:
+    """A pong comes within the 3 s that a rank 0 waits for it."""
+    link = await peer.session()
+    await link.send("a ping", PING)
+    link.step("expect a pong within 3 s")
+    await link.message(peer.settings.patience.pong)
+
+
+@case("session", "unsolicited", "SESSION-PONG", roles=RANK_1)
+async def unsolicited(peer: Peer) -> None:
+    """There is no pong without a ping."""
+    link = await peer.session()
+    await link.expect_no_frame(b"\x04")
+
+
+@case("session", "end", "SESSION-END", roles=RANK_1)
+async def end(peer: Peer) -> None:
+    """A sessionEnd is followed by the end of the connection."""
+    link = await peer.session()
+    await link.ping()
+    await link.send("sessionEnd", SESSION_END)
+    await link.expect_closed(probe=False)
+
+
+@case("session", "end-is-the-end", "SESSION-END", roles=RANK_1)
+async def end_is_the_end(peer: Peer) -> None:
+    """A ping in the same piece behind sessionEnd is not answered."""
+    link = await peer.session()
+    await link.send_bytes(
+        "sessionEnd, and a ping behind it, in one piece",
+        link_frame(link.body(SESSION_END)) + link_frame(link.body(PING)),
+    )
+    await link.expect_closed(probe=False)
+
+
+@case("session", "stream-ends", "LINK-EOF", "SESSION-END-SEND", roles=RANK_1)
+async def stream_ends(peer: Peer) -> None:
+    """A stream that ends between two frames ends the session: the peer closes, and serves the next connection."""
+    link = await peer.session()
+    link.wire.send_end()
+    await link.expect_closed(probe=False)
+    again = await peer.session()
+    await again.ping()
+
+
+@case("session", "serves-again", "SESSION-ROLES", roles=RANK_1)
+async def serves_again(peer: Peer) -> None:
+    """After a session that ended in order comes another one."""
+    link = await peer.session()
+    await link.send("sessionEnd", SESSION_END)
+    await link.expect_closed(probe=False)
+    again = await peer.session()
+    await again.ping()
+
+
+@case("session", "survives-a-fault", "SESSION-ROLES", roles=RANK_1)
+async def survives_a_fault(peer: Peer) -> None:
+    """After a session that a fault ended comes another one."""
+    link = await peer.session()
+    await link.send("an unknown type", b"\x7e")
+    await link.expect_closed(probe=False)
+    again = await peer.session()
+    await again.ping()
+
+
+@case("session", "no-state-kept", "HANDSHAKE-ONLY", roles=RANK_1)
+async def no_state_kept(peer: Peer) -> None:
+    """A new connection begins with a handshake, whatever the last one had agreed on."""
+    link = await peer.session()
+    await link.ping()
+    ping = link.body(PING)
+    await link.wire.close()
+    again = await peer.connect()
+    await again.send_body("a ping of the last session", ping)
+    await again.expect_closed()
+
+
+@case("session", "key-not-kept", "HANDSHAKE-KEY", "HANDSHAKE-FRESH", roles=RANK_1, revisions=V2)
+async def key_not_kept(peer: Peer) -> None:
+    """After a second handshake the last session's key opens nothing."""
+    link = await peer.session()
+    await link.ping()
+    old = link.body(PING)
+    await link.wire.close()
+    again = await peer.session()
+    await again.send_body("a box of the last session", old)
+    await again.expect_closed()
+
+
+@case("session", "stranger-waits", "SESSION-DISPLACE", roles=RANK_1)
+async def stranger_waits(peer: Peer) -> None:
+    """A stranger's connection, which says nothing, does not hold up the session that is there."""
+    link = await peer.session()
+    await link.ping()
+    await peer.connect()
+    await link.ping()
+
+
+@case("session", "stranger-first", "SESSION-DISPLACE", roles=RANK_1)
+async def stranger_first(peer: Peer) -> None:
+    """A stranger that came first, and says nothing, does not hold up the handshake of the true peer."""
+    await peer.connect()
+    link = await peer.connect()
+    link.step("shake hands, and ping")
+    try:
+        await link.shake_hands()
+        await link.ping()
+    except Missed as missed:
+        raise Missed("a session beside the stranger", missed.came) from None
+
+
+@case("session", "stranger-s-fault", "SESSION-DISPLACE", roles=RANK_1)
+async def stranger_s_fault(peer: Peer) -> None:
+    """A stranger's fault ends the stranger's connection alone."""
+    link = await peer.session()
+    await link.ping()
+    stranger = await peer.connect()
+    await stranger.send_bytes("a length of 0", bytes(8))
+    await stranger.expect_closed(probe=False)
+    await _still(link)
+
+
+@case("session", "recorded-hello", "SESSION-DISPLACE", "SESSION-CONFIRM", roles=RANK_1, revisions=V2)
+async def recorded_hello(peer: Peer) -> None:
+    """Who sends a recorded hello gets an ack, and cannot use it: the confirmed session goes on."""
+    link = await peer.connect()
+    hello = link.introduction()
+    await link.shake_hands(hello)
+    await link.ping()
+    stranger = await peer.connect()
+    await stranger.send_body("the recorded hello", hello)
+    await stranger.take_introduction()
+    await _still(link)
+
+
+async def _still(link: Link) -> None:
+    """The first session goes on."""
+    try:
+        await link.ping()
+    except Missed as missed:
+        raise Missed("the first session to go on", missed.came) from None
+
+
+@case("session", "replace", "SESSION-REPLACE", roles=RANK_1, revisions=V2)
+async def replace(peer: Peer) -> None:
+    """A newcomer that is confirmed takes the place of the session before it, which is closed."""
+    link = await peer.session()
+    await link.ping()
+    newcomer = await peer.session()
+    await newcomer.ping()
+    await link.expect_closed(probe=False)
+    await newcomer.ping()
+
+
+@case("session", "newcomer", "SESSION-NEWCOMER", roles=RANK_1, revisions=V1)
+async def newcomer(peer: Peer) -> None:
+    """A newcomer does not displace a session that lives, since nothing confirms it."""
+    link = await peer.session()
+    await link.ping()
+    await peer.session()
+    await _still(link)
+
+
+@case("session", "crowd", "SESSION-CROWD", "SESSION-DISPLACE", roles=RANK_1)
+async def crowd(peer: Peer) -> None:
+    """A crowd of strangers that say nothing does not keep out the true peer."""
+    for _ in range(CROWD):
+        await peer.connect()
+    link = await peer.connect()
+    try:
+        await link.shake_hands()
+        await link.ping()
+    except Missed as missed:
+        raise Missed("a session in spite of the crowd", missed.came) from None
+
+
+@case("session", "silent-stranger", "SESSION-TIMES", roles=RANK_1, deadline=30.0)
+async def silent_stranger(peer: Peer) -> None:
+    """A connection that never says hello is closed some time; this implementation waits 10 s."""
+    link = await peer.connect()
+    patience = peer.settings.patience
+    await _expect_end(link, patience.handshake + patience.slack)
+
+
+async def _expect_end(link: Link, seconds: float) -> None:
+    link.step(f"expect that the peer closes within {seconds:g} s")
+    try:
+        body = await link.wire.frame(seconds)
+    except Silence:
+        reason = f"it waits for more than {seconds:g} s, if it does not wait for ever"
+        raise Undecided(Verdict.NON_STRICT, reason) from None
+    if body is not None:
+        raise Missed("the end of the connection", shown(body), "HANDSHAKE-FIRST")
+
+
+# -- rank 0 ------------------------------------------------------------------------------------------------------------
+
+
+@case("session", "ping-at-once", "SESSION-PING", roles=RANK_0)
+async def ping_at_once(peer: Peer) -> None:
+    """A ping comes as soon as the session is established."""
+    link = await peer.session_at_ack()
+    await _expect_ping(link, peer.settings.patience.pong)
+
+
+@case("session", "pings-unanswered", "SESSION-PING", "SESSION-MISSED", roles=RANK_0, deadline=40.0)
+async def pings_unanswered(peer: Peer) -> None:
+    """A ping comes every 5 s; when three have no pong within 3 s, the session ends."""
+    patience = peer.settings.patience
+    link = await peer.session_at_ack()
+    now = asyncio.get_running_loop().time
+    at = []
+    for count in range(3):
+        await _expect_ping(link, (patience.ping_every if count else patience.pong) + patience.slack)
+        at.append(now())
+    for one, following in pairwise(at):
+        if following - one < patience.ping_every / 2:
+            raise Missed(f"{patience.ping_every:g} s from ping to ping", f"{following - one:.1f} s")
+    await _expect_end_of_pings(link, patience.pong + patience.slack)
+
+
+async def _expect_ping(link: Link, seconds: float) -> None:
+    link.step(f"expect a ping within {seconds:g} s")
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        message = await link.message(max(deadline - asyncio.get_running_loop().time(), 0.0))
+        if isinstance(message, Ping):
+            return
+
+
+async def _expect_end_of_pings(link: Link, seconds: float) -> None:
+    link.step(f"expect that the peer closes within {seconds:g} s")
+    now = asyncio.get_running_loop().time
+    deadline = now() + seconds
+    while True:
+        try:
+            await link.frame(max(deadline - now(), 0.0))
+        except Missed as missed:
+            if link.wire.ended:
+                return
+            raise Missed("the end of the session", missed.came, "SESSION-MISSED") from None
+
+
+@case("session", "pong-answers", "SESSION-PONG", roles=RANK_0)
+async def pong_answers(peer: Peer) -> None:
+    """A pong is taken, and one that says the model is not loaded is no fault."""
+    link = await peer.session()
+    await link.send("a pong", PONG)
+    await link.expect_alive("that the pong is taken")
+
+
+@case("session", "reconnect", "SESSION-RECONNECT", "HANDSHAKE-FRESH", roles=RANK_0, deadline=40.0)
+async def reconnect(peer: Peer) -> None:
+    """After a failure rank 0 connects anew, 10 s later, with another nonce and another X25519 key."""
+    patience = peer.settings.patience
+    link = await peer.session()
+    link.step("close without a word")
+    await link.wire.close()
+    try:
+        again = await peer.connect(patience.reconnect + patience.slack)
+    except Undecided as undecided:
+        raise Missed("another connection", str(undecided)) from None
+    assert link.theirs is not None and again.theirs is not None  # noqa: S101, PT018 - both hellos have come
+    if {link.theirs.nonce, link.theirs.ephemeral} & {again.theirs.nonce, again.theirs.ephemeral}:
+        raise Missed("a fresh hello", "nonce or X25519 key of the last one", "HANDSHAKE-FRESH")

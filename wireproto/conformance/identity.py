@@ -1,0 +1,46 @@
+"""The keys of a run: our own from a file, the peer's as it is given."""
+
+import base64
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from wireproto.conformance.byhand import Identity
+
+
+class IdentityFileError(ValueError):
+    """A key cannot be used."""
+
+
+def load_identity(path: Path | None) -> Identity:
+    """The P-256 key of a PEM file; without a path, of the one that `jaccl-bootstrap identity` makes."""
+    path = path or _default()
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except FileNotFoundError:
+        remedy = f"jaccl-bootstrap identity --identity {path}"
+        raise IdentityFileError(f"there is no identity key in {path}; make one: {remedy}") from None
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise IdentityFileError(f"{path} is no private key in PEM: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityFileError(f"{path} is not a P-256 key")
+    return Identity(key)
+
+
+def peer_key_of(text: str) -> bytes:
+    """X ‖ Y, 64 bytes, from base64 as `jaccl-bootstrap identity` shows it."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 64:
+        raise IdentityFileError(f"the peer key {text[:100]!r} is not base64 of 64 bytes")
+    return key
+
+
+def _default() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "cluster-wireproto" / "identity.pem"

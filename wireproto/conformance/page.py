@@ -1,0 +1,24 @@
+"""The HTML report of a run: one page that needs nothing else."""
+
+import html
+import importlib.resources
+import json
+from typing import Final
+
+from wireproto.conformance.case import rule
+from wireproto.conformance.report import Sum, as_object
+
+MOST_BYTES: Final = 2048
+"""Of one piece that was sent or received."""
+
+
+def page(total: Sum) -> str:
+    """The page, with the results as JSON in it."""
+    template = importlib.resources.files("wireproto.conformance").joinpath("page.html").read_text(encoding="utf-8")
+    cases = [as_object(result, most=MOST_BYTES) for result in total.results]
+    named = {name for result in total.results for name in result.requirements}
+    named |= {result.failure.requirement for result in total.results if result.failure}
+    data = {"summary": total.as_object(), "cases": cases, "requirements": {name: rule(name).text for name in named}}
+    # What comes from the peer must not end the script element.
+    text = json.dumps(data).replace("<", "\\u003c")
+    return template.replace("<!-- title -->", html.escape(total.title)).replace("/* data */ null", text)

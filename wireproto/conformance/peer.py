@@ -1,0 +1,473 @@
+"""What a case has in its hands: the peer under test, and the other rank played by hand, as wrongly as is wanted.
+
+A step says what it does before it does it, so that the record of a case reads as a script. What the peer does wrong
+raises `Missed`.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from wireproto.conformance import byhand
+from wireproto.conformance.byhand import Identity, Introduction
+from wireproto.conformance.targets import Target
+from wireproto.conformance.verdicts import Missed, Record, Undecided, Verdict
+from wireproto.conformance.wire import Silence, Wire
+from wireproto.errors import WireError
+from wireproto.frame import decode_frame
+from wireproto.messages import (
+    EXTENSIONS,
+    SPEC_BY_CLASS,
+    ClusterMsgType,
+    JacclBootstrapPayload,
+    Message,
+    PongPayload,
+    Revision,
+    SessionEnd,
+)
+from wireproto.session import Role
+
+HELLO, ACK, PING, SESSION_END = b"\x01", b"\x02", b"\x03", b"\xff"
+PONG: Final = b'\x04{"modelLoaded":false,"inferenceInFlight":false,"memoryPressure":"normal"}'
+_GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
+"""What a rank 1 sends in a session that goes on: pongs, and the frames of extensions."""
+BOOTSTRAP: Final = b'\x07{"port":29400,"sessionID":"6F9619FF-8B86-D011-B42D-00CF4FC964FF"}'
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited, in seconds."""
+
+    start: float = 10.0
+    """For a connection with a fresh peer."""
+    answer: float = 6.0
+    """For what a peer does of its own, or in answer."""
+    close: float = 3.0
+    """For the end of a connection that a fault has to end."""
+    quiet: float = 0.3
+    """In which a rank 0 that takes offence would have closed; a rank 1 is asked by a ping instead."""
+    ping_every: float = 5.0
+    pong: float = 3.0
+    handshake: float = 10.0
+    reconnect: float = 10.0
+    slack: float = 4.0
+    """How much later than that a peer may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What holds for a whole run."""
+
+    identity: Identity
+    peer_key: bytes | None = None
+    """The identity key that the peer has to show, X ‖ Y; None for any."""
+    revision: Revision = Revision.V2
+    patience: Patience = Patience()
+
+
+class Peer:
+    """The peer under test in one case. Its connections are made with `connect` or `session`."""
+
+    def __init__(self, target: Target, settings: Settings, record: Record) -> None:
+        self.role = target.role
+        self.settings = settings
+        self.record = record
+        self._target = target
+        self._links: list[Link] = []
+
+    async def connect(self, seconds: float | None = None) -> "Link":
+        """A connection on which it is our turn: with a rank 0, its hello is there. Undecided where none comes."""
+        number = len(self._links) + 1
+        self.record.step("connect" if self.role is Role.RESPONDER else "wait for the peer to connect", number)
+        try:
+            reader, writer = await self._target.connect(seconds or self.settings.patience.start)
+        except Undecided as undecided:
+            if self.role is Role.RESPONDER and self._links:
+                raise Missed("that the peer goes on listening", str(undecided), "SESSION-ROLES") from None
+            raise
+        link = Link(self, Wire(reader, writer, self.record, number))
+        self._links.append(link)
+        if self.role is Role.INITIATOR:
+            await link.take_introduction()
+        return link
+
+    async def session(self) -> "Link":
+        """A connection after a handshake without fault."""
+        link = await self.connect()
+        await link.shake_hands()
+        return link
+
+    async def session_at_ack(self) -> "Link":
+        """A rank 0's connection just behind our ack: nothing of what the peer then sends is taken yet."""
+        link = await self.connect()
+        await link.send_body("the ack", link.introduction())
+        link.open()
+        return link
+
+    async def restart(self) -> None:
+        """Another peer in place of this one."""
+        if not self._target.restarts:
+            raise Undecided(Verdict.SKIPPED, "it needs a second peer, and there is no --restart-command")
+        self.record.step("restart the peer")
+        await self.close()
+        await self._target.fresh()
+
+    def misplaced(self, padding: str = "") -> bytes:
+        """A good frame that does not belong where it comes: to be ignored. A key that nobody knows makes it long."""
+        if self.role is Role.RESPONDER:
+            return PONG[:-1] + b',"x":"' + padding.encode() + b'"}'
+        return BOOTSTRAP[:-1] + b',"x":"' + padding.encode() + b'"}'
+
+    async def close(self) -> None:
+        for link in self._links:
+            await link.wire.close()
+
+
+class Link:
+    """One connection, the other rank played by hand."""
+
+    def __init__(self, peer: Peer, wire: Wire) -> None:
+        self.peer = peer
+        self.wire = wire
+        self.ephemeral = X25519PrivateKey.generate()
+        self.nonce = os.urandom(32)
+        self.theirs: Introduction | None = None
+        self.their_frame = b""
+        """The peer's hello or ack, a cluster frame."""
+        self.key: bytes | None = None
+        """The session key, once the handshake is done."""
+        self.bodies: list[bytes] = []
+        """Those of the link frames that came since then: in revision 2, boxes."""
+        self._settings = peer.settings
+        self._patience = peer.settings.patience
+
+    # -- bytes out -----------------------------------------------------------------------------------------------------
+
+    def step(self, text: str) -> None:
+        self.peer.record.step(text, self.wire.number)
+
+    async def send_bytes(self, what: str, data: bytes) -> None:
+        self.step(f"send {what}")
+        await self.wire.send(data, self._patience.answer)
+
+    async def send_body(self, what: str, body: bytes) -> None:
+        """A link frame around `body`, be it sealed or not."""
+        await self.send_bytes(what, link_frame(body))
+
+    async def send(self, what: str, frame: bytes) -> None:
+        """A cluster frame, in a box where the revision wants one."""
+        await self.send_body(what, self.body(frame))
+
+    def body(self, frame: bytes, **deviation: bytes) -> bytes:
+        """What a link frame has to hold for a cluster frame; `deviation` is `byhand.sealed`'s."""
+        assert self.key is not None  # noqa: S101 - for the type checker: cases come here behind the handshake
+        return byhand.sealed(self.key, frame, **deviation) if self._settings.revision is Revision.V2 else frame
+
+    # -- the handshake -------------------------------------------------------------------------------------------------
+
+    @property
+    def public(self) -> bytes:
+        return self.ephemeral.public_key().public_bytes_raw()
+
+    def introduction(
+        self,
+        *,
+        identity: Identity | None = None,
+        public: bytes | None = None,
+        nonce: bytes | None = None,
+        commit: Callable[[bytes, bytes], bytes] | None = None,
+        sign: Callable[[Identity, bytes], bytes] = Identity.sign,
+        shown: bytes | None = None,
+    ) -> bytes:
+        """Our hello, or our ack: a cluster frame.
+
+        `commit(public, nonce)` makes what is signed, `sign(identity, commitment)` signs it, `shown` is the identity key
+        that goes in.
+        """
+        identity = identity or self._settings.identity
+        public = self.public if public is None else public
+        nonce = self.nonce if nonce is None else nonce
+        signature = sign(identity, (commit or self.commitment)(public, nonce))
+        payload = Introduction(identity.public if shown is None else shown, public, nonce, signature).payload()
+        return (HELLO if self.peer.role is Role.RESPONDER else ACK) + payload
+
+    def commitment(self, public: bytes, nonce: bytes) -> bytes:
+        """What our signature has to be over."""
+        if self.peer.role is Role.RESPONDER:
+            return byhand.hello_commitment(public, nonce)
+        assert self.theirs is not None  # noqa: S101 - their hello has come
+        return byhand.ack_commitment(self.theirs.nonce, nonce, public)
+
+    async def shake_hands(self, frame: bytes | None = None) -> None:
+        """The rest of a handshake without fault; `frame` is our part of it, if it is to be spelt in another way."""
+        what = "the hello" if self.peer.role is Role.RESPONDER else "the ack"
+        await self.send_body(what, self.introduction() if frame is None else frame)
+        await self.establish()
+
+    async def establish(self) -> None:
+        """What follows our hello or ack, until the session is there on both sides."""
+        if self.peer.role is Role.RESPONDER:
+            await self.take_introduction()
+            self.open()
+        else:
+            self.open()
+            self.step("expect a first frame")
+            await self.frame()
+
+    def open(self) -> None:
+        """Derive the session key."""
+        self.key = byhand.derive(self.secret(), self.salt)
+        hello_nonce = self.salt[:32]
+        self.peer.record.key_log.append(f"CLUSTER_SESSION_KEY {hello_nonce.hex()} {self.key.hex()}")
+
+    def secret(self) -> bytes:
+        assert self.theirs is not None  # noqa: S101
+        try:
+            return byhand.shared_secret(self.ephemeral, self.theirs.ephemeral)
+        except ValueError:
+            raise Missed("an X25519 key", self.theirs.ephemeral.hex(), "PAYLOAD-HELLO") from None
+
+    @property
+    def salt(self) -> bytes:
+        """nonce_0 ‖ nonce_1"""
+        assert self.theirs is not None  # noqa: S101
+        pair = (self.nonce, self.theirs.nonce)
+        return b"".join(pair if self.peer.role is Role.RESPONDER else reversed(pair))
+
+    async def take_introduction(self) -> None:
+        """The peer's hello or ack."""
+        first, name = (HELLO, "hello") if self.peer.role is Role.INITIATOR else (ACK, "ack")
+        self.step(f"expect the {name}")
+        # Whether an ack comes depends on our hello, and that is what the case is about.
+        frame = await self._body(f"the {name}", "HANDSHAKE-FIRST" if self.peer.role is Role.INITIATOR else None)
+        if frame[:1] != first:
+            raise Missed(f"the {name}, type 0x{first.hex()}", shown(frame), "HANDSHAKE-FIRST")
+        try:
+            self.theirs = Introduction.read(frame[1:])
+        except ValueError as error:
+            raise Missed(f"the payload of a {name}", f"{shown(frame)} ({error})", "PAYLOAD-HELLO") from None
+        self.their_frame = frame
+
+    # -- bytes in ------------------------------------------------------------------------------------------------------
+
+    async def frame(self, seconds: float | None = None) -> bytes:
+        """The next cluster frame, opened where it is sealed. Missed where none comes, or the connection ends."""
+        body = await self._body("a frame", seconds=seconds)
+        self.bodies.append(body)
+        return self._opened(body)
+
+    async def message(self, seconds: float | None = None) -> Message:
+        """The next frame's message. Missed where it is not to the letter."""
+        return strictly(await self.frame(seconds), self._settings.revision)
+
+    async def expect_pong(self) -> PongPayload:
+        """The answer to a ping."""
+        message = await self.message()
+        if not isinstance(message, PongPayload):
+            raise Missed("a pong", name_of(message), "SESSION-PONG")
+        return message
+
+    async def ping(self) -> PongPayload:
+        """Asks a rank 1 for a pong."""
+        await self.send("a ping", PING)
+        self.step("expect a pong")
+        return await self.expect_pong()
+
+    async def expect_bootstrap(self) -> JacclBootstrapPayload:
+        """A rank 0's jacclBootstrap; pings may come before it."""
+        self.step("expect a jacclBootstrap")
+        deadline = self._now() + self._patience.answer
+        while True:
+            try:
+                message = await self.message(max(deadline - self._now(), 0.0))
+            except Missed as missed:
+                if missed.requirement is None:
+                    raise Missed("a jacclBootstrap", missed.came, "BOOT-SEND") from None
+                raise
+            if isinstance(message, JacclBootstrapPayload):
+                return message
+            if isinstance(message, SessionEnd):
+                raise Missed("a jacclBootstrap", "sessionEnd", "BOOT-SEND")
+
+    async def expect_alive(self, why: str = "the session to go on") -> None:
+        """The peer has taken what was sent, and goes on: a rank 1 answers a ping, a rank 0 at least does not close."""
+        if self.peer.role is Role.RESPONDER:
+            try:
+                await self.ping()
+            except Missed as missed:
+                if missed.requirement in (None, "SESSION-PONG"):
+                    raise Missed(why, missed.came) from None
+                raise
+            return
+        self.step(f"expect that the peer does not close for {self._patience.quiet:g} s")
+        deadline = self._now() + self._patience.quiet
+        while (left := deadline - self._now()) > 0:
+            try:
+                body = await self.wire.frame(left)
+            except Silence:
+                return
+            if body is None:
+                raise Missed(why, self.wire.ended)
+            if self._opened(body) == SESSION_END:
+                return  # in order, and not for a fault: that would have been silent
+
+    async def expect_closed(self, *, probe: bool = True) -> None:
+        """The peer closes, and says nothing more.
+
+        To see sooner that a rank 1 takes what it has to refuse, a ping follows, unless what was sent is no whole frame.
+        """
+        if self.key is not None and self.peer.role is Role.RESPONDER and probe:
+            await self.send("a ping, which must not be answered", PING)
+        self.step("expect that the peer closes, without a word")
+        deadline = self._now() + self._patience.close
+        while True:
+            try:
+                body = await self.wire.frame(max(deadline - self._now(), 0.0))
+            except Silence:
+                raise Missed("the end of the connection", "nothing") from None
+            if body is None:
+                return
+            self._judge_word(body)
+
+    async def expect_silence(self, requirement: str | None = None) -> None:
+        """Nothing comes for a moment."""
+        self.step(f"expect nothing for {self._patience.quiet:g} s")
+        try:
+            body = await self.wire.frame(self._patience.quiet)
+        except Silence:
+            return
+        came = self.wire.ended if body is None else shown(self._opened(body) if self.key else body)
+        raise Missed("silence", came, requirement)
+
+    async def anything_comes(self) -> bool:
+        """Whether a frame comes, whatever is in it, before the connection ends."""
+        try:
+            return await self.wire.frame(self._patience.quiet) is not None
+        except Silence:
+            return False
+        except Missed:
+            return True
+
+    async def expect_no_frame(self, first: bytes) -> None:
+        """No frame of a type comes for a moment; others can."""
+        deadline = self._now() + self._patience.quiet
+        while (left := deadline - self._now()) > 0:
+            try:
+                body = await self.wire.frame(left)
+            except Silence:
+                return
+            if body is None:
+                return
+            frame = self._opened(body)
+            if frame[:1] == first:
+                raise Missed("no such frame", shown(frame))
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    def _judge_word(self, body: bytes) -> None:
+        """A frame that comes where the connection has to end."""
+        frame = body if self.key is None else self._opened(body)
+        if self.key is None:
+            raise Missed("the end of the connection", shown(frame))
+        if self.peer.role is Role.INITIATOR and frame[:1] != SESSION_END:
+            return  # it was under way
+        if frame[:1] in _GOING_ON or self.peer.role is Role.INITIATOR:
+            raise Missed("the end of the connection", f"it went on with {shown(frame)}")
+        raise Missed("the end of the connection without a word", shown(frame), "SESSION-SILENT")
+
+    async def _body(self, expected: str, requirement: str | None = None, seconds: float | None = None) -> bytes:
+        seconds = self._patience.answer if seconds is None else seconds
+        try:
+            body = await self.wire.frame(seconds)
+        except Silence:
+            raise Missed(expected, f"nothing in {seconds:.1f} s", requirement) from None
+        if body is None:
+            raise Missed(expected, self.wire.ended, requirement)
+        return body
+
+    def _opened(self, body: bytes) -> bytes:
+        if self.key is None:
+            return body
+        frame = byhand.opened(self.key, body)
+        if self._settings.revision is Revision.V1:
+            if frame is not None:
+                raise Missed("a frame that is not sealed, as in revision 1", "a sealed box", "REV-EXPLICIT")
+            return body
+        if frame is not None:
+            return frame
+        assert self.theirs is not None  # noqa: S101
+        if _is_plain(body):
+            raise Missed("a sealed box", f"{shown(body)}, unsealed", "SEAL-FRAMES")
+        rule, why = byhand.diagnose_box(self.secret(), self.salt, body)
+        raise Missed("a box that opens with the session key", f"{len(body)} bytes: {why}", rule)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def link_frame(body: bytes) -> bytes:
+    return len(body).to_bytes(8, "little") + body
+
+
+def strictly(frame: bytes, revision: Revision) -> Message:
+    """The message of a frame of the peer's. Missed where it is not to the letter."""
+    try:
+        return decode_frame(frame, revision, EXTENSIONS)
+    except WireError as error:
+        raise Missed("a frame to the letter", f"{shown(frame)}: {error}", _rule(error, frame)) from None
+
+
+def _is_plain(body: bytes) -> bool:
+    """Whether it is a cluster frame; opaque ones, which any bytes can be, are not looked for."""
+    try:
+        decode_frame(body, extensions=EXTENSIONS)
+    except WireError:
+        return False
+    return body[0] not in (5, 6, 0x40, 0x41)
+
+
+def name_of(message: Message) -> str:
+    return SPEC_BY_CLASS[type(message)].msg_type.wire_name
+
+
+def shown(frame: bytes) -> str:
+    """A frame in a few words."""
+    try:
+        name = ClusterMsgType(frame[0]).wire_name
+    except (ValueError, IndexError):
+        name = f"a frame of {len(frame)} bytes"
+    text = frame[1:60]
+    more = "…" if len(frame) > 60 else ""
+    shown = text.decode() if text.isascii() and text.decode().isprintable() else text.hex()
+    return f"{name} {shown}{more}".rstrip()
+
+
+_RULES: Final = {
+    "json-bom": "JSON-TEXT",
+    "json-utf8": "JSON-TEXT",
+    "json-syntax": "JSON-TEXT",
+    "payload-not-object": "JSON-TEXT",
+    "json-duplicate-key": "JSON-DUPLICATE-KEY",
+    "json-control-character": "JSON-STRING",
+    "json-escape": "JSON-STRING",
+    "json-surrogate": "JSON-STRING",
+    "json-nesting": "JSON-NESTING",
+    "field-base64": "JSON-BASE64",
+    "field-not-integer": "JSON-INTEGER",
+    "field-pattern": "EXT-NAMES",
+    "field-duplicate": "EXT-NAMES",
+    "payload-not-empty": "PAYLOAD-EMPTY",
+    "type-unknown": "FRAME-TYPE",
+    "truncated": "JSON-TEXT",
+}
+_PAYLOADS: Final = {1: "PAYLOAD-HELLO", 2: "PAYLOAD-HELLO", 4: "PAYLOAD-PONG", 7: "PAYLOAD-BOOTSTRAP"}
+
+
+def _rule(error: WireError, frame: bytes) -> str:
+    """The requirement that a frame of the peer's breaks."""
+    return _RULES.get(error.code) or _PAYLOADS.get(frame[0], "FRAME-TYPE")

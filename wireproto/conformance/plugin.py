@@ -1,0 +1,71 @@
+"""The suite within pytest: one test for each case.
+
+    # conftest.py, or: pytest -p wireproto.conformance.plugin
+    pytest_plugins = ["wireproto.conformance.plugin"]
+
+    @pytest.mark.conformance("rank1.*", level="must")
+    def test_my_peer(conformance_case):
+        conformance_case.check(RankOneTarget("127.0.0.1", 7777, command_launcher("./peer")), Settings(identity=…))
+
+The test's name ends in the case's id. A case that fails fails the test, with the bytes that went to and fro; one that
+does not apply, or that a peer need not have, skips it; a SHOULD that is missed is a warning.
+"""
+
+import asyncio
+import warnings
+from dataclasses import dataclass
+
+import pytest
+
+from wireproto.conformance.case import Case, select
+from wireproto.conformance.cases import CASES
+from wireproto.conformance.peer import Settings
+from wireproto.conformance.report import details
+from wireproto.conformance.runner import attempt_at
+from wireproto.conformance.targets import Target
+from wireproto.conformance.verdicts import BAD, Result, Verdict
+
+
+class NonStrictWarning(UserWarning):
+    """A SHOULD that a peer has missed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One case, to be tried on a target."""
+
+    case: Case
+
+    def check(self, target: Target, settings: Settings) -> None:
+        """Runs the case; the test ends with its verdict. The target's peer is started, and stopped."""
+        if settings.revision not in self.case.revisions:
+            pytest.skip(f"it is not about revision {settings.revision:d}")
+        result = asyncio.run(_run(target, settings, self.case))
+        if result.verdict in BAD:
+            pytest.fail("\n".join((result.reason, *details(result))), pytrace=False)
+        if result.verdict in (Verdict.UNIMPLEMENTED, Verdict.SKIPPED):
+            pytest.skip(result.reason)
+        if result.verdict is Verdict.NON_STRICT:
+            warnings.warn(f"{result.id}: {result.reason}", NonStrictWarning, stacklevel=2)
+
+
+async def _run(target: Target, settings: Settings, case: Case) -> Result:
+    try:
+        return await attempt_at(target, settings, case)
+    finally:
+        await target.stop()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "conformance(*patterns, section=None, level=None): the cases that `conformance_case` stands for"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test for each case that the marker selects; all of them where it says nothing."""
+    if "conformance_case" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("conformance") or pytest.mark.conformance.mark
+        chosen = [[value] if (value := marker.kwargs.get(kind)) else [] for kind in ("section", "level")]
+        cases = select(CASES.values(), marker.args, *chosen)
+        metafunc.parametrize("conformance_case", [Check(case) for case in cases], ids=[case.id for case in cases])

@@ -1,0 +1,133 @@
+"""What is said of results: a line of JSON, a text, and the sum of a run."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from wireproto.conformance.verdicts import BAD, Entry, Result, Verdict
+from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
+
+_SHOWN: Final = 96
+"""Bytes of one piece that a text shows."""
+
+
+@dataclass
+class Sum:
+    """What a run comes to."""
+
+    title: str
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many results have each verdict, those that none has included."""
+        counts = Counter(result.verdict for result in self.results)
+        return {verdict.value: counts[verdict] for verdict in Verdict}
+
+    @property
+    def flakes(self) -> list[str]:
+        """Ids of cases that passed, though not at once."""
+        return [result.id for result in self.results if result.flaky]
+
+    @property
+    def unexpected_passes(self) -> list[str]:
+        """Ids of cases that were expected to fail, and did not."""
+        return [result.id for result in self.results if result.spoils and result.expected]
+
+    @property
+    def exit_code(self) -> int:
+        """3 where the peer could not be reached for the sanity case, 1 where a result spoils the run."""
+        for result in self.results:
+            if result.section == "sanity" and result.verdict is Verdict.INCONCLUSIVE:
+                return EXIT_COULD_NOT_RUN
+        return EXIT_NO if any(result.spoils for result in self.results) else EXIT_OK
+
+    def as_object(self) -> dict[str, Any]:
+        """For JSON: the last line of a run."""
+        return {
+            "event": "summary",
+            "title": self.title,
+            "verdicts": self.verdicts,
+            "flakes": self.flakes,
+            "unexpected_passes": self.unexpected_passes,
+            "exit_code": self.exit_code,
+        }
+
+
+def as_object(result: Result, *, most: int | None = None) -> dict[str, Any]:
+    """For JSON: one case. Steps and bytes are there unless it passed.
+
+    With `most` they are there in any case, and of the bytes of one piece no more than that.
+    """
+    shown: dict[str, Any] = {
+        "event": "case",
+        "id": result.id,
+        "verdict": result.verdict.value,
+        "level": result.level,
+        "requirements": list(result.requirements),
+        "section": result.section,
+        "about": result.about,
+        "seconds": round(result.seconds, 3),
+        "attempts": result.attempts,
+    }
+    for name in ("reason", "expected", "rerun"):
+        if value := getattr(result, name):
+            shown[name] = value
+    if result.failure is not None:
+        shown["failure"] = vars(result.failure)
+    if result.verdict is not Verdict.PASS or most is not None:
+        shown["log"] = [_entry(entry, most) for entry in result.record.entries]
+    return shown
+
+
+def _entry(entry: Entry, most: int | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {"at": round(entry.at, 6), "kind": entry.kind, "connection": entry.connection}
+    if entry.text:
+        shown["text"] = entry.text
+    if entry.data:
+        shown["bytes"] = entry.data[:most].hex()
+        if most is not None and len(entry.data) > most:
+            shown["text"] = f"{len(entry.data)} bytes, of which these are the first {most}:"
+    return shown
+
+
+def headline(result: Result) -> str:
+    """One line."""
+    notes = []
+    if result.flaky:
+        notes.append(f"a flake: attempt {result.attempts}")
+    if result.spoils and result.expected:
+        notes.append(f"expected to fail: {result.expected}")
+    elif result.expected:
+        notes.append(f"as expected: {result.expected}")
+    if result.reason:
+        notes.append(result.reason)
+    return f"{result.verdict.value:<13} {result.id}" + "".join(f"; {note}" for note in notes)
+
+
+def details(result: Result) -> Iterator[str]:
+    """What a failure comes with: requirement, expectation, bytes, and the command that runs it again."""
+    yield f"    {result.about}"
+    if result.failure is not None:
+        yield f"    [{result.failure.requirement}] {result.failure.text}"
+        yield f"    expected {result.failure.expected}"
+        yield f"    came     {result.failure.came}"
+    yield from (f"    {line}" for line in log_lines(result.record.entries))
+    if result.rerun:
+        yield f"    again: {result.rerun}"
+
+
+def log_lines(entries: Iterable[Entry]) -> Iterator[str]:
+    """Steps and bytes with their times; `>` is sent, `<` is received."""
+    for entry in entries:
+        sign = {"step": " ", "sent": ">", "received": "<", "end": "|"}[entry.kind]
+        text = entry.text
+        if entry.data:
+            left_out = f" … ({len(entry.data)} bytes)" if len(entry.data) > _SHOWN else ""
+            text = f"{entry.data[:_SHOWN].hex()}{left_out} {text}"
+        yield f"{entry.at:9.4f} #{entry.connection} {sign} {text}".rstrip()
+
+
+def is_worth_details(result: Result) -> bool:
+    return result.verdict in (*BAD, Verdict.NON_STRICT) and not result.expected

@@ -1,0 +1,85 @@
+"""One TCP connection with the peer under test, every byte of it recorded, every wait with a deadline."""
+
+import asyncio
+from typing import Final
+
+from wireproto.conformance.verdicts import Missed, Record
+
+MAX_FRAME: Final = 8 * 1024 * 1024
+"""The longest link frame that a peer has a reason to send here."""
+
+
+class Silence(Exception):  # noqa: N818 - what the peer did
+    """Nothing came in time."""
+
+
+class Wire:
+    """Bytes, and link frames as they come. `number` counts the connections of a case."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, record: Record, number: int) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._record = record
+        self._buffer = bytearray()
+        self.number = number
+        self.ended = ""
+        """How the peer ended the connection, if it has."""
+
+    async def send(self, data: bytes, seconds: float) -> None:
+        """Sends bytes. That the peer has closed meanwhile is for whoever reads next to find."""
+        self._record.sent(data, self.number)
+        try:
+            async with asyncio.timeout(seconds):
+                self._writer.write(data)
+                await self._writer.drain()
+        except TimeoutError:
+            raise Missed("that the peer takes what is sent", "nothing was taken", "SESSION-TIMES") from None
+        except OSError:
+            pass
+
+    def send_end(self) -> None:
+        """The end of the own bytes; the peer's can still come."""
+        self._record.step("send the end of the stream", self.number)
+        if self._writer.can_write_eof() and not self._writer.is_closing():
+            self._writer.write_eof()
+
+    async def frame(self, seconds: float) -> bytes | None:
+        """The body of the next link frame; None once the peer has closed. Silence where neither comes in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while (body := self._take()) is None:
+                    if self.ended or not await self._fill():
+                        return None
+        except TimeoutError:
+            raise Silence from None
+        return body
+
+    async def close(self) -> None:
+        """Closes it without a word."""
+        self._writer.transport.abort()
+
+    def _take(self) -> bytes | None:
+        if len(self._buffer) < 8:
+            return None
+        length = int.from_bytes(self._buffer[:8], "little")
+        if not 1 <= length <= MAX_FRAME:
+            shown = bytes(self._buffer[:8]).hex()
+            raise Missed("a link frame: its length, u64 little-endian", f"the length {length} ({shown})", "LINK-LAYOUT")
+        if len(self._buffer) < 8 + length:
+            return None
+        body = bytes(self._buffer[8 : 8 + length])
+        del self._buffer[: 8 + length]
+        return body
+
+    async def _fill(self) -> bool:
+        try:
+            data = await self._reader.read(64 * 1024)
+        except OSError as error:
+            data, self.ended = b"", f"the peer reset the connection ({error.strerror})"
+        if data:
+            self._record.received(data, self.number)
+            self._buffer += data
+            return True
+        self.ended = self.ended or "the peer closed the connection"
+        self._record.end(self.ended, self.number)
+        return False
