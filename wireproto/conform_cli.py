@@ -2,7 +2,8 @@
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -106,11 +107,12 @@ def peer(
     def rerun(case: Case) -> str:
         return shlex.join(["wireproto", "conform", "peer", *again, case.id])
 
-    async def results() -> AsyncIterator["Result"]:
-        async for result in run(target, settings, cases, retries=retries, expected=expected, rerun=rerun):
-            if artifacts is not None:
-                keep(result, artifacts, role)
-            yield result
+    async def results() -> AsyncGenerator["Result", None]:
+        async with aclosing(run(target, settings, cases, retries=retries, expected=expected, rerun=rerun)) as found:
+            async for result in found:
+                if artifacts is not None:
+                    keep(result, artifacts, role)
+                yield result
 
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -162,9 +164,17 @@ def codec(
 
 
 def _report(
-    results: AsyncIterator["Result"], title: str, count: int, as_json: bool, junit: Path | None, html: Path | None
+    results: AsyncGenerator["Result", None],
+    title: str,
+    count: int,
+    as_json: bool,
+    junit: Path | None,
+    html: Path | None,
 ) -> int:
     """Show results as they come, write the reports, and make the exit code."""
+    for report in (junit, html):
+        if report is not None:
+            report.touch()  # what cannot be written is to be known before the run
     from wireproto.conformance.junit import junit as as_junit
     from wireproto.conformance.page import page
 
@@ -176,7 +186,7 @@ def _report(
     return total.exit_code
 
 
-async def _shown(results: AsyncIterator["Result"], title: str, count: int, as_json: bool) -> "Sum":
+async def _shown(results: AsyncGenerator["Result", None], title: str, count: int, as_json: bool) -> "Sum":
     import msgspec
     from rich.console import Console
 
@@ -184,13 +194,14 @@ async def _shown(results: AsyncIterator["Result"], title: str, count: int, as_js
     from wireproto.conformance.report import Sum, as_object
 
     total = Sum(title)
-    if as_json:
-        async for result in results:
-            total.results.append(result)
-            typer.echo(msgspec.json.encode(as_object(result)).decode())
-        typer.echo(msgspec.json.encode(total.as_object()).decode())
-    else:
-        await live.show(results, total, count, Console())
+    async with aclosing(results):  # where the output has no reader left, the peer is stopped all the same
+        if as_json:
+            async for result in results:
+                total.results.append(result)
+                typer.echo(msgspec.json.encode(as_object(result)).decode())
+            typer.echo(msgspec.json.encode(total.as_object()).decode())
+        else:
+            await live.show(results, total, count, Console())
     return total
 
 

@@ -78,6 +78,13 @@ def test_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.verdict, found.failure and found.failure.came) == (Verdict.FAIL, "no answer in 0.5 s")
 
 
+def test_one_that_always_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "ANSWER_SECONDS", 0.2)
+    found = results(wrong("hangs"))
+    assert Counter(result.verdict for result in found) == {Verdict.FAIL: 3, Verdict.SKIPPED: len(found) - 3}
+    assert found[3].reason == "the program left 3 frames in a row without an answer"
+
+
 def test_one_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
         results(["/nonexistent/codec"], count=1)

@@ -3,6 +3,7 @@
 import base64
 import json
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,6 +118,32 @@ def test_expected_failures(conform: Callable[..., Done], tmp_path: Path) -> None
     assert (done.returncode, events(done)[1]["expected"]) == (0, "the peer skips it")
     done = conform("rank1", "rank1.framing.length-zero", "--json", "--expected-failures", str(listed))
     assert (done.returncode, events(done)[-1]["unexpected_passes"]) == (1, ["rank1.framing.length-zero"])
+
+
+def test_nobody_reads_on(tmp_path: Path) -> None:
+    """As in a pipe into `head`: no word, and no peer is left."""
+    ours, theirs = new_key(tmp_path / "ours.pem"), tmp_path / "theirs.pem"
+    new_key(theirs)
+    peer = shlex.join([sys.executable, "-m", "tests.conformance.peers", "rank1", str(theirs), ours])
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "wireproto", "conform", "peer", "--connect", f"127.0.0.1:{port}", "--json"),
+        *("--identity", str(tmp_path / "ours.pem"), "--restart-command", peer, "rank1.framing.*"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (3, "")
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_report_that_cannot_be_written_is_said_at_once(conform: Callable[..., Done], tmp_path: Path) -> None:
+    done = conform("rank1", "--html", str(tmp_path / "none" / "report.html"), start="/nonexistent/peer")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("wireproto: [Errno 2] No such file or directory: ")
 
 
 def test_another_identity_than_the_given_one(conform: Callable[..., Done], tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from tests.conformance.test_conform_cli import Done, conform, events, new_key
 __all__ = ["conform"]
 
 
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
 @pytest.mark.parametrize(("rank", "role"), [("rank1", "listen"), ("rank0", "connect")])
 @pytest.mark.parametrize("section", ["framing", "seal", "bootstrap"])

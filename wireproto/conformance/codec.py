@@ -7,9 +7,9 @@ travel nowhere, another code or offset is no more than non-strict. Codes of the 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +22,8 @@ from wireproto.vectors import ClusterFrameTest, load
 
 ANSWER_SECONDS: Final = 10.0
 """For one line; the first one waits for the program to start, too."""
+MAX_HUNG: Final = 3
+"""Frames in a row without an answer in time, behind which no more are asked about."""
 _LONGEST_LINE: Final = 64 * 1024 * 1024
 
 
@@ -60,7 +62,11 @@ def vector_cases(revision: Revision) -> list[VectorCase]:
 
 
 class CodecFailed(Exception):  # noqa: N818
-    """The program gave no answer: it hangs, or it has ended."""
+    """The program gave no answer: it has ended, or said what cannot be read."""
+
+
+class CodecHangs(CodecFailed):
+    """It does not answer in time."""
 
 
 class Program:
@@ -87,7 +93,8 @@ class Program:
                 await self._process.stdin.drain()
                 answer = await self._process.stdout.readline()
         except TimeoutError:
-            why = f"no answer in {ANSWER_SECONDS:g} s"
+            await self.stop()
+            raise CodecHangs(f"no answer in {ANSWER_SECONDS:g} s") from None
         except ValueError:
             why = f"a line of more than {_LONGEST_LINE} bytes"
         except OSError:
@@ -115,20 +122,33 @@ async def run_codec(
     codes: Mapping[str, str] | None = None,
     expected: Mapping[str, str] | None = None,
     rerun: Callable[[str], str] = lambda _: "",
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result, None]:
     """The results, one by one. `codes` maps the program's own error names to those of the spec."""
     expected = expected or {}
+    hung = 0
     try:
         for case in cases:
-            yield await _result(program, case, codes or {}, expected.get(case.id, ""), rerun(case.id))
+            if hung == MAX_HUNG:
+                result = _skipped(case)
+            else:
+                started = time.monotonic()
+                result, hangs = await _tried(program, case, codes or {})
+                result = replace(result, seconds=time.monotonic() - started)
+                hung = hung + 1 if hangs else 0
+            yield replace(result, expected=expected.get(case.id, ""), rerun=rerun(case.id))
     finally:
         await program.stop()
 
 
-async def _result(program: Program, case: VectorCase, codes: Mapping[str, str], expected: str, rerun: str) -> Result:
+def _skipped(case: VectorCase) -> Result:
+    return _result(case, Verdict.SKIPPED, f"the program left {MAX_HUNG} frames in a row without an answer")
+
+
+async def _tried(program: Program, case: VectorCase, codes: Mapping[str, str]) -> tuple[Result, bool]:
+    """The result of one case, and whether the program hangs."""
     vector = case.vector
     record = Record()
-    started = time.monotonic()
+    hangs = False
     verdict, reason, failure = Verdict.PASS, "", None
     line = vector.frame.hex().encode()
     record.step(f"ask about {line.decode()}" if len(line) <= 200 else f"ask about {line[:200].decode()}…")
@@ -139,24 +159,24 @@ async def _result(program: Program, case: VectorCase, codes: Mapping[str, str], 
         if remark:
             verdict, reason = Verdict.NON_STRICT, remark
     except CodecFailed as error:
+        hangs = isinstance(error, CodecHangs)
         failure = _failure(case, Missed("an answer", str(error)))
     except Missed as missed:
         failure = _failure(case, missed)
     if failure is not None:
         verdict, reason = Verdict.FAIL, f"expected {failure.expected}; came {failure.came}"
+    return replace(_result(case, verdict, reason), failure=failure, record=record), hangs
+
+
+def _result(case: VectorCase, verdict: Verdict, reason: str) -> Result:
     return Result(
         id=case.id,
         section=case.section,
-        about=vector.comment,
+        about=case.vector.comment,
         level=case.level.value,
-        requirements=vector.requirements,
+        requirements=case.vector.requirements,
         verdict=verdict,
         reason=reason,
-        failure=failure,
-        record=record,
-        seconds=time.monotonic() - started,
-        expected=expected,
-        rerun=rerun,
     )
 
 

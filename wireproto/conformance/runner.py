@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import replace
 
 from wireproto.conformance.case import Case, rule
@@ -31,7 +31,7 @@ async def run(
     retries: int = 0,
     expected: Mapping[str, str] | None = None,
     rerun: Callable[[Case], str] = lambda _: "",
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result, None]:
     """The results, one by one, in the order of `planned`.
 
     `expected` says of cases by id why they fail. `rerun` makes the command that runs one case again.
