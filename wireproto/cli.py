@@ -11,7 +11,7 @@ from typing import Annotated, Any, BinaryIO
 import msgspec
 import typer
 
-from wireproto import conform_cli, inspect_cli, spec_cli
+from wireproto import conform_cli, fuzz_cli, inspect_cli, spec_cli
 from wireproto.console import EXIT_NO, EXIT_OK, new_app
 from wireproto.errors import MalformedError, WireError
 from wireproto.frame import decode_frame, encode_frame
@@ -247,5 +247,6 @@ def _short(value: object) -> str:
 
 
 conform_cli.register(app)
+fuzz_cli.register(app)
 inspect_cli.register(app)
 spec_cli.register(app)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import floor
+import fuzzing
 import gathers
 import group
 import inspection
@@ -142,6 +143,7 @@ def main() -> None:
             ("<=", 1.5),
         ),
     ]
+    races.append(fuzzing.race())
     rows: list[Callable[[], Row]] = [partial(race.run, rounds, seconds) for race in races]
     rows += [partial(peak_memory, 3 if quick else 5), partial(import_time, rounds)]
     rows += [*session.rows(rounds, seconds), partial(gathers.gather, rounds)]

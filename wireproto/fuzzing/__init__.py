@@ -1,1 +1,6 @@
-"""The fuzzing kit: `mutations` changes frames, makes nearly valid ones, and soups of tokens."""
+"""The fuzzing kit: harnesses, one a layer, a mutator that knows the structure, and what fuzzes others' parsers.
+
+`harness` says what a harness is, `layers` has those that are here, `engine` runs one, `watch` sees to time and memory,
+`mutations` and `sealed` change inputs. `differential` sets a codec against this one over a pipe, `corpus` writes seeds
+and a dictionary for other fuzzers, `peer` talks to a live peer.
+"""

@@ -177,10 +177,11 @@ _MOST: Final = 2000
 
 
 def _substitute(random: Random, frame: bytes, pattern: re.Pattern[bytes], by: bytes) -> bytes:
-    matches = list(pattern.finditer(frame, 1, _MOST))
-    if not matches:
+    end = min(len(frame), _MOST)
+    match = pattern.search(frame, random.randint(1, max(end, 1)), end) or pattern.search(frame, 1, end)
+    if not match:
         return insert_byte(random, frame)
-    start, stop = random.choice(matches).span()
+    start, stop = match.span()
     return frame[:start] + by + frame[stop:]
 
 

@@ -1,0 +1,65 @@
+"""Long frames, right and wrong: what takes too much time or memory takes it with them."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from wireproto.messages import ClusterMsgType
+
+_SIZE: Final = 200_000
+
+
+def _stop(members: bytes) -> bytes:
+    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"a",' + members + b"}"
+
+
+def _unknown_keys(random: Random) -> bytes:
+    return _stop(b",".join(b'"%x":0' % number for number in range(_SIZE // 10)))
+
+
+def _one_nested_object(random: Random) -> bytes:
+    return _stop(b'"x":{' + b",".join(b'"%x":0' % number for number in range(_SIZE // 10)) + b"}")
+
+
+def _escapes(random: Random) -> bytes:
+    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"' + rb"\u0041" * (_SIZE // 6) + b'"}'
+
+
+def _tokens(random: Random) -> bytes:
+    return (
+        bytes([ClusterMsgType.PROMPT_TOKENS]) + b'{"uid":"a","tokens":[' + b"1," * (_SIZE // 2) + b'1],"maxTokens":1}'
+    )
+
+
+def _base64(random: Random) -> bytes:
+    return bytes([ClusterMsgType.PP_TOKEN]) + b'{"uid":"a","sealedToken":"' + b"AAAA" * (_SIZE // 4) + b'"}'
+
+
+def _digits(random: Random) -> bytes:
+    return _stop(b'"x":' + b"1" * _SIZE)
+
+
+def _deep(random: Random) -> bytes:
+    return _stop(b'"x":' + b"[" * _SIZE)
+
+
+def _spaces(random: Random) -> bytes:
+    return _stop(b'"x":' + b" " * _SIZE + b"0")
+
+
+def _open_string(random: Random) -> bytes:
+    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"' + b"a\\\\" * (_SIZE // 3)
+
+
+def _opaque(random: Random) -> bytes:
+    return bytes([ClusterMsgType.INFERENCE_STEP]) + random.randbytes(_SIZE)
+
+
+_KINDS: Final[tuple[Callable[[Random], bytes], ...]] = (
+    _unknown_keys, _one_nested_object, _escapes, _tokens, _base64, _digits, _deep, _spaces, _open_string, _opaque,
+)  # fmt: skip
+
+
+def long_frame(random: Random) -> bytes:
+    """One of about 200,000 bytes."""
+    return random.choice(_KINDS)(random)

@@ -1,0 +1,148 @@
+"""Inputs to begin with, from the test vectors: for each layer, names and bytes."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from wireproto.inspection.pcapng import TcpWriter, Writer
+from wireproto.inspection.tcp import Endpoint
+from wireproto.known_keys import KNOWN, box
+from wireproto.messages import Revision
+from wireproto.session import Role
+from wireproto.vectors import (
+    ClusterFrameTest,
+    DeviceFileTest,
+    HandshakeTest,
+    JacclRecordTest,
+    LinkStreamTest,
+    SealTest,
+    SessionTest,
+    TensorTest,
+    load,
+)
+
+Seeds = Iterator[tuple[str, bytes]]
+
+OWN_NONCE: Final = b"the own one."
+"""That of the box which the seal under test has sealed itself."""
+_ENDS: Final = (Endpoint(bytes([169, 254, 1, 1]), 50_000), Endpoint(bytes([169, 254, 1, 2]), 7777))
+
+
+def link_stream(*bodies: bytes) -> bytes:
+    """Link frames around the bodies, each with its right length."""
+    return b"".join(len(body).to_bytes(8, "little") + body for body in bodies)
+
+
+def link() -> Seeds:
+    """Link streams."""
+    for group in load(LinkStreamTest).groups:
+        yield from ((test.id, test.stream) for test in group.tests)
+
+
+def frame() -> Seeds:
+    """Cluster frames."""
+    for group in load(ClusterFrameTest).groups:
+        yield from ((test.id, test.frame) for test in group.tests)
+
+
+def schema() -> Seeds:
+    """Tensor plaintexts, JACCL's records, boxes."""
+    for tensors in load(TensorTest).groups:
+        yield from ((f"tensor-{test.id}", test.plaintext) for test in tensors.tests if test.plaintext is not None)
+    for records in load(JacclRecordTest).groups:
+        yield from ((f"record-{test.id}", test.data) for test in records.tests)
+    for boxes in load(SealTest).groups:
+        for test in boxes.tests:
+            yield from ((f"box-{test.id}-{at}", step.box) for at, step in enumerate(test.steps))
+
+
+def handshake() -> Seeds:
+    """Hellos and acks, cluster frames."""
+    for group in load(HandshakeTest).groups:
+        for test in group.tests:
+            taken = test.hello if test.role == Role.RESPONDER.value else test.ack
+            yield test.id, taken or b""
+
+
+def seal() -> Seeds:
+    """Link streams of boxes under the key of `KNOWN`."""
+    boxes = [box(KNOWN.key, bytes([number]) * 12, b"\x03" * number) for number in range(3)]
+    own = box(KNOWN.key, OWN_NONCE, b"own")
+    yield "replayed-cut-reflected", link_stream(*boxes, boxes[0], boxes[1][:-1], own)
+    yield "refused-then-true", link_stream(boxes[1][:-1] + b"\0", boxes[1])
+    for group in load(SealTest).groups:
+        for test in group.tests:
+            yield test.id, link_stream(*(step.box for step in test.steps if step.box))
+
+
+def session() -> Seeds:
+    """A byte of choices, and all that comes in over a connection with the keys of `KNOWN`."""
+    for group in load(SessionTest).groups:
+        for test in group.tests:
+            received = (step.bytes or b"" for step in test.steps if step.do == "receive")
+            yield test.id, choices(Role(test.role), Revision(test.revision), bool(test.extensions)) + b"".join(received)
+    for role in Role:
+        for revision in Revision:
+            name = f"extensions-{role.name.lower()}-{revision:d}"
+            yield name, choices(role, revision, True) + _conversation(role, revision)
+
+
+def choices(role: Role, revision: Revision, extends: bool) -> bytes:
+    """The first byte of a session's input."""
+    return bytes([(role is Role.RESPONDER) | (revision is Revision.V1) << 1 | extends << 2])
+
+
+def _conversation(role: Role, revision: Revision) -> bytes:
+    """A handshake, and messages of every extension."""
+    if role is Role.INITIATOR:
+        first, part = KNOWN.ack, b"\x40\0\0\0\0a"
+        start = [_PONG[:-1] + b',"extensions":["outcome/1"]}']
+    else:
+        first, part = KNOWN.hello, b"\x41\0\0\0\0aa"
+        start = [b"\x03", b'\x07{"port":1,"sessionID":"a","extensions":["outcome/1","side-channel/1"]}']
+    frames = [
+        *start,
+        b'\x42{"rank":0,"state":"ready","stage":"","code":"","message":""}',
+        b'\x43{"package":"","mlx":"","backend":"","devices":""}',
+        part,
+        b"\xff",
+    ]
+    if revision is Revision.V2:
+        frames = [box(KNOWN.key, bytes([at]) * 12, frame) for at, frame in enumerate(frames)]
+    return link_stream(first, *frames)
+
+
+_PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
+
+
+def inspection() -> Seeds:
+    """Captures of sessions, and streams of one direction."""
+    yield from link()
+    for group in load(SessionTest).groups:
+        for test in group.tests:
+            yield f"{test.id}-capture", _capture(test)
+            yield test.id, b"".join(step.bytes or b"" for step in test.steps if step.do == "receive")
+
+
+def _capture(test: SessionTest) -> bytes:
+    out = io.BytesIO()
+    tcp = TcpWriter(Writer(out.write), _ENDS, 0.0)
+    own = 0 if test.role == Role.INITIATOR.value else 1
+    for step in test.steps:
+        tcp.data(own if step.do in ("start", "send") else 1 - own, 0.0, step.bytes or b"")
+        if step.events and step.events[0].reply:
+            tcp.data(own, 0.0, step.events[0].reply)
+    tcp.close(0, 0.0)
+    return out.getvalue()
+
+
+def device_file() -> Seeds:
+    """Device matrices, rank entries and ring hostfiles."""
+    for group in load(DeviceFileTest).groups:
+        yield from ((test.id, test.file) for test in group.tests)
+
+
+SEEDS: Final[dict[str, Callable[[], Seeds]]] = {
+    each.__name__: each for each in (link, frame, schema, handshake, seal, session, inspection, device_file)
+}
+"""By the name of the layer."""

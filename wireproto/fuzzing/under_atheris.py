@@ -1,0 +1,55 @@
+"""A harness under Atheris: `python -m wireproto.fuzzing.under_atheris LAYER [libFuzzer's arguments]`.
+
+Atheris has to be installed; there are wheels of it for Linux. It tells new inputs by every branch of this package's
+code, where `wireproto fuzz run` does by lines, and has libFuzzer's corpus, which `wireproto fuzz corpus export` makes
+seeds for. What it finds is left in `fuzz-findings/LAYER`, where `wireproto fuzz replay` and `minimize` take it.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from typing import Final, NoReturn
+
+from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_WRONG_USAGE
+
+_INSTRUMENTED: Final = ("wireproto", "bootstrap")
+
+
+def main() -> None:
+    try:
+        atheris = import_module("atheris")
+    except ModuleNotFoundError:
+        _end(EXIT_COULD_NOT_RUN, "Atheris is not installed; run: pip install atheris")
+    layer = sys.argv[1] if len(sys.argv) > 1 else ""
+    for name in [name for name in sys.modules if name.partition(".")[0] in _INSTRUMENTED]:
+        del sys.modules[name]  # to find this module, Python has imported those above it: they are to come again
+    with atheris.instrument_imports(include=[*_INSTRUMENTED]):
+        from wireproto.fuzzing.harness import MAX_KEPT
+        from wireproto.fuzzing.layers import harness_of
+
+        try:
+            harness = harness_of(layer)
+        except ValueError as error:
+            _end(EXIT_WRONG_USAGE, str(error))
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        random = Random(seed)
+        if random.random() < 0.5:
+            return bytes(atheris.Mutate(data, max_size))
+        return harness.mutate(random, data)[:max_size]
+
+    findings = Path("fuzz-findings", layer)
+    findings.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.argv[0], f"-max_len={MAX_KEPT}", f"-artifact_prefix={findings}/", *sys.argv[2:]]
+    atheris.Setup(arguments, harness.fuzz_one_input, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+def _end(code: int, line: str) -> NoReturn:
+    sys.stderr.write(line + "\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Watches one input on its way through a harness: what it is, or what is wrong with it, time and memory among it."""
+
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+import tracemalloc
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Final
+
+from wireproto.fuzzing.harness import FindingError, Harness
+
+SLOW: Final = 2.0
+"""Seconds of this thread's time that one input may take, of up to `MAX_INPUT` bytes."""
+HANGS: Final = 15.0
+"""Seconds of this process's time after which an input is stopped, or up to twice as many."""
+LARGE: Final = 64 * 1024 * 1024
+"""Bytes of memory that one input may take."""
+_QUICK: Final = 0.002
+"""Seconds in which nothing takes much memory: to touch `LARGE` takes longer."""
+_PEAK_UNIT: Final = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An input for which something does not hold."""
+
+    layer: str
+    oracle: str
+    detail: str
+    data: bytes
+    trace: str = field(compare=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes two findings one."""
+        return self.oracle, self.detail
+
+
+class _HangError(Exception):
+    pass
+
+
+def examine(harness: Harness, data: bytes) -> tuple[object, Finding | None]:
+    """One input through a harness: what kind of thing happened, or the finding."""
+    try:
+        return harness.check(data), None
+    except FindingError as error:
+        return None, _finding(harness, error.oracle, error.detail, data)
+    except _HangError:
+        return None, _finding(harness, "bounded time", f"no end within {HANGS:g} s", data)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].name
+        return None, _finding(harness, "only documented errors", f"{type(error).__name__} in {place}", data)
+
+
+def _finding(harness: Harness, oracle: str, detail: str, data: bytes) -> Finding:
+    return Finding(harness.name, oracle, detail, data, traceback.format_exc(limit=-6))
+
+
+def watched(harness: Harness, data: bytes) -> tuple[object, Finding | None]:
+    """As `Watch.examine`, for one input."""
+    with Watch() as watch:
+        return watch.examine(harness, data)
+
+
+class Watch:
+    """A run's watch over time and memory; entered, it stops what hangs, where signals come in: in the main thread."""
+
+    def __init__(self) -> None:
+        self._peak = _peak()
+        self._ticks = 0
+        self._is_inside = False
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGVTALRM, self._tick)
+            signal.setitimer(signal.ITIMER_VIRTUAL, HANGS, HANGS)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, self._before)
+
+    def _tick(self, number: int, frame: FrameType | None) -> None:
+        self._ticks += 1
+        if self._is_inside and self._ticks > 1:
+            raise _HangError
+
+    def examine(self, harness: Harness, data: bytes) -> tuple[object, Finding | None]:
+        """As the function `examine`; too much time or memory is a finding, too, if it is so again."""
+        start = time.perf_counter()
+        kind, finding = self.limited(harness, data)
+        taken = time.perf_counter() - start
+        if taken > _QUICK and finding is None:
+            before, self._peak = self._peak, _peak()
+            if taken > SLOW or self._peak - before > LARGE // 2:
+                finding = self._measured(harness, data)
+        return kind, finding
+
+    def limited(self, harness: Harness, data: bytes) -> tuple[object, Finding | None]:
+        """As the function `examine`; a hang is a finding, too."""
+        self._ticks = 0
+        self._is_inside = True
+        try:
+            return examine(harness, data)
+        finally:
+            self._is_inside = False
+
+    def _measured(self, harness: Harness, data: bytes) -> Finding | None:
+        start = time.thread_time()
+        self.limited(harness, data)
+        if time.thread_time() - start > SLOW:
+            return Finding(harness.name, "bounded time", f"more than {SLOW:g} s", data, "")
+        tracemalloc.start()
+        try:
+            self.limited(harness, data)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        if peak > LARGE:
+            return Finding(harness.name, "bounded memory", f"more than {LARGE >> 20} MiB", data, "")
+        return None
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has had at the most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
