@@ -1,4 +1,7 @@
-"""Hypothesis profiles: `ci` looks long, `local` answers at once. HYPOTHESIS_PROFILE picks one; CI=true means `ci`."""
+"""Hypothesis profiles: `ci` looks long, `local` answers at once, `mutation` looks at the same few examples each time.
+
+HYPOTHESIS_PROFILE picks one; CI=true means `ci`.
+"""
 
 import os
 import signal
@@ -11,6 +14,9 @@ settings.register_profile(
     "ci", max_examples=700, deadline=None, derandomize=False, print_blob=True, suppress_health_check=_SLOW_MACHINE
 )
 settings.register_profile("local", max_examples=60, deadline=None, suppress_health_check=_SLOW_MACHINE)
+settings.register_profile(
+    "mutation", max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_MACHINE
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "local"))
 
 for number, handler in ((signal.SIGHUP, lambda number, frame: None), (signal.SIGINT, signal.default_int_handler)):

@@ -82,7 +82,7 @@ def _decoder(spec: MessageSpec) -> _Decoder:
             return _empty(empty()), None
         case PayloadKind.JSON:
             return msgspec.json.Decoder(spec.payload).decode, _certainty(spec.payload)
-        case PayloadKind.NUMBERED:
+        case PayloadKind.NUMBERED:  # pragma: no branch - there is no other kind
             return partial(_numbered, spec.payload), None
 
 
@@ -232,19 +232,6 @@ def _integers(values: tuple[int, ...], low: int, high: int) -> bool:
     return not values or ({*map(type, values)} == {int} and low <= min(values) and max(values) <= high)
 
 
-def _encoder(kind: PayloadKind) -> Callable[[Any], bytes]:
-    """What encodes a payload."""
-    match kind:
-        case PayloadKind.JSON:
-            return msgspec.json.Encoder().encode
-        case PayloadKind.EMPTY:
-            return _no_payload
-        case PayloadKind.OPAQUE:
-            return attrgetter("box")
-        case PayloadKind.NUMBERED:
-            return _number_first
-
-
 def _no_payload(_: Message) -> bytes:
     return b""
 
@@ -254,17 +241,25 @@ def _number_first(message: Message) -> bytes:
     return cast(int, number).to_bytes(4, "little") + cast(bytes, data)
 
 
+_PAYLOAD_ENCODERS: Final[dict[PayloadKind, Callable[[Any], bytes]]] = {
+    PayloadKind.JSON: msgspec.json.Encoder().encode,
+    PayloadKind.EMPTY: _no_payload,
+    PayloadKind.OPAQUE: attrgetter("box"),
+    PayloadKind.NUMBERED: _number_first,
+}
+
+
 def _encode_strictly(message: Message, revision: Revision, extensions: Collection[str]) -> bytes:
     spec = SPEC_BY_CLASS.get(type(message))
     if spec is None or not spec.is_known(revision, extensions):
         raise UnknownTypeError("type-unknown", f"{type(message).__name__} is no message of revision {revision:d}")
     check_fields(message)
-    return bytes([spec.msg_type]) + _encoder(spec.kind)(message)
+    return bytes([spec.msg_type]) + _PAYLOAD_ENCODERS[spec.kind](message)
 
 
 _ENCODERS: Final[dict[Revision, dict[type[Message], _Encoder]]] = {
     revision: {
-        spec.payload: (bytes([spec.msg_type]), _validator(spec.payload), _encoder(spec.kind))
+        spec.payload: (bytes([spec.msg_type]), _validator(spec.payload), _PAYLOAD_ENCODERS[spec.kind])
         for spec in REGISTRY
         if spec.is_known(revision)
     }

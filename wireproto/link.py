@@ -126,28 +126,28 @@ class LinkDecoder:
             self._drained = True
             return
         self._end = end = self._end + count
-        start, view = self._start, self._view
+        start, view = 0, self._view  # what was left before is moved to the front
         unpack, header = HEADER.unpack_from, HEADER.size
         while end - start >= header:
             length = unpack(view, start)[0]
             if not 0 < length <= self.max_length:  # which the caller may raise in between
-                self._fail(length, start)
+                self._fail(length, self._passed + start)
             body = start + header
             stop = body + length
             if stop > end:
                 break
             start = stop
             yield view[body:stop]
-        self._passed += start - self._start
+        self._passed += start
         self._start = start
         if end - start >= header and stop - start > _AREA:
             self._long = _LongFrame(length, view[body:end], self._spare)
             self._start = end
         self._drained = True
 
-    def _fail(self, length: int, start: int) -> None:
+    def _fail(self, length: int, offset: int) -> None:
         try:
-            check_length(length, self.max_length, self._passed + start - self._start)
+            check_length(length, self.max_length, offset)
         except WireError as error:
             self._error = error
             raise

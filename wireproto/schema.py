@@ -79,7 +79,7 @@ def build(layout: Construct, value: Any) -> bytes:
         data: bytes = layout.build(value)
     except WireError as error:
         raise type(error)(error.code, error.detail, path=error.path) from error
-    except (ConstructError, KeyError, AttributeError, TypeError) as error:
+    except (ConstructError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise MalformedError("field-type", f"the layout does not carry this value: {error}") from error
     return data
 
@@ -134,7 +134,7 @@ class _AllBut(Construct):  # type: ignore[misc]
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> bytes:
         data = stream.read()
         if len(data) < self._count:
-            raise StreamError(f"fewer than {self._count} bytes are left", path=path)
+            raise StreamError(f"fewer than {self._count} bytes are left")
         stream.seek(-self._count, io.SEEK_CUR)
         return data[: -self._count]
 

@@ -243,9 +243,8 @@ class Session:
         `encode_frame` and `encode_link_frame` raise.
         """
         frame = encode_frame(message, self.revision, self.agreed)
-        msg_type = SPEC_BY_CLASS[type(message)].msg_type
-        following = self._following(SENDS, msg_type)
-        if self._seal is None or msg_type is ClusterMsgType.HANDSHAKE_HELLO:
+        following = self._following(SENDS, SPEC_BY_CLASS[type(message)].msg_type)
+        if self._seal is None:
             raise StateError("session-state", "the handshake is start()'s and receive_data()'s to make")
         if isinstance(message, PongPayload):
             _check_named(message.extensions, self.extensions)

@@ -1,6 +1,7 @@
 """`identity` and `pin` as a person and as a program meet them: child processes with a home of their own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,9 @@ IP = "169.254.1.2"
 A, B = (KeySigner(ec.derive_private_key(number, ec.SECP256R1())).public_key for number in (1, 2))
 KEY_A, KEY_B = encode_public_key(A), encode_public_key(B)
 
+MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""What `make coverage` tells its children."""
+
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 
@@ -49,7 +53,7 @@ def run(home: Path) -> Run:
             capture_output=True,
             text=True,
             check=False,
-            env={"HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "80", **env},
+            env={"HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "80", **MEASURED, **env},
         )
 
     return start

@@ -93,7 +93,6 @@ EPHEMERAL_0: Final = Ephemeral.of(
 EPHEMERAL_1: Final = Ephemeral.of(
     "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb", bytes(range(0x20, 0x40))
 )
-EPHEMERALS: Final = {Role.INITIATOR: EPHEMERAL_0, Role.RESPONDER: EPHEMERAL_1}
 
 
 def fix_ephemerals(monkeypatch: pytest.MonkeyPatch, *ephemerals: Ephemeral) -> None:

@@ -26,6 +26,7 @@ from tests.wireproto.peers import (
     low_order_keys,
     session_key,
 )
+from tests.wireproto.verdicts import expected, verdict
 from wireproto import (
     HandshakeAck,
     HandshakeError,
@@ -46,7 +47,16 @@ from wireproto import (
     StepTokenPayload,
     WireError,
 )
-from wireproto.handshake import Initiator, KeySigner, Pin, Responder, SessionSecrets, TrustAnyKey, fingerprint
+from wireproto.handshake import (
+    IDENTITY_SIZE,
+    Initiator,
+    KeySigner,
+    Pin,
+    Responder,
+    SessionSecrets,
+    TrustAnyKey,
+    fingerprint,
+)
 
 
 class Side:
@@ -158,7 +168,7 @@ def test_replayed_ack_is_refused() -> None:
 
 def test_no_pin(side: Side) -> None:
     """[HANDSHAKE-PIN]"""
-    assert code(side.take, side.make(), None) == "handshake-no-pin"
+    assert verdict(side.take, side.make(), None) == expected("handshake-no-pin", None, "sePubKeyRaw")
 
 
 @pytest.mark.parametrize(
@@ -626,8 +636,15 @@ def test_key_signer_wants_p256(curve: ec.EllipticCurve) -> None:
 
 def test_key_signer_generates() -> None:
     one, other = KeySigner.generate(), KeySigner.generate()
-    assert len(one.public_key) == len(other.public_key) == 64
+    assert len(one.public_key) == len(other.public_key) == IDENTITY_SIZE == 64
     assert one.public_key != other.public_key
+
+
+@pytest.mark.parametrize("number", [1, P256_ORDER - 1, 1 << 248])
+def test_key_signer_from_its_scalar(number: int) -> None:
+    signer = KeySigner.from_scalar(number.to_bytes(32))
+    assert signer.public_key == FixedSigner(number).public_key
+    assert signer.scalar == number.to_bytes(32)
 
 
 def test_public_key_keeps_leading_zeros() -> None:

@@ -33,8 +33,8 @@ except WireError:
 
 
 def loaded_by(code: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has after the code."""
-    script = code + "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    """The top-level modules that the code loads in a fresh interpreter, beyond those that are there at its start."""
+    script = f"import json, sys\nthere = {{*sys.modules}}\n{code}\nprint(json.dumps([*({{*sys.modules}} - there)]))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 

@@ -454,8 +454,35 @@ def test_count_that_cannot_be(before: bytes, count: int) -> None:
         decoder.buffer_updated(count)
 
 
+@pytest.mark.parametrize("length", [3, 1_000_000])
+def test_only_the_last_buffer_counts(length: int) -> None:
+    decoder = LinkDecoder()
+    list(decoder.feed(header(length)))
+    first, last = decoder.get_buffer(), decoder.get_buffer()
+    with pytest.raises(ValueError, match="released"):
+        first[0] = 1
+    last[:1] = b"a"
+    assert list(decoder.buffer_updated(1)) == []
+
+
+def test_area_is_used_again_unless_a_frame_in_it_is_held() -> None:
+    decoder = LinkDecoder()
+    area = decoder._area
+    for _ in range(3):
+        assert [bytes(frame) for frame in decoder.feed(link(b"let go"))] == [b"let go"]
+    decoder.get_buffer()
+    assert decoder._area is area
+    assert len(area) == 64 * 1024
+    (held,) = decoder.feed(link(b"held"))
+    decoder.get_buffer()
+    assert decoder._area is not area
+    assert held == b"held"
+
+
 def test_count_without_a_buffer() -> None:
     decoder = LinkDecoder()
+    with pytest.raises(ValueError, match="cannot have been written to a buffer of 0"):
+        decoder.buffer_updated(1)
     assert list(decoder.feed(b"\x01")) == []
     with pytest.raises(ValueError, match="released"):
         decoder.buffer_updated(1)

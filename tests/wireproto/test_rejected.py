@@ -10,7 +10,8 @@ from tests.wireproto.payloads import JSON_CLASSES, JSON_FIELDS
 from tests.wireproto.rejected_fields import REJECTED_FIELDS
 from tests.wireproto.rejected_texts import REJECTED_TEXTS, Reject
 from tests.wireproto.verdicts import Accepted, expected, fast, slow
-from wireproto import ERROR_CODES, Revision
+from wireproto import ERROR_CODES, Revision, SessionStopPayload
+from wireproto.strict_json import Scanner, decode_payload
 
 REJECTED = [*REJECTED_TEXTS, *REJECTED_FIELDS]
 OF_FRAMES = {
@@ -18,6 +19,11 @@ OF_FRAMES = {
     *(code for code in ERROR_CODES if code.startswith(("type-", "payload-", "json-", "field-"))),
 }
 """Codes that a cluster frame can have."""
+
+
+def test_text_that_starts_the_bytes() -> None:
+    assert decode_payload(SessionStopPayload, b'{"uid":"u"}') == SessionStopPayload("u")
+    assert Scanner(b'"u"').string() == "u"
 
 
 @pytest.mark.parametrize("row", REJECTED, ids=lambda row: row.id)

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
 from wireproto import MalformedError, Revision, WireError, schema
-from wireproto.schema import JACCL_DESTINATION, JACCL_HELLO, LINK_FRAME, SEALED_BOX, TOKEN, activation, build, parse
+from wireproto.schema import (
+    JACCL_DESTINATION,
+    JACCL_HELLO,
+    LINK_FRAME,
+    SEALED_BOX,
+    SIDE_CHANNEL_PART,
+    SIDE_CHANNEL_WHOLE,
+    TOKEN,
+    activation,
+    build,
+    parse,
+)
 
 
 def common(
@@ -177,6 +188,7 @@ def test_destination_is_32_bytes() -> None:
         (JACCL_DESTINATION, b"\0\0\0\0\xff\xff\xff\xff\x07" + bytes(23), "jaccl-queue-pair", 4, "queue_pair_number"),
         (JACCL_DESTINATION, b"\0\0\0\0\0\0\0\x80\x07" + bytes(23), "jaccl-queue-pair", 4, "queue_pair_number"),
         (JACCL_DESTINATION, bytes(32), "jaccl-sequence-number", 8, "packet_sequence_number"),
+        (JACCL_DESTINATION, bytes(8) + b"\x06" + bytes(23), "jaccl-sequence-number", 8, "packet_sequence_number"),
         (JACCL_DESTINATION, bytes(8) + b"\x08" + bytes(23), "jaccl-sequence-number", 8, "packet_sequence_number"),
         (JACCL_DESTINATION, bytes(8) + b"\0\0\0\x07" + bytes(20), "jaccl-sequence-number", 8, "packet_sequence_number"),
         (JACCL_DESTINATION, b"\xfe\xff\xff\xff", "jaccl-local-id", 0, "local_id"),
@@ -310,6 +322,32 @@ def test_only_wire_errors_come_out(layout: Construct, data: bytes) -> None:
     else:
         assert outcome.offset is not None
         assert 0 <= outcome.offset <= len(data)
+
+
+@pytest.mark.parametrize(
+    ("layout", "field", "limit"), [(SIDE_CHANNEL_PART, "part", 2**20), (SIDE_CHANNEL_WHOLE, "whole", 2**23)]
+)
+def test_longest_gather(layout: Construct, field: str, limit: int) -> None:
+    """[EXT-SIDE-CHANNEL-SIZE]"""
+    longest = bytes(4 + limit)
+    assert len(parse(layout, longest)[field]) == limit
+    assert verdict(parse, layout, longest + b"\0") == expected("field-length", 4, field)
+    assert verdict(build, layout, {"sequence": 0, field: bytes(limit + 1)}) == expected("field-length", None, field)
+
+
+@pytest.mark.parametrize("value", [None, 5, "abc", b"abc", [1], [("body", b"")], {}, Ellipsis], ids=repr)
+@pytest.mark.parametrize("layout", [*LAYOUTS.values(), SIDE_CHANNEL_PART], ids=[*LAYOUTS, "part"])
+def test_value_that_is_nothing_of_the_kind(layout: Construct, value: object) -> None:
+    """Whatever construct makes of it, the caller gets a `WireError`."""
+    code = "type-unknown" if layout in schema.CLUSTER_FRAME.values() else "field-type"
+    assert verdict(build, layout, value) == expected(code, None)
+
+
+@pytest.mark.parametrize(
+    "value", [{"local_id": 1}, {"local_id": 1, "endpoint": 5}, {"local_id": 1, "endpoint": "ab"}], ids=repr
+)
+def test_destination_without_an_endpoint(value: object) -> None:
+    assert verdict(build, JACCL_DESTINATION, value) == expected("field-type", None)
 
 
 @pytest.mark.parametrize("hidden_dim", [1, 2, 64, 4096])

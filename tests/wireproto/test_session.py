@@ -1,27 +1,22 @@
 """The session: what becomes of each message, in each state, on each side, in each revision, however it is cut.
 
-That is the plain protocol's; `test_session_extensions` goes on with extensions.
+That is the plain protocol's; `test_session_extensions` goes on with extensions, `test_session_ends` with the end,
+`test_session_sends` with what goes out, `test_session_secrets` with the key.
 """
 
 import copy
-import io
-import json
 import pickle
-import tracemalloc
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 
-from tests.wireproto.payloads import EXTENSION_OF, TYPE_BYTE, V1_TYPES, canonical_frame
+from tests.wireproto.payloads import EXTENSION_OF, TYPE_BYTE, canonical_frame
 from tests.wireproto.peers import (
     DELIVERIES,
-    EPHEMERAL_0,
     OTHER,
     RANK_0,
     RANK_1,
-    SIGNERS,
     STRANGER,
     ByHand,
     Outcome,
@@ -31,44 +26,45 @@ from tests.wireproto.peers import (
     hello,
     introduction,
     outcome,
-    remote,
     session,
     shaken,
     unbox,
 )
-from tests.wireproto.streams import EVERY_STYLE, KIB, MIB, STYLES, fill, header, link, pattern
+from tests.wireproto.session_states import (
+    EACH_DELIVERY,
+    EACH_REVISION,
+    EACH_ROLE,
+    END,
+    FROM_RANK_0,
+    FROM_RANK_1,
+    INITIATOR,
+    MESSAGES,
+    RESPONDER,
+    SENT_BY,
+    V1,
+    V2,
+    known,
+    name,
+    opened,
+    waiting,
+)
+from tests.wireproto.streams import EVERY_STYLE, STYLES, header, link
 from tests.wireproto.verdicts import expected
 from wireproto import (
-    MAX_LINK_LENGTH,
     HandshakeAck,
     HandshakeHello,
     InferenceStep,
     InferenceToken,
-    JacclBootstrapPayload,
-    LimitError,
     MalformedError,
-    MemoryPressure,
     Message,
     Ping,
-    PongPayload,
-    PPActivationPayload,
-    PPSessionEndPayload,
-    PPTokenPayload,
-    PromptTokensPayload,
     Revision,
     SealError,
-    SessionEnd,
-    SessionStopPayload,
-    StateError,
-    StepTokenPayload,
     TruncatedError,
-    UnknownTypeError,
     seal,
 )
-from wireproto import session as module
-from wireproto.handshake import Signer, TrustAnyKey
+from wireproto.handshake import TrustAnyKey
 from wireproto.session import (
-    MAX_HANDSHAKE_LENGTH,
     Closed,
     Confirmed,
     Established,
@@ -81,52 +77,6 @@ from wireproto.session import (
     State,
 )
 
-INITIATOR, RESPONDER = Role.INITIATOR, Role.RESPONDER
-V1, V2 = Revision.V1, Revision.V2
-EACH_ROLE: Final = pytest.mark.parametrize("role", Role, ids=["initiator", "responder"])
-EACH_REVISION: Final = pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
-EACH_DELIVERY: Final = pytest.mark.parametrize("cut", DELIVERIES.values(), ids=list(DELIVERIES))
-
-HELLO: Final = HandshakeHello(RANK_0.public_key, EPHEMERAL_0.public, EPHEMERAL_0.nonce, b"signature")
-ACK: Final = HandshakeAck(RANK_1.public_key, EPHEMERAL_0.public, EPHEMERAL_0.nonce, b"signature")
-END: Final = SessionEnd()
-FROM_RANK_0: Final[list[Message]] = [
-    Ping(),
-    InferenceStep(bytes(28)),
-    JacclBootstrapPayload(29400, "E621E1F8-C36C-495A-93FC-0C247A3E6E5F"),
-    PromptTokensPayload("u", (1, -2, 3), 100),
-    StepTokenPayload("u", -1),
-    SessionStopPayload("u"),
-    PPActivationPayload("u", 3, bytes(40)),
-    PPSessionEndPayload("u"),
-    END,
-]
-"""What rank 0 sends once the session is open: the protocol's table of message types, by hand."""
-FROM_RANK_1: Final[list[Message]] = [
-    PongPayload(True, False, MemoryPressure.WARNING),
-    InferenceToken(bytes(32)),
-    PPTokenPayload("u", bytes(32)),
-]
-HANDSHAKE: Final[list[Message]] = [HELLO, ACK]
-MESSAGES: Final = HANDSHAKE + FROM_RANK_0 + FROM_RANK_1
-SENT_BY: Final = {INITIATOR: FROM_RANK_0, RESPONDER: FROM_RANK_1}
-
-
-def name(value: object) -> str | None:
-    """An id for a parameter that is a message, a role, a revision or a state."""
-    match value:
-        case Role() | State() | Revision():
-            return value.name.lower().replace("_", "-")
-        case str() | bytes() | int() | None:
-            return None
-        case _ if type(value) in TYPE_BYTE:
-            return type(value).__name__
-    return None
-
-
-def known(message: Message, revision: Revision) -> bool:
-    return revision is V2 or TYPE_BYTE[type(message)] in V1_TYPES
-
 
 def test_tables_are_whole() -> None:
     assert {type(message) for message in MESSAGES} == set(TYPE_BYTE) - set(EXTENSION_OF)
@@ -134,14 +84,6 @@ def test_tables_are_whole() -> None:
 
 
 # -- what comes in, before the handshake is done ----------------------------------------------------------------------
-
-
-def waiting(role: Role, revision: Revision = V2) -> Session:
-    """A session that waits for its peer's part of the handshake."""
-    one = session(role, revision)
-    if role is INITIATOR:
-        one.start()
-    return one
 
 
 def before_the_handshake(role: Role, message: Message) -> Any:
@@ -233,6 +175,7 @@ def test_handshake(revision: Revision, cut: Callable[[bytes], list[bytes]], buff
     result = outcome(initiator, cut(established.reply), buffered=buffered)
     assert result == Outcome([Established(RANK_1.public_key, b"")])
     assert initiator.state is State.ESTABLISHED
+    assert (initiator.peer_key, responder.peer_key) == (RANK_1.public_key, RANK_0.public_key)
 
 
 def test_handshake_with_any_key() -> None:
@@ -244,7 +187,7 @@ def test_handshake_with_any_key() -> None:
 
 def test_defaults() -> None:
     one = Session(INITIATOR, RANK_0, None)
-    assert (one.role, one.revision, one.state) == (INITIATOR, V2, State.IDLE)
+    assert (one.role, one.revision, one.state, one.peer_key) == (INITIATOR, V2, State.IDLE, b"")
 
 
 # -- what comes in, once the session is open --------------------------------------------------------------------------
@@ -276,16 +219,6 @@ def test_message_in_the_open_session(role: Role, message: Message, revision: Rev
             assert peer.session.state is state
             assert outcome(peer.session, cut(peer.frame(canonical_frame(message))), buffered=buffered) == wanted
             assert peer.session.state is following
-
-
-def opened(role: Role, revision: Revision, *, confirmed: bool) -> ByHand:
-    peer = by_hand(role, revision)
-    if confirmed and revision is V2:
-        text = canonical_frame(FROM_RANK_0[0] if role is RESPONDER else FROM_RANK_1[0])
-        assert len(list(peer.session.receive_data(peer.frame(text, b"opened first")))) == 2
-    elif confirmed:
-        assert peer.session.open_tensor(box(peer.key, b"tensor", b"opened first")) == b"tensor"
-    return peer
 
 
 @EACH_ROLE
@@ -382,6 +315,7 @@ def test_tensors(revision: Revision) -> None:
 
 
 # -- frames that end the session --------------------------------------------------------------------------------------
+
 
 V2_ENDS: Final[dict[str, tuple[Callable[[ByHand], bytes], Any, list[Event]]]] = {
     # what comes, how it fails, and the events before that: a box that opens confirms, whatever is in it
@@ -580,610 +514,11 @@ def test_remote_error_survives_a_copy() -> None:
     peer = by_hand(RESPONDER)
     with pytest.raises(RemoteError) as caught:
         list(peer.session.receive_data(link(bytes(28))))
-    for twin in (copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):  # noqa: S301
-        assert (twin.code, twin.offset, twin.must_close) == ("seal-tag", 0, True)
-        assert isinstance(twin.error, SealError)
-
-
-# -- lengths of link frames -------------------------------------------------------------------------------------------
-
-
-@EACH_ROLE
-@EVERY_STYLE
-@pytest.mark.parametrize("length", [MAX_HANDSHAKE_LENGTH + 1, MIB, MAX_LINK_LENGTH, 2**63, 2**64 - 1])
-def test_oversized_before_the_handshake(role: Role, length: int, buffered: Callable[[int], bool]) -> None:
-    """Refused by its announcement: none of its bytes has to come. [SESSION-LEN-MAX]"""
-    one = waiting(role)
-    assert outcome(one, [header(length)], buffered=buffered) == Outcome([], expected("link-length-limit", 0, "length"))
-    assert one.state is State.FAILED
-
-
-@EACH_ROLE
-@EVERY_STYLE
-def test_longest_before_the_handshake(role: Role, buffered: Callable[[int], bool]) -> None:
-    """64 KiB, limit included; a hello is under 1 KiB, but may hold keys that nobody knows."""
-    one = waiting(role)
-    assert MAX_HANDSHAKE_LENGTH == 64 * KIB
-    assert outcome(one, [header(64 * KIB), bytes(64 * KIB - 1)], buffered=buffered) == Outcome([])
-    assert outcome(one, [b"\0"], buffered=buffered) == Outcome([], expected("handshake-malformed", 0, "type"))
-
-
-@EVERY_STYLE
-def test_hello_of_64_kib(buffered: Callable[[int], bool]) -> None:
-    frame = hello()
-    for extra, right in ((0, True), (1, False)):
-        room = MAX_HANDSHAKE_LENGTH - len(frame) - len(',"x":""') + extra
-        long = frame[:-1] + b',"x":"' + b"a" * room + b'"}'
-        assert len(long) == MAX_HANDSHAKE_LENGTH + extra
-        result = outcome(session(RESPONDER), [link(long)], buffered=buffered)
-        assert (result.failure is None) is right
-
-
-@EACH_ROLE
-@EACH_REVISION
-@EVERY_STYLE
-def test_oversized_after_the_handshake(role: Role, revision: Revision, buffered: Callable[[int], bool]) -> None:
-    peer = by_hand(role, revision)
-    start = peer.said
-    result = outcome(peer.session, [header(MAX_LINK_LENGTH + 1)], buffered=buffered)
-    assert result == Outcome([], expected("link-length-limit", start, "length"))
-    peer = by_hand(role, revision)
-    assert outcome(peer.session, [header(MAX_LINK_LENGTH), bytes(100)], buffered=buffered) == Outcome([])
-    assert peer.session.state is State.ESTABLISHED
-
-
-@EACH_REVISION
-@EVERY_STYLE
-@pytest.mark.parametrize("size", [64 * KIB, 100 * KIB, MIB])
-@pytest.mark.parametrize("chunk", [10**9, 300 * KIB, 64 * KIB, 4 * KIB - 1, "behind-the-ack", "behind-the-length"])
-def test_long_frame_right_behind_the_ack(
-    revision: Revision, size: int, chunk: int | str, buffered: Callable[[int], bool]
-) -> None:
-    """The limit is the handshake's own: what is in the same read behind it has the other one."""
-    initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
-    (established,) = responder.receive_data(initiator.start())
-    assert isinstance(established, Established)
-    message = InferenceToken(pattern(size))
-    stream = established.reply + bytes(responder.send(message))
-    if isinstance(chunk, str):
-        place = len(established.reply) + (8 if chunk == "behind-the-length" else 0)
-        cut = [stream[:place], stream[place:]]
-    else:
-        cut = [stream[at : at + chunk] for at in range(0, len(stream), chunk)]
-    wanted = [Established(RANK_1.public_key, b""), *[Confirmed()] * (revision is V2), MessageReceived(message)]
-    assert outcome(initiator, cut, buffered=buffered) == Outcome(wanted)
-
-
-@EACH_REVISION
-def test_slow_loris(revision: Revision) -> None:
-    """Byte by byte, from the hello to the end, with nothing in between: slow is not wrong."""
-    initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
-
-    def trickle(data: bytes | bytearray, into: Session) -> list[object]:
-        events: list[object] = []
-        for at in range(len(data)):
-            assert list(into.receive_data(b"")) == []
-            new = list(into.receive_data(data[at : at + 1]))
-            assert not new or at == len(data) - 1
-            events += new
-        return events
-
-    (established,) = trickle(initiator.start(), responder)
-    assert isinstance(established, Established)
-    trickle(established.reply, initiator)
-    assert trickle(initiator.send(Ping()), responder)[-1] == MessageReceived(Ping())
-    assert trickle(responder.send(FROM_RANK_1[0]), initiator)[-1] == MessageReceived(FROM_RANK_1[0])
-    assert trickle(initiator.send(END), responder)[-1] == Closed(orderly=True)
-
-
-def test_memory_before_the_handshake() -> None:
-    """A stranger that announces 64 KiB, and sends none of it, costs what the link decoder has for short frames.
-
-    [LINK-MEMORY]
-    """
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        strangers = [session(RESPONDER) for _ in range(20)]
-        for one in strangers:
-            assert list(one.receive_data(header(MAX_HANDSHAKE_LENGTH))) == []
-        assert tracemalloc.get_traced_memory()[1] - before < 20 * 140 * KIB
-    finally:
-        tracemalloc.stop()
-
-
-# -- the end ----------------------------------------------------------------------------------------------------------
-
-
-def state_of(state: State, role: Role, revision: Revision) -> ByHand:
-    """A session in that state, and how its peer goes on."""
-    if state is State.IDLE:
-        return ByHand(session(role, revision), b"", revision)
-    if state is State.HELLO_SENT:
-        return ByHand(waiting(role, revision), b"", revision)
-    peer = opened(role, revision, confirmed=state is State.CONFIRMED)
-    if state is State.CLOSED:
-        if role is INITIATOR:
-            peer.session.send(END)
-        else:
-            list(peer.session.receive_data(peer.frame(b"\xff")))
-    if state is State.FAILED:
-        with pytest.raises(RemoteError):
-            list(peer.session.receive_data(header(0)))
-    assert peer.session.state is state
-    return peer
-
-
-ALIVE: Final = [
-    (role, state)
-    for role in Role
-    for state in (State.IDLE, State.HELLO_SENT, State.ESTABLISHED, State.CONFIRMED)
-    if (role, state) != (RESPONDER, State.HELLO_SENT)
-]
-EACH_LIVING_STATE: Final = pytest.mark.parametrize(("role", "state"), ALIVE, ids=name)
-DEAD: Final = [(role, state) for role in Role for state in (State.CLOSED, State.FAILED)]
-EACH_DEAD_STATE: Final = pytest.mark.parametrize(("role", "state"), DEAD, ids=name)
-
-
-@EACH_REVISION
-@EACH_LIVING_STATE
-def test_eof_between_frames(role: Role, state: State, revision: Revision) -> None:
-    """The stream just ended, without sessionEnd: not orderly, but no fault of the bytes that came."""
-    one = state_of(state, role, revision).session
-    assert one.receive_eof() == Closed(orderly=False)
-    assert one.state is State.CLOSED
-
-
-@EACH_REVISION
-@EACH_LIVING_STATE
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 30])
-def test_eof_inside_a_frame(role: Role, state: State, revision: Revision, size: int) -> None:
-    """[LINK-EOF]"""
-    peer = state_of(state, role, revision)
-    passed = {State.IDLE: 0, State.HELLO_SENT: 0}.get(state, peer.said)
-    if state is State.CONFIRMED and revision is V2:
-        passed += len(peer.frame(canonical_frame(FROM_RANK_0[0] if role is RESPONDER else FROM_RANK_1[0])))
-    assert outcome(peer.session, [link(bytes(31))[:size]]) == Outcome([])
-    with pytest.raises(RemoteError) as caught:
-        peer.session.receive_eof()
-    assert remote(caught.value, must_close=False) == expected("truncated", passed + size)
-    assert peer.session.state is State.FAILED
-
-
-@EVERY_STYLE
-def test_eof_inside_a_long_frame(buffered: Callable[[int], bool]) -> None:
     peer = by_hand(RESPONDER)
-    assert outcome(peer.session, [header(10 * MIB), bytes(MIB)], buffered=buffered) == Outcome([])
-    with pytest.raises(RemoteError) as caught:
+    list(peer.session.receive_data(b"\x01"))
+    with pytest.raises(RemoteError) as at_the_end:
         peer.session.receive_eof()
-    assert caught.value.offset == peer.said + 8 + MIB
-
-
-@EACH_ROLE
-def test_eof_after_session_end(role: Role) -> None:
-    """In order, and as often as it is said."""
-    peer = state_of(State.CLOSED, role, V2)
-    for _ in range(2):
-        assert peer.session.receive_eof() == Closed(orderly=True)
-        assert peer.session.state is State.CLOSED
-
-
-@EACH_ROLE
-def test_second_eof_is_no_more_orderly_than_the_first(role: Role) -> None:
-    peer = by_hand(role)
-    assert peer.session.receive_eof() == Closed(orderly=False)
-    try:
-        again = peer.session.receive_eof()
-    except StateError:
-        return
-    assert again == Closed(orderly=False)
-
-
-@EACH_REVISION
-@EVERY_STYLE
-@pytest.mark.parametrize(
-    "behind",
-    [
-        pytest.param(lambda peer: peer.frame(b"\x03", b"nonce behind"), id="message"),
-        pytest.param(lambda peer: peer.frame(b"\xff", b"nonce behind"), id="session-end"),
-        pytest.param(lambda peer: link(b"\0"), id="nonsense"),
-        pytest.param(lambda peer: b"\x01", id="piece-of-a-length"),
-        pytest.param(lambda peer: header(100) + b"piece", id="piece-of-a-frame"),
-        pytest.param(lambda peer: header(0), id="length-zero"),
-        pytest.param(lambda peer: b"\xff" * 9, id="length-over-the-limit"),
-    ],
-)
-def test_data_behind_session_end(
-    revision: Revision, buffered: Callable[[int], bool], behind: Callable[[ByHand], bytes]
-) -> None:
-    """It is nobody's: no event, no error, whatever it is. [SESSION-END]"""
-    peer = by_hand(RESPONDER, revision)
-    stream = peer.frame(b"\xff") + behind(peer)
-    wanted = [*[Confirmed()] * (revision is V2), MessageReceived(END), Closed(orderly=True)]
-    assert outcome(peer.session, [stream], buffered=buffered) == Outcome(wanted)
-    assert peer.session.state is State.CLOSED
-    assert peer.session.receive_eof() == Closed(orderly=True)
-
-
-@EACH_REVISION
-def test_session_end_from_here(revision: Revision) -> None:
-    """The one who sends it is done, too: nothing more goes out, what still comes in is nobody's."""
-    pair = shaken(revision)
-    pair.initiator.send(END)
-    assert pair.initiator.state is State.CLOSED
-    with pytest.raises(StateError):
-        pair.initiator.send(Ping())
-    assert pair.initiator.receive_eof() == Closed(orderly=True)
-
-
-@pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
-def test_session_end_between_two_events(revision: Revision) -> None:
-    """Whoever ends the session on an event gets none of the messages that wait behind it."""
-    pair = shaken(revision)
-    stream = b"".join(pair.responder.send(FROM_RANK_1[0]) for _ in range(3))
-    events = []
-    for event in pair.initiator.receive_data(stream):
-        events.append(event)
-        if isinstance(event, MessageReceived):
-            pair.initiator.send(END)
-    assert events == [*[Confirmed()] * (revision is V2), MessageReceived(FROM_RANK_1[0])]
-    assert pair.initiator.state is State.CLOSED
-
-
-def test_session_end_on_confirmed() -> None:
-    """The same on the event that comes before the message in the same box."""
-    pair = shaken()
-    events = []
-    for event in pair.initiator.receive_data(pair.responder.send(FROM_RANK_1[0])):
-        events.append(event)
-        if event == Confirmed():
-            pair.initiator.send(END)
-    assert events[0] == Confirmed()
-    assert pair.initiator.state is State.CLOSED
-
-
-# -- what goes out ----------------------------------------------------------------------------------------------------
-
-
-@EACH_REVISION
-@EACH_ROLE
-@pytest.mark.parametrize("confirmed", [False, True], ids=["established", "confirmed"])
-@pytest.mark.parametrize("message", MESSAGES, ids=name)
-def test_send(role: Role, message: Message, revision: Revision, confirmed: bool) -> None:
-    """Each type, in each open state: the bytes, read by hand, or the error. [SESSION-STATE]"""
-    peer = opened(role, revision, confirmed=confirmed)
-    before = peer.session.state
-    if not known(message, revision):
-        with pytest.raises(UnknownTypeError, match=r"^type-unknown: "):
-            peer.session.send(message)
-        assert peer.session.state is before
-    elif message not in SENT_BY[role]:
-        misuse(peer.session, lambda: peer.session.send(message))
-    else:
-        assert peer.body(peer.session.send(message)) == canonical_frame(message)
-        assert peer.session.state is (State.CLOSED if message is END else before)
-
-
-@EACH_REVISION
-def test_send_is_sealed_anew_each_time(revision: Revision) -> None:
-    pair = shaken(revision)
-    frames = {bytes(pair.initiator.send(Ping())) for _ in range(50)}
-    assert len(frames) == (50 if revision is V2 else 1)
-
-
-@pytest.mark.parametrize("size", [0, 1, 1000, 64 * KIB, 3 * MIB])
-@EACH_REVISION
-def test_send_of_any_size(size: int, revision: Revision) -> None:
-    pair = shaken(revision)
-    message = InferenceStep(pattern(size))
-    data = pair.initiator.send(message)
-    assert len(data) == 8 + 1 + size + (28 if revision is V2 else 0)
-    *_, received = pair.responder.receive_data(data)
-    assert received == MessageReceived(message)
-
-
-@EACH_REVISION
-def test_longest_send(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is the box's, not the message's; what is over it changes nothing."""
-    assert MAX_LINK_LENGTH == 256 * MIB
-    pair = shaken(revision)
-    monkeypatch.setattr(module, "MAX_LINK_LENGTH", 1000)
-    monkeypatch.setattr("wireproto.link.encode_link_frame.__defaults__", (1000,))
-    room = 1000 - 1 - (28 if revision is V2 else 0)
-    with pytest.raises(LimitError, match=r"^link-length-limit in length: 1001 "):
-        pair.initiator.send(InferenceStep(bytes(room + 1)))
-    assert pair.initiator.state is State.ESTABLISHED
-    assert len(pair.initiator.send(InferenceStep(bytes(room)))) == 1008
-
-
-def test_wrong_fields_are_not_sent() -> None:
-    pair = shaken()
-    for wrong in (JacclBootstrapPayload(70_000, "id"), StepTokenPayload("\ud800", 1)):
-        with pytest.raises(MalformedError):
-            pair.initiator.send(wrong)
-        assert pair.initiator.state is State.ESTABLISHED
-    list(pair.responder.receive_data(pair.initiator.send(Ping())))
-
-
-@EACH_ROLE
-def test_exhausted_key(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both what is sent and what comes in: the session cannot go on, and only a fresh handshake helps. [SEAL-LIMIT]"""
-    monkeypatch.setattr(seal, "MAX_BOXES", 4)
-    monkeypatch.setattr(seal, "_RECENT", 2)
-    pair = shaken()
-    frames = [bytes(pair(role).send(SENT_BY[role][0])) for _ in range(4)]
-    with pytest.raises(SealError, match=r"^seal-exhausted: ") as caught:
-        pair(role).send(SENT_BY[role][0])
-    assert not isinstance(caught.value, RemoteError)
-    with pytest.raises(SealError, match=r"^seal-exhausted: "):
-        pair(role).seal_tensor(b"")
-    for frame in frames:
-        assert outcome(pair(OTHER[role]), [frame]).failure is None
-    last = link(box(pair.key, canonical_frame(SENT_BY[role][0])))
-    assert outcome(pair(OTHER[role]), [last]) == Outcome([], expected("seal-exhausted", None))
-
-
-# -- misuse -----------------------------------------------------------------------------------------------------------
-
-
-def misuse(one: Session, call: Callable[[], object], code: str = "session-state") -> None:
-    """The caller's mistake: a `StateError` that is not the peer's, and no change."""
-    before = one.state
-    with pytest.raises(StateError) as caught:
-        call()
-    assert type(caught.value) is StateError
-    assert caught.value.code == code
-    assert one.state is before
-
-
-@EACH_REVISION
-@EACH_ROLE
-def test_misuse_before_the_handshake(role: Role, revision: Revision) -> None:
-    """Everything at the wrong time; then the handshake goes on as if nothing had been.
-
-    [SESSION-STATE, HANDSHAKE-FIRST]
-    """
-    one, peer = session(role, revision), session(OTHER[role], revision)
-
-    def everything() -> None:
-        for message in MESSAGES:
-            if known(message, revision):
-                misuse(one, lambda message=message: one.send(message))
-        misuse(one, lambda: one.seal_tensor(b""))
-        misuse(one, lambda: one.open_tensor(bytes(28)))
-        misuse(one, lambda: one.open_tensor(b""))
-        if role is RESPONDER or one.state is not State.IDLE:
-            misuse(one, one.start)
-
-    everything()
-    if role is INITIATOR:
-        sent = one.start()
-        everything()
-        (established,) = peer.receive_data(sent)
-        assert isinstance(established, Established)
-        assert list(one.receive_data(established.reply)) == [Established(RANK_1.public_key, b"")]
-    else:
-        (established,) = one.receive_data(peer.start())
-        assert isinstance(established, Established)
-        list(peer.receive_data(established.reply))
-    misuse(one, one.start)
-    assert MessageReceived(SENT_BY[role][0]) in list(peer.receive_data(one.send(SENT_BY[role][0])))
-
-
-@EACH_REVISION
-@EACH_LIVING_STATE
-def test_start(role: Role, state: State, revision: Revision) -> None:
-    """Once, by the initiator, at the start."""
-    one = state_of(state, role, revision).session
-    if (role, state) == (INITIATOR, State.IDLE):
-        assert introduction(one.start()[8:]).identity == RANK_0.public_key
-        assert one.state is State.HELLO_SENT
-    misuse(one, one.start)
-
-
-@EACH_REVISION
-@EACH_DEAD_STATE
-def test_misuse_after_the_end(role: Role, state: State, revision: Revision) -> None:
-    peer = state_of(state, role, revision)
-    one = peer.session
-    for message in MESSAGES:
-        if known(message, revision):
-            misuse(one, lambda message=message: one.send(message))
-    misuse(one, one.start)
-    misuse(one, one.get_buffer)
-    misuse(one, lambda: one.buffer_updated(1))
-    for data in (b"", peer.frame(b"\x03", b"nonce behind"), header(0)):
-        misuse(one, lambda data=data: one.receive_data(data))
-    if state is State.FAILED:
-        misuse(one, one.receive_eof)
-
-
-@EACH_ROLE
-@EACH_REVISION
-def test_nothing_is_taken_after_a_failure(role: Role, revision: Revision) -> None:
-    """Not in the same bytes, not in the next."""
-    peer = by_hand(role, revision)
-    good = [peer.frame(canonical_frame(SENT_BY[OTHER[role]][0]), b"nonce no %3d" % number) for number in range(3)]
-    one = peer.session
-    events = one.receive_data(good[0] + link(b"\x0e") + good[1])
-    assert MessageReceived(SENT_BY[OTHER[role]][0]) in list(taken(events))
-    assert one.state is State.FAILED
-    assert list(events) == []
-    misuse(one, lambda: one.receive_data(good[2]))
-
-
-def taken(events: Iterator[Any]) -> Iterator[Any]:
-    """The events up to the peer's fault, which has to come."""
-    with pytest.raises(RemoteError):
-        yield from events
-
-
-@pytest.mark.parametrize("style", ["feed", "get_buffer"])
-@EACH_ROLE
-def test_events_are_to_be_taken(role: Role, style: str) -> None:
-    """The caller's mistake, too; once the events are taken, all goes on."""
-    pair = shaken()
-    one, peer = pair(role), pair(OTHER[role])
-    message = SENT_BY[OTHER[role]][0]
-    data = bytes(peer.send(message)) + bytes(peer.send(message))
-
-    def give() -> Iterator[Any]:
-        return one.receive_data(data) if style == "feed" else fill(one, data)  # type: ignore[arg-type]
-
-    events = give()
-    assert next(events) == Confirmed()
-    for call in (lambda: one.receive_data(b"\0"), one.get_buffer, lambda: one.buffer_updated(0)):
-        misuse(one, call, "link-not-drained")
-    assert list(events) == [MessageReceived(message)] * 2
-    assert list(one.receive_data(peer.send(message))) == [MessageReceived(message)]
-
-
-@EACH_ROLE
-def test_eof_before_the_events_are_taken(role: Role) -> None:
-    """The caller's mistake as well: the peer did nothing wrong, and the messages are still there to be taken."""
-    pair = shaken()
-    one, peer = pair(role), pair(OTHER[role])
-    message = SENT_BY[OTHER[role]][0]
-    events = one.receive_data(peer.send(message))
-    misuse(one, one.receive_eof, "link-not-drained")
-    assert list(events) == [Confirmed(), MessageReceived(message)]
-    assert one.receive_eof() == Closed(orderly=False)
-
-
-def test_signer_that_fails() -> None:
-    """Its error goes through, and the session can be started again: nothing was sent."""
-
-    class Locked:
-        public_key = RANK_0.public_key
-        locked = True
-
-        def sign(self, commitment: bytes) -> bytes:
-            if self.locked:
-                raise PermissionError("the keychain is locked")
-            return RANK_0.sign(commitment)
-
-    signer = Locked()
-    one = Session(INITIATOR, signer, RANK_1.public_key)
-    with pytest.raises(PermissionError):
-        one.start()
-    assert one.state is State.IDLE
-    signer.locked = False
-    assert introduction(one.start()[8:]).identity == RANK_0.public_key
-
-
-# -- the key log ------------------------------------------------------------------------------------------------------
-
-
-def recorded(revision: Revision, logs: dict[Role, io.StringIO | None]) -> list[bytes]:
-    """The bodies of all link frames of a short conversation, as they go over the wire."""
-    initiator = session(INITIATOR, revision, key_log=logs[INITIATOR])
-    responder = session(RESPONDER, revision, key_log=logs[RESPONDER])
-    wire = [initiator.start()]
-    (established,) = responder.receive_data(wire[0])
-    assert isinstance(established, Established)
-    wire.append(established.reply)
-    list(initiator.receive_data(wire[1]))
-    wire.append(bytes(initiator.send(Ping())))
-    wire.append(bytes(responder.send(InferenceToken(responder.seal_tensor(b"token")))))
-    wire.append(bytes(initiator.send(InferenceStep(initiator.seal_tensor(b"tensor")))))
-    return [data[8:] for data in wire]
-
-
-@EACH_REVISION
-def test_key_log_opens_what_was_recorded(revision: Revision) -> None:
-    """As a reader of a capture would: the hello's nonce on the wire → the line → the key → the boxes."""
-    log = io.StringIO()
-    captures = [recorded(revision, {INITIATOR: log, RESPONDER: None}) for _ in range(3)]
-    lines = log.getvalue().splitlines(keepends=True)
-    assert len(lines) == 3
-    keys = {}
-    for line in lines:
-        label, nonce, key = line.removesuffix("\n").split(" ")
-        assert label == "CLUSTER_SESSION_KEY"
-        assert (len(nonce), len(key)) == (64, 64)
-        assert nonce == nonce.lower()
-        assert key == key.lower()
-        keys[nonce] = bytes.fromhex(key)
-    for first, _, *rest in captures:
-        key = keys[introduction(first).nonce.hex()]
-        ping, token, step = (unbox(key, body) for body in rest) if revision is V2 else rest
-        assert ping == b"\x03"
-        assert (token[0], unbox(key, token[1:])) == (0x06, b"token")
-        assert (step[0], unbox(key, step[1:])) == (0x05, b"tensor")
-
-
-@EACH_REVISION
-def test_key_log_of_either_side(revision: Revision) -> None:
-    """Both write the same line, and once a session. [KEY-LOG]"""
-    logs = {INITIATOR: io.StringIO(), RESPONDER: io.StringIO()}
-    recorded(revision, logs)  # type: ignore[arg-type]
-    assert logs[INITIATOR].getvalue() == logs[RESPONDER].getvalue()
-    assert logs[INITIATOR].getvalue().count("\n") == 1
-
-
-@EACH_ROLE
-def test_no_key_log_without_a_handshake(role: Role) -> None:
-    log = io.StringIO()
-    one = session(role, key_log=log)
-    if role is INITIATOR:
-        one.start()
-    outcome(one, [link(b"\x03")])
-    assert log.getvalue() == ""
-
-
-def test_key_log_is_flushed_at_once(tmp_path: Path) -> None:
-    """Whoever watches the file has the key before the first box."""
-    path = tmp_path / "keys"
-    with path.open("w") as log:
-        one = Session(RESPONDER, RANK_1, RANK_0.public_key, key_log=log)
-        list(one.receive_data(link(hello())))
-        assert path.read_text().startswith(f"CLUSTER_SESSION_KEY {EPHEMERAL_0.nonce.hex()} ")
-
-
-@EACH_REVISION
-def test_no_key_log_unless_injected(
-    revision: Revision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The environment is the commands' to read, not the session's. [KEY-LOG]"""
-    path = tmp_path / "keys"
-    monkeypatch.setenv("WIREPROTO_KEYLOGFILE", str(path))
-    monkeypatch.setenv("SSLKEYLOGFILE", str(path))
-    monkeypatch.chdir(tmp_path)
-    recorded(revision, {INITIATOR: None, RESPONDER: None})
-    assert list(tmp_path.iterdir()) == []
-    assert capfd.readouterr() == ("", "")
-
-
-# -- what is said about the session -----------------------------------------------------------------------------------
-
-
-def test_states_and_roles() -> None:
-    assert [state.value for state in State] == ["idle", "hello sent", "established", "confirmed", "closed", "failed"]
-    assert {role: role.value for role in Role} == {INITIATOR: "rank 0", RESPONDER: "rank 1"}
-
-
-@EACH_ROLE
-def test_secrets_stay_inside(role: Role) -> None:
-    """Neither the session nor its errors show the key."""
-    peer = by_hand(role)
-    assert peer.key.hex() not in repr(vars(peer.session))
-    assert repr(peer.key) not in repr(vars(peer.session))
-    with pytest.raises(RemoteError) as caught:
-        list(peer.session.receive_data(link(bytes(28))))
-    assert peer.key.hex() not in repr(caught.value)
-
-
-def test_signer_protocol() -> None:
-    """Anything with a public key and `sign` will do: here, one that is neither a file's nor a package's."""
-
-    class Elsewhere:
-        public_key = SIGNERS[INITIATOR].public_key
-
-        def sign(self, commitment: bytes) -> bytes:
-            assert len(commitment) == 32
-            return SIGNERS[INITIATOR].sign(commitment)
-
-    signer: Signer = Elsewhere()
-    one = Session(INITIATOR, signer, RANK_1.public_key)
-    frame = json.loads(one.start()[9:])
-    assert sorted(frame) == ["ephemeralX25519PubKey", "nonce", "sePubKeyRaw", "seSignature"]
+    for error, code, must_close in ((caught.value, "seal-tag", True), (at_the_end.value, "truncated", False)):
+        for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301
+            assert (twin.code, twin.offset, twin.must_close) == (code, error.offset, must_close)
+            assert type(twin.error) is type(error.error)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.wireproto.payloads import EXTENSION_OF, TYPE_BYTE, canonical_frame
 from tests.wireproto.peers import OTHER, ByHand, Outcome, Pair, by_hand, outcome, session, shaken
+from tests.wireproto.session_states import EACH_REVISION, EACH_ROLE, INITIATOR, RESPONDER, V1, V2
 from tests.wireproto.verdicts import expected
 from wireproto import (
     JacclBootstrapPayload,
@@ -25,11 +26,6 @@ from wireproto import (
 )
 from wireproto import Outcome as OutcomeMessage
 from wireproto.session import Confirmed, MessageIgnored, MessageReceived, Role, State
-
-INITIATOR, RESPONDER = Role.INITIATOR, Role.RESPONDER
-V1, V2 = Revision.V1, Revision.V2
-EACH_ROLE: Final = pytest.mark.parametrize("role", Role, ids=["initiator", "responder"])
-EACH_REVISION: Final = pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
 
 SIDE_CHANNEL, OUTCOME, REHEARSAL = "side-channel/1", "outcome/1", "rehearsal/1"
 ALL: Final = (SIDE_CHANNEL, OUTCOME, REHEARSAL)

@@ -4,7 +4,7 @@ import struct
 
 import mlx.core as mx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, Rejected, verdict
@@ -36,6 +36,7 @@ def test_stop_is_four_bytes_of_ones() -> None:
         (Activation(1, 2, b"\x01\x02\x03\x04"), b"\x01\x00\x00\x00\x01\x02\x03\x04"),
         (Activation(2, 1, memoryview(b"\x01\x02\x03\x04")), b"\x02\x00\x00\x00\x01\x02\x03\x04"),
         (Activation(0, 7, b""), b"\x00\x00\x00\x00"),
+        (Activation(2**31 - 1, 0, b""), b"\xff\xff\xff\x7f"),
     ],
 )
 def test_activation(activation: Activation, plaintext: bytes) -> None:
@@ -90,23 +91,25 @@ def test_activation_agrees_with_the_schema(plaintext: bytes, hidden_dim: int) ->
 
 
 @pytest.mark.parametrize(
-    ("activation", "code"),
+    ("activation", "code", "path"),
     [
-        (Activation(-1, 4, b""), "activation-seq-len"),
-        (Activation(2**31, 4, b""), "activation-seq-len"),
-        (Activation(1, 4, bytes(7)), "activation-size"),
-        (Activation(1, 4, bytes(9)), "activation-size"),
-        (Activation(1, 4, memoryview(bytes(6)).cast("H")), "activation-size"),
-        (Activation(0, 4, bytes(8)), "activation-size"),
+        (Activation(-1, 4, b""), "activation-seq-len", "seqLen"),
+        (Activation(2**31, 0, b""), "activation-seq-len", "seqLen"),
+        (Activation(1, 4, bytes(7)), "activation-size", None),
+        (Activation(1, 4, bytes(9)), "activation-size", None),
+        (Activation(1, 4, memoryview(bytes(6)).cast("H")), "activation-size", None),
+        (Activation(0, 4, bytes(8)), "activation-size", None),
     ],
 )
-def test_activation_that_is_not_encoded(activation: Activation, code: str) -> None:
+def test_activation_that_is_not_encoded(activation: Activation, code: str, path: str | None) -> None:
     with pytest.raises(MalformedError) as caught:
         encode_activation(activation)
-    assert (caught.value.code, caught.value.offset) == (code, None)
+    assert (caught.value.code, caught.value.offset, caught.value.path) == (code, None, path)
 
 
 @given(st.integers(-(2**31), 2**31 - 1))
+@example(-(2**31))
+@example(2**31 - 1)
 def test_token(token_id: int) -> None:
     plaintext = encode_token(token_id)
     assert plaintext == token_id.to_bytes(4, "little", signed=True)

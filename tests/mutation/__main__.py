@@ -1,0 +1,96 @@
+"""`make mutation` changes the codec, handshake, seal and session in small ways, and lists what no test notices.
+
+    python -m tests.mutation [MODULE ...]
+
+Each mutant is tried on the tests of its module, the quickest first; those that sweep for long are left out. A survivor
+has to stand in `explained.toml` with the reason why no test can tell it from the module as it is. Exits 1 if one does
+not, or if the file lists one that does not survive.
+"""
+
+import gc
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import construct  # noqa: F401 - loaded once, for all trials
+import cryptography.hazmat.primitives.kdf.hkdf  # noqa: F401
+import hypothesis.stateful  # noqa: F401
+import msgspec  # noqa: F401
+
+from tests.mutation.mutators import Mutant, mutants
+from tests.mutation.trial import notices, seconds_of_each
+
+LONGEST = 0.5
+"""Seconds of processor time that a test may take."""
+
+ROOT = Path(__file__).parent.parent.parent
+EXPLAINED = Path(__file__).with_name("explained.toml")
+
+TESTS = {
+    "strict_json": ["rejected", "encode_rejected", "parity"],
+    "messages": ["messages", "encode_rejected", "frames", "rejected"],
+    "frame": ["frames", "encode_rejected", "rejected", "parity"],
+    "schema": ["schema", "encode_rejected", "parity"],
+    "link": ["link", "link_memory"],
+    "tensor": ["tensor"],
+    "handshake": ["handshake", "handshake_vectors"],
+    "seal": ["seal"],
+    "session": ["session", "session_ends", "session_extensions", "session_machine", "session_secrets", "session_sends"],
+}
+"""The modules, each with the tests in tests/wireproto that are to notice its mutants."""
+
+
+def main() -> int:
+    gc.freeze()  # or each child looks through all that is loaded here
+    asked = sys.argv[1:] or list(TESTS)
+    expected = explained()
+    survivors: set[str] = set()
+    rows = []
+    for module in asked:
+        began = time.monotonic()
+        tried, survived = try_all(module)
+        survivors |= survived
+        seconds = time.monotonic() - began
+        rows.append(f"{module:12} {tried:7} {tried - len(survived):7} {len(survived):9} {seconds:7.0f}")
+    say("", "module       mutants  killed survivors seconds", *rows)
+    unexplained = sorted(survivors - expected)
+    say("", f"{len(survivors)} survivors, {len(unexplained)} without an explanation", *unexplained)
+    if idle := sorted(name for name in expected - survivors if name.split()[0] in asked):
+        say("", "explained, but no survivors:", *idle)
+    return 1 if unexplained or idle else 0
+
+
+def explained() -> set[str]:
+    """The names of the mutants that are known to survive."""
+    return {name for group in tomllib.loads(EXPLAINED.read_text())["explained"] for name in group["mutants"]}
+
+
+def mutants_of(module: str) -> Iterator[Mutant]:
+    path = ROOT / "wireproto" / f"{module}.py"
+    return mutants(module, path.read_text(), str(path))
+
+
+def try_all(module: str) -> tuple[int, set[str]]:
+    """How many different mutants a module has, and the names of those that its tests do not notice."""
+    files = [f"tests/wireproto/test_{test}.py" for test in TESTS[module]]
+    seconds = seconds_of_each(files)
+    order = [test for test in sorted(seconds, key=seconds.__getitem__) if seconds[test] <= LONGEST]
+    limit = 5 + round(3 * sum(seconds[test] for test in order))
+    names: set[str] = set()
+    survived: set[str] = set()
+    for mutant in mutants_of(module):
+        names.add(mutant.name)
+        if not notices(f"wireproto.{module}", mutant.code, files, order, limit):
+            survived.add(mutant.name)
+            say(f"survives: {mutant.name}")
+    return len(names), survived
+
+
+def say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)  # noqa: T201 - a command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

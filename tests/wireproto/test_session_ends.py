@@ -1,0 +1,282 @@
+"""How long a link frame may be, and how a session ends."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from tests.wireproto.payloads import canonical_frame
+from tests.wireproto.peers import RANK_1, ByHand, Outcome, by_hand, hello, outcome, remote, session, shaken
+from tests.wireproto.session_states import (
+    EACH_LIVING_STATE,
+    EACH_REVISION,
+    EACH_ROLE,
+    END,
+    FROM_RANK_0,
+    FROM_RANK_1,
+    INITIATOR,
+    RESPONDER,
+    V2,
+    state_of,
+    waiting,
+)
+from tests.wireproto.streams import EVERY_STYLE, KIB, MIB, header, link, pattern
+from tests.wireproto.verdicts import expected
+from wireproto import MAX_LINK_LENGTH, InferenceStep, InferenceToken, Ping, Revision, StateError
+from wireproto.session import (
+    MAX_HANDSHAKE_LENGTH,
+    Closed,
+    Confirmed,
+    Established,
+    MessageReceived,
+    RemoteError,
+    Role,
+    Session,
+    State,
+)
+
+# -- lengths of link frames -------------------------------------------------------------------------------------------
+
+
+@EACH_ROLE
+@EVERY_STYLE
+@pytest.mark.parametrize("length", [MAX_HANDSHAKE_LENGTH + 1, MIB, MAX_LINK_LENGTH, 2**63, 2**64 - 1])
+def test_oversized_before_the_handshake(role: Role, length: int, buffered: Callable[[int], bool]) -> None:
+    """Refused by its announcement: none of its bytes has to come. [SESSION-LEN-MAX]"""
+    one = waiting(role)
+    assert outcome(one, [header(length)], buffered=buffered) == Outcome([], expected("link-length-limit", 0, "length"))
+    assert one.state is State.FAILED
+
+
+@EACH_ROLE
+@EVERY_STYLE
+def test_longest_before_the_handshake(role: Role, buffered: Callable[[int], bool]) -> None:
+    """64 KiB, limit included; a hello is under 1 KiB, but may hold keys that nobody knows."""
+    one = waiting(role)
+    assert MAX_HANDSHAKE_LENGTH == 64 * KIB
+    assert outcome(one, [header(64 * KIB), bytes(64 * KIB - 1)], buffered=buffered) == Outcome([])
+    assert outcome(one, [b"\0"], buffered=buffered) == Outcome([], expected("handshake-malformed", 0, "type"))
+
+
+@EVERY_STYLE
+def test_hello_of_64_kib(buffered: Callable[[int], bool]) -> None:
+    frame = hello()
+    for extra, right in ((0, True), (1, False)):
+        room = MAX_HANDSHAKE_LENGTH - len(frame) - len(',"x":""') + extra
+        long = frame[:-1] + b',"x":"' + b"a" * room + b'"}'
+        assert len(long) == MAX_HANDSHAKE_LENGTH + extra
+        result = outcome(session(RESPONDER), [link(long)], buffered=buffered)
+        assert (result.failure is None) is right
+
+
+@EACH_ROLE
+@EACH_REVISION
+@EVERY_STYLE
+def test_oversized_after_the_handshake(role: Role, revision: Revision, buffered: Callable[[int], bool]) -> None:
+    peer = by_hand(role, revision)
+    start = peer.said
+    result = outcome(peer.session, [header(MAX_LINK_LENGTH + 1)], buffered=buffered)
+    assert result == Outcome([], expected("link-length-limit", start, "length"))
+    peer = by_hand(role, revision)
+    assert outcome(peer.session, [header(MAX_LINK_LENGTH), bytes(100)], buffered=buffered) == Outcome([])
+    assert peer.session.state is State.ESTABLISHED
+
+
+@EACH_REVISION
+@EVERY_STYLE
+@pytest.mark.parametrize("size", [64 * KIB, 100 * KIB, MIB])
+@pytest.mark.parametrize("chunk", [10**9, 300 * KIB, 64 * KIB, 4 * KIB - 1, "behind-the-ack", "behind-the-length"])
+def test_long_frame_right_behind_the_ack(
+    revision: Revision, size: int, chunk: int | str, buffered: Callable[[int], bool]
+) -> None:
+    """The limit is the handshake's own: what is in the same read behind it has the other one."""
+    initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
+    (established,) = responder.receive_data(initiator.start())
+    assert isinstance(established, Established)
+    message = InferenceToken(pattern(size))
+    stream = established.reply + bytes(responder.send(message))
+    if isinstance(chunk, str):
+        place = len(established.reply) + (8 if chunk == "behind-the-length" else 0)
+        cut = [stream[:place], stream[place:]]
+    else:
+        cut = [stream[at : at + chunk] for at in range(0, len(stream), chunk)]
+    wanted = [Established(RANK_1.public_key, b""), *[Confirmed()] * (revision is V2), MessageReceived(message)]
+    assert outcome(initiator, cut, buffered=buffered) == Outcome(wanted)
+
+
+@EACH_REVISION
+def test_slow_loris(revision: Revision) -> None:
+    """Byte by byte, from the hello to the end, with nothing in between: slow is not wrong."""
+    initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
+
+    def trickle(data: bytes | bytearray, into: Session) -> list[object]:
+        events: list[object] = []
+        for at in range(len(data)):
+            assert list(into.receive_data(b"")) == []
+            new = list(into.receive_data(data[at : at + 1]))
+            assert not new or at == len(data) - 1
+            events += new
+        return events
+
+    (established,) = trickle(initiator.start(), responder)
+    assert isinstance(established, Established)
+    trickle(established.reply, initiator)
+    assert trickle(initiator.send(Ping()), responder)[-1] == MessageReceived(Ping())
+    assert trickle(responder.send(FROM_RANK_1[0]), initiator)[-1] == MessageReceived(FROM_RANK_1[0])
+    assert trickle(initiator.send(END), responder)[-1] == Closed(orderly=True)
+
+
+def test_memory_before_the_handshake() -> None:
+    """A stranger that announces 64 KiB, and sends none of it, costs what the link decoder has for short frames.
+
+    [LINK-MEMORY]
+    """
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        strangers = [session(RESPONDER) for _ in range(20)]
+        for one in strangers:
+            assert list(one.receive_data(header(MAX_HANDSHAKE_LENGTH))) == []
+        assert tracemalloc.get_traced_memory()[1] - before < 20 * 140 * KIB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "again"),
+    [
+        (500 * KIB, 500 * KIB, True),
+        (500 * KIB, 109 * KIB, True),
+        (500 * KIB, 109 * KIB - 1, False),
+        (500 * KIB, 500 * KIB + 1, False),
+    ],
+)
+def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bool) -> None:
+    """The plaintext's, for frames of a quarter of its size less 64 KiB on."""
+    pair = shaken()
+    list(pair.responder.receive_data(pair.initiator.send(InferenceStep(bytes(first - 1)))))
+    memory = pair.responder._plain
+    assert len(memory) == first
+    message = InferenceStep(pattern(second - 1))
+    assert list(pair.responder.receive_data(pair.initiator.send(message))) == [MessageReceived(message)]
+    assert (pair.responder._plain is memory) is again
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+@EACH_REVISION
+@EACH_LIVING_STATE
+def test_eof_between_frames(role: Role, state: State, revision: Revision) -> None:
+    """The stream just ended, without sessionEnd: not orderly, but no fault of the bytes that came."""
+    one = state_of(state, role, revision).session
+    assert one.receive_eof() == Closed(orderly=False)
+    assert one.state is State.CLOSED
+
+
+@EACH_REVISION
+@EACH_LIVING_STATE
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 30])
+def test_eof_inside_a_frame(role: Role, state: State, revision: Revision, size: int) -> None:
+    """[LINK-EOF]"""
+    peer = state_of(state, role, revision)
+    passed = {State.IDLE: 0, State.HELLO_SENT: 0}.get(state, peer.said)
+    if state is State.CONFIRMED and revision is V2:
+        passed += len(peer.frame(canonical_frame(FROM_RANK_0[0] if role is RESPONDER else FROM_RANK_1[0])))
+    assert outcome(peer.session, [link(bytes(31))[:size]]) == Outcome([])
+    with pytest.raises(RemoteError) as caught:
+        peer.session.receive_eof()
+    assert remote(caught.value, must_close=False) == expected("truncated", passed + size)
+    assert peer.session.state is State.FAILED
+
+
+@EVERY_STYLE
+def test_eof_inside_a_long_frame(buffered: Callable[[int], bool]) -> None:
+    peer = by_hand(RESPONDER)
+    assert outcome(peer.session, [header(10 * MIB), bytes(MIB)], buffered=buffered) == Outcome([])
+    with pytest.raises(RemoteError) as caught:
+        peer.session.receive_eof()
+    assert caught.value.offset == peer.said + 8 + MIB
+
+
+@EACH_ROLE
+def test_eof_after_session_end(role: Role) -> None:
+    """In order, and as often as it is said."""
+    peer = state_of(State.CLOSED, role, V2)
+    for _ in range(2):
+        assert peer.session.receive_eof() == Closed(orderly=True)
+        assert peer.session.state is State.CLOSED
+
+
+@EACH_ROLE
+def test_second_eof_is_no_more_orderly_than_the_first(role: Role) -> None:
+    peer = by_hand(role)
+    assert peer.session.receive_eof() == Closed(orderly=False)
+    try:
+        again = peer.session.receive_eof()
+    except StateError:
+        return
+    assert again == Closed(orderly=False)
+
+
+@EACH_REVISION
+@EVERY_STYLE
+@pytest.mark.parametrize(
+    "behind",
+    [
+        pytest.param(lambda peer: peer.frame(b"\x03", b"nonce behind"), id="message"),
+        pytest.param(lambda peer: peer.frame(b"\xff", b"nonce behind"), id="session-end"),
+        pytest.param(lambda peer: link(b"\0"), id="nonsense"),
+        pytest.param(lambda peer: b"\x01", id="piece-of-a-length"),
+        pytest.param(lambda peer: header(100) + b"piece", id="piece-of-a-frame"),
+        pytest.param(lambda peer: header(0), id="length-zero"),
+        pytest.param(lambda peer: b"\xff" * 9, id="length-over-the-limit"),
+    ],
+)
+def test_data_behind_session_end(
+    revision: Revision, buffered: Callable[[int], bool], behind: Callable[[ByHand], bytes]
+) -> None:
+    """It is nobody's: no event, no error, whatever it is. [SESSION-END]"""
+    peer = by_hand(RESPONDER, revision)
+    stream = peer.frame(b"\xff") + behind(peer)
+    wanted = [*[Confirmed()] * (revision is V2), MessageReceived(END), Closed(orderly=True)]
+    assert outcome(peer.session, [stream], buffered=buffered) == Outcome(wanted)
+    assert peer.session.state is State.CLOSED
+    assert peer.session.receive_eof() == Closed(orderly=True)
+
+
+@EACH_REVISION
+def test_session_end_from_here(revision: Revision) -> None:
+    """The one who sends it is done, too: nothing more goes out, what still comes in is nobody's."""
+    pair = shaken(revision)
+    pair.initiator.send(END)
+    assert pair.initiator.state is State.CLOSED
+    with pytest.raises(StateError):
+        pair.initiator.send(Ping())
+    assert pair.initiator.receive_eof() == Closed(orderly=True)
+
+
+@pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
+def test_session_end_between_two_events(revision: Revision) -> None:
+    """Whoever ends the session on an event gets none of the messages that wait behind it."""
+    pair = shaken(revision)
+    stream = b"".join(pair.responder.send(FROM_RANK_1[0]) for _ in range(3))
+    events = []
+    for event in pair.initiator.receive_data(stream):
+        events.append(event)
+        if isinstance(event, MessageReceived):
+            pair.initiator.send(END)
+    assert events == [*[Confirmed()] * (revision is V2), MessageReceived(FROM_RANK_1[0])]
+    assert pair.initiator.state is State.CLOSED
+
+
+def test_session_end_on_confirmed() -> None:
+    """The same on the event that comes before the message in the same box."""
+    pair = shaken()
+    events = []
+    for event in pair.initiator.receive_data(pair.responder.send(FROM_RANK_1[0])):
+        events.append(event)
+        if event == Confirmed():
+            pair.initiator.send(END)
+    assert events[0] == Confirmed()
+    assert pair.initiator.state is State.CLOSED
