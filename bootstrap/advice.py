@@ -157,6 +157,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "worker-died": Advice("native code crashed, or another rank failed first", "see the log lines above"),
     "worker-killed": Advice("somebody killed it: the system, short of memory, or a user", "see the system's log"),
     "worker-output": Advice("something writes to the worker's event pipe", "report it"),
+    "system-refused": Advice("descriptors, processes or memory are used up", "ulimit -n; ulimit -u; free them"),
     "command-refused": Advice("the command does not exist, or may not be run", "check it in a shell", mend_first=True),
     "command-failed": Advice("the command says why", "see its output above"),
     "deadline": Advice("a rank is missing, or hangs", "see how far each rank came; --timeout gives more time"),

@@ -1,5 +1,11 @@
 """What can go wrong on the way to a group. Every text is one line: what, where, what to do."""
 
+import errno
+from typing import Final
+
+USED_UP: Final = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the system says where it has no more descriptors, processes or memory for anybody, or for this user."""
+
 
 class BootstrapError(Exception):
     """Base of every failure of this package.
@@ -42,3 +48,10 @@ class LinkError(BootstrapError):
     """The link to another rank failed, or carried something else than was due."""
 
     stage = "link"
+
+
+def refused(error: OSError) -> BootstrapError:
+    """The failure of a run for which the system has nothing left; any other error is raised again."""
+    if error.errno not in USED_UP:
+        raise error
+    return BootstrapError(f"the system refuses what this run needs: {error.strerror}", code="system-refused")

@@ -90,8 +90,11 @@ class Lock:
 
     def watch(self, pid: int, directory: Path) -> None:
         """Write down a worker, so that it can be ended when this process and the guard are killed."""
-        with suppress(psutil.NoSuchProcess):  # ended already
-            self._workers.append((process(pid), str(directory)))
+        try:
+            worker = process(pid)
+        except psutil.NoSuchProcess:  # ended already, and left its directory
+            worker = Process(pid, 0.0)
+        self._workers.append((worker, str(directory)))
         with _lock_errors(self.path):
             self.write()
 

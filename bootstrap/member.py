@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TextIO
 
 from bootstrap.capture import Capture
 from bootstrap.environment import contrary_names, environment_for
-from bootstrap.errors import BootstrapError, ConfigError, LinkError
+from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
 from bootstrap.events import Event
 from bootstrap.exchange import Exchange, Send
 from bootstrap.forming import checked
@@ -231,6 +231,7 @@ class Member:
         self._supervisor = supervisor
         self._backend: Backend = backend
         self._devices = devices
+        self._version = own_version()
         self._extensions = self._supported()
         self._worker: Worker | None = None
         self._pair: tuple[socket.socket, socket.socket] | None = None
@@ -275,6 +276,8 @@ class Member:
         for left in range(self.up.restarts, -1, -1):
             try:
                 await once()
+            except OSError as error:
+                raise await self._settled(refused(error)) from error
             except BootstrapError as error:
                 if not left or error.code != "link-lost":
                     raise await self._settled(error) from error
@@ -329,7 +332,7 @@ class Member:
             devices = b"" if self.up.devices is None else format_device_file(self.up.devices)
             await self.exchange.compare(
                 Versions(
-                    package=metadata.version("cluster-wireproto"),
+                    package=self._version,
                     mlx="" if self.up.command else mlx_version(),
                     backend=self._backend,
                     devices=hashlib.sha256(devices).hexdigest() if devices else "",
@@ -442,6 +445,7 @@ class Member:
 
     async def _run_command(self, plan: Plan) -> None:
         directory = new_directory()
+        self._supervisor.guard_over(directory)
         form, path, data = backend_file(replace(plan, directory=str(directory)), self._backend)
         with private_directory(directory), written(path, data):
             self.report("file-written", path=str(path), format=form)
@@ -474,3 +478,11 @@ class Member:
                     self.report("waiting", what=reason)
                 said = reason
                 await asyncio.sleep(DEVICE_SECONDS)
+
+
+def own_version() -> str:
+    """That of this package; empty in a source tree that is not installed, or where no file can be opened."""
+    try:
+        return metadata.version("cluster-wireproto")
+    except metadata.PackageNotFoundError:
+        return ""

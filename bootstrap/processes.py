@@ -18,7 +18,7 @@ from typing import Self
 
 import msgspec
 
-from bootstrap.errors import BootstrapError
+from bootstrap.errors import USED_UP, BootstrapError
 from bootstrap.lock import Lock
 from bootstrap.side_channel import VARIABLE
 from bootstrap.worker import Order
@@ -65,10 +65,12 @@ class Worker:
         directory: Path,
         channel: socket.socket | None,
     ) -> Self:
-        """Start a user's command. BootstrapError if the system refuses."""
+        """Start a user's command. BootstrapError if the system refuses it; OSError if it has nothing left for any."""
         try:
             process = await _start(arguments, environment, channel, stdin=subprocess.DEVNULL)
         except OSError as error:
+            if error.errno in USED_UP:
+                raise
             raise BootstrapError(
                 f"cannot start {arguments[0]}: {error.strerror}; check the command", code="command-refused"
             ) from error

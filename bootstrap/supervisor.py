@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from bootstrap.advice import advise
-from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.errors import BootstrapError, ConfigError, refused
 from bootstrap.events import FIELDS, Event
 from bootstrap.exchange import PeerError
 from bootstrap.lock import Lock, host_lock
@@ -92,7 +93,12 @@ def supervise(
             supervisor.lock = lock
             if lock is not None and lock.left_over:
                 supervisor.report("reaped", rank, pids=lock.left_over)
-            asyncio.run(supervisor.run(act))
+            try:
+                asyncio.run(supervisor.run(act))
+            except OSError as error:
+                raise refused(error) from error
+            finally:
+                supervisor.tidy_up()
         if (status := supervisor.command_exit_code()) is not None:
             exit_code = supervisor.summary["status"] = status
     except BootstrapError as error:
@@ -137,8 +143,10 @@ class Supervisor:
         self._timeout = timeout
         self._rank = rank
         self._guard: Guard | None = None
+        self._directories: list[Path] = []
         self._workers: list[Worker] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._complaints: set[str] = set()
         self._last: dict[int, str] = {}
         self._first_to_fail: asyncio.Task[None] | None = None
         self._ending = False
@@ -161,6 +169,8 @@ class Supervisor:
 
     async def run(self, act: Callable[["Supervisor"], Coroutine[Any, Any, None]]) -> None:
         """Raises BootstrapError; whichever way it ends, no process and no file of a worker is left."""
+        self._guard = Guard(self.lock)  # before anything is left behind
+        asyncio.get_running_loop().set_exception_handler(self._complain)
         stop = self._stopped_by_signal_or_deadline()
         main = asyncio.create_task(act(self))
         try:
@@ -171,9 +181,13 @@ class Supervisor:
             self._ending = True
             main.cancel()
             await self.end_workers()
-            if self._guard is not None:
-                self._guard.dismiss()
+            self._guard.dismiss()
             await _collect([main])
+
+    def tidy_up(self) -> None:
+        """Once more, behind the event loop: where descriptors were short, no directory could be removed before."""
+        for directory in self._directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def met(self) -> None:
         """The group is there: the deadline is met, and a signal is the proper end."""
@@ -206,7 +220,7 @@ class Supervisor:
         """Start a worker, with its end of a side channel; `heard` is called with each of its events."""
         self._heard = heard
         worker = await Worker.start(rank, channel)
-        self._guard_over(worker.directory)
+        self.guard_over(worker.directory)
         self._adopt(worker)
         self._tasks += [asyncio.create_task(self._follow(worker)), asyncio.create_task(self._log(worker))]
         return worker
@@ -220,7 +234,6 @@ class Supervisor:
         channel: socket.socket | None = None,
     ) -> None:
         """Run a user's command to its end, and pass on what it writes. CommandError unless its exit status is 0."""
-        self._guard_over(directory)
         worker = self._command = await Worker.start_command(rank, arguments, environment, directory, channel)
         self._adopt(worker)
         self.native = True
@@ -269,11 +282,24 @@ class Supervisor:
         """That of the command, which has ended; None where none ran."""
         return None if self._command is None else self._command.exit_code
 
-    def _guard_over(self, directory: Path) -> None:
-        """Before anything is left behind."""
-        if self._guard is None:
-            self._guard = Guard(self.lock)
+    def guard_over(self, directory: Path) -> None:
+        """See to it that a directory does not outlive the run; to be called before it is made."""
+        assert self._guard is not None  # noqa: S101 - the run has begun
+        self._directories.append(directory)
         self._guard.remove(directory)
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the event loop says of its own: that the system has no more for it, such as descriptors, or a bug."""
+        error = context.get("exception")
+        if "_start_serving" in context["message"]:
+            return  # a second after descriptors were short asyncio listens again, even if that was closed meanwhile
+        if not isinstance(error, OSError):
+            loop.default_exception_handler(context)
+            return
+        text = f"{context['message']}: {error.strerror or error}"
+        if text not in self._complaints:  # it may go on for as long as the run
+            self._complaints.add(text)
+            self.report("warning", self._rank, message=text)
 
     def _adopt(self, worker: Worker) -> None:
         self._workers.append(worker)

@@ -22,7 +22,8 @@ CLOSE_SECONDS: Final = 1.0
 MAX_WAITING: Final = 4 * 1024 * 1024
 _DROPPED: Final = 16 * 1024
 """What still comes in on a link that has ended is read in pieces of this size, and dropped."""
-_IP_BOUND_IF: Final = 25  # macOS; the socket module has no name for it
+_IP_BOUND_IF: Final = 25  # macOS; the socket module has no name for it, nor for the next one
+_TCP_RXT_CONNDROPTIME: Final = 0x80
 
 _CODES: Final[dict[type[OSError], str]] = {
     ConnectionRefusedError: "link-refused",
@@ -256,13 +257,19 @@ def _bound_socket(own_ip: str, port: int, interface: str | None) -> socket.socke
 
 
 def tune(connection: socket.socket) -> None:
-    """No Nagle; keep-alive after 10 s, every 5 s, 3 times: a peer that vanished is noticed after 25 s. [SESSION-TCP]"""
+    """No Nagle; keep-alive after 10 s, every 5 s, 3 times: a peer that vanished is noticed after 25 s. [SESSION-TCP]
+
+    While something is sent that nobody acknowledges, there is no keep-alive, so that is given up after the same time.
+    """
+    vanished = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "darwin":
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, KEEPALIVE_IDLE)
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_RXT_CONNDROPTIME, vanished)
     else:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, vanished * 1000)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 

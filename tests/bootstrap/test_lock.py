@@ -229,6 +229,20 @@ def test_a_killed_runs_worker_is_ended_with_all_that_it_started(children: Childr
     assert list(tmp.iterdir()) == []
 
 
+def test_a_killed_runs_directory_goes_even_where_its_worker_had_ended_at_once(tmp: Path) -> None:
+    worker = subprocess.Popen(["true"])
+    worker.wait()
+    directory = tmp / "jaccl-bootstrap-x"
+    directory.mkdir()
+    with host_lock(IP) as killed:
+        killed.watch(worker.pid, directory)
+        said = lock_path(IP).read_bytes()
+    lock_path(IP).write_bytes(said)
+    with host_lock(IP) as held:
+        assert held.left_over == []
+        assert not directory.exists()
+
+
 def process_lives(each: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return each.is_running() and each.status() != psutil.STATUS_ZOMBIE

@@ -1,15 +1,18 @@
 """Ranks at work: what one meets, all end with."""
 
 import asyncio
+import errno
+import os
 import time
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from bootstrap import BootstrapError, LinkError
 from bootstrap.exchange import PeerError
-from bootstrap.member import MAX_EARLY
+from bootstrap.member import MAX_EARLY, own_version
 from bootstrap.side_channel import SideChannelError
 from bootstrap.supervisor import SupervisorError
 from bootstrap.up import Trust, Up
@@ -266,6 +269,33 @@ def test_ranks_that_run_other_versions(group: Group, monkeypatch: pytest.MonkeyP
 
 
 # -- before the bootstrap frame was handled ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_others_hear_what_the_system_refused(rank: int, group: Group) -> None:
+    async def act(member: Acting) -> None:
+        await group.until_begun()
+        group.fault()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        acts: list[Act] = [forever, forever]
+        acts[rank] = act
+        await group.start(acts)
+        await group.ends_alike("system-refused", "the system refuses what this run needs: Too many open files")
+
+    run(main)
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor has any, once no file can be opened."""
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    assert own_version()
+    monkeypatch.setattr(metadata, "version", missing)
+    assert own_version() == ""
 
 
 def member_of(rank: int, command: tuple[str, ...] = ("true",)) -> Acting:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import BootstrapError
+from bootstrap import BootstrapError, processes
 from bootstrap.lock import LockError, host_lock, lock_path
 from bootstrap.plan import Plan
 from bootstrap.processes import GUARD, LONGEST_LINE, Guard, Worker, _lines, end_all, new_directory
@@ -221,6 +221,20 @@ def test_a_command_that_is_refused(command: str, reason: str) -> None:
             await Worker.start_command(0, [command], dict(os.environ), new_directory(), None)
         assert caught.value.code == "command-refused"
         assert str(caught.value) == f"cannot start {command}: {reason}; check the command"
+
+    run(main)
+
+
+def test_a_command_is_not_to_blame_where_nothing_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(processes, "_start", refuse)
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            await Worker.start_command(0, ["true"], dict(os.environ), new_directory(), None)
+        assert caught.value.errno == errno.EMFILE
 
     run(main)
 

@@ -1,9 +1,12 @@
 """The one that holds the deadline, the signals and the workers' lives."""
 
 import asyncio
+import errno
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ from bootstrap.events import FIELDS
 from bootstrap.lock import holder, host_lock, lock_path, process
 from bootstrap.processes import new_directory
 from bootstrap.supervisor import Supervisor, SupervisorError, _parse, cause, supervise
+from bootstrap.topology import private_directory
 
 IP = "127.0.0.1"
 Act = Callable[[Supervisor], Coroutine[Any, Any, None]]
@@ -216,6 +220,82 @@ def left_over(tmp: Path) -> Iterator[int]:
 def test_what_an_earlier_run_left_is_reported(left_over: int) -> None:
     code, shown = supervised(nothing, lock_ip=IP)
     assert (code, shown.events[0]) == (0, {"event": "reaped", "rank": 1, "pids": [left_over]})
+
+
+# -- what the system has no more of ------------------------------------------------------------------------------------
+
+
+def test_the_system_refuses() -> None:
+    """Whatever it is that the run asked for."""
+
+    async def act(supervisor: Supervisor) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    code, shown = supervised(act)
+    assert code == 3
+    (event,) = shown.of("error")
+    assert (event["code"], event["retry"]) == ("system-refused", "safe")
+    assert event["message"] == "the system refuses what this run needs: Too many open files"
+    assert shown.events[-1] == {"event": "done", "ok": False, "code": "system-refused"}
+
+
+def test_a_time_limit_of_ones_own_is_a_bug() -> None:
+    """Though TimeoutError is an OSError; the same holds for a reader that has left."""
+
+    async def act(supervisor: Supervisor) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        supervised(act)
+
+
+def test_a_directory_is_removed_once_there_are_descriptors_again(tmp: Path) -> None:
+    """Without any, no directory can be read."""
+    directory = new_directory()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def act(supervisor: Supervisor) -> None:
+        supervisor.guard_over(directory)
+        with private_directory(directory):
+            (directory / "file").touch()
+            with socket.socket() as next_one:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (next_one.fileno(), limits[1]))
+        assert directory.exists()
+
+    try:
+        code, _ = supervised(act, lock_ip=IP)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert code == 0
+    assert list(tmp.iterdir()) == []
+
+
+def test_what_the_event_loop_has_to_say() -> None:
+    """The same once, and without a traceback; what is a bug stays one."""
+
+    async def act(supervisor: Supervisor) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            loop.call_exception_handler({"message": "socket.accept() out of system resource", "exception": error})
+        # What asyncio runs into a second later, where that socket was closed meanwhile.
+        loop.call_exception_handler(
+            {"message": "Exception in callback BaseSelectorEventLoop._start_serving()", "exception": ValueError()}
+        )
+
+    code, shown = supervised(act)
+    assert code == 0
+    (event,) = shown.of("warning")
+    assert event["message"] == "socket.accept() out of system resource: Too many open files"
+
+
+def test_a_bug_in_a_callback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(supervisor: Supervisor) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "a bug", "exception": ZeroDivisionError()})
+
+    code, shown = supervised(act)
+    assert (code, shown.of("warning")) == (0, [])
+    assert "a bug" in caplog.text
 
 
 # -- a command ---------------------------------------------------------------------------------------------------------

@@ -201,6 +201,7 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     [
         (["--own-ip", "::1", "--peer-ip", "127.0.0.1"], "'::1' is not the IPv4 address"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.1"], "give --rank"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.1", "--rank", "0"], "two ranks have the same address"),
         (["--own-ip", "127.0.0.1"], "--peer-ip"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--rank", "2"], "rank '2' is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--link-port", "0"], "link port 0 is wrong"),
@@ -209,6 +210,8 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--backend", "mpi"], "backend 'mpi' is unknown"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--timeout", "0"], "timeout 0.0 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer-key", "AA=="], "key"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer-key", "AA==", "--trust-first-use"], "not both"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--extensions", "yes"], "extensions 'yes' is wrong"),
         (
             ["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "1", "--trust-first-use"],
             "revision 1 proves no key",

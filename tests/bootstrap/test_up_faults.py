@@ -52,6 +52,14 @@ def test_rank_1_dies_before_the_init(
     nothing_left_soon(run_one, *pair)
 
 
+def test_a_control_process_is_killed_while_it_waits(pair: Pair, up: Start, nothing_left_soon: Check) -> None:
+    """Before it has started anything: its lock file goes all the same."""
+    run = up(*pair[::-1], "--json", "--", "true")
+    run.until(("listening", 1))
+    run.process.kill()
+    nothing_left_soon(run, *pair)
+
+
 @pytest.mark.parametrize("worker", ["stuck.py", "deaf.py"])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_control_process_is_killed_in_the_init(
@@ -268,6 +276,25 @@ def test_a_tmpdir_that_goes(pair: Pair, up: Start, nothing_left: Check) -> None:
     run_one.end()
     for run in (run_zero, run_one):
         nothing_left(run, *pair)
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="this system sets no limits from outside")
+def test_no_descriptor_is_left(pair: Pair, up: Start, nothing_left: Check) -> None:
+    """Whoever connects waits until there is one; that is said once, and without a traceback."""
+    run = up(*pair[::-1], "--json", "--", "true")
+    run.until(("listening", 1))
+    control = psutil.Process(run.process.pid)
+    limits = control.rlimit(psutil.RLIMIT_NOFILE)
+    control.rlimit(psutil.RLIMIT_NOFILE, (control.num_fds(), limits[1]))
+    zero = up(*pair, "--json", "--", "true")
+    run.until(("warning", 1))
+    control.rlimit(psutil.RLIMIT_NOFILE, limits)
+    assert (zero.end(), run.end()) == (0, 0)
+    (event,) = of(run, "warning")
+    assert event["message"] == "socket.accept() out of system resource: Too many open files"
+    assert run.stderr == []
+    for each in (zero, run):
+        nothing_left(each, *pair)
 
 
 def test_nothing_can_be_written_anywhere(pair: Pair, up: Start) -> None:

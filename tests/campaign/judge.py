@@ -1,0 +1,86 @@
+"""What must hold after each fault, whatever it was: documented ends that name the cause, and nothing left."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Final
+
+from bootstrap.advice import ADVICE
+from bootstrap.exchange import CONSEQUENCES
+from tests.campaign.plan import Case
+from tests.campaign.process import Running
+from wireproto.errors import ERROR_CODES
+
+UNDER_WAY: Final = ("link-*", "handshake-*", "seal-*", "truncated", "ping-timeout", "session-ended")
+"""What a rank says of a link that is harmed."""
+LATE: Final = ("deadline", "rehearsal-*", "versions-missing", "worker-died", "init-failed", "sum-failed")
+"""How a rank ends that waits in vain for another."""
+ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "command-failed")
+"""How a rank ends when the other was told to end; with --restart it waits for that one to come again."""
+
+CAUSES: Final = {
+    "kill": ("worker-killed", "command-failed", "link-lost", "session-ended", *LATE),
+    "stop": (*UNDER_WAY, *LATE),
+    "close": (*UNDER_WAY, *LATE),
+    "reset": (*UNDER_WAY, *LATE),
+    "partition": (*UNDER_WAY, *LATE),
+    "delay": (*UNDER_WAY, *LATE),
+    "drop": (*UNDER_WAY, *LATE),
+    "duplicate": (*UNDER_WAY, *LATE),
+    "truncate": (*UNDER_WAY, *LATE),
+    "flip": (*UNDER_WAY, *LATE, "type-unknown", "json-*", "field-*", "payload-*", "bad-bootstrap"),
+    "flood": (*UNDER_WAY, *LATE),
+    "clock": (),
+    "disk": ("write-failed", "directory-failed", "lock-failed"),
+    "permission": ("write-failed", "directory-failed", "lock-failed"),
+    "descriptors": ("system-refused", "write-failed", "directory-failed", "lock-failed", *UNDER_WAY, *LATE),
+}
+"""The codes that may say why a rank has ended, by fault. A rank may show the other's."""
+
+
+def is_documented(code: str) -> bool:
+    return code in ERROR_CODES or any(fnmatchcase(code, name) for name in ADVICE)
+
+
+def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
+    """What is wrong with how the ranks have ended, which they have."""
+    causes = (*CAUSES[case.fault], *(ENDED if case.stage == "stop" else ()))
+    failures = {rank: run for rank, run in runs.items() if not _was_killed(case, run)}
+    for rank, run in failures.items():
+        yield from (f"rank {rank}: {text}" for text in _wrong_end(run))
+        if run.error is not None:
+            code = run.error["code"]
+            if not _fits(code, (*causes, *CONSEQUENCES, "deadline")):  # the last for a rank that waits for the other
+                yield f"rank {rank}: {code} is no consequence of {case.fault}: {run.error['message']}"
+    told = {run.error["code"] for run in failures.values() if run.error is not None}
+    seen = {code for run in runs.values() for code in run.codes}
+    if told and not any(_fits(code, causes) for code in seen):
+        yield f"nobody names the cause: {sorted(seen)}"
+
+
+def _was_killed(case: Case, run: Running) -> bool:
+    """By the fault itself: it cannot have said anything."""
+    return case.fault == "kill" and case.rank == run.rank and run.process.returncode == -9
+
+
+def _wrong_end(run: Running) -> Iterator[str]:
+    status, error, stderr = run.process.returncode, run.error, "\n".join(run.stderr)
+    done = run.events[-1] if run.events else {}
+    if "Traceback" in stderr or "internal error" in stderr:
+        yield f"it ends in a traceback: {stderr[-2000:]}"
+    if done.get("event") != "done":
+        yield f"its last word is not `done`, status {status}: {stderr[-500:]}"
+    elif done["ok"]:
+        if error is not None or status != done.get("status", 0):
+            yield f"it says that all is well, and ends with status {status}"
+    elif error is None or done.get("code") != error["code"]:
+        yield "it has failed, and does not say why"
+    elif not is_documented(error["code"]):
+        yield f"the code {error['code']} is documented nowhere"
+    elif status != 3 and status not in [event.get("status") for event in run.events]:
+        yield f"it has failed, and ends with status {status}"
+    elif not (error["message"] and error["cause"] and error["mend"]):
+        yield f"there is no advice for {error['code']}"
+
+
+def _fits(code: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(code, pattern) for pattern in patterns)

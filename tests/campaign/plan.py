@@ -1,0 +1,170 @@
+"""What the campaign does: the stages, the faults, which of them meet, and the cases that are drawn from a seed.
+
+Cells that are empty, shown as `-`:
+
+- Before there is a connection (`listen`) no byte passes that could be harmed, and no link can be cut.
+- On loopback the cable passes link frames on, so before the first one (`connect`) there is none to drop, send twice,
+  cut or change. Between namespaces it passes packets, the first of which is that of the connect.
+- Between namespaces nothing ends a connection but its two ends, so there is no `close`, `reset` and `truncate`. What a
+  host lacks (`clock` to `descriptors`) and who floods it do not depend on the cable, so they are tried on loopback.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Final, Literal, NamedTuple
+
+Shape = Literal["loopback", "namespaces"]
+SHAPES: Final[tuple[Shape, ...]] = ("loopback", "namespaces")
+
+STAGES: Final = {
+    "listen": "rank 1 listens, or is about to; rank 0 is not there yet",
+    "connect": "the connection is there",
+    "hello": "rank 0's hello passes",
+    "ack": "rank 1's ack passes",
+    "confirmed": "rank 0's first box passes",
+    "bootstrap": "the jacclBootstrap passes",
+    "rehearsal": "rank 1 has the jacclBootstrap, and is about to rehearse",
+    "files": "a rank has written the file for MLX",
+    "init": "a rank has set its environment and is about to form the group",
+    "ready": "both hold the group",
+    "running": "both run a command",
+    "stop": "a rank was just told to end",
+}
+"""When a fault strikes."""
+
+FAULTS: Final = {
+    "kill": "SIGKILL for the control process, the worker, the guard, or control process and guard",
+    "stop": "SIGSTOP for one of them, and SIGCONT a while later",
+    "close": "the cable closes the connection",
+    "reset": "the cable resets it",
+    "partition": "nothing passes for a while, or from then on; between namespaces the interface may go down, too",
+    "delay": "what passes is late for a while; between namespaces so that it comes in another order, too",
+    "drop": "a link frame is missing; some packets are",
+    "duplicate": "a link frame comes twice; some packets do",
+    "truncate": "half a link frame, and the end of the connection",
+    "flip": "a bit of a link frame, or of some packets, is turned",
+    "flood": "strangers, and the peer's own address, open connections: silent, talkative, nearly right",
+    "clock": "the wall clock of one host jumps by up to decades",
+    "disk": "the disk of one host becomes full",
+    "permission": "one host's directory for temporary files becomes read-only",
+    "descriptors": "the control process of one rank may open no more files",
+}
+
+PROCESS: Final = ("kill", "stop")
+STREAM: Final = ("close", "reset")
+FRAME: Final = ("drop", "duplicate", "truncate", "flip")
+HOST: Final = ("flood", "clock", "disk", "permission", "descriptors")
+
+
+class Cell(NamedTuple):
+    """A stage and a fault, in a shape."""
+
+    shape: Shape
+    stage: str
+    fault: str
+
+
+def makes_sense(cell: Cell) -> bool:
+    shape, stage, fault = cell
+    if fault in PROCESS:
+        return True
+    if fault in HOST:
+        return shape == "loopback"
+    if stage == "listen":
+        return False
+    if shape == "namespaces":
+        return fault not in STREAM and fault != "truncate"
+    return stage != "connect" or fault not in FRAME
+
+
+CELLS: Final = tuple(
+    cell for shape in SHAPES for stage in STAGES for fault in FAULTS if makes_sense(cell := Cell(shape, stage, fault))
+)
+
+
+def lacks(shape: Shape, fault: str) -> str:
+    """Why a cell cannot be tried here; empty where it can."""
+    is_root = os.geteuid() == 0
+    if sys.platform != "linux" and (shape == "namespaces" or fault in ("descriptors", "disk", "permission")):
+        return "needs Linux"
+    if shape == "namespaces" and not (is_root and shutil.which("ip") and Path("/dev/net/tun").exists()):
+        return "needs root, iproute2 and /dev/net/tun"
+    if fault == "disk" and not is_root:
+        return "needs root, to mount a small disk"
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One fault, as it is drawn. `rank` is whom it strikes, where it strikes one."""
+
+    seed: int
+    number: int
+    shape: Shape
+    stage: str
+    fault: str
+    rank: int
+    work: Literal["group", "command"]
+    revision: int
+    extensions: Literal["on", "off"]
+    restarts: int
+    brisk: bool
+    """With shorter times than the product's own: see `process.BRISK`."""
+
+    @property
+    def random(self) -> Random:
+        """What the fault itself draws from."""
+        return Random(f"{self.seed}/{self.number}/fault")
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that `up` has until the group is there."""
+        return 12.0 if self.brisk else 30.0
+
+    def again(self) -> str:
+        """The command that runs it once more."""
+        return f"python -m tests.campaign --seed {self.seed} --number {self.number}"
+
+
+def cases(seed: int, *, brisk: bool = False, only: str = "") -> Iterator[Case]:
+    """Without end: each cell once, in an order from the seed; then again, in another. What cannot be tried is left out.
+
+    `only` is STAGE:FAULT, where either may be empty; a case has the same number with it and without.
+    """
+    stage, _, fault = only.partition(":")
+    wanted = [
+        cell
+        for cell in CELLS
+        if stage in ("", cell.stage) and fault in ("", cell.fault) and not lacks(cell.shape, cell.fault)
+    ]
+    order, numbers = Random(seed), count()
+    while wanted:
+        for number, cell in zip(numbers, order.sample(CELLS, len(CELLS))):  # noqa: B905 - the numbers go on
+            if cell in wanted:
+                yield _drawn(seed, number, cell, brisk)
+
+
+def _drawn(seed: int, number: int, cell: Cell, brisk: bool) -> Case:
+    random = Random(f"{seed}/{number}")
+    any_work: tuple[Literal["group", "command"], ...] = ("group", "command")
+    work = {"init": any_work[:1], "ready": any_work[:1], "running": any_work[1:]}.get(cell.stage, any_work)
+    plain = cell.stage != "rehearsal"
+    return Case(
+        seed=seed,
+        number=number,
+        shape=cell.shape,
+        stage=cell.stage,
+        fault=cell.fault,
+        rank=random.randrange(2),
+        work=random.choice(work),
+        revision=random.choices((2, 1), (85, 15 * plain))[0],
+        extensions=random.choices(("on", "off"), (90, 10 * plain))[0],
+        restarts=random.choice((0, 0, 1)),
+        brisk=random.random() < 0.9 or brisk,
+    )

@@ -1,0 +1,217 @@
+"""One case from its start to its verdict: ranks up, the fault at its stage, their ends, what is left, and once more."""
+
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import psutil
+
+from tests.campaign.judge import wrong_ends
+from tests.campaign.plan import Case
+from tests.campaign.process import Running
+from tests.campaign.scene import START_SECONDS, TIDY_SECONDS, Lane, Scene
+from tests.campaign.strikes import LONGEST, strike
+
+SLACK = 30.0
+"""Seconds that a busy machine may take beyond a deadline, and that pings may take to find out."""
+
+
+@dataclass
+class Result:
+    """What came of a case."""
+
+    case: Case
+    recovered: bool = False
+    """The ranks reached what they were started for, as if nothing had been."""
+    seconds: float = 0.0
+    """From the fault to the end of both ranks, or to their recovery."""
+    codes: tuple[str, ...] = ()
+    """Of the errors that ended rank 0 and rank 1."""
+    wrong: list[str] = field(default_factory=list)
+
+
+def play(case: Case, lane: Lane, strike: Callable[[Scene], None] = strike) -> Result:
+    """Whatever happens, the lane is empty afterwards."""
+    result = Result(case)
+    scene = Scene(lane, case, strike)
+    try:
+        result.wrong += _play(scene, result)
+    except Exception:
+        result.wrong.append(f"the campaign itself: {traceback.format_exc()}")
+    finally:
+        scene.close()
+    return result
+
+
+def _play(scene: Scene, result: Result) -> Iterator[str]:
+    if not _reach_stage(scene):
+        yield f"the stage was never reached: {[run.events[-2:] for run in scene.runs.values()]}"
+        return
+    began = time.monotonic()
+    before = _descriptors(scene)
+    pongs = _pongs(scene)
+    limit = scene.case.timeout * (1 + scene.case.restarts) + LONGEST + SLACK
+
+    def is_well() -> bool:
+        return _is_well(scene, pongs)
+
+    in_time = scene.news.until(lambda: scene.is_over or is_well(), limit)
+    result.seconds = time.monotonic() - began
+    if not in_time:
+        yield f"a rank hangs: {[run.events[-3:] for run in scene.runs.values() if not run.is_over]}"
+        return
+    if not scene.is_over:
+        yield from _more_open(scene, before)
+        yield from _end(scene)
+    yield from wrong_ends(scene.case, scene.runs)
+    result.recovered = scene.both(lambda run: run.process.returncode == 0)
+    result.codes = tuple(str(run.error["code"]) if run.error else "-" for _, run in sorted(scene.runs.items()))
+    scene.heal()
+    yield from _left(scene)
+    yield from _once_more(scene)
+
+
+# -- to the stage ------------------------------------------------------------------------------------------------------
+
+
+def _reach_stage(scene: Scene) -> bool:
+    case = scene.case
+    if case.stage == "listen":
+        return _listen(scene)
+    scene.start(1)
+    if not scene.news.until(lambda: scene.runs[1].said("listening"), START_SECONDS):
+        return False
+    scene.start(0)
+    awaited = {
+        "files": lambda: scene.runs[case.rank].said("file-written"),
+        # Where rank 1's worker hangs, it never comes so far.
+        "init": lambda: scene.runs[0 if scene.hangs else case.rank].said("environment-set"),
+        "ready": lambda: scene.both(_holds),
+        "running": lambda: scene.both(_runs),
+        "stop": lambda: scene.both(_holds if case.work == "group" else _runs),
+    }
+    if case.stage not in awaited:
+        scene.news.until(lambda: scene.struck or scene.is_over, START_SECONDS)
+        return scene.struck
+    is_there = awaited[case.stage]
+    scene.news.until(lambda: is_there() or scene.is_over, START_SECONDS)
+    if not is_there():
+        return False
+    if case.stage == "stop":
+        scene.signal(scene.random.randrange(2), signal.SIGINT)
+    scene.strike()
+    return True
+
+
+def _listen(scene: Scene) -> bool:
+    """The rank that is struck is alone so far; what is done to a host may come before it, too."""
+    first = scene.case.rank
+    if scene.case.fault in ("clock", "disk", "permission") and scene.random.random() < 0.5:
+        scene.strike()
+    scene.start(first)
+    word = "listening" if first == 1 else "link-lost"
+    if not scene.news.until(lambda: scene.runs[first].said(word) or scene.runs[first].is_over, START_SECONDS):
+        return False
+    if not scene.struck:
+        scene.strike()
+    scene.start(1 - first)
+    return True
+
+
+# -- how it goes on ----------------------------------------------------------------------------------------------------
+
+
+def _last(run: Running, *names: str) -> str:
+    return next((event["event"] for event in reversed(run.events) if event["event"] in names), "")
+
+
+def _holds(run: Running) -> bool:
+    return _last(run, "holding", "restarting", "error", "done") == "holding"
+
+
+def _runs(run: Running) -> bool:
+    return _last(run, "output", "restarting", "error", "done") == "output"
+
+
+def _pongs(scene: Scene) -> int:
+    return sum(event["event"] == "pong" for event in scene.runs[0].events) if 0 in scene.runs else 0
+
+
+def _is_well(scene: Scene, pongs: int) -> bool:
+    """The ranks are where they were to come, and the link shows signs of life, as before the fault."""
+    case = scene.case
+    if case.work == "command" and case.stage not in ("running", "stop"):
+        return False  # it ends by itself
+    return scene.both(_holds if case.work == "group" else _runs) and _pongs(scene) >= pongs + 2
+
+
+def _end(scene: Scene) -> Iterator[str]:
+    """In order, now that all is well."""
+    scene.go.touch()
+    if scene.case.work == "group":
+        scene.signal(0, signal.SIGINT)
+    if not scene.news.until(lambda: scene.is_over, scene.case.timeout + SLACK):
+        yield f"a rank that is well does not end: {[run.events[-3:] for run in scene.runs.values()]}"
+    elif not scene.both(lambda run: run.process.returncode == 0):
+        yield f"ranks that are well end badly: {[run.events[-2:] for run in scene.runs.values()]}"
+
+
+def _descriptors(scene: Scene) -> dict[int, int]:
+    """How many each control process has open that holds its group, or runs its command."""
+    if scene.case.stage not in ("ready", "running"):
+        return {}
+    counts = {}
+    for rank, run in scene.runs.items():
+        try:
+            counts[rank] = psutil.Process(run.process.pid).num_fds()
+        except psutil.Error:
+            return {}
+    return counts
+
+
+def _more_open(scene: Scene, before: dict[int, int]) -> Iterator[str]:
+    """A connection of the fault's may still be on its way out."""
+    if before and not scene.news.until(
+        lambda: all(_descriptors(scene).get(rank, 0) <= most for rank, most in before.items()), 20
+    ):
+        yield f"descriptors are left open: {before} before, {_descriptors(scene)} after"
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+def _left(scene: Scene) -> Iterator[str]:
+    """A killed run has its guard, which takes a moment; where that was killed, the next run tidies up."""
+    killed = scene.case.fault == "kill"
+    seconds = TIDY_SECONDS if killed else 1.0
+    if not scene.news.until(lambda: not scene.processes(), seconds) and not scene.unguarded:
+        yield f"processes are left: {[process.cmdline() for process in scene.processes()]}"
+    if not scene.news.until(lambda: not scene.files(), seconds) and not scene.unguarded and not _stays(scene):
+        yield f"files are left: {scene.files()}"
+    if not scene.news.until(lambda: not scene.lane.listeners(), seconds) and not scene.unguarded:
+        yield f"listeners are left: {scene.lane.listeners()}"
+
+
+def _stays(scene: Scene) -> bool:
+    """From a directory that was read-only nothing could be removed: the next run does."""
+    return scene.case.fault == "permission"
+
+
+def _once_more(scene: Scene) -> Iterator[str]:
+    """The next bootstrap on the same addresses and in the same directories; it leaves nothing, whatever was there."""
+    case = replace(scene.case, stage="", fault="", work="command", revision=2, extensions="on", restarts=0, brisk=False)
+    scene.cable.close()
+    again = Scene(scene.lane, case, lambda _: None)
+    try:
+        again.start(1)
+        again.news.until(lambda: again.runs[1].said("listening") or again.runs[1].is_over, START_SECONDS)
+        again.start(0)
+        if not again.news.until(lambda: again.is_over, START_SECONDS):
+            yield f"the next bootstrap hangs: {[run.events[-2:] for run in again.runs.values()]}"
+        elif not again.both(lambda run: run.process.returncode == 0):
+            yield f"the next bootstrap fails: {[run.events[-2:] for run in again.runs.values()]}"
+        yield from (f"after the next bootstrap, {text}" for text in _left(again))
+    finally:
+        again.close()

@@ -1,0 +1,66 @@
+"""A rank that does in the end what none may: $LIE says what."""
+
+import atexit
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bootstrap import display
+
+LIE = os.environ["LIE"]
+
+
+def leave_file():
+    Path(tempfile.gettempdir(), "left").touch()
+
+
+def leave_process():
+    subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def leave_listener():
+    own = sys.argv[sys.argv.index("--own-ip") + 1]
+    listener = socket.create_server((own, 7777))
+    command = ["sleep", "60"]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(command, pass_fds=[listener.fileno()], env={"PATH": os.environ["PATH"], "LIE": LIE}, **streams)
+
+
+def hang():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        signal.pause()
+
+
+def fail():
+    sys.stderr.write("Traceback (most recent call last):\n")
+
+
+def say(**changes):
+    """From now on each error has these fields."""
+    write = display._write
+
+    def change(stream, line):
+        if line.startswith("{") and json.loads(line)["event"] in ("error", "done"):
+            event = json.loads(line)
+            line = json.dumps({**event, **{name: value for name, value in changes.items() if name in event}})
+        write(stream, line)
+
+    display._write = change
+
+
+AT_THE_END = {"file": leave_file, "process": leave_process, "listener": leave_listener, "hang": hang, "traceback": fail}
+if LIE in AT_THE_END:
+    atexit.register(AT_THE_END[LIE])
+elif LIE == "code":
+    say(code="made-up")
+elif LIE == "cause":
+    say(code="port-in-use")
+runpy.run_path(str(Path(__file__).with_name("rank.py")), run_name="__main__")

@@ -1,0 +1,165 @@
+"""What is done at the moment of a case: one function a kind of fault. Each returns at once, or within some seconds."""
+
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+import psutil
+
+from tests.bootstrap.ranks import COORDINATOR_PORT, LINK_PORT
+from tests.campaign.plan import FRAME, HOST, PROCESS
+from tests.campaign.process import Running
+from tests.campaign.scene import Scene
+
+FLOOD = 150
+"""Connections that strangers open."""
+YEAR = 365 * 24 * 3600
+CLOCK_JUMPS = (-55 * YEAR, -10 * YEAR, -3600, -2, 2, 3600, 10 * YEAR, 80 * YEAR)
+LONGEST = 4.0
+"""Seconds that a fault lasts which goes by itself."""
+
+
+def strike(scene: Scene) -> None:
+    fault = scene.case.fault
+    if fault in PROCESS:
+        (kill if fault == "kill" else stop)(scene)
+    elif fault in HOST:
+        HOSTS[fault](scene)
+    else:
+        _cable(scene)
+
+
+def _target(scene: Scene) -> list[int]:
+    """The process numbers of whom to strike."""
+    run = scene.runs[scene.case.rank]
+    choices = [[run.process.pid], [run.process.pid, run.guard], [run.guard], [run.worker], [run.worker]]
+    whole = [choice for choice in choices if None not in choice]
+    return scene.random.choice(whole)
+
+
+def kill(scene: Scene) -> None:
+    pids = _target(scene)
+    scene.unguarded = len(pids) > 1
+    for pid in reversed(pids):  # the guard first, so that it has no time to tidy up
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stop(scene: Scene) -> None:
+    pids = _target(scene)
+    _signal(pids, signal.SIGSTOP)
+    _later(scene, scene.random.uniform(0.1, LONGEST), lambda: _signal(pids, signal.SIGCONT))
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _later(scene: Scene, seconds: float, do: Callable[[], None]) -> None:
+    """Do it then, and in any case before the next case."""
+    timer = threading.Timer(seconds, do)
+    timer.start()
+
+    def now() -> None:
+        timer.cancel()
+        timer.join()
+        do()
+
+    scene.healed.append(now)
+
+
+def _cable(scene: Scene) -> None:
+    fault, random = scene.case.fault, scene.random
+    seconds = random.uniform(0.1, LONGEST)
+    if scene.lane.hosts is not None and fault == "partition":
+        if random.random() < 0.5:  # the cable stays out
+            seconds = 3600.0
+        if random.random() < 0.5:
+            host = random.choice(scene.lane.hosts)
+            host.unplug()
+            _later(scene, seconds, host.plug) if seconds < 3600 else scene.healed.append(host.plug)
+    if fault in FRAME and random.random() < 0.3:
+        scene.cable.harm(fault, seconds)
+        _later(scene, 0.2, lambda: scene.cable.harm(fault, 0.1))
+    else:
+        scene.cable.harm(fault, seconds)
+
+
+# -- one host ----------------------------------------------------------------------------------------------------------
+
+
+def flood(scene: Scene) -> None:
+    """From an address that is no rank's, and from the other rank's own."""
+    zero, one = (rank.ip for rank in scene.lane.ranks)
+    stranger = zero.rpartition(".")[0] + ".9"
+    targets = [(one, LINK_PORT)] if scene.random.random() < 0.7 else [(one, LINK_PORT), (zero, COORDINATOR_PORT)]
+    words = [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, b"\xff" * 64, (1 << 16).to_bytes(8, "little") + b"\x01" * 4096]
+
+    def pour() -> None:
+        with ExitStack() as opened:
+            end = time.monotonic() + 1.5
+            for number in range(FLOOD):
+                if time.monotonic() > end:
+                    break
+                to = targets[number % len(targets)]
+                source = stranger if number % 3 else (zero if to[0] == one else one)
+                with suppress(OSError):
+                    connection = opened.enter_context(socket.create_connection(to, 0.2, (source, 0)))
+                    connection.sendall(words[number % len(words)])
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=pour)
+    thread.start()
+    scene.healed.append(thread.join)
+
+
+def clock(scene: Scene) -> None:
+    scene.clock.write_text(str(scene.random.choice(CLOCK_JUMPS)))
+
+
+def disk(scene: Scene) -> None:
+    """Full from now on."""
+    ballast = scene.lane.tmp[scene.case.rank] / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    scene.healed.append(lambda: ballast.unlink(missing_ok=True))
+
+
+def permission(scene: Scene) -> None:
+    tmp = scene.lane.tmp[scene.case.rank]
+    tmp.chmod(0o555)
+    scene.healed.append(lambda: tmp.chmod(0o755))
+
+
+def descriptors(scene: Scene) -> None:
+    """No more than there are now, or one or two: from now on, or for a while."""
+    run = scene.runs[scene.case.rank]
+    with suppress(psutil.Error):
+        control = psutil.Process(run.process.pid)
+        limits = control.rlimit(psutil.RLIMIT_NOFILE)
+        most = control.num_fds() + scene.random.choice((0, 0, 1, 2))
+        control.rlimit(psutil.RLIMIT_NOFILE, (most, limits[1]))
+        if scene.random.random() < 0.5:
+            _later(scene, scene.random.uniform(0.1, LONGEST), lambda: _limit(run, limits))
+
+
+def _limit(run: Running, limits: tuple[int, int]) -> None:
+    with suppress(psutil.Error, OSError):
+        psutil.Process(run.process.pid).rlimit(resource.RLIMIT_NOFILE, limits)
+
+
+HOSTS: dict[str, Callable[[Scene], None]] = {
+    "flood": flood,
+    "clock": clock,
+    "disk": disk,
+    "permission": permission,
+    "descriptors": descriptors,
+}
