@@ -4,8 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
+# What is documented of the two packages: their public rooms.
+API := wireproto $(addprefix wireproto.,conformance conformance.plugin device_file errors frame fuzzing handshake jaccl \
+  known_keys link messages schema seal session specification spelling strategies tensor vectors violations) \
+  bootstrap $(addprefix bootstrap.,roles transport up)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants bench spec vectors kaitai clean
+.PHONY: help demo test check conform mutants bench fuzz planted api spec vectors kaitai campaign campaign-quick soak hostile clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -36,11 +41,24 @@ demo: $(VENV)/.bootstrap-installed ## Form a group of two real processes (ARGS="
 test: $(VENV)/.dev-installed ## Run the test suite (ARGS="-k link")
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts
+check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts, dead code
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/vulture
+
+# Whether tests pass is for `make test` to say: a measured process has more to write at its end than some tests expect,
+# and one that is killed leaves a file that does not count.
+coverage: $(VENV)/.dev-installed ## Measure the branch coverage of wireproto, its tools apart, and of bootstrap
+	@$(BIN)/coverage erase
+	-@$(BIN)/coverage run -m pytest -n auto tests/wireproto tests/bootstrap $(ARGS)
+	-@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --include='wireproto/*' --fail-under=100; core=$$?; \
+	  $(BIN)/coverage report --include='bootstrap/*' --fail-under=95 && exit $$core
+
+mutation: $(VENV)/.dev-installed ## Change codec, handshake, seal and session in small ways; list what no test notices
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 conform: $(VENV)/.dev-installed ## Try the JavaScript peer on the whole conformance suite, ten times (ARGS="--runs 1 --busy")
 	@$(BIN)/python -m tests.conformance.javascript $(ARGS)
@@ -50,6 +68,29 @@ mutants: $(VENV)/.dev-installed ## Try mutants of the reference peers on each co
 
 bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
+
+fuzz: $(VENV)/.dev-installed ## Run the harness of each layer, ten minutes each (ARGS="--seconds 5")
+	@for layer in link frame schema handshake seal session inspection device_file bootstrap.fuzzing:hostfile_harness; do \
+	  $(BIN)/wireproto fuzz run "$$layer" --seconds 600 $(ARGS) || exit; \
+	done
+
+planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds with each of three seeds (ARGS=--quick)
+	@$(BIN)/python -m tests.fuzzing.planted $(ARGS)
+
+api: $(VENV)/.dev-installed ## Make the API reference from the docstrings, in build/api
+	@$(BIN)/python -W error -m pdoc --output-directory build/api $(API)
+
+campaign: $(VENV)/.dev-installed ## Strike 1,000 faults at real pairs of ranks (ARGS="--seed 7 --only ready:kill")
+	@$(BIN)/python -m tests.campaign $(ARGS)
+
+campaign-quick: $(VENV)/.dev-installed ## The same with 100 faults and short times
+	@$(BIN)/python -m tests.campaign --faults 100 --brisk --lanes 6 $(ARGS)
+
+soak: $(VENV)/.dev-installed ## Sessions at full rate for 10 minutes, then 300 bootstraps (ARGS="--seconds 60")
+	@$(BIN)/python -m tests.campaign.soak $(ARGS)
+
+hostile: $(VENV)/.dev-installed ## A million bad inputs for live ranks (ARGS="--inputs 20000")
+	@$(BIN)/python -m tests.campaign.hostile $(ARGS)
 
 spec: $(VENV)/.dev-installed ## Draw what spec/protocol.md has drawn, register its rules, fill the dissector's tables, anew
 	@$(BIN)/python -m wireproto.diagram spec/protocol.md
@@ -63,4 +104,4 @@ kaitai: | $(BIN)/python ## Install Kaitai's compiler, for the tests that need it
 	@npm install --loglevel=error --no-audit --no-fund --no-save --no-package-lock --prefix $(VENV)/kaitai kaitai-struct-compiler@0.11.0
 
 clean: ## Remove everything that make made
-	@rm -rf $(VENV) .benchmarks build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .benchmarks .coverage* fuzz-findings build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -81,8 +81,8 @@ def test_two_ranks(tmp_path: Path) -> None:
 
 def test_a_recorded_demo(tmp_path: Path) -> None:
     record, show = (command for command in COMMANDS if "demo.pcapng" in command)
-    assert run(f"cd {tmp_path} && {record}", tmp_path).returncode == 0
-    done = run(f"cd {tmp_path} && {show}", tmp_path)
+    assert run(record, tmp_path).returncode == 0
+    done = run(show, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"0 → 1  jacclBootstrap .* sealed  port \d+, sessionID", done.stdout)
     assert (tmp_path / "demo.svg").read_text().startswith("<svg")
@@ -95,9 +95,9 @@ def test_a_peer_is_tried(tmp_path: Path) -> None:
     make_key = next(command for command in COMMANDS if command.startswith("jaccl-bootstrap identity --identity"))
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     key = json.loads(run("jaccl-bootstrap identity --json", tmp_path).stdout)["public_key"]
-    assert run(f"cd {tmp_path} && {make_key}", tmp_path).returncode == 0
+    assert run(make_key, tmp_path).returncode == 0
     command = command.replace("KEY", key).replace(":7777", f":{free_port()}")
-    done = run(f"cd {tmp_path} && {command} --section handshake", tmp_path)
+    done = run(f"{command} --section handshake", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "nothing to mend" in done.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
@@ -117,9 +117,12 @@ def here(command: str) -> str:
 
 
 def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """In a directory that is also the user's own place for keys."""
+    home.mkdir(exist_ok=True)
     return subprocess.run(  # noqa: S602 - by a shell, as the reader types it
         command,
         shell=True,
+        cwd=home,
         env={**ENVIRONMENT, "XDG_CONFIG_HOME": str(home)},
         capture_output=True,
         text=True,

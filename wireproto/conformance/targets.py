@@ -124,9 +124,9 @@ class RankZeroTarget(_Launched):
         """A listener of its own for each peer: what the last one still had under way is gone with it."""
         if self.restarts or not self._listens:
             await self.stop()
-            self._arrived = asyncio.Queue()
             server = await asyncio.start_server(self._accept, self._host, self._port)
             self._port = server.sockets[0].getsockname()[1]
+            self._stack.callback(self._turn_away)
             self._stack.callback(server.close)
             self._listens = True
             await self._start(self._host, self._port)
@@ -137,6 +137,12 @@ class RankZeroTarget(_Launched):
                 return await self._arrived.get()
         except TimeoutError:
             raise self._unreachable(f"no connection at {self._host}:{self._port} in {seconds:g} s") from None
+
+    def _turn_away(self) -> None:
+        """Closes what came, and what no case took."""
+        while not self._arrived.empty():
+            _, writer = self._arrived.get_nowait()
+            writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._arrived.put_nowait((reader, writer))
