@@ -1,6 +1,7 @@
 """Each harness: its seeds and its corpus hold, whatever comes in holds, and it runs as pytest and Atheris run it."""
 
 import dataclasses
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -20,7 +21,8 @@ from wireproto.fuzzing.watch import watched
 
 HOSTFILE = "bootstrap.fuzzing:hostfile_harness"
 EVERY_LAYER = pytest.mark.parametrize("layer", [*LAYERS, HOSTFILE])
-FOUND = sorted((Path(__file__).parent / "corpus").glob("*/*"))
+CORPUS = Path(__file__).parent / "corpus"
+FOUND = sorted(CORPUS.glob("*/*"))
 
 
 @EVERY_LAYER
@@ -39,6 +41,17 @@ def test_what_was_found_once_holds(path: Path) -> None:
     assert finding is None, finding
     if path.name in FAULTS:
         assert watched(FAULTS[path.name](), path.read_bytes())[1] is not None
+
+
+def test_a_stream_of_many_short_frames_takes_little_memory() -> None:
+    """Its entries were once kept, for two chunkings at a time, each with its error and what that holds."""
+    check, data = harness_of("inspection").check, 2 * (CORPUS / "inspection" / "many_short_frames").read_bytes()
+    tracemalloc.start()
+    try:
+        check(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_fault_has_its_file() -> None:
