@@ -1,6 +1,6 @@
 """Fast path and schema give one verdict on every byte string, and a third reader agrees on what is accepted.
 
-In the `ci` profile each test takes 1,000 examples; `test_number_of_examples` holds the sum over 20,000.
+Each test takes three times as many examples as others do; `test_number_of_examples` holds the sum over 20,000 in CI.
 """
 
 from random import Random
@@ -38,6 +38,8 @@ from wireproto.strategies import arbitrary_frames, messages, seeded_randoms
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
 EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: cls.__name__)
 IN_THREE_PARTS = pytest.mark.parametrize("share", range(3))
+
+MANY = settings(max_examples=3 * settings.default.max_examples)
 
 FRAME_TESTS = 12 + 12 + 3 + 3
 """How many of the tests below put a frame of hypothesis's to both readers; the lines above say which."""
@@ -108,6 +110,7 @@ def check_offset(frame: bytes, revision: Revision, verdict: Accepted | Rejected)
 
 
 @EVERY_JSON_CLASS
+@MANY
 @given(data=st.data(), random=seeded_randoms)
 def test_foreign_spellings(cls: type[Message], data: st.DataObject, random: Random) -> None:
     message = data.draw(messages(cls))
@@ -116,18 +119,21 @@ def test_foreign_spellings(cls: type[Message], data: st.DataObject, random: Rand
 
 
 @EVERY_JSON_CLASS
+@MANY
 @given(data=st.data(), random=seeded_randoms)
 def test_nearly_valid_frames(cls: type[Message], data: st.DataObject, random: Random) -> None:
     check(nearly_valid_frame(random, data.draw(messages(cls))))
 
 
 @IN_THREE_PARTS
+@MANY
 @given(frame=arbitrary_frames())
 def test_arbitrary_bytes(share: int, frame: bytes) -> None:
     check(frame)
 
 
 @IN_THREE_PARTS
+@MANY
 @given(random=seeded_randoms)
 def test_token_soup(share: int, random: Random) -> None:
     frame = token_soup(random)
@@ -135,7 +141,7 @@ def test_token_soup(share: int, random: Random) -> None:
 
 
 def test_number_of_examples() -> None:
-    assert settings.get_profile("ci").max_examples * FRAME_TESTS >= 20_000
+    assert 3 * settings.get_profile("ci").max_examples * FRAME_TESTS >= 20_000
 
 
 @given(message=messages(), random=seeded_randoms)
