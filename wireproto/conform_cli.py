@@ -29,6 +29,13 @@ HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help=
 RevisionOption = Annotated[
     int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
 ]
+# How a peer under test is reached: for whatever tries one.
+ListenOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 1: the peer connects here.")]
+ConnectOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 0: the peer listens there.")]
+IdentityOption = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Own identity key. Default: jaccl-bootstrap's.")
+]
+PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,15 +51,11 @@ def peer(
     patterns: Annotated[
         list[str] | None, typer.Argument(metavar="[CASE]...", help="Ids, or patterns: 'rank1.seal.*'.")
     ] = None,
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 1: the peer connects here.")] = None,
-    connect: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 0: the peer listens there.")] = None,
+    listen: ListenOption = None,
+    connect: ConnectOption = None,
     restart_command: Annotated[str | None, typer.Option(metavar="CMD", help="Starts the peer, for each case.")] = None,
-    identity: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Own identity key. Default: jaccl-bootstrap's.")
-    ] = None,
-    peer_key: Annotated[
-        str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")
-    ] = None,
+    identity: IdentityOption = None,
+    peer_key: PeerKeyOption = None,
     revision: RevisionOption = Revision.V2,
     section: SectionOption = None,
     level: LevelOption = None,
@@ -87,7 +90,7 @@ def peer(
     expected = _expected(context, expected_failures, CASES)
     if show_list:
         return _show_list(cases)
-    host, port = _address(context, connect or listen or "")
+    host, port = address(context, connect or listen or "")
     try:
         launcher = None if restart_command is None else command_launcher(restart_command)
     except ValueError as error:
@@ -265,7 +268,8 @@ def _read(context: typer.Context, path: Path | None) -> str:
         _wrong(context, f"cannot read {path}: {error}")
 
 
-def _address(context: typer.Context, text: str) -> tuple[str, int]:
+def address(context: typer.Context, text: str) -> tuple[str, int]:
+    """HOST:PORT, in two."""
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
         _wrong(context, f"{text!r} is no HOST:PORT")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from wireproto.conform_cli import ConnectOption, IdentityOption, ListenOption, PeerKeyOption, RevisionOption, address
 from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
 from wireproto.messages import Revision
 
@@ -32,9 +33,6 @@ What is found is kept in fuzz-findings, and told with the command that shows it 
 SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="How long.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="The same inputs for the same seed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")]
-RevisionOption = Annotated[
-    int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
-]
 FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where findings are kept.")]
 
 
@@ -87,8 +85,9 @@ def run(
     with _interruptible() as interrupted, display.shown(not as_json) as show:
         for finding in engine.run(seconds, lambda progress: show(display.line(progress))):
             _tell_finding(finding, store.keep_finding(findings, layer, finding), as_json)
-    for data in engine.kept if corpus else ():
-        store.keep(corpus or _FINDINGS, layer, data)
+    if corpus:
+        for data in engine.kept:
+            store.keep(corpus, layer, data)
     progress = engine.progress
     if as_json:
         values = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
@@ -222,18 +221,14 @@ def codec(
 
 def peer(
     context: typer.Context,
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 1: the peer connects here.")] = None,
-    connect: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 0: the peer listens there.")] = None,
+    listen: ListenOption = None,
+    connect: ConnectOption = None,
     anywhere: Annotated[bool, typer.Option("--anywhere", help="HOST need not be this machine itself.")] = False,
     restart_command: Annotated[
         str | None, typer.Option(metavar="CMD", help="Starts the peer, and again when it has gone.")
     ] = None,
-    identity: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Own identity key. Default: jaccl-bootstrap's.")
-    ] = None,
-    peer_key: Annotated[
-        str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")
-    ] = None,
+    identity: IdentityOption = None,
+    peer_key: PeerKeyOption = None,
     revision: RevisionOption = Revision.V2,
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
@@ -370,12 +365,10 @@ def _code(found: int, interrupted: list[None]) -> int:
 
 
 def _address(context: typer.Context, text: str, anywhere: bool) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise typer.BadParameter(f"{text!r} is not HOST:PORT", ctx=context)
+    host, port = address(context, text)
     if not anywhere and not re.fullmatch(r"localhost|127(\.[0-9]{1,3}){3}", host):
         raise typer.BadParameter(f"{host} is not this machine itself; if it is meant, add --anywhere", ctx=context)
-    return host, int(port)
+    return host, port
 
 
 def _frames(context: typer.Context, file: Path) -> list[bytes]:
