@@ -160,6 +160,9 @@ ADVICE: Final[dict[str, Advice]] = {
     "system-refused": Advice("descriptors, processes or memory are used up", "ulimit -n; ulimit -u; free them"),
     "command-refused": Advice("the command does not exist, or may not be run", "check it in a shell", mend_first=True),
     "command-failed": Advice("the command says why", "see its output above"),
+    "command-killed": Advice(
+        "it crashed, or was killed: by the system, short of memory, or a user", "see its output, and the system's log"
+    ),
     "deadline": Advice("a rank is missing, or hangs", "see how far each rank came; --timeout gives more time"),
     "interrupted": Advice("a signal", "start again"),
 }

@@ -52,12 +52,16 @@ class SupervisorError(BootstrapError):
 
 
 class CommandError(SupervisorError):
-    """The user's command failed, with `exit_code`."""
+    """The user's command failed, with `exit_code`.
+
+    `command-failed` may be the consequence of another rank's failure; `command-killed`, by a signal, is not. An abort
+    may: it is how native code ends where another rank has gone.
+    """
 
     def __init__(self, exit_code: int, rank: int) -> None:
-        super().__init__(
-            f"the command ended with exit status {exit_code}", code="command-failed", stage="command", rank=rank
-        )
+        killed = exit_code > 128 and exit_code != 128 + signal.SIGABRT
+        code = "command-killed" if killed else "command-failed"
+        super().__init__(f"the command ended with exit status {exit_code}", code=code, stage="command", rank=rank)
         self.exit_code = exit_code
 
 

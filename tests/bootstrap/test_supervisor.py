@@ -324,13 +324,17 @@ def test_a_commands_output_is_passed_on(tmp: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "status"),
-    [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137), ("import os; os.abort()", 134)],
+    ("code", "status", "error"),
+    [
+        ("raise SystemExit(7)", 7, "command-failed"),
+        ("import os; os.kill(os.getpid(), 9)", 137, "command-killed"),
+        ("import os; os.abort()", 134, "command-failed"),  # as native code does where another rank has gone
+    ],
 )
-def test_a_commands_exit_status_is_the_runs(code: str, status: int) -> None:
+def test_a_commands_exit_status_is_the_runs(code: str, status: int, error: str) -> None:
     exit_code, shown = commanded(code)
     assert exit_code == status
-    assert shown.events[-1]["code"] == "command-failed"
+    assert shown.events[-1]["code"] == error
     assert shown.of("error")[0]["message"] == f"the command ended with exit status {status}"
 
 

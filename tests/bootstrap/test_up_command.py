@@ -115,7 +115,7 @@ def test_the_exit_status_is_passed_on(
     commands[rank] = sh(script)
     runs = on_both(*commands, "--json", program="quick.py")
     assert runs[rank].end() == status, runs[rank].stderr
-    assert error(runs[rank])["code"] == "command-failed"
+    assert error(runs[rank])["code"] == ("command-failed" if status == 7 else "command-killed")
     assert (error(runs[rank])["rank"], runs[rank].events[-1]["ok"]) == (rank, False)
     assert [event["status"] for event in of(runs[rank], "command-ended")] == [status]
     runs[1 - rank].end()

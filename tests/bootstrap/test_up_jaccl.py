@@ -210,7 +210,7 @@ def test_a_crash(stage: str, rank: int, pair: Pair, up_jaccl: Start, tmp_path: P
         for each in pair
     ]
     assert runs[rank].end() == 128 + signal.SIGSEGV
-    assert (error(runs[rank])["code"], error(runs[rank])["rank"]) == ("command-failed", rank)
+    assert (error(runs[rank])["code"], error(runs[rank])["rank"]) == ("command-killed", rank)
     assert runs[1 - rank].end() != 0
     assert error(runs[1 - rank])["t_ms"] < 30_000
     for run in runs:

@@ -129,7 +129,7 @@ def test_a_rank_dies_in_the_middle_of_a_gather(
     assert [run.end() for run in runs] == [137 if each == rank else 3 for each in range(3)]
     for run in runs:
         told = error(run)
-        assert (told["rank"], told["code"]) == (rank, "command-failed")
+        assert (told["rank"], told["code"]) == (rank, "command-killed")
         assert told["message"] == "the command ended with exit status 137"
         assert run.events[-1]["t_ms"] < SOON_MS
         nothing_left(run, *group)

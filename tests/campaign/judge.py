@@ -14,11 +14,11 @@ UNDER_WAY: Final = ("link-*", "handshake-*", "seal-*", "truncated", "ping-timeou
 """What a rank says of a link that is harmed."""
 LATE: Final = ("deadline", "rehearsal-*", "versions-missing", "worker-died", "init-failed", "sum-failed")
 """How a rank ends that waits in vain for another."""
-ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "command-failed")
+ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "command-failed", "command-killed")
 """How a rank ends when the other was told to end; with --restart it waits for that one to come again."""
 
 CAUSES: Final = {
-    "kill": ("worker-killed", "command-failed", "link-lost", "session-ended", *LATE),
+    "kill": ("worker-killed", "command-failed", "command-killed", "link-lost", "session-ended", *LATE),
     "stop": (*UNDER_WAY, *LATE),
     "close": (*UNDER_WAY, *LATE),
     "reset": (*UNDER_WAY, *LATE),
