@@ -1,6 +1,6 @@
 """Fast path and schema give one verdict on every byte string, and a third reader agrees on what is accepted.
 
-Each test takes four times as many examples as others do; `test_number_of_examples` holds the sum over 20,000 in CI.
+Each test takes six times as many examples as others do; `test_number_of_examples` holds the sum over 20,000 in CI.
 """
 
 from random import Random
@@ -39,7 +39,7 @@ EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: c
 EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: cls.__name__)
 IN_THREE_PARTS = pytest.mark.parametrize("share", range(3))
 
-MANY = settings(max_examples=4 * settings.default.max_examples)
+MANY = settings(max_examples=6 * settings.default.max_examples)
 
 FRAME_TESTS = 12 + 12 + 3 + 3
 """How many of the tests below put a frame of hypothesis's to both readers; the lines above say which."""
@@ -141,7 +141,7 @@ def test_token_soup(share: int, random: Random) -> None:
 
 
 def test_number_of_examples() -> None:
-    assert 4 * settings.get_profile("ci").max_examples * FRAME_TESTS >= 20_000
+    assert 6 * settings.get_profile("ci").max_examples * FRAME_TESTS >= 20_000
 
 
 @given(message=messages(), random=seeded_randoms)
