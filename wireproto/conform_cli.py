@@ -1,6 +1,5 @@
 """The commands `wireproto conform peer` and `wireproto conform codec`."""
 
-import asyncio
 import shlex
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
@@ -175,12 +174,14 @@ def _report(
     html: Path | None,
 ) -> int:
     """Show results as they come, write the reports, and make the exit code."""
-    for report in (junit, html):
-        if report is not None:
-            report.touch()  # what cannot be written is to be known before the run
+    import asyncio
+
     from wireproto.conformance.junit import junit as as_junit
     from wireproto.conformance.page import page
 
+    for report in (junit, html):
+        if report is not None:
+            report.touch()  # what cannot be written is to be known before the run
     total = asyncio.run(_shown(results, title, count, as_json))
     if junit is not None:
         junit.write_bytes(as_junit(total))

@@ -68,3 +68,7 @@ def test_public_names() -> None:
 
     assert sorted(wireproto.__all__, key=str.casefold) == sorted(set(wireproto.__all__), key=str.casefold)
     assert all(hasattr(wireproto, name) for name in wireproto.__all__)
+
+
+def test_the_command_loads_what_its_tools_need_only_with_them() -> None:
+    assert loaded_by("import wireproto.cli") & HEAVY == {"typer"}
