@@ -166,6 +166,13 @@ def test_too_much_memory_is_a_finding() -> None:
     assert (finding.oracle, finding.detail) == ("bounded memory", "more than 64 MiB")
 
 
+def test_too_much_memory_was_not_seen_below_an_earlier_peak() -> None:
+    assert len(b"\1" * 400_000_000) == 400_000_000
+    _, finding = watched(harness(lambda data: len(b"\1" * 200_000_000)), b"")
+    assert finding is not None
+    assert finding.oracle == "bounded memory"
+
+
 def test_the_quick_check_is_for_what_is_not_new() -> None:
     """All of the check sees each input that is new, and one in eight of the others."""
     whole: list[bytes] = []
