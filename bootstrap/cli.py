@@ -11,16 +11,19 @@ from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, new_session_id
 from wireproto.console import EXIT_COULD_NOT_RUN, new_app
 from wireproto.messages import Revision
 
-BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it, else ring.")]
-RevisionOption = Annotated[
-    int, typer.Option(min=min(Revision), max=max(Revision), help="Revision of the link protocol.")
-]
+BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
+RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
 TimeoutOption = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]
 CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
 KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that open them.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")]
 
-app = new_app("jaccl-bootstrap", "Form one MLX group out of several processes, set off by a jacclBootstrap frame.")
+app = new_app(
+    "jaccl-bootstrap",
+    "Form one MLX group out of several processes, set off by a jacclBootstrap frame.\n\n"
+    "Example: jaccl-bootstrap demo\n\n"
+    "`up` needs the other rank's key: see `identity` and `pin`. `doctor` says what is missing.",
+)
 
 
 @app.command()
@@ -43,7 +46,7 @@ def demo(
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Form a group of real processes on this host and check it with one all_sum.
+    """Form a group of real processes on this host. It is checked with one all_sum.
 
     Example: jaccl-bootstrap demo --ranks 4 --json
 
@@ -83,9 +86,7 @@ def up(
     hostfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 8 ranks.")
     ] = None,
-    rank: Annotated[
-        str, typer.Option(metavar="R|auto", help="auto: by own address; of two, the lower is rank 0.")
-    ] = "auto",
+    rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
     peer_key: Annotated[
         str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: the pinned one.")
     ] = None,
@@ -93,22 +94,22 @@ def up(
         bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
     ] = False,
     identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    link_port: Annotated[int, typer.Option(help="Port on which the others listen for rank 0.")] = 7777,
-    coordinator_port: Annotated[int, typer.Option(help="Rank 0's; ring takes the next ones, too.")] = 29400,
+    link_port: Annotated[int, typer.Option(help="All but rank 0 listen on it.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(help="Rank 0's; ring: the next, too.")] = 29400,
     revision: RevisionOption = Revision.V2,
     backend: BackendOption = "auto",
     timeout: TimeoutOption = 60.0,
-    restart: Annotated[int, typer.Option(metavar="N", help="Bootstrap anew after a lost link, N times.")] = 0,
-    extensions: Annotated[
-        str, typer.Option(metavar="on|off", help="What only peers of this kind can do: see spec/protocol.md.")
-    ] = "on",
+    restart: Annotated[int, typer.Option(metavar="N", help="N times, after a lost link.")] = 0,
+    extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
     no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="Do not try the coordinator port.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Bring this rank up: link, handshake, bootstrap frame, group; then run CMD, or hold the group until Ctrl-C.
+    """Bring this rank up; then run CMD, or hold the group.
+
+    The way: link, handshake, bootstrap frame, rehearsal, group. A group without a CMD is held until Ctrl-C.
 
     Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -- python serve.py
 

@@ -13,7 +13,10 @@ from wireproto.jaccl import MAX_SIZE
 
 _FORMS: Final = {(True, True): "mesh and ring", (True, False): "mesh", (False, True): "ring"}
 
-devices = typer.Typer(help="The files that name the RDMA devices of each rank.", rich_markup_mode=None)
+devices = typer.Typer(
+    help="The files that name the RDMA devices of each rank.\n\nExample: jaccl-bootstrap devices check devices.json",
+    rich_markup_mode=None,
+)
 
 
 def register(app: typer.Typer) -> None:

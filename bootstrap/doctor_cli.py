@@ -46,7 +46,7 @@ def doctor(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
 ) -> int:
-    """Check what a group needs, in order; stop at the first thing that is wrong, and say how to mend it.
+    """Check what a group needs, in order. Stop at the first thing that is wrong, and say how to mend it.
 
     Example: jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2
 

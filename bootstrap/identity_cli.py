@@ -31,7 +31,7 @@ def identity(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show this host's public key, its fingerprint and its file; make the key first if there is none.
+    """Show this host's public key, and make it if there is none. Its fingerprint and file stand beside it.
 
     Example: jaccl-bootstrap identity
 
@@ -67,7 +67,7 @@ def pin(
     remove: Annotated[str | None, typer.Option(metavar="IP", help="Forget the key pinned for this peer.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pin a peer's public key to its IP; without arguments, list the pins.
+    """Pin a peer's public key to its IP, or list the pins. They are listed without arguments.
 
     Example: jaccl-bootstrap pin 169.254.1.2 KEY
 

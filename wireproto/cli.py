@@ -19,7 +19,11 @@ from wireproto.link import LinkDecoder, encode_link_frame
 from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, Message, MessageSpec, PayloadKind, Revision
 from wireproto.strict_json import decode_payload
 
-app = new_app("wireproto", "The cluster link protocol: decode and encode its frames.")
+app = new_app(
+    "wireproto",
+    "The cluster link protocol: its codec, and tools to test, fuzz and inspect others.\n\n"
+    "Example: wireproto decode 077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d",
+)
 
 
 class TextForm(Enum):
@@ -49,7 +53,7 @@ def decode(
     revision: RevisionOption = Revision.V2,
     as_json: JsonOption = False,
 ) -> int:
-    """Decode cluster frames, those of extensions too, and show their fields.
+    """Decode cluster frames and show their fields. Frames of extensions are known, too.
 
     Example: wireproto decode 077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d
 
@@ -101,7 +105,7 @@ def encode(
 
 @app.command()
 def codec(revision: RevisionOption = Revision.V2) -> int:
-    """Decode one cluster frame in hex a line on standard input; answer each line with one JSON object.
+    """Answer frames in hex, a line each, with lines of JSON. It reads standard input.
 
     {"ok": true, "type": 7, "payload": {…}}: keys as on the wire, bytes in base64, null where there is no payload.
     {"ok": false, "error": "CODE", "offset": N}: a code of the error table, or `not-hex`.

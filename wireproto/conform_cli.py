@@ -4,7 +4,7 @@ import shlex
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -37,9 +37,15 @@ IdentityOption = Annotated[
 PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
 
 
+_HELP: Final = """Find what is wrong with another implementation, by requirement.
+
+Example: wireproto conform codec -- wireproto codec
+"""
+
+
 def register(app: typer.Typer) -> None:
     """Put the commands on `app`."""
-    group = typer.Typer(help="What is wrong with another implementation, by requirement.", rich_markup_mode=None)
+    group = typer.Typer(help=_HELP, rich_markup_mode=None)
     group.command()(peer)
     group.command()(codec)
     app.add_typer(group, name="conform")
@@ -138,7 +144,7 @@ def codec(
     junit: JunitOption = None,
     html: HtmlOption = None,
 ) -> int:
-    """Try a codec: a program that reads frames in hex, and answers each with a line of JSON.
+    """Try a codec. It is a program that reads frames in hex, and answers each with a line of JSON.
 
     Example: wireproto conform codec -- wireproto codec
 

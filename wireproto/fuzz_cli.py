@@ -42,7 +42,9 @@ def register(app: typer.Typer) -> None:
     for command in (run, replay, minimize, codec, peer):
         group.command()(command)
     group.command(name="dict")(dictionary)
-    corpus = typer.Typer(help="Inputs to begin with.", rich_markup_mode=None)
+    corpus = typer.Typer(
+        help="Inputs to begin with.\n\nExample: wireproto fuzz corpus export corpus", rich_markup_mode=None
+    )
     corpus.command()(export)
     corpus.callback()(_group)
     group.add_typer(corpus, name="corpus")

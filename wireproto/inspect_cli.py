@@ -49,7 +49,7 @@ def inspect(
     ] = None,
     svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the sequence diagram.")] = None,
 ) -> int:
-    """Show what was said over a link, and what of it breaks the protocol.
+    """Show what went over a link, and what of it is wrong.
 
     Example: wireproto inspect link.pcapng --keylog keys.txt --svg session.svg
 

@@ -16,8 +16,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line
 def register(app: typer.Typer) -> None:
     """Put the commands on `app`."""
     for name, summary, command in (
-        ("spec", "What the protocol's rules are tested by.", coverage),
-        ("vectors", "The test vectors.", export),
+        ("spec", "What the protocol's rules are tested by.\n\nExample: wireproto spec coverage", coverage),
+        ("vectors", "The test vectors.\n\nExample: wireproto vectors export vectors", export),
     ):
         group = typer.Typer(help=summary, rich_markup_mode=None)
         group.command()(command)
@@ -30,7 +30,7 @@ def _group() -> None:
 
 
 def coverage(as_json: JsonOption = False) -> int:
-    """Show each rule of spec/protocol.md with the tests, test vectors and conformance cases that name it.
+    """Show what tries each rule. That is: the tests, test vectors and conformance cases that name it.
 
     Example: wireproto spec coverage
 
