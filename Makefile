@@ -10,7 +10,8 @@ API := wireproto $(addprefix wireproto.,conformance conformance.plugin device_fi
   bootstrap $(addprefix bootstrap.,roles transport up)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants bench fuzz planted api spec vectors kaitai campaign campaign-quick soak hostile clean
+.PHONY: help demo test check conform mutants bench fuzz planted api spec vectors kaitai campaign campaign-quick soak hostile coverage \
+  mutation clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -84,7 +85,7 @@ campaign: $(VENV)/.dev-installed ## Strike 1,000 faults at real pairs of ranks (
 	@$(BIN)/python -m tests.campaign $(ARGS)
 
 campaign-quick: $(VENV)/.dev-installed ## The same with 100 faults and short times
-	@$(BIN)/python -m tests.campaign --faults 100 --brisk --lanes 6 $(ARGS)
+	@$(BIN)/python -m tests.campaign --faults 100 --brisk $(ARGS)
 
 soak: $(VENV)/.dev-installed ## Sessions at full rate for 10 minutes, then 300 bootstraps (ARGS="--seconds 60")
 	@$(BIN)/python -m tests.campaign.soak $(ARGS)

@@ -29,20 +29,28 @@ BRISK: Final = {
 Event = dict[str, Any]
 
 
+class StoppedError(Exception):
+    """Nobody wants to know any more."""
+
+
 class News:
     """Wakes those who wait for what several processes say."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self.is_stopped = False
+        """Set from another thread: whoever waits, waits no longer."""
 
     def tell(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
     def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a condition; say whether it came true in time."""
+        """Wait for a condition; say whether it came true in time. Raises `StoppedError`."""
         end = time.monotonic() + seconds
         while not condition():
+            if self.is_stopped:
+                raise StoppedError
             with self._changed:
                 # Also what changes without a word, such as a file or a process, is seen soon.
                 self._changed.wait(min(0.05, max(end - time.monotonic(), 0)))

@@ -32,6 +32,7 @@ class Lane:
 
     def __init__(self, directory: Path, shape: Shape, name: str) -> None:
         self.directory, self.shape = directory, shape
+        self.news = News()
         self.hosts: tuple[Host, Host] | None = None
         self.ranks = make_ranks(directory, 2)
         if shape == "namespaces":
@@ -78,7 +79,7 @@ class Scene:
 
     def __init__(self, lane: Lane, case: Case, strike: Callable[["Scene"], None]) -> None:
         self.lane, self.case = lane, case
-        self.news = News()
+        self.news = lane.news
         self.runs: dict[int, Running] = {}
         self.random = case.random
         self.struck = False
