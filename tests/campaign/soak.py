@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,6 +84,8 @@ class Soaked:
 class Sample(NamedTuple):
     """What was seen at one moment, of all sessions."""
 
+    seconds: float
+    """Since the start."""
     memory: int
     """Bytes that this process has resident."""
     descriptors: int
@@ -116,7 +118,9 @@ def _extensions(revision: Revision) -> tuple[str, ...]:
     return tuple(sorted(EXTENSIONS)) if revision is Revision.V2 else ()
 
 
-async def soak_sessions(seconds: float) -> tuple[list[Soaked], list[Sample]]:
+async def soak_sessions(
+    seconds: float, tell: Callable[[Sample], None] = lambda sample: None
+) -> tuple[list[Soaked], list[Sample]]:
     """One session a revision, beside each other for so long. Any fault of theirs is raised."""
     sessions = [Soaked(revision) for revision in Revision]
     samples: list[Sample] = []
@@ -124,14 +128,16 @@ async def soak_sessions(seconds: float) -> tuple[list[Soaked], list[Sample]]:
         async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
             for session in sessions:
                 group.create_task(_soak(session))
-            group.create_task(_watch(sessions, samples, seconds / SAMPLES))
+            group.create_task(_watch(sessions, samples, seconds / SAMPLES, tell))
     except TimeoutError:
         pass
     return sessions, samples
 
 
-async def _watch(sessions: Sequence[Soaked], samples: list[Sample], every: float) -> None:
-    process = psutil.Process()
+async def _watch(
+    sessions: Sequence[Soaked], samples: list[Sample], every: float, tell: Callable[[Sample], None]
+) -> None:
+    process, began = psutil.Process(), time.monotonic()
     seen = [0] * len(sessions)
     while True:
         await asyncio.sleep(every)
@@ -139,7 +145,9 @@ async def _watch(sessions: Sequence[Soaked], samples: list[Sample], every: float
         seen = [len(session.latencies) for session in sessions]
         count = sum(session.messages for session in sessions)
         latency = statistics.median(recent) if recent else SECONDS
-        samples.append(Sample(process.memory_info().rss, process.num_fds(), count, latency))
+        seconds = time.monotonic() - began
+        samples.append(Sample(seconds, process.memory_info().rss, process.num_fds(), count, latency))
+        tell(samples[-1])
 
 
 async def _soak(soaked: Soaked) -> None:
@@ -279,6 +287,8 @@ def _bootstrap(scene: Scene) -> Bootstrap:
 
 def bootstrap_growth(done: Sequence[Bootstrap]) -> Iterator[str]:
     """What is not flat."""
+    if len(done) < 2:
+        return
     yield from slower("a bootstrap", [each.seconds for each in done])
     half = len(done) // 2
     for name in ("memory", "descriptors"):
@@ -295,7 +305,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="of the sessions (default: 600)")
     parser.add_argument("--bootstraps", type=int, default=300, metavar="N", help="in a row (default: 300)")
     given = parser.parse_args()
-    sessions, samples = asyncio.run(soak_sessions(given.seconds))
+    say(f"one session of each revision for {given.seconds:.0f} s: memory, descriptors, messages so far, ping to pong")
+    sessions, samples = asyncio.run(soak_sessions(given.seconds, _tell))
     wrong = list(growth(samples))
     for session in sessions:
         latency = statistics.median(session.latencies) * 1000
@@ -303,27 +314,33 @@ def main() -> int:
             f"revision {session.revision:d}: {session.messages} messages in {given.seconds:.0f} s, "
             f"ping to pong {latency:.1f} ms in the median, {max(session.latencies) * 1000:.1f} ms at most"
         )
-    for at, sample in enumerate(samples, 1):
-        say(
-            f"  {at * given.seconds / SAMPLES:5.0f} s  {sample.memory / 2**20:6.1f} MiB  "
-            f"{sample.descriptors} descriptors  {sample.messages:9} messages  {sample.latency * 1000:6.1f} ms"
-        )
+    say(f"{given.bootstraps} bootstraps in a row; of each tenth: median seconds, memory and descriptors of both ranks")
+    done: list[Bootstrap] = []
+    size = max(given.bootstraps // 10, 1)
     with tempfile.TemporaryDirectory(prefix="campaign-") as directory:
-        done = list(bootstraps(given.bootstraps, Path(directory)))
+        for each in bootstraps(given.bootstraps, Path(directory)):
+            done.append(each)
+            if len(done) % size == 0:
+                _tell_tenth(len(done), done[-size:])
     wrong += bootstrap_growth(done)
-    if done:
-        say(f"{len(done)} bootstraps in a row; of each tenth: median seconds, MiB and descriptors of both ranks")
-    size = max(len(done) // 10, 1)
-    for at in range(0, len(done), size):
-        part = done[at : at + size]
-        say(
-            f"  {at + len(part):5}  {statistics.median(each.seconds for each in part):5.2f} s  "
-            f"{statistics.median(each.memory for each in part) / 2**20:6.1f} MiB  "
-            f"{statistics.median(each.descriptors for each in part):.0f} descriptors"
-        )
     for text in wrong:
         say(f"WRONG: {text}")
     return 1 if wrong else 0
+
+
+def _tell(sample: Sample) -> None:
+    say(
+        f"  {sample.seconds:5.0f} s  {sample.memory / 2**20:6.1f} MiB  {sample.descriptors} descriptors  "
+        f"{sample.messages:9} messages  {sample.latency * 1000:6.1f} ms"
+    )
+
+
+def _tell_tenth(count: int, part: Sequence[Bootstrap]) -> None:
+    say(
+        f"  {count:5}  {statistics.median(each.seconds for each in part):5.2f} s  "
+        f"{statistics.median(each.memory for each in part) / 2**20:6.1f} MiB  "
+        f"{statistics.median(each.descriptors for each in part):.0f} descriptors"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from tests.campaign.soak import GROWTH, Bootstrap, Sample, bootstrap_growth, bootstraps, growth, messages, soak_sessions
 from wireproto.messages import EXTENSIONS, REGISTRY, Direction, Revision
 
-FLAT = Sample(memory=60_000_000, descriptors=15, messages=1000, latency=0.02)
+FLAT = Sample(seconds=25.0, memory=60_000_000, descriptors=15, messages=1000, latency=0.02)
 
 
 @pytest.mark.parametrize("revision", Revision)
