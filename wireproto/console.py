@@ -49,7 +49,8 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         hint = f"{prog} needs {error.name}, which is not installed; run: pip install 'cluster-wireproto[{extra}]'"
         code = _complain(hint, EXIT_COULD_NOT_RUN)
     except OSError as error:
-        code = _complain(f"{prog}: {error}", EXIT_COULD_NOT_RUN)
+        where = "" if error.filename is None else f"{error.filename}: "
+        code = _complain(f"{prog}: {where}{error.strerror or error}", EXIT_COULD_NOT_RUN)
     sys.exit(code)
 
 
