@@ -42,6 +42,8 @@ from wireproto.messages import (
 )
 from wireproto.session import Role, Session
 
+AGAIN_SECONDS: Final = 5.0
+"""How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
 END_SECONDS: Final = 10.0
 """How long a command may go on once rank 0 has ended the session, where the ranks do not tell each other."""
 DEVICE_SECONDS: Final = 1.0
@@ -183,7 +185,8 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
         await asyncio.wait({run, over}, return_when=asyncio.FIRST_COMPLETED)
         if run.done():
             run.result()
-            await over  # however it ends
+            while not (await asyncio.wait({over}, timeout=AGAIN_SECONDS))[0]:  # however it ends
+                member.exchange.tell(OutcomeState.FINISHED)
             return
         if not over.result():
             raise _link_lost(0)

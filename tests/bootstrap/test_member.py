@@ -236,6 +236,33 @@ def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
     run(main)
 
 
+def test_a_finished_that_was_lost_kept_rank_0_waiting_for_ever(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[EXT-OUTCOME-AGAIN]"""
+    monkeypatch.setattr("bootstrap.member.AGAIN_SECONDS", 0.05)
+    lost: list[Message] = []
+
+    async def loses_its_first(member: Acting) -> None:
+        send = member.send
+
+        async def lossy(peer: int, message: Message) -> None:
+            if isinstance(message, Outcome) and not lost:
+                lost.append(message)
+            else:
+                await send(peer, message)
+
+        member.exchange._send = lossy
+
+    async def at_once(member: Acting) -> None:
+        pass
+
+    async def main() -> None:
+        await group.start([at_once, loses_its_first])
+        assert await group.ends() == [None, None]
+        assert lost == [Outcome(1, OutcomeState.FINISHED, "", "", "")]
+
+    run(main)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
     async def main() -> None:
