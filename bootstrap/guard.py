@@ -1,10 +1,10 @@
 """Ends the workers and removes their directories when the supervisor was killed and could not.
 
 Run by the supervisor as a script, on the standard library alone. stdin has a JSON array a line: `["remove", path]` for
-a directory, `["kill", pid]` for a worker that started (`pid` is its process group too), `["forget", pid]` for one that
-ended. The supervisor kills the guard when its work is done, so the end of stdin means that the supervisor is dead. That
-holds on every POSIX system, and for a worker that sits in native code, where a parent-death signal or a thread could
-not end it and tidy up.
+a directory, `["kill", pid]` for a worker that started (`pid` is its process group too), `["forget", …]` for a worker
+that has ended, or a directory that is gone. The supervisor kills the guard when its work is done, so the end of stdin
+means that the supervisor is dead. That holds on every POSIX system, and for a worker that sits in native code, where a
+parent-death signal or a thread could not end it and tidy up.
 
 Arguments: the path of the run's lock file, if it has one; the guard inherits the lock itself, which is so held until
 all is tidy.
@@ -25,15 +25,16 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     workers: set[int] = set()
-    directories: list[str] = []
+    directories: set[str] = set()
     for line in sys.stdin:
         match json.loads(line):
             case ["remove", directory]:
-                directories.append(directory)
+                directories.add(directory)
             case ["kill", pid]:
                 workers.add(pid)
-            case ["forget", pid]:
-                workers.discard(pid)
+            case ["forget", what]:
+                workers.discard(what)
+                directories.discard(what)
     _signal(workers, signal.SIGTERM)
     limit = time.monotonic() + GRACE_SECONDS
     while _signal(workers, 0) and time.monotonic() < limit:

@@ -64,8 +64,9 @@ class Record(msgspec.Struct, frozen=True):
     """What a lock file says."""
 
     holder: Process
-    workers: tuple[tuple[Process, str], ...]
-    """Each with its directory."""
+    workers: tuple[Process, ...]
+    directories: tuple[str, ...]
+    """Those that the run makes."""
 
 
 def lock_path(ip: str) -> Path:
@@ -86,22 +87,33 @@ class Lock:
         self.descriptor = descriptor
         self.left_over: list[int] = []
         """Process numbers of an earlier run's workers that had to be ended."""
-        self._workers: list[tuple[Process, str]] = []
+        self._workers: dict[int, Process] = {}
+        self._directories: set[str] = set()
 
-    def watch(self, pid: int, directory: Path) -> None:
+    def watch(self, pid: int) -> None:
         """Write down a worker, so that it can be ended when this process and the guard are killed."""
-        try:
-            worker = process(pid)
-        except psutil.NoSuchProcess:  # ended already, and left its directory
-            worker = Process(pid, 0.0)
-        self._workers.append((worker, str(directory)))
-        with _lock_errors(self.path):
+        with suppress(psutil.NoSuchProcess):  # ended already
+            self._workers[pid] = process(pid)
+            self.write()
+
+    def watch_directory(self, directory: Path) -> None:
+        """The same for a directory; to be called before it is made."""
+        self._directories.add(str(directory))
+        self.write()
+
+    def forget(self, pid: int, directory: Path) -> None:
+        """A worker has ended, and its directory is gone."""
+        self._workers.pop(pid, None)
+        self._directories.discard(str(directory))
+        with suppress(LockError):  # a record of what is gone does no harm
             self.write()
 
     def write(self) -> None:
-        record = Record(process(os.getpid()), tuple(self._workers))
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, msgspec.json.encode(record), 0)
+        record = Record(process(os.getpid()), tuple(self._workers.values()), tuple(self._directories))
+        with _lock_errors(self.path):
+            # Never cut: so a kill leaves all of one record, and a full disk the last one.
+            length = os.fstat(self.descriptor).st_size
+            os.pwrite(self.descriptor, msgspec.json.encode(record).ljust(length), 0)
 
 
 @contextmanager
@@ -119,7 +131,8 @@ def host_lock(ip: str) -> Iterator[Lock]:
     try:
         with _lock_errors(path):
             lock.left_over = _reap(os.pread(lock.descriptor, MAX_FILE, 0))
-            lock.write()
+            os.ftruncate(lock.descriptor, 0)
+        lock.write()
         yield lock
     finally:
         with suppress(OSError):
@@ -182,7 +195,9 @@ def _reap(data: bytes) -> list[int]:
     """End the workers of a run whose holder and guard were killed, and remove their directories."""
     left_over = []
     record = _record(data)
-    for worker, directory in () if record is None else record.workers:
+    if record is None:
+        return []
+    for worker in record.workers:
         if worker.alive():
             with suppress(OSError):
                 os.killpg(worker.pid, signal.SIGKILL)
@@ -190,7 +205,7 @@ def _reap(data: bytes) -> list[int]:
             limit = time.monotonic() + 1.0
             while worker.alive() and time.monotonic() < limit:
                 time.sleep(0.01)
-        path = Path(directory)
+    for path in map(Path, record.directories):
         if path.parent == Path(tempfile.gettempdir()) and path.name.startswith("jaccl-bootstrap-"):
             shutil.rmtree(path, ignore_errors=True)
     return left_over

@@ -230,6 +230,9 @@ class Guard:
     def forget(self, worker: Worker) -> None:
         self._tell("forget", worker.pid)
 
+    def forget_directory(self, directory: Path) -> None:
+        self._tell("forget", str(directory))
+
     def _tell(self, verb: str, what: object) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         with suppress(BrokenPipeError):  # somebody killed the guard; the run works without

@@ -224,8 +224,8 @@ class Supervisor:
         """Start a worker, with its end of a side channel; `heard` is called with each of its events."""
         self._heard = heard
         worker = await Worker.start(rank, channel)
-        self.guard_over(worker.directory)
         self._adopt(worker)
+        self.guard_over(worker.directory)  # which it makes when it has its order
         self._tasks += [asyncio.create_task(self._follow(worker)), asyncio.create_task(self._log(worker))]
         return worker
 
@@ -280,6 +280,7 @@ class Supervisor:
         await _collect(tasks)
         for worker in workers:
             self._forget(worker)
+            self._release(worker)
         self._first_to_fail = None
 
     def command_exit_code(self) -> int | None:
@@ -291,6 +292,19 @@ class Supervisor:
         assert self._guard is not None  # noqa: S101 - the run has begun
         self._directories.append(directory)
         self._guard.remove(directory)
+        if self.lock is not None:
+            self.lock.watch_directory(directory)
+
+    def _release(self, worker: Worker) -> None:
+        """Nothing of a worker is left; where descriptors are short its directory may be, for `tidy_up`."""
+        directory = worker.directory
+        if directory.exists() or directory not in self._directories:
+            return
+        self._directories.remove(directory)
+        if self._guard is not None:
+            self._guard.forget_directory(directory)
+        if self.lock is not None:
+            self.lock.forget(worker.pid, directory)
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What the event loop says of its own: that the system has no more for it, such as descriptors, or a bug."""
@@ -310,7 +324,7 @@ class Supervisor:
         assert self._guard is not None  # noqa: S101 - its directory is guarded already
         self._guard.watch(worker)
         if self.lock is not None:
-            self.lock.watch(worker.pid, worker.directory)
+            self.lock.watch(worker.pid)
         self._last[worker.rank] = "started"
         self.report("started", worker.rank, pid=worker.pid)
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap import lock
-from bootstrap.lock import UNKNOWN, LockError, Process, Record, holder, host_lock, lock_path, process
+from bootstrap.lock import UNKNOWN, Lock, LockError, Process, Record, holder, host_lock, lock_path, process
 from tests.bootstrap.conftest import SECONDS, wait_until
 
 IP = "127.0.0.1"
@@ -57,8 +57,9 @@ from bootstrap.lock import host_lock
 with host_lock("127.0.0.1") as lock:
     worker = Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, stdin=DEVNULL, stdout=DEVNULL)
     directory = Path(sys.argv[2])
+    lock.watch_directory(directory)
     directory.mkdir()
-    lock.watch(worker.pid, directory)
+    lock.watch(worker.pid)
     print(worker.pid, flush=True)
     sys.stdin.read()
 """
@@ -140,8 +141,7 @@ def descriptors() -> int:
 def test_the_file_is_there_while_the_lock_is_held_and_gone_afterwards(tmp: Path) -> None:
     with host_lock(IP) as held:
         assert list(tmp.iterdir()) == [held.path] == [lock_path(IP)]
-        record = msgspec.json.decode(held.path.read_bytes(), type=Record)
-        assert record == Record(process(os.getpid()), ())
+        assert record(held) == Record(process(os.getpid()), (), ())
         assert held.path.stat().st_mode & 0o777 == 0o600
         assert held.left_over == []
     assert list(tmp.iterdir()) == []
@@ -229,18 +229,39 @@ def test_a_killed_runs_worker_is_ended_with_all_that_it_started(children: Childr
     assert list(tmp.iterdir()) == []
 
 
-def test_a_killed_runs_directory_goes_even_where_its_worker_had_ended_at_once(tmp: Path) -> None:
-    worker = subprocess.Popen(["true"])
-    worker.wait()
+def test_a_killed_runs_directory_goes_even_where_its_worker_had_not_started(tmp: Path) -> None:
     directory = tmp / "jaccl-bootstrap-x"
-    directory.mkdir()
     with host_lock(IP) as killed:
-        killed.watch(worker.pid, directory)
+        killed.watch_directory(directory)
+        directory.mkdir()
         said = lock_path(IP).read_bytes()
     lock_path(IP).write_bytes(said)
     with host_lock(IP) as held:
         assert held.left_over == []
         assert not directory.exists()
+
+
+def test_a_worker_that_has_ended_at_once_is_not_written_down() -> None:
+    worker = subprocess.Popen(["true"])
+    worker.wait()
+    with host_lock(IP) as held:
+        held.watch(worker.pid)
+        assert record(held).workers == ()
+
+
+def test_what_is_gone_is_forgotten(tmp: Path, bystander: Process) -> None:
+    """However often a run starts its worker anew, the record stays one that the next run reads."""
+    with host_lock(IP) as held:
+        before = record(held)
+        for number in range(2000):
+            directory = tmp / f"jaccl-bootstrap-{number}"
+            held.watch_directory(directory)
+            held.watch(bystander.pid)
+            assert record(held).workers == (bystander,)
+            assert record(held).directories == (str(directory),)
+            held.forget(bystander.pid, directory)
+        assert record(held) == before
+        assert held.path.stat().st_size < 1000
 
 
 def process_lives(each: psutil.Process) -> bool:
@@ -258,20 +279,25 @@ def bystander() -> Iterator[Process]:
     assert child.wait() == -signal.SIGKILL
 
 
-def leave(workers: Any, holder: Any = (4, 1.0)) -> None:
+def record(held: Lock) -> Record:
+    return msgspec.json.decode(held.path.read_bytes(), type=Record)
+
+
+def leave(workers: Any = (), directories: Any = ()) -> None:
     """A lock file as a killed run leaves it."""
-    lock_path(IP).write_bytes(msgspec.json.encode({"holder": holder, "workers": workers}))
+    said = {"holder": (4, 1.0), "workers": workers, "directories": directories}
+    lock_path(IP).write_bytes(msgspec.json.encode(said))
 
 
 def test_a_process_that_has_the_number_of_a_worker_is_not_touched(bystander: Process, tmp: Path) -> None:
-    leave([[[bystander.pid, bystander.start - 1.0], str(tmp / "jaccl-bootstrap-x")]])
+    leave([[bystander.pid, bystander.start - 1.0]])
     with host_lock(IP) as held:
         assert held.left_over == []
     assert bystander.alive()
 
 
 def test_a_process_with_number_and_start_is_the_worker(bystander: Process, tmp: Path) -> None:
-    leave([[[bystander.pid, bystander.start], str(tmp / "jaccl-bootstrap-x")]])
+    leave([[bystander.pid, bystander.start]])
     with host_lock(IP) as held:
         assert held.left_over == [bystander.pid]
         assert not bystander.alive()
@@ -286,7 +312,7 @@ def test_only_directories_of_runs_are_removed(tmp: Path, tmp_path: Path) -> None
     link = tmp / "jaccl-bootstrap-link"
     link.symlink_to(other)
     wrong = [outside, other, link, file, tmp, tmp / "jaccl-bootstrap-x" / ".." / "precious", Path("/"), Path()]
-    leave([[[999_999, 1.0], str(each)] for each in wrong])
+    leave(directories=[str(each) for each in wrong])
     with host_lock(IP) as held:
         assert held.left_over == []
     assert (outside / "file").exists()
@@ -294,7 +320,7 @@ def test_only_directories_of_runs_are_removed(tmp: Path, tmp_path: Path) -> None
     assert link.is_symlink()
 
 
-GOOD = msgspec.json.encode({"holder": [4, 1.0], "workers": [[[5, 1.0], "/d"]]})
+GOOD = msgspec.json.encode({"holder": [4, 1.0], "workers": [[5, 1.0]], "directories": ["/d"]})
 
 
 @pytest.mark.parametrize(
@@ -309,17 +335,18 @@ GOOD = msgspec.json.encode({"holder": [4, 1.0], "workers": [[[5, 1.0], "/d"]]})
         b'{"x":' * 10_000,
         b"x" * 1_000_000,
         b'{"holder":[4,1.0]}',
-        b'{"holder":[4],"workers":[]}',
-        b'{"holder":[4,1.0],"workers":5}',
-        b'{"holder":[4,1.0],"workers":[[5,1.0,"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[0,1.0],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[1,1.0],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[-1,1.0],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[1e999,1.0],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[99999999999999999999,1.0],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[["5",1.0],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[5,NaN],"/d"]]}',
-        b'{"holder":[4,1.0],"workers":[[[5,1.0],7]]}',
+        b'{"holder":[4],"workers":[],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":5,"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[[5,1.0],"/d"]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[0,1.0]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[1,1.0]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[-1,1.0]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[1e999,1.0]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[99999999999999999999,1.0]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[["5",1.0]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[[5,NaN]],"directories":[]}',
+        b'{"holder":[4,1.0],"workers":[],"directories":[7]}',
+        b'{"holder":[4,1.0],"workers":[],"directories":5}',
         *(GOOD[:end] for end in range(1, len(GOOD), 7)),
     ],
 )
@@ -327,21 +354,23 @@ def test_a_file_that_says_nothing_is_taken_over(data: bytes, tmp: Path) -> None:
     lock_path(IP).write_bytes(data)
     with host_lock(IP) as held:
         assert held.left_over == []
-        assert msgspec.json.decode(held.path.read_bytes(), type=Record).workers == ()
+        assert record(held).workers == ()
     assert list(tmp.iterdir()) == []
 
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["holder", "workers"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["holder", "workers", "directories"]), inner)
+    ),
     max_leaves=12,
 )
 
 
 @given(VALUES.map(msgspec.json.encode) | st.binary(max_size=40))
 def test_whatever_a_file_says(data: bytes) -> None:
-    record = lock._record(data)
-    assert record is None or all(worker.pid > 1 for worker, _ in record.workers)
+    said = lock._record(data)
+    assert said is None or all(worker.pid > 1 for worker in said.workers)
 
 
 # -- a file that cannot be used ----------------------------------------------------------------------------------------
@@ -409,14 +438,25 @@ def test_the_disk_becomes_full(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with host_lock(IP) as held:
         monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(LockError) as caught:
-            held.watch(os.getpid(), tmp / "jaccl-bootstrap-x")
+            held.watch(os.getpid())
         assert caught.value.code == "lock-failed"
     assert list(tmp.iterdir()) == []
 
 
+def test_a_full_disk_leaves_the_last_record(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with host_lock(IP) as held:
+        held.watch_directory(tmp / "jaccl-bootstrap-x")
+        before = record(held)
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(LockError, match="No space left on device"):
+            held.watch_directory(tmp / "jaccl-bootstrap-y")
+        held.forget(5, tmp / "jaccl-bootstrap-x")
+        assert record(held) == before
+
+
 def test_another_users_file_is_not_believed(bystander: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says would end processes of this user's."""
-    leave([[[bystander.pid, bystander.start], "/d"]])
+    leave([[bystander.pid, bystander.start]])
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
     code, text = refusal()

@@ -210,7 +210,7 @@ def test_while_another_run_lives_nothing_is_done() -> None:
 def left_over(tmp: Path) -> Iterator[int]:
     """A worker of a run that was killed with its guard."""
     child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
-    record = {"holder": [4, 1.0], "workers": [[process(child.pid), str(new_directory())]]}
+    record = {"holder": [4, 1.0], "workers": [process(child.pid)], "directories": []}
     lock_path(IP).write_bytes(msgspec.json.encode(record))
     yield child.pid
     child.kill()
@@ -220,6 +220,35 @@ def left_over(tmp: Path) -> Iterator[int]:
 def test_what_an_earlier_run_left_is_reported(left_over: int) -> None:
     code, shown = supervised(nothing, lock_ip=IP)
     assert (code, shown.events[0]) == (0, {"event": "reaped", "rank": 1, "pids": [left_over]})
+
+
+def test_a_directory_was_not_written_down_before_its_command_ran(tmp: Path) -> None:
+    """So it stayed where control process and guard were killed just then."""
+    directory = new_directory()
+
+    async def act(supervisor: Supervisor) -> None:
+        supervisor.guard_over(directory)
+        assert json.loads(lock_path(IP).read_bytes())["directories"] == [str(directory)]
+
+    code, _ = supervised(act, lock_ip=IP)
+    assert code == 0
+
+
+def test_what_a_worker_left_is_forgotten_with_it(tmp: Path) -> None:
+    """Or the record would grow with each restart, until the next run could not read it."""
+
+    async def act(supervisor: Supervisor) -> None:
+        for _ in range(3):
+            worker = await supervisor.start(1)
+            record = json.loads(lock_path(IP).read_bytes())
+            assert [pid for pid, _ in record["workers"]] == [worker.pid]
+            assert record["directories"] == [str(worker.directory)]
+            await supervisor.end_workers()
+        record = json.loads(lock_path(IP).read_bytes())
+        assert (record["workers"], record["directories"]) == ([], [])
+
+    code, _ = supervised(act, lock_ip=IP)
+    assert code == 0
 
 
 # -- what the system has no more of ------------------------------------------------------------------------------------
