@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -93,7 +94,7 @@ class _Ephemeral:
     private: X25519PrivateKey
     nonce: bytes
 
-    @property
+    @cached_property
     def public(self) -> bytes:
         return self.private.public_key().public_bytes_raw()
 

@@ -87,16 +87,17 @@ def shake_hands() -> None:
 
 
 def shake_hands_by_hand() -> None:
-    """The cryptographic operations of both sides, and nothing else."""
+    """The cryptographic operations of both sides, and nothing else: each makes a commitment, and checks the other's."""
     ephemerals = [X25519PrivateKey.generate() for _ in range(2)]
     publics = [each.public_key().public_bytes_raw() for each in ephemerals]
-    for side in (0, 1):
-        commitment = hashlib.sha256(publics[side] + os.urandom(32)).digest()
-        signature = SIGNERS[side].sign(commitment)
+    nonces = [os.urandom(32) for _ in range(2)]
+    for side, other in ((0, 1), (1, 0)):
+        signature = SIGNERS[side].sign(hashlib.sha256(publics[side] + nonces[side]).digest())
+        commitment = hashlib.sha256(publics[side] + nonces[side]).digest()
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + SIGNERS[side].public_key)
         key.verify(signature, commitment, ec.ECDSA(hashes.SHA256()))
-        shared = ephemerals[side].exchange(X25519PublicKey.from_public_bytes(publics[1 - side]))
-        HKDF(hashes.SHA256(), 32, commitment, KEY_INFO).derive(shared)
+        shared = ephemerals[side].exchange(X25519PublicKey.from_public_bytes(publics[other]))
+        HKDF(hashes.SHA256(), 32, nonces[0] + nonces[1], KEY_INFO).derive(shared)
 
 
 # -- over TCP ----------------------------------------------------------------------------------------------------------
