@@ -314,7 +314,7 @@ def main() -> int:
     seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
     say(f"seed {seed}, {given.inputs} inputs")
     counts = []
-    for count in attack(given.inputs, seed, _tell if sys.stdout.isatty() else lambda count: None):
+    for count in attack(given.inputs, seed, _tell if sys.stdout.isatty() else Tenths(given.inputs).tell):
         counts.append(count)
         say(row(count))
         say("".join(f"WRONG: {text}\n" for text in count.wrong), end="")
@@ -329,6 +329,22 @@ def row(count: Count) -> str:
         f"{count.sessions} sessions, {count.starts} starts; at most {count.grown / 2**20:.1f} MiB and {count.opened} "
         f"descriptors more than at first; {codes}"
     )
+
+
+class Tenths:
+    """Says where it is, ten times over all."""
+
+    def __init__(self, inputs: int) -> None:
+        self._step = max(inputs // 10, 1)
+        self._next = self._step
+        self._done: dict[tuple[Role, Revision], int] = {}
+
+    def tell(self, count: Count) -> None:
+        self._done[count.role, count.revision] = count.inputs
+        total = sum(self._done.values())
+        if total >= self._next:
+            self._next = total - total % self._step + self._step
+            say(f"{total} inputs")
 
 
 def _tell(count: Count) -> None:
