@@ -163,7 +163,7 @@ class Attack:
         self.count.inputs += 1
         with self._connection() as connection, suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            _say_no_more(connection)
             while connection.recv(65536):
                 pass
 
@@ -191,7 +191,7 @@ class Attack:
             bodies = map(session.seal_tensor, frames) if self.count.revision is Revision.V2 else frames
             connection.sendall(link_stream(*bodies))
             if is_deep:
-                connection.shutdown(socket.SHUT_WR)
+                _say_no_more(connection)
             while connection.recv(65536):
                 pass  # its pings, its answers; in the end it closes
         if is_deep:
@@ -276,6 +276,11 @@ class Attack:
             else:
                 self._check_end()
         count.wrong += [f"the code {code} is documented nowhere" for code in count.codes if not is_documented(code)]
+
+
+def _say_no_more(connection: socket.socket) -> None:
+    with suppress(OSError):  # the rank has reset it: then it is not connected any more
+        connection.shutdown(socket.SHUT_WR)
 
 
 def _shake_hands(session: Session, connection: socket.socket) -> None:
