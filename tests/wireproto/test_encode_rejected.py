@@ -159,6 +159,17 @@ def test_schema_refuses_too(row: Row) -> None:
         assert refused.offset is None
 
 
+@pytest.mark.parametrize("cls", [PongPayload, JacclBootstrapPayload])
+def test_wrong_field_where_no_optional_one_is_set(cls: type[Message]) -> None:
+    """Such a message is judged by one expression alone."""
+    required = {name: kind for name, (_, kind) in JSON_FIELDS[cls].items() if kind != "names"}
+    assert len(required) == len(JSON_FIELDS[cls]) - 1
+    for name, kind in required.items():
+        for value, code, at in BAD[kind]:
+            fields = {other: GOOD[kind] for other, kind in required.items()} | {name: value}
+            assert encoded(cls(**fields)) == expected(code, None, JSON_FIELDS[cls][name][0] + at)
+
+
 def test_every_field_is_in_the_table() -> None:
     assert {(type(row.message), row.path) for row in ROWS} >= {
         (cls, key) for cls, fields in JSON_FIELDS.items() for key, _ in fields.values()

@@ -330,6 +330,16 @@ def test_eof_inside_a_frame(before: list[bytes], cut: int, buffered: Callable[[i
     assert decode_stream(pieces(stream, range(0, len(stream), 33_333)), buffered=buffered) == wanted
 
 
+def test_eof_instead_of_bytes_for_the_buffer() -> None:
+    """asyncio asks for a buffer before it knows that there is nothing more to come. [LINK-EOF]"""
+    decoder = LinkDecoder()
+    whole = link(b"frame")
+    list(decoder.feed(whole + b"\1"))
+    for _ in range(2):
+        decoder.get_buffer()
+        assert verdict(decoder.eof) == expected("truncated", len(whole) + 1)
+
+
 def test_bytes_after_eof_inside_a_frame() -> None:
     """A caller that only asked where it stands may go on."""
     decoder = LinkDecoder()

@@ -6,11 +6,11 @@ import pytest
 
 from tests.wireproto.accepted_frames import ACCEPTED, Accept
 from tests.wireproto.oracle import judge
-from tests.wireproto.payloads import JSON_CLASSES, JSON_FIELDS
+from tests.wireproto.payloads import JSON_CLASSES, JSON_FIELDS, canonical_frame
 from tests.wireproto.rejected_fields import REJECTED_FIELDS
 from tests.wireproto.rejected_texts import REJECTED_TEXTS, Reject
 from tests.wireproto.verdicts import Accepted, expected, fast, slow
-from wireproto import ERROR_CODES, Revision, SessionStopPayload
+from wireproto import ERROR_CODES, HandshakeHello, Revision, SessionStopPayload
 from wireproto.strict_json import Scanner, decode_payload
 
 REJECTED = [*REJECTED_TEXTS, *REJECTED_FIELDS]
@@ -95,3 +95,19 @@ def test_deep_nesting_is_no_recursion(opening: bytes, levels: int) -> None:
     frame = b'\x0a{"x":' + opening * levels
     at = 6 + (255 * len(opening) + 1 if opening == b'[{"":' else 511 * len(opening))
     assert fast(frame) == slow(frame) == expected("json-nesting", at)
+
+
+def test_a_doubled_key_is_seen_beside_empty_texts() -> None:
+    """Their quotes stand side by side, and are counted all the same. [JSON-DUPLICATE-KEY]"""
+    frame = b'\x0b{"uid":"","sealedActivation":"","seqLen":1,"seqLen":1}'
+    assert fast(frame) == slow(frame) == expected("json-duplicate-key", frame.rindex(b'"seqLen"'))
+
+
+@pytest.mark.parametrize("key", [b"ephemeralX25519PubKey", b"nonce"])
+def test_stray_bits_are_seen_behind_a_text_with_the_same_end(key: bytes) -> None:
+    """[JSON-BASE64]"""
+    frame = canonical_frame(HandshakeHello(bytes(64), bytes(32), bytes(32), bytes(64)))
+    at = frame.index(b'"%s":"' % key) + len(key) + 4
+    wrong = frame[: at + 42] + b"B" + frame[at + 43 :]
+    assert wrong[at : at + 44] == b"A" * 42 + b"B="
+    assert fast(wrong) == slow(wrong) == expected("field-base64", at - 1, key.decode())
