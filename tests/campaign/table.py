@@ -1,4 +1,4 @@
-"""The results as a table: a row a fault, a column a stage."""
+"""The results as a table: a row a fault, a column a stage, and one for all of them."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,10 +14,11 @@ def table(results: Iterable[Result]) -> Iterator[str]:
     for result in results:
         by_cell.setdefault((result.case.stage, result.case.fault), []).append(result)
     possible = {(cell.stage, cell.fault) for cell in CELLS}
-    yield " " * 12 + "".join(f"{stage:>{WIDTH}}" for stage in STAGES)
+    yield " " * 12 + "".join(f"{stage:>{WIDTH}}" for stage in (*STAGES, "all"))
     for fault in FAULTS:
         cells = [by_cell.get((stage, fault), []) for stage in STAGES]
-        blank = ["" if (stage, fault) in possible else "-" for stage in STAGES]
+        cells.append([result for cell in cells for result in cell])
+        blank = ["" if (stage, fault) in possible else "-" for stage in STAGES] + [""]
         yield f"{fault:<12}" + "".join(
             f"{_counts(cell) or none:>{WIDTH}}" for cell, none in zip(cells, blank, strict=True)
         )
