@@ -112,12 +112,13 @@ class RankZero:
         self._on_message, self._on_confirmed = on_message, on_confirmed
         self._report = report
         self._link: Link | None = None
+        self._is_stopped = False
         self._established = asyncio.Event()
         self._lost = asyncio.Event()
         self._ponged = asyncio.Event()
 
     async def run(self) -> None:
-        """Connect, serve, and connect anew after a failure, until cancelled.
+        """Connect, serve, and connect anew after a failure, until cancelled or stopped.
 
         Raises LinkError only where another attempt cannot help: when the peer fails the handshake.
         """
@@ -127,6 +128,8 @@ class RankZero:
             except LinkError as error:
                 if error.code.startswith("handshake-"):
                     raise
+                if self._is_stopped:
+                    return
                 wait = self._times.retry if error.code == "link-refused" else self._times.reconnect
                 self._report("link-lost", host=self._host, code=error.code, message=str(error), retry_s=wait)
                 await asyncio.sleep(wait)
@@ -176,7 +179,8 @@ class RankZero:
             self._link.close(LinkError("a new session is to take the place of this one", code="link-replaced"))
 
     async def stop(self) -> None:
-        """End the session in order, if there is one. `run` is to be cancelled after that."""
+        """End the session in order, if there is one; `run` makes no other. It is to be cancelled after that."""
+        self._is_stopped = True
         if self._link is not None:
             with suppress(LinkError):
                 await self._link.send(SessionEnd(), self._times.send)

@@ -17,6 +17,7 @@ from tests.bootstrap.links import (
     RANK_1,
     SECONDS,
     STRANGER,
+    Steps,
     leading,
     run,
     serving,
@@ -146,6 +147,24 @@ def test_rank_0_may_come_first() -> None:
             assert zero.health == Health("unavailable")
             with pytest.raises(LinkError):
                 await zero.send(PAYLOAD)
+
+    run(main)
+
+
+def test_a_session_that_was_ended_in_order_was_told_as_lost() -> None:
+    """The other side closes the connection first; no other session follows."""
+
+    async def main() -> None:
+        async with serving() as (one, seen, port):
+            steps = Steps()
+            zero = RankZero(HOST, port, session_0, times=QUICK, report=steps)
+            running = asyncio.create_task(zero.run())
+            await zero.bootstrap(PAYLOAD)
+            await one.bootstrap()
+            await zero.stop()
+            await running
+            assert steps.of("link-lost") == []
+            assert len(seen.of("connected")) == 1
 
     run(main)
 
