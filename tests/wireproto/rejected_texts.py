@@ -198,6 +198,8 @@ STRUCTURE: Final = [
             "escape": ("json-escape", b"^\\x"),
             "hex": ("json-escape", b"\\u12^g"), "low-surrogate": ("json-surrogate", b"^\\udc00"),
             "high-surrogate": ("json-surrogate", b"^\\ud800x"),
+            "below-low-surrogates": ("json-surrogate", b"^\\ud801\\udbff"),
+            "above-low-surrogates": ("json-surrogate", b"^\\ud801\\ue000"),
             "high-surrogate-n": ("json-surrogate", b"^\\ud800\\n"), "control": ("json-control-character", b"^\0"),
         }.items()
     ),

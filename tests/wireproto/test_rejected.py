@@ -10,7 +10,7 @@ from tests.wireproto.payloads import JSON_CLASSES, JSON_FIELDS, canonical_frame
 from tests.wireproto.rejected_fields import REJECTED_FIELDS
 from tests.wireproto.rejected_texts import REJECTED_TEXTS, Reject
 from tests.wireproto.verdicts import Accepted, expected, fast, slow
-from wireproto import ERROR_CODES, HandshakeHello, Revision, SessionStopPayload
+from wireproto import ERROR_CODES, HandshakeHello, Revision, SessionStopPayload, WireError, decode_frame
 from wireproto.strict_json import Scanner, decode_payload
 
 REJECTED = [*REJECTED_TEXTS, *REJECTED_FIELDS]
@@ -111,3 +111,24 @@ def test_stray_bits_are_seen_behind_a_text_with_the_same_end(key: bytes) -> None
     wrong = frame[: at + 42] + b"B" + frame[at + 43 :]
     assert wrong[at : at + 44] == b"A" * 42 + b"B="
     assert fast(wrong) == slow(wrong) == expected("field-base64", at - 1, key.decode())
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (b'\x01{"sePubKeyRaw":"QUJD"', "expected 64 bytes, not 3"),
+        (
+            b'\x04{"memoryPressure":"%s"' % (b"x" * 40),
+            f"expected one of 'normal', 'warning', 'critical', not '{'x' * 40}'",
+        ),
+        (
+            b'\x04{"memoryPressure":"%s"' % (b"x" * 41),
+            f"expected one of 'normal', 'warning', 'critical', not '{'x' * 39}…'",
+        ),
+    ],
+)
+def test_the_words_of_an_error(frame: bytes, words: str) -> None:
+    """What a peer wrote is cut."""
+    with pytest.raises(WireError) as caught:
+        decode_frame(frame)
+    assert caught.value.detail == words
