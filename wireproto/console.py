@@ -37,9 +37,8 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
             sys.stdout.flush()
     except KeyboardInterrupt:
         code = _complain(f"{prog}: interrupted", EXIT_COULD_NOT_RUN)
-    except BrokenPipeError:
-        # Whoever read the output has gone; what is still buffered must not raise at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # whoever read the output has gone
+        _drop_output()
         code = EXIT_COULD_NOT_RUN
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -51,7 +50,17 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         code = _complain(f"{prog}: {where}{error.strerror or error}", EXIT_COULD_NOT_RUN)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # it was the output that could not be written
+            _drop_output()
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """What is still buffered must not raise at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def new_app(prog: str, summary: str) -> "Typer":

@@ -103,7 +103,9 @@ def test_a_module_of_our_own_that_is_missing_is_a_bug() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(unbuffered: str, tmp_path: Path) -> None:
+    """Also where what could not be written is still buffered at the end."""
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
             [sys.executable, "-m", "bootstrap", "demo"],
@@ -111,7 +113,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
+            env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": unbuffered},
         )
     assert done.returncode == 3
     assert [line for line in done.stderr.splitlines() if not line.startswith("[rank")] == [

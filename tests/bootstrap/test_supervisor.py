@@ -340,7 +340,8 @@ def commanded(code: str) -> tuple[int, Shown]:
 
 
 def test_a_commands_output_is_passed_on(tmp: Path) -> None:
-    text = "import sys; print('out'); print('err', file=sys.stderr); sys.stdout.buffer.write(b'\\xff no end')"
+    text = "import sys; print('out', flush=True); print('err', file=sys.stderr)"
+    text += "; sys.stdout.buffer.write(b'\\xff no end')"
     code, shown = commanded(text)
     assert code == 0
     lines = [(event["stream"], event["line"]) for event in shown.of("output")]
