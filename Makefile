@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 # What is documented of the two packages: their public rooms.
-API := wireproto $(addprefix wireproto.,conformance conformance.plugin device_file errors frame fuzzing handshake jaccl \
-  known_keys link messages schema seal session specification spelling strategies tensor vectors violations) \
-  bootstrap $(addprefix bootstrap.,roles transport up)
+API := wireproto $(addprefix wireproto.,errors messages schema session session.handshake session.seal \
+  codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing specification \
+  $(addprefix testing.,encodings fixed_keys malformed strategies vectors)) \
+  bootstrap $(addprefix bootstrap.,link.sessions link.transport up)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check conform mutants bench fuzz planted api spec vectors kaitai campaign campaign-quick soak hostile coverage \

@@ -9,8 +9,8 @@ from bootstrap.errors import (
     TopologyWriteError,
 )
 from bootstrap.forming import bootstrap, form_group
+from bootstrap.link.side_channel import side_channel_factory
 from bootstrap.plan import BootstrapConfig, Plan
-from bootstrap.side_channel import side_channel_factory
 
 __all__ = [
     "BootstrapConfig",

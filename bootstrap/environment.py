@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bootstrap.errors import EnvironmentSetError
 from bootstrap.plan import Backend, Plan
-from wireproto.device_file import check_device_matrix
+from wireproto.jaccl.topology import check_device_matrix
 
 # A JACCL_* name beats its MLX_* twin, and JACCL_RING counts when it is merely present.
 READ_BY_MLX = (

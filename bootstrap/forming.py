@@ -15,8 +15,8 @@ from bootstrap.environment import environment_for, set_environment
 from bootstrap.errors import ConfigError, GroupInitError
 from bootstrap.events import OnStep, silent
 from bootstrap.group import init_group, preload, resolve_backend
+from bootstrap.link.side_channel import Gather
 from bootstrap.plan import Backend, BootstrapConfig, Plan
-from bootstrap.side_channel import Gather
 from bootstrap.topology import backend_file, device_matrix_for, written
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from bootstrap.errors import GroupInitError
+from bootstrap.link.side_channel import Gather
 from bootstrap.plan import Backend, BackendChoice
-from bootstrap.side_channel import Gather
 
 if TYPE_CHECKING:
     from mlx.core.distributed import Group

@@ -15,9 +15,9 @@ from bootstrap.addresses import holds
 from bootstrap.errors import ConfigError
 from bootstrap.files import read_file
 from bootstrap.plan import BackendChoice, check_backend, check_devices, check_ip, check_size
-from wireproto.device_file import DeviceMatrix
+from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import WireError
-from wireproto.strict_json import Scanner
+from wireproto.jaccl.topology import DeviceMatrix
 
 MAX_FILE: Final = 64 * 1024
 

@@ -8,7 +8,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Literal, cast, get_args
 
 from bootstrap.errors import ConfigError
-from wireproto.device_file import DeviceMatrix, check_device_matrix
+from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bootstrap.doctor.rdma import device_for
 from bootstrap.errors import ConfigError, TopologyWriteError
 from bootstrap.plan import Backend, Plan, check_devices, check_ip, check_session_id
-from bootstrap.rdma import device_for
-from wireproto.device_file import (
+from wireproto.jaccl.topology import (
     DeviceMatrix,
     RankEntry,
     format_device_file,

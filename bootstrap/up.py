@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from bootstrap.control.run import check_timeout
 from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Hostfile
-from bootstrap.identity import IdentityError, Pins, decode_public_key, load_identity
+from bootstrap.link.sessions import OnConfirmed, nothing
 from bootstrap.plan import BackendChoice, Plan, check_backend, check_ip, check_port, elect, new_session_id
-from bootstrap.roles import OnConfirmed, nothing
-from bootstrap.supervisor import check_timeout
-from wireproto.device_file import DeviceMatrix
-from wireproto.handshake import Pin, Signer, TrustAnyKey
+from bootstrap.trust import IdentityError, Pins, decode_public_key, load_identity
+from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
+from wireproto.session.handshake import Pin, Signer, TrustAnyKey
 
 LINK_PORT = 7777
 

@@ -22,21 +22,21 @@ from typing import NoReturn, TextIO
 
 import msgspec
 
-from bootstrap.capture import Capture, open_capture
 from bootstrap.errors import BootstrapError
 from bootstrap.events import OnStep
 from bootstrap.forming import form_group
 from bootstrap.group import check_sum, preload, resolve_backend
 from bootstrap.keylog import open_key_log
+from bootstrap.link.record import Capture, open_capture
+from bootstrap.link.sessions import RankOne, RankZero, alongside
+from bootstrap.link.side_channel import side_channel_factory
+from bootstrap.link.transport import MakeSession
 from bootstrap.plan import BackendChoice, Plan
-from bootstrap.roles import RankOne, RankZero, alongside
-from bootstrap.side_channel import side_channel_factory
 from bootstrap.topology import private_directory
-from bootstrap.transport import MakeSession
-from wireproto.device_file import DeviceMatrix
-from wireproto.handshake import KeySigner
+from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import JacclBootstrapPayload, Revision
 from wireproto.session import Role, Session
+from wireproto.session.handshake import KeySigner
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the supervisor, or else the guard, ends this process in a cleaner way."""

@@ -6,8 +6,8 @@ import click
 import pytest
 from typer.main import get_command
 
-import bootstrap.cli
-import wireproto.cli
+import bootstrap.cli.app
+import wireproto.cli.app
 
 LINES = 40
 
@@ -20,7 +20,7 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
 
 COMMANDS = dict(
     pair
-    for app, name in ((wireproto.cli.app, "wireproto"), (bootstrap.cli.app, "jaccl-bootstrap"))
+    for app, name in ((wireproto.cli.app.app, "wireproto"), (bootstrap.cli.app.app, "jaccl-bootstrap"))
     for pair in commands(get_command(app), name)
 )
 

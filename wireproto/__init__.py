@@ -3,6 +3,8 @@
 Here are the messages and what turns them into bytes and back; the normative layouts are in `wireproto.schema`.
 """
 
+from wireproto.codec.frame import decode_frame, encode_frame
+from wireproto.codec.link import LinkDecoder, encode_link_frame, link_frame_pieces
 from wireproto.errors import (
     ERROR_CODES,
     HandshakeError,
@@ -14,8 +16,6 @@ from wireproto.errors import (
     UnknownTypeError,
     WireError,
 )
-from wireproto.frame import decode_frame, encode_frame
-from wireproto.link import LinkDecoder, encode_link_frame, link_frame_pieces
 from wireproto.messages import (
     EXTENSIONS,
     MAX_LINK_LENGTH,

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from wireproto.console import run
+from wireproto.cli.console import run
 
 if TYPE_CHECKING:
     from typer import Typer
 
 
 def _load() -> "Typer":
-    from wireproto.cli import app
+    from wireproto.cli.app import app
 
     return app
 

@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from wireproto import specification, vectors
+from wireproto import specification
 from wireproto.conformance import CASES
 from wireproto.specification import Level, Requirement
+from wireproto.testing import vectors
 
 _ID: Final = r"[A-Z][A-Z0-9]+(?:-(?:[A-Z0-9]+|\*))+"
 _CITATION: Final = re.compile(rf"\[({_ID}(?:, {_ID})*)\]")

@@ -10,9 +10,9 @@ from typing import Final
 
 from msgspec import inspect
 
+from wireproto.codec.json_scanner import MAX_NESTING, payload_fields
 from wireproto.errors import ERROR_CODES
 from wireproto.messages import MAX_LINK_LENGTH, REGISTRY, MessageSpec
-from wireproto.strict_json import MAX_NESTING, payload_fields
 
 _PLACE: Final = re.compile(r"(-- made\n).*?(-- /made\n)", re.DOTALL)
 _END, _PCRE_END = r"\Z", r"\z"

@@ -46,6 +46,7 @@ from construct import (
     this,
 )
 
+from wireproto.codec.json_scanner import check_fields, decode_payload, payload_fields
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError, WireError
 from wireproto.messages import (
     MAX_GATHER,
@@ -58,7 +59,6 @@ from wireproto.messages import (
     SideChannelPart,
     SideChannelWhole,
 )
-from wireproto.strict_json import check_fields, decode_payload, payload_fields
 
 
 def parse(layout: Construct, data: bytes) -> Any:

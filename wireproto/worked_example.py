@@ -3,8 +3,8 @@
 from itertools import zip_longest
 from typing import Final, TypeVar
 
-from wireproto.seal import Seal
-from wireproto.vectors import HandshakeTest, Secrets, SessionTest, load
+from wireproto.session.seal import Seal
+from wireproto.testing.vectors import HandshakeTest, Secrets, SessionTest, load
 
 _LINE: Final = 32
 """Bytes a line."""

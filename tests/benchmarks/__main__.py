@@ -21,8 +21,8 @@ import session
 from harness import Race, Row, benchmark, child, report
 
 from wireproto import schema
-from wireproto.frame import decode_frame, encode_frame
-from wireproto.link import HEADER, LinkDecoder, encode_link_frame
+from wireproto.codec.frame import decode_frame, encode_frame
+from wireproto.codec.link import HEADER, LinkDecoder, encode_link_frame
 from wireproto.messages import JacclBootstrapPayload, PPActivationPayload, Revision
 
 CHUNK = 256 * 1024
@@ -72,7 +72,7 @@ class LongFrame:
 
 PEAK = f"""
 import pathlib, resource, sys
-from wireproto.link import HEADER, LinkDecoder
+from wireproto.codec.link import HEADER, LinkDecoder
 
 def peak():
     status = pathlib.Path("/proc/self/status")

@@ -10,11 +10,11 @@ from functools import partial
 
 from harness import Row, benchmark
 
-from bootstrap.side_channel import VARIABLE, Gather, SideChannel, side_channel_factory
-from bootstrap.transport import Link, connect, listen
-from wireproto.handshake import KeySigner
+from bootstrap.link.side_channel import VARIABLE, Gather, SideChannel, side_channel_factory
+from bootstrap.link.transport import Link, connect, listen
 from wireproto.messages import SIDE_CHANNEL_1, JacclBootstrapPayload, MemoryPressure, PongPayload
 from wireproto.session import MessageReceived, Role, Session
+from wireproto.session.handshake import KeySigner
 
 PART = os.urandom(64)
 """Two Destinations, as in the init of a mesh of two ranks."""

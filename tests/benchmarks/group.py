@@ -26,7 +26,7 @@ import psutil
 from harness import Row, benchmark
 
 from bootstrap.addresses import holds
-from bootstrap.identity import encode_public_key, load_identity
+from bootstrap.trust import encode_public_key, load_identity
 
 SECONDS = 60.0
 LATER = 0.005

@@ -13,9 +13,9 @@ from pathlib import Path
 from harness import Row, benchmark
 
 from wireproto import Ping, PPActivationPayload, encode_frame, encode_link_frame
-from wireproto.handshake import Initiator, KeySigner, Responder
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.tcp import Endpoint
+from wireproto.session.handshake import Initiator, KeySigner, Responder
 from wireproto.specification import DIRECTORY
 
 MIB = 1024 * 1024

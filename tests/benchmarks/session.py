@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from harness import Race, Row, benchmark, child
 
-from bootstrap.transport import Link, connect, listen
-from wireproto.handshake import KEY_INFO, KeySigner
+from bootstrap.link.transport import Link, connect, listen
 from wireproto.messages import InferenceStep
-from wireproto.seal import OVERHEAD, Seal
 from wireproto.session import Established, MessageReceived, Role, Session
+from wireproto.session.handshake import KEY_INFO, KeySigner
+from wireproto.session.seal import OVERHEAD, Seal
 
 MIB = 1024 * 1024
 KEY = os.urandom(32)
@@ -248,7 +248,7 @@ def established(rounds: int) -> Row:
 
 PEAK = f"""
 import os, tracemalloc
-from wireproto.seal import OVERHEAD, Seal
+from wireproto.session.seal import OVERHEAD, Seal
 key, data = os.urandom(32), os.urandom({16 * MIB})
 near, far = Seal(key), Seal(key)
 tracemalloc.start()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from bootstrap.errors import LinkError
-from bootstrap.exchange import Send
+from bootstrap.link.outcome import Send
 from wireproto import Message
 
 T = TypeVar("T")

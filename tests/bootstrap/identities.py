@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bootstrap.identity import IdentityError
-from wireproto.handshake import KeySigner
+from bootstrap.trust import IdentityError
+from wireproto.session.handshake import KeySigner
 
 IPS = [f"169.254.1.{number}" for number in range(1, 9)]
 KEYS = [KeySigner(ec.derive_private_key(number, ec.SECP256R1())).public_key for number in range(1, 9)]
@@ -44,7 +44,7 @@ class Together:
 
     def __init__(self, count: int, code: str, *arguments: str) -> None:
         script = (
-            f"import sys\nfrom pathlib import Path\nfrom bootstrap.identity import *\nfrom bootstrap import identity\n\
+            f"import sys\nfrom pathlib import Path\nfrom bootstrap.trust import *\nfrom bootstrap import identity\n\
 print('ready', flush=True)\nsys.stdin.read()\nnumber, *arguments = sys.argv[1:]\n{code}"
         )
         gate, self._hold = os.pipe()  # its end of file is what all wait for

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from bootstrap.roles import RankOne, RankZero, Times
-from bootstrap.transport import Link, connect, listen
+from bootstrap.link.sessions import RankOne, RankZero, Times
+from bootstrap.link.transport import Link, connect, listen
 from wireproto import Revision
-from wireproto.handshake import KeySigner
 from wireproto.session import Established, Role, Session
+from wireproto.session.handshake import KeySigner
 
 HOST = "127.0.0.1"
 SECONDS = 30.0

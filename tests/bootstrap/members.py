@@ -10,13 +10,13 @@ from typing import Self, cast
 import pytest
 
 from bootstrap import BootstrapError
-from bootstrap.identity import load_identity
-from bootstrap.member import Member, follow, lead
+from bootstrap.control.run import Supervisor
+from bootstrap.link.sessions import RankOne, RankZero, Times
+from bootstrap.link.side_channel import SideChannel
+from bootstrap.link.transport import Link
 from bootstrap.plan import Plan
-from bootstrap.roles import RankOne, RankZero, Times
-from bootstrap.side_channel import SideChannel
-from bootstrap.supervisor import Supervisor
-from bootstrap.transport import Link
+from bootstrap.rank import Member, follow, lead
+from bootstrap.trust import load_identity
 from bootstrap.up import Trust, Up
 from tests.bootstrap.links import Steps
 from tests.bootstrap.ranks import make_ranks

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from bootstrap.identity import Pins, load_identity
+from bootstrap.trust import Pins, load_identity
 
 LINK_PORT, COORDINATOR_PORT = 7777, 29400
 CABLE_PORT = 7778

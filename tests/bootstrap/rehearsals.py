@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
-from bootstrap import Plan, rehearsal
-from bootstrap.rehearsal import RehearsalError, rehearse
+from bootstrap import Plan
+from bootstrap.link import relay as rehearsal
+from bootstrap.link.relay import RehearsalError, rehearse
 from wireproto.jaccl import Root
 
 

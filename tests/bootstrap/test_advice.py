@@ -11,12 +11,12 @@ import typer
 
 import bootstrap
 from bootstrap.advice import ADVICE, NATIVE, Advice, advise
-from bootstrap.cli import app
+from bootstrap.cli.app import app
 from wireproto.errors import ERROR_CODES
 
 MODULES = {
     path.stem: ast.parse(path.read_text())
-    for path in Path(bootstrap.__file__).parent.glob("*.py")
+    for path in Path(bootstrap.__file__).parent.rglob("*.py")
     if path.stem != "advice"
 }
 COMMANDS_OWN = {"unreadable"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap.capture import open_capture
 from bootstrap.errors import ConfigError
+from bootstrap.link.record import open_capture
 from tests.bootstrap.ranks import Rank, Start
 from wireproto.messages import Revision
 

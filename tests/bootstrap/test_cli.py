@@ -96,7 +96,7 @@ main()
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_bug() -> None:
-    code = "import sys; sys.modules['bootstrap.cli'] = None; from bootstrap.__main__ import main; main()"
+    code = "import sys; sys.modules['bootstrap.cli.app'] = None; from bootstrap.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" in done.stderr

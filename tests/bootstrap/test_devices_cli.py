@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wireproto.device_file import MAX_FILE, RankEntry, format_rank_entries
+from wireproto.jaccl.topology import MAX_FILE, RankEntry, format_rank_entries
 
 Done = subprocess.CompletedProcess[str]
 GOOD = '[[null,"rdma_en5"],["rdma_en4",null]]\n'

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bootstrap.display import LINES, RETRY, JsonDisplay, PlainDisplay, TerminalDisplay, columns, display_for
+from bootstrap.cli.display import LINES, RETRY, JsonDisplay, PlainDisplay, TerminalDisplay, columns, display_for
 from bootstrap.events import FIELDS
 
 SAMPLES: dict[str, object] = {

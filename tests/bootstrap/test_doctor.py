@@ -16,14 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from bootstrap import checks, rdma, rdma_checks
-from bootstrap.checks import Check
-from bootstrap.doctor import Patient, examine
+from bootstrap.control.lock import Process, host_lock
+from bootstrap.doctor import checks, rdma, rdma_checks
+from bootstrap.doctor.checks import Check
+from bootstrap.doctor.ladder import Patient, examine
+from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
-from bootstrap.identity import Pins, load_identity
-from bootstrap.lock import Process, host_lock
 from bootstrap.ports import reserved_ports
-from bootstrap.tools import run_tool
+from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.system_tools import Tools, fake_mlx
 
 OWN, PEER = "127.83.1.1", "127.83.1.2"

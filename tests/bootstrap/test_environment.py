@@ -5,7 +5,7 @@ import pytest
 
 from bootstrap import EnvironmentSetError, Plan
 from bootstrap.environment import READ_BY_MLX, contrary_names, environment_for, set_environment
-from wireproto.device_file import DeviceMatrix
+from wireproto.jaccl.topology import DeviceMatrix
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap.errors import BootstrapError
-from bootstrap.exchange import (
+from bootstrap.link.outcome import (
     CONSEQUENCES,
     LONGEST_TEXT,
     SETTLE_SECONDS,
@@ -21,7 +21,7 @@ from bootstrap.exchange import (
     VersionError,
     printable,
 )
-from bootstrap.roles import alongside
+from bootstrap.link.sessions import alongside
 from tests.bootstrap.exchanges import Links, now, run_timeless
 from tests.bootstrap.links import Steps
 from wireproto import Message, Outcome, OutcomeState, SideChannelPart, Versions, encode_frame

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bootstrap import LinkError
-from bootstrap.member import Member
-from bootstrap.side_channel import SideChannelError
+from bootstrap.link.side_channel import SideChannelError
+from bootstrap.rank import Member
 from tests.bootstrap.links import leading, run, serving, session_0, session_1
 from tests.bootstrap.members import Acting, Group
 from wireproto import (
@@ -59,7 +59,7 @@ def test_a_peer_without_extensions_meets_the_plain_protocol(
 
     [EXT-OFFER, EXT-CHOICE, EXT-EMPTY]
     """
-    monkeypatch.setattr("bootstrap.member.new_session_id", lambda: "S-1")
+    monkeypatch.setattr("bootstrap.rank.new_session_id", lambda: "S-1")
 
     async def act(member: Acting) -> None:
         assert not member.exchange.agreed

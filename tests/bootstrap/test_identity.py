@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import identity
-from bootstrap.identity import (
+from bootstrap import trust as identity
+from bootstrap.trust import (
     IdentityError,
     Pins,
     config_directory,

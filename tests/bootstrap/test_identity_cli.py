@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bootstrap.identity import Pins, encode_public_key, load_identity
-from wireproto.handshake import KeySigner, fingerprint
+from bootstrap.trust import Pins, encode_public_key, load_identity
+from wireproto.session.handshake import KeySigner, fingerprint
 
 APP = """
 import typer
-from wireproto.console import run
+from wireproto.cli.console import run
 
 def load():
-    from bootstrap.identity_cli import register
+    from bootstrap.cli.identity import register
     app = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

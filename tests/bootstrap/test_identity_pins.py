@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import BootstrapError, ConfigError, identity
-from bootstrap.identity import IdentityError, Pins, decode_public_key, encode_public_key
+from bootstrap import BootstrapError, ConfigError
+from bootstrap import trust as identity
+from bootstrap.trust import IdentityError, Pins, decode_public_key, encode_public_key
 from tests.bootstrap.identities import IPS, KEYS, P256_ORDER, A, B, Together, mode, put, refused
-from wireproto.handshake import KeySigner, fingerprint
+from wireproto.session.handshake import KeySigner, fingerprint
 
 
 @pytest.fixture

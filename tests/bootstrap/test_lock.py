@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import lock
-from bootstrap.lock import UNKNOWN, Lock, LockError, Process, Record, holder, host_lock, lock_path, process
+from bootstrap.control import lock
+from bootstrap.control.lock import UNKNOWN, Lock, LockError, Process, Record, holder, host_lock, lock_path, process
 from tests.bootstrap.conftest import SECONDS, wait_until
 
 IP = "127.0.0.1"
 
 HOLD = """
 import sys
-from bootstrap.lock import LockError, host_lock
+from bootstrap.control.lock import LockError, host_lock
 sys.stdin.readline()
 try:
     with host_lock("127.0.0.1"):
@@ -38,7 +38,7 @@ except LockError as error:
 CHURN = """
 import os, sys
 from pathlib import Path
-from bootstrap.lock import LockError, host_lock
+from bootstrap.control.lock import LockError, host_lock
 marker = Path(sys.argv[1])
 for _ in range(200):
     try:
@@ -53,7 +53,7 @@ RUN = """
 import sys
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from bootstrap.lock import host_lock
+from bootstrap.control.lock import host_lock
 with host_lock("127.0.0.1") as lock:
     worker = Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, stdin=DEVNULL, stdout=DEVNULL)
     directory = Path(sys.argv[2])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap.macos import Thunderbolt, parse_bridge, parse_hardware_ports, parse_sw_vers, parse_thunderbolt
+from bootstrap.doctor.macos import Thunderbolt, parse_bridge, parse_hardware_ports, parse_sw_vers, parse_thunderbolt
 from tests.bootstrap.system_tools import output
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from bootstrap import BootstrapError, LinkError
-from bootstrap.exchange import PeerError
-from bootstrap.member import MAX_EARLY, own_version
-from bootstrap.side_channel import SideChannelError
-from bootstrap.supervisor import SupervisorError
+from bootstrap.control.run import SupervisorError
+from bootstrap.link.outcome import PeerError
+from bootstrap.link.side_channel import SideChannelError
+from bootstrap.rank import MAX_EARLY, own_version
 from bootstrap.up import Trust, Up
 from tests.bootstrap.links import run
 from tests.bootstrap.members import LIMIT, Act, Acting, Group, forever
 from wireproto import Message, Outcome, OutcomeState, SideChannelPart, SideChannelWhole, StepTokenPayload
-from wireproto.handshake import KeySigner
 from wireproto.messages import EXTENSIONS, OUTCOME_1, REHEARSAL_1, SIDE_CHANNEL_1
+from wireproto.session.handshake import KeySigner
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
 
 def test_a_finished_that_was_lost_kept_rank_0_waiting_for_ever(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """[EXT-OUTCOME-AGAIN]"""
-    monkeypatch.setattr("bootstrap.member.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("bootstrap.rank.AGAIN_SECONDS", 0.05)
     lost: list[Message] = []
 
     async def loses_its_first(member: Acting) -> None:

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import BootstrapError, processes
-from bootstrap.lock import LockError, host_lock, lock_path
+from bootstrap import BootstrapError
+from bootstrap.control import child as processes
+from bootstrap.control.child import GUARD, LONGEST_LINE, Guard, Worker, _lines, end_all, new_directory
+from bootstrap.control.lock import LockError, host_lock, lock_path
 from bootstrap.plan import Plan
-from bootstrap.processes import GUARD, LONGEST_LINE, Guard, Worker, _lines, end_all, new_directory
 from bootstrap.worker import Order
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.links import run
@@ -241,7 +242,7 @@ def test_a_command_is_not_to_blame_where_nothing_can_be_started(monkeypatch: pyt
 
 def test_an_order_to_a_worker_that_died_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end says so."""
-    monkeypatch.setattr("bootstrap.processes.WORKER", ("-c", "raise SystemExit(7)"))
+    monkeypatch.setattr("bootstrap.control.child.WORKER", ("-c", "raise SystemExit(7)"))
     plan = Plan(rank=0, ips=("127.0.0.1",) * 2)
     order = Order(rank=0, ips=plan.ips, backend="ring", directory="/d", origin=0.0, deadline=0.0)
 
@@ -313,8 +314,8 @@ def test_a_flood_without_a_line_end() -> None:
 
 RUN = """
 import asyncio, os, sys
-from bootstrap.lock import host_lock
-from bootstrap.processes import Guard, Worker, new_directory
+from bootstrap.control.lock import host_lock
+from bootstrap.control.child import Guard, Worker, new_directory
 
 async def main():
     with host_lock("127.0.0.1") as lock:

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import rdma
-from bootstrap.errors import ConfigError
-from bootstrap.rdma import (
+from bootstrap.doctor import rdma
+from bootstrap.doctor.rdma import (
     RdmaPort,
     device_for,
     local_rdma_devices,
@@ -22,7 +21,8 @@ from bootstrap.rdma import (
     port_of,
     usable,
 )
-from bootstrap.tools import run_tool
+from bootstrap.doctor.system import run_tool
+from bootstrap.errors import ConfigError
 from tests.bootstrap.system_tools import Tools, output
 
 LINK_LOCAL = IPv6Address("fe80::347c:94ff:fecd:45c4")

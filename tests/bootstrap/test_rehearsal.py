@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from bootstrap import Plan, rehearsal
-from bootstrap.rehearsal import RehearsalError
+from bootstrap import Plan
+from bootstrap.link import relay as rehearsal
+from bootstrap.link.relay import RehearsalError
 from tests.bootstrap.links import run
 from tests.bootstrap.rehearsals import Stranger, failed, leading, nothing_left, plans, settled, started, until, watched
 

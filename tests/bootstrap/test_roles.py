@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace as replace_fields
 
 from bootstrap import LinkError
-from bootstrap.roles import MAX_UNCONFIRMED, MISSED_PONGS, Health, RankZero, alongside
-from bootstrap.transport import connect
+from bootstrap.link.sessions import MAX_UNCONFIRMED, MISSED_PONGS, Health, RankZero, alongside
+from bootstrap.link.transport import connect
 from tests.bootstrap.links import (
     HOST,
     QUICK,

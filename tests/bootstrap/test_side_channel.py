@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bootstrap import side_channel_factory
 from bootstrap.errors import BootstrapError
-from bootstrap.side_channel import (
+from bootstrap.link.side_channel import (
     GATHER_SECONDS,
     SLACK_SECONDS,
     VARIABLE,

@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from bootstrap import BootstrapError, ConfigError
-from bootstrap.demo import Demo
+from bootstrap.cli.demo import Demo
+from bootstrap.control.child import new_directory
+from bootstrap.control.lock import holder, host_lock, lock_path, process
+from bootstrap.control.run import Supervisor, SupervisorError, _parse, cause, supervise
 from bootstrap.events import FIELDS
-from bootstrap.lock import holder, host_lock, lock_path, process
-from bootstrap.processes import new_directory
-from bootstrap.supervisor import Supervisor, SupervisorError, _parse, cause, supervise
 from bootstrap.topology import private_directory
 
 IP = "127.0.0.1"

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from bootstrap import LinkError
-from bootstrap.transport import MAX_WAITING, Link, connect, listen
+from bootstrap.link.transport import MAX_WAITING, Link, connect, listen
 from tests.bootstrap.links import HOST, SECONDS, linked, run, session_0, session_1
 from wireproto import (
     InferenceStep,
@@ -20,11 +20,10 @@ from wireproto import (
     Revision,
     SessionEnd,
     encode_link_frame,
-    seal,
 )
-from wireproto.link import HEADER
+from wireproto.codec.link import HEADER
 from wireproto.messages import MAX_LINK_LENGTH
-from wireproto.session import Closed, Confirmed, Established, MessageReceived
+from wireproto.session import Closed, Confirmed, Established, MessageReceived, seal
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
 PONG = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bootstrap.identity import encode_public_key
+from bootstrap.trust import encode_public_key
 from tests.bootstrap.ranks import Check, Rank, Start, error, names
-from wireproto.handshake import KeySigner, fingerprint
+from wireproto.session.handshake import KeySigner, fingerprint
 
 STRANGER = KeySigner.generate().public_key
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bootstrap.processes import Worker
+from bootstrap.control.child import Worker
 from tests.bootstrap.conftest import SCRIPTS, wait_until
 from tests.bootstrap.ranks import Check, Rank, Start, error, failed, names, of, output
 

@@ -28,12 +28,11 @@ from tests.campaign import say
 from tests.campaign.judge import is_documented
 from tests.campaign.process import BRISK, News, Running
 from tests.campaign.scene import START_SECONDS, WAITS
+from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.errors import WireError
-from wireproto.frame import decode_frame, encode_frame
 from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_link
 from wireproto.fuzzing.seeds import SEEDS, link_stream
-from wireproto.known_keys import KNOWN
 from wireproto.messages import (
     OUTCOME_1,
     REGISTRY,
@@ -44,7 +43,8 @@ from wireproto.messages import (
     SessionEnd,
 )
 from wireproto.session import Established, Role, Session
-from wireproto.spelling import foreign_frame, random_message
+from wireproto.testing.encodings import foreign_frame, random_message
+from wireproto.testing.fixed_keys import KNOWN
 
 ANSWER = 20.0
 """Seconds in which a rank does what takes it milliseconds."""

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from bootstrap.advice import ADVICE
-from bootstrap.exchange import CONSEQUENCES
+from bootstrap.link.outcome import CONSEQUENCES
 from tests.campaign.plan import Case
 from tests.campaign.process import Running
 from wireproto.errors import ERROR_CODES

@@ -24,7 +24,7 @@ BRISK: Final = {
     "retry": 0.1,
     "send": 2.0,
 }
-"""Of `bootstrap.roles.Times`: as short as they can be on a busy machine."""
+"""Of `bootstrap.link.sessions.Times`: as short as they can be on a busy machine."""
 
 Event = dict[str, Any]
 

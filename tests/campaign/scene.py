@@ -11,8 +11,8 @@ from random import Random
 
 import psutil
 
-from bootstrap.lock import lock_path
-from bootstrap.processes import GRACE_SECONDS
+from bootstrap.control.child import GRACE_SECONDS
+from bootstrap.control.lock import lock_path
 from tests.bootstrap.conftest import SCRIPTS
 from tests.bootstrap.ranks import CABLE_PORT, COORDINATOR_PORT, LINK_PORT, make_ranks
 from tests.campaign.namespaces import ADDRESSES, Host, Wire

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import psutil
 
-from bootstrap.transport import Link, connect, listen
+from bootstrap.link.transport import Link, connect, listen
 from tests.bootstrap.links import HOST, session_0, session_1
 from tests.campaign import say
 from tests.campaign.plan import Case
@@ -47,7 +47,7 @@ from wireproto.messages import (
     SessionEnd,
 )
 from wireproto.session import Established, MessageReceived
-from wireproto.spelling import random_message
+from wireproto.testing.encodings import random_message
 
 SECONDS = 30.0
 """For one message, or one answer."""

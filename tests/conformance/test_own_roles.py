@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 
 from bootstrap import LinkError
+from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
-from bootstrap.roles import RankOne, RankZero, Times, alongside
 from tests.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Target, Verdict, run
-from wireproto.handshake import KeySigner
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
 from wireproto.session import Role, Session
+from wireproto.session.handshake import KeySigner
 
 TIMES = Times(
     connect=PATIENCE.start,

@@ -20,8 +20,8 @@ from wireproto.fuzzing.minimize import fewest, minimized
 from wireproto.fuzzing.mutations import mutate_frame, random_frame, token_soup
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_link, mutate_sealed, split_stream
 from wireproto.fuzzing.seeds import link_stream
-from wireproto.known_keys import KNOWN, box
 from wireproto.messages import EXTENSIONS
+from wireproto.testing.fixed_keys import KNOWN, box
 
 SEEDS = st.integers(0, 2**32)
 

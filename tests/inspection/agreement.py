@@ -5,8 +5,8 @@ from typing import Final
 
 from tests.inspection.dissecting import Error, LinkFrame, Value
 from wireproto import Message, Revision, WireError, decode_frame
+from wireproto.codec.json_scanner import payload_fields
 from wireproto.messages import REGISTRY, SPEC_BY_CLASS
-from wireproto.strict_json import payload_fields
 
 
 def check_frame(frame: LinkFrame, data: bytes, revision: Revision, extensions: tuple[str, ...] = ()) -> None:

@@ -16,7 +16,6 @@ from wireproto import (
     Revision,
     SessionEnd,
 )
-from wireproto.handshake import KeySigner
 from wireproto.inspection.connections import Capture
 from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.packets import tcp_segment
@@ -24,6 +23,7 @@ from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.sessions import Entry
 from wireproto.inspection.tcp import Endpoint, Segment
 from wireproto.session import Established, Role, Session
+from wireproto.session.handshake import KeySigner
 
 ENDS: Final = (Endpoint(b"\x7f\x00\x00\x01", 50001), Endpoint(b"\x7f\x00\x00\x02", 49999))
 """Rank 0's and rank 1's; the port is not the protocol's own."""

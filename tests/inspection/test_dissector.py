@@ -24,12 +24,13 @@ from tests.inspection.dissecting import (
 )
 from tests.vectors.writing import BEYOND_CAPTURE
 from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_CLASSES
-from wireproto import MAX_LINK_LENGTH, Message, Revision, vectors
+from wireproto import MAX_LINK_LENGTH, Message, Revision
 from wireproto.dissector import with_tables
 from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
-from wireproto.spelling import foreign_frame
-from wireproto.strategies import messages, seeded_randoms
-from wireproto.vectors import ClusterFrameTest, LinkStreamTest, Payload, SessionTest
+from wireproto.testing import vectors
+from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.strategies import messages, seeded_randoms
+from wireproto.testing.vectors import ClusterFrameTest, LinkStreamTest, Payload, SessionTest
 
 needs_tshark = pytest.mark.skipif(bool(missing()), reason=missing())
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wireproto import MAX_LINK_LENGTH, WireError, encode_link_frame
+from wireproto.codec.link import HEADER
 from wireproto.inspection.frames import KEPT, MAX_HELD, Fault, Found, Frame, FrameFinder, Hole, Skipped
-from wireproto.link import HEADER
 
 BODIES = [b"\x03", b"\x05" + bytes(range(256)), b"\xff", b"\x07" + b"x" * 60]
 STREAM = b"".join(map(encode_link_frame, BODIES))

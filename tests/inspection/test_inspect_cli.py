@@ -290,7 +290,7 @@ def test_a_long_capture_has_a_bar_and_little_memory(tmp_path: Path) -> None:
 
 
 def test_help_needs_no_libpcap() -> None:
-    code = "import sys, wireproto.cli; print({'cypcap', 'wireproto.inspection'} & sys.modules.keys())"
+    code = "import sys, wireproto.cli.app; print({'cypcap', 'wireproto.inspection'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert done.stdout == b"set()\n"
 

@@ -17,12 +17,12 @@ from wireproto import (
     SideChannelPart,
     encode_link_frame,
 )
+from wireproto.codec.tensor import STOP, Activation, encode_activation, encode_token
 from wireproto.inspection.connections import Capture, entries_of_stream
 from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.tcp import RST, Endpoint
 from wireproto.inspection.timeline import summary, title
-from wireproto.tensor import STOP, Activation, encode_activation, encode_token
 
 NAMES = ["handshakeHello", "handshakeAck", "ping", "pong", "jacclBootstrap", "sessionEnd"]
 ALL = [Kind.OPENED, *[Kind.MESSAGE] * 6, Kind.CLOSED, Kind.CLOSED]

@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bootstrap import LinkError
-from bootstrap.identity import load_identity
+from bootstrap.trust import load_identity
 from tests.bootstrap.links import (
     HOST,
     RANK_0,
@@ -45,14 +45,14 @@ from wireproto import (
     encode_frame,
     encode_link_frame,
 )
+from wireproto.codec.link import HEADER
 from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
-from wireproto.handshake import KeySigner
-from wireproto.link import HEADER
 from wireproto.messages import SPEC_BY_CLASS
 from wireproto.session import Role, Session, State
+from wireproto.session.handshake import KeySigner
 from wireproto.specification import DIRECTORY
-from wireproto.spelling import foreign_frame
-from wireproto.strategies import messages, seeded_randoms
+from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.strategies import messages, seeded_randoms
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 

@@ -32,7 +32,7 @@ from wireproto import (
     StepTokenPayload,
     Versions,
 )
-from wireproto.vectors import ClusterFrameTest, Group, Hex, Payload, VectorFile
+from wireproto.testing.vectors import ClusterFrameTest, Group, Hex, Payload, VectorFile
 
 _ABOUT = (
     "One cluster frame, its type byte first. It has to give `message`, keys as on the wire and bytes in base64, "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from tests.vectors.writing import BEYOND_LAYOUT, fault, file, marked
-from wireproto.vectors import DeviceFileTest, Group, Hex, VectorFile
+from wireproto.testing.vectors import DeviceFileTest, Group, Hex, VectorFile
 
 _ABOUT = (
     "A file that has to be taken, a device matrix as one of a mesh, a ring or both; or refused with `error`, the "

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tests.vectors import cluster_frames, device_files, handshakes, jaccl, link_streams, seals, sessions, tensors
-from wireproto import vectors
-from wireproto.vectors import (
+from wireproto.testing import vectors
+from wireproto.testing.vectors import (
     ClusterFrameTest,
     DeviceFileTest,
     HandshakeTest,

@@ -29,7 +29,7 @@ from tests.wireproto.peers import (
     introduction,
 )
 from tests.wireproto.test_handshake import MALFORMED
-from wireproto.vectors import Derived, Fault, Group, HandshakeTest, Hex, Role, Secrets, VectorFile
+from wireproto.testing.vectors import Derived, Fault, Group, HandshakeTest, Hex, Role, Secrets, VectorFile
 
 _ABOUT = (
     "One side of a handshake, which has `secrets` where it would draw them. Rank 1 takes the cluster frame "

@@ -5,7 +5,7 @@ from struct import pack
 from typing import Any, Final
 
 from tests.vectors.writing import BEYOND_LAYOUT, fault, file
-from wireproto.vectors import (
+from wireproto.testing.vectors import (
     Destination,
     Fault,
     Group,

@@ -14,7 +14,7 @@ import kaitaistruct
 import yaml
 
 from wireproto.specification import DIRECTORY
-from wireproto.vectors import (
+from wireproto.testing.vectors import (
     ClusterFrameTest,
     HandshakeTest,
     JacclExchangeTest,

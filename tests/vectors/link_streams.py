@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.vectors.writing import BEYOND_CAPTURE, fault, file, marked
 from wireproto.messages import MAX_LINK_LENGTH
-from wireproto.vectors import Group, Hex, LinkStreamTest, VectorFile
+from wireproto.testing.vectors import Group, Hex, LinkStreamTest, VectorFile
 
 _ABOUT = (
     "A stream of link frames from its first byte to its end. It has to give `bodies`, in this order and however "

@@ -9,24 +9,25 @@ import pytest
 
 from tests.wireproto.peers import Ephemeral, FixedSigner
 from tests.wireproto.verdicts import Accepted, decode_stream, fast, parse_stream, rejected, slow
-from wireproto import (
-    LinkDecoder,
-    Revision,
-    WireError,
-    decode_frame,
-    encode_frame,
-    handshake,
-    jaccl,
-    schema,
-    seal,
-    tensor,
-)
-from wireproto.device_file import check_device_file, parse_rank_entries, parse_ring_hostfile
-from wireproto.handshake import Initiator, Responder
+from wireproto import LinkDecoder, Revision, WireError, decode_frame, encode_frame, jaccl, schema
+from wireproto.codec import tensor
+from wireproto.jaccl.topology import check_device_file, parse_rank_entries, parse_ring_hostfile
 from wireproto.messages import SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind
-from wireproto.seal import Seal
-from wireproto.session import Closed, Confirmed, Established, Event, MessageIgnored, MessageReceived, Role, Session
-from wireproto.vectors import (
+from wireproto.session import (
+    Closed,
+    Confirmed,
+    Established,
+    Event,
+    MessageIgnored,
+    MessageReceived,
+    Role,
+    Session,
+    handshake,
+    seal,
+)
+from wireproto.session.handshake import Initiator, Responder
+from wireproto.session.seal import Seal
+from wireproto.testing.vectors import (
     ClusterFrameTest,
     DeviceFileTest,
     Fault,

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.vectors.writing import BEYOND_LAYOUT, fault, file
 from tests.wireproto.peers import box
-from wireproto.vectors import Group, Hex, SealStep, SealTest, VectorFile
+from wireproto.testing.vectors import Group, Hex, SealStep, SealTest, VectorFile
 
 _ABOUT = (
     "The boxes of one session, sealed and opened by one side in this order with `key`. A box that is sealed with "

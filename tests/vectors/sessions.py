@@ -21,7 +21,7 @@ from tests.wireproto.peers import (
 )
 from tests.wireproto.streams import link
 from wireproto.messages import MAX_LINK_LENGTH
-from wireproto.vectors import (
+from wireproto.testing.vectors import (
     Fault,
     Group,
     Hex,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from tests.vectors.seals import KEY, nonce
 from tests.vectors.writing import BEYOND_LAYOUT, fault, file
 from tests.wireproto.peers import box
-from wireproto.vectors import Group, Hex, TensorTest, VectorFile
+from wireproto.testing.vectors import Group, Hex, TensorTest, VectorFile
 
 _ABOUT = (
     "A tensor box, as it travels in 0x05, 0x06, 0x0B and 0x0C. With `key` it has to open to `plaintext`, and that "

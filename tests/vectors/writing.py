@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
-from wireproto.vectors import FILES, Fault, Group, Hex, VectorFile
+from wireproto.testing.vectors import FILES, Fault, Group, Hex, VectorFile
 
 BEYOND_LAYOUT: Final = "beyond-layout"
 BEYOND_CAPTURE: Final = "beyond-capture"

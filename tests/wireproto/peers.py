@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.wireproto.payloads import canonical_frame
 from tests.wireproto.streams import fill, link
 from tests.wireproto.verdicts import Rejected
-from wireproto import ERROR_CODES, HandshakeAck, HandshakeHello, Revision, handshake
-from wireproto.handshake import Pin
-from wireproto.session import Established, Event, RemoteError, Role, Session
+from wireproto import ERROR_CODES, HandshakeAck, HandshakeHello, Revision
+from wireproto.session import Established, Event, RemoteError, Role, Session, handshake
+from wireproto.session.handshake import Pin
 
 # -- P-256 ------------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def low_order_keys() -> Iterator[Any]:
 
 
 class Ephemeral(NamedTuple):
-    """What `wireproto.handshake._draw_ephemeral` gives, with known values."""
+    """What `wireproto.session.handshake._draw_ephemeral` gives, with known values."""
 
     private: X25519PrivateKey
     nonce: bytes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, expected, rejected, verdict
 from wireproto import WireError
-from wireproto.device_file import (
+from wireproto.jaccl.topology import (
     MAX_FILE,
     DeviceMatrix,
     RankEntry,

@@ -47,7 +47,7 @@ from wireproto import (
     StepTokenPayload,
     WireError,
 )
-from wireproto.handshake import (
+from wireproto.session.handshake import (
     Initiator,
     KeySigner,
     Pin,

@@ -25,11 +25,18 @@ from tests.wireproto.peers import (
     shaken,
 )
 from tests.wireproto.streams import link
-from wireproto import ClusterMsgType, HandshakeAck, HandshakeError, HandshakeHello, Ping, Revision, decode_frame, seal
-from wireproto import handshake as module
-from wireproto.handshake import Initiator, KeySigner, Responder, SessionSecrets, ack_commitment, hello_commitment
-from wireproto.seal import Seal
-from wireproto.session import Established, Role, Session, State, key_log_line
+from wireproto import ClusterMsgType, HandshakeAck, HandshakeError, HandshakeHello, Ping, Revision, decode_frame
+from wireproto.session import Established, Role, Session, State, key_log_line, seal
+from wireproto.session import handshake as module
+from wireproto.session.handshake import (
+    Initiator,
+    KeySigner,
+    Responder,
+    SessionSecrets,
+    ack_commitment,
+    hello_commitment,
+)
+from wireproto.session.seal import Seal
 
 INFO: Final = b"darkbloom-cluster-session-v1"
 

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.wireproto.peers import P256_ORDER, RANK_0, RANK_1, FixedSigner
 from wireproto import WireError
-from wireproto.handshake import IDENTITY_SIZE, Initiator, KeySigner, Responder, fingerprint
+from wireproto.session.handshake import IDENTITY_SIZE, Initiator, KeySigner, Responder, fingerprint
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.SECP384R1(), ec.SECP521R1(), ec.BrainpoolP256R1()])

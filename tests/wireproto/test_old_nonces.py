@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.wireproto.peers import box
 from tests.wireproto.test_seal import FEWER, KEY
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
-from wireproto import seal
-from wireproto.seal import Seal
+from wireproto.session import seal
+from wireproto.session.seal import Seal
 
 PREFIX: Final = b"pp"
 """The first two bytes of a nonce, by which the old ones are filed."""

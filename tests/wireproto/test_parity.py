@@ -32,8 +32,8 @@ from tests.wireproto.verdicts import (
 )
 from wireproto import MAX_LINK_LENGTH, Message, Revision, decode_frame, encode_frame, schema
 from wireproto.fuzzing.mutations import mutate_frame, nearly_valid_frame, token_soup
-from wireproto.spelling import foreign_frame
-from wireproto.strategies import arbitrary_frames, messages, seeded_randoms
+from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.strategies import arbitrary_frames, messages, seeded_randoms
 
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
 EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: cls.__name__)

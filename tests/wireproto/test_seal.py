@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tests.wireproto.peers import box, unbox
 from tests.wireproto.streams import KIB, MIB, pattern
 from tests.wireproto.verdicts import Rejected, expected, verdict
-from wireproto import SealError, TruncatedError, WireError, seal
-from wireproto.seal import NONCE, OVERHEAD, TAG, Seal
+from wireproto import SealError, TruncatedError, WireError
+from wireproto.session import seal
+from wireproto.session.seal import NONCE, OVERHEAD, TAG, Seal
 
 KEY: Final = bytes(range(32))
 
@@ -438,7 +439,7 @@ def test_forked_child_draws_its_own() -> None:
     """Nonces are drawn ahead, but a child does not use those that its parent will. [SEAL-NONCE]"""
     program = """
 import os
-from wireproto.seal import Seal
+from wireproto.session.seal import Seal
 one = Seal(bytes(32))
 one.encrypt(b"")
 read, write = os.pipe()

@@ -61,9 +61,7 @@ from wireproto import (
     Revision,
     SealError,
     TruncatedError,
-    seal,
 )
-from wireproto.handshake import TrustAnyKey
 from wireproto.session import (
     Closed,
     Confirmed,
@@ -75,7 +73,9 @@ from wireproto.session import (
     Role,
     Session,
     State,
+    seal,
 )
+from wireproto.session.handshake import TrustAnyKey
 
 
 def test_tables_are_whole() -> None:

@@ -26,7 +26,6 @@ from wireproto import (
     StateError,
     UnknownTypeError,
 )
-from wireproto.handshake import KeySigner
 from wireproto.session import (
     Closed,
     Confirmed,
@@ -38,6 +37,7 @@ from wireproto.session import (
     Session,
     State,
 )
+from wireproto.session.handshake import KeySigner
 
 SIGNERS = (KeySigner.generate(), KeySigner.generate())
 OVER = (State.CLOSED, State.FAILED)

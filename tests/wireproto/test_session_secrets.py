@@ -21,8 +21,8 @@ from tests.wireproto.peers import (
 from tests.wireproto.session_states import EACH_REVISION, EACH_ROLE, INITIATOR, RESPONDER, V2
 from tests.wireproto.streams import link
 from wireproto import InferenceStep, InferenceToken, Ping, Revision
-from wireproto.handshake import Signer
 from wireproto.session import Established, RemoteError, Role, Session, State
+from wireproto.session.handshake import Signer
 
 # -- the key log ------------------------------------------------------------------------------------------------------
 

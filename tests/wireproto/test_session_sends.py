@@ -38,11 +38,10 @@ from wireproto import (
     SealError,
     StepTokenPayload,
     UnknownTypeError,
-    seal,
 )
 from wireproto import session as module
-from wireproto.seal import OVERHEAD
-from wireproto.session import Closed, Confirmed, Established, MessageReceived, RemoteError, Role, Session, State
+from wireproto.session import Closed, Confirmed, Established, MessageReceived, RemoteError, Role, Session, State, seal
+from wireproto.session.seal import OVERHEAD
 
 # -- what goes out ----------------------------------------------------------------------------------------------------
 
@@ -90,7 +89,7 @@ def test_longest_send(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> No
     assert MAX_LINK_LENGTH == 256 * MIB
     pair = shaken(revision)
     monkeypatch.setattr(module, "MAX_LINK_LENGTH", 1000)
-    monkeypatch.setattr("wireproto.link.encode_link_frame.__defaults__", (1000,))
+    monkeypatch.setattr("wireproto.codec.link.encode_link_frame.__defaults__", (1000,))
     room = 1000 - 1 - (28 if revision is V2 else 0)
     with pytest.raises(LimitError, match=r"^link-length-limit in length: 1001 "):
         pair.initiator.send(InferenceStep(bytes(room + 1)))

@@ -8,9 +8,11 @@ import typer
 from typer.testing import CliRunner
 
 from tests.wireproto.test_cli import lines, run
-from wireproto import coverage, spec_cli, specification, vectors
+from wireproto import coverage, specification
+from wireproto.cli import spec as spec_cli
 from wireproto.conformance import CASES
 from wireproto.specification import Level
+from wireproto.testing import vectors
 
 
 def test_coverage() -> None:

@@ -12,14 +12,15 @@ from tests.vectors.running import run_session
 from tests.wireproto.oracle import judge
 from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_CLASSES, TYPE_BYTE, canonical_frame
 from tests.wireproto.verdicts import Accepted, Rejected, decode_stream, fast, read_stream, slow
-from wireproto import ERROR_CODES, MAX_LINK_LENGTH, Message, Revision, decode_frame, encode_frame, strategies
-from wireproto.handshake import Initiator, Responder
-from wireproto.known_keys import KNOWN, KnownHandshake, drawn
-from wireproto.seal import Seal
+from wireproto import ERROR_CODES, MAX_LINK_LENGTH, Message, Revision, decode_frame, encode_frame
 from wireproto.session import Role
-from wireproto.strategies import BrokenFrame, BrokenStream, LinkStream, SealedStream, SpeltFrame
-from wireproto.vectors import SessionTest
-from wireproto.violations import VIOLATIONS
+from wireproto.session.handshake import Initiator, Responder
+from wireproto.session.seal import Seal
+from wireproto.testing import strategies
+from wireproto.testing.fixed_keys import KNOWN, KnownHandshake, drawn
+from wireproto.testing.malformed import VIOLATIONS
+from wireproto.testing.strategies import BrokenFrame, BrokenStream, LinkStream, SealedStream, SpeltFrame
+from wireproto.testing.vectors import SessionTest
 
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
 EVERY_VIOLATION = pytest.mark.parametrize("violation", [each.name for each in VIOLATIONS])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, Rejected, verdict
 from wireproto import MalformedError, TruncatedError, WireError, schema
-from wireproto.tensor import (
+from wireproto.codec.tensor import (
     STOP,
     Activation,
     activation_from_array,

@@ -10,9 +10,10 @@ import pytest
 
 from tests.vectors import generate
 from tests.vectors.writing import BEYOND_LAYOUT, FLAGS
-from wireproto import ERROR_CODES, specification, vectors
+from wireproto import ERROR_CODES, specification
 from wireproto.messages import REGISTRY
-from wireproto.vectors import FILES, ClusterFrameTest, LinkStreamTest, VectorFile
+from wireproto.testing import vectors
+from wireproto.testing.vectors import FILES, ClusterFrameTest, LinkStreamTest, VectorFile
 
 EACH_KIND = pytest.mark.parametrize("kind", FILES, ids=FILES.values())
 SCHEMA = json.loads((vectors.DIRECTORY / "schema.json").read_text())

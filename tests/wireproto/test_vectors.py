@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from tests.vectors.running import RUNNERS, fault_of, run_jaccl_exchange, run_session
-from wireproto import WireError, vectors
-from wireproto.vectors import FILES, JacclExchangeTest, SessionTest
+from wireproto import WireError
+from wireproto.testing import vectors
+from wireproto.testing.vectors import FILES, JacclExchangeTest, SessionTest
 
 
 def each(*kinds: type) -> list[Any]:

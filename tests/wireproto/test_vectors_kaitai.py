@@ -6,8 +6,8 @@ import pytest
 
 from tests.vectors.kaitai import ACCEPTS, MISSING, Kaitai, compile_parser
 from tests.vectors.writing import BEYOND_LAYOUT
-from wireproto import vectors
-from wireproto.vectors import FILES, DeviceFileTest
+from wireproto.testing import vectors
+from wireproto.testing.vectors import FILES, DeviceFileTest
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),

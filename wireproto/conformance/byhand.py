@@ -1,6 +1,6 @@
 """The handshake and the boxes by hand, so that they can be wrong in one place and right in all others.
 
-Nothing here asks `wireproto.handshake` or `wireproto.seal` how it is done: a fault of theirs would go unseen.
+Nothing here uses `wireproto.session.handshake` or `wireproto.session.seal`: a fault in them would go unseen.
 """
 
 import base64

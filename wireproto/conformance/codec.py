@@ -18,7 +18,7 @@ from wireproto.conformance.case import rule
 from wireproto.conformance.verdicts import Failure, Missed, Record, Result, Verdict
 from wireproto.messages import Revision
 from wireproto.specification import Level
-from wireproto.vectors import ClusterFrameTest, load
+from wireproto.testing.vectors import ClusterFrameTest, load
 
 ANSWER_SECONDS: Final = 10.0
 """For one line; the first one waits for the program to start, too."""

@@ -12,13 +12,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from wireproto.codec.frame import decode_frame
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import Identity, Introduction
 from wireproto.conformance.targets import Target
 from wireproto.conformance.verdicts import Missed, Record, Undecided, Verdict
 from wireproto.conformance.wire import Silence, Wire
 from wireproto.errors import WireError
-from wireproto.frame import decode_frame
 from wireproto.messages import (
     EXTENSIONS,
     SPEC_BY_CLASS,

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
 from wireproto.conformance.verdicts import BAD, Entry, Result, Verdict
-from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
 
 _SHOWN: Final = 96
 """Bytes of one piece that a text shows."""

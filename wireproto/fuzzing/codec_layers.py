@@ -7,14 +7,15 @@ from typing import Any, Final
 
 from construct import Construct
 
-from wireproto import jaccl, schema, tensor
+from wireproto import jaccl, schema
+from wireproto.codec import tensor
+from wireproto.codec.frame import decode_frame, encode_frame
+from wireproto.codec.link import LinkDecoder, encode_link_frame
 from wireproto.errors import TruncatedError, WireError
-from wireproto.frame import decode_frame, encode_frame
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, Verdict, cuts, error_verdict, expect, expect_same, kind_of, verdict_of
 from wireproto.fuzzing.mutations import mutate_bytes, mutate_frame, random_frame
 from wireproto.fuzzing.sealed import mutate_link
-from wireproto.link import LinkDecoder, encode_link_frame
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind, Revision
 
 _ALL: Final = frozenset(EXTENSIONS)
@@ -35,7 +36,7 @@ def link_harness(make: Callable[[], LinkDecoder] = LinkDecoder) -> Harness:
         expect(data.startswith(encoded), "encoding again")
         return min(len(bodies), 3), kind_of(whole[1])
 
-    return Harness("link", check, seeds.link, mutate_link, ("wireproto.link",))
+    return Harness("link", check, seeds.link, mutate_link, ("wireproto.codec.link",))
 
 
 _Stream = tuple[list[bytes], Verdict]
@@ -127,7 +128,9 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
             expect(encoded == data or decode(encoded, Revision.V2, _ALL) == verdict[2], "encoding again")
         return data[:1], kind_of(verdict)
 
-    return Harness("frame", check, seeds.frame, _mutate_or_draw, ("wireproto.frame", "wireproto.strict_json"), quick)
+    return Harness(
+        "frame", check, seeds.frame, _mutate_or_draw, ("wireproto.codec.frame", "wireproto.codec.json_scanner"), quick
+    )
 
 
 def _check_again(decode: Decode, slow: Construct, data: bytes, message: Message) -> None:
@@ -176,7 +179,7 @@ def schema_harness(
         expect_same(verdict_of(decode_destination, data), verdict_of(_destination, data), "the schema of Destinations")
         return tuple(kinds)
 
-    modules = ("wireproto.schema", "wireproto.tensor")
+    modules = ("wireproto.schema", "wireproto.codec.tensor")
     return Harness("schema", check, seeds.schema, mutate_bytes, modules)
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from wireproto.codec.json_scanner import payload_fields
 from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS
 from wireproto.fuzzing.sealed import LENGTHS, split_stream
 from wireproto.fuzzing.seeds import SEEDS, session
 from wireproto.messages import REGISTRY, MemoryPressure, OutcomeState
-from wireproto.strict_json import payload_fields
 
 
 def export(directory: Path) -> Iterator[Path]:
@@ -15,8 +15,8 @@ def export(directory: Path) -> Iterator[Path]:
 
     `DIR/sequences/NAME` has all that one side is sent over a connection, one message behind the other, as AFLNet takes
     it; `DIR/replay/NAME` the same with `u32 little-endian length` before each message, as aflnet-replay takes it.
-    Behind the handshake, messages are sealed with the key of `wireproto.known_keys.KNOWN`: a peer opens them if it
-    draws what is known there.
+    After the handshake, messages are sealed with the key of `wireproto.testing.fixed_keys.KNOWN`: a peer opens them if
+    it draws the same values.
     """
     for layer, seeds in SEEDS.items():
         for name, data in seeds():

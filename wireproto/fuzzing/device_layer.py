@@ -5,7 +5,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
-from wireproto.device_file import (
+from wireproto.fuzzing import seeds
+from wireproto.fuzzing.harness import Harness, error_verdict, expect, kind_of, verdict_of
+from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS, mutate_bytes
+from wireproto.jaccl.topology import (
     DeviceVerdict,
     check_device_file,
     format_device_file,
@@ -15,9 +18,6 @@ from wireproto.device_file import (
     parse_rank_entries,
     parse_ring_hostfile,
 )
-from wireproto.fuzzing import seeds
-from wireproto.fuzzing.harness import Harness, error_verdict, expect, kind_of, verdict_of
-from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS, mutate_bytes
 
 _FORMS: Final[tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...]] = (
     (parse_device_file, format_device_file),
@@ -46,7 +46,7 @@ def device_file_harness(check_file: Callable[[bytes], DeviceVerdict] = check_dev
             _check_matrix(found, json.loads(data))
         return (*kinds, *(kind_of(fault) for fault in faults[:2]), found.mesh, found.ring)
 
-    modules = ("wireproto.device_file",)
+    modules = ("wireproto.jaccl.topology",)
     return Harness("device_file", check, seeds.device_file, _mutate_file, modules)
 
 

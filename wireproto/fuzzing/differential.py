@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
+from wireproto.codec.frame import decode_frame
 from wireproto.errors import WireError
-from wireproto.frame import decode_frame
 from wireproto.fuzzing.long_frames import long_frame
 from wireproto.fuzzing.minimize import fewest
 from wireproto.fuzzing.mutations import mutate_frame, random_frame

@@ -16,13 +16,13 @@ from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, cuts, expect
 from wireproto.fuzzing.mutations import mutate_bytes
 from wireproto.fuzzing.sealed import mutate_link, mutate_sealed
-from wireproto.handshake import SessionSecrets
 from wireproto.inspection import fields, hexdump, packets, timeline
 from wireproto.inspection.connections import Capture, entries_of_stream
 from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.sessions import Entry, Kind
-from wireproto.known_keys import KNOWN
 from wireproto.session import key_log_line
+from wireproto.session.handshake import SessionSecrets
+from wireproto.testing.fixed_keys import KNOWN
 
 _MAGIC: Final = b"\x0a\x0d\x0d\x0a"
 _KEY_LOG: Final = key_log_line(SessionSecrets(KNOWN.key, KNOWN.rank_0.nonce, b""))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from wireproto.frame import encode_frame
+from wireproto.codec.frame import encode_frame
 from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind, Revision
-from wireproto.spelling import (
+from wireproto.testing.encodings import (
     Members,
     any_value,
     canonical_members,
@@ -17,7 +17,7 @@ from wireproto.spelling import (
     join_members,
     random_message,
 )
-from wireproto.violations import broken_frame
+from wireproto.testing.malformed import broken_frame
 
 Mutation = Callable[[Random, bytes], bytes]
 

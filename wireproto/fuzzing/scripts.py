@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from wireproto.codec.frame import decode_frame
 from wireproto.errors import WireError
-from wireproto.frame import decode_frame
 from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.messages import (
     MAX_LINK_LENGTH,

@@ -6,10 +6,10 @@ from typing import Final
 
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.tcp import Endpoint
-from wireproto.known_keys import KNOWN, box
 from wireproto.messages import Revision
 from wireproto.session import Role
-from wireproto.vectors import (
+from wireproto.testing.fixed_keys import KNOWN, box
+from wireproto.testing.vectors import (
     ClusterFrameTest,
     DeviceFileTest,
     HandshakeTest,

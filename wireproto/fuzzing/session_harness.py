@@ -16,7 +16,6 @@ from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, Verdict, cuts, error_verdict, expect, expect_same
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_link, mutate_sealed
 from wireproto.fuzzing.session_layers import judged_introduction
-from wireproto.known_keys import KNOWN, drawn, unbox
 from wireproto.messages import (
     EXTENSIONS,
     MAX_LINK_LENGTH,
@@ -31,7 +30,6 @@ from wireproto.messages import (
     Revision,
     SessionEnd,
 )
-from wireproto.seal import OVERHEAD
 from wireproto.session import (
     MAX_HANDSHAKE_LENGTH,
     Closed,
@@ -45,6 +43,8 @@ from wireproto.session import (
     Session,
     State,
 )
+from wireproto.session.seal import OVERHEAD
+from wireproto.testing.fixed_keys import KNOWN, drawn, unbox
 
 _PONG: Final = PongPayload(True, False, MemoryPressure.NORMAL, EXTENSIONS)
 
@@ -82,7 +82,11 @@ def session_harness(make: Callable[..., Session] = Session) -> Harness:
         return frozenset((choices, *kind) for kind in (*(event[:2] for event in events), last))
 
     return Harness(
-        "session", check, seeds.session, _mutate, ("wireproto.session", "wireproto.seal", "wireproto.handshake")
+        "session",
+        check,
+        seeds.session,
+        _mutate,
+        ("wireproto.session", "wireproto.session.seal", "wireproto.session.handshake"),
     )
 
 

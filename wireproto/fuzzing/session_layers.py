@@ -9,17 +9,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from wireproto import handshake, schema, seal
+from wireproto import schema
 from wireproto.errors import HandshakeError, SealError, TruncatedError, WireError
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, expect_same, kind_of, verdict_of
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_sealed, split_stream
 from wireproto.fuzzing.seeds import OWN_NONCE
-from wireproto.handshake import Initiator, Responder, SessionSecrets
-from wireproto.known_keys import KNOWN, drawn, unbox
 from wireproto.messages import HandshakeAck, HandshakeHello, Revision
-from wireproto.seal import OVERHEAD, Seal
-from wireproto.session import Role
+from wireproto.session import Role, handshake, seal
+from wireproto.session.handshake import Initiator, Responder, SessionSecrets
+from wireproto.session.seal import OVERHEAD, Seal
+from wireproto.testing.fixed_keys import KNOWN, drawn, unbox
 
 # -- handshake --------------------------------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def handshake_harness(
         expect_same(ack, verdict_of(judged_introduction, Role.INITIATOR, data), "the checks of an ack, by hand")
         return kind_of(hello), kind_of(ack)
 
-    return Harness("handshake", check, seeds.handshake, mutate_introduction, ("wireproto.handshake",))
+    return Harness("handshake", check, seeds.handshake, mutate_introduction, ("wireproto.session.handshake",))
 
 
 class _NoSigner:
@@ -121,7 +121,7 @@ def seal_harness(make: Callable[[bytes], Seal] = Seal) -> Harness:
             kinds.add(kind_of(verdict))
         return frozenset(kinds)
 
-    return Harness("seal", check, seeds.seal, mutate_sealed(KNOWN.key), ("wireproto.seal",))
+    return Harness("seal", check, seeds.seal, mutate_sealed(KNOWN.key), ("wireproto.session.seal",))
 
 
 def _used(one: Seal) -> Seal:

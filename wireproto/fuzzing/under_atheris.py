@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, NoReturn
 
-from wireproto.console import EXIT_COULD_NOT_RUN, EXIT_WRONG_USAGE
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_WRONG_USAGE
 
 _INSTRUMENTED: Final = ("wireproto", "bootstrap")
 

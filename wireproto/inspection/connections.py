@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Final
 
+from wireproto.codec.link import HEADER
 from wireproto.inspection.frames import MAX_HELD, Found, Frame, FrameFinder
 from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.sessions import Entry, Kind, Session
 from wireproto.inspection.tcp import ACK, RST, SYN, Endpoint, Piece, Segment, Stream
-from wireproto.link import HEADER
 from wireproto.session import MAX_HANDSHAKE_LENGTH
 
 LINK_PORT: Final = 7777

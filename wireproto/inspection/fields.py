@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from wireproto.codec.json_scanner import Scanner
+from wireproto.codec.link import HEADER
 from wireproto.errors import WireError
 from wireproto.inspection.sessions import Entry, carries_token, hidden_dim
-from wireproto.link import HEADER
 from wireproto.messages import SPEC_BY_TYPE, PayloadKind, SideChannelPart
-from wireproto.seal import NONCE, OVERHEAD, TAG
-from wireproto.strict_json import Scanner
+from wireproto.session.seal import NONCE, OVERHEAD, TAG
 
 UNREAD = "unread"
 """What stands behind a fault, where no field can be told."""

@@ -1,6 +1,6 @@
 """Link frames out of a byte stream that may have holes, faults and no beginning. [LINK-LAYOUT]
 
-`wireproto.link` stops at the first fault, as a peer has to. This says what it was, and looks for a place to go on.
+`wireproto.codec.link` stops at the first fault, as a peer must. This reports the fault and resynchronises after it.
 """
 
 import re
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from wireproto.codec.link import HEADER, check_length
 from wireproto.errors import TruncatedError, WireError
-from wireproto.link import HEADER, check_length
 from wireproto.messages import MAX_LINK_LENGTH
 
 MAX_HELD: Final = 16 * 1024 * 1024

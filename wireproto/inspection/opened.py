@@ -2,10 +2,10 @@
 
 from typing import BinaryIO, Final
 
+from wireproto.codec.link import encode_link_frame
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.tcp import Endpoint
-from wireproto.link import encode_link_frame
 
 _NOWHERE: Final = (Endpoint(b"\x7f\0\0\1", 49152), Endpoint(b"\x7f\0\0\1", 7777))
 """Where a stream comes from that was not captured in packets."""

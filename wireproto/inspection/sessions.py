@@ -6,12 +6,13 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
+from wireproto.codec.frame import decode_frame
+from wireproto.codec.link import HEADER
+from wireproto.codec.tensor import decode_activation, decode_token
 from wireproto.errors import StateError, WireError
-from wireproto.frame import decode_frame
 from wireproto.inspection.frames import Fault, Found, Frame, Hole, Skipped
 from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.tcp import Endpoint
-from wireproto.link import HEADER
 from wireproto.messages import (
     EXTENSIONS,
     SPEC_BY_CLASS,
@@ -29,8 +30,7 @@ from wireproto.messages import (
     PPActivationPayload,
     PPTokenPayload,
 )
-from wireproto.seal import OVERHEAD, Seal
-from wireproto.tensor import decode_activation, decode_token
+from wireproto.session.seal import OVERHEAD, Seal
 
 _TRIES: Final = 8
 """So many boxes of a session without a beginning are tried with every key."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
+from wireproto.codec.json_scanner import payload_fields
 from wireproto.inspection.sessions import Entry, Kind, carries_token, hidden_dim
 from wireproto.inspection.tcp import Endpoint
 from wireproto.messages import InferenceStep, InferenceToken, Message
-from wireproto.strict_json import payload_fields
 
 _LONGEST = 48
 """Characters of a value that a line shows."""

@@ -2,7 +2,8 @@
 
 import sys
 
-from bootstrap import __main__, processes
+from bootstrap import __main__
+from bootstrap.control import child as processes
 
 processes.WORKER = (sys.argv.pop(1),)
 __main__.main()

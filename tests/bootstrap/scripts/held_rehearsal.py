@@ -4,7 +4,9 @@ import asyncio
 import os
 from pathlib import Path
 
-from bootstrap import __main__, member, rehearsal
+from bootstrap import __main__
+from bootstrap import rank as member
+from bootstrap.link import relay as rehearsal
 
 GO = Path(os.environ.get("REHEARSE_WHEN", "/nowhere"))
 rehearse = member.rehearse

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bootstrap import display
+from bootstrap.cli import display
 
 LIE = os.environ["LIE"]
 

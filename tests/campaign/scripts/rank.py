@@ -40,7 +40,10 @@ if "namespace" in wanted:
 if wanted.get("unprivileged") and os.geteuid() == 0:
     drop_privilege()
 
-from bootstrap import __main__, processes, roles, transport  # noqa: E402 - in the new circumstances
+from bootstrap import __main__  # noqa: E402 - in the new circumstances
+from bootstrap.control import child as processes  # noqa: E402
+from bootstrap.link import sessions as roles  # noqa: E402
+from bootstrap.link import transport  # noqa: E402
 
 if "times" in wanted:
     for role in (roles.RankZero, roles.RankOne):

@@ -4,7 +4,7 @@ import os
 import runpy
 from pathlib import Path
 
-from bootstrap import transport
+from bootstrap.link import transport
 
 WEAKNESS = os.environ["WEAKNESS"]
 blame = transport.Link._blame

@@ -3,19 +3,20 @@
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
-from wireproto import Message, Revision, decode_frame, jaccl, tensor
-from wireproto.device_file import DeviceVerdict, check_device_file
+from wireproto import Message, Revision, decode_frame, jaccl
+from wireproto.codec import tensor
+from wireproto.codec.link import LinkDecoder
 from wireproto.errors import MalformedError, SealError, WireError
 from wireproto.fuzzing.codec_layers import frame_harness, link_harness, schema_harness
 from wireproto.fuzzing.device_layer import device_file_harness
 from wireproto.fuzzing.harness import Harness
 from wireproto.fuzzing.session_harness import session_harness
 from wireproto.fuzzing.session_layers import handshake_harness, seal_harness
-from wireproto.handshake import Responder, SessionSecrets, TrustAnyKey
-from wireproto.link import LinkDecoder
+from wireproto.jaccl.topology import DeviceVerdict, check_device_file
 from wireproto.messages import EXTENSIONS
-from wireproto.seal import Seal
 from wireproto.session import Closed, Event, MessageIgnored, MessageReceived, Session, State
+from wireproto.session.handshake import Responder, SessionSecrets, TrustAnyKey
+from wireproto.session.seal import Seal
 
 FAULTS: Final[dict[str, Callable[[], Harness]]] = {}
 """The harness of each faulty layer, by the fault's name."""

@@ -1,0 +1,167 @@
+"""The command `jaccl-bootstrap`."""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from bootstrap.cli import devices as devices_cli
+from bootstrap.cli import doctor as doctor_cli
+from bootstrap.cli import identity as identity_cli
+from bootstrap.errors import ConfigError
+from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, new_session_id
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, new_app
+from wireproto.messages import Revision
+
+BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
+RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
+TimeoutOption = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]
+CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
+KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that open them.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")]
+
+app = new_app(
+    "jaccl-bootstrap",
+    "Form one MLX group out of several processes, set off by a jacclBootstrap frame.\n\n"
+    "Example: jaccl-bootstrap demo\n\n"
+    "`up` needs the other rank's key: see `identity` and `pin`. `doctor` says what is missing.",
+)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    ranks: Annotated[int, typer.Option(help=f"Number of processes, {MIN_RANKS} to {MAX_RANKS}.")] = 2,
+    backend: BackendOption = "auto",
+    host: Annotated[
+        str, typer.Option(metavar="IP", help="Loopback address of the link and of the ring.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="Coordinator port; rank r takes port + r. Default: free ones.")
+    ] = None,
+    session_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Names the session. Default: a new UUID.")
+    ] = None,
+    revision: RevisionOption = Revision.V2,
+    timeout: TimeoutOption = 60.0,
+    capture: CaptureOption = None,
+    keylog: KeyLogOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Form a group of real processes on this host. It is checked with one all_sum.
+
+    Example: jaccl-bootstrap demo --ranks 4 --json
+
+    Exit codes: 0 formed and checked, 2 wrong usage, 3 could not run.
+    """
+    # Here, so that --help and --version need none of it.
+    from bootstrap.cli.demo import Demo, run_demo
+    from bootstrap.cli.display import display_for
+    from bootstrap.keylog import set_key_log
+
+    try:
+        wanted = Demo(
+            ranks=ranks,
+            backend=cast(BackendChoice, backend),
+            host=host,
+            port=port,
+            session_id=new_session_id() if session_id is None else session_id,
+            revision=Revision(revision),
+            timeout=timeout,
+            capture=capture,
+        )
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+    set_key_log(keylog)
+    with display_for(context.command_path, f"forming a group of {ranks}", as_json) as display:
+        return run_demo(wanted, display)
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="Run this in the group. Default: hold the group.")
+    ] = None,
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's.")] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 8 ranks.")
+    ] = None,
+    rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
+    peer_key: Annotated[
+        str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: the pinned one.")
+    ] = None,
+    trust_first_use: Annotated[
+        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
+    ] = False,
+    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
+    link_port: Annotated[int, typer.Option(help="All but rank 0 listen on it.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(help="Rank 0's; ring: the next, too.")] = 29400,
+    revision: RevisionOption = Revision.V2,
+    backend: BackendOption = "auto",
+    timeout: TimeoutOption = 60.0,
+    restart: Annotated[int, typer.Option(metavar="N", help="N times, after a lost link.")] = 0,
+    extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
+    no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="Do not try the coordinator port.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
+    capture: CaptureOption = None,
+    keylog: KeyLogOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Bring this rank up; then run CMD, or hold the group.
+
+    The way: link, handshake, bootstrap frame, rehearsal, group. A group without a CMD is held until Ctrl-C.
+
+    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -- python serve.py
+
+    Exit codes: 0 done, 2 wrong usage, 3 could not run; with CMD, its own.
+    """
+    from bootstrap.cli.display import display_for
+    from bootstrap.hostfile import read_hostfile
+    from bootstrap.keylog import open_key_log, set_key_log
+    from bootstrap.link.record import open_capture
+    from bootstrap.rank import run_up
+    from bootstrap.trust import IdentityError
+    from bootstrap.up import Up, trust
+
+    options: dict[str, Any] = {
+        "link_port": link_port,
+        "coordinator_port": coordinator_port,
+        "revision": Revision(revision),
+        "backend": backend,
+        "command": tuple(command or ()),
+        "restarts": restart,
+        "extensions": extensions == "on",
+        "rehearse": not no_rehearsal,
+        "timeout": timeout,
+        "dry_run": dry_run,
+    }
+    try:
+        if extensions not in ("on", "off"):
+            raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
+        if hostfile is not None and (own_ip, peer_ip) == (None, None):
+            wanted = Up.of_hostfile(read_hostfile(hostfile), rank, **options)
+        elif hostfile is None and own_ip is not None and peer_ip is not None:
+            wanted = Up.of_pair(own_ip, peer_ip, rank, **options)
+        else:
+            raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
+        trusted = trust(wanted, identity, peer_key, trust_first_use)
+        doing = f"rank {wanted.rank} of {wanted.size}"
+        set_key_log(keylog)
+        with (
+            open_key_log() as key_log,
+            open_capture(capture) as recorded,
+            display_for(context.command_path, doing, as_json) as display,
+        ):
+            return run_up(wanted, trusted, display, key_log, recorded)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+    except IdentityError as error:
+        typer.echo(f"{context.command_path}: {error}", err=True)
+        return EXIT_COULD_NOT_RUN
+
+
+devices_cli.register(app)
+doctor_cli.register(app)
+identity_cli.register(app)

@@ -1,0 +1,96 @@
+"""The command `devices` of `jaccl-bootstrap`."""
+
+import json
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from bootstrap.files import read_file
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
+from wireproto.jaccl import MAX_SIZE
+from wireproto.jaccl.topology import MAX_FILE, DeviceVerdict, check_device_file, devices_of
+
+_FORMS: Final = {(True, True): "mesh and ring", (True, False): "mesh", (False, True): "ring"}
+
+devices = typer.Typer(
+    help="The files that name the RDMA devices of each rank.\n\nExample: jaccl-bootstrap devices check devices.json",
+    rich_markup_mode=None,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Put the command on `app`."""
+    app.add_typer(devices, name="devices")
+
+
+@devices.callback()
+def root() -> None:
+    pass  # so that `check` stays a command of its own
+
+
+@devices.command()
+def check(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A device file; - is standard input.")],
+    rank: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SIZE - 1, help="Show the devices that this rank uses.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
+) -> int:
+    """Check what MLX_IBV_DEVICES points at, before JACCL reads it.
+
+    Example: jaccl-bootstrap devices check devices.json --rank 0
+
+    Exit codes: 0 valid, 1 not valid, 2 wrong usage, 3 the file cannot be read.
+    """
+    try:
+        data = _read(file)
+    except OSError as error:
+        message = f"cannot read {file}: {error.strerror}"
+        if as_json:
+            _echo_json(event="error", code="unreadable", message=message)
+        typer.echo(f"{context.command_path}: {message}", err=True)
+        return EXIT_COULD_NOT_RUN
+    verdict = check_device_file(data, rank=rank)
+    (_show_json if as_json else _show)(verdict, rank)
+    return EXIT_NO if verdict.faults else EXIT_OK
+
+
+def _read(file: str) -> bytes:
+    """At most one byte more than a device file may have, from a regular file or from standard input."""
+    if file == "-":
+        return b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_FILE + 1)
+    return read_file(file, MAX_FILE)
+
+
+def _show(verdict: DeviceVerdict, rank: int | None) -> None:
+    if verdict.matrix is None:
+        typer.echo(typer.style("not usable", fg="red", bold=True))
+        for fault in verdict.faults:
+            typer.echo(str(fault))
+        return
+    form = _FORMS[verdict.mesh, verdict.ring]
+    typer.echo(typer.style(f"valid {form}", fg="green", bold=True) + f", {len(verdict.matrix)} ranks")
+    if rank is not None:
+        for peer, names in devices_of(verdict.matrix, rank).items():
+            typer.echo(f"rank {rank} uses {', '.join(names)} towards rank {peer}")
+
+
+def _show_json(verdict: DeviceVerdict, rank: int | None) -> None:
+    for fault in verdict.faults:
+        _echo_json(event="fault", code=fault.code, path=fault.path, offset=fault.offset, message=fault.detail)
+    matrix = verdict.matrix
+    answer: dict[str, object] = {
+        "ok": not verdict.faults,
+        "mesh": verdict.mesh,
+        "ring": verdict.ring,
+        "size": None if matrix is None else len(matrix),
+    }
+    if rank is not None and matrix is not None:
+        answer["devices"] = devices_of(matrix, rank)
+    _echo_json(event="done", **answer)
+
+
+def _echo_json(**fields: object) -> None:
+    typer.echo(json.dumps(fields))

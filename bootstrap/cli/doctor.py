@@ -1,0 +1,170 @@
+"""The command `doctor` of `jaccl-bootstrap`."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, cast
+
+import typer
+
+from bootstrap.errors import ConfigError
+from wireproto.cli.console import EXIT_NO, EXIT_OK
+
+if TYPE_CHECKING:
+    from bootstrap.doctor.checks import Check
+    from bootstrap.doctor.ladder import Patient
+    from bootstrap.plan import BackendChoice
+    from wireproto.jaccl.topology import DeviceEntry
+
+MARKS: Final = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "red"), "skipped": ("–", "dim")}
+
+
+def register(app: typer.Typer) -> None:
+    """Put the command on `app`."""
+    app.command()(doctor)
+
+
+def doctor(
+    context: typer.Context,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch's: every other host in it is a peer.")
+    ] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's, where there are two.")] = None,
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Own rank. Default: as the hostfile or the addresses say.")] = None,
+    link_port: Annotated[int, typer.Option(help="Port on which the other ranks listen.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(help="Port that MLX is to listen on.")] = 29400,
+    backend: Annotated[
+        str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it, else ring.")
+    ] = "auto",
+    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
+) -> int:
+    """Check what a group needs, in order. Stop at the first thing that is wrong, and say how to mend it.
+
+    Example: jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2
+
+    It changes nothing, and says what it could not look at for want of an option.
+
+    Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 could not run.
+    """
+    # Here, so that --help and --version need none of it.
+    from bootstrap.control.run import check_timeout
+    from bootstrap.doctor.checks import Check
+    from bootstrap.doctor.ladder import Patient, examine
+
+    try:
+        check_timeout(timeout)
+        if hostfile is not None and peer_ip is not None:
+            raise ConfigError("--hostfile names the peers, so leave --peer-ip out", code="bad-peers")
+        patient = Patient(
+            backend=cast("BackendChoice", backend),
+            own_ip=own_ip,
+            peer_ips=() if peer_ip is None else (peer_ip,),
+            rank=rank,
+            link_port=link_port,
+            coordinator_port=coordinator_port,
+            identity=identity,
+        )
+        if hostfile is not None:
+            patient = _of_hostfile(patient, hostfile)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+
+    show = _show_json if as_json else _writer()
+    check: Check | None = None
+    try:
+        with _limit(timeout):
+            for check in examine(patient):
+                show(check)
+    except _TimeIsUpError:
+        after = "" if check is None else f", of which {check.name} was the last that ended"
+        evidence = f"the checks take more than {timeout:g} s{after}"
+        check = Check("timeout", "red", evidence, "the next one hangs", "a larger --timeout, if this one is short")
+        show(check)
+    ok = check is not None and check.verdict != "red"
+    if as_json:
+        typer.echo(json.dumps({"event": "done", "ok": ok}))
+    return EXIT_OK if ok else EXIT_NO
+
+
+def _of_hostfile(patient: "Patient", file: Path) -> "Patient":
+    """Put in what the hostfile says of this host and of the others."""
+    from bootstrap.hostfile import read_hostfile
+
+    hosts = read_hostfile(file)
+    rank = hosts.own_rank() if patient.rank is None else patient.rank
+    if rank >= len(hosts.ips):
+        raise ConfigError(f"rank {rank} is wrong, {file} has {len(hosts.ips)} hosts", code="bad-rank")
+    row = () if hosts.devices is None else hosts.devices[rank]
+    return replace(
+        patient,
+        rank=rank,
+        own_ip=patient.own_ip or hosts.ips[rank],
+        peer_ips=tuple(ip for other, ip in enumerate(hosts.ips) if other != rank),
+        backend=hosts.backend if patient.backend == "auto" else patient.backend,
+        devices=tuple(name for entry in row for name in _names(entry)),
+    )
+
+
+def _names(entry: "DeviceEntry") -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry
+
+
+def _show_json(check: "Check") -> None:
+    typer.echo(json.dumps({"event": "check", **asdict(check)}))
+
+
+def _writer() -> Callable[["Check"], None]:
+    """How a person sees a check: with a mark and colours on a terminal, in plain words elsewhere."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return _show_plain
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+
+    def show(check: "Check") -> None:
+        mark, colour = MARKS[check.verdict]
+        line = Text.assemble((mark, f"bold {colour}"), "  ", (f"{check.name:<16}", "bold"), "  ", check.evidence)
+        console.print(line, soft_wrap=True)
+        for label, text in _remedy(check):
+            console.print(Text.assemble("   ", (f"{label:<16}", "dim"), "  ", text), soft_wrap=True)
+
+    return show
+
+
+def _show_plain(check: "Check") -> None:
+    typer.echo(f"{check.verdict:<7}  {check.name:<16}  {check.evidence}")
+    for label, text in _remedy(check):
+        typer.echo(f"{'':<7}  {label:<16}  {text}")
+
+
+def _remedy(check: "Check") -> list[tuple[str, str]]:
+    return [(f"  {label}", text) for label, text in (("cause", check.cause), ("mend", check.mend)) if text is not None]
+
+
+class _TimeIsUpError(Exception):
+    pass
+
+
+@contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """End the block by _TimeIsUpError, wherever it waits then."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise _TimeIsUpError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # once more, should the first come where none can be raised
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

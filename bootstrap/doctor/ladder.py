@@ -1,0 +1,102 @@
+"""The ladder of checks before anything native runs: each rung stands on those below, and a red one is the last."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap.doctor import checks, rdma_checks
+from bootstrap.doctor.checks import Check
+from bootstrap.errors import ConfigError
+from bootstrap.plan import (
+    DEFAULT_PORT,
+    MAX_RANKS,
+    BackendChoice,
+    check_backend,
+    check_ip,
+    check_port,
+    check_size,
+    elect,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """This host as a rank, and its peers, as far as they are known. ConfigError for what cannot be.
+
+    `devices` are those that a hostfile names for this host; `rank` is elected where there is one peer.
+    """
+
+    backend: BackendChoice = "auto"
+    own_ip: str | None = None
+    peer_ips: tuple[str, ...] = ()
+    rank: int | None = None
+    devices: tuple[str, ...] = ()
+    link_port: int = 7777
+    coordinator_port: int = DEFAULT_PORT
+    identity: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_backend(self.backend)
+        for ip in self.peer_ips if self.own_ip is None else (self.own_ip, *self.peer_ips):
+            check_ip(ip)
+        size = len(self.peer_ips) + 1 if self.peer_ips else MAX_RANKS
+        check_size(size)
+        if self.rank is not None and not 0 <= self.rank < size:
+            raise ConfigError(f"rank {self.rank} is wrong, use 0 to {size - 1}", code="bad-rank")
+        if not 1 <= self.link_port <= 65535:
+            raise ConfigError(f"link port {self.link_port} is wrong, use 1 to 65535", code="bad-port")
+        check_port(self.coordinator_port, size)
+        self.own_rank  # noqa: B018 - raises where none can be elected
+
+    @property
+    def own_rank(self) -> int | None:
+        """The given rank, or the elected one; None where neither is there. [BOOT-ELECTION]"""
+        if self.rank is None and self.own_ip is not None and len(self.peer_ips) == 1:
+            return elect(self.own_ip, self.peer_ips[0])
+        return self.rank
+
+
+def examine(patient: Patient) -> Iterator[Check]:
+    """Climb the ladder, and give each check as soon as it is done."""
+    for check in _ladder(patient):
+        yield check
+        if check.verdict == "red":
+            return
+
+
+def _ladder(patient: Patient) -> Iterator[Check]:
+    macos, check = checks.platform(patient.backend)
+    yield check
+    mlx, check = checks.mlx(patient.backend)
+    yield check
+    assert mlx is not None  # noqa: S101 - the check was red otherwise
+    jaccl = patient.backend == "jaccl" or (patient.backend == "auto" and "jaccl" in mlx.backends)
+    if jaccl:
+        yield rdma_checks.gather_factory(mlx)
+        generation, check = rdma_checks.thunderbolt()
+        yield check
+        yield rdma_checks.rdma_ctl(generation)
+        devices, check = rdma_checks.rdma_devices(patient.devices)
+        yield check
+        yield rdma_checks.bridge()
+    yield checks.address(patient.own_ip, macos)
+    if jaccl:
+        yield from rdma_checks.rdma_ports(patient.own_ip, patient.devices, devices)
+    yield checks.lock(patient.own_ip)
+    yield _coordinator_port(patient, jaccl)
+    if not patient.peer_ips:
+        yield Check("peer", "skipped", "give --peer-ip or --hostfile")
+    for ip in patient.peer_ips:
+        yield checks.peer(ip, patient.link_port, patient.own_ip, patient.own_rank, macos)
+    yield checks.identity(patient.identity)
+    for ip in patient.peer_ips:
+        yield checks.pin(ip)
+    yield checks.leftovers()
+
+
+def _coordinator_port(patient: Patient, jaccl: bool) -> Check:
+    """JACCL listens on rank 0 alone, ring on `port + rank` of each."""
+    rank = patient.own_rank or 0
+    if jaccl and rank:
+        return Check("coordinator-port", "skipped", f"rank {rank} does not listen; rank 0 does")
+    return checks.coordinator_port(patient.own_ip, patient.coordinator_port + (0 if jaccl else rank))

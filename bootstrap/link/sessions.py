@@ -1,0 +1,462 @@
+"""Rank 0 and the others, as they act on what happens in a session. [SESSION-*, BOOT-*]
+
+`RankZero` keeps up a session with one other rank: it connects, asks for signs of life, and connects anew after a
+failure. `RankOne`, any other rank, listens and answers; a stranger's connection holds up nobody.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+from msgspec import to_builtins
+from msgspec.structs import replace
+
+from bootstrap.errors import BootstrapError, ConfigError, LinkError
+from bootstrap.events import OnStep, silent
+from bootstrap.link.record import Capture
+from bootstrap.link.transport import Link, MakeSession, connect, listen
+from bootstrap.plan import check_port, check_session_id
+from wireproto.errors import StateError
+from wireproto.messages import (
+    SPEC_BY_CLASS,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Message,
+    Ping,
+    PongPayload,
+    Revision,
+    SessionEnd,
+)
+from wireproto.session import Closed, Confirmed, Established, MessageIgnored, MessageReceived
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Every wait of a role, in seconds. [SESSION-TIMES]"""
+
+    connect: float = 10.0
+    handshake: float = 10.0
+    """From the connection to the session key."""
+    confirm: float = 15.0
+    """Rank 1: from the session key to the first box that opens."""
+    ping_every: float = 5.0
+    pong: float = 3.0
+    """From a ping to its pong."""
+    reconnect: float = 10.0
+    """From a failure to the next attempt."""
+    retry: float = 1.0
+    """The same, where nobody listens yet."""
+    send: float = 10.0
+    """Until the peer takes what is sent."""
+
+
+MISSED_PONGS = 3
+"""So many in a row end the session."""
+MAX_UNCONFIRMED = 8
+"""Connections that have not shown the session key; one more ends the oldest of them."""
+
+
+class Health(NamedTuple):
+    """How rank 0 sees the other rank."""
+
+    state: Literal["ready", "degraded", "unavailable"]
+    """ready: the last pong came, and said that the model is loaded. unavailable: there is no session."""
+    missed: int = 0
+    """Pongs missed in a row."""
+
+
+UNAVAILABLE = Health("unavailable")
+DEFAULT_TIMES = Times()
+IDLE = PongPayload(model_loaded=False, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
+"""The status of a rank without a model."""
+
+OnMessage = Callable[[Message], None]
+OnConfirmed = Callable[[str, bytes], None]
+"""Called with a peer's IP and the identity key that it has shown to have."""
+
+
+def nothing(*args: object) -> None:
+    """For what nobody waits for."""
+
+
+class RankZero:
+    """Keeps up a session with the rank `peer` that listens at `host`:`port`, for as long as `run` runs.
+
+    `on_message` gets what the peer sends but for pongs, and has to return at once.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        make_session: MakeSession,
+        *,
+        peer: int = 1,
+        own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
+        interface: str | None = None,
+        times: Times = DEFAULT_TIMES,
+        on_message: OnMessage = nothing,
+        on_confirmed: OnConfirmed = nothing,
+        capture: Capture | None = None,
+        report: OnStep = silent,
+    ) -> None:
+        self.health = UNAVAILABLE
+        self.inference_in_flight = False
+        """No pings are sent while this is set."""
+        self._host, self._port, self._peer = host, port, peer
+        self._own_ip, self._interface = own_ip, interface
+        self._make_session, self._capture = make_session, capture
+        self._times = times
+        self._on_message, self._on_confirmed = on_message, on_confirmed
+        self._report = report
+        self._link: Link | None = None
+        self._is_stopped = False
+        self._established = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._ponged = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect anew after a failure, until cancelled or stopped.
+
+        Raises LinkError only where another attempt cannot help: when the peer fails the handshake.
+        """
+        while True:
+            try:
+                await self._serve()
+            except LinkError as error:
+                if error.code.startswith("handshake-"):
+                    raise
+                if self._is_stopped:
+                    return
+                wait = self._times.retry if error.code == "link-refused" else self._times.reconnect
+                self._report("link-lost", host=self._host, code=error.code, message=str(error), retry_s=wait)
+                await asyncio.sleep(wait)
+
+    async def established(self) -> None:
+        """Wait until there is a session. That is enough to bootstrap: the peer's model need not be loaded."""
+        await self._established.wait()
+
+    async def bootstrap(self, payload: JacclBootstrapPayload) -> None:
+        """Send jacclBootstrap as soon as there is a session. [BOOT-SEND]
+
+        LinkError (`link-lost`) where that session is another one, which has not offered what the payload names.
+        """
+        await self.established()
+        try:
+            await self.send(payload)
+        except StateError as error:
+            text = f"the session with rank {self._peer} is another one by now: {error}"
+            raise LinkError(text, code="link-lost") from error
+        self._report("bootstrap-sent", peer=self._peer, port=payload.port, session_id=payload.session_id)
+
+    async def send(self, message: Message) -> None:
+        """Send one message over the session; LinkError where there is none, or the peer does not take it."""
+        if self._link is None:
+            raise LinkError(f"there is no session with rank {self._peer}", code="link-closed")
+        await self._link.send(message, self._times.send)
+
+    async def ponged(self) -> None:
+        """Wait for an answer to the last ping."""
+        await self._ponged.wait()
+
+    async def offered(self) -> frozenset[str]:
+        """The extensions that the peer names in its pong; none where no pong comes in time. [EXT-OFFER]"""
+        await self.established()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._times.pong):
+                await self.ponged()
+        return frozenset() if self._link is None else self._link.session.offered
+
+    async def lost(self) -> None:
+        """Wait until there is no session any more."""
+        await self._lost.wait()
+
+    def drop(self) -> None:
+        """Let go of the session; `run` makes another one."""
+        if self._link is not None:
+            self._link.close(LinkError("a new session is to take the place of this one", code="link-replaced"))
+
+    async def stop(self) -> None:
+        """End the session in order, if there is one; `run` makes no other. It is to be cancelled after that."""
+        self._is_stopped = True
+        if self._link is not None:
+            with suppress(LinkError):
+                await self._link.send(SessionEnd(), self._times.send)
+
+    async def _serve(self) -> None:
+        link = await connect(
+            self._host,
+            self._port,
+            self._make_session,
+            seconds=self._times.connect,
+            own_ip=self._own_ip,
+            interface=self._interface,
+            capture=self._capture,
+        )
+        async with link:
+            self._report("connected", peer=self._peer, host=self._host, port=self._port)
+            await next_event(link, Established, self._times.handshake, "the peer's ack")
+            self._report("established", peer=self._peer)
+            self._link = link
+            self.health = Health("degraded")
+            self._ponged.clear()
+            self._lost.clear()
+            self._established.set()
+            pings = asyncio.create_task(self._ping(link))
+            try:
+                await self._receive(link)
+            finally:
+                pings.cancel()
+                self._link = None
+                self._lost.set()
+                self._established.clear()
+                self.health = UNAVAILABLE
+
+    async def _receive(self, link: Link) -> None:
+        while True:
+            match await link.receive():
+                case MessageReceived(PongPayload() as pong):
+                    self._ponged.set()
+                    self._see(Health("ready" if pong.model_loaded else "degraded"))
+                    self._report("pong", peer=self._peer, **to_builtins(pong))
+                case MessageReceived(message):
+                    self._on_message(message)
+                case MessageIgnored(message):
+                    self._report("ignored", peer=self._peer, name=wire_name(message))
+                case Confirmed():
+                    self._report("confirmed", peer=self._peer)
+                    self._on_confirmed(link.peer_ip, link.session.peer_key)
+                case Established() | Closed():
+                    pass  # what follows says why
+
+    async def _ping(self, link: Link) -> None:
+        """A ping at once, so that the peer has a box to open, and then one in every interval."""
+        loop = asyncio.get_running_loop()
+        with suppress(LinkError):  # which `_receive` is told, too
+            while True:
+                started = loop.time()
+                if not self.inference_in_flight:
+                    self._ponged.clear()
+                    await link.send(Ping(), self._times.send)
+                    try:
+                        async with asyncio.timeout(self._times.pong):
+                            await self._ponged.wait()
+                    except TimeoutError:
+                        self._miss(link)
+                await asyncio.sleep(max(0.0, started + self._times.ping_every - loop.time()))
+
+    def _miss(self, link: Link) -> None:
+        missed = self.health.missed + 1
+        self._see(Health("degraded", missed))
+        if missed >= MISSED_PONGS:
+            text = f"rank {self._peer} left {missed} pings without a pong; see whether its process still runs"
+            link.close(LinkError(text, code="ping-timeout"))
+
+    def _see(self, health: Health) -> None:
+        if health != self.health:
+            self.health = health
+            self._report("health", peer=self._peer, state=health.state, missed=health.missed)
+
+
+class RankOne:
+    """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, for as long as `run` runs.
+
+    `status` is asked for each pong. `on_message` gets what comes but for pings and the bootstrap, and has to return at
+    once.
+    """
+
+    def __init__(
+        self,
+        own_ip: str,
+        port: int,
+        make_session: MakeSession,
+        *,
+        size: int = 2,
+        on_message: OnMessage = nothing,
+        on_confirmed: OnConfirmed = nothing,
+        status: Callable[[], PongPayload] = lambda: IDLE,
+        interface: str | None = None,
+        times: Times = DEFAULT_TIMES,
+        capture: Capture | None = None,
+        report: OnStep = silent,
+    ) -> None:
+        self._own_ip, self._port, self._interface = own_ip, port, interface
+        self._make_session, self._capture = make_session, capture
+        self._size = size
+        self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
+        self._times = times
+        self._report = report
+        self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
+        self._current: Link | None = None
+        self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, asyncio.Future[bool]]] = asyncio.Queue()
+        self._over: asyncio.Future[bool] | None = None  # of the session that brought the last one
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled. LinkError if the address cannot be listened at."""
+        server = await listen(
+            self._own_ip,
+            self._port,
+            self._make_session,
+            self._accept,
+            interface=self._interface,
+            capture=self._capture,
+        )
+        try:
+            host, port = server.sockets[0].getsockname()
+            self._report("listening", host=host, port=port)
+            await asyncio.get_running_loop().create_future()  # until cancelled
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def bootstrap(self) -> JacclBootstrapPayload:
+        """The next jacclBootstrap that came; one a session, what follows is ignored. [BOOT-RECEIVE]"""
+        payload, self._over = await self._bootstraps.get()
+        return payload
+
+    async def send(self, message: Message) -> None:
+        """Send one message over the session; LinkError where there is none, or the peer does not take it."""
+        if self._current is None:
+            raise LinkError("there is no session with rank 0", code="link-closed")
+        await self._current.send(message, self._times.send)
+
+    async def over(self) -> bool:
+        """Wait for the end of the session that brought the last jacclBootstrap; say whether it ended in order."""
+        assert self._over is not None  # noqa: S101 - `bootstrap` was called
+        return await asyncio.shield(self._over)
+
+    def _accept(self, link: Link) -> None:
+        self._unconfirmed[link] = None
+        if len(self._unconfirmed) > MAX_UNCONFIRMED:
+            oldest = next(iter(self._unconfirmed))
+            oldest.close(LinkError("too many connections that are not confirmed", code="link-crowded"))
+        task = asyncio.create_task(self._serve(link))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, link: Link) -> None:
+        over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        orderly = False
+        try:
+            async with link:
+                try:
+                    await self._admit(link)
+                finally:
+                    self._unconfirmed.pop(link, None)
+                await self._answer(link, over)
+            orderly = True
+        except BootstrapError as error:
+            self._report("link-lost", host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
+        finally:
+            over.set_result(orderly)
+            if self._current is link:
+                self._current = None
+
+    async def _admit(self, link: Link) -> None:
+        """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""
+        await next_event(link, Established, self._times.handshake, "the peer's hello")
+        self._report("connected", peer=0, host=link.peer_ip, port=link.peer_port)
+        self._report("established", peer=0)
+        if link.session.revision is Revision.V1:
+            # Nothing that this revision sends shows the key, so a newcomer must not displace a session that lives.
+            if self._current is not None:
+                raise LinkError("there is a session already", code="link-taken")
+        else:
+            await next_event(link, Confirmed, self._times.confirm, "the peer's first box")
+            self._report("confirmed", peer=0)
+            self._on_confirmed(link.peer_ip, link.session.peer_key)
+        if self._current is not None:
+            self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
+        self._current = link
+        while not self._bootstraps.empty():
+            self._bootstraps.get_nowait()  # an earlier session's
+
+    async def _answer(self, link: Link, over: asyncio.Future[bool]) -> None:
+        bootstrapped = False
+        while True:
+            match await link.receive():
+                case MessageReceived(Ping()):
+                    # A peer that has ended the session meanwhile takes no answer; what it said before still counts.
+                    with suppress(LinkError):
+                        await link.send(self._pong(link), self._times.send)
+                case MessageReceived(JacclBootstrapPayload() as payload) if not bootstrapped:
+                    bootstrapped = True
+                    fields = {"port": payload.port, "session_id": payload.session_id}
+                    self._report("bootstrap-received", peer=0, **fields)
+                    check_bootstrap(payload, self._size)
+                    self._bootstraps.put_nowait((payload, over))
+                case MessageReceived(JacclBootstrapPayload() as payload):
+                    # A process forms one group, so another frame cannot be followed.
+                    self._report("ignored", peer=0, name=wire_name(payload))
+                case MessageReceived(SessionEnd()):
+                    pass  # its Closed follows
+                case MessageReceived(message):
+                    self._on_message(message)
+                case MessageIgnored(message):
+                    self._report("ignored", peer=0, name=wire_name(message))
+                case Closed(orderly=True):
+                    self._report("session-ended", peer=0)
+                    return
+
+    def _pong(self, link: Link) -> PongPayload:
+        """The status, with what this side can do beyond the plain protocol. [EXT-OFFER]"""
+        return replace(self._status(), extensions=tuple(sorted(link.session.extensions)))
+
+
+def check_bootstrap(payload: JacclBootstrapPayload, size: int) -> None:
+    """LinkError for a payload that the wire carries but no group of `size` can use. [BOOT-SESSION-ID]"""
+    try:
+        check_port(payload.port, size)
+        check_session_id(payload.session_id)
+    except ConfigError as error:
+        raise LinkError(f"rank 0 sent a jacclBootstrap that cannot be used: {error}", code="bad-bootstrap") from error
+
+
+EventT = TypeVar("EventT", Established, Confirmed)
+ResultT = TypeVar("ResultT")
+
+
+async def next_event(link: Link, expected: type[EventT], seconds: float, what: str) -> EventT:
+    """The next event, which has to be of the class `expected`; LinkError if it is late, or the link ends first."""
+    try:
+        async with asyncio.timeout(seconds):
+            event = await link.receive()
+    except TimeoutError:
+        raise LinkError(f"{what} did not come within {seconds:g} s", code="link-timeout") from None
+    if not isinstance(event, expected):
+        raise LinkError(f"the link ended before {what}", code="link-closed")
+    return event
+
+
+def wire_name(message: Message) -> str:
+    return SPEC_BY_CLASS[type(message)].msg_type.wire_name
+
+
+async def alongside(work: Coroutine[None, None, ResultT], *services: Coroutine[None, None, None]) -> ResultT:
+    """The result of `work`, while `services` run. A service that fails ends the work; its error is raised.
+
+    The services run until the work has ended, also where it is cancelled and has something to say on its way out.
+    """
+    tasks = [asyncio.create_task(service) for service in services]
+    main = asyncio.create_task(work)
+    for task in (main, *tasks):
+        # Also where this is cancelled a second time, and asks none of them.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    pending = {main, *tasks}
+    try:
+        while not main.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {main}:
+                task.result()
+        return main.result()
+    finally:
+        main.cancel()
+        await asyncio.gather(main, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

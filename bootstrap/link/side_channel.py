@@ -1,0 +1,214 @@
+"""JACCL's gathers over the sealed link, so that no coordinator port is opened.
+
+    worker ── socket pair ── control process ══ sealed frames ══ rank 0's control process ── socket pair ── its worker
+
+On the socket pair a request is `u32 little-endian n ‖ n bytes`, the answer `u32 little-endian size × n ‖ size × n
+bytes`; when the gather fails the control process closes it. Rank 0 is the hub. [EXT-SIDE-CHANNEL]
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from bootstrap.errors import BootstrapError
+from bootstrap.link.outcome import Send, say
+from wireproto.messages import MAX_GATHER, Message, SideChannelPart, SideChannelWhole
+
+VARIABLE: Final = "CLUSTER_SIDE_CHANNEL_FD"
+"""The environment variable that tells a worker, or a command, which descriptor its end of the socket pair has."""
+GATHER_SECONDS: Final = 60.0
+"""From the first part of a gather to the last: one rank's program may take so much longer to load than another's."""
+SLACK_SECONDS: Final = 1.0
+"""The others wait so much longer than rank 0, which knows who is late; and workers than their control processes."""
+_HEADER: Final = struct.Struct("<I")
+
+Gather = Callable[[bytes, int], bytes]
+
+
+class SideChannelError(BootstrapError):
+    """A gather failed, on every rank."""
+
+    stage = "side-channel"
+
+
+# -- in the worker -----------------------------------------------------------------------------------------------------
+
+
+def side_channel_factory() -> Callable[[int, int], Gather] | None:
+    """What `mx.distributed.init` takes as `all_gather_factory`; None where the ranks have not agreed on it."""
+    descriptor = os.environ.get(VARIABLE)
+    if descriptor is None:
+        return None
+    try:
+        channel = socket.socket(fileno=os.dup(int(descriptor)))
+    except (OSError, ValueError) as error:
+        raise SideChannelError(f"{VARIABLE} names no socket of this process", code="side-channel-lost") from error
+    channel.settimeout(GATHER_SECONDS + 2 * SLACK_SECONDS)
+
+    def factory(rank: int, size: int) -> Gather:
+        return lambda source, count: _ask(channel, bytes(source[:count]), count, size)
+
+    return factory
+
+
+def _ask(channel: socket.socket, part: bytes, count: int, size: int) -> bytes:
+    if len(part) != count:
+        raise SideChannelError(f"a part of {len(part)} bytes, not {count}", code="side-channel-size")
+    try:
+        channel.sendall(_HEADER.pack(len(part)) + part)
+        (length,) = _HEADER.unpack(_exactly(channel, _HEADER.size))
+        whole = _exactly(channel, length)
+    except (OSError, EOFError) as error:
+        raise SideChannelError(f"the gather ended early: {error}", code="side-channel-lost") from error
+    if length != size * len(part):
+        raise SideChannelError(f"a gather of {size} × {len(part)} bytes gave {length}", code="side-channel-size")
+    return whole
+
+
+def _exactly(channel: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        chunk = channel.recv(count - len(data))
+        if not chunk:
+            raise EOFError("the control process closed it")
+        data += chunk
+    return bytes(data)
+
+
+# -- in the control process --------------------------------------------------------------------------------------------
+
+
+class SideChannel:
+    """One rank's part in the gathers of one bootstrap. A fault of any rank ends it, with SideChannelError."""
+
+    def __init__(self, rank: int, size: int, send: Send) -> None:
+        self._rank = rank
+        self._size = size
+        self._send = send
+        self._sequence = 0
+        self._parts: dict[int, bytes] = {}  # rank 0's: of the gather under way, as far as they are there
+        self._whole: bytes | None = None  # the others': what rank 0 answered
+        self._asked: int | None = None  # the length of the own part, while a gather is under way
+        self._clock: asyncio.TimerHandle | None = None  # runs from the first part of a gather on
+        self._fault: SideChannelError | None = None
+        self._news = asyncio.Event()
+
+    def take(self, peer: int, message: Message) -> None:
+        """A frame from the rank at the other end of a link."""
+        try:
+            match message:
+                case SideChannelPart(sequence, part):
+                    self._check_sequence(peer, sequence)
+                    if peer in self._parts:
+                        raise _fault(f"rank {peer} sent its part of gather {sequence} twice", "side-channel-twice")
+                    self._parts[peer] = part
+                    self._start_clock()
+                    self._check_sizes()
+                case SideChannelWhole(sequence, whole):
+                    self._check_sequence(peer, sequence)
+                    if self._asked is None or self._whole is not None:
+                        raise _fault(f"rank 0 answered gather {sequence} unasked", "side-channel-turn")
+                    if len(whole) != self._size * self._asked:
+                        text = f"rank 0 gave {len(whole)} bytes for gather {sequence} of {self._size} × {self._asked}"
+                        raise _fault(text, "side-channel-size")
+                    self._whole = whole
+        except SideChannelError as fault:
+            self._fault = self._fault or fault
+        self._news.set()
+
+    async def serve(self, channel: socket.socket) -> None:
+        """Answer the worker at the other end of `channel` until it closes it."""
+        reader, writer = await asyncio.open_connection(sock=channel)
+        try:
+            while True:
+                try:
+                    (count,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+                    if count > MAX_GATHER:
+                        raise _fault(f"a gather of {count} bytes a rank is over {MAX_GATHER}", "side-channel-size")
+                    part = await reader.readexactly(count)
+                except asyncio.IncompleteReadError:
+                    return
+                whole = await self.gather(part)
+                writer.write(_HEADER.pack(len(whole)) + whole)
+        except OSError:
+            return  # the worker died, which its supervisor says
+        finally:
+            writer.close()
+
+    async def gather(self, part: bytes) -> bytes:
+        """One gather: the parts of all ranks, in their order. SideChannelError where a rank is late, or at fault."""
+        self._asked = len(part)
+        self._start_clock()
+        whole = await (self._lead(part) if self._rank == 0 else self._follow(part))
+        self._asked = self._whole = None
+        return whole
+
+    async def fault(self) -> NoReturn:
+        """Wait until a rank has broken the rules, and raise SideChannelError."""
+        await self._until(lambda: False)
+        raise AssertionError
+
+    async def _lead(self, part: bytes) -> bytes:
+        self._parts[0] = part
+        self._check_sizes()
+        await self._until(lambda: len(self._parts) == self._size)
+        whole = b"".join(self._parts[rank] for rank in range(self._size))
+        answer = SideChannelWhole(self._sequence, whole)
+        self._parts.clear()
+        self._stop_clock()
+        self._sequence += 1  # before the first rank has its answer, and goes on
+        await asyncio.gather(*(say(self._send, peer, answer) for peer in range(1, self._size)))
+        return whole
+
+    async def _follow(self, part: bytes) -> bytes:
+        await say(self._send, 0, SideChannelPart(self._sequence, part))
+        await self._until(lambda: self._whole is not None)
+        assert self._whole is not None  # noqa: S101 - just waited for
+        start = self._rank * len(part)
+        if self._whole[start : start + len(part)] != part:
+            raise _fault(f"rank 0 changed this rank's part of gather {self._sequence}", "side-channel-changed")
+        self._stop_clock()
+        self._sequence += 1
+        return self._whole
+
+    def _check_sequence(self, peer: int, sequence: int) -> None:
+        if sequence != self._sequence:
+            text = f"rank {peer} is at gather {sequence}, and rank {self._rank} at {self._sequence}"
+            raise _fault(text, "side-channel-turn")
+
+    def _check_sizes(self) -> None:
+        sizes = {rank: len(part) for rank, part in self._parts.items()}
+        if 0 in sizes and (other := next((rank for rank in sizes if sizes[rank] != sizes[0]), None)) is not None:
+            text = f"rank {other} put {sizes[other]} bytes into gather {self._sequence}, rank 0 {sizes[0]}"
+            raise _fault(text, "side-channel-size")
+
+    def _start_clock(self) -> None:
+        if self._clock is None:
+            seconds = GATHER_SECONDS if self._rank == 0 else GATHER_SECONDS + SLACK_SECONDS
+            self._clock = asyncio.get_running_loop().call_later(seconds, self._be_late)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _be_late(self) -> None:
+        missing = [rank for rank in range(self._size) if rank not in self._parts] if self._rank == 0 else [0]
+        who = ", ".join(f"rank {rank}" for rank in missing)
+        text = f"{who} did not come to gather {self._sequence} in {GATHER_SECONDS:g} s"
+        self._fault = self._fault or _fault(text, "side-channel-late")
+        self._news.set()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while self._fault is None and not condition():
+            self._news.clear()
+            await self._news.wait()
+        if self._fault is not None:
+            raise self._fault
+
+
+def _fault(text: str, code: str) -> SideChannelError:
+    return SideChannelError(text, code=code)

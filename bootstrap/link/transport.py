@@ -1,0 +1,284 @@
+"""Bytes between a TCP socket and a `wireproto` session: one `Link` a connection."""
+
+import asyncio
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self, cast
+
+from bootstrap.errors import LinkError
+from bootstrap.link.record import Capture, LinkCapture
+from wireproto.errors import SealError
+from wireproto.messages import Message
+from wireproto.session import Established, Event, RemoteError, Role, Session, State
+
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 10, 5, 3
+CLOSE_SECONDS: Final = 1.0
+"""How long the last bytes of a link may take to leave."""
+
+MAX_WAITING: Final = 4 * 1024 * 1024
+_DROPPED: Final = 16 * 1024
+"""What still comes in on a link that has ended is read in pieces of this size, and dropped."""
+_IP_BOUND_IF: Final = 25  # macOS; the socket module has no name for it, nor for the next one
+_TCP_RXT_CONNDROPTIME: Final = 0x80
+
+_CODES: Final[dict[type[OSError], str]] = {
+    ConnectionRefusedError: "link-refused",
+    ConnectionResetError: "link-reset",
+    BrokenPipeError: "link-reset",
+}
+
+MakeSession = Callable[[str], Session]
+"""The session for a connection with the peer at an IP address."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection and its session. Every failure is a LinkError; times are in seconds.
+
+    Reading stops while what waits to be taken is more than `MAX_WAITING` bytes and a frame, so that a peer cannot fill
+    the memory of one that is busy.
+    """
+
+    session: Session
+    peer_ip: str
+    peer_port: int
+
+    def __init__(
+        self,
+        make_session: MakeSession,
+        on_connection: Callable[["Link"], None] | None = None,
+        capture: Capture | None = None,
+    ) -> None:
+        self._make_session = make_session
+        self._on_connection = on_connection
+        self._capture = capture
+        self._recorded: LinkCapture | None = None
+        self._lent: bytearray | memoryview = bytearray()  # what the next bytes are written to
+        self._events: deque[Event] = deque()
+        self._waiting = 0  # bytes that came in since all events were taken
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._failure: LinkError | None = None
+
+    # -- what a role does ----------------------------------------------------------------------------------------------
+
+    async def receive(self) -> Event:
+        """The next event. Once all are taken, LinkError says how the link ended."""
+        while not self._events:
+            if self._failure is not None:
+                raise self._failure
+            self._news.clear()
+            await self._news.wait()
+        event = self._events.popleft()
+        if not self._events:
+            self._waiting = 0
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+        return event
+
+    async def send(self, message: Message, timeout: float) -> None:  # noqa: ASYNC109 - a deadline a call
+        """Send one message; LinkError if the peer does not take it in time."""
+        if not self._is_open():
+            raise self._failure or LinkError("the session has ended", code="link-closed")
+        try:
+            self._write(memoryview(self.session.send(message)))
+        except SealError as error:
+            failure = LinkError(f"the session has to be made anew: {error}", code=error.code)
+            self.close(failure)
+            raise failure from error
+        try:
+            async with asyncio.timeout(timeout):
+                await self._writable.wait()
+        except TimeoutError:
+            failure = LinkError("the other rank takes no more bytes; see what it waits for", code="link-timeout")
+            self.close(failure)
+            raise failure from None
+
+    def close(self, failure: LinkError) -> None:
+        """End the connection: `failure` is what `receive` says from now on. What was sent before still goes out."""
+        if self._failure is None:
+            self._failure = failure
+        self._news.set()
+        self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            self._transport.abort()
+
+    # -- what asyncio calls --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._writable.set()
+        tune(transport.get_extra_info("socket"))
+        self.peer_ip, self.peer_port = transport.get_extra_info("peername")
+        self.session = self._make_session(self.peer_ip)
+        connects = self.session.role is Role.INITIATOR
+        if self._capture is not None:
+            own, peer = transport.get_extra_info("sockname"), (self.peer_ip, self.peer_port)
+            self._recorded = self._capture.link(own, peer, connects=connects)
+        if connects:
+            self._write(self.session.start())
+        if self._on_connection is not None:
+            self._on_connection(self)
+
+    def get_buffer(self, sizehint: int) -> bytearray | memoryview:
+        self._lent = self.session.get_buffer(sizehint) if self._is_open() else bytearray(_DROPPED)
+        return self._lent
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self._is_open():
+            return
+        if self._recorded is not None:
+            self._recorded.received(self._lent[:nbytes])
+        try:
+            for event in self.session.buffer_updated(nbytes):
+                if isinstance(event, Established) and event.reply:
+                    self._write(event.reply)
+                self._events.append(event)
+        except RemoteError as error:
+            self._blame(error)
+        if self.session.state is State.CLOSED:
+            self.close(LinkError("the other rank ended the session", code="link-closed"))
+        elif self._events:
+            self._waiting += nbytes
+            if self._waiting > MAX_WAITING and self._is_open():
+                self._transport.pause_reading()
+        self._news.set()
+
+    def eof_received(self) -> None:
+        if self._is_open():
+            try:
+                self._events.append(self.session.receive_eof())
+            except RemoteError as error:
+                self._blame(error)
+        self.close(LinkError("the other rank closed the link; see what it logged", code="link-closed"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        failure = LinkError("the link is closed", code="link-closed")
+        self.close(link_error(exc, "the link") if isinstance(exc, OSError) else failure)
+        self._writable.set()
+        self._gone.set()
+        if self._recorded is not None:
+            self._recorded.ended()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._recorded is not None:
+            self._recorded.sent(data)
+        self._transport.write(data)
+
+    def _is_open(self) -> bool:
+        return self._failure is None and self.session.state not in (State.CLOSED, State.FAILED)
+
+    def _blame(self, error: RemoteError) -> None:
+        self.close(LinkError(f"the other rank broke the protocol: {error}", code=error.code))
+
+
+async def connect(
+    host: str,
+    port: int,
+    make_session: MakeSession,
+    *,
+    seconds: float,
+    own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
+    interface: str | None = None,
+    capture: Capture | None = None,
+) -> Link:
+    """Connect, from an own address and over an interface where they are given, and say hello."""
+    loop = asyncio.get_running_loop()
+    try:
+        with ExitStack() as until_connected:
+            connection = until_connected.enter_context(_bound_socket(own_ip, 0, interface))
+            async with asyncio.timeout(seconds):
+                await loop.sock_connect(connection, (host, port))
+                _, link = await loop.create_connection(lambda: Link(make_session, None, capture), sock=connection)
+            until_connected.pop_all()
+    except OSError as error:
+        raise link_error(error, f"connecting to {host}:{port}") from error
+    return link
+
+
+async def listen(
+    own_ip: str,
+    port: int,
+    make_session: MakeSession,
+    on_connection: Callable[[Link], None],
+    *,
+    interface: str | None = None,
+    capture: Capture | None = None,
+) -> asyncio.Server:
+    """Listen at an own address; `on_connection` gets each connection before any of its bytes is read."""
+    loop = asyncio.get_running_loop()
+    try:
+        with ExitStack() as until_listening:
+            listener = until_listening.enter_context(_bound_socket(own_ip, port, interface))
+            server = await loop.create_server(
+                lambda: Link(make_session, on_connection, capture), sock=listener, backlog=16
+            )
+            until_listening.pop_all()
+    except OSError as error:
+        raise link_error(error, f"listening on {own_ip}:{port}") from error
+    return server
+
+
+def _bound_socket(own_ip: str, port: int, interface: str | None) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if interface is not None and sys.platform == "darwin":
+            bound.setsockopt(socket.IPPROTO_IP, _IP_BOUND_IF, socket.if_nametoindex(interface))
+        elif interface is not None:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        bound.bind((own_ip, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def tune(connection: socket.socket) -> None:
+    """No Nagle; keep-alive after 10 s, every 5 s, 3 times: a peer that vanished is noticed after 25 s. [SESSION-TCP]
+
+    While something is sent that nobody acknowledges, there is no keep-alive, so that is given up after the same time.
+    """
+    vanished = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "darwin":
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, KEEPALIVE_IDLE)
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_RXT_CONNDROPTIME, vanished)
+    else:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, vanished * 1000)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def link_error(error: OSError, doing: str) -> LinkError:
+    # asyncio.timeout raises TimeoutError, which is an OSError without a number.
+    if isinstance(error, TimeoutError):
+        return LinkError(
+            f"{doing} took too long; raise the deadline, or see what the other rank waits for", code="link-timeout"
+        )
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "link-failed")
+    return LinkError(f"{doing} failed: {error.strerror or error}; see what the other rank logged", code=code)

@@ -1,0 +1,197 @@
+"""The handshake, both sides, without I/O: hello, ack, session key. [HANDSHAKE-*]
+
+    rank 0 → rank 1   hello { identity, x25519_0, nonce_0, signature over SHA256(x25519_0 ‖ nonce_0) }
+    rank 1 → rank 0   ack   { identity, x25519_1, nonce_1, signature over SHA256(nonce_0 ‖ nonce_1 ‖ x25519_1) }
+
+A signature is ECDSA P-256 with SHA-256 over the 32-byte commitment, which it hashes once more. On receipt the checks
+are, in this order: decode, lengths, pin, point on the curve, signature, a shared secret that is not zero.
+[HANDSHAKE-ORDER]
+"""
+
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from wireproto.codec.frame import decode_frame, encode_frame
+from wireproto.errors import HandshakeError, WireError
+from wireproto.messages import HandshakeAck, HandshakeHello
+
+KEY_INFO: Final = b"darkbloom-cluster-session-v1"
+"""The HKDF info string. [HANDSHAKE-KEY]"""
+
+IDENTITY_SIZE: Final = 64
+
+
+class Signer(Protocol):
+    """A long-lived P-256 identity key: a file's, a keychain's, a Secure Enclave's."""
+
+    @property
+    def public_key(self) -> bytes:
+        """X ‖ Y, 64 bytes, without the 0x04 prefix."""
+
+    def sign(self, commitment: bytes) -> bytes:
+        """ECDSA with SHA-256 over the 32 bytes, DER."""
+
+
+class KeySigner:
+    """A P-256 private key in memory as a `Signer`."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError(f"the identity key is on {key.curve.name}, not on P-256")
+        self._key = key
+        numbers = key.public_key().public_numbers()
+        self.public_key = numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
+
+    @classmethod
+    def generate(cls) -> "KeySigner":
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_scalar(cls, scalar: bytes) -> "KeySigner":
+        """From the 32 bytes that `scalar` gives."""
+        return cls(ec.derive_private_key(int.from_bytes(scalar), ec.SECP256R1()))
+
+    @property
+    def scalar(self) -> bytes:
+        """The private key itself, 32 bytes, big-endian."""
+        return self._key.private_numbers().private_value.to_bytes(32)
+
+    def sign(self, commitment: bytes) -> bytes:
+        return self._key.sign(commitment, ec.ECDSA(hashes.SHA256()))
+
+
+class SessionSecrets(NamedTuple):
+    """What a handshake ends with."""
+
+    key: bytes
+    """32 bytes, for both directions."""
+    hello_nonce: bytes
+    """As it is on the wire: the key log finds the session by it."""
+    peer_key: bytes
+    """The peer's identity key, X ‖ Y."""
+
+
+class TrustAnyKey:
+    """Stands where a pinned key belongs, and takes any identity: trust on first use, by explicit wish only."""
+
+
+Pin = bytes | TrustAnyKey | None
+"""The identity key that the peer must show; None where none is known, which ends the handshake."""
+
+
+@dataclass(frozen=True)
+class _Ephemeral:
+    private: X25519PrivateKey
+    nonce: bytes
+
+    @cached_property
+    def public(self) -> bytes:
+        return self.private.public_key().public_bytes_raw()
+
+
+def _draw_ephemeral() -> _Ephemeral:
+    """Fresh for each handshake. Tests that need known values replace this function; there is no other way in."""
+    return _Ephemeral(X25519PrivateKey.generate(), os.urandom(32))
+
+
+class Initiator:
+    """Rank 0's side: `hello`, then `finish(ack)`."""
+
+    def __init__(self, signer: Signer, pin: Pin) -> None:
+        self._pin = pin
+        self._ephemeral = _draw_ephemeral()
+        own = self._ephemeral
+        signature = signer.sign(hello_commitment(own.public, own.nonce))
+        self.hello: bytes = encode_frame(HandshakeHello(signer.public_key, own.public, own.nonce, signature))
+        """The cluster frame to send."""
+
+    def finish(self, frame: bytes | memoryview) -> SessionSecrets:
+        """Checks the peer's answer, a cluster frame. Raises `HandshakeError`."""
+        ack = _decode(frame, HandshakeAck)
+        nonce = self._ephemeral.nonce
+        commitment = ack_commitment(nonce, ack.nonce, ack.ephemeral_x25519_pub_key)
+        key = _agree(self._ephemeral, self._pin, ack, commitment, nonce + ack.nonce)
+        return SessionSecrets(key, nonce, ack.se_pub_key_raw)
+
+
+class Responder:
+    """Rank 1's side: `respond(hello)` once, which gives the ack to send."""
+
+    def __init__(self, signer: Signer, pin: Pin) -> None:
+        self._signer = signer
+        self._pin = pin
+
+    def respond(self, frame: bytes | memoryview) -> tuple[bytes, SessionSecrets]:
+        """Checks the peer's hello, a cluster frame; gives the ack's, and the secrets. Raises `HandshakeError`."""
+        hello = _decode(frame, HandshakeHello)
+        commitment = hello_commitment(hello.ephemeral_x25519_pub_key, hello.nonce)
+        own = _draw_ephemeral()
+        key = _agree(own, self._pin, hello, commitment, hello.nonce + own.nonce)
+        signature = self._signer.sign(ack_commitment(hello.nonce, own.nonce, own.public))
+        ack = HandshakeAck(self._signer.public_key, own.public, own.nonce, signature)
+        return encode_frame(ack), SessionSecrets(key, hello.nonce, hello.se_pub_key_raw)
+
+
+def hello_commitment(ephemeral_public: bytes, nonce: bytes) -> bytes:
+    """SHA256(x25519_pub_0 ‖ nonce_0). [HANDSHAKE-HELLO]"""
+    return hashlib.sha256(ephemeral_public + nonce).digest()
+
+
+def ack_commitment(hello_nonce: bytes, ack_nonce: bytes, ephemeral_public: bytes) -> bytes:
+    """SHA256(nonce_0 ‖ nonce_1 ‖ x25519_pub_1). [HANDSHAKE-ACK]"""
+    return hashlib.sha256(hello_nonce + ack_nonce + ephemeral_public).digest()
+
+
+_IntroductionT = TypeVar("_IntroductionT", HandshakeHello, HandshakeAck)
+
+
+def _decode(frame: bytes | memoryview, expected: type[_IntroductionT]) -> _IntroductionT:
+    try:
+        message = decode_frame(frame)
+    except WireError as error:
+        code = "handshake-length" if error.code == "field-length" else "handshake-malformed"
+        raise HandshakeError(code, str(error), offset=error.offset, path=error.path) from error
+    if not isinstance(message, expected):
+        detail = f"expected {expected.__name__}, not {type(message).__name__}"
+        raise HandshakeError("handshake-unexpected", detail, offset=0)
+    return message
+
+
+def _agree(own: _Ephemeral, pin: Pin, peer: HandshakeHello | HandshakeAck, commitment: bytes, salt: bytes) -> bytes:
+    """The checks from the pin on, and the session key."""
+    identity = peer.se_pub_key_raw
+    if pin is None:
+        raise HandshakeError("handshake-no-pin", "no identity key is pinned for this peer", path="sePubKeyRaw")
+    if not isinstance(pin, TrustAnyKey) and not hmac.compare_digest(pin, identity):
+        detail = f"the peer's key is {fingerprint(identity)}, pinned is {fingerprint(pin)}"
+        raise HandshakeError("handshake-wrong-pin", detail, path="sePubKeyRaw")
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + identity)
+    except ValueError as error:
+        raise HandshakeError("handshake-point", "the key is no point on P-256", path="sePubKeyRaw") from error
+    try:
+        key.verify(peer.se_signature, commitment, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise HandshakeError("handshake-signature", "the signature is wrong", path="seSignature") from error
+    try:
+        shared = own.private.exchange(X25519PublicKey.from_public_bytes(peer.ephemeral_x25519_pub_key))
+    except ValueError as error:  # cryptography refuses an all-zero secret
+        detail = "the X25519 key gives an all-zero secret"
+        raise HandshakeError("handshake-shared-secret", detail, path="ephemeralX25519PubKey") from error
+    return HKDF(hashes.SHA256(), 32, salt, KEY_INFO).derive(shared)
+
+
+def fingerprint(identity: bytes) -> str:
+    """How a key is shown to people: the first 16 hexadecimal digits of its SHA-256, in fours."""
+    digits = hashlib.sha256(identity).hexdigest()[:16]
+    return ":".join(digits[at : at + 4] for at in range(0, 16, 4))

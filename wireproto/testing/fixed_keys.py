@@ -1,0 +1,121 @@
+"""Handshakes whose keys are all known: for strategies, fuzzers and test peers, never for a real session.
+
+The introductions are made and the key is derived from the primitives, beside `handshake`, not by way of it.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from wireproto.codec.frame import encode_frame
+from wireproto.messages import HandshakeAck, HandshakeHello
+from wireproto.session import handshake
+from wireproto.session.handshake import KEY_INFO
+
+_SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same bytes each time
+
+
+@dataclass(frozen=True)
+class KnownSide:
+    """What one side of a handshake has, and would otherwise draw; a `Signer`, too."""
+
+    scalar: bytes
+    """The P-256 private key, 32 bytes, big-endian."""
+    ephemeral: bytes
+    """The X25519 private key."""
+    nonce: bytes
+
+    @cached_property
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        return ec.derive_private_key(int.from_bytes(self.scalar), ec.SECP256R1())
+
+    @cached_property
+    def public_key(self) -> bytes:
+        numbers = self._key.public_key().public_numbers()
+        return numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
+
+    @cached_property
+    def private(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self.ephemeral)
+
+    @cached_property
+    def public(self) -> bytes:
+        """The X25519 public key."""
+        return self.private.public_key().public_bytes_raw()
+
+    def sign(self, commitment: bytes) -> bytes:
+        return self._key.sign(commitment, _SIGNATURE)
+
+
+@dataclass(frozen=True)
+class KnownHandshake:
+    """Both sides of one, and what comes of it."""
+
+    rank_0: KnownSide
+    rank_1: KnownSide
+
+    @cached_property
+    def hello(self) -> bytes:
+        """The hello's cluster frame. [HANDSHAKE-HELLO]"""
+        own = self.rank_0
+        signature = own.sign(hashlib.sha256(own.public + own.nonce).digest())
+        return encode_frame(HandshakeHello(own.public_key, own.public, own.nonce, signature))
+
+    @cached_property
+    def ack(self) -> bytes:
+        """The ack's cluster frame. [HANDSHAKE-ACK]"""
+        own = self.rank_1
+        signature = own.sign(hashlib.sha256(self.rank_0.nonce + own.nonce + own.public).digest())
+        return encode_frame(HandshakeAck(own.public_key, own.public, own.nonce, signature))
+
+    @cached_property
+    def key(self) -> bytes:
+        """The session key: HKDF with one block of output, by hand. [HANDSHAKE-KEY]"""
+        shared = self.rank_0.private.exchange(X25519PublicKey.from_public_bytes(self.rank_1.public))
+        pseudorandom = hmac.digest(self.rank_0.nonce + self.rank_1.nonce, shared, "sha256")
+        return hmac.digest(pseudorandom, KEY_INFO + b"\x01", "sha256")
+
+
+KNOWN: Final = KnownHandshake(
+    KnownSide(
+        bytes.fromhex("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721"),
+        bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"),
+        bytes(range(0x20)),
+    ),
+    KnownSide(
+        bytes.fromhex("519b423d715f8b581f4fa8ee59f4771a5b44c8130b4e3eacca54a56dda72b464"),
+        bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"),
+        bytes(range(0x20, 0x40)),
+    ),
+)
+"""That of the worked example in spec/protocol.md, and of the vectors."""
+
+
+def box(key: bytes, nonce: bytes, plaintext: bytes) -> bytes:
+    """A sealed box with a nonce of one's choice. [SEAL-LAYOUT]"""
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, None)
+
+
+def unbox(key: bytes, sealed: bytes) -> bytes:
+    """What a box holds. Raises `cryptography.exceptions.InvalidTag`, or ValueError for less than a nonce."""
+    return AESGCM(key).decrypt(sealed[:12], sealed[12:], None)
+
+
+@contextmanager
+def drawn(side: KnownSide) -> Iterator[None]:
+    """Within, `handshake` draws this side's ephemeral key and nonce."""
+    draw = handshake._draw_ephemeral
+    handshake._draw_ephemeral = lambda: side  # type: ignore[assignment,return-value]
+    try:
+        yield
+    finally:
+        handshake._draw_ephemeral = draw
