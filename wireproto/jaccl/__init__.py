@@ -20,8 +20,11 @@ import msgspec
 from wireproto.errors import LimitError, MalformedError, StateError, TruncatedError, WireError
 
 MIN_SIZE: Final = 2
-MAX_SIZE: Final = 8
-"""Ranks in a group: JACCL takes no more in a mesh. [JACCL-HELLO]"""
+MAX_SIZE: Final = 64
+"""Ranks in a group: our own limit, since a JACCL ring and an MLX ring have none. [JACCL-HELLO]"""
+
+MAX_MESH: Final = 8
+"""Ranks in a JACCL mesh: its init refuses more. [JACCL-MESH-INIT]"""
 
 MAX_GATHER: Final = 1024 * 1024
 """Bytes that one rank may contribute to a gather: a thousand times what the longest list of Destinations needs, and
