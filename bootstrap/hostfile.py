@@ -8,6 +8,7 @@ hosts is read here, with the same meaning; keys that only concern ssh are ignore
 """
 
 import json
+import logging
 import re
 import socket
 import threading
@@ -24,6 +25,8 @@ from bootstrap.plan import BackendChoice, check_backend, check_devices, check_ip
 from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import WireError
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix
+
+logger = logging.getLogger(__name__)
 
 MAX_FILE: Final = 1024 * 1024
 """Bytes in a file: a ring of 64 hosts needs 130 KiB as mlx.distributed_config writes it, a line per entry."""
@@ -99,9 +102,12 @@ def read_hostfile(path: Path, resolve: Resolve = resolve_name) -> Hostfile:
     except OSError as error:
         raise ConfigError(f"cannot read the hostfile {path}: {error.strerror}", code="bad-hostfile") from error
     try:
-        return parse_hostfile(data, resolve)
+        hostfile = parse_hostfile(data, resolve)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}", code=error.code) from error
+    for text in hostfile.ignored_envs:
+        logger.warning("%s: %r in `envs` names no variable, and is ignored", path, text)
+    return hostfile
 
 
 def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:

@@ -98,7 +98,7 @@ def _matrices() -> Iterator[DeviceFileTest]:
          b'{"interface":"bridge100","ip":"169.254.1.2","rank":1}]', "[0]"),
         ("no-rows", "No rows", "topology-size", b"^[]", None),
         ("one-rank", "One rank", "topology-size", b"^[[null]]", None),
-        ("nine-ranks-uneven", "Nine ranks that are no ring: JACCL forms no mesh of more than eight", "topology-incomplete",
+        ("nine-ranks-uneven", "Nine ranks, no ring: JACCL forms no mesh of more than eight", "topology-incomplete",
          _mesh(9).replace(b'"1"', b'["x","y"]', 1).replace(b'["0",null,"2"', b'["0",null,^"2"'), "[1][2]"),
         ("sixty-five-ranks", "More ranks than a group may have", "topology-size", b"^[" + _mesh(65)[1:], None),
         ("row-object", "A row that is an object", "topology-not-array", b'[[null,"a"],^{"b":null}]', "[1]"),

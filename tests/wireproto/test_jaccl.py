@@ -62,7 +62,7 @@ def test_gathers_among_all_ranks(size: int, lengths: list[int]) -> None:
         connection.receive_eof()
 
 
-@pytest.mark.parametrize("rank", (*range(1, 9), MAX_SIZE - 1))
+@pytest.mark.parametrize("rank", [*range(1, 9), MAX_SIZE - 1])
 def test_hello_is_that_of_the_schema(rank: int) -> None:
     """[JACCL-HELLO]"""
     assert Worker(rank, MAX_SIZE).start() == build(JACCL_HELLO, {"rank": rank})

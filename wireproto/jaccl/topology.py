@@ -80,7 +80,7 @@ def check_device_file(data: bytes, *, rank: int | None = None) -> DeviceVerdict:
     except WireError as error:
         return DeviceVerdict(None, False, False, (error,))
     if rank is not None and verdict.matrix is not None and not 0 <= rank < len(verdict.matrix):
-        detail = f"rank {rank} is not in this file, which has ranks 0 to {len(verdict.matrix) - 1}"
+        detail = f"there is no rank {rank} in a file for ranks 0 to {len(verdict.matrix) - 1}"
         return DeviceVerdict(None, False, False, (MalformedError("topology-rank", detail),))
     return verdict
 
@@ -204,7 +204,7 @@ def _device_faults(document: "_Document", path: str, entry: object, places: dict
         if not isinstance(name, str):
             yield document.fault("topology-entry", place, f"expected a device name such as rdma_en5, not {_kind(name)}")
         elif not _NAME.fullmatch(name):
-            detail = f"{_short(name)} is not a device name: use one that `ibv_devices` lists, such as rdma_en5"
+            detail = f"{_short(name)} is no device name: use one that `ibv_devices` lists, such as rdma_en5"
             yield document.fault("topology-name", place, detail)
         elif (first := places.setdefault(name, place)) != place:
             detail = f"{name} is already at {first}, and a port connects to one rank: name another device"
@@ -264,7 +264,7 @@ def _rank_entry(document: "_Document", rank: int, value: object) -> RankEntry:
             document.fail("field-type", f"{path}.{key}", f"expected {words}, not {_kind(value[key])}")
     entry = RankEntry(value["interface"], value["ip"], value["rank"])
     if not _NAME.fullmatch(entry.interface):
-        document.fail("topology-name", f"{path}.interface", f"{_short(entry.interface)} is not an interface name")
+        document.fail("topology-name", f"{path}.interface", f"{_short(entry.interface)} is no interface name")
     if not _is_host(entry.ip):
         document.fail("topology-address", f"{path}.ip", f"{_short(entry.ip)} is not the IPv4 address of a host")
     if entry.rank != rank:
