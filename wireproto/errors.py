@@ -4,6 +4,7 @@ Whatever bytes come in, the outcome is a message or a `WireError`; any other exc
 The same errors say that a message cannot be encoded: then `offset` is None, since no byte was made.
 """
 
+from functools import cache
 from typing import Final
 
 
@@ -61,6 +62,40 @@ class HandshakeError(WireError):
 
 class StateError(WireError):
     """The right bytes or the right call at the wrong time."""
+
+
+class LocalError(WireError):
+    """The caller of a session made a mistake; the session is as it was before the call."""
+
+
+class RemoteError(WireError):
+    """The peer of a session made a mistake; the session has failed, and the connection has to be closed.
+
+    `offset` counts from the start of the peer's cluster frame, for a code `link-…` or `truncated` at the end of the
+    stream from the start of the stream.
+    """
+
+
+def blame(side: type[LocalError] | type[RemoteError], error: WireError) -> WireError:
+    """Return a copy of `error` that is an instance of its own class and of `side`.
+
+    So `except RemoteError`, `except HandshakeError` and `except SealError` all work around a session.
+    """
+    return _rebuild_blamed(side, type(error), error.code, error.detail, error.offset, error.path)
+
+
+@cache
+def _blamed_class(side: type[WireError], cls: type[WireError]) -> type[WireError]:
+    def reduce(self: WireError) -> tuple[object, ...]:
+        return _rebuild_blamed, (side, cls, self.code, self.detail, self.offset, self.path)
+
+    return type(side.__name__.removesuffix("Error") + cls.__name__, (side, cls), {"__reduce__": reduce})
+
+
+def _rebuild_blamed(
+    side: type[WireError], cls: type[WireError], code: str, detail: str, offset: int | None, path: str | None
+) -> WireError:
+    return _blamed_class(side, cls)(code, detail, offset=offset, path=path)  # type: ignore[arg-type]
 
 
 def _rebuild(cls: type[WireError], code: str, detail: str, offset: int | None, path: str | None) -> WireError:
