@@ -63,10 +63,10 @@ mutation: $(VENV)/.dev-installed ## Change codec, handshake, seal and session in
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
 conform: $(VENV)/.dev-installed ## Try the JavaScript peer on the whole conformance suite, ten times (ARGS="--runs 1 --busy")
-	@$(BIN)/python -m tests.conformance.javascript $(ARGS)
+	@$(BIN)/python -m tests.wireproto.conformance.javascript $(ARGS)
 
 mutants: $(VENV)/.dev-installed ## Try mutants of the reference peers on each conformance case
-	@$(BIN)/python -m tests.conformance.matrix
+	@$(BIN)/python -m tests.wireproto.conformance.matrix
 
 bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
@@ -77,7 +77,7 @@ fuzz: $(VENV)/.dev-installed ## Run the harness of each layer, ten minutes each 
 	done
 
 planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds with each of three seeds (ARGS=--quick)
-	@$(BIN)/python -m tests.fuzzing.planted $(ARGS)
+	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
 api: $(VENV)/.dev-installed ## Make the API reference from the docstrings, in build/api
 	@$(BIN)/python -W error -m pdoc --output-directory build/api $(API)
