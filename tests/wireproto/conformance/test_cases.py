@@ -7,7 +7,7 @@ import pytest
 from wireproto.conformance import CASES, SECTIONS, Case, SelectionError, select
 from wireproto.conformance.case import rule
 from wireproto.session import Role
-from wireproto.specification import Level
+from wireproto.testing.requirements import Level
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.id)

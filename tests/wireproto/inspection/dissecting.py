@@ -21,7 +21,7 @@ from tests.wireproto.streams import link
 from wireproto import JacclBootstrapPayload, LinkDecoder, WireError
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.tcp import Endpoint
-from wireproto.specification import DIRECTORY
+from wireproto.testing.requirements import DIRECTORY
 
 DISSECTOR: Final = DIRECTORY / "cluster_link.lua"
 PORT: Final = 7777

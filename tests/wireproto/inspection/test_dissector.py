@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spec.tools.dissector import with_tables
 from tests.vectors.writing import BEYOND_CAPTURE
 from tests.wireproto.inspection.agreement import check_frame, errors
 from tests.wireproto.inspection.dissecting import (
@@ -25,7 +26,6 @@ from tests.wireproto.inspection.dissecting import (
 )
 from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_CLASSES
 from wireproto import MAX_LINK_LENGTH, Message, Revision
-from wireproto.dissector import with_tables
 from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.testing import vectors
 from wireproto.testing.encodings import foreign_frame

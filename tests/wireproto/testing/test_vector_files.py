@@ -10,9 +10,10 @@ import pytest
 
 from tests.vectors import generate
 from tests.vectors.writing import BEYOND_LAYOUT, FLAGS
-from wireproto import ERROR_CODES, specification
+from wireproto import ERROR_CODES
 from wireproto.messages import REGISTRY
 from wireproto.testing import vectors
+from wireproto.testing.requirements import requirements
 from wireproto.testing.vectors import FILES, ClusterFrameTest, LinkStreamTest, VectorFile
 
 EACH_KIND = pytest.mark.parametrize("kind", FILES, ids=FILES.values())
@@ -118,7 +119,7 @@ def test_there_are_enough() -> None:
 def test_a_file_is_whole(kind: type) -> None:
     """Ids are unique; both results are there; every flag, code and requirement is known, and every flag is used."""
     file, tests = vectors.load(kind), every(kind)
-    rules = {rule.id for rule in specification.requirements()}
+    rules = {rule.id for rule in requirements()}
     assert [each for each, count in Counter(test.id for test in tests).items() if count > 1] == []
     assert {test.result for test in tests} == {"valid", "invalid"}
     assert set(file.flags) == {flag for test in tests for flag in test.flags}

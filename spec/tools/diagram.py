@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 
 import construct
 
+from spec.tools.worked_example import worked_example
 from wireproto import schema
 from wireproto.errors import ERROR_CODES
 from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType, Revision
 from wireproto.session import BOX_OPENS, RECEIVES, SENDS, Role, State
-from wireproto.worked_example import worked_example
 
 _PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
 
