@@ -158,7 +158,9 @@ async def _exchange(
     signer = KeySigner.from_scalar(link.identity)
 
     def session(role: Role, peer: int) -> MakeSession:
-        return lambda peer_ip: Session(Config(role=role, signer=signer, pin=link.keys[peer], revision=link.revision, key_log=key_log))
+        return lambda peer_ip: Session(
+            Config(role=role, signer=signer, pin=link.keys[peer], revision=link.revision, key_log=key_log)
+        )
 
     async with asyncio.timeout(_left(order)):
         if order.bootstrap is None:

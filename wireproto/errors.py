@@ -76,26 +76,28 @@ class RemoteError(WireError):
     """
 
 
-def blame(side: type[LocalError] | type[RemoteError], error: WireError) -> WireError:
-    """Return a copy of `error` that is an instance of its own class and of `side`.
+def blame(side: type[LocalError] | type[RemoteError], error: WireError, *more: type[WireError]) -> WireError:
+    """Return a copy of `error` that is an instance of its own class, of `side`, and of `more`.
 
     So `except RemoteError`, `except HandshakeError` and `except SealError` all work around a session.
     """
-    return _rebuild_blamed(side, type(error), error.code, error.detail, error.offset, error.path)
+    bases = tuple(dict.fromkeys((side, *more, type(error))))
+    return _rebuild_blamed(bases, error.code, error.detail, error.offset, error.path)
 
 
 @cache
-def _blamed_class(side: type[WireError], cls: type[WireError]) -> type[WireError]:
+def _blamed_class(bases: tuple[type[WireError], ...]) -> type[WireError]:
     def reduce(self: WireError) -> tuple[object, ...]:
-        return _rebuild_blamed, (side, cls, self.code, self.detail, self.offset, self.path)
+        return _rebuild_blamed, (bases, self.code, self.detail, self.offset, self.path)
 
-    return type(side.__name__.removesuffix("Error") + cls.__name__, (side, cls), {"__reduce__": reduce})
+    name = "".join(base.__name__.removesuffix("Error") for base in bases) + "Error"
+    return type(name, bases, {"__reduce__": reduce})
 
 
 def _rebuild_blamed(
-    side: type[WireError], cls: type[WireError], code: str, detail: str, offset: int | None, path: str | None
+    bases: tuple[type[WireError], ...], code: str, detail: str, offset: int | None, path: str | None
 ) -> WireError:
-    return _blamed_class(side, cls)(code, detail, offset=offset, path=path)  # type: ignore[arg-type]
+    return _blamed_class(bases)(code, detail, offset=offset, path=path)
 
 
 def _rebuild(cls: type[WireError], code: str, detail: str, offset: int | None, path: str | None) -> WireError:

@@ -25,7 +25,7 @@ from typing import Final, NoReturn, TextIO, TypeAlias
 
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import HEADER, LinkDecoder, check_length, encode_link_frame, link_frame_pieces
-from wireproto.errors import HandshakeError, LocalError, RemoteError, StateError, WireError, blame
+from wireproto.errors import HandshakeError, LocalError, RemoteError, SealError, StateError, WireError, blame
 from wireproto.messages import (
     MAX_LINK_LENGTH,
     SPEC_BY_CLASS,
@@ -308,6 +308,8 @@ class Session:
             return self._next_event()
         except WireError as error:
             self._end(State.FAILED)
+            if isinstance(error, RemoteError):
+                raise
             raise blame(RemoteError, error) from error
         except BaseException:
             self._end(State.FAILED)
@@ -390,7 +392,7 @@ class Session:
                 plaintext = seal.decrypt(flat)
             except WireError as error:
                 self._end(State.FAILED)
-                raise blame(RemoteError, error) from error
+                raise blame(RemoteError, error, SealError) from error
         self._state = BOX_OPENS.get(self._state, self._state)
         return plaintext
 
@@ -476,7 +478,10 @@ class Session:
         if not size <= len(self._opened) <= 4 * size + _SHORT:
             self._opened = bytearray(size)
         plaintext = memoryview(self._opened)[:size]
-        seal.decrypt_into(box, plaintext)
+        try:
+            seal.decrypt_into(box, plaintext)
+        except WireError as error:
+            raise blame(RemoteError, error, SealError) from error
         return plaintext
 
     def _box(self, frame: bytes, seal: Seal) -> tuple[_Buffer, ...]:

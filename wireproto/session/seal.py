@@ -43,14 +43,11 @@ def draw(random: Random, count: int) -> bytes:
     return drawn
 
 
-class ShortBoxError(SealError, TruncatedError):
-    """A box is shorter than an empty one."""
-
-
 class Seal:
     """Seals and opens the boxes of one session. `key` is the 32-byte session key.
 
-    Raises `SealError` for a box that does not open, was opened before or was sealed here, and once the key has served
+    Raises `TruncatedError` for less than a box, `SealError` for a box that does not open, was opened before or was
+    sealed here, and once the key has served
     for `MAX_BOXES` of them; then `out` holds nothing of use. A process that forks may go on with its `Seal` in the
     child: nonces drawn before the fork are used by the parent only.
     """
@@ -112,7 +109,7 @@ class Seal:
     def _checked_nonce(self, box: bytes | memoryview) -> bytes:
         """Return the nonce of a box that may be opened."""
         if len(box) < OVERHEAD:
-            raise ShortBoxError("truncated", f"a box has at least {OVERHEAD} bytes", offset=len(box))
+            raise TruncatedError("truncated", f"a box has at least {OVERHEAD} bytes", offset=len(box))
         nonce = bytes(box[:NONCE])
         origin = self._recent.get(nonce)
         if origin is None and self._old:
