@@ -86,8 +86,8 @@ ADVICE: Final[dict[str, Advice]] = {
         mend_first=True,
     ),
     "no-bootstrap": Advice(
-        "rank 0 still waits for another rank, or is a stored build of the reference peer, which never sends the frame",
-        "see rank 0's output; or use a reference peer that tries again once it is ready",
+        "rank 0 awaits another rank, or is a reference build that never sends the frame",
+        "see rank 0's output; use a build that tries again once it is ready",
     ),
     "bad-bootstrap": Advice("rank 0 sent a port or a session ID that cannot be used", "mend rank 0", mend_first=True),
     # identity and pins
