@@ -10,7 +10,8 @@ from typing import Final
 
 from msgspec import inspect
 
-from wireproto.codec.json_scanner import MAX_NESTING, payload_fields
+from wireproto.codec.fields import payload_fields
+from wireproto.codec.json_scanner import MAX_NESTING
 from wireproto.errors import ERROR_CODES
 from wireproto.messages import MAX_LINK_LENGTH, REGISTRY, MessageSpec
 
