@@ -38,6 +38,8 @@ def _tables(codes: list[str]) -> str:
 def _message(spec: MessageSpec) -> list[str]:
     facts = [f"name = {_text(spec.msg_type.wire_name)}", f"kind = {_text(spec.kind.name.lower())}"]
     facts.append(f"revision = {spec.revision:d}")
+    if spec.max_length < MAX_LINK_LENGTH:
+        facts.append(f"limit = {spec.max_length}")
     if spec.extension is not None:
         facts.append(f"extension = {_text(spec.extension)}")
     group = spec.msg_type.name.partition("_")[0].lower()

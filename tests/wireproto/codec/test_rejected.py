@@ -93,7 +93,7 @@ def test_corpus_has_every_field() -> None:
 @pytest.mark.parametrize("opening", [b"[", b'{"":', b'[{"":'], ids=["arrays", "objects", "both"])
 def test_deep_nesting_is_no_recursion(opening: bytes, levels: int) -> None:
     """[JSON-NESTING]"""
-    frame = b'\x0a{"x":' + opening * levels
+    frame = b'\x08{"x":' + opening * levels
     at = 6 + (255 * len(opening) + 1 if opening == b'[{"":' else 511 * len(opening))
     assert fast(frame) == slow(frame) == expected("json-nesting", at)
 
