@@ -31,7 +31,8 @@ _Buffer = bytes | bytearray | memoryview
 # Nonces from the system's random numbers, drawn ahead: a system call for each takes as long as sealing a short frame.
 # A child process must not use those that its parent may use.
 _fresh: list[bytes] = []
-os.register_at_fork(after_in_child=_fresh.clear)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_fresh.clear)
 
 
 def _draw_nonces() -> None:
