@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 64 * 1024
 _LONG: Final = 16 * 1024 * 1024
-"""Show a progress bar for files of at least this size."""
+"""Files from this size on have a progress bar."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
+    """Put the command on `app`."""
     app.command(name="inspect")(inspect)
 
 
@@ -33,32 +33,32 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A pcap or pcapng file, a pipe, - for standard input, or the raw bytes of one direction.",
+            help="A capture, pcap or pcapng; a pipe with one, - for standard input; or the bytes of one direction.",
         ),
     ],
-    keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log, to open sealed sessions.")] = None,
+    keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log that opens sealed sessions.")] = None,
     types: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="NAME", help="Only messages of this type; a number works, too. Repeatable."),
+        typer.Option("--type", metavar="NAME", help="Only messages of this type, 7 or 0x07 too. Repeatable."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=0, max=1, help="Only from this rank; 1: any but rank 0.")] = None,
-    as_hex: Annotated[bool, typer.Option("--hex", help="Show every byte with its field.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
+    rank: Annotated[int | None, typer.Option(min=0, max=1, help="Only what this rank sent; 1: any but rank 0.")] = None,
+    as_hex: Annotated[bool, typer.Option("--hex", help="Every byte, with its field.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
     decrypt: Annotated[
-        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its boxes opened.")
+        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its seals opened.")
     ] = None,
     svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the sequence diagram.")] = None,
 ) -> int:
-    """Show the messages in a capture of a link, and their errors.
+    """Show what went over a link, and what of it is wrong.
 
     Example: wireproto inspect link.pcapng --keylog keys.txt --svg session.svg
 
     Live, with a named pipe: jaccl-bootstrap up … --capture PIPE, and here: wireproto inspect PIPE
 
-    Exit codes: 0 all good, 1 a bad frame, a bad file or no session, 2 wrong usage, 3 could not run. Gaps in the capture
-    and boxes without a key are shown, but are not errors.
+    Exit codes: 0 all good, 1 a frame is broken, or the file, or it has no session, 2 wrong usage, 3 could not run.
+    What the capture lacks, and what stays sealed for want of a key, is shown, and is no fault.
     """
-    # Imported here so that --help stays fast.
+    # Here, so that --help needs none of it.
     from wireproto.inspection.connections import entries_of_stream
     from wireproto.inspection.keys import KeyLog
     from wireproto.inspection.opened import OpenedCapture
@@ -73,7 +73,7 @@ def inspect(
     file = Path("/dev/stdin") if str(file) == "-" else file
     for each in (decrypt, svg):
         if each is not None and each.exists() and file.exists() and each.samefile(file):
-            raise typer.BadParameter(f"{each} is the input file; write to a different file", ctx=context)
+            raise typer.BadParameter(f"{each} is the file that is read; write to another", ctx=context)
     report = JsonReport() if as_json else TextReport(with_bytes=as_hex)
     tally, fault = Tally(), None
     diagram = None if svg is None else SequenceDiagram()
@@ -106,12 +106,12 @@ def inspect(
     if fault is not None:
         typer.echo(f"{context.command_path}: {file}: {fault}", err=True)
     elif not tally.sessions:
-        typer.echo(f"{context.command_path}: {file}: no session of the protocol found", err=True)
+        typer.echo(f"{context.command_path}: {file}: no session of the protocol is in it", err=True)
     return EXIT_OK if tally.is_good and fault is None else EXIT_NO
 
 
 def _captured(file: Path, keys: "KeyLog | None", tally: "Tally", advance: Callable[[int], None]) -> Iterator["Entry"]:
-    """Yield the entries of a capture. If it cannot be read to the end, raise `CaptureError` after the readable ones."""
+    """What the packets of a capture say, to the end of those that can be read. Raises `CaptureError` behind that."""
     from wireproto.inspection.connections import Capture
     from wireproto.inspection.packets import CaptureError, read_packets
 
@@ -131,7 +131,7 @@ def _captured(file: Path, keys: "KeyLog | None", tally: "Tally", advance: Callab
 
 
 def _private(path: Path) -> BinaryIO:
-    """Open a new file that only its owner can read."""
+    """A new file that nobody else may read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
@@ -144,7 +144,7 @@ def _chunks(file: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
 
 @contextmanager
 def _progress(file: Path) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error for a long file, if that is a terminal."""
+    """A bar on standard error for a long file, where that is a terminal."""
     if not (file.is_file() and file.stat().st_size >= _LONG and sys.stderr.isatty()):
         yield lambda size: None
         return
@@ -160,7 +160,7 @@ def _progress(file: Path) -> Iterator[Callable[[int], None]]:
         def advance(size: int) -> None:
             nonlocal held
             held += size
-            if held >= _LONG // 16:  # updating the bar takes longer than a packet
+            if held >= _LONG // 16:  # a bar costs more than a packet
                 progress.advance(task, held)
                 held = 0
 
@@ -172,7 +172,7 @@ def _type_byte(context: typer.Context, name: str) -> int:
         if name in (spec.msg_type.wire_name, str(value)) or name.lower() == f"0x{value:02x}":
             return value
     known = ", ".join(spec.msg_type.wire_name for spec in SPEC_BY_TYPE.values())
-    raise typer.BadParameter(f"{name!r} is not a type; use one of {known}", ctx=context, param_hint="--type")
+    raise typer.BadParameter(f"{name!r} is no type; take one of {known}", ctx=context, param_hint="--type")
 
 
 def _is_wanted(entry: "Entry", wanted: set[int]) -> bool:

@@ -64,7 +64,7 @@ def random_message(random: Random, cls: type[Message]) -> Message:
 
 def canonical_members(message: Message) -> Members:
     """Return the members of a payload as `encode_frame` encodes them."""
-    return [(key, respell_value(None, value)) for key, value in _written(message)]
+    return [(key, encode_value(None, value)) for key, value in _written(message)]
 
 
 def _written(message: Message) -> Iterable[tuple[str, Any]]:
@@ -96,7 +96,7 @@ def foreign_frame(random: Random, message: Message) -> bytes:
 
 def foreign_members(random: Random, message: Message, escaped: float) -> Members:
     """Return the members of a payload in random order, with unknown keys among them."""
-    members = [(key, respell_value(random, value, escaped)) for key, value in _written(message)]
+    members = [(key, encode_value(random, value, escaped)) for key, value in _written(message)]
     fields = payload_fields(type(message))
     absent = {key for key, field in fields.items() if not field.required}.difference(key for key, _ in members)
     members += [(key, b"[]") for key in sorted(absent) if random.random() >= 0.7]
@@ -112,17 +112,17 @@ def foreign_object(random: Random, members: Members, escaped: float) -> bytes:
     return _space(random) + b"{" + inside + b"}" + _space(random)
 
 
-def respell_value(random: Random | None, value: object, escaped: float = 0.0) -> bytes:
+def encode_value(random: Random | None, value: object, escaped: float = 0.0) -> bytes:
     """Return the JSON text of a field's value; without `random`, the canonical one."""
     match value:
         case str():
-            return respell_string(random, value, escaped)
+            return encode_string(random, value, escaped)
         case bytes():
-            return respell_string(random, base64.b64encode(value).decode(), escaped)
+            return encode_string(random, base64.b64encode(value).decode(), escaped)
         case Enum():
-            return respell_string(random, value.value, escaped)
+            return encode_string(random, value.value, escaped)
         case tuple():
-            items = [respell_value(random, item, escaped) for item in value]
+            items = [encode_value(random, item, escaped) for item in value]
             return b"[" + b",".join(_space(random) + item + _space(random) for item in items) + b"]"
         case 0 if random and value is not False and random.random() >= 0.7:
             return b"-0"
@@ -130,14 +130,14 @@ def respell_value(random: Random | None, value: object, escaped: float = 0.0) ->
             return msgspec.json.encode(value)
 
 
-def respell_string(random: Random | None, text: str, escaped: float = 0.0) -> bytes:
+def encode_string(random: Random | None, text: str, escaped: float = 0.0) -> bytes:
     """Return a JSON string for `text`. `escaped` is the share of characters that are escaped without need."""
     if random is None or not escaped:
         return msgspec.json.encode(text)
-    return b'"' + b"".join(_respell_char(random, char, escaped) for char in text) + b'"'
+    return b'"' + b"".join(_encode_char(random, char, escaped) for char in text) + b'"'
 
 
-def _respell_char(random: Random, char: str, escaped: float) -> bytes:
+def _encode_char(random: Random, char: str, escaped: float) -> bytes:
     must = char in '"\\' or char < " "
     if not must and random.random() < 1 - escaped:
         return char.encode()
@@ -159,7 +159,7 @@ def any_value(random: Random, level: int = 0) -> bytes:
         return random.choice([b"null", b"true", b"false"])
     if kind < 4:
         strings = ["", "uid", '"', "\ufeff", "a\0b", "é😀", "\\u0041", "}", "://"]
-        return respell_string(random, random.choice(strings), 0.3)
+        return encode_string(random, random.choice(strings), 0.3)
     items = [any_value(random, level + 1) for _ in range(random.randint(0, 3))]
     if kind == 4:
         return b"[" + b",".join(_space(random) + item + _space(random) for item in items) + b"]"
@@ -168,7 +168,7 @@ def any_value(random: Random, level: int = 0) -> bytes:
 
 
 def _member(random: Random, key: str, text: bytes, escaped: float) -> bytes:
-    parts = (respell_string(random, key, escaped), b":", text)
+    parts = (encode_string(random, key, escaped), b":", text)
     return _space(random) + b"".join(part + _space(random) for part in parts)
 
 

@@ -17,12 +17,12 @@ from wireproto.testing.encodings import (
     Members,
     canonical_members,
     edge_values,
+    encode_string,
+    encode_value,
     foreign_frame,
     foreign_members,
     foreign_object,
     join_members,
-    respell_string,
-    respell_value,
 )
 
 
@@ -143,17 +143,17 @@ def _twice(random: Random, value: Any, kind: Any) -> bytes:
 
 def _unknown_member(random: Random, value: Any, kind: Any) -> bytes:
     first = next(iter(kind.cls)).value
-    return respell_string(None, random.choice(["", "low", first.upper(), first.capitalize(), first + " ", first[:-1]]))
+    return encode_string(None, random.choice(["", "low", first.upper(), first.capitalize(), first + " ", first[:-1]]))
 
 
 def _other_digest(random: Random, value: Any, kind: Any) -> bytes:
     digest = "0123456789abcdef" * 4
-    return respell_string(None, random.choice(["0", digest[1:], digest.upper(), digest + "0", digest + "\n", " "]))
+    return encode_string(None, random.choice(["0", digest[1:], digest.upper(), digest + "0", digest + "\n", " "]))
 
 
 def _other_name(random: Random, value: Any, kind: Any) -> bytes:
     names = ["", "a", "a/", "/1", "A/1", "a/0", "a/01", "a/10000", "1a/1", "a/1\n", " a/1", "a/1/1", "é/1", "-a/1"]
-    return b"[" + respell_string(None, random.choice(names)) + b"]"
+    return b"[" + encode_string(None, random.choice(names)) + b"]"
 
 
 def _is_fixed(kind: inspect.Type) -> bool:
@@ -272,14 +272,14 @@ def _key_twice(random: Random, message: Message) -> bytes:
     members = foreign_members(random, message, 0.0)
     key, text = random.choice(members)
     if (field := payload_fields(type(message)).get(key)) is not None:
-        text = respell_value(None, random.choice(edge_values(field.type)))
+        text = encode_value(None, random.choice(edge_values(field.type)))
     members.insert(random.randint(0, len(members)), (key, text))
     frame = _json_frame(random, message, members)
     if random.random() < 0.5 or not key:
         return frame
-    name = respell_string(None, key)  # escaped, it is still the same key
+    name = encode_string(None, key)  # escaped, it is still the same key
     at = frame.rindex(name)
-    return frame[:at] + respell_string(random, key, 1.0) + frame[at + len(name) :]
+    return frame[:at] + encode_string(random, key, 1.0) + frame[at + len(name) :]
 
 
 def _nested_key_twice(random: Random, message: Message) -> bytes:
@@ -349,7 +349,7 @@ VIOLATIONS: Final[tuple[Violation, ...]] = (
               lambda random, message: foreign_frame(random, message) + random.choice([b"\0", b"{}", b" "])),
     Violation("number-cut-short", "truncated", _has_kind(PayloadKind.NUMBERED), _number_cut),
     Violation("cut-short", "truncated", _is_json, _cut),
-    Violation("bytes-behind", "trailing-data", _is_json, _trailing),
+    Violation("trailing-bytes", "trailing-data", _is_json, _trailing),
     Violation("byte-order-mark", "json-bom", _is_json, _byte_order_mark),
     Violation("not-an-object", "payload-not-object", _is_json, _not_an_object),
     Violation("syntax", "json-syntax", _is_json, _grammar),

@@ -2,8 +2,8 @@
 
     from wireproto.testing import strategies
 
-    @given(strategies.spelt_frames())
-    def test_my_decoder(frame: strategies.SpeltFrame) -> None:
+    @given(strategies.encoded_frames())
+    def test_my_decoder(frame: strategies.EncodedFrame) -> None:
         assert my_decoder(frame.data) == frame.message
 
 Importing this module registers every payload class and the classes below, so `st.from_type(JacclBootstrapPayload)`
@@ -104,26 +104,26 @@ _MESSAGES: Final[dict[type[Message], st.SearchStrategy[Message]]] = {
 # -- cluster frames ---------------------------------------------------------------------------------------------------
 
 
-class SpeltFrame(NamedTuple):
+class EncodedFrame(NamedTuple):
     """A cluster frame and its message."""
 
     data: bytes
     message: Message
 
 
-def frames(*classes: type[Message]) -> st.SearchStrategy[SpeltFrame]:
+def frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
     """Canonical frames. Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` is the message, and `encode_frame`
     gives back the same bytes."""
-    return messages(*classes).map(lambda message: SpeltFrame(encode_frame(message, Revision.V2, EXTENSIONS), message))
+    return messages(*classes).map(lambda message: EncodedFrame(encode_frame(message, Revision.V2, EXTENSIONS), message))
 
 
-def spelt_frames(*classes: type[Message]) -> st.SearchStrategy[SpeltFrame]:
+def encoded_frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
     """Frames in every encoding that a sender may choose: key order, whitespace, escapes, unknown keys.
 
     Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` is the message. [JSON-SPELLING, JSON-UNKNOWN-KEY]
     """
     return st.builds(
-        lambda message, random: SpeltFrame(foreign_frame(random, message), message), messages(*classes), tapes
+        lambda message, random: EncodedFrame(foreign_frame(random, message), message), messages(*classes), tapes
     )
 
 
@@ -378,7 +378,7 @@ def _register(strategies: Iterable[tuple[type, st.SearchStrategy[Any]]]) -> None
 _register(_MESSAGES.items())
 _register(
     [
-        (SpeltFrame, spelt_frames()),
+        (EncodedFrame, encoded_frames()),
         (BrokenFrame, broken_frames()),
         (LinkStream, link_streams()),
         (BrokenStream, broken_link_streams()),

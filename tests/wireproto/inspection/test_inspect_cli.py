@@ -164,7 +164,7 @@ def test_a_capture_without_a_session_is_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "capture").write_bytes(pcap([]))
     done = run(tmp_path / "capture")
     assert done.returncode == 1
-    assert done.stderr.decode().endswith("no session of the protocol found\n")
+    assert done.stderr.decode().endswith("no session of the protocol is in it\n")
 
 
 def test_a_capture_that_ends_in_a_packet_is_exit_code_1(files: tuple[Path, Path]) -> None:
@@ -180,12 +180,12 @@ def test_a_capture_that_ends_in_a_packet_is_exit_code_1(files: tuple[Path, Path]
     ("arguments", "text"),
     [
         (["{capture}", "--hex", "--json"], "give --hex or --json, not both"),
-        (["{capture}", "--type", "nothing"], "'nothing' is not a type"),
+        (["{capture}", "--type", "nothing"], "'nothing' is no type"),
         (["{capture}", "--rank", "2"], "--rank"),
         (["{capture}.not"], "No such file"),
         (["{capture}", "--keylog", "{capture}.not"], "No such file"),
-        (["{capture}", "--decrypt", "{capture}"], "is the input file"),
-        (["{capture}", "--svg", "{capture}"], "is the input file"),
+        (["{capture}", "--decrypt", "{capture}"], "is the file that is read"),
+        (["{capture}", "--svg", "{capture}"], "is the file that is read"),
     ],
 )
 def test_wrong_usage(arguments: list[str], text: str, files: tuple[Path, Path]) -> None:
