@@ -119,7 +119,7 @@ def test_faults_in_long_payloads_get_the_same_verdict_wherever_they_are(name: st
         for wrong in (frame[:at] + fault + frame[at:], frame[:at] + fault + frame[at + len(fault) :]):
             assert fast(wrong) == slow(wrong), (at, fault)
     cut = random.randrange(1, len(frame))
-    assert fast(frame[:cut]) == expected("truncated", cut)
+    assert fast(frame[:cut]) == slow(frame[:cut])
 
 
 @pytest.mark.parametrize("distance", [1, 1_000, 5_000, 100_000])
