@@ -44,7 +44,7 @@ sys.stdin.read()
 
 
 def say(event, **fields):
-    print(json.dumps({"event": event, **fields}), flush=True)
+    print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201
 
 
 def raw(public):
