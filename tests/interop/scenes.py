@@ -92,7 +92,7 @@ SCENES: Final = (
     Scene("connection lost, --restart", 0, ("--drop-after", "5"), ("--restart", "1"), count=2),
     Scene("dry run", 0, ("--init-after", "100"), ("--dry-run",), "done"),
     Scene("never sends jacclBootstrap", 0, ("--stored",), ("--timeout", "4"), "error", outcome="no-bootstrap"),
-    Scene("malformed jacclBootstrap", 0, ("--malformed",), ("--timeout", "5"), "error", outcome="deadline"),
+    Scene("malformed jacclBootstrap", 0, ("--malformed",), ("--timeout", "5"), "error", outcome="field-missing"),
     Scene("model never loaded", 1),
     Scene("slow init", 1, ("--init-after", "25")),
     Scene("dry run", 1, (), ("--dry-run",), "done"),
