@@ -40,7 +40,7 @@ from wireproto.messages import (
     Revision,
     Versions,
 )
-from wireproto.session import Role, Session
+from wireproto.session import Config, Role, Session
 
 AGAIN_SECONDS: Final = 5.0
 """How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
@@ -294,7 +294,16 @@ class Member:
     def session(self, role: Role, peer_ip: str) -> Session:
         """The session for a connection with the peer at an address."""
         pin = self.trusted.pins.get(peer_ip)
-        return Session(role, self.trusted.signer, pin, self.up.revision, self._key_log, self._extensions)
+        return Session(
+            Config(
+                role=role,
+                signer=self.trusted.signer,
+                pin=pin,
+                revision=self.up.revision,
+                key_log=self._key_log,
+                extensions=self._extensions,
+            )
+        )
 
     def take(self, peer: int, message: Message) -> None:
         """A message from the rank at the other end of a link; only those of extensions mean something here."""

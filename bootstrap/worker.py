@@ -35,7 +35,7 @@ from bootstrap.plan import BackendChoice, Plan
 from bootstrap.topology import private_directory
 from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import JacclBootstrapPayload, Revision
-from wireproto.session import Role, Session
+from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
 ALARM_AFTER_DEADLINE = 2.0
@@ -163,7 +163,9 @@ async def _exchange(
     signer = KeySigner.from_scalar(link.identity)
 
     def session(role: Role, peer: int) -> MakeSession:
-        return lambda peer_ip: Session(role, signer, link.keys[peer], link.revision, key_log)
+        return lambda peer_ip: Session(
+            Config(role=role, signer=signer, pin=link.keys[peer], revision=link.revision, key_log=key_log)
+        )
 
     async with asyncio.timeout(_left(order)):
         if order.bootstrap is None:

@@ -29,7 +29,7 @@ from wireproto.messages import (
     Revision,
     SessionEnd,
 )
-from wireproto.session import Closed, Confirmed, Established, MessageIgnored, MessageReceived
+from wireproto.session import Closed, Confirmed, Established, KeyNearLimit, MessageIgnored, MessageReceived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +258,7 @@ class RankZero:
                 case Confirmed():
                     self._report("confirmed", peer=self._peer)
                     self._on_confirmed(link.peer_ip, link.session.peer_key)
-                case Established() | Closed():
+                case Established() | Closed() | KeyNearLimit():
                     pass  # what follows says why
 
     def _take_pong(self) -> None:
