@@ -124,4 +124,5 @@ def test_a_peer_cannot_choose_nonces_that_share_a_row() -> None:
         for number in range(65_536):
             one._remember(make(number), b"o")
         assert not one._recent
-        assert max(map(len, one._old)) <= 15 * 13  # 12 is to be expected in one of 20,000 cases
+        # There is one record in a row on average, and 16 in any with a probability of 10^-9.
+        assert max(map(len, one._old)) <= 15 * 13
