@@ -39,7 +39,7 @@ from wireproto import (
     Revision,
     SessionEnd,
 )
-from wireproto.session import Role, Session, State
+from wireproto.session import Config, Role, Session, State
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
 OTHER = JacclBootstrapPayload(29400, "S-2")
@@ -348,9 +348,9 @@ def test_a_failed_handshake_is_final_for_rank_0(pins: dict[str, Any], code: str)
 
 def test_rank_1_turns_away_whom_it_does_not_know_and_serves_on() -> None:
     async def main() -> None:
-        stranger = partial(Session, Role.INITIATOR, STRANGER, RANK_1.public_key)
+        config = Config(role=Role.INITIATOR, signer=STRANGER, pin=RANK_1.public_key)
         async with serving() as (one, seen, port):
-            async with leading(port, make_session=lambda ip: stranger()):
+            async with leading(port, make_session=lambda ip: Session(config)):
                 await seen.until("link-lost", code="handshake-wrong-pin")
             async with leading(port) as (zero, _):
                 await zero.bootstrap(PAYLOAD)
