@@ -16,8 +16,8 @@ from wireproto.cli import fuzz as fuzz_cli
 from wireproto.cli import inspect as inspect_cli
 from wireproto.cli import vectors as vectors_cli
 from wireproto.cli.console import EXIT_NO, EXIT_OK, new_app
+from wireproto.codec.fields import decode_payload
 from wireproto.codec.frame import decode_frame, encode_frame
-from wireproto.codec.json_scanner import decode_payload
 from wireproto.codec.link import LinkDecoder, encode_link_frame
 from wireproto.errors import MalformedError, WireError
 from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, Message, MessageSpec, PayloadKind, Revision

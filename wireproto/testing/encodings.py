@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
+from wireproto.codec.fields import payload_fields
 from wireproto.codec.frame import encode_frame
-from wireproto.codec.json_scanner import payload_fields
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, Message, PayloadKind, Revision
 
 Members = list[tuple[str, bytes]]

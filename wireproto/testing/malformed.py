@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import inspect
 
-from wireproto.codec.json_scanner import MAX_NESTING, payload_fields
+from wireproto.codec.fields import payload_fields
+from wireproto.codec.json_scanner import MAX_NESTING
 from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind
 from wireproto.testing.encodings import (
     Members,

@@ -18,8 +18,8 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from wireproto.codec.fields import payload_fields
 from wireproto.codec.frame import encode_frame
-from wireproto.codec.json_scanner import payload_fields
 from wireproto.messages import (
     EXTENSIONS,
     REGISTRY,
