@@ -332,7 +332,7 @@ def activation(hidden_dim: int) -> Construct:
 
 # -- JACCL's side channel ----------------------------------------------------------------------------------------------
 
-JACCL_HELLO: Final = Struct("rank" / _Checked(Int32sl, _within(1, 7, "jaccl-rank", "rank")))
+JACCL_HELLO: Final = Struct("rank" / _Checked(Int32sl, _within(1, 63, "jaccl-rank", "rank")))
 """A worker's first word to the root: its rank; the root, rank 0, says none. [JACCL-HELLO]"""
 
 _ENDPOINT: Final = Struct(
