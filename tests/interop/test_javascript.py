@@ -50,8 +50,8 @@ from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.messages import SPEC_BY_CLASS
 from wireproto.session import Role, Session, State
 from wireproto.session.handshake import KeySigner
-from wireproto.specification import DIRECTORY
 from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.requirements import DIRECTORY
 from wireproto.testing.strategies import messages, seeded_randoms
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
