@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 from wireproto.inspection.source import Source
 
+_UNDESCRIBED: Final = "interface that the file does not describe"
+_MALFORMED: Final = "malformed packet block"
 _MAX_PACKET: Final = 256 * 1024
 """Bytes; libpcap and Wireshark take no longer one. A snapshot length above it raises it, up to `_MAX_BLOCK`."""
 _MAX_BLOCK: Final = 16 * 1024 * 1024
@@ -158,13 +160,13 @@ class CaptureFile:
 
     def _enhanced(self, order: str, kind: int, interfaces: list["_Interface"], body: bytes) -> Packet | None:
         if len(body) < 20:
-            self.unread["malformed packet block"] += 1
+            self.unread[_MALFORMED] += 1
             return None
         number, high, low, captured, on_wire = struct.unpack_from(order + "5I", body)
         if kind == _OBSOLETE:
             (number,) = struct.unpack_from(order + "H", body)
         if number >= len(interfaces):
-            self.unread["interface that the file does not describe"] += 1
+            self.unread[_UNDESCRIBED] += 1
             return None
         interface = interfaces[number]
         data = body[20 : 20 + captured]
@@ -173,15 +175,15 @@ class CaptureFile:
 
     def _simple(self, order: str, interfaces: list["_Interface"], body: bytes, time: float) -> Packet | None:
         if len(body) < 4 or not interfaces:
-            self.unread["interface that the file does not describe" if len(body) >= 4 else "malformed packet block"] += 1
+            self.unread[
+                "interface that the file does not describe" if len(body) >= 4 else "malformed packet block"
+            ] += 1
             return None
         (on_wire,) = struct.unpack_from(order + "I", body)
         captured = min(on_wire, interfaces[0].snapshot or on_wire)
         return Packet(time, interfaces[0].link_type, body[4 : 4 + captured], on_wire)
 
-    def _described(
-        self, order: str, kind: int, section: int, interfaces: list["_Interface"], body: bytes
-    ) -> None:
+    def _described(self, order: str, kind: int, section: int, interfaces: list["_Interface"], body: bytes) -> None:
         """Take what a block that holds no packet says of an interface."""
         if kind == _INTERFACE:
             link_type, snapshot = struct.unpack_from(order + "HxxI", body)

@@ -260,9 +260,7 @@ class _Connection:
         """Whether segments wait that have waited for long enough."""
         heads = [each[0].time for each in self._waiting if each]
         count = len(self._waiting[0]) + len(self._waiting[1])
-        return bool(heads) and (
-            count > _MAX_WAITING or self._waiting_size > MAX_EARLY or now - min(heads) > _MAX_WAIT
-        )
+        return bool(heads) and (count > _MAX_WAITING or self._waiting_size > MAX_EARLY or now - min(heads) > _MAX_WAIT)
 
     def _go_on(self, *, forced: bool) -> Iterator[Entry]:
         """Read the segments that need not wait any longer; the oldest one in any case if `forced`."""

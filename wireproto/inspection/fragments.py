@@ -1,6 +1,5 @@
 """IP fragments, put together. RFC 791, RFC 8200."""
 
-from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 MAX_HELD: Final = 1024 * 1024
@@ -10,16 +9,22 @@ _LIFETIME: Final = 30.0
 """Seconds after which a datagram's number may be used again."""
 
 
+Key = tuple[bytes, bytes, int]
+"""Both addresses of a datagram, and its number."""
+
+
 class Datagram(NamedTuple):
     """The payload of an IP datagram, as far as its fragments were captured."""
 
     time: float
     """Of the last fragment that came."""
-    key: Hashable
+    key: Key
     runs: list[tuple[int, bytes]]
     """Bytes without a gap between them, and where they start. Not empty."""
     size: int | None
     """Of the whole; None where the last fragment is missing."""
+    fragments: int
+    """How many came."""
 
 
 class Fragments:
@@ -30,10 +35,10 @@ class Fragments:
         """Bytes that came in fragments."""
         self.repeated = 0
         """Of these, bytes that came before."""
-        self._held: dict[Hashable, _Parts] = {}
+        self._held: dict[Key, _Parts] = {}
         self._size = 0
 
-    def take(self, key: Hashable, time: float, offset: int, data: bytes, size: int, is_last: bool) -> list[Datagram]:
+    def take(self, key: Key, time: float, offset: int, data: bytes, size: int, is_last: bool) -> list[Datagram]:
         """Take a fragment, of whose `size` bytes `data` were captured; return the datagrams that are done."""
         done = []
         parts = self._held.get(key)
@@ -59,7 +64,7 @@ class Fragments:
         """Return what is held: no more fragments come."""
         return [self._done(key) for key in list(self._held)]
 
-    def _done(self, key: Hashable) -> Datagram:
+    def _done(self, key: Key) -> Datagram:
         parts = self._held.pop(key)
         runs: list[tuple[int, bytearray]] = []
         for offset, data, _ in sorted(parts.pieces, key=lambda piece: piece[0]):
@@ -71,7 +76,9 @@ class Fragments:
                 runs[-1][1].extend(data[known:])
             else:
                 runs.append((offset, bytearray(data)))
-        return Datagram(parts.time, key, [(offset, bytes(data)) for offset, data in runs], parts.size)
+        return Datagram(
+            parts.time, key, [(offset, bytes(data)) for offset, data in runs], parts.size, len(parts.pieces)
+        )
 
 
 class _Parts:

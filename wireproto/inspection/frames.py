@@ -13,7 +13,7 @@ from wireproto.errors import TruncatedError, WireError
 from wireproto.messages import MAX_LINK_LENGTH
 
 MAX_HELD: Final = 16 * 1024 * 1024
-"""Bytes of a frame's body. Of a longer frame only the first bytes are kept: memory is bounded, whatever was captured."""
+"""Bytes of a frame's body. Of a longer frame only the first bytes are kept, so that memory is bounded."""
 KEPT: Final = 256
 """How many bytes are kept of such a frame, and of bytes that are not a whole frame."""
 _MAX_PLACES: Final = 10_000

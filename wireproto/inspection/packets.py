@@ -46,8 +46,10 @@ class Segments:
     def __init__(self) -> None:
         self.count = 0
         """Packets so far."""
+        self.with_tcp = 0
+        """Packets with a TCP segment, or a part of one."""
         self.others: Counter[str] = Counter()
-        """Packets without a TCP segment that could be read, by what they are instead."""
+        """The other packets, by what they are instead."""
         self.cut = 0
         """Packets of which the capture lacks the end, because of its snapshot length."""
         self.longest_cut = 0
@@ -55,7 +57,6 @@ class Segments:
         self.fragments = Fragments()
         self.stray = 0
         """Bytes in fragments that belong to no segment that could be read."""
-        self._stray_packets: Counter[object] = Counter()
 
     def take(self, packet: Packet) -> Sequence[Segment]:
         """Return the segments that a packet completes."""
@@ -73,6 +74,7 @@ class Segments:
         segment = _segment(time, found.source, found.target, data[found.start : found.end], found.end - found.start)
         if isinstance(segment, str):
             return self._other(CUT if len(data) < size else segment)
+        self.with_tcp += 1
         return (segment,)
 
     def end(self) -> Sequence[Segment]:
@@ -91,13 +93,14 @@ class Segments:
 
     def _reassembled(self, datagram: Datagram) -> list[Segment]:
         """Return the segment in a datagram, in as many parts as there are runs of its bytes."""
-        source, target, _ = datagram.key  # type: ignore[misc]
+        source, target, _ = datagram.key
         (start, first), *rest = datagram.runs
         head = _segment(datagram.time, source, target, first, len(first)) if start == 0 else _STRAY
         if isinstance(head, str):
             self.stray += sum(len(data) for _, data in datagram.runs)
-            self._other(head)
+            self.others[head] += datagram.fragments
             return []
+        self.with_tcp += datagram.fragments
         header = len(first) - len(head.data)
         parts = [head]
         for offset, data in rest:
@@ -114,6 +117,7 @@ class Segments:
 
 def _ip_payload(data: bytes, at: int, size: int) -> _Payload | str:
     """Return where the TCP segment of an IP packet is, or a part of one; or what the packet is instead."""
+    protocol = 0
     for _ in range(_MAX_NESTED):
         if at >= len(data):
             return CUT if len(data) < size else _MALFORMED
@@ -124,10 +128,11 @@ def _ip_payload(data: bytes, at: int, size: int) -> _Payload | str:
             return CUT if len(data) < size else _MALFORMED
         if isinstance(found, str) or found.protocol == _TCP:
             return found
-        if found.protocol not in _IN_IP or found.offset or not found.is_last:
+        protocol = found.protocol
+        if protocol not in _IN_IP or found.offset or not found.is_last:
             break
         at, size = found.start, found.end
-    return _PROTOCOLS.get(found.protocol, f"IP protocol {found.protocol}")
+    return _PROTOCOLS.get(protocol, f"IP protocol {protocol}")
 
 
 def _in_ipv4(data: bytes, at: int, size: int) -> _Payload | str:

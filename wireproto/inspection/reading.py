@@ -1,5 +1,6 @@
 """A file that `wireproto inspect` reads: which kind it is, its entries, and what it lacks."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,8 +20,9 @@ class NotACaptureError(CaptureError):
 class Reading:
     """Reads a file once: a capture, or the bytes of one direction.
 
-    No byte is dropped silently. Each packet holds a segment, or is in `others`; each byte of `payload`, which is what
-    the segments hold, is in an entry, in `repeated`, or in `other_bytes`.
+    No byte is dropped silently. After a capture, each packet is in `with_tcp` or in `others`; each byte in the TCP
+    segments, which are `payload` bytes, is in an entry, in `repeated` or in `other_bytes`; and each byte of the file
+    after a fault is in `unread_bytes`.
     """
 
     def __init__(self, source: Source, keys: KeyLog | None) -> None:
@@ -29,6 +31,8 @@ class Reading:
         self._file = CaptureFile(source)
         self._segments = Segments()
         self._capture = Capture(keys)
+        self.unread_bytes = 0
+        """Bytes after a fault of the file."""
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries, as they come; then raise `CaptureError` if the file cannot be read to its end."""
@@ -61,8 +65,13 @@ class Reading:
         for segment in segments.end():
             yield from capture.take(segment)
         yield from capture.end()
-        if fault is not None:
-            raise fault
+        if fault is None:
+            return
+        if not self._source.is_live:
+            self.unread_bytes = self._source.skip(sys.maxsize)
+        if self.unread_bytes:
+            raise CaptureError(f"{fault}: {self.unread_bytes:,} bytes")
+        raise fault
 
     @property
     def packets(self) -> int:
@@ -70,8 +79,13 @@ class Reading:
         return self._segments.count + self._file.unread.total()
 
     @property
+    def with_tcp(self) -> int:
+        """Packets with a TCP segment, or a fragment of one."""
+        return self._segments.with_tcp
+
+    @property
     def others(self) -> Counter[str]:
-        """Packets in which no TCP segment was read, by what they are instead; for fragments, one of a datagram."""
+        """The other packets, by what they are instead."""
         return self._segments.others + self._file.unread
 
     @property

@@ -105,9 +105,9 @@ class Entry:
 class Session:
     """One connection's frames, read as both ranks read them. [SESSION-*]
 
-    No byte says the revision. A session counts as sealed once a box of it has opened, and as unsealed once a frame after
-    the handshake can be read or is too short for a box; before that, such frames stay closed. Unsealed frames may have
-    the types of revision 2, too: a capture whose seals were opened has them.
+    No byte says the revision. A session counts as sealed once one of its boxes has opened, and as unsealed once a frame
+    after the handshake can be read or is too short for a box; before that, such frames stay closed. Unsealed frames may
+    have the types of revision 2, too: a capture whose boxes were opened has them.
     """
 
     def __init__(self, number: int, keys: KeyLog | None, initiator: int | None, whole: bool) -> None:

@@ -11,8 +11,8 @@ _HEAD: Final = 6
 class Source:
     """Reads a file from its start to its end, once; so a pipe will do. `progress` gets the size of each raw read.
 
-    A compressed file (gzip, bzip2, xz, zstd) is known by its first bytes, whatever its name. Data that do not decompress
-    end the file: `fault` then says why.
+    A compressed file (gzip, bzip2, xz, zstd) is known by its first bytes, whatever its name. Where the data do not
+    decompress, the file ends, and `fault` says why.
     """
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], object] = lambda size: None) -> None:
@@ -22,6 +22,8 @@ class Source:
         """The name of the compression."""
         self.fault: str | None = None
         """Why the compressed data ended early."""
+        self.is_live = not file.seekable()
+        """Whether more bytes may come later."""
         self._file = _Replayed(file, progress)
         self._read: Callable[[int], bytes] = self._file.read
         self._buffer = b""
@@ -108,7 +110,8 @@ class _Replayed:
 
     def read(self, size: int = -1) -> bytes:
         if self._head:
-            data, self._head = self._head, b""
+            data = self._head if size < 0 else self._head[:size]
+            self._head = self._head[len(data) :]
             return data
         data = self._file.read(_CHUNK if size < 0 else size)
         self._progress(len(data))

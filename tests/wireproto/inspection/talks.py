@@ -16,9 +16,10 @@ from wireproto import (
     Revision,
     SessionEnd,
 )
+from wireproto.inspection.captures import Packet
 from wireproto.inspection.connections import Capture
 from wireproto.inspection.keys import KeyLog
-from wireproto.inspection.packets import tcp_segment
+from wireproto.inspection.packets import Segments
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.sessions import Entry
 from wireproto.inspection.tcp import Endpoint, Segment
@@ -80,9 +81,7 @@ class Talk:
 
     @property
     def segments(self) -> list[Segment]:
-        found = [tcp_segment(time, RAW_IP, data) for time, data in self.packets]
-        assert all(found)
-        return [segment for segment in found if segment is not None]
+        return segments_of(self.packets)
 
     def keys(self) -> KeyLog:
         return KeyLog(io.StringIO(self.key_log.getvalue()))
@@ -104,6 +103,13 @@ def a_talk(revision: Revision = Revision.V2, ends: tuple[Endpoint, Endpoint] = E
     names = EXTENSIONS if revision is Revision.V2 else ()
     talk = Talk(revision, ends).say(0, Ping()).say(1, PongPayload(False, False, MemoryPressure.NORMAL, names))
     return talk.say(0, JacclBootstrapPayload(29400, "S-1", names), SessionEnd()).close()
+
+
+def segments_of(packets: Iterable[tuple[float, bytes]], link_type: int = RAW_IP) -> list[Segment]:
+    """The TCP segments in packets."""
+    decoder = Segments()
+    found = [segment for time, data in packets for segment in decoder.take(Packet(time, link_type, data, len(data)))]
+    return found + list(decoder.end())
 
 
 def entries(segments: Iterable[Segment], keys: KeyLog | None = None) -> list[Entry]:
