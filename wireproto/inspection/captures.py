@@ -80,8 +80,8 @@ class CaptureFile:
             raise CaptureError(f"it is a pcap of version {major}.{minor}, which is not read; record it with tcpdump -w")
         link_type = network & 0xFFFF  # the upper bits are about the frame check sequence
         longest = max(_MAX_PACKET, min(snapshot, _MAX_BLOCK))
-        unpack = struct.Struct(order + record)
-        size, unpack_record = unpack.size, unpack.unpack
+        layout = self._layout(order, ticks, record, longest)
+        size, unpack_record = layout.size, layout.unpack
         while head := source.peek(size):
             if head[:8] in _PCAP_STARTS:
                 return
@@ -104,6 +104,19 @@ class CaptureFile:
         if source.fault:
             raise CaptureError(source.fault)
 
+    def _layout(self, order: str, ticks: float, record: str, longest: int) -> struct.Struct:
+        """Return the layout of a packet's header.
+
+        Some vendors added fields without a magic number of their own. Theirs is the layout by which packets follow one
+        another, where they do not by the usual one.
+        """
+        usual = struct.Struct(order + record)
+        if self._source.is_live:
+            return usual
+        head = self._source.peek(_SAMPLE)
+        layouts = [usual, *(struct.Struct(order + record + more) for more in _VENDORS)]
+        return next((each for each in layouts if _is_chain(head, each, ticks, longest)), usual)
+
     def _ended(self, where: str) -> CaptureError:
         cause = self._source.fault or "the file is truncated"
         return CaptureError(f"{cause}, inside {where}, at byte {self._source.offset}")
@@ -124,10 +137,10 @@ class CaptureFile:
             if len(head) < 12:
                 source.take(len(head))
                 raise self._ended("a block")
+            if head[:8] in _PCAP_STARTS:
+                return
             kind, size = struct.unpack_from(order + "II", head)
             if size < 12 or size % 4:
-                if head[:8] in _PCAP_STARTS:
-                    return
                 raise CaptureError(f"the block at byte {source.offset} has a length of {size}: the rest cannot be read")
             if kind not in _BLOCKS:
                 if source.skip(size) < size:
@@ -212,6 +225,19 @@ class _Interface(NamedTuple):
     """Seconds to add to each time."""
 
 
+def _is_chain(head: bytes, layout: struct.Struct, ticks: float, longest: int) -> bool:
+    """Whether packets follow one another from the start of `head`."""
+    at = 0
+    for _ in range(4):
+        if at + layout.size > len(head):
+            break
+        _, fraction, captured, on_wire = layout.unpack_from(head, at)
+        if fraction >= ticks or captured > min(longest, on_wire):
+            return False
+        at += layout.size + captured
+    return True
+
+
 def _options(order: str, data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + 4 <= len(data):
@@ -233,6 +259,10 @@ _PCAP: Final[dict[bytes, tuple[str, float, str]]] = {
     )
 }
 """By magic number: byte order, ticks of the clock in a second, and layout of the header of a packet."""
+
+_VENDORS: Final = ("4x", "8x")
+"""Bytes that Nokia's tcpdump, and those of Red Hat 6.1 and SuSE 6.3, add to the header of a packet."""
+_SAMPLE: Final = 64 * 1024
 
 _PCAP_STARTS: Final = frozenset(magic + struct.pack(order + "HH", 2, 4) for magic, (order, *_) in _PCAP.items())
 """How a file starts that was appended to another one."""

@@ -1,8 +1,9 @@
 """The connections of a capture that carry the protocol: segments in, entries out."""
 
-from collections import deque
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
+from math import inf
 from typing import Final
 
 from wireproto.codec.link import HEADER
@@ -28,6 +29,8 @@ _SETTLING_TIME: Final = 0.5
 """So many segments, or seconds, show where a connection starts of which the capture has no SYN."""
 _MAX_KEPT: Final = 64
 """Findings that are kept before it is known that a connection is the protocol's."""
+_MAX_FIRST: Final = 64 * 1024
+"""Bytes of a stream that are held to see whether another frame follows its first box."""
 _MAX_UNSURE: Final = 8
 """Entries of a stream that are kept before one is sure to be of the protocol."""
 _HANDSHAKE_STARTS: Final = (b"\x01{", b"\x02{")
@@ -44,11 +47,10 @@ def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[
     """
     head = b""
     rest = iter(chunks)
-    for chunk in rest:
+    while (is_stream := _starts_with_frame(head)) is None and (chunk := next(rest, b"")):
         head += chunk
-        if len(head) > HEADER.size:
-            break
-    is_stream = _starts_with_frame(head)
+    if is_stream is None:  # that is all
+        is_stream = len(head) > HEADER.size and len(head) >= HEADER.size + HEADER.unpack_from(head)[0]
     session = Session(1, keys, None, whole=False)
     finder = FrameFinder(synced=is_stream)
     kept: list[Entry] = []
@@ -75,14 +77,25 @@ def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[
         raise NotAStreamError
 
 
-def _starts_with_frame(head: bytes) -> bool:
-    """Whether a link frame can start so: its length is within the limits, and after it a known type or a box."""
+def _starts_with_frame(head: bytes) -> bool | None:
+    """Whether a link frame can start so; None where more bytes, if there are any, are needed to tell.
+
+    Its length is within the limits, and after it is a known type, or a box that another frame follows.
+    """
     if len(head) <= HEADER.size:
-        return False
+        return None
     length: int = HEADER.unpack_from(head)[0]
     if not 0 < length <= MAX_LINK_LENGTH:
         return False
-    return head[HEADER.size] in SPEC_BY_TYPE or length > OVERHEAD
+    if head[HEADER.size] in SPEC_BY_TYPE:
+        return True
+    end = HEADER.size + length
+    if length <= OVERHEAD or end > _MAX_FIRST:
+        return length > OVERHEAD
+    if len(head) < end + HEADER.size:
+        return None
+    following: int = HEADER.unpack_from(head, end)[0]
+    return 0 < following <= MAX_LINK_LENGTH
 
 
 class Capture:
@@ -146,6 +159,10 @@ class Capture:
             self.other_bytes += connection.received
 
 
+_Waiting = list[tuple[int, int, Segment]]
+"""Segments that wait, with the place in the other stream up to which they acknowledge, and their turn."""
+
+
 class _Connection:
     """One TCP connection. Its sides are 0 and 1, in the order of `ends`.
 
@@ -166,7 +183,8 @@ class _Connection:
         self._session: Session | None = None
         self._is_whole = True  # no segment was read before bytes that it acknowledges
         self._settling: list[Segment] | None = []
-        self._waiting: tuple[deque[Segment], deque[Segment]] = (deque(), deque())
+        self._waiting: tuple[_Waiting, _Waiting] = ([], [])  # heaps
+        self._arrivals = count()
         self._waiting_size = 0
         self._streams = (Stream(), Stream())
         self._finders: dict[int, FrameFinder] = {}
@@ -200,14 +218,13 @@ class _Connection:
             return
         held = self._settling
         held.append(segment)
-        if segment.flags & SYN or len(held) == _SETTLING or segment.time - held[0].time > _SETTLING_TIME:
+        if held[0].flags & SYN or len(held) == _SETTLING or segment.time - held[0].time > _SETTLING_TIME:
             yield from self._settle()
 
     def end(self, time: float) -> Iterator[Entry]:
         """Yield the last entries: the capture ends here, or another connection begins."""
         yield from self._settle()
-        while not self.is_foreign and any(self._waiting):
-            yield from self._go_on(forced=True)
+        yield from self._drain(inf)
         if self.is_foreign:
             return
         for side in (0, 1):
@@ -225,12 +242,14 @@ class _Connection:
         held.sort(key=lambda segment: not segment.flags & SYN)
         for side in (0, 1):
             own = [segment for segment in held if segment.source == self._ends[side]]
-            other = next((segment for segment in held if segment.source == self._ends[1 - side]), None)
-            if own and not own[0].flags & SYN and not (other and other.flags & (SYN | ACK) == SYN | ACK):
+            if own and not held[0].flags & SYN:
                 first = min((each.first - own[0].first + 0x8000_0000) & 0xFFFF_FFFF for each in own)
                 self._streams[side].start(own[0].first + first - 0x8000_0000, from_start=False)
         if held:
+            # The SYN first, then what its side sent right after it: both say where the other stream starts.
             self._initiator, self._begin = _initiator(self._ends, held[0])
+            begin = None if self._begin is None else (self._begin + 1) & 0xFFFF_FFFF
+            held.sort(key=lambda segment: (not segment.flags & SYN, segment.first != begin))
         for segment in held:
             yield from self._arrive(segment)
 
@@ -238,15 +257,28 @@ class _Connection:
         if self.is_foreign:
             return
         side = self._ends.index(segment.source)
-        waiting = self._waiting
-        if not (waiting[0] or waiting[1]) and self._is_ready(side, segment):
+        if self._is_ready(side, segment):
             yield from self._read(side, segment)
-            return
-        waiting[side].append(segment)
-        self._waiting_size += len(segment.data)
-        yield from self._go_on(forced=False)
-        while self._is_long(segment.time):
-            yield from self._go_on(forced=True)
+        else:
+            place = self._streams[1 - side].place(segment.acknowledged)
+            heapq.heappush(self._waiting[side], (place, next(self._arrivals), segment))
+            self._waiting_size += len(segment.data)
+        yield from self._drain(segment.time)
+
+    def _drain(self, now: float) -> Iterator[Entry]:
+        """Read the waiting segments that are ready, or have waited for long enough."""
+        while any(self._waiting):
+            sides = [side for side in (0, 1) if self._waiting[side]]
+            ready = [side for side in sides if self._is_ready(side, self._waiting[side][0][2])]
+            if ready:
+                yield from self._next(ready[0])
+            elif self._is_long(now):
+                self._is_whole = False
+                if self._session is not None:
+                    self._session.lack()
+                yield from self._next(min(sides, key=lambda side: self._waiting[side][0][2].time))
+            else:
+                return
 
     def _is_ready(self, side: int, segment: Segment) -> bool:
         """Whether all bytes were read that were there when the segment was sent."""
@@ -257,27 +289,16 @@ class _Connection:
         return not (segment.flags & RST and own.is_known and not own.has(segment.first))
 
     def _is_long(self, now: float) -> bool:
-        """Whether segments wait that have waited for long enough."""
-        heads = [each[0].time for each in self._waiting if each]
+        """Whether segments have waited for long enough."""
         count = len(self._waiting[0]) + len(self._waiting[1])
-        return bool(heads) and (count > _MAX_WAITING or self._waiting_size > MAX_EARLY or now - min(heads) > _MAX_WAIT)
+        oldest = min(each[0][2].time for each in self._waiting if each)
+        return count > _MAX_WAITING or self._waiting_size > MAX_EARLY or now - oldest > _MAX_WAIT
 
-    def _go_on(self, *, forced: bool) -> Iterator[Entry]:
-        """Read the segments that need not wait any longer; the oldest one in any case if `forced`."""
-        while any(self._waiting):
-            sides = [side for side in (0, 1) if self._waiting[side]]
-            ready = [side for side in sides if self._is_ready(side, self._waiting[side][0])]
-            if not ready and not forced:
-                return
-            side = min(ready or sides, key=lambda each: self._waiting[each][0].time)
-            segment = self._waiting[side].popleft()
-            self._waiting_size -= len(segment.data)
-            if not ready:
-                forced = False
-                self._is_whole = False
-                if self._session is not None:
-                    self._session.lack()
-            yield from self._read(side, segment)
+    def _next(self, side: int) -> Iterator[Entry]:
+        """Read the segment of a side that has waited for the fewest bytes."""
+        _, _, segment = heapq.heappop(self._waiting[side])
+        self._waiting_size -= len(segment.data)
+        yield from self._read(side, segment)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -287,11 +308,10 @@ class _Connection:
         own, other = self._streams[side], self._streams[1 - side]
         pieces = own.take(segment)
         if segment.flags & ACK:
-            if other.is_known:
-                for piece in other.acknowledged(segment.acknowledged, segment.time):
-                    yield from self._entries(1 - side, piece)
-            elif segment.flags & SYN or (own.from_start and own.offset == len(segment.data)):
+            if not other.is_known and (segment.flags & SYN or (own.from_start and not own.place(segment.first))):
                 other.start(segment.acknowledged, from_start=True)  # it has sent nothing but its SYN
+            for piece in other.acknowledged(segment.acknowledged, segment.time):
+                yield from self._entries(1 - side, piece)
         for piece in pieces:
             yield from self._entries(side, piece)
         if segment.flags & RST:
@@ -362,8 +382,8 @@ class _Connection:
             self.is_foreign = True
             self._finders.clear()
             self._streams = (Stream(), Stream())
-            self._waiting[0].clear()
-            self._waiting[1].clear()
+            for each in self._waiting:
+                each.clear()
         return not self.is_foreign
 
     def _opened(self, side: int, time: float, found: Found) -> Iterator[Entry]:

@@ -17,6 +17,8 @@ _FORMATS: Final[dict[bytes, tuple[str, str]]] = {
     b"\x05VNF": ("a Visual Networks capture", CONVERT),
     b"\x54\x52\x00\x64\x00": ("a nettl capture", CONVERT),
     b"\x00\x00\x02\x00\x12\x05\x00\x10": ("a Tektronix capture", CONVERT),
+    b"\x01\x10\x4c\x00": ("a LANalyzer capture", CONVERT),
+    b"+---------+---------------+": ("a Tektronix text capture", CONVERT),
     b"EyeSDN": ("an EyeSDN capture", CONVERT),
     b"LOGG": ("a Vector BLF log", CONVERT),
     b"\xa1\x2b\x3c\x4d": ("a Navtel capture", CONVERT),

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from wireproto.inspection.captures import CaptureError, CaptureFile
 from wireproto.inspection.connections import Capture, NotAStreamError, entries_of_stream
@@ -11,6 +12,11 @@ from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.packets import Segments
 from wireproto.inspection.sessions import Entry
 from wireproto.inspection.source import Source
+
+_NOTHING: Final = (
+    "it is not a capture (pcap, pcapng), and not a stream of the protocol; "
+    "a capture that only Wireshark knows can be converted: editcap -F pcapng FILE OUT.pcapng"
+)
 
 
 class NotACaptureError(CaptureError):
@@ -43,13 +49,13 @@ class Reading:
         if CaptureFile.is_capture(head):
             yield from self._captured()
             return
-        if name := unread_format(source.peek(24)):
+        if name := unread_format(source.peek(32)):
             raise NotACaptureError(name)
         chunks = iter(source.take_some, b"")
         try:
             yield from entries_of_stream(chunks, self._keys)
         except NotAStreamError:
-            raise NotACaptureError("it is not a capture (pcap, pcapng), and not a stream of the protocol") from None
+            raise NotACaptureError(_NOTHING) from None
         if source.fault:
             raise CaptureError(source.fault)
 

@@ -74,6 +74,7 @@ class Stream:
         """Bytes that came again."""
         self._base: int | None = None  # the sequence number of the byte at offset 0
         self._end: int | None = None  # the offset after the last byte
+        self._unseen: tuple[int, int] | None = None  # the lowest and highest number acknowledged while none was seen
         self._acknowledged = 0  # up to this offset
         self._cut = 0  # up to this offset, segments have come, though not all of their bytes
         self._early: list[tuple[int, float, bytes, int]] = []  # by offset, a heap; the last number is `cut`
@@ -98,9 +99,14 @@ class Stream:
             if not from_start:
                 self._gaps.append((-MAX_WINDOW, 0))
 
+    def place(self, number: int) -> int:
+        """Return the offset in the stream of a sequence number, which has 32 bits and wraps around."""
+        ahead = (number - (self._base or 0) - self.offset) & 0xFFFF_FFFF
+        return self.offset + ahead - (0x1_0000_0000 if ahead >= 0x8000_0000 else 0)
+
     def has(self, number: int) -> bool:
         """Whether no bytes before a sequence number are waited for; a number out of any window is not believed."""
-        offset = self._offset(number)
+        offset = self.place(number)
         ahead = offset - self.offset
         # The end of a stream takes a number like a byte.
         return ahead <= 1 or offset <= self._acknowledged or ahead > MAX_WINDOW
@@ -111,7 +117,7 @@ class Stream:
         first = segment.first
         if self._base is None:
             self.start(first, from_start=bool(segment.flags & SYN))
-        offset = self._offset(first)
+        offset = self.place(first)
         if segment.flags & (FIN | RST):
             self._end = offset + len(data) + cut
         if not data and not cut:
@@ -128,7 +134,15 @@ class Stream:
 
     def acknowledged(self, number: int, time: float) -> Sequence[Piece | Late]:
         """Say that the receiver has all bytes before this sequence number: no more of them will be sent."""
-        offset = self._offset(number)
+        if self._base is None:
+            first, last = self._unseen or (number, number)
+            if (number - first) & 0x8000_0000:
+                first = number
+            elif not (number - last) & 0x8000_0000:
+                last = number
+            self._unseen = first, last
+            return ()
+        offset = self.place(number)
         if offset <= self._acknowledged or offset - self.offset > MAX_WINDOW:
             return ()
         self._acknowledged = offset
@@ -140,7 +154,11 @@ class Stream:
     def give_up(self, time: float) -> Sequence[Piece | Late]:
         """Return what is left: nothing more comes."""
         if self._base is None:
-            return ()
+            if self._unseen is None:
+                return ()
+            first, last = self._unseen
+            self.start(first, from_start=False)
+            self.acknowledged(last, time)
         pieces: list[Piece | Late] = []
         while self._early:
             pieces += self._hole(time)
@@ -151,11 +169,6 @@ class Stream:
         if end > self.offset:
             pieces.append(self._lost(end, time))
         return pieces
-
-    def _offset(self, number: int) -> int:
-        """Return the offset of a sequence number, which has 32 bits and wraps around."""
-        ahead = (number - (self._base or 0) - self.offset) & 0xFFFF_FFFF
-        return self.offset + ahead - (0x1_0000_0000 if ahead >= 0x8000_0000 else 0)
 
     def _in_order(self, time: float) -> list[Piece | Late]:
         pieces: list[Piece | Late] = []
