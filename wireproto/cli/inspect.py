@@ -1,5 +1,6 @@
 """The command `wireproto inspect`."""
 
+import errno
 import os
 import stat
 import sys
@@ -84,7 +85,7 @@ def inspect(
         try:
             opened_file = stack.enter_context(file.open("rb", buffering=0))
             if stat.S_ISDIR(os.fstat(opened_file.fileno()).st_mode):
-                raise IsADirectoryError(21, "it is a directory", str(file))
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
             keys = None if keylog is None else KeyLog(stack.enter_context(keylog.open(errors="replace")))
         except OSError as error:
             raise typer.BadParameter(f"{printable(str(error.filename))}: {error.strerror}", ctx=context) from None

@@ -260,8 +260,7 @@ class _Connection:
         if self._is_ready(side, segment):
             yield from self._read(side, segment)
         else:
-            place = self._streams[1 - side].place(segment.acknowledged)
-            heapq.heappush(self._waiting[side], (place, next(self._arrivals), segment))
+            heapq.heappush(self._waiting[side], (self._place(side, segment), next(self._arrivals), segment))
             self._waiting_size += len(segment.data)
         yield from self._drain(segment.time)
 
@@ -283,10 +282,23 @@ class _Connection:
     def _is_ready(self, side: int, segment: Segment) -> bool:
         """Whether all bytes were read that were there when the segment was sent."""
         other = self._streams[1 - side]
+        own = self._streams[side]
         if segment.flags & ACK and other.is_known and not other.has(segment.acknowledged):
             return False
-        own = self._streams[side]
+        if not other.is_known and own.from_start and own.place(segment.first) > 0:
+            return False  # where the other stream starts is told by its SYN, or the first segment after the own SYN
         return not (segment.flags & RST and own.is_known and not own.has(segment.first))
+
+    def _place(self, side: int, segment: Segment) -> int:
+        """Return up to where the other stream must have been read before the segment of a side is."""
+        return self._streams[1 - side].place(segment.acknowledged)
+
+    def _start(self, side: int, number: int) -> None:
+        """Say the sequence number of a side's first byte."""
+        self._streams[side].start(number, from_start=True)
+        waiting = self._waiting[1 - side]
+        waiting[:] = [(self._place(1 - side, segment), turn, segment) for _, turn, segment in waiting]
+        heapq.heapify(waiting)
 
     def _is_long(self, now: float) -> bool:
         """Whether segments have waited for long enough."""
@@ -306,10 +318,12 @@ class _Connection:
         if self.is_foreign:
             return
         own, other = self._streams[side], self._streams[1 - side]
+        if segment.flags & SYN and not own.is_known:
+            self._start(side, segment.first)
         pieces = own.take(segment)
         if segment.flags & ACK:
             if not other.is_known and (segment.flags & SYN or (own.from_start and not own.place(segment.first))):
-                other.start(segment.acknowledged, from_start=True)  # it has sent nothing but its SYN
+                self._start(1 - side, segment.acknowledged)  # it has sent nothing but its SYN
             for piece in other.acknowledged(segment.acknowledged, segment.time):
                 yield from self._entries(1 - side, piece)
         for piece in pieces:

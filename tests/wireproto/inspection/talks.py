@@ -124,12 +124,16 @@ def with_data(segments: list[Segment], side: int) -> list[int]:
     return [at for at, each in enumerate(segments) if each.data and each.source == ENDS[side]]
 
 
-def pcap(packets: Iterable[tuple[float, bytes]], link_type: int = 101, order: str = "<", nano: bool = False) -> bytes:
-    """The same packets in the old format."""
+def pcap(
+    packets: Iterable[tuple[float, bytes]], link_type: int = 101, order: str = "<", nano: bool = False, cut: int = 65536
+) -> bytes:
+    """The same packets in the old format, each cut after so many bytes."""
     magic, unit = (0xA1B23C4D, 1e9) if nano else (0xA1B2C3D4, 1e6)
     out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, link_type)
     for time, data in packets:
-        out += struct.pack(f"{order}IIII", int(time), round(time % 1 * unit), len(data), len(data)) + data
+        out += (
+            struct.pack(f"{order}IIII", int(time), round(time % 1 * unit), min(cut, len(data)), len(data)) + data[:cut]
+        )
     return out
 
 
