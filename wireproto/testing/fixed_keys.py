@@ -1,13 +1,12 @@
-"""Handshakes whose keys are all known: for strategies, fuzzers and test peers, never for a real session.
+"""Handshakes with known keys, for strategies, fuzzers and test peers. Never use them for a real session.
 
-The introductions are made and the key is derived from the primitives, beside `handshake`, not by way of it.
+This module builds the hello, the ack and the key from the primitives, independently of `wireproto.session.handshake`.
 """
 
 import hashlib
 import hmac
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -18,19 +17,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from wireproto.codec.frame import encode_frame
 from wireproto.messages import HandshakeAck, HandshakeHello
-from wireproto.session import handshake
 from wireproto.session.handshake import KEY_INFO
+from wireproto.session.seal import Random
 
 _SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same bytes each time
 
 
 @dataclass(frozen=True)
 class KnownSide:
-    """What one side of a handshake has, and would otherwise draw; a `Signer`, too."""
+    """The secrets of one side of a handshake. It is a `Signer`, too."""
 
-    scalar: bytes
+    scalar: bytes = field(repr=False)
     """The P-256 private key, 32 bytes, big-endian."""
-    ephemeral: bytes
+    ephemeral: bytes = field(repr=False)
     """The X25519 private key."""
     nonce: bytes
 
@@ -52,34 +51,39 @@ class KnownSide:
         """The X25519 public key."""
         return self.private.public_key().public_bytes_raw()
 
+    def random(self) -> Random:
+        """Return a random source for one session: it gives this side's ephemeral key and nonce, then others."""
+        known = iter((self.ephemeral, self.nonce))
+        return lambda count: next(known, b"") or os.urandom(count)
+
     def sign(self, commitment: bytes) -> bytes:
         return self._key.sign(commitment, _SIGNATURE)
 
 
 @dataclass(frozen=True)
 class KnownHandshake:
-    """Both sides of one, and what comes of it."""
+    """Both sides of a handshake, its frames and its key."""
 
     rank_0: KnownSide
     rank_1: KnownSide
 
     @cached_property
     def hello(self) -> bytes:
-        """The hello's cluster frame. [HANDSHAKE-HELLO]"""
+        """Cluster frame of the hello. [HANDSHAKE-HELLO]"""
         own = self.rank_0
         signature = own.sign(hashlib.sha256(own.public + own.nonce).digest())
         return encode_frame(HandshakeHello(own.public_key, own.public, own.nonce, signature))
 
     @cached_property
     def ack(self) -> bytes:
-        """The ack's cluster frame. [HANDSHAKE-ACK]"""
+        """Cluster frame of the ack. [HANDSHAKE-ACK]"""
         own = self.rank_1
         signature = own.sign(hashlib.sha256(self.rank_0.nonce + own.nonce + own.public).digest())
         return encode_frame(HandshakeAck(own.public_key, own.public, own.nonce, signature))
 
     @cached_property
     def key(self) -> bytes:
-        """The session key: HKDF with one block of output, by hand. [HANDSHAKE-KEY]"""
+        """Session key: HKDF with one block of output. [HANDSHAKE-KEY]"""
         shared = self.rank_0.private.exchange(X25519PublicKey.from_public_bytes(self.rank_1.public))
         pseudorandom = hmac.digest(self.rank_0.nonce + self.rank_1.nonce, shared, "sha256")
         return hmac.digest(pseudorandom, KEY_INFO + b"\x01", "sha256")
@@ -97,25 +101,14 @@ KNOWN: Final = KnownHandshake(
         bytes(range(0x20, 0x40)),
     ),
 )
-"""That of the worked example in spec/protocol.md, and of the vectors."""
+"""The handshake of the worked example in spec/protocol.md and of the test vectors."""
 
 
 def box(key: bytes, nonce: bytes, plaintext: bytes) -> bytes:
-    """A sealed box with a nonce of one's choice. [SEAL-LAYOUT]"""
+    """Return a sealed box with the given nonce. [SEAL-LAYOUT]"""
     return nonce + AESGCM(key).encrypt(nonce, plaintext, None)
 
 
 def unbox(key: bytes, sealed: bytes) -> bytes:
-    """What a box holds. Raises `cryptography.exceptions.InvalidTag`, or ValueError for less than a nonce."""
+    """Return the plaintext of a box. Raise `cryptography.exceptions.InvalidTag`, or ValueError if it is too short."""
     return AESGCM(key).decrypt(sealed[:12], sealed[12:], None)
-
-
-@contextmanager
-def drawn(side: KnownSide) -> Iterator[None]:
-    """Within, `handshake` draws this side's ephemeral key and nonce."""
-    draw = handshake._draw_ephemeral
-    handshake._draw_ephemeral = lambda: side  # type: ignore[assignment,return-value]
-    try:
-        yield
-    finally:
-        handshake._draw_ephemeral = draw
