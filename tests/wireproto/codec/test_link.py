@@ -396,8 +396,13 @@ def test_encode(length: int, hold: Callable[[bytes], bytes]) -> None:
 
 
 def test_pieces_do_not_copy() -> None:
-    for body in (b"body", bytearray(b"body"), memoryview(b"body")):
-        assert link_frame_pieces(body)[1] is body
+    body = b"body"
+    assert link_frame_pieces(body)[1] is body
+    buffer = bytearray(b"body")
+    for held in (buffer, memoryview(buffer), memoryview(buffer).cast("H")):
+        piece = link_frame_pieces(held)[1]
+        buffer[0] ^= 1
+        assert piece == buffer
 
 
 def test_length_is_in_bytes() -> None:

@@ -342,20 +342,18 @@ PEER = destination_of(0, 1)
     ],
 )
 def test_own_lists_are_checked_before_anything_is_sent(init: Callable[[], Init], code: str, path: str | None) -> None:
-    assert verdict(next, init()) == expected(code, None, path)
+    assert verdict(init) == expected(code, None, path)
 
 
 def test_own_right_list_is_checked_before_anything_is_sent() -> None:
-    assert verdict(next, ring_init(0, 2, [PEER], [OWN_ENTRY])) == expected(
-        "jaccl-own-entry", None, "right[0][0].local_id"
-    )
+    assert verdict(ring_init, 0, 2, [PEER], [OWN_ENTRY]) == expected("jaccl-own-entry", None, "right[0][0].local_id")
 
 
 @pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 1), (0, 9)])
 def test_no_such_rank(rank: int, size: int) -> None:
-    for init in (mesh_init(rank, size, []), ring_init(rank, size, [], [])):
+    for init in (lambda: mesh_init(rank, size, []), lambda: ring_init(rank, size, [], [])):
         with pytest.raises(ValueError, match="rank"):
-            next(init)
+            init()
 
 
 @given(data=st.data())
