@@ -19,7 +19,7 @@ from wireproto.session.seal import Seal
 from wireproto.testing import strategies
 from wireproto.testing.fixed_keys import KNOWN, KnownHandshake
 from wireproto.testing.malformed import VIOLATIONS
-from wireproto.testing.strategies import BrokenFrame, BrokenStream, LinkStream, SealedStream, SpeltFrame
+from wireproto.testing.strategies import BrokenFrame, BrokenStream, EncodedFrame, LinkStream, SealedStream
 from wireproto.testing.vectors import SessionTest
 
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
@@ -37,9 +37,9 @@ def test_canonical_frames(cls: type[Message], data: st.DataObject) -> None:
 
 @EVERY_CLASS
 @given(data=st.data())
-def test_spelt_frames(cls: type[Message], data: st.DataObject) -> None:
+def test_encoded_frames(cls: type[Message], data: st.DataObject) -> None:
     """[JSON-SPELLING, JSON-UNKNOWN-KEY]"""
-    frame = data.draw(strategies.spelt_frames(cls))
+    frame = data.draw(strategies.encoded_frames(cls))
     assert fast(frame.data) == slow(frame.data) == Accepted(cls, frame.message)
     if frame.data[0] in JSON_TYPES:
         assert judge(frame.data, Revision.V2) == frame.message
@@ -137,7 +137,7 @@ def test_the_union_is_registered(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [SpeltFrame, BrokenFrame, LinkStream, BrokenStream, KnownHandshake, SealedStream, SessionTest]
+    "cls", [EncodedFrame, BrokenFrame, LinkStream, BrokenStream, KnownHandshake, SealedStream, SessionTest]
 )
 def test_registered_classes(cls: type[Any]) -> None:
     @given(value=st.from_type(cls))
@@ -149,7 +149,7 @@ def test_registered_classes(cls: type[Any]) -> None:
 
 
 def test_a_spelling_shrinks_to_the_canonical_frame() -> None:
-    small = find(strategies.spelt_frames(), lambda frame: frame.data[0] == 0x07, random=Random(1))
+    small = find(strategies.encoded_frames(), lambda frame: frame.data[0] == 0x07, random=Random(1))
     assert small.data == b'\x07{"port":0,"sessionID":""}'
 
 
