@@ -18,7 +18,7 @@ import construct
 from spec.tools.worked_example import worked_example
 from wireproto import schema
 from wireproto.errors import ERROR_CODES
-from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType, Revision
+from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType
 from wireproto.session import BOX_OPENS, RECEIVES, SENDS, Role, State
 
 _PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
@@ -143,17 +143,15 @@ def error_table() -> str:
     return f"\n| code | meaning |\n| --- | --- |\n{rows}\n"
 
 
-_IN_SPEC: Final = {"seq_len": "seqLen", "token_id": "tokenID", "data": "bfloat16"}
-
 DRAWN: Final[dict[str, Callable[[], str]]] = {
-    "LINK_FRAME": partial(layout_diagram, schema.LINK_FRAME, {"body": "length"}),
-    "SEALED_BOX": partial(layout_diagram, schema.SEALED_BOX, {"ciphertext": "n"}),
-    "CLUSTER_FRAME": partial(layout_diagram, schema.CLUSTER_FRAME[Revision.V2], {"payload": ""}),
-    "SIDE_CHANNEL_PART": partial(layout_diagram, schema.SIDE_CHANNEL_PART, {"part": ""}),
-    "SIDE_CHANNEL_WHOLE": partial(layout_diagram, schema.SIDE_CHANNEL_WHOLE, {"whole": ""}),
-    "ACTIVATION": partial(layout_diagram, schema.activation(0), {"data": "seqLen × hiddenDim × 2"}, _IN_SPEC),
-    "TOKEN": partial(layout_diagram, schema.TOKEN, names=_IN_SPEC),
-    "JACCL_DESTINATION": partial(layout_diagram, schema.JACCL_DESTINATION),
+    "LinkFrame": partial(layout_diagram, schema.LinkFrame, {"body": "length"}),
+    "SealedBox": partial(layout_diagram, schema.SealedBox, {"ciphertext": "n"}),
+    "ClusterFrame": partial(layout_diagram, schema.ClusterFrame, {"payload": ""}),
+    "SideChannelPart": partial(layout_diagram, schema.SideChannelPart, {"part": ""}),
+    "SideChannelWhole": partial(layout_diagram, schema.SideChannelWhole, {"whole": ""}),
+    "Activation": partial(layout_diagram, schema.Activation, {"data": "seqLen × hiddenDim × 2"}, {"data": "bfloat16"}),
+    "Token": partial(layout_diagram, schema.Token),
+    "JacclDestination": partial(layout_diagram, schema.JacclDestination),
     **{role.value: partial(state_diagram, role) for role in Role},
     "error codes": error_table,
     "worked example": worked_example,

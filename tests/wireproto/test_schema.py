@@ -6,24 +6,45 @@ One helper takes each row through parse, build, size and parse again, and throug
 from typing import Any, Final, NamedTuple
 
 import pytest
-from construct import Construct, Container, SizeofError
+from construct import Construct, Container, SizeofError, Subconstruct
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
-from wireproto import MalformedError, Revision, WireError, schema
+from wireproto import MalformedError, WireError, schema
 from wireproto.schema import (
-    JACCL_DESTINATION,
-    JACCL_HELLO,
-    LINK_FRAME,
-    SEALED_BOX,
-    SIDE_CHANNEL_PART,
-    SIDE_CHANNEL_WHOLE,
-    TOKEN,
-    activation,
+    Activation,
+    ClusterFrame,
+    JacclDestination,
+    JacclHello,
+    LinkFrame,
+    SealedBox,
+    SideChannelPart,
+    SideChannelWhole,
+    Token,
     build,
     parse,
 )
+
+
+class Given(Subconstruct):  # type: ignore[misc]
+    """A layout with what it needs to be told."""
+
+    def __init__(self, subcon: Construct, **context: object) -> None:
+        super().__init__(subcon)
+        self.context = context
+
+    def _parse(self, stream: Any, context: Container, path: str) -> Any:
+        context.update(self.context)
+        return self.subcon._parse(stream, context, path)
+
+    def _build(self, obj: Any, stream: Any, context: Container, path: str) -> Any:
+        context.update(self.context)
+        return self.subcon._build(obj, stream, context, path)
+
+
+def of_hidden_dim(hidden_dim: int) -> Construct:
+    return Given(Activation, hidden_dim=hidden_dim)
 
 
 def common(
@@ -72,47 +93,47 @@ def endpoint(queue_pair: int, gid: bytes) -> dict[str, Any]:
 
 
 ROWS: Final = [
-    Row("link", LINK_FRAME, b"\x03\0\0\0\0\0\0\0abc", {"length": 3, "body": b"abc"}, None),
-    Row("link-least", LINK_FRAME, b"\x01\0\0\0\0\0\0\0\xff", {"length": 1, "body": b"\xff"}, None),
-    Row("link-258", LINK_FRAME, b"\x02\x01\0\0\0\0\0\0" + bytes(258), {"length": 258, "body": bytes(258)}, None),
-    Row("box", SEALED_BOX, NONCE + b"secret" + TAG, {"nonce": NONCE, "ciphertext": b"secret", "tag": TAG}, None, True),
-    Row("box-empty", SEALED_BOX, NONCE + TAG, {"nonce": NONCE, "ciphertext": b"", "tag": TAG}, None, True),
-    Row("box-one", SEALED_BOX, NONCE + b"x" + TAG, {"nonce": NONCE, "ciphertext": b"x", "tag": TAG}, None, True),
-    Row("activation", activation(3), b"\x02\0\0\0" + bytes(range(12)), {"seq_len": 2, "data": bytes(range(12))}, None),
-    Row("activation-one", activation(1), b"\x01\0\0\0\x80\x3f", {"seq_len": 1, "data": b"\x80\x3f"}, None),
-    Row("activation-none", activation(4096), b"\0\0\0\0", {"seq_len": 0, "data": b""}, None),
-    Row("activation-stop", activation(4096), b"\xff\xff\xff\xff", {"seq_len": -1, "data": b""}, None),
-    Row("activation-256", activation(2), b"\0\x01\0\0" + bytes(1024), {"seq_len": 256, "data": bytes(1024)}, None),
-    Row("token", TOKEN, b"\xf3\x4f\x02\0", {"token_id": 151539}, 4),
-    Row("token-least", TOKEN, b"\0\0\0\x80", {"token_id": -(2**31)}, 4),
-    Row("token-greatest", TOKEN, b"\xff\xff\xff\x7f", {"token_id": 2**31 - 1}, 4),
-    Row("token-minus-1", TOKEN, b"\xff\xff\xff\xff", {"token_id": -1}, 4),
-    Row("hello-1", JACCL_HELLO, b"\x01\0\0\0", {"rank": 1}, 4),
-    Row("hello-7", JACCL_HELLO, b"\x07\0\0\0", {"rank": 7}, 4),
+    Row("link", LinkFrame, b"\x03\0\0\0\0\0\0\0abc", {"length": 3, "body": b"abc"}, None),
+    Row("link-least", LinkFrame, b"\x01\0\0\0\0\0\0\0\xff", {"length": 1, "body": b"\xff"}, None),
+    Row("link-258", LinkFrame, b"\x02\x01\0\0\0\0\0\0" + bytes(258), {"length": 258, "body": bytes(258)}, None),
+    Row("box", SealedBox, NONCE + b"secret" + TAG, {"nonce": NONCE, "ciphertext": b"secret", "tag": TAG}, None, True),
+    Row("box-empty", SealedBox, NONCE + TAG, {"nonce": NONCE, "ciphertext": b"", "tag": TAG}, None, True),
+    Row("box-one", SealedBox, NONCE + b"x" + TAG, {"nonce": NONCE, "ciphertext": b"x", "tag": TAG}, None, True),
+    Row(
+        "activation", of_hidden_dim(3), b"\x02\0\0\0" + bytes(range(12)), {"seqLen": 2, "data": bytes(range(12))}, None
+    ),
+    Row("activation-one", of_hidden_dim(1), b"\x01\0\0\0\x80\x3f", {"seqLen": 1, "data": b"\x80\x3f"}, None),
+    Row("activation-none", of_hidden_dim(4096), b"\0\0\0\0", {"seqLen": 0, "data": b""}, None),
+    Row("activation-stop", of_hidden_dim(4096), b"\xff\xff\xff\xff", {"seqLen": -1, "data": b""}, None),
+    Row("activation-256", of_hidden_dim(2), b"\0\x01\0\0" + bytes(1024), {"seqLen": 256, "data": bytes(1024)}, None),
+    Row("token", Token, b"\xf3\x4f\x02\0", {"tokenID": 151539}, 4),
+    Row("token-least", Token, b"\0\0\0\x80", {"tokenID": -(2**31)}, 4),
+    Row("token-greatest", Token, b"\xff\xff\xff\x7f", {"tokenID": 2**31 - 1}, 4),
+    Row("token-minus-1", Token, b"\xff\xff\xff\xff", {"tokenID": -1}, 4),
+    Row("hello-1", JacclHello, b"\x01\0\0\0", {"rank": 1}, 4),
+    Row("hello-7", JacclHello, b"\x07\0\0\0", {"rank": 7}, 4),
     Row(
         "destination",
-        JACCL_DESTINATION,
+        JacclDestination,
         b"\x05\0\0\0" + b"\x01\x02\0\0" + b"\x07\0\0\0" + bytes(4) + GID,
         {"local_id": 5, "endpoint": endpoint(0x201, GID)},
         None,
     ),
     Row(
         "destination-zeros",
-        JACCL_DESTINATION,
+        JacclDestination,
         bytes(8) + b"\x07" + bytes(23),
         {"local_id": 0, "endpoint": endpoint(0, bytes(16))},
         None,
     ),
     Row(
         "destination-greatest",
-        JACCL_DESTINATION,
+        JacclDestination,
         b"\xff\xff\xff\x7f" * 2 + b"\x07\0\0\0" + bytes(4) + b"\xff" * 16,
         {"local_id": 2**31 - 1, "endpoint": endpoint(2**31 - 1, b"\xff" * 16)},
         None,
     ),
-    Row(
-        "destination-own", JACCL_DESTINATION, b"\xff\xff\xff\xff" + bytes(28), {"local_id": -1, "endpoint": None}, None
-    ),
+    Row("destination-own", JacclDestination, b"\xff\xff\xff\xff" + bytes(28), {"local_id": -1, "endpoint": None}, None),
 ]
 EVERY_ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 
@@ -141,59 +162,59 @@ def test_trailing_bytes(row: Row) -> None:
 
 @pytest.mark.parametrize("hold", [bytes, bytearray, memoryview])
 def test_any_buffer(hold: type) -> None:
-    assert parse(TOKEN, hold(b"\x01\0\0\0")).token_id == 1
-    assert parse(schema.CLUSTER_FRAME[Revision.V2], hold(b'\x0a{"uid":"u"}')).uid == "u"
+    assert parse(Token, hold(b"\x01\0\0\0")).tokenID == 1
+    assert parse(schema.SessionStopPayload, hold(b'{"uid":"u"}')).uid == "u"
 
 
 def test_destination_padding_means_nothing() -> None:
     head, padded, zeros = b"\x05\0\0\0\x01\0\0\0\x07\0\0\0", b"\xde\xad\xbe\xef", bytes(4)
     value = {"local_id": 5, "endpoint": endpoint(1, GID)}
-    common(JACCL_DESTINATION, head + padded + GID, value, canonical=head + zeros + GID)
+    common(JacclDestination, head + padded + GID, value, canonical=head + zeros + GID)
 
 
 def test_own_entry_is_anything() -> None:
     """Its other 28 bytes are memory that was never written."""
     own = b"\xff\xff\xff\xff"
     for rest in (bytes(28), b"\xff" * 28, bytes(range(28)), b"\xff\xff\xff\xff\x08" + bytes(23)):
-        common(JACCL_DESTINATION, own + rest, {"local_id": -1, "endpoint": None}, canonical=own + bytes(28))
+        common(JacclDestination, own + rest, {"local_id": -1, "endpoint": None}, canonical=own + bytes(28))
 
 
 def test_destination_is_32_bytes() -> None:
-    assert all(len(row.data) == 32 for row in ROWS if row.layout is JACCL_DESTINATION)
+    assert all(len(row.data) == 32 for row in ROWS if row.layout is JacclDestination)
 
 
 @pytest.mark.parametrize(
     ("layout", "data", "code", "offset", "path"),
     [
-        (LINK_FRAME, bytes(8), "link-length-zero", 0, "length"),
-        (LINK_FRAME, bytes(9), "link-length-zero", 0, "length"),
-        (LINK_FRAME, b"\x01\0\0\x10\0\0\0\0x", "link-length-limit", 0, "length"),
-        (LINK_FRAME, b"\0\0\0\0\0\0\0\x80", "link-length-limit", 0, "length"),
-        (LINK_FRAME, b"\xff" * 8, "link-length-limit", 0, "length"),
-        (activation(3), b"\xfe\xff\xff\xff", "activation-seq-len", 0, "seqLen"),
-        (activation(3), b"\0\0\0\x80" + bytes(6), "activation-seq-len", 0, "seqLen"),
-        (activation(3), b"\xff\xff\xff\xff\0", "trailing-data", 4, None),
-        (activation(3), b"\xff\xff\xff\xff" + bytes(6), "trailing-data", 4, None),
-        (activation(3), b"\x01\0\0\0" + bytes(5), "truncated", 9, None),
-        (activation(3), b"\x01\0\0\0" + bytes(7), "trailing-data", 10, None),
-        (activation(4096), b"\xff\xff\xff\x7f" + bytes(100), "truncated", 104, None),
-        (JACCL_HELLO, bytes(4), "jaccl-rank", 0, "rank"),
-        (JACCL_HELLO, b"\x08\0\0\0", "jaccl-rank", 0, "rank"),
-        (JACCL_HELLO, b"\xff\xff\xff\xff", "jaccl-rank", 0, "rank"),
-        (JACCL_HELLO, b"GET ", "jaccl-rank", 0, "rank"),
-        (JACCL_HELLO, b"\0\0\0\x01", "jaccl-rank", 0, "rank"),
-        (JACCL_HELLO, b"\x00\x00\x00\x00\x00", "jaccl-rank", 0, "rank"),
-        (JACCL_DESTINATION, b"\xfe\xff\xff\xff" + bytes(28), "jaccl-local-id", 0, "local_id"),
-        (JACCL_DESTINATION, b"\0\0\0\x80" + bytes(28), "jaccl-local-id", 0, "local_id"),
-        (JACCL_DESTINATION, b"\0\0\0\0\xff\xff\xff\xff\x07" + bytes(23), "jaccl-queue-pair", 4, "queue_pair_number"),
-        (JACCL_DESTINATION, b"\0\0\0\0\0\0\0\x80\x07" + bytes(23), "jaccl-queue-pair", 4, "queue_pair_number"),
-        (JACCL_DESTINATION, bytes(32), "jaccl-sequence-number", 8, "packet_sequence_number"),
-        (JACCL_DESTINATION, bytes(8) + b"\x06" + bytes(23), "jaccl-sequence-number", 8, "packet_sequence_number"),
-        (JACCL_DESTINATION, bytes(8) + b"\x08" + bytes(23), "jaccl-sequence-number", 8, "packet_sequence_number"),
-        (JACCL_DESTINATION, bytes(8) + b"\0\0\0\x07" + bytes(20), "jaccl-sequence-number", 8, "packet_sequence_number"),
-        (JACCL_DESTINATION, b"\xfe\xff\xff\xff", "jaccl-local-id", 0, "local_id"),
-        (SEALED_BOX, bytes(27), "truncated", 27, None),
-        (SEALED_BOX, b"", "truncated", 0, None),
+        (LinkFrame, bytes(8), "link-length-zero", 0, "length"),
+        (LinkFrame, bytes(9), "link-length-zero", 0, "length"),
+        (LinkFrame, b"\x01\0\0\x10\0\0\0\0x", "link-length-limit", 0, "length"),
+        (LinkFrame, b"\0\0\0\0\0\0\0\x80", "link-length-limit", 0, "length"),
+        (LinkFrame, b"\xff" * 8, "link-length-limit", 0, "length"),
+        (of_hidden_dim(3), b"\xfe\xff\xff\xff", "activation-seq-len", 0, "seqLen"),
+        (of_hidden_dim(3), b"\0\0\0\x80" + bytes(6), "activation-seq-len", 0, "seqLen"),
+        (of_hidden_dim(3), b"\xff\xff\xff\xff\0", "trailing-data", 4, None),
+        (of_hidden_dim(3), b"\xff\xff\xff\xff" + bytes(6), "trailing-data", 4, None),
+        (of_hidden_dim(3), b"\x01\0\0\0" + bytes(5), "truncated", 9, None),
+        (of_hidden_dim(3), b"\x01\0\0\0" + bytes(7), "trailing-data", 10, None),
+        (of_hidden_dim(4096), b"\xff\xff\xff\x7f" + bytes(100), "truncated", 104, None),
+        (JacclHello, bytes(4), "jaccl-rank", 0, "rank"),
+        (JacclHello, b"\x08\0\0\0", "jaccl-rank", 0, "rank"),
+        (JacclHello, b"\xff\xff\xff\xff", "jaccl-rank", 0, "rank"),
+        (JacclHello, b"GET ", "jaccl-rank", 0, "rank"),
+        (JacclHello, b"\0\0\0\x01", "jaccl-rank", 0, "rank"),
+        (JacclHello, b"\x00\x00\x00\x00\x00", "jaccl-rank", 0, "rank"),
+        (JacclDestination, b"\xfe\xff\xff\xff" + bytes(28), "jaccl-local-id", 0, "local_id"),
+        (JacclDestination, b"\0\0\0\x80" + bytes(28), "jaccl-local-id", 0, "local_id"),
+        (JacclDestination, b"\0\0\0\0\xff\xff\xff\xff\x07" + bytes(23), "jaccl-queue-pair", 4, "queue_pair_number"),
+        (JacclDestination, b"\0\0\0\0\0\0\0\x80\x07" + bytes(23), "jaccl-queue-pair", 4, "queue_pair_number"),
+        (JacclDestination, bytes(32), "jaccl-sequence-number", 8, "packet_sequence_number"),
+        (JacclDestination, bytes(8) + b"\x06" + bytes(23), "jaccl-sequence-number", 8, "packet_sequence_number"),
+        (JacclDestination, bytes(8) + b"\x08" + bytes(23), "jaccl-sequence-number", 8, "packet_sequence_number"),
+        (JacclDestination, bytes(8) + b"\0\0\0\x07" + bytes(20), "jaccl-sequence-number", 8, "packet_sequence_number"),
+        (JacclDestination, b"\xfe\xff\xff\xff", "jaccl-local-id", 0, "local_id"),
+        (SealedBox, bytes(27), "truncated", 27, None),
+        (SealedBox, b"", "truncated", 0, None),
     ],
 )
 def test_rejected(layout: Construct, data: bytes, code: str, offset: int, path: str | None) -> None:
@@ -203,49 +224,49 @@ def test_rejected(layout: Construct, data: bytes, code: str, offset: int, path: 
 @pytest.mark.parametrize("value", [-2, -1, 0, 8, 9, 255, 2**31 - 1])
 def test_hello_ranks(value: int) -> None:
     data = value.to_bytes(4, "little", signed=True)
-    assert verdict(parse, JACCL_HELLO, data) == expected("jaccl-rank", 0, "rank")
-    assert verdict(build, JACCL_HELLO, {"rank": value}) == expected("jaccl-rank", None, "rank")
+    assert verdict(parse, JacclHello, data) == expected("jaccl-rank", 0, "rank")
+    assert verdict(build, JacclHello, {"rank": value}) == expected("jaccl-rank", None, "rank")
 
 
 @pytest.mark.parametrize(
     ("layout", "value"),
     [
-        (LINK_FRAME, {"body": b""}),
-        (LINK_FRAME, {"body": "text"}),
-        (LINK_FRAME, {"body": None}),
-        (LINK_FRAME, {"body": 3}),
-        (LINK_FRAME, {}),
-        (LINK_FRAME, None),
-        (SEALED_BOX, {"nonce": bytes(11), "ciphertext": b"", "tag": TAG}),
-        (SEALED_BOX, {"nonce": bytes(13), "ciphertext": b"", "tag": TAG}),
-        (SEALED_BOX, {"nonce": NONCE, "ciphertext": b"", "tag": bytes(15)}),
-        (SEALED_BOX, {"nonce": NONCE, "ciphertext": b"", "tag": bytes(17)}),
-        (SEALED_BOX, {"nonce": NONCE, "ciphertext": "text", "tag": TAG}),
-        (SEALED_BOX, {"nonce": NONCE, "ciphertext": None, "tag": TAG}),
-        (SEALED_BOX, {"nonce": NONCE, "tag": TAG}),
-        (SEALED_BOX, {}),
-        (SEALED_BOX, None),
-        (TOKEN, {"token_id": 2**31}),
-        (TOKEN, {"token_id": -(2**31) - 1}),
-        (TOKEN, {"token_id": "1"}),
-        (TOKEN, {"token_id": 1.5}),
-        (TOKEN, {"token_id": None}),
-        (TOKEN, {}),
-        (activation(3), {"seq_len": 1, "data": bytes(5)}),
-        (activation(3), {"seq_len": 1, "data": bytes(7)}),
-        (activation(3), {"seq_len": -1, "data": bytes(6)}),
-        (activation(3), {"seq_len": 2**31, "data": b""}),
-        (activation(3), {"seq_len": "1", "data": bytes(6)}),
-        (activation(3), {"seq_len": 1}),
-        (JACCL_HELLO, {"rank": "1"}),
-        (JACCL_HELLO, {"rank": 2**31}),
-        (JACCL_HELLO, {}),
-        (JACCL_DESTINATION, {"local_id": 0, "endpoint": None}),
-        (JACCL_DESTINATION, {"local_id": 0}),
-        (JACCL_DESTINATION, {"local_id": 0, "endpoint": endpoint(1, bytes(15))}),
-        (JACCL_DESTINATION, {"local_id": 0, "endpoint": endpoint(1, bytes(17))}),
-        (JACCL_DESTINATION, {"local_id": 0, "endpoint": endpoint(2**31, GID)}),
-        (JACCL_DESTINATION, {}),
+        (LinkFrame, {"body": b""}),
+        (LinkFrame, {"body": "text"}),
+        (LinkFrame, {"body": None}),
+        (LinkFrame, {"body": 3}),
+        (LinkFrame, {}),
+        (LinkFrame, None),
+        (SealedBox, {"nonce": bytes(11), "ciphertext": b"", "tag": TAG}),
+        (SealedBox, {"nonce": bytes(13), "ciphertext": b"", "tag": TAG}),
+        (SealedBox, {"nonce": NONCE, "ciphertext": b"", "tag": bytes(15)}),
+        (SealedBox, {"nonce": NONCE, "ciphertext": b"", "tag": bytes(17)}),
+        (SealedBox, {"nonce": NONCE, "ciphertext": "text", "tag": TAG}),
+        (SealedBox, {"nonce": NONCE, "ciphertext": None, "tag": TAG}),
+        (SealedBox, {"nonce": NONCE, "tag": TAG}),
+        (SealedBox, {}),
+        (SealedBox, None),
+        (Token, {"tokenID": 2**31}),
+        (Token, {"tokenID": -(2**31) - 1}),
+        (Token, {"tokenID": "1"}),
+        (Token, {"tokenID": 1.5}),
+        (Token, {"tokenID": None}),
+        (Token, {}),
+        (of_hidden_dim(3), {"seqLen": 1, "data": bytes(5)}),
+        (of_hidden_dim(3), {"seqLen": 1, "data": bytes(7)}),
+        (of_hidden_dim(3), {"seqLen": -1, "data": bytes(6)}),
+        (of_hidden_dim(3), {"seqLen": 2**31, "data": b""}),
+        (of_hidden_dim(3), {"seqLen": "1", "data": bytes(6)}),
+        (of_hidden_dim(3), {"seqLen": 1}),
+        (JacclHello, {"rank": "1"}),
+        (JacclHello, {"rank": 2**31}),
+        (JacclHello, {}),
+        (JacclDestination, {"local_id": 0, "endpoint": None}),
+        (JacclDestination, {"local_id": 0}),
+        (JacclDestination, {"local_id": 0, "endpoint": endpoint(1, bytes(15))}),
+        (JacclDestination, {"local_id": 0, "endpoint": endpoint(1, bytes(17))}),
+        (JacclDestination, {"local_id": 0, "endpoint": endpoint(2**31, GID)}),
+        (JacclDestination, {}),
     ],
 )
 def test_not_built(layout: Construct, value: Any) -> None:
@@ -257,10 +278,10 @@ def test_not_built(layout: Construct, value: Any) -> None:
 @pytest.mark.parametrize(
     ("layout", "value"),
     [
-        (SEALED_BOX, {"nonce": 5, "ciphertext": b"", "tag": TAG}),
-        (SEALED_BOX, {"nonce": NONCE, "ciphertext": b"", "tag": 5}),
-        (activation(3), {"seq_len": 1, "data": 5}),
-        (JACCL_DESTINATION, {"local_id": 0, "endpoint": endpoint(1, 5)}),  # type: ignore[arg-type]
+        (SealedBox, {"nonce": 5, "ciphertext": b"", "tag": TAG}),
+        (SealedBox, {"nonce": NONCE, "ciphertext": b"", "tag": 5}),
+        (of_hidden_dim(3), {"seqLen": 1, "data": 5}),
+        (JacclDestination, {"local_id": 0, "endpoint": endpoint(1, 5)}),  # type: ignore[arg-type]
     ],
     ids=["nonce", "tag", "data", "gid"],
 )
@@ -282,26 +303,27 @@ def test_number_is_no_bytes(layout: Construct, value: Any) -> None:
     ],
 )
 def test_destination_not_built(value: Any, code: str, path: str) -> None:
-    assert verdict(build, JACCL_DESTINATION, value) == expected(code, None, path)
+    assert verdict(build, JacclDestination, value) == expected(code, None, path)
 
 
 def test_stop_sentinel_is_not_built_otherwise() -> None:
-    assert verdict(build, activation(3), {"seq_len": -2, "data": b""}) == expected("activation-seq-len", None, "seqLen")
+    assert verdict(build, of_hidden_dim(3), {"seqLen": -2, "data": b""}) == expected(
+        "activation-seq-len", None, "seqLen"
+    )
 
 
 # -- arbitrary bytes --------------------------------------------------------------------------------------------------
 
 LAYOUTS: Final = {
-    "link": LINK_FRAME,
-    "box": SEALED_BOX,
-    "activation-1": activation(1),
-    "activation-0": activation(0),
-    "activation-8192": activation(8192),
-    "token": TOKEN,
-    "hello": JACCL_HELLO,
-    "destination": JACCL_DESTINATION,
-    "cluster-1": schema.CLUSTER_FRAME[Revision.V1],
-    "cluster-2": schema.CLUSTER_FRAME[Revision.V2],
+    "link": LinkFrame,
+    "box": SealedBox,
+    "activation-1": of_hidden_dim(1),
+    "activation-0": of_hidden_dim(0),
+    "activation-8192": of_hidden_dim(8192),
+    "token": Token,
+    "hello": JacclHello,
+    "destination": JacclDestination,
+    "cluster": ClusterFrame,
 }
 small_words = st.lists(
     st.sampled_from([b"\xff" * 4, bytes(4), b"\x01\0\0\0", b"\x07\0\0\0", b"\xfe\xff\xff\xff", b"\0\0\0\x80"])
@@ -317,7 +339,7 @@ def test_only_wire_errors_come_out(layout: Construct, data: bytes) -> None:
     if isinstance(outcome, Accepted):
         built = build(layout, outcome.value)
         assert _plain(parse(layout, built)) == _plain(outcome.value)
-        if layout not in (JACCL_DESTINATION, *schema.CLUSTER_FRAME.values()):
+        if layout not in (JacclDestination, ClusterFrame):
             assert built == data
     else:
         assert outcome.offset is not None
@@ -325,7 +347,7 @@ def test_only_wire_errors_come_out(layout: Construct, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "field", "limit"), [(SIDE_CHANNEL_PART, "part", 2**20), (SIDE_CHANNEL_WHOLE, "whole", 2**23)]
+    ("layout", "field", "limit"), [(SideChannelPart, "part", 2**20), (SideChannelWhole, "whole", 2**23)]
 )
 def test_longest_gather(layout: Construct, field: str, limit: int) -> None:
     """[EXT-SIDE-CHANNEL-SIZE]"""
@@ -336,18 +358,17 @@ def test_longest_gather(layout: Construct, field: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 5, "abc", b"abc", [1], [("body", b"")], {}, Ellipsis], ids=repr)
-@pytest.mark.parametrize("layout", [*LAYOUTS.values(), SIDE_CHANNEL_PART], ids=[*LAYOUTS, "part"])
+@pytest.mark.parametrize("layout", [*LAYOUTS.values(), SideChannelPart], ids=[*LAYOUTS, "part"])
 def test_value_that_is_nothing_of_the_kind(layout: Construct, value: object) -> None:
     """Whatever construct makes of it, the caller gets a `WireError`."""
-    code = "type-unknown" if layout in schema.CLUSTER_FRAME.values() else "field-type"
-    assert verdict(build, layout, value) == expected(code, None)
+    assert verdict(build, layout, value)[:3] == expected("field-type", None)[:3]
 
 
 @pytest.mark.parametrize(
     "value", [{"local_id": 1}, {"local_id": 1, "endpoint": 5}, {"local_id": 1, "endpoint": "ab"}], ids=repr
 )
 def test_destination_without_an_endpoint(value: object) -> None:
-    assert verdict(build, JACCL_DESTINATION, value) == expected("field-type", None)
+    assert verdict(build, JacclDestination, value) == expected("field-type", None)
 
 
 @pytest.mark.parametrize("hidden_dim", [1, 2, 64, 4096])
@@ -355,7 +376,7 @@ def test_destination_without_an_endpoint(value: object) -> None:
 def test_activation_size(hidden_dim: int, seq_len: int, around: int) -> None:
     size = max(seq_len, 0) * hidden_dim * 2
     data = seq_len.to_bytes(4, "little", signed=True) + bytes(max(0, size + around))
-    outcome = verdict(parse, activation(hidden_dim), data)
+    outcome = verdict(parse, of_hidden_dim(hidden_dim), data)
     if seq_len < -1:
         assert outcome == expected("activation-seq-len", 0, "seqLen")
     elif len(data) - 4 < size:
@@ -364,13 +385,13 @@ def test_activation_size(hidden_dim: int, seq_len: int, around: int) -> None:
         assert outcome == expected("trailing-data", 4 + size)
     else:
         assert isinstance(outcome, Accepted)
-        assert _plain(outcome.value) == {"seq_len": seq_len, "data": bytes(size)}
+        assert _plain(outcome.value) == {"seqLen": seq_len, "data": bytes(size)}
 
 
 def test_cause_is_kept() -> None:
     with pytest.raises(WireError) as caught:
-        parse(TOKEN, b"")
+        parse(Token, b"")
     assert caught.value.__cause__ is not None
     with pytest.raises(MalformedError) as caught_too:
-        build(TOKEN, {"token_id": None})
+        build(Token, {"tokenID": 2**31})
     assert caught_too.value.__cause__ is not None

@@ -26,8 +26,8 @@ from wireproto import (
     StepTokenPayload,
     UnknownTypeError,
     encode_frame,
-    schema,
 )
+from wireproto.testing.by_schema import build_message, parse_message
 
 I64_MIN, I64_MAX = -(2**63), 2**63 - 1
 GOOD: Final[dict[str, Any]] = {
@@ -142,7 +142,7 @@ def encoded(message: Any, revision: Revision = Revision.V2) -> Accepted | Reject
 
 
 def built(message: Any, revision: Revision = Revision.V2) -> Accepted | Rejected:
-    return verdict(schema.build, schema.cluster_frame(revision, ALL_EXTENSIONS), message)
+    return verdict(build_message, message, revision, ALL_EXTENSIONS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -307,7 +307,7 @@ def test_any_value_in_any_field(data: st.DataObject, cls: type[Message]) -> None
     by_schema = built(message)
     if isinstance(outcome, Accepted):
         assert by_schema == outcome
-        assert schema.parse(schema.cluster_frame(Revision.V2, ALL_EXTENSIONS), outcome.value) == message
+        assert parse_message(outcome.value, Revision.V2, ALL_EXTENSIONS) == message
     else:
         assert outcome.offset is None
         assert outcome.path is not None
