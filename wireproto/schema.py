@@ -180,16 +180,12 @@ def _left(stream: io.BytesIO) -> int:
     return len(stream.getbuffer()) - stream.tell()
 
 
-class Empty(Construct):  # type: ignore[misc]
+class Empty(Checked):
     """No bytes."""
 
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Container:
-        if stream.read(1):
-            _fail("payload-not-empty", stream.tell() - 1, "the type has no payload")
-        return Container()
-
-    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
-        return obj
+    def check(self, value: bytes, path: str, offset: int | None) -> None:
+        if value:
+            _fail("payload-not-empty", offset, "the type has no payload")
 
 
 class TypeByte(Enum):  # type: ignore[misc]
@@ -232,14 +228,13 @@ def _unknown_type(detail: str, offset: int | None) -> NoReturn:
     raise UnknownTypeError("type-unknown", detail, offset=offset, path="type" if offset is not None else None)
 
 
-# -- JSON text, from the front, one token at a time --------------------------------------------------------------------
+# -- JSON text ---------------------------------------------------------------------------------------------------------
 
 MAX_NESTING: Final = 512
 """Levels of arrays and objects, counting the payload itself. [JSON-NESTING]"""
 
 _SPACE: Final = b" \t\n\r"
 _DIGITS: Final = b"0123456789"
-_HEX_DIGITS: Final = _DIGITS + b"abcdefABCDEF"
 _LITERALS: Final = {b"t": (b"true", True), b"f": (b"false", False), b"n": (b"null", None)}
 _KINDS: Final = {
     b'"': "a string", b"{": "an object", b"[": "an array", b"t": "a boolean", b"f": "a boolean", b"n": "null",
@@ -247,191 +242,170 @@ _KINDS: Final = {
 }  # fmt: skip
 
 
-def _peek(stream: io.BytesIO) -> bytes:
-    """Return the next byte without reading it. Raises `TruncatedError` at the end."""
-    if not (byte := stream.read(1)):
-        raise TruncatedError("truncated", "the JSON text ends too soon", offset=stream.tell())
-    stream.seek(-1, io.SEEK_CUR)
-    return byte
+class JsonText(io.BytesIO):
+    """A cursor over JSON text, read from the front and one byte at a time, until a byte that cannot be right."""
 
+    def look(self) -> bytes:
+        """Return the next byte without reading it. Raises `TruncatedError` at the end."""
+        if not (byte := self.read(1)):
+            raise TruncatedError("truncated", "the JSON text ends too soon", offset=self.tell())
+        self.seek(-1, io.SEEK_CUR)
+        return byte
 
-def _syntax(stream: io.BytesIO, expected: str) -> NoReturn:
-    _fail("json-syntax", stream.tell(), f"expected {expected}, not byte 0x{_peek(stream).hex()}")
+    def next(self) -> bytes:
+        """Skip white space, and return the byte after it without reading that."""
+        while (byte := self.look()) in _SPACE:
+            self.read(1)
+        return byte
 
+    def kind(self) -> str:
+        """Skip white space, and return the kind of the value after it."""
+        return _KINDS.get(self.next()) or self.syntax("a value")
 
-def _next(stream: io.BytesIO) -> bytes:
-    """Skip white space and return the byte after it, without reading that."""
-    while (byte := _peek(stream)) in _SPACE:
-        stream.read(1)
-    return byte
+    def syntax(self, expected: str) -> NoReturn:
+        _fail("json-syntax", self.tell(), f"expected {expected}, not byte 0x{self.look().hex()}")
 
+    def run(self, allowed: bytes, most: int | None = None) -> str:
+        """Read bytes that are among `allowed`, and no more than `most`."""
+        run = bytearray()
+        while len(run) != most and self.look() in allowed:
+            run += self.read(1)
+        return run.decode()
 
-def _kind(stream: io.BytesIO) -> str:
-    """Skip white space and return the kind of the value after it."""
-    return _KINDS.get(_next(stream)) or _syntax(stream, "a value")
+    def literal(self) -> bool | None:
+        word, value = _LITERALS[self.look()]
+        for letter in word:
+            if not self.run(bytes([letter]), 1):
+                self.syntax(word.decode())
+        return value
 
+    def number(self) -> tuple[str, bool]:
+        """Return the integer part, and whether a fraction or an exponent follows it."""
+        integer = self.run(b"-", 1) + (self.run(b"0", 1) or self.digits())
+        if fraction := self.run(b".", 1):
+            self.digits()
+        if exponent := self.run(b"eE", 1):
+            self.run(b"+-", 1)
+            self.digits()
+        return integer, bool(fraction or exponent)
 
-def _run(stream: io.BytesIO, allowed: bytes, most: int | None = None) -> str:
-    """Read bytes, `most` of them if given, as long as they are among `allowed`."""
-    run = b""
-    while len(run) != most and (byte := _peek(stream)) in allowed:
-        run += byte
-        stream.read(1)
-    return run.decode()
+    def digits(self) -> str:
+        return self.run(_DIGITS) or self.syntax("a digit")
 
+    def string(self) -> str:
+        """Check a string, and let the standard library decode it."""
+        start = self.tell()
+        self.read(1)
+        while (character := self.character()) != '"':
+            if character == "\\":
+                self.escape()
+            elif character < " ":
+                _fail("json-control-character", self.tell() - 1, f"{character!r} must be escaped in a string")
+        length = self.tell() - start
+        self.seek(start)
+        return cast(str, json.loads(self.read(length)))
 
-def _literal(stream: io.BytesIO) -> bool | None:
-    word, value = _LITERALS[_peek(stream)]
-    for letter in word:
-        if _peek(stream) != bytes([letter]):
-            _syntax(stream, word.decode())
-        stream.read(1)
-    return value
+    def character(self) -> str:
+        start, encoded = self.tell(), self.look()
+        while True:
+            self.read(1)
+            try:
+                return encoded.decode()
+            except UnicodeDecodeError as error:
+                if error.reason != "unexpected end of data":
+                    _fail("json-utf8", start, f"not UTF-8: {error.reason}")
+            encoded += self.look()
 
+    def escape(self) -> None:
+        """Check what follows a backslash."""
+        start = self.tell() - 1
+        if not self.run(b'"\\/bfnrtu', 1):
+            _fail("json-escape", start, "JSON has no such escape")
+        self.seek(-1, io.SEEK_CUR)
+        if self.read(1) == b"u":
+            unit = self.utf16_unit()
+            is_first = unit >> 10 == 0x36
+            is_pair = is_first and self.run(b"\\", 1) and self.run(b"u", 1) and self.utf16_unit() >> 10 == 0x37
+            if 0xD800 <= unit <= 0xDFFF and not is_pair:
+                _fail("json-surrogate", start, f"\\u{unit:04x} is half a surrogate pair")
 
-def _number(stream: io.BytesIO) -> tuple[str, bool]:
-    """Return the integer part, and whether a fraction or an exponent follows it."""
+    def utf16_unit(self) -> int:
+        digits = self.run(_DIGITS + b"abcdefABCDEF", 4)
+        if len(digits) < 4:
+            _fail("json-escape", self.tell(), "expected four hexadecimal digits")
+        return int(digits, 16)
 
-    def digits() -> str:
-        return _run(stream, _DIGITS) or _syntax(stream, "a digit")
-
-    integer = _run(stream, b"-", 1) + (_run(stream, b"0", 1) or digits())
-    if fraction := _run(stream, b".", 1):
-        digits()
-    if exponent := _run(stream, b"eE", 1):
-        _run(stream, b"+-", 1)
-        digits()
-    return integer, bool(fraction or exponent)
-
-
-def _string(stream: io.BytesIO) -> str:
-    """Check a string and let the standard library decode it."""
-    start = stream.tell()
-    stream.read(1)
-    while (character := _character(stream)) != '"':
-        if character == "\\":
-            _escape(stream)
-        elif character < " ":
-            _fail("json-control-character", stream.tell() - 1, f"{character!r} must be escaped in a string")
-    end = stream.tell()
-    stream.seek(start)
-    return cast(str, json.loads(stream.read(end - start)))
-
-
-def _character(stream: io.BytesIO) -> str:
-    """Read one character of UTF-8."""
-    start, encoded = stream.tell(), b""
-    while True:
-        encoded += _peek(stream)
-        stream.read(1)
-        try:
-            return encoded.decode()
-        except UnicodeDecodeError as error:
-            if error.reason != "unexpected end of data":
-                _fail("json-utf8", start, f"not UTF-8: {error.reason}")
-
-
-def _escape(stream: io.BytesIO) -> None:
-    """Check what follows a backslash."""
-    start = stream.tell() - 1
-    if _peek(stream) not in b'"\\/bfnrtu':
-        _fail("json-escape", start, "JSON has no such escape")
-    if stream.read(1) != b"u":
-        return
-    first = _four_hex_digits(stream)
-    if not 0xD800 <= first <= 0xDFFF:
-        return
-    if (
-        first < 0xDC00
-        and _run(stream, b"\\", 1)
-        and _run(stream, b"u", 1)
-        and 0xDC00 <= _four_hex_digits(stream) <= 0xDFFF
-    ):
-        return
-    _fail("json-surrogate", start, f"\\u{first:04x} is half a surrogate pair")
-
-
-def _four_hex_digits(stream: io.BytesIO) -> int:
-    digits = _run(stream, _HEX_DIGITS, 4)
-    if len(digits) < 4:
-        _fail("json-escape", stream.tell(), "expected four hexadecimal digits")
-    return int(digits, 16)
-
-
-def _items(stream: io.BytesIO, closing: bytes) -> Iterator[None]:
-    """Go through an array or an object: yield before each element or member, and end after the closing bracket."""
-    stream.read(1)
-    if _next(stream) != closing:
-        yield
-        while _next(stream) == b",":
-            stream.read(1)
-            _next(stream)
+    def items(self, closing: bytes) -> Iterator[None]:
+        """Go through an array or an object: yield before each item, and end after the closing bracket."""
+        self.read(1)
+        if self.next() != closing:
             yield
-        if _peek(stream) != closing:
-            _syntax(stream, f"a comma or {closing.decode()}")
-    stream.read(1)
+            while self.next() == b",":
+                self.read(1)
+                self.next()
+                yield
+            if self.look() != closing:
+                self.syntax(f"a comma or {closing.decode()}")
+        self.read(1)
 
+    def key(self, seen: set[str]) -> str:
+        """Read a member's key, its colon, and white space; `seen` has the keys of this object so far."""
+        start = self.tell()
+        if self.look() != b'"':
+            self.syntax("a key")
+        key = self.string()
+        if key in seen:
+            _fail("json-duplicate-key", start, f"the key {key[:40]!r} is repeated in one object")
+        seen.add(key)
+        if self.next() != b":":
+            self.syntax("a colon")
+        self.read(1)
+        self.next()
+        return key
 
-def _key(stream: io.BytesIO, seen: set[str]) -> str:
-    """Read a member's key and its colon; `seen` has the keys of this object so far."""
-    offset = stream.tell()
-    if _next(stream) != b'"':
-        _syntax(stream, "a key")
-    key = _string(stream)
-    if key in seen:
-        _fail("json-duplicate-key", offset, f"the key {key[:40]!r} is repeated in one object")
-    seen.add(key)
-    if _next(stream) != b":":
-        _syntax(stream, "a colon")
-    stream.read(1)
-    _next(stream)
-    return key
-
-
-def _skip(stream: io.BytesIO) -> None:
-    """Read the value of an unknown key, validating it fully. [JSON-UNKNOWN-KEY]"""
-    opened: list[tuple[Iterator[None], set[str] | None]] = []  # the arrays (None) and objects around the cursor
-    while True:
-        match _kind(stream):
-            case "an object" | "an array" as kind:
-                if len(opened) + 2 > MAX_NESTING:
-                    detail = f"nested deeper than {MAX_NESTING} levels"
-                    raise LimitError("json-nesting", detail, offset=stream.tell())
-                is_object = kind == "an object"
-                opened.append((_items(stream, b"}" if is_object else b"]"), set() if is_object else None))
-            case "a string":
-                _string(stream)
-            case "a number":
-                _number(stream)
-            case _:
-                _literal(stream)
-        while opened and next(opened[-1][0], "closed") == "closed":
-            opened.pop()
-        if not opened:
-            return
-        if (seen := opened[-1][1]) is not None:
-            _key(stream, seen)
+    def skip(self) -> None:
+        """Read the value of an unknown key, validating it fully. [JSON-UNKNOWN-KEY]"""
+        opened: list[tuple[Iterator[None], set[str] | None]] = []  # the arrays (None) and objects around the cursor
+        while True:
+            match self.kind():
+                case "an object" | "an array" as kind:
+                    if len(opened) + 2 > MAX_NESTING:
+                        raise LimitError("json-nesting", f"more than {MAX_NESTING} levels", offset=self.tell())
+                    keys = set[str]() if kind == "an object" else None
+                    opened.append((self.items(b"]" if keys is None else b"}"), keys))
+                case "a string":
+                    self.string()
+                case "a number":
+                    self.number()
+                case _:
+                    self.literal()
+            while opened and next(opened[-1][0], "closed") == "closed":
+                opened.pop()
+            if not opened:
+                return
+            if (seen := opened[-1][1]) is not None:
+                self.key(seen)
 
 
 # -- JSON values -------------------------------------------------------------------------------------------------------
 
 
-def _integer(stream: io.BytesIO, path: str) -> int:
-    offset = stream.tell()
-    digits, is_real = _number(stream)
+def _integer(text: JsonText, path: str) -> int:
+    offset = text.tell()
+    digits, is_real = text.number()
     if is_real:
         _fail("field-not-integer", offset, "an integer has neither fraction nor exponent", path)
     return int(digits[:21])  # 21 characters are out of every range, and int() is slow for more
 
 
-def _base64(stream: io.BytesIO, path: str) -> bytes:
-    offset = stream.tell()
-    text = _string(stream)
+def _base64(text: JsonText, path: str) -> bytes:
+    offset = text.tell()
+    encoded = text.string()
     try:
-        value = base64.b64decode(text, validate=True)
+        value = base64.b64decode(encoded, validate=True)
     except ValueError:  # not base64, or not even ASCII
         value = b""
-    if base64.b64encode(value).decode() != text:
+    if base64.b64encode(value).decode() != encoded:
         _fail("field-base64", offset, "expected standard base64, padded, with zero bits in the padding", path)
     return value
 
@@ -439,12 +413,12 @@ def _base64(stream: io.BytesIO, path: str) -> bytes:
 class JsonValue(Construct):  # type: ignore[misc]
     """A value of a JSON text. Its construct path is the path on the wire, such as `tokens[0]`."""
 
-    def __init__(self, kind: str, python_type: type, read: Callable[[io.BytesIO, str], object]) -> None:
+    def __init__(self, kind: str, python_type: type, read: Callable[[JsonText, str], object]) -> None:
         super().__init__()
         self.kind, self.python_type, self.read = kind, python_type, read
 
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
-        if (kind := _kind(stream)) != self.kind:
+    def _parse(self, stream: JsonText, context: Container, path: str) -> Any:
+        if (kind := stream.kind()) != self.kind:
             _fail("field-type", stream.tell(), f"expected {self.kind}, not {kind}", path)
         return self.read(stream, path)
 
@@ -466,12 +440,12 @@ class JsonArray(Construct):  # type: ignore[misc]
         super().__init__()
         self.item, self.most, self.unique = item, most, unique
 
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> tuple[Any, ...]:
-        if (kind := _kind(stream)) != "an array":
+    def _parse(self, stream: JsonText, context: Container, path: str) -> tuple[Any, ...]:
+        if (kind := stream.kind()) != "an array":
             _fail("field-type", stream.tell(), f"expected an array, not {kind}", path)
         start, values = stream.tell(), list[Any]()
-        for index, _ in enumerate(_items(stream, b"]")):
-            _kind(stream)
+        for index, _ in enumerate(stream.items(b"]")):
+            stream.kind()
             self._check_length(index + 1, path, start)
             offset = stream.tell()
             value = self.item._parsereport(stream, context, f"{path}[{index}]")
@@ -513,24 +487,25 @@ class JsonObject(Construct):  # type: ignore[misc]
 
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Container:
         start = stream.tell()
-        if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+        text = JsonText(bytes(start) + stream.read())  # so that offsets count from the same byte
+        if text.getvalue().startswith(codecs.BOM_UTF8, start):
             _fail("json-bom", start, "the JSON text starts with a byte-order mark")
-        stream.seek(start)
-        if (kind := _kind(stream)) != "an object":
-            _fail("payload-not-object", stream.tell(), f"expected an object, not {kind}")
+        text.seek(start)
+        if (kind := text.kind()) != "an object":
+            _fail("payload-not-object", text.tell(), f"expected an object, not {kind}")
         found: dict[str, Any] = {}
         seen: set[str] = set()
-        for _ in _items(stream, b"}"):
-            if (key := _key(stream, seen)) in self.members:
-                found[key] = self.members[key]._parsereport(stream, context, key)
+        for _ in text.items(b"}"):
+            if (key := text.key(seen)) in self.members:
+                found[key] = self.members[key]._parsereport(text, context, key)
             else:
-                _skip(stream)
+                text.skip()
         for key, member in self.members.items():
             if key not in found and not isinstance(member, Optional):
-                _fail("field-missing", stream.tell() - 1, f"the object ends without {key}", key)
-        while byte := stream.read(1):
+                _fail("field-missing", text.tell() - 1, f"the object ends without {key}", key)
+        while byte := text.read(1):
             if byte not in _SPACE:
-                _fail("trailing-data", stream.tell() - 1, "only white space may follow the JSON text")
+                _fail("trailing-data", text.tell() - 1, "only white space may follow the JSON text")
         return Container({key: found.get(key, ()) for key in self.members})
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
@@ -576,9 +551,9 @@ SealedBox: Final = Struct(
 
 # -- payloads ----------------------------------------------------------------------------------------------------------
 
-Boolean: Final = JsonValue("a boolean", bool, lambda stream, _: _literal(stream))
+Boolean: Final = JsonValue("a boolean", bool, lambda text, _: text.literal())
 Integer: Final = JsonValue("a number", int, _integer)
-Text: Final = JsonValue("a string", str, lambda stream, _: _string(stream))
+Text: Final = JsonValue("a string", str, lambda text, _: text.string())
 Base64: Final = JsonValue("a string", bytes, _base64)
 
 U16Number: Final = Within(Integer, 0, 2**16 - 1)
@@ -602,7 +577,7 @@ HandshakeHello: Final = JsonObject(
 HandshakeAck: Final = HandshakeHello
 """Answers it with the same members. [PAYLOAD-HELLO]"""
 
-Ping: Final = Empty()
+Ping: Final = Empty(Octets)
 """[PAYLOAD-EMPTY]"""
 
 PongPayload: Final = JsonObject(
@@ -666,32 +641,17 @@ Outcome: Final = JsonObject(
 Versions: Final = JsonObject("package" / ShortText, "mlx" / ShortText, "backend" / ShortText, "devices" / Sha256Hex)
 """[EXT-VERSIONS]"""
 
-SessionEnd: Final = Empty()
+SessionEnd: Final = Empty(Octets)
 """[PAYLOAD-EMPTY]"""
 
 # -- cluster frame -----------------------------------------------------------------------------------------------------
 
 ClusterMsgType: Final = TypeByte(
     Int8ub,
-    handshakeHello=0x01,
-    handshakeAck=0x02,
-    ping=0x03,
-    pong=0x04,
-    inferenceStep=0x05,
-    inferenceToken=0x06,
-    jacclBootstrap=0x07,
-    promptTokens=0x08,
-    stepToken=0x09,
-    sessionStop=0x0A,
-    ppActivation=0x0B,
-    ppToken=0x0C,
-    ppSessionEnd=0x0D,
-    sideChannelPart=0x40,
-    sideChannelWhole=0x41,
-    outcome=0x42,
-    versions=0x43,
-    sessionEnd=0xFF,
-)
+    handshakeHello=0x01, handshakeAck=0x02, ping=0x03, pong=0x04, inferenceStep=0x05, inferenceToken=0x06,
+    jacclBootstrap=0x07, promptTokens=0x08, stepToken=0x09, sessionStop=0x0A, ppActivation=0x0B, ppToken=0x0C,
+    ppSessionEnd=0x0D, sideChannelPart=0x40, sideChannelWhole=0x41, outcome=0x42, versions=0x43, sessionEnd=0xFF,
+)  # fmt: skip
 """The first byte of a cluster frame. [FRAME-TYPE]"""
 
 ClusterFrame: Final = Struct(

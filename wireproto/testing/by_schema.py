@@ -24,7 +24,7 @@ def build_message(message: Message, revision: Revision = Revision.V2, extensions
     if (spec := SPEC_BY_CLASS.get(type(message))) is None:
         raise UnknownTypeError("type-unknown", f"{type(message).__name__} is not a message")
     payload = {f.encode_name: _to_wire(getattr(message, f.name), f.type) for f in fields(spec.payload)}
-    frame = {"type": spec.msg_type.wire_name, "payload": payload}
+    frame = {"type": spec.msg_type.wire_name, "payload": payload or b""}
     return schema.build(schema.ClusterFrame, frame, revision=revision, extensions=extensions)
 
 
