@@ -1,4 +1,4 @@
-"""One rank at work: the whole way from link to group, and as long as the group lives."""
+"""One rank from start to end: session, bootstrap, group, and the time that the group is held."""
 
 import asyncio
 import hashlib
@@ -12,17 +12,17 @@ from importlib import metadata
 from typing import Any, Final, Self, TextIO
 
 from bootstrap.control.child import Worker, new_directory
-from bootstrap.control.run import WORKER_SLACK, Display, Supervisor, supervise
+from bootstrap.control.run import WORKER_SLACK, Display, Supervisor, SupervisorError, supervise
 from bootstrap.doctor.rdma import local_rdma_devices, port_of, usable
 from bootstrap.environment import contrary_names, environment_for
 from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
 from bootstrap.events import Event
 from bootstrap.forming import checked
 from bootstrap.group import mlx_version, resolve_backend, takes_gather_factory
-from bootstrap.link.outcome import Exchange, Send
+from bootstrap.link.outcome import Exchange, PeerError, Send
 from bootstrap.link.record import Capture
 from bootstrap.link.relay import rehearsal, rehearse
-from bootstrap.link.sessions import RankOne, RankZero, alongside
+from bootstrap.link.sessions import RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SideChannel
 from bootstrap.plan import Backend, Plan, new_session_id
 from bootstrap.topology import backend_file, private_directory, written
@@ -40,12 +40,14 @@ from wireproto.messages import (
     Revision,
     Versions,
 )
-from wireproto.session import Role, Session
+from wireproto.session import Config, Role, Session
 
 AGAIN_SECONDS: Final = 5.0
 """How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
 END_SECONDS: Final = 10.0
 """How long a command may go on once rank 0 has ended the session, where the ranks do not tell each other."""
+DRY_RUN_SECONDS: Final = 1.0
+"""How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, so that it sees what it sends."""
 DEVICE_SECONDS: Final = 1.0
 """Between two looks at a device that is not usable yet."""
 MAX_EARLY: Final = 16
@@ -113,10 +115,16 @@ async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
         await member.start_worker()
         await asyncio.gather(*(peer.offered() for peer in peers))
         offered = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have come anew meanwhile
+        member.without_outcome = [rank for rank, names in enumerate(offered, start=1) if OUTCOME_1 not in names]
         extensions = member.choose(frozenset.intersection(*offered))
         payload = JacclBootstrapPayload(member.up.coordinator_port, new_session_id(), tuple(sorted(extensions)))
         plan = member.plan(payload)
         member.begin(extensions)
+        if member.up.dry_run and OUTCOME_1 not in extensions:
+            # A peer that cannot be told that this is a dry run would start a native init. [PLAIN-DRY-RUN]
+            member.report("warning", message=f"no jacclBootstrap is sent, since {member.no_sum()}")
+            await member.run(plan)
+            return
         async with AsyncExitStack() as until_rehearsed:
             part = None
             if REHEARSAL_1 in extensions:
@@ -137,8 +145,7 @@ async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
 
 
 async def _fail_when_lost(peer: RankZero, rank: int) -> None:
-    await peer.lost()
-    raise _link_lost(rank)
+    raise SessionLostError(rank, await peer.lost())
 
 
 # -- the others --------------------------------------------------------------------------------------------------------
@@ -153,6 +160,7 @@ async def follow(member: "Member") -> None:
         size=member.up.size,
         on_message=partial(member.take, 0),
         on_confirmed=member.trusted.on_confirmed,
+        on_seen=member.seen,
         capture=member.capture,
         report=member.report,
     )
@@ -163,7 +171,9 @@ async def follow(member: "Member") -> None:
 async def _follow_once(member: "Member", rank: RankOne) -> None:
     with member.side_channel_pair():
         await member.start_worker()
-        payload = await rank.bootstrap()
+        payload = await (_dry_bootstrap(member, rank) if member.up.dry_run else rank.bootstrap())
+        if payload is None:
+            return
         plan = member.plan(payload)
         member.begin(frozenset(payload.extensions))
 
@@ -178,18 +188,21 @@ async def _follow_once(member: "Member", rank: RankOne) -> None:
 
 
 async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work until rank 0 ends the session; what is done by then is done."""
+    """Do the work until rank 0 ends the session."""
     run = asyncio.create_task(work)
     over = asyncio.create_task(rank.over())
     try:
         await asyncio.wait({run, over}, return_when=asyncio.FIRST_COMPLETED)
         if run.done():
             run.result()
+            if member.up.dry_run and not member.exchange.agreed:
+                await asyncio.wait({over}, timeout=DRY_RUN_SECONDS)  # such a rank 0 may never end it [PLAIN-DRY-RUN]
+                return
             while not (await asyncio.wait({over}, timeout=AGAIN_SECONDS))[0]:  # however it ends
                 member.exchange.tell(OutcomeState.FINISHED)
             return
-        if not over.result():
-            raise _link_lost(0)
+        if (reason := over.result()) is not None:
+            raise SessionLostError(0, reason)
         if not member.is_met:
             raise LinkError("rank 0 ended the session before the group was formed", code="session-ended")
         member.stopped()
@@ -203,19 +216,38 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
         await asyncio.gather(run, over, return_exceptions=True)
 
 
-def _link_lost(peer: int) -> LinkError:
-    return LinkError(f"the session with rank {peer} was lost; see what it says", code="link-lost")
+async def _dry_bootstrap(member: "Member", rank: RankOne) -> JacclBootstrapPayload | None:
+    """The jacclBootstrap; None where rank 0 ends its session without one, as a dry run of rank 0 may."""
+    frame = asyncio.create_task(rank.bootstrap())
+    end = asyncio.create_task(rank.ended_early())
+    try:
+        await asyncio.wait({frame, end}, return_when=asyncio.FIRST_COMPLETED)
+        if frame.done():
+            return frame.result()
+    finally:
+        frame.cancel()
+        end.cancel()
+    member.report("warning", message="rank 0 ended the session without a jacclBootstrap; is it a dry run as well?")
+    return None
+
+
+def _is_lost_session(error: BootstrapError) -> bool:
+    """Whether another attempt may help: this rank lost a session, or rank 0 says that it lost one."""
+    told = isinstance(error, PeerError) and error.stage == LinkError.stage and error.code != "session-ended"
+    return told or isinstance(error, SessionLostError)
 
 
 # -- any rank ----------------------------------------------------------------------------------------------------------
 
 
 class Member:
-    """What a rank has and does, whichever it is. `send` is set before the first attempt."""
+    """What every rank has and does. `send` is set before the first attempt."""
 
     send: Send
     exchange: Exchange
     """Of this attempt, from `begin` on."""
+    without_outcome: list[int]
+    """Rank 0 only: the ranks whose pongs have offered no `outcome/1`."""
 
     def __init__(
         self,
@@ -241,7 +273,8 @@ class Member:
         self._side_channel: SideChannel | None = None
         self._early: list[tuple[int, Message]] | None = []  # None once `begin` was called
         self._kept: list[Event] = []
-        self._sum_checked = asyncio.Event()
+        self._group_checked = asyncio.Event()
+        self.without_outcome = []
 
     @classmethod
     async def ready(
@@ -260,7 +293,16 @@ class Member:
     def session(self, role: Role, peer_ip: str) -> Session:
         """The session for a connection with the peer at an address."""
         pin = self.trusted.pins.get(peer_ip)
-        return Session(role, self.trusted.signer, pin, self.up.revision, self._key_log, self._extensions)
+        return Session(
+            Config(
+                role=role,
+                signer=self.trusted.signer,
+                pin=pin,
+                revision=self.up.revision,
+                key_log=self._key_log,
+                extensions=self._extensions,
+            )
+        )
 
     def take(self, peer: int, message: Message) -> None:
         """A message from the rank at the other end of a link; only those of extensions mean something here."""
@@ -282,7 +324,7 @@ class Member:
             except OSError as error:
                 raise await self._settled(refused(error)) from error
             except BootstrapError as error:
-                if not left or error.code != "link-lost":
+                if not left or not _is_lost_session(error):
                     raise await self._settled(error) from error
                 self.report("restarting", left=left - 1, message=str(error))
                 again()
@@ -298,7 +340,7 @@ class Member:
     async def start_worker(self) -> None:
         """Let the worker load MLX while the link comes up."""
         self._kept.clear()
-        self._sum_checked.clear()
+        self._group_checked.clear()
         if not self.up.dry_run and not self.up.command:
             self._worker = await self._supervisor.start(self.up.rank, self._heard, self._workers_end)
             self._close_workers_end()
@@ -312,7 +354,7 @@ class Member:
         return chosen - {REHEARSAL_1} if SIDE_CHANNEL_1 in chosen and not self.up.command else chosen
 
     def begin(self, extensions: frozenset[str]) -> None:
-        """The bootstrap frame says what is used."""
+        """Start this attempt's exchange, with the extensions that jacclBootstrap names."""
         rank, size = self.up.rank, self.up.size
         self.exchange = Exchange(rank, size, OUTCOME_1 in extensions, self.send, self.report)
         self._side_channel = SideChannel(rank, size, self.send) if SIDE_CHANNEL_1 in extensions else None
@@ -354,6 +396,9 @@ class Member:
             variables = environment_for(plan, self._backend, path)
             self.report("would-write", path=str(path), format=form, content=data.decode())
             self.report("would-set", variables=variables, cleared=contrary_names(variables))
+            if self.up.rank != 0 and not self.exchange.agreed:
+                text = "rank 0 has started its init, which will fail: this rank, a dry run, takes no part in it"
+                self.report("warning", message=text)
         elif self.up.command:
             await self._run_command(plan)
         else:
@@ -367,6 +412,35 @@ class Member:
     def stopped(self) -> None:
         """Another rank has ended the group in order."""
         self._supervisor.summary["stopped"] = True
+
+    def seen(self, what: str | None) -> None:
+        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell."""
+        if what is None:
+            self._supervisor.late = None
+            return
+        text = (
+            f"rank 0 is there (last seen: {what}, {self._supervisor.now() / 1000:.1f} s after the start of this run), "
+            "and has not sent a jacclBootstrap"
+        )
+        self._supervisor.late = SupervisorError(text, code="no-bootstrap", stage="link", rank=0)
+
+    def no_sum(self) -> str:
+        """Return why the group must not be checked by a sum; empty where every rank is known to make one. [PLAIN-SUM]
+
+        Another rank's first collective is part of its own work, and would be paired with the sum.
+        """
+        if self.up.revision is Revision.V1:
+            return "revision 1 has no extensions, so every peer counts as one without outcome/1"
+        if not self.up.extensions:
+            return "extensions are off, so every peer counts as one without outcome/1"
+        if self.without_outcome:
+            ranks = ", ".join(f"rank {rank}" for rank in self.without_outcome)
+            return f"{ranks} offered no outcome/1"
+        if not self.exchange.agreed:
+            return "rank 0 did not choose outcome/1"
+        if self.exchange.commands:
+            return ", ".join(f"rank {rank} runs a command" for rank in self.exchange.commands)
+        return ""
 
     def report(self, event: str, /, **fields: object) -> None:
         self._supervisor.report(event, self.up.rank, **fields)
@@ -419,6 +493,7 @@ class Member:
             bootstrap=JacclBootstrapPayload(plan.port, plan.session_id),
             devices=plan.devices,
             side_channel=self._side_channel is not None,
+            no_sum=self.no_sum(),
             hold=True,
         )
         if self._backend == "ring" and plan.rank == plan.size - 1:
@@ -428,9 +503,9 @@ class Member:
 
     async def _announce(self) -> None:
         """The group is ready when all ranks say so. [EXT-OUTCOME-READY]"""
-        await self._sum_checked.wait()
+        await self._group_checked.wait()
         self.exchange.tell(OutcomeState.READY)
-        await self.exchange.all(OutcomeState.READY)
+        await self.exchange.all(OutcomeState.READY, but=self.exchange.commands)
         for event in self._kept:
             self._supervisor.show(event)
         self._supervisor.met()
@@ -439,9 +514,9 @@ class Member:
     def _heard(self, worker: Worker, event: Event) -> bool:
         if event["event"] == "environment-set":
             self.exchange.tell(OutcomeState.STARTED)
-        elif event["event"] == "sum-checked":
-            self._sum_checked.set()
-        keep = event["event"] in ("group-ready", "sum-checked")
+        elif event["event"] in ("sum-checked", "sum-skipped"):
+            self._group_checked.set()
+        keep = event["event"] in ("group-ready", "sum-checked", "sum-skipped")
         if keep:
             self._kept.append(event)
         return keep

@@ -140,6 +140,8 @@ class Supervisor:
         self.deadline = self.origin + timeout
         self.summary: dict[str, object] = {}
         """What `done` tells besides."""
+        self.late: SupervisorError | None = None
+        """The error at the deadline, where more is known than which worker came how far."""
         self.lock: Lock | None = None
         self.native = False
         """Whether native code was set to work."""
@@ -358,7 +360,7 @@ class Supervisor:
     def _set_alarm(self) -> None:
         def fail() -> None:
             if not self._stop.done():
-                self._stop.set_exception(self._too_late())
+                self._stop.set_exception(self.late or self._too_late())
 
         self._alarm = asyncio.get_running_loop().call_later(self._timeout, fail)
 
@@ -374,7 +376,7 @@ class Supervisor:
         """Pass on a rank's events until it ends. Raises SupervisorError unless it ends well, with its sum checked."""
         async for line in worker.lines():
             self._take(worker, line)
-        complete = self._last[worker.rank] == "sum-checked"
+        complete = self._last[worker.rank] in ("sum-checked", "sum-skipped")
         if not complete:
             self._blame()  # now, before the others' complaints come in
         status = await worker.ended()

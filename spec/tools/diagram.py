@@ -20,7 +20,7 @@ from spec.tools.worked_example import worked_example
 from wireproto import schema
 from wireproto.errors import ERROR_CODES
 from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType
-from wireproto.session import BOX_OPENS, RECEIVES, SENDS, Role, State
+from wireproto.session.states import BOX_OPENS, RECEIVES, SENDS, Role, State
 
 _PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
 

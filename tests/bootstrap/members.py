@@ -35,6 +35,10 @@ class Calm:
         self.summary: dict[str, object] = {}
         self.is_met = False
         self.stopped_by: BootstrapError | None = None
+        self.late: BootstrapError | None = None
+
+    def now(self) -> float:
+        return 0.0
 
     def report(self, event: str, rank: int | None, **fields: object) -> None:
         self.steps(event, **fields)

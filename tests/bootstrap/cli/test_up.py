@@ -18,7 +18,7 @@ STRANGER = KeySigner.generate().public_key
 
 LINK_0 = ("connected", "established", "bootstrap-sent")
 LINK_1 = ("listening", "connected", "established", "bootstrap-received")
-GROUP = ("file-written", "environment-set", "group-ready", "sum-checked", "holding")
+GROUP = ("file-written", "environment-set", "group-ready")
 
 
 def hold_then_stop(zero: Any, one: Any) -> None:
@@ -39,10 +39,10 @@ def test_two_ranks_form_a_group(revision: str, pair: tuple[Rank, Rank], up: Star
     hold_then_stop(zero, one)
     # The extensions are of revision 2 alone.
     rehearsed = ["rehearsed"] * (int(revision) - 1)
-    steps = [*LINK_0, *rehearsed, *GROUP, "done"]
-    assert names(zero, "rehearsed", *steps) == steps
-    steps = [*LINK_1, *rehearsed, *GROUP, "done"]
-    assert names(one, "rehearsed", *steps) == steps
+    check = "sum-checked" if revision == "2" else "sum-skipped"
+    for run, link in ((zero, LINK_0), (one, LINK_1)):
+        steps = [*link, *rehearsed, *GROUP, check, "holding", "done"]
+        assert names(run, "rehearsed", "sum-checked", "sum-skipped", *steps) == steps
     # MLX is loaded while the link comes up.
     assert names(zero, "started", "bootstrap-sent")[0] == "started"
     assert names(one, "started", "bootstrap-received")[0] == "started"
@@ -57,15 +57,28 @@ def test_two_ranks_form_a_group(revision: str, pair: tuple[Rank, Rank], up: Star
         nothing_left(run)
 
 
-@pytest.mark.parametrize("revision", ["1", "2"])
-def test_a_dry_run_does_all_but_the_group(
-    revision: str, pair: tuple[Rank, Rank], up: Start, nothing_left: Check
+@pytest.mark.parametrize("options", [("--revision", "1"), ("--extensions", "off")])
+def test_a_dry_run_as_rank_0_starts_no_init_elsewhere(
+    options: tuple[str, str], pair: tuple[Rank, Rank], up: Start, nothing_left: Check
 ) -> None:
+    """A peer that cannot be told of the dry run gets no frame; a dry run there ends too. [PLAIN-DRY-RUN]"""
+    first, second = pair
+    one = up(second, first, "--json", "--dry-run", *options)
+    one.until(("listening", 1))
+    zero = up(first, second, "--json", "--dry-run", *options)
+    assert (zero.end(), one.end()) == (0, 0), (zero.stderr, one.stderr)
+    assert names(zero, "bootstrap-sent", "warning", "would-set") == ["warning", "would-set"]
+    assert names(one, "bootstrap-received", "warning", "would-set") == ["warning"]
+    for run in (zero, one):
+        nothing_left(run)
+
+
+def test_a_dry_run_does_all_but_the_group(pair: tuple[Rank, Rank], up: Start, nothing_left: Check) -> None:
     """[BOOT-COORDINATOR]"""
     first, second = pair
-    one = up(second, first, "--json", "--dry-run", "--revision", revision)
+    one = up(second, first, "--json", "--dry-run")
     one.until(("listening", 1))
-    zero = up(first, second, "--json", "--dry-run", "--revision", revision, "--coordinator-port", "30000")
+    zero = up(first, second, "--json", "--dry-run", "--coordinator-port", "30000")
     assert (zero.end(), one.end()) == (0, 0), (zero.stderr, one.stderr)
     assert names(zero, *LINK_0, "started", "would-write", "would-set", "done") == [
         *LINK_0, "would-write", "would-set", "done",

@@ -47,7 +47,7 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return sent
 
 
-PLAIN_PONG = b'\x04{"modelLoaded":false,"inferenceInFlight":false,"memoryPressure":"normal"}'
+PLAIN_PONG = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
 PONG_ALL = PLAIN_PONG[:-1] + b',"extensions":["outcome/1","side-channel/1"]}'
 
 

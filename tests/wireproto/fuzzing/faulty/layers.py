@@ -14,7 +14,7 @@ from wireproto.fuzzing.session_harness import session_harness
 from wireproto.fuzzing.session_layers import handshake_harness, seal_harness
 from wireproto.jaccl.topology import DeviceVerdict, check_device_file
 from wireproto.messages import EXTENSIONS
-from wireproto.session import Closed, Event, MessageIgnored, MessageReceived, Session, State
+from wireproto.session import Config, Established, Event, MessageIgnored, MessageReceived, Session, State
 from wireproto.session.handshake import Responder, SessionSecrets, TrustAnyKey
 from wireproto.session.seal import Seal
 
@@ -238,8 +238,9 @@ seal = fault(seal_harness)
 
 @seal
 class ReplayPasses(Seal):
-    def _remember_opened(self, nonce: bytes) -> None:
-        pass
+    def _remember(self, nonce: bytes, origin: bytes) -> None:
+        if origin == b"s":
+            super()._remember(nonce, origin)
 
 
 @seal
@@ -248,14 +249,14 @@ class RefusedCountsAsOpened(Seal):
         try:
             return super().decrypt(box)
         except SealError:
-            self._remember_opened(bytes(box[:12]))
+            self._remember(bytes(box[:12]), b"o")
             raise
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
         try:
             super().decrypt_into(box, out)
         except SealError:
-            self._remember_opened(bytes(box[:12]))
+            self._remember(bytes(box[:12]), b"o")
             raise
 
 
@@ -271,20 +272,18 @@ class ReflectionPasses(Seal):
 class NonceOf8Bytes(Seal):
     """Remembers only a part of each nonce."""
 
-    def _check(self, nonce: bytes, size: int) -> None:
-        if any(nonce[:1] == each[:1] for each in self._recent):
-            nonce = next(each for each in self._recent if nonce[:1] == each[:1])
-        super()._check(nonce, size)
-
-    def decrypt(self, box: bytes | memoryview) -> bytes:
-        self._check(bytes(box[:12]), len(box))
-        return super().decrypt(box)
+    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
+        nonce = super()._checked_nonce(box)
+        for each in self._recent:
+            if nonce[:1] == each[:1]:
+                super()._checked_nonce(each + bytes(16))
+        return nonce
 
 
 @seal
 class TooShortIsNoBox(Seal):
-    def _check(self, nonce: bytes, size: int) -> None:
-        super()._check(nonce, max(size, 28))
+    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
+        return super()._checked_nonce(bytes(box).ljust(28, b"\0"))
 
 
 # -- handshake --------------------------------------------------------------------------------------------------------
@@ -344,42 +343,38 @@ session = fault(session_harness)
 class SpeaksOnBehindTheEnd(Session):
     """Takes what stands behind sessionEnd."""
 
-    def _events(self, frames: Iterator[memoryview]) -> Iterator[Event]:
-        for event in super()._events(frames):
-            yield event
-            if isinstance(event, Closed):
-                for frame in frames:
-                    self.state = State.CONFIRMED
-                    yield from self._open_frame(frame, self._seal)
+    def _end(self, state: State) -> None:
+        if state is State.FAILED or self._stream_ended:
+            super()._end(state)
 
 
 @session
 class IgnoresNothing(Session):
-    def _open_frame(self, frame: memoryview, seal: Seal) -> Iterator[Event]:
-        for event in super()._open_frame(frame, seal):
-            yield MessageReceived(event.message) if isinstance(event, MessageIgnored) else event
+    def _message(self, frame: memoryview) -> Event:
+        event = super()._message(frame)
+        return MessageReceived(event.message) if isinstance(event, MessageIgnored) else event
 
 
 @session
 class ConfirmedFromTheStart(Session):
-    def _shake_hands(self, frame: memoryview) -> Any:
-        event = super()._shake_hands(frame)
-        self.state = State.CONFIRMED
+    def _introduction(self, frame: memoryview) -> Established:
+        event = super()._introduction(frame)
+        self._state = State.CONFIRMED
         return event
 
 
 @session
 class AgreedIsNeverTakenBack(Session):
     def _agree(self, message: Message) -> None:
-        before = self.agreed
+        before = self._decodable
         super()._agree(message)
-        self.agreed |= before
+        self._decodable |= before
 
 
 @session
 class LongHelloPasses(Session):
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self._link.max_length = 2**28
 
 
@@ -387,9 +382,9 @@ class LongHelloPasses(Session):
 class UnsealedPasses(Session):
     """Takes a frame for what it is where it does not open."""
 
-    def _opened(self, box: memoryview, seal: Seal) -> memoryview:
+    def _open(self, box: memoryview, seal: Seal) -> memoryview:
         try:
-            return super()._opened(box, seal)
+            return super()._open(box, seal)
         except WireError:
             if bytes(box) != b"\x03":
                 raise
