@@ -204,24 +204,37 @@ class TypeByte(Enum):  # type: ignore[misc]
 
 
 class Payload(Subconstruct):  # type: ignore[misc]
-    """The payload of a type that a peer of `revision` knows, once `extension`, if there is one, is agreed."""
+    """The payload of a type that a peer of `revision` knows, once `extension`, if there is one, is agreed.
 
-    def __init__(self, subcon: Construct, revision: int = 1, extension: str | None = None) -> None:
+    Its frame, type byte included, has at most `limit` bytes. [PAYLOAD-LIMIT]
+    """
+
+    def __init__(
+        self, subcon: Construct, limit: int = 256 * MIB, *, revision: int = 1, extension: str | None = None
+    ) -> None:
         super().__init__(subcon)
-        self.revision, self.extension = revision, extension
+        self.limit, self.revision, self.extension = limit, revision, extension
 
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
-        self._check_known(context, stream.tell() - 1)
+        offset = stream.tell()
+        self._check_known(context, offset - 1)
+        self._check_length(offset + _left(stream), offset)
         return self.subcon._parsereport(stream, context, path)
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
         self._check_known(context, None)
-        return self.subcon._build(obj, stream, context, path)
+        built = self.subcon._build(obj, stream, context, path)
+        self._check_length(stream.tell(), None)
+        return built
 
     def _check_known(self, context: Container, offset: int | None) -> None:
         revision, extensions = context._params.get("revision", 2), context._params.get("extensions", ())
         if self.revision > revision or (self.extension is not None and self.extension not in extensions):
             _unknown_type(f"{context.type} is no type of revision {revision:d} with {sorted(extensions)}", offset)
+
+    def _check_length(self, length: int, offset: int | None) -> None:
+        if length > self.limit:
+            raise LimitError("payload-limit", f"{length} bytes, and the limit is {self.limit}", offset=offset)
 
 
 def _unknown_type(detail: str, offset: int | None) -> NoReturn:
@@ -660,23 +673,23 @@ ClusterFrame: Final = Struct(
     / Switch(
         this.type,
         {
-            "handshakeHello": Payload(HandshakeHello),
-            "handshakeAck": Payload(HandshakeAck),
+            "handshakeHello": Payload(HandshakeHello, 4 * KIB),
+            "handshakeAck": Payload(HandshakeAck, 4 * KIB),
             "ping": Payload(Ping),
-            "pong": Payload(PongPayload),
+            "pong": Payload(PongPayload, 64 * KIB),
             "inferenceStep": Payload(InferenceStep),
             "inferenceToken": Payload(InferenceToken),
-            "jacclBootstrap": Payload(JacclBootstrapPayload),
+            "jacclBootstrap": Payload(JacclBootstrapPayload, 64 * KIB),
             "promptTokens": Payload(PromptTokensPayload, revision=2),
-            "stepToken": Payload(StepTokenPayload, revision=2),
-            "sessionStop": Payload(SessionStopPayload, revision=2),
+            "stepToken": Payload(StepTokenPayload, 64 * KIB, revision=2),
+            "sessionStop": Payload(SessionStopPayload, 64 * KIB, revision=2),
             "ppActivation": Payload(PPActivationPayload, revision=2),
-            "ppToken": Payload(PPTokenPayload, revision=2),
-            "ppSessionEnd": Payload(PPSessionEndPayload, revision=2),
+            "ppToken": Payload(PPTokenPayload, 64 * KIB, revision=2),
+            "ppSessionEnd": Payload(PPSessionEndPayload, 64 * KIB, revision=2),
             "sideChannelPart": Payload(SideChannelPart, revision=2, extension="side-channel/1"),
             "sideChannelWhole": Payload(SideChannelWhole, revision=2, extension="side-channel/1"),
-            "outcome": Payload(Outcome, revision=2, extension="outcome/1"),
-            "versions": Payload(Versions, revision=2, extension="outcome/1"),
+            "outcome": Payload(Outcome, 64 * KIB, revision=2, extension="outcome/1"),
+            "versions": Payload(Versions, 64 * KIB, revision=2, extension="outcome/1"),
             "sessionEnd": Payload(SessionEnd),
         },
     ),

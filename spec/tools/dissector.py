@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from spec.tools.fields import Facts, Field, Message, messages, snake
+from spec.tools.fields import LINK_LIMIT, Facts, Field, Message, messages, snake
 from wireproto import schema
 from wireproto.errors import ERROR_CODES
 
@@ -22,7 +22,7 @@ def with_tables(text: str) -> str:
 
 
 def _tables(codes: list[str]) -> str:
-    limits = {"MAX_LINK_LENGTH": schema.LinkFrame.length.subcon.subcon.high, "MAX_NESTING": schema.MAX_NESTING}
+    limits = {"MAX_LINK_LENGTH": LINK_LIMIT, "MAX_NESTING": schema.MAX_NESTING}
     lines = [*(f"local {name} = {limit}" for name, limit in limits.items()), "local MESSAGES = {"]
     for message in messages():
         lines += _message(message)
@@ -33,6 +33,8 @@ def _tables(codes: list[str]) -> str:
 
 def _message(message: Message) -> list[str]:
     said = [f"name = {_text(message.name)}", f"kind = {_text(message.kind)}", f"revision = {message.revision}"]
+    if message.limit < LINK_LIMIT:
+        said.append(f"limit = {message.limit}")
     if message.extension is not None:
         said.append(f"extension = {_text(message.extension)}")
     group = snake(message.name).partition("_")[0]

@@ -8,6 +8,9 @@ import construct
 
 from wireproto import schema
 
+LINK_LIMIT: Final = schema.LinkFrame.length.subcon.subcon.high
+"""The longest link frame's body."""
+
 _TYPES: Final = {bool: "boolean", int: "integer", str: "string", bytes: "bytes"}
 
 
@@ -52,6 +55,8 @@ class Message(NamedTuple):
     """`json`, `empty`, `opaque` or `numbered`."""
     revision: int
     extension: str | None
+    limit: int
+    """Of the whole frame, in bytes."""
     fields: tuple[Field, ...]
 
 
@@ -66,7 +71,7 @@ def messages() -> Iterator[Message]:
         layout, number = payload.subcon, schema.ClusterMsgType.encmapping[name]
         fields = tuple(payload_fields(layout))
         kind = "json" if isinstance(layout, schema.JsonObject) else ("empty", "opaque", "numbered")[len(fields)]
-        yield Message(number, name, kind, payload.revision, payload.extension, fields)
+        yield Message(number, name, kind, payload.revision, payload.extension, payload.limit, fields)
 
 
 def payload_fields(layout: construct.Construct) -> Iterator[Field]:

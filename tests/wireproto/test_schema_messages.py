@@ -59,16 +59,16 @@ def test_class_has_the_fields_of_its_layout(cls: type[Message]) -> None:
 
 
 def test_registry_has_the_types_of_the_schema() -> None:
-    assert [(spec.msg_type, spec.msg_type.wire_name, spec.revision, spec.extension) for spec in REGISTRY] == [
-        (each.number, each.name, each.revision, each.extension) for each in LAYOUTS.values()
-    ]
+    rows = [(each.number, each.name, each.revision, each.extension, each.limit) for each in LAYOUTS.values()]
+    for spec, row in zip(REGISTRY, rows, strict=True):
+        assert (spec.msg_type, spec.msg_type.wire_name, spec.revision, spec.extension, spec.max_length) == row
     assert [spec.kind.name.lower() for spec in REGISTRY] == [each.kind for each in LAYOUTS.values()]
     assert {int(number) for number in schema.ClusterMsgType.encmapping.values()} == set(LAYOUTS)
     assert {each.extension for each in LAYOUTS.values()} - {None} <= {*EXTENSIONS}
 
 
 def test_limits_are_those_of_the_schema() -> None:
-    assert schema.LinkFrame.length.subcon.subcon.high == MAX_LINK_LENGTH
+    assert declared.LINK_LIMIT == MAX_LINK_LENGTH
     assert schema.MAX_NESTING == MAX_NESTING
 
 

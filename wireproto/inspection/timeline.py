@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from wireproto.codec.json_scanner import payload_fields
+from wireproto.codec.fields import payload_fields
 from wireproto.inspection.sessions import Entry, Kind, carries_token, hidden_dim
 from wireproto.inspection.tcp import Endpoint
 from wireproto.messages import InferenceStep, InferenceToken, Message

@@ -22,7 +22,7 @@ from wireproto.inspection.packets import tcp_segment
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.sessions import Entry
 from wireproto.inspection.tcp import Endpoint, Segment
-from wireproto.session import Established, Role, Session
+from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
 ENDS: Final = (Endpoint(b"\x7f\x00\x00\x01", 50001), Endpoint(b"\x7f\x00\x00\x02", 49999))
@@ -43,12 +43,21 @@ class Talk:
     def __post_init__(self) -> None:
         self.key_log = io.StringIO()
         self.sides = tuple(
-            Session(role, SIGNERS[side], SIGNERS[1 - side].public_key, self.revision, log, EXTENSIONS)
+            Session(
+                Config(
+                    role=role,
+                    signer=SIGNERS[side],
+                    pin=SIGNERS[1 - side].public_key,
+                    revision=self.revision,
+                    key_log=log,
+                    extensions=EXTENSIONS,
+                )
+            )
             for side, (role, log) in enumerate(((Role.INITIATOR, self.key_log), (Role.RESPONDER, None)))
         )
         self.time = self.start
         self.tcp = TcpWriter(self, self.ends, self.time)  # type: ignore[arg-type]
-        self.send(0, self.sides[0].start())
+        self.flush(0)
 
     def packet(self, time: float, data: bytes) -> None:
         """As `Writer.packet`: keeps it."""
@@ -58,13 +67,20 @@ class Talk:
         """Bytes of a side's, which the other one takes."""
         self.time += 0.001
         self.tcp.data(side, self.time, bytes(data))
-        for event in list(self.sides[1 - side].receive_data(bytes(data))):
-            if isinstance(event, Established) and event.reply:
-                self.send(1, event.reply)
+        receiver = self.sides[1 - side]
+        receiver.receive_data(data)
+        while receiver.next_event() is not None:
+            self.flush(1 - side)
+
+    def flush(self, side: int) -> None:
+        """Sends what a side has to send."""
+        if data := b"".join(self.sides[side].data_to_send()):
+            self.send(side, data)
 
     def say(self, side: int, *messages: Message) -> "Talk":
         for message in messages:
-            self.send(side, self.sides[side].send(message))
+            self.sides[side].send(message)
+            self.flush(side)
         return self
 
     def raw(self, side: int, data: bytes) -> "Talk":
