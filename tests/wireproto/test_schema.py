@@ -1,8 +1,10 @@
-"""The layouts that have no fast path beside them in `frame` and `link`: boxes, tensor plaintexts, JACCL's records.
+"""Every layout of the schema by itself: link frames, boxes, payloads, tensor plaintexts, JACCL's records.
 
 One helper takes each row through parse, build, size and parse again, and through every truncation and trailing byte.
 """
 
+import base64
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
-from wireproto import MalformedError, WireError, schema
+from wireproto import ClusterMsgType, MalformedError, WireError, schema
 from wireproto.schema import (
     Activation,
     ClusterFrame,
@@ -79,7 +81,7 @@ class Row(NamedTuple):
     layout: Construct
     data: bytes
     value: dict[str, Any]
-    size: int | None
+    size: int | None = None
     greedy: bool = False
     """Trailing bytes belong to it."""
 
@@ -135,6 +137,180 @@ ROWS: Final = [
     ),
     Row("destination-own", JacclDestination, b"\xff\xff\xff\xff" + bytes(28), {"local_id": -1, "endpoint": None}, None),
 ]
+EXTENSIONS: Final = b',"extensions":["outcome/1","a-2/9999"]}'
+KEYS: Final = {"sePubKeyRaw": bytes(64), "ephemeralX25519PubKey": b"\1" * 32, "nonce": b"\2" * 32, "seSignature": b"\3"}
+KEYS_TEXT: Final = b",".join(b'"%s":"%s"' % (key.encode(), base64.b64encode(value)) for key, value in KEYS.items())
+PAYLOAD_ROWS: Final = [
+    Row("hello", schema.HandshakeHello, b"{%s}" % KEYS_TEXT, KEYS),
+    Row("ack", schema.HandshakeAck, b"{%s}" % KEYS_TEXT, KEYS),
+    Row(
+        "pong",
+        schema.PongPayload,
+        b'{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"warning"}',
+        {"modelLoaded": True, "inferenceInFlight": False, "memoryPressure": "warning", "extensions": ()},
+    ),
+    Row(
+        "bootstrap",
+        schema.JacclBootstrapPayload,
+        b'{"port":29400,"sessionID":"\xc3\xa9\\"\\u0000"}',
+        {"port": 29400, "sessionID": 'é"\0', "extensions": ()},
+    ),
+    Row(
+        "bootstrap-extensions",
+        schema.JacclBootstrapPayload,
+        b'{"port":0,"sessionID":""' + EXTENSIONS,
+        {"port": 0, "sessionID": "", "extensions": ("outcome/1", "a-2/9999")},
+    ),
+    Row(
+        "prompt",
+        schema.PromptTokensPayload,
+        b'{"uid":"u","tokens":[-9223372036854775808,0,9223372036854775807],"maxTokens":-1}',
+        {"uid": "u", "tokens": (-(2**63), 0, 2**63 - 1), "maxTokens": -1},
+    ),
+    Row("step", schema.StepTokenPayload, b'{"uid":"u","token":7}', {"uid": "u", "token": 7}),
+    Row("stop", schema.SessionStopPayload, b'{"uid":"u"}', {"uid": "u"}),
+    Row(
+        "pp-activation",
+        schema.PPActivationPayload,
+        b'{"uid":"u","seqLen":3,"sealedActivation":"/+A="}',
+        {"uid": "u", "seqLen": 3, "sealedActivation": b"\xff\xe0"},
+    ),
+    Row(
+        "pp-token", schema.PPTokenPayload, b'{"uid":"u","sealedToken":""}', {"uid": "u", "sealedToken": b""}, None, True
+    ),
+    Row("pp-end", schema.PPSessionEndPayload, b'{"uid":"u"}', {"uid": "u"}),
+    Row(
+        "outcome",
+        schema.Outcome,
+        b'{"rank":1,"state":"failed","stage":"init","code":"c","message":"m"}',
+        {"rank": 1, "state": "failed", "stage": "init", "code": "c", "message": "m"},
+    ),
+    Row(
+        "versions",
+        schema.Versions,
+        b'{"package":"1","mlx":"2","backend":"jaccl","devices":""}',
+        {"package": "1", "mlx": "2", "backend": "jaccl", "devices": ""},
+    ),
+]
+FRAME_ROWS: Final = [
+    Row("frame-ping", ClusterFrame, b"\x03", {"type": "ping", "payload": b""}),
+    Row("frame-step", ClusterFrame, b"\x05box", {"type": "inferenceStep", "payload": {"box": b"box"}}),
+    Row(
+        "frame-bootstrap",
+        ClusterFrame,
+        b'\x07{"port":29400,"sessionID":"u"}',
+        {"type": "jacclBootstrap", "payload": {"port": 29400, "sessionID": "u", "extensions": ()}},
+    ),
+    Row("type", schema.ClusterMsgType, b"\x07", "jacclBootstrap", 1),
+    Row("part", SideChannelPart, b"\1\0\0\0part", {"sequence": 1, "part": b"part"}),
+    Row("whole", SideChannelWhole, b"\xff\xff\xff\xff", {"sequence": 2**32 - 1, "whole": b""}),
+]
+EVERY_PAYLOAD = pytest.mark.parametrize("row", PAYLOAD_ROWS, ids=lambda row: row.id)
+
+
+@pytest.mark.parametrize("row", PAYLOAD_ROWS + FRAME_ROWS, ids=lambda row: row.id)
+def test_payload_and_frame_rows(row: Row) -> None:
+    common(row.layout, row.data, row.value, row.size)
+
+
+@EVERY_PAYLOAD
+def test_every_truncation_of_a_payload(row: Row) -> None:
+    for length in range(len(row.data)):
+        assert verdict(parse, row.layout, row.data[:length]) == expected("truncated", length)
+
+
+@EVERY_PAYLOAD
+def test_only_white_space_follows_a_payload(row: Row) -> None:
+    assert _plain(parse(row.layout, b"\n " + row.data + b"\r\t")) == row.value
+    assert verdict(parse, row.layout, row.data + b" ,") == expected("trailing-data", len(row.data) + 1)
+
+
+@EVERY_PAYLOAD
+def test_a_payload_needs_each_member(row: Row) -> None:
+    for key in row.value:
+        value = {other: row.value[other] for other in row.value if other != key}
+        if key != "extensions":
+            assert verdict(build, row.layout, value) == expected("field-missing", None, key)
+        elif not row.value[key]:
+            assert build(row.layout, value) == row.data
+
+
+def test_a_payload_works_by_itself() -> None:
+    """construct's own `parse` and `build`, a list for an array, keys in any order, unknown ones ignored."""
+    layout = schema.JacclBootstrapPayload
+    parsed = layout.parse(b'{"sessionID":"u","x":[{"y":[1.5e3,null]}],"port":29400}')
+    assert (parsed.port, parsed.sessionID, parsed.extensions) == (29400, "u", ())
+    assert layout.build(parsed) == b'{"port":29400,"sessionID":"u"}'
+    assert layout.build({"port": 1, "sessionID": "u", "extensions": ["a/1"], "x": 1}) == (
+        b'{"port":1,"sessionID":"u","extensions":["a/1"]}'
+    )
+    with pytest.raises(MalformedError, match="field-range in port at byte 8"):
+        layout.parse(b'{"port":70000,"sessionID":"u"}')
+
+
+@pytest.mark.parametrize(
+    "value", [7, "jacclBootstrap", ClusterMsgType.JACCL_BOOTSTRAP, schema.ClusterMsgType.jacclBootstrap]
+)
+def test_type_is_built_from_its_name_or_number(value: Any) -> None:
+    assert schema.ClusterMsgType.build(value) == b"\x07"
+    assert int(schema.ClusterMsgType.parse(b"\x07")) == 7
+    frame = {"type": value, "payload": {"port": 1, "sessionID": "u"}}
+    assert build(ClusterFrame, frame) == b'\x07{"port":1,"sessionID":"u"}'
+
+
+def test_unknown_type() -> None:
+    for data in (b"\x00", b"\x0e", b"\x7f"):
+        assert verdict(parse, schema.ClusterMsgType, data) == expected("type-unknown", 0, "type")
+        assert verdict(build, schema.ClusterMsgType, data[0]) == expected("type-unknown", None)
+    assert verdict(build, schema.ClusterMsgType, "hello") == expected("type-unknown", None)
+
+
+@pytest.mark.parametrize(
+    ("revision", "extensions", "known"), [(1, (), False), (2, (), False), (2, ("outcome/1",), True)]
+)
+def test_type_of_an_extension(revision: int, extensions: tuple[str, ...], known: bool) -> None:
+    frame = b'\x43{"package":"","mlx":"","backend":"","devices":""}'
+    read = partial(parse, revision=revision, extensions=extensions)
+    value = {"type": "versions", "payload": {"package": "", "mlx": "", "backend": "", "devices": ""}}
+    write = partial(build, revision=revision, extensions=extensions)
+    if known:
+        assert read(ClusterFrame, frame).payload.mlx == ""
+        assert write(ClusterFrame, value) == frame
+    else:
+        assert verdict(read, ClusterFrame, frame) == expected("type-unknown", 0, "type")
+        assert verdict(write, ClusterFrame, value) == expected("type-unknown", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [(name, payload.limit) for name, payload in ClusterFrame.payload.cases.items() if payload.limit < 2**20],
+)
+def test_longest_frame(name: str, limit: int) -> None:
+    """[PAYLOAD-LIMIT]"""
+    number = ClusterFrame.type.encmapping[name]
+    read = partial(parse, extensions=("outcome/1",))
+    for excess in (0, 1):
+        refused = verdict(read, ClusterFrame, bytes([number]) + b"?" * (limit - 1 + excess))
+        assert refused == (expected("payload-limit", 1) if excess else expected("json-syntax", 1))
+
+
+def test_longest_frame_is_built() -> None:
+    """[PAYLOAD-LIMIT]"""
+    fits = {"type": "sessionStop", "payload": {"uid": "u" * (2**16 - 1 - len('{"uid":""}'))}}
+    assert len(build(ClusterFrame, fits)) == 2**16
+    fits["payload"]["uid"] += "u"  # type: ignore[index]
+    assert verdict(build, ClusterFrame, fits) == expected("payload-limit", None)
+
+
+@pytest.mark.parametrize("count", [1, 32])
+def test_count(count: int) -> None:
+    """[JACCL-COUNT, JACCL-MESH-INIT, JACCL-RING-INIT]"""
+    common(schema.JacclCount, count.to_bytes(4, "little"), {"count": count}, 4)
+    for other in (0, 33, -1):
+        data = other.to_bytes(4, "little", signed=True)
+        assert verdict(parse, schema.JacclCount, data) == expected("jaccl-count", 0, "count")
+
+
 EVERY_ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 
 
