@@ -255,20 +255,25 @@ _KINDS: Final = {
 }  # fmt: skip
 
 
-class JsonText(io.BytesIO):
+class JsonText:
     """A cursor over JSON text, read from the front and one byte at a time, until a byte that cannot be right."""
+
+    def __init__(self, data: bytes, pos: int) -> None:
+        self.data, self.pos = data, pos
+
+    def tell(self) -> int:
+        return self.pos
 
     def look(self) -> bytes:
         """Return the next byte without reading it. Raises `TruncatedError` at the end."""
-        if not (byte := self.read(1)):
-            raise TruncatedError("truncated", "the JSON text ends too soon", offset=self.tell())
-        self.seek(-1, io.SEEK_CUR)
-        return byte
+        if self.pos == len(self.data):
+            raise TruncatedError("truncated", "the JSON text ends too soon", offset=self.pos)
+        return self.data[self.pos : self.pos + 1]
 
     def next(self) -> bytes:
         """Skip white space, and return the byte after it without reading that."""
         while (byte := self.look()) in _SPACE:
-            self.read(1)
+            self.pos += 1
         return byte
 
     def kind(self) -> str:
@@ -276,14 +281,14 @@ class JsonText(io.BytesIO):
         return _KINDS.get(self.next()) or self.syntax("a value")
 
     def syntax(self, expected: str) -> NoReturn:
-        _fail("json-syntax", self.tell(), f"expected {expected}, not byte 0x{self.look().hex()}")
+        _fail("json-syntax", self.pos, f"expected {expected}, not byte 0x{self.look().hex()}")
 
     def run(self, allowed: bytes, most: int | None = None) -> str:
         """Read bytes that are among `allowed`, and no more than `most`."""
-        run = bytearray()
-        while len(run) != most and self.look() in allowed:
-            run += self.read(1)
-        return run.decode()
+        start = self.pos
+        while self.pos - start != most and self.look() in allowed:
+            self.pos += 1
+        return self.data[start : self.pos].decode()
 
     def literal(self) -> bool | None:
         word, value = _LITERALS[self.look()]
@@ -307,21 +312,19 @@ class JsonText(io.BytesIO):
 
     def string(self) -> str:
         """Check a string, and let the standard library decode it."""
-        start = self.tell()
-        self.read(1)
+        start = self.pos
+        self.pos += 1
         while (character := self.character()) != '"':
             if character == "\\":
                 self.escape()
             elif character < " ":
-                _fail("json-control-character", self.tell() - 1, f"{character!r} must be escaped in a string")
-        length = self.tell() - start
-        self.seek(start)
-        return cast(str, json.loads(self.read(length)))
+                _fail("json-control-character", self.pos - 1, f"{character!r} must be escaped in a string")
+        return cast(str, json.loads(self.data[start : self.pos]))
 
     def character(self) -> str:
-        start, encoded = self.tell(), self.look()
+        start, encoded = self.pos, self.look()
         while True:
-            self.read(1)
+            self.pos += 1
             try:
                 return encoded.decode()
             except UnicodeDecodeError as error:
@@ -331,11 +334,10 @@ class JsonText(io.BytesIO):
 
     def escape(self) -> None:
         """Check what follows a backslash."""
-        start = self.tell() - 1
+        start = self.pos - 1
         if not self.run(b'"\\/bfnrtu', 1):
             _fail("json-escape", start, "JSON has no such escape")
-        self.seek(-1, io.SEEK_CUR)
-        if self.read(1) == b"u":
+        if self.data[self.pos - 1 : self.pos] == b"u":
             unit = self.utf16_unit()
             is_first = unit >> 10 == 0x36
             is_pair = is_first and self.run(b"\\", 1) and self.run(b"u", 1) and self.utf16_unit() >> 10 == 0x37
@@ -345,25 +347,25 @@ class JsonText(io.BytesIO):
     def utf16_unit(self) -> int:
         digits = self.run(_DIGITS + b"abcdefABCDEF", 4)
         if len(digits) < 4:
-            _fail("json-escape", self.tell(), "expected four hexadecimal digits")
+            _fail("json-escape", self.pos, "expected four hexadecimal digits")
         return int(digits, 16)
 
     def items(self, closing: bytes) -> Iterator[None]:
         """Go through an array or an object: yield before each item, and end after the closing bracket."""
-        self.read(1)
+        self.pos += 1
         if self.next() != closing:
             yield
             while self.next() == b",":
-                self.read(1)
+                self.pos += 1
                 self.next()
                 yield
             if self.look() != closing:
                 self.syntax(f"a comma or {closing.decode()}")
-        self.read(1)
+        self.pos += 1
 
     def key(self, seen: set[str]) -> str:
         """Read a member's key, its colon, and white space; `seen` has the keys of this object so far."""
-        start = self.tell()
+        start = self.pos
         if self.look() != b'"':
             self.syntax("a key")
         key = self.string()
@@ -372,7 +374,7 @@ class JsonText(io.BytesIO):
         seen.add(key)
         if self.next() != b":":
             self.syntax("a colon")
-        self.read(1)
+        self.pos += 1
         self.next()
         return key
 
@@ -383,7 +385,7 @@ class JsonText(io.BytesIO):
             match self.kind():
                 case "an object" | "an array" as kind:
                     if len(opened) + 2 > MAX_NESTING:
-                        raise LimitError("json-nesting", f"more than {MAX_NESTING} levels", offset=self.tell())
+                        raise LimitError("json-nesting", f"more than {MAX_NESTING} levels", offset=self.pos)
                     keys = set[str]() if kind == "an object" else None
                     opened.append((self.items(b"]" if keys is None else b"}"), keys))
                 case "a string":
@@ -456,11 +458,11 @@ class JsonArray(Construct):  # type: ignore[misc]
     def _parse(self, stream: JsonText, context: Container, path: str) -> tuple[Any, ...]:
         if (kind := stream.kind()) != "an array":
             _fail("field-type", stream.tell(), f"expected an array, not {kind}", path)
-        start, values = stream.tell(), list[Any]()
+        start, values = stream.pos, list[Any]()
         for index, _ in enumerate(stream.items(b"]")):
             stream.kind()
             self._check_length(index + 1, path, start)
-            offset = stream.tell()
+            offset = stream.pos
             value = self.item._parsereport(stream, context, f"{path}[{index}]")
             self._check_unique(value, values, f"{path}[{index}]", offset)
             values.append(value)
@@ -500,12 +502,11 @@ class JsonObject(Construct):  # type: ignore[misc]
 
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Container:
         start = stream.tell()
-        text = JsonText(bytes(start) + stream.read())  # so that offsets count from the same byte
-        if text.getvalue().startswith(codecs.BOM_UTF8, start):
+        text = JsonText(bytes(start) + stream.read(), start)  # so that offsets count from the same byte
+        if text.data.startswith(codecs.BOM_UTF8, start):
             _fail("json-bom", start, "the JSON text starts with a byte-order mark")
-        text.seek(start)
         if (kind := text.kind()) != "an object":
-            _fail("payload-not-object", text.tell(), f"expected an object, not {kind}")
+            _fail("payload-not-object", text.pos, f"expected an object, not {kind}")
         found: dict[str, Any] = {}
         seen: set[str] = set()
         for _ in text.items(b"}"):
@@ -515,10 +516,10 @@ class JsonObject(Construct):  # type: ignore[misc]
                 text.skip()
         for key, member in self.members.items():
             if key not in found and not isinstance(member, Optional):
-                _fail("field-missing", text.tell() - 1, f"the object ends without {key}", key)
-        while byte := text.read(1):
-            if byte not in _SPACE:
-                _fail("trailing-data", text.tell() - 1, "only white space may follow the JSON text")
+                _fail("field-missing", text.pos - 1, f"the object ends without {key}", key)
+        end = len(text.data) - len(text.data[text.pos :].lstrip(_SPACE))
+        if end < len(text.data):
+            _fail("trailing-data", end, "only white space may follow the JSON text")
         return Container({key: found.get(key, ()) for key in self.members})
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:

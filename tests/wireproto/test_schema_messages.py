@@ -5,13 +5,15 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import pytest
+import yaml
 from msgspec import Meta, Struct, inspect
 
 from spec.tools import fields as declared
-from spec.tools.fields import Facts, Field
+from spec.tools.fields import Facts, Field, snake
 from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE
 from wireproto import EXTENSIONS, MAX_LINK_LENGTH, REGISTRY, JacclBootstrapPayload, Message, PromptTokensPayload, schema
 from wireproto.codec.json_scanner import MAX_NESTING
+from wireproto.testing.vectors import DIRECTORY
 
 LAYOUTS: Final = {each.number: each for each in declared.messages()}
 
@@ -70,6 +72,12 @@ def test_registry_has_the_types_of_the_schema() -> None:
 def test_limits_are_those_of_the_schema() -> None:
     assert declared.LINK_LIMIT == MAX_LINK_LENGTH
     assert schema.MAX_NESTING == MAX_NESTING
+
+
+def test_kaitai_has_the_types_of_the_schema() -> None:
+    kaitai = yaml.safe_load((DIRECTORY.parent / "cluster_link.ksy").read_text())
+    assert kaitai["enums"] == {"msg_type": {each.number: snake(each.name) for each in LAYOUTS.values()}}
+    assert kaitai["seq"][0]["type"] == f"link_stream({declared.LINK_LIMIT})"
 
 
 # -- the check can fail, and names the field ---------------------------------------------------------------------------
