@@ -713,8 +713,8 @@ Token: Final = Struct("tokenID" / I32)
 
 # -- JACCL's side channel ----------------------------------------------------------------------------------------------
 
-JacclHello: Final = Struct("rank" / Within(I32, 1, 7, "jaccl-rank"))
-"""A worker's first message to the root. [JACCL-HELLO]"""
+JacclHello: Final = Struct("rank" / Within(I32, 1, 63, "jaccl-rank"))
+"""A worker's first message to the root, in a ring of up to 64 ranks. [JACCL-HELLO]"""
 
 JacclCount: Final = Struct("count" / Within(I32, 1, 32, "jaccl-count"))
 """The length of a rank's list: up to 4 connections to each of 8 ranks. [JACCL-MESH-INIT, JACCL-RING-INIT]"""

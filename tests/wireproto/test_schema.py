@@ -113,7 +113,7 @@ ROWS: Final = [
     Row("token-greatest", Token, b"\xff\xff\xff\x7f", {"tokenID": 2**31 - 1}, 4),
     Row("token-minus-1", Token, b"\xff\xff\xff\xff", {"tokenID": -1}, 4),
     Row("hello-1", JacclHello, b"\x01\0\0\0", {"rank": 1}, 4),
-    Row("hello-7", JacclHello, b"\x07\0\0\0", {"rank": 7}, 4),
+    Row("hello-63", JacclHello, b"\x3f\0\0\0", {"rank": 63}, 4),
     Row(
         "destination",
         JacclDestination,
@@ -375,7 +375,7 @@ def test_destination_is_32_bytes() -> None:
         (of_hidden_dim(3), b"\x01\0\0\0" + bytes(7), "trailing-data", 10, None),
         (of_hidden_dim(4096), b"\xff\xff\xff\x7f" + bytes(100), "truncated", 104, None),
         (JacclHello, bytes(4), "jaccl-rank", 0, "rank"),
-        (JacclHello, b"\x08\0\0\0", "jaccl-rank", 0, "rank"),
+        (JacclHello, b"\x40\0\0\0", "jaccl-rank", 0, "rank"),
         (JacclHello, b"\xff\xff\xff\xff", "jaccl-rank", 0, "rank"),
         (JacclHello, b"GET ", "jaccl-rank", 0, "rank"),
         (JacclHello, b"\0\0\0\x01", "jaccl-rank", 0, "rank"),
@@ -397,7 +397,7 @@ def test_rejected(layout: Construct, data: bytes, code: str, offset: int, path: 
     assert verdict(parse, layout, data) == expected(code, offset, path)
 
 
-@pytest.mark.parametrize("value", [-2, -1, 0, 8, 9, 255, 2**31 - 1])
+@pytest.mark.parametrize("value", [-2, -1, 0, 64, 65, 255, 2**31 - 1])
 def test_hello_ranks(value: int) -> None:
     data = value.to_bytes(4, "little", signed=True)
     assert verdict(parse, JacclHello, data) == expected("jaccl-rank", 0, "rank")

@@ -16,7 +16,7 @@ EXIT_COULD_NOT_RUN: Final = 3
 
 _EXTRAS: Final = {
     "cryptography": "session",
-    "cypcap": "inspect",
+    "backports": "inspect",
     "hypothesis": "fuzz",
     "psutil": None,
     "rich": None,
