@@ -275,6 +275,7 @@ class Member:
         self._kept: list[Event] = []
         self._group_checked = asyncio.Event()
         self.without_outcome = []
+        self._reason: SupervisorError | None = None
 
     @classmethod
     async def ready(
@@ -375,6 +376,8 @@ class Member:
         """Hear what the other ranks run, and whether that can work."""
         if self.exchange.agreed:
             devices = b"" if self.up.devices is None else format_device_file(self.up.devices)
+            if devices and self.up.jaccl_ring:
+                devices += b"ring"
             await self.exchange.compare(
                 Versions(
                     package=self._version,
@@ -413,10 +416,21 @@ class Member:
         """Another rank has ended the group in order."""
         self._supervisor.summary["stopped"] = True
 
-    def seen(self, what: str | None) -> None:
-        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell."""
+    def seen(self, what: str | LinkError | None) -> None:
+        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell.
+
+        A protocol error stays the reason, since rank 0 reconnects and repeats it.
+        """
         if what is None:
-            self._supervisor.late = None
+            self._reason = self._supervisor.late = None
+            return
+        if isinstance(what, LinkError):
+            if not what.code.startswith("link-"):
+                text = str(SessionLostError(0, what))
+                self._reason = SupervisorError(text, code=what.code, stage="link", rank=self.up.rank)
+            self._supervisor.late = self._reason
+            return
+        if self._reason is not None:
             return
         text = (
             f"rank 0 is there (last seen: {what}, {self._supervisor.now() / 1000:.1f} s after the start of this run), "
@@ -486,12 +500,15 @@ class Member:
         order = Order(
             rank=plan.rank,
             ips=plan.ips,
+            all_ips=plan.all_ips,
             backend=self._backend,
             directory=str(self._worker.directory),
             origin=self._supervisor.origin,
             deadline=self._supervisor.deadline + WORKER_SLACK,
             bootstrap=JacclBootstrapPayload(plan.port, plan.session_id),
             devices=plan.devices,
+            jaccl_ring=plan.jaccl_ring,
+            envs=plan.envs,
             side_channel=self._side_channel is not None,
             no_sum=self.no_sum(),
             hold=True,

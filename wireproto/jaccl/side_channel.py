@@ -17,8 +17,11 @@ from wireproto.errors import LimitError, MalformedError, StateError, TruncatedEr
 from wireproto.jaccl.records import I32
 
 MIN_SIZE: Final = 2
-MAX_SIZE: Final = 8
-"""Ranks in a group: the limit of a JACCL mesh. [JACCL-HELLO]"""
+MAX_SIZE: Final = 64
+"""Ranks in a group: our own limit, since a JACCL ring and an MLX ring have none. [JACCL-HELLO]"""
+
+MAX_MESH: Final = 8
+"""Ranks in a JACCL mesh: its init refuses more. [JACCL-MESH-INIT]"""
 
 MAX_GATHER: Final = 1024 * 1024
 """Bytes in one contribution: a thousand times the longest list of Destinations. It bounds the memory that a worker can

@@ -322,7 +322,9 @@ class _Script:
     def end(self, in_order: bool, nonce: bytes) -> None:
         if in_order:
             self.step(self.role is Role.INITIATOR, SessionEnd(), nonce)
-        self._steps.append(SessionStep(do="end", events=(SessionEvent(event="closed", orderly=in_order),)))
+        is_told = in_order and self.role is Role.RESPONDER  # with the peer's sessionEnd
+        events = () if is_told else (SessionEvent(event="closed", orderly=in_order),)
+        self._steps.append(SessionStep(do="end", events=events))
         self.state = "closed"
 
     def _receive(self, data: Hex, *events: SessionEvent) -> None:

@@ -440,10 +440,10 @@ def test_encode_at_and_over_the_limit() -> None:
 
 
 def test_schema_has_the_same_limits() -> None:
-    assert isinstance(verdict(schema.build, schema.LINK_FRAME, {"body": b""}), Rejected)
+    assert isinstance(verdict(schema.build, schema.LinkFrame, {"body": b""}), Rejected)
     for length, code in [(0, "link-length-zero"), (MAX_LINK_LENGTH + 1, "link-length-limit")]:
-        assert verdict(schema.parse, schema.LINK_FRAME, header(length) + b"x") == expected(code, 0, "length")
-    assert verdict(schema.parse, schema.LINK_FRAME, header(MAX_LINK_LENGTH) + b"x") == expected("truncated", 9)
+        assert verdict(schema.parse, schema.LinkFrame, header(length) + b"x") == expected(code, 0, "length")
+    assert verdict(schema.parse, schema.LinkFrame, header(MAX_LINK_LENGTH) + b"x") == expected("truncated", 9)
 
 
 def test_error_can_be_pickled() -> None:

@@ -24,9 +24,9 @@ from wireproto.jaccl import (
     mesh_init,
     ring_init,
 )
-from wireproto.schema import JACCL_DESTINATION, build, parse
+from wireproto.schema import JacclDestination, build, parse
 
-SIZES = range(MIN_SIZE, MAX_SIZE + 1)
+SIZES = (*range(MIN_SIZE, 9), MAX_SIZE)
 Init = Generator[bytes, bytes, Any]
 
 i32s = st.integers(0, 2**31 - 1)
@@ -54,7 +54,7 @@ def ring_lists(rank: int, wires: int) -> RingDestinations:
 
 
 def by_schema(data: bytes) -> Destination:
-    value = parse(JACCL_DESTINATION, data)
+    value = parse(JacclDestination, data)
     if value.endpoint is None:
         return OWN_ENTRY
     end = value.endpoint
@@ -87,7 +87,7 @@ def test_encoded_destination_is_that_of_the_schema(destination: Destination) -> 
         }
     )
     data = encode_destination(destination)
-    assert data == build(JACCL_DESTINATION, {"local_id": destination.local_id, "endpoint": endpoint})
+    assert data == build(JacclDestination, {"local_id": destination.local_id, "endpoint": endpoint})
     assert len(data) == DESTINATION_SIZE
     assert decode_destination(data) == destination
 

@@ -17,7 +17,7 @@ from wireproto.session import Role
 from wireproto.session.handshake import Initiator, Responder
 from wireproto.session.seal import Seal
 from wireproto.testing import strategies
-from wireproto.testing.fixed_keys import KNOWN, KnownHandshake, drawn
+from wireproto.testing.fixed_keys import KNOWN, KnownHandshake
 from wireproto.testing.malformed import VIOLATIONS
 from wireproto.testing.strategies import BrokenFrame, BrokenStream, EncodedFrame, LinkStream, SealedStream
 from wireproto.testing.vectors import SessionTest
@@ -86,10 +86,9 @@ def test_broken_link_streams(broken: BrokenStream, data: st.DataObject) -> None:
 
 @given(shake=strategies.handshakes())
 def test_handshakes(shake: KnownHandshake) -> None:
-    with drawn(shake.rank_0):
-        initiator = Initiator(shake.rank_0, shake.rank_1.public_key)
-    with drawn(shake.rank_1):
-        ack, secrets = Responder(shake.rank_1, shake.rank_0.public_key).respond(shake.hello)
+    initiator = Initiator(shake.rank_0, shake.rank_1.public_key, shake.rank_0.random())
+    responder = Responder(shake.rank_1, shake.rank_0.public_key, shake.rank_1.random())
+    ack, secrets = responder.respond(shake.hello)
     assert (initiator.hello, ack) == (shake.hello, shake.ack)
     assert initiator.finish(shake.ack).key == secrets.key == shake.key
 
