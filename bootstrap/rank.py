@@ -376,6 +376,8 @@ class Member:
         """Hear what the other ranks run, and whether that can work."""
         if self.exchange.agreed:
             devices = b"" if self.up.devices is None else format_device_file(self.up.devices)
+            if devices and self.up.jaccl_ring:
+                devices += b"ring"
             await self.exchange.compare(
                 Versions(
                     package=self._version,
@@ -498,12 +500,15 @@ class Member:
         order = Order(
             rank=plan.rank,
             ips=plan.ips,
+            all_ips=plan.all_ips,
             backend=self._backend,
             directory=str(self._worker.directory),
             origin=self._supervisor.origin,
             deadline=self._supervisor.deadline + WORKER_SLACK,
             bootstrap=JacclBootstrapPayload(plan.port, plan.session_id),
             devices=plan.devices,
+            jaccl_ring=plan.jaccl_ring,
+            envs=plan.envs,
             side_channel=self._side_channel is not None,
             no_sum=self.no_sum(),
             hold=True,

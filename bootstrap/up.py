@@ -9,7 +9,7 @@ from bootstrap.control.run import check_timeout
 from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Hostfile
 from bootstrap.link.sessions import OnConfirmed, nothing
-from bootstrap.plan import BackendChoice, Plan, check_backend, check_ip, check_port, elect, new_session_id
+from bootstrap.plan import BackendChoice, Plan, check_backend, check_ip, elect, new_session_id
 from bootstrap.trust import IdentityError, Pins, decode_public_key, load_identity
 from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
@@ -28,8 +28,12 @@ class Up:
     link_port: int = LINK_PORT
     coordinator_port: int = 29400
     revision: Revision = Revision.V2
+    all_ips: tuple[tuple[str, ...], ...] = ()
+    """Every address of each rank; by default the first ones."""
     backend: BackendChoice = "auto"
     devices: DeviceMatrix | None = None
+    jaccl_ring: bool = False
+    envs: tuple[tuple[str, str], ...] = ()
     command: tuple[str, ...] = ()
     """What runs once the group can be formed; the built-in worker where that is nothing."""
     restarts: int = 0
@@ -47,7 +51,6 @@ class Up:
             raise ConfigError("two ranks have the same address", code="bad-ip")
         if not 1 <= self.link_port <= 65535:
             raise ConfigError(f"link port {self.link_port} is wrong, use 1 to 65535", code="bad-port")
-        check_port(self.coordinator_port, self.size)
         check_backend(self.backend)
         check_timeout(self.timeout)
         if self.restarts < 0:
@@ -74,9 +77,16 @@ class Up:
             last = len(hostfile.ips) - 1
             raise ConfigError(f"rank {rank!r} is wrong, use 0 to {last}, or auto", code="bad-rank")
         own_rank = hostfile.own_rank() if rank == "auto" else int(rank)
-        if options["backend"] == "auto":
-            options["backend"] = hostfile.backend
-        return cls(rank=own_rank, ips=hostfile.ips, devices=hostfile.devices, **options)
+        options["backend"] = hostfile.backend_for(options["backend"])
+        return cls(
+            rank=own_rank,
+            ips=hostfile.ips,
+            all_ips=hostfile.all_ips,
+            devices=hostfile.devices,
+            jaccl_ring=hostfile.jaccl_ring,
+            envs=hostfile.envs,
+            **options,
+        )
 
     @property
     def size(self) -> int:
@@ -95,10 +105,13 @@ class Up:
         return Plan(
             rank=self.rank,
             ips=self.ips,
+            all_ips=self.all_ips,
             port=port,
             session_id=session_id,
             backend=self.backend,
             devices=self.devices,
+            jaccl_ring=self.jaccl_ring,
+            envs=self.envs,
         )
 
 

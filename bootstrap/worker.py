@@ -73,7 +73,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: JacclBootstrapPayload | None = None
     """None for a rank that learns it over the link."""
     link: LinkOrder | None = None
+    all_ips: tuple[tuple[str, ...], ...] = ()
     devices: DeviceMatrix | None = None
+    jaccl_ring: bool = False
+    envs: tuple[tuple[str, str], ...] = ()
     side_channel: bool = False
     """JACCL's gathers go over the link."""
     no_sum: str = ""
@@ -120,10 +123,13 @@ def run(order: Order, emit: OnStep) -> None:
     plan = Plan(
         rank=order.rank,
         ips=order.ips,
+        all_ips=order.all_ips,
         port=payload.port,
         session_id=payload.session_id,
         backend=backend,
         devices=order.devices,
+        jaccl_ring=order.jaccl_ring,
+        envs=order.envs,
         directory=order.directory,
     )
     if backend == "ring" and plan.rank == plan.size - 1:

@@ -14,11 +14,12 @@ from wireproto.jaccl.records import (
     encode_destination,
     mapped_gid,
 )
-from wireproto.jaccl.side_channel import MAX_GATHER, MAX_SIZE, MIN_SIZE, Connection, Root, Worker
+from wireproto.jaccl.side_channel import MAX_GATHER, MAX_MESH, MAX_SIZE, MIN_SIZE, Connection, Root, Worker
 
 __all__ = [
     "DESTINATION_SIZE",
     "MAX_GATHER",
+    "MAX_MESH",
     "MAX_SIZE",
     "MAX_WIRES",
     "MIN_SIZE",
