@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -21,6 +22,7 @@ from bootstrap.addresses import holds, interface_of, interfaces
 from bootstrap.control.lock import holder
 from bootstrap.doctor.rdma import ACTIVE, RdmaPort, device_for, local_rdma_devices, parse_rdma_ctl, port_of, usable
 from bootstrap.doctor.system import (
+    parse_addresses,
     parse_arp,
     parse_bridges,
     parse_hardware_ports,
@@ -273,7 +275,8 @@ def link_local(interfaces_: Sequence[str], others: Iterable[str] = ()) -> dict[s
 
     They depend on this host, so that two hosts at one cable choose different ones.
     """
-    used = {str(address) for _, address in interfaces()} | {*others} | parse_arp(run_tool(["arp", "-an"]).stdout)
+    used = {str(address) for _, address in interfaces()} | {*others}
+    used |= parse_addresses(run_tool(["ifconfig", "-a"]).stdout) | parse_arp(run_tool(["arp", "-an"]).stdout)
     seed = zlib.crc32(socket.gethostname().encode())
     chosen: dict[str, str] = {}
     for interface in interfaces_:
@@ -433,7 +436,7 @@ def _kind(arguments: Sequence[str]) -> Literal["worker", "run", None]:
     if "bootstrap.worker" in arguments:
         return "worker"
     names = [argument.rpartition("/")[2] for argument in arguments]
-    for name, following in zip(names, [*names[1:], ""], strict=True):
+    for name, following in pairwise(names):
         if name in ("jaccl-bootstrap", "bootstrap") and following in ("up", "demo"):
             return "run"
     return "run" if any(argument.endswith("bootstrap/control/guard.py") for argument in arguments) else None

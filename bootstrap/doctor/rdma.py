@@ -58,7 +58,7 @@ def device_for(ip: str) -> str:
         )
     if device not in names:
         raise ConfigError(
-            f"jaccl: {ip} is on {interface}, whose device {device} is not among this host's ({', '.join(names)}); "
+            f"jaccl: {ip} is on {interface}, whose device {device} is not among those there are ({', '.join(names)}); "
             "use the address of a Thunderbolt port",
             code="device-missing",
         )

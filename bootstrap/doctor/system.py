@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import IO, Final, Literal, NamedTuple
 
 SECONDS: Final = 5.0
@@ -29,6 +30,7 @@ _SPEED: Final = re.compile(r"([^\d]*)(\d{1,4})(?:[.,]\d+)?\s*Gb/s(?:\s*[x×]\s*(
 _HARDWARE_PORT: Final = re.compile(r"^Hardware Port: (.+)\nDevice: (\S+)$", re.MULTILINE)
 _INTERFACE: Final = re.compile(r"^(\S+): flags=[0-9a-f]+<([A-Z0-9,]*)>", re.MULTILINE)
 _MEMBER: Final = re.compile(r"^\s+member: (\S+)", re.MULTILINE)
+_INET: Final = re.compile(r"^\s+inet (\d{1,3}(?:\.\d{1,3}){3})\b", re.ASCII | re.MULTILINE)
 _ARP: Final = re.compile(r"\((\d{1,3}(?:\.\d{1,3}){3})\)", re.ASCII)
 
 
@@ -204,13 +206,18 @@ def parse_hardware_ports(text: str) -> dict[str, str]:
 def parse_bridges(text: str) -> dict[str, tuple[str, ...]]:
     """Return the members of each bridge that is up, from `ifconfig -a`, whatever the bridge is called."""
     starts = list(_INTERFACE.finditer(text))
-    ends = [match.start() for match in starts[1:]] + [len(text)]
     bridges = {}
-    for match, end in zip(starts, ends, strict=True):
+    for match, following in zip_longest(starts, starts[1:]):
+        end = len(text) if following is None else following.start()
         members = tuple(_MEMBER.findall(text, match.end(), end))
         if members and "UP" in match[2].split(","):
             bridges[match[1]] = members
     return bridges
+
+
+def parse_addresses(text: str) -> frozenset[str]:
+    """Return the IPv4 addresses in `ifconfig -a`."""
+    return frozenset(_INET.findall(text))
 
 
 def parse_arp(text: str) -> frozenset[str]:
