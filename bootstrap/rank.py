@@ -275,6 +275,7 @@ class Member:
         self._kept: list[Event] = []
         self._group_checked = asyncio.Event()
         self.without_outcome = []
+        self._reason: SupervisorError | None = None
 
     @classmethod
     async def ready(
@@ -415,10 +416,21 @@ class Member:
         """Another rank has ended the group in order."""
         self._supervisor.summary["stopped"] = True
 
-    def seen(self, what: str | None) -> None:
-        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell."""
+    def seen(self, what: str | LinkError | None) -> None:
+        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell.
+
+        A protocol error stays the reason, since rank 0 reconnects and repeats it.
+        """
         if what is None:
-            self._supervisor.late = None
+            self._reason = self._supervisor.late = None
+            return
+        if isinstance(what, LinkError):
+            if not what.code.startswith("link-"):
+                text = str(SessionLostError(0, what))
+                self._reason = SupervisorError(text, code=what.code, stage="link", rank=self.up.rank)
+            self._supervisor.late = self._reason
+            return
+        if self._reason is not None:
             return
         text = (
             f"rank 0 is there (last seen: {what}, {self._supervisor.now() / 1000:.1f} s after the start of this run), "

@@ -113,6 +113,7 @@ ERROR_CODES: Final[dict[str, tuple[type[WireError], str]]] = {
     "link-not-drained": (StateError, "bytes were fed before the frames of the earlier ones were taken"),
     # cluster frame
     "type-unknown": (UnknownTypeError, "the type byte is not one of this revision's"),
+    "payload-limit": (LimitError, "a cluster frame is over the limit of its type"),
     "payload-not-empty": (MalformedError, "a type without payload came with one"),
     # JSON text
     "json-bom": (MalformedError, "the JSON text starts with a byte-order mark"),

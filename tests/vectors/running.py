@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from tests.wireproto.peers import Ephemeral, FixedSigner
+from tests.wireproto.peers import Ephemeral, FixedSigner, output, source
 from tests.wireproto.verdicts import Accepted, decode_stream, fast, parse_stream, rejected, slow
 from wireproto import LinkDecoder, Revision, WireError, decode_frame, encode_frame, jaccl, schema
 from wireproto.codec import tensor
@@ -15,18 +15,19 @@ from wireproto.jaccl.topology import check_device_file, parse_rank_entries, pars
 from wireproto.messages import SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind
 from wireproto.session import (
     Closed,
+    Config,
     Confirmed,
     Established,
     Event,
+    KeyNearLimit,
     MessageIgnored,
     MessageReceived,
     Role,
     Session,
-    handshake,
-    seal,
 )
-from wireproto.session.handshake import Initiator, Responder
+from wireproto.session.handshake import Initiator, Responder, ack_commitment, hello_commitment
 from wireproto.session.seal import Seal
+from wireproto.testing.by_schema import build_message
 from wireproto.testing.vectors import (
     ClusterFrameTest,
     DeviceFileTest,
@@ -77,7 +78,7 @@ def run_cluster_frame(test: ClusterFrameTest, monkeypatch: pytest.MonkeyPatch) -
     assert _payload(message) == test.message
     assert _message(test.message) == message
     again = encode_frame(message, revision, extensions)
-    assert schema.build(schema.cluster_frame(revision, extensions), message) == again
+    assert build_message(message, revision, extensions) == again
     assert (again == test.frame) is ("canonical" in test.flags)
 
 
@@ -110,30 +111,29 @@ def _message(payload: Payload | None) -> Message:
 # -- handshakes, boxes, tensors ---------------------------------------------------------------------------------------
 
 
-def _own_side(secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> FixedSigner:
-    """The side's identity; its ephemeral key and nonce are set."""
+def _own_side(secrets: Secrets) -> tuple[FixedSigner, Ephemeral]:
+    """The side's identity, and its random values."""
     signer = FixedSigner(int.from_bytes(secrets.identity_private))
     ephemeral = Ephemeral.of(secrets.ephemeral_private.hex(), bytes(secrets.nonce))
     assert (signer.public_key, ephemeral.public) == (secrets.identity, secrets.ephemeral)
-    monkeypatch.setattr(handshake, "_draw_ephemeral", lambda: ephemeral)
-    return signer
+    return signer, ephemeral
 
 
 def run_handshake(test: HandshakeTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    signer = _own_side(test.secrets, monkeypatch)
+    signer, ephemeral = _own_side(test.secrets)
     if test.role == "rank 0":
-        initiator = Initiator(signer, test.secrets.pin)
+        initiator = Initiator(signer, test.secrets.pin, source(ephemeral))
         assert initiator.hello == test.hello
         assert test.ack is not None
         secrets = initiator.finish(test.ack)
     else:
-        ack, secrets = Responder(signer, test.secrets.pin).respond(test.hello)
+        ack, secrets = Responder(signer, test.secrets.pin, source(ephemeral)).respond(test.hello)
         assert ack == test.ack
     assert test.derived is not None
     assert secrets.key == test.derived.session_key
-    assert handshake.hello_commitment(*_key_and_nonce(test.hello)) == test.derived.hello_commitment
+    assert hello_commitment(*_key_and_nonce(test.hello)) == test.derived.hello_commitment
     key, nonce = _key_and_nonce(test.ack or b"")
-    assert handshake.ack_commitment(_key_and_nonce(test.hello)[1], nonce, key) == test.derived.ack_commitment
+    assert ack_commitment(_key_and_nonce(test.hello)[1], nonce, key) == test.derived.ack_commitment
     assert test.derived.key_log == f"CLUSTER_SESSION_KEY {secrets.hello_nonce.hex()} {secrets.key.hex()}\n"
 
 
@@ -143,14 +143,13 @@ def _key_and_nonce(frame: bytes) -> tuple[bytes, bytes]:
 
 
 def run_seal(test: SealTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Seal(test.key)
+    one = Seal(test.key, source(None, *(step.nonce for step in test.steps if step.nonce is not None)))
     first: WireError | None = None
     for step in test.steps:
         try:
             if step.do == "seal":
                 assert step.nonce is not None
                 assert step.plaintext is not None
-                monkeypatch.setattr(seal, "_fresh", [bytes(step.nonce)])
                 assert one.encrypt(step.plaintext) == step.box
             else:
                 assert one.decrypt(step.box) == step.plaintext
@@ -167,13 +166,13 @@ def run_tensor(test: TensorTest, monkeypatch: pytest.MonkeyPatch) -> None:
     plaintext = Seal(test.key).decrypt(test.box)
     assert plaintext == test.plaintext
     if test.holds == "token":
-        assert _same(
-            lambda: schema.parse(schema.TOKEN, plaintext).token_id, lambda: tensor.decode_token(plaintext)
-        ) == (test.token_id)
+        assert _same(lambda: schema.parse(schema.Token, plaintext).tokenID, lambda: tensor.decode_token(plaintext)) == (
+            test.token_id
+        )
         assert tensor.encode_token(test.token_id or 0) == plaintext
         return
     dim = test.hidden_dim or 0
-    by_schema = lambda: schema.parse(schema.activation(dim), plaintext).seq_len  # noqa: E731
+    by_schema = lambda: schema.parse(schema.Activation, plaintext, hidden_dim=dim).seqLen  # noqa: E731
     assert _same(by_schema, lambda: _seq_len(plaintext, dim)) == test.seq_len
 
 
@@ -199,11 +198,19 @@ def _same(one: Callable[[], Any], other: Callable[[], Any]) -> Any:
 
 
 def run_session(test: SessionTest, monkeypatch: pytest.MonkeyPatch, *, single_bytes: bool = False) -> None:
-    signer = _own_side(test.secrets, monkeypatch)
-    one = Session(Role(test.role), signer, test.secrets.pin, Revision(test.revision), extensions=test.extensions)
+    signer, ephemeral = _own_side(test.secrets)
+    random = source(ephemeral, *(step.nonce for step in test.steps if step.nonce is not None))
+    config = Config(
+        role=Role(test.role),
+        signer=signer,
+        pin=test.secrets.pin,
+        revision=Revision(test.revision),
+        extensions=test.extensions,
+        random=random,
+    )
+    one = Session(config)
     try:
         for at, step in enumerate(test.steps):
-            monkeypatch.setattr(seal, "_fresh", [bytes(step.nonce or b"")])
             events: list[SessionEvent] = []
             try:
                 for event in _act(one, step, single_bytes):
@@ -221,21 +228,25 @@ def _act(one: Session, step: SessionStep, single_bytes: bool) -> Iterator[Sessio
     data = step.bytes or Hex()
     match step.do:
         case "start":
-            assert one.start() == data
+            assert output(one) == data
         case "send":
-            assert bytes(one.send(_message(step.message))) == data
+            assert output(one, _message(step.message)) == data
         case "end":
-            yield _event(one.receive_eof())
+            yield from _events(one, b"")
         case "receive":
             for piece in [data[at : at + 1] for at in range(len(data))] if single_bytes else [data]:
-                if one.state.value == "closed":
-                    break  # what follows sessionEnd is nobody's
-                yield from map(_event, one.receive_data(piece))
+                yield from _events(one, piece)
 
 
-def _event(event: Event) -> SessionEvent:
+def _events(one: Session, data: bytes) -> Iterator[SessionEvent]:
+    one.receive_data(data)
+    while (event := one.next_event()) is not None:
+        yield _event(event, output(one))
+
+
+def _event(event: Event, reply: bytes) -> SessionEvent:
     match event:
-        case Established(reply=reply):
+        case Established():
             return SessionEvent(event="established", reply=Hex(reply) if reply else None)
         case Confirmed():
             return SessionEvent(event="confirmed")
@@ -245,6 +256,8 @@ def _event(event: Event) -> SessionEvent:
             return SessionEvent(event="ignored", message=_payload(message))
         case Closed(orderly=orderly):
             return SessionEvent(event="closed", orderly=orderly)
+        case KeyNearLimit():
+            raise AssertionError("no vector has so many boxes")
 
 
 # -- JACCL's side channel ---------------------------------------------------------------------------------------------
@@ -253,7 +266,7 @@ def _event(event: Event) -> SessionEvent:
 def run_jaccl_record(test: JacclRecordTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the schema; a Destination by the decoder, too."""
     if test.holds == "hello":
-        assert schema.parse(schema.JACCL_HELLO, test.data).rank == test.rank
+        assert schema.parse(schema.JacclHello, test.data).rank == test.rank
         assert jaccl.Worker(test.rank or 0, jaccl.MAX_SIZE).start() == test.data
         return
     _same(lambda: _destination_by_schema(test.data), lambda: jaccl.decode_destination(test.data))
@@ -265,7 +278,7 @@ def run_jaccl_record(test: JacclRecordTest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _destination_by_schema(data: bytes) -> jaccl.Destination:
-    value = schema.parse(schema.JACCL_DESTINATION, data)
+    value = schema.parse(schema.JacclDestination, data)
     if value.endpoint is None:
         return jaccl.OWN_ENTRY
     end = value.endpoint
