@@ -76,7 +76,7 @@ def parse_hostfile(data: bytes) -> Hostfile:
     check_size(len(content))
     all_ips = tuple(_ips(rank, host) for rank, host in enumerate(content))
     ips = tuple(each[0] for each in all_ips)
-    if len(set(ips)) < len(ips):
+    if any(ips.count(ip) > 1 and not IPv4Address(ip).is_loopback for ip in ips):
         raise _bad("two hosts have the same address")
     rows = [host.get("rdma") for host in content]
     devices = None

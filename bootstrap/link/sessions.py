@@ -52,6 +52,8 @@ class Times:
     """Until the peer takes what is sent."""
 
 
+LOADING_PING_EVERY = 0.2
+"""Seconds between pings to a rank that is still loading, and says so: the bootstrap waits for it."""
 MISSED_PONGS = 3
 """So many in a row end the session."""
 MAX_UNCONFIRMED = 8
@@ -116,6 +118,8 @@ class RankZero:
         self._established = asyncio.Event()
         self._lost = asyncio.Event()
         self._ponged = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._is_loading = False  # the last pong of this session named extensions, and no loaded model
 
     async def run(self) -> None:
         """Connect, serve, and connect anew after a failure, until cancelled or stopped.
@@ -167,6 +171,10 @@ class RankZero:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._times.pong):
                 await self.ponged()
+        # A peer with extensions names all of them once it has loaded what they need.
+        while self._is_loading:
+            self._heard.clear()
+            await self._heard.wait()
         return frozenset() if self._link is None else self._link.session.offered
 
     async def lost(self) -> None:
@@ -210,6 +218,8 @@ class RankZero:
             finally:
                 pings.cancel()
                 self._link = None
+                self._is_loading = False
+                self._heard.set()
                 self._lost.set()
                 self._established.clear()
                 self.health = UNAVAILABLE
@@ -219,6 +229,8 @@ class RankZero:
             match await link.receive():
                 case MessageReceived(PongPayload() as pong):
                     self._ponged.set()
+                    self._is_loading = bool(link.session.offered) and not pong.model_loaded
+                    self._heard.set()
                     self._see(Health("ready" if pong.model_loaded else "degraded"))
                     self._report("pong", peer=self._peer, **to_builtins(pong))
                 case MessageReceived(message):
@@ -245,7 +257,8 @@ class RankZero:
                             await self._ponged.wait()
                     except TimeoutError:
                         self._miss(link)
-                await asyncio.sleep(max(0.0, started + self._times.ping_every - loop.time()))
+                every = LOADING_PING_EVERY if self._is_loading else self._times.ping_every
+                await asyncio.sleep(max(0.0, started + min(every, self._times.ping_every) - loop.time()))
 
     def _miss(self, link: Link) -> None:
         missed = self.health.missed + 1
@@ -263,8 +276,8 @@ class RankZero:
 class RankOne:
     """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, for as long as `run` runs.
 
-    `status` is asked for each pong. `on_message` gets what comes but for pings and the bootstrap, and has to return at
-    once.
+    `status` is asked for each pong, and so is `offers`, the extensions to name in it. `on_message` gets all but pings and
+    the bootstrap, and has to return at once.
     """
 
     def __init__(
@@ -277,6 +290,7 @@ class RankOne:
         on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
         status: Callable[[], PongPayload] = lambda: IDLE,
+        offers: Callable[[], frozenset[str]] | None = None,
         interface: str | None = None,
         times: Times = DEFAULT_TIMES,
         capture: Capture | None = None,
@@ -286,6 +300,7 @@ class RankOne:
         self._make_session, self._capture = make_session, capture
         self._size = size
         self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
+        self._offers = offers
         self._times = times
         self._report = report
         self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
@@ -405,7 +420,8 @@ class RankOne:
 
     def _pong(self, link: Link) -> PongPayload:
         """The status, with what this side can do beyond the plain protocol. [EXT-OFFER]"""
-        return replace(self._status(), extensions=tuple(sorted(link.session.extensions)))
+        offers = link.session.extensions if self._offers is None else link.session.extensions & self._offers()
+        return replace(self._status(), extensions=tuple(sorted(offers)))
 
 
 def check_bootstrap(payload: JacclBootstrapPayload, size: int) -> None:
