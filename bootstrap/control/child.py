@@ -240,10 +240,18 @@ class Child:
         )
         watchers.watch(child.pid)
         child._exited_watch = asyncio.create_task(child._watch())
-        for name in ("stdout", "stderr"):
-            reader = child._streams[name] = asyncio.StreamReader(LONGEST_LINE)
-            loop, pipe = asyncio.get_running_loop(), getattr(child._process, name)
-            await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), pipe)
+        try:
+            for name in ("stdout", "stderr"):
+                reader = child._streams[name] = asyncio.StreamReader(LONGEST_LINE)
+                loop, pipe = asyncio.get_running_loop(), getattr(child._process, name)
+                await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), pipe)
+        except BaseException:  # the caller was cancelled, and has no child to end
+            child.send(signal.SIGKILL)
+            await child.end(signal.SIGKILL)
+            for pipe in (child._process.stdout, child._process.stderr):
+                assert pipe is not None  # noqa: S101
+                pipe.close()
+            raise
         return child
 
     # -- what it says --------------------------------------------------------------------------------------------------
@@ -350,6 +358,8 @@ class Child:
         if status is not None:
             self.status, self.reaped = status, True
             self._exited.set()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
     async def _alone(self, seconds: float, *, patient: bool) -> None:
         """Wait until the group has ended, for a while, or until there is no more time to lose."""

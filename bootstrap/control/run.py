@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import time
@@ -112,7 +113,8 @@ def execute(
         except OSError as error:
             raise refused(error) from error
         finally:
-            run.watchers.remove_directories()  # without the event loop there are descriptors again
+            for directory in run.watchers.directories:  # without the event loop there are descriptors again
+                shutil.rmtree(directory, ignore_errors=True)
         if run.command_status is not None:
             code = run.summary["status"] = exit_code(run.command_status)
             if run.summary.get("stopped"):

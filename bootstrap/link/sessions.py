@@ -276,8 +276,8 @@ class RankZero:
 class RankOne:
     """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, for as long as `run` runs.
 
-    `status` is asked for each pong, and so is `offers`, the extensions to name in it. `on_message` gets all but pings and
-    the bootstrap, and has to return at once.
+    `status` is asked for each pong, and so is `offers`, the extensions to name in it. `on_message` gets all but pings
+    and the bootstrap, and has to return at once.
     """
 
     def __init__(

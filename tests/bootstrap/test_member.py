@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap import BootstrapError, LinkError
-from bootstrap.control.run import SupervisorError
+from bootstrap.control.child import ChildError
+from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.side_channel import SideChannelError
 from bootstrap.rank import MAX_EARLY, own_version
@@ -134,7 +135,7 @@ def test_a_rank_fails_in_the_middle_of_a_gather(rank: int, group: Group) -> None
         if rank:
             await member.send(0, SideChannelPart(0, b"abcd"))
         group.fault()
-        raise SupervisorError("the worker ended early", code="worker-killed", stage="worker", rank=rank)
+        raise ChildError("the worker ended early", code="worker-killed")
 
     async def main() -> None:
         acts: list[Act] = [first_gather] * 3
@@ -269,11 +270,11 @@ def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
         await group.start([forever] * 3)
         await group.until_begun()
         group.fault()
-        group.members[rank].calm.stopped_by = SupervisorError("interrupted", code="interrupted", rank=rank)
+        group.members[rank].calm.stopped_by = RunError("stopped by SIGINT", code="interrupted")
         group.tasks[rank].cancel()
         with suppress(asyncio.CancelledError):
             await group.tasks[rank]
-        await group.ends_alike("interrupted", "interrupted", but={rank})
+        await group.ends_alike("interrupted", "stopped by SIGINT", but={rank})
 
     run(main)
 
@@ -333,6 +334,7 @@ def member_of(rank: int, command: tuple[str, ...] = ("true",)) -> Acting:
         pass
 
     member.send = send
+    member._backend = "jaccl"
     return member
 
 
