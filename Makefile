@@ -6,13 +6,13 @@ ARGS ?=
 
 # What is documented of the two packages: their public rooms.
 API := wireproto $(addprefix wireproto.,errors messages schema session session.handshake session.seal \
-  codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing specification \
-  $(addprefix testing.,encodings fixed_keys malformed strategies vectors)) \
+  codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing \
+  $(addprefix testing.,encodings fixed_keys malformed requirements strategies vectors)) \
   bootstrap $(addprefix bootstrap.,link.sessions link.transport up)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants bench fuzz planted api spec vectors kaitai campaign campaign-quick soak hostile coverage \
-  mutation clean
+.PHONY: help demo test check conform mutants bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile \
+  coverage mutation clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -63,10 +63,10 @@ mutation: $(VENV)/.dev-installed ## Change codec, handshake, seal and session in
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
 conform: $(VENV)/.dev-installed ## Try the JavaScript peer on the whole conformance suite, ten times (ARGS="--runs 1 --busy")
-	@$(BIN)/python -m tests.conformance.javascript $(ARGS)
+	@$(BIN)/python -m tests.wireproto.conformance.javascript $(ARGS)
 
 mutants: $(VENV)/.dev-installed ## Try mutants of the reference peers on each conformance case
-	@$(BIN)/python -m tests.conformance.matrix
+	@$(BIN)/python -m tests.wireproto.conformance.matrix
 
 bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
@@ -77,7 +77,7 @@ fuzz: $(VENV)/.dev-installed ## Run the harness of each layer, ten minutes each 
 	done
 
 planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds with each of three seeds (ARGS=--quick)
-	@$(BIN)/python -m tests.fuzzing.planted $(ARGS)
+	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
 api: $(VENV)/.dev-installed ## Make the API reference from the docstrings, in build/api
 	@$(BIN)/python -W error -m pdoc --output-directory build/api $(API)
@@ -95,9 +95,12 @@ hostile: $(VENV)/.dev-installed ## A million bad inputs for live ranks (ARGS="--
 	@$(BIN)/python -m tests.campaign.hostile $(ARGS)
 
 spec: $(VENV)/.dev-installed ## Draw what spec/protocol.md has drawn, register its rules, fill the dissector's tables, anew
-	@$(BIN)/python -m wireproto.diagram spec/protocol.md
-	@$(BIN)/python -m wireproto.specification spec/protocol.md
-	@$(BIN)/python -m wireproto.dissector spec/cluster_link.lua
+	@$(BIN)/python -m spec.tools.diagram spec/protocol.md
+	@$(BIN)/python -m spec.tools.requirements spec/protocol.md
+	@$(BIN)/python -m spec.tools.dissector spec/cluster_link.lua
+
+spec-coverage: $(VENV)/.dev-installed ## Show the tests, vectors and conformance cases that name each rule of spec/protocol.md
+	@$(BIN)/python -m spec.tools.coverage
 
 vectors: $(VENV)/.dev-installed ## Make the test vectors of spec/vectors anew
 	@$(BIN)/python -m tests.vectors.generate

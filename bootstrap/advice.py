@@ -85,6 +85,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "the same --revision on both",
         mend_first=True,
     ),
+    "no-bootstrap": Advice(
+        "rank 0 awaits another rank, or is a reference build that never sends the frame",
+        "see rank 0's output; use a build that tries again once it is ready",
+    ),
     "bad-bootstrap": Advice("rank 0 sent a port or a session ID that cannot be used", "mend rank 0", mend_first=True),
     # identity and pins
     "not-pinned": Advice("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY", mend_first=True),
@@ -128,6 +132,9 @@ ADVICE: Final[dict[str, Advice]] = {
     # exchange and side channel
     "versions-missing": Advice("the other rank hangs, or is of another version", "compare the versions"),
     "backends-differ": Advice("the ranks were started differently", "the same --backend on all", mend_first=True),
+    "commands-differ": Advice(
+        "the ranks were started differently", "the same command, or none, on all but rank 0", mend_first=True
+    ),
     "devices-differ": Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
     "side-channel-late": Advice("a rank hangs, or runs another program", "see what the other ranks say"),
     "side-channel-*": Advice("the ranks do not run the same program", "compare what they run"),

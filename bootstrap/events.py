@@ -34,6 +34,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "environment-set": ("variables", "cleared"),
     "group-ready": ("size", "backend"),
     "sum-checked": ("value",),
+    "sum-skipped": ("reason",),
     "error": ("stage", "code", "message"),
     "done": ("ok",),
 }

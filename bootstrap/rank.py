@@ -1,4 +1,4 @@
-"""One rank at work: the whole way from link to group, and as long as the group lives."""
+"""One rank from start to end: session, bootstrap, group, and the time that the group is held."""
 
 import asyncio
 import hashlib
@@ -22,10 +22,10 @@ from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
 from bootstrap.events import Event
 from bootstrap.forming import checked
 from bootstrap.keylog import KeyLog
-from bootstrap.link.outcome import Exchange, Send
+from bootstrap.link.outcome import Exchange, PeerError, Send
 from bootstrap.link.record import Capture
 from bootstrap.link.relay import rehearsal, rehearse
-from bootstrap.link.sessions import IDLE, RankOne, RankZero, alongside
+from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SideChannel
 from bootstrap.plan import Backend, Plan, new_session_id
 from bootstrap.topology import backend_file, private_directory, written
@@ -43,7 +43,7 @@ from wireproto.messages import (
     Revision,
     Versions,
 )
-from wireproto.session import Role, Session
+from wireproto.session import Config, Role, Session
 
 AGAIN_SECONDS: Final = 5.0
 """How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
@@ -51,6 +51,8 @@ END_SECONDS: Final = 10.0
 """How long a command may go on once rank 0 has ended the session, where the ranks do not tell each other."""
 WORD_SECONDS: Final = 60.0
 """Between two reports of the ranks that are still awaited at the end."""
+DRY_RUN_SECONDS: Final = 1.0
+"""How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, so that it sees what it sends."""
 DEVICE_SECONDS: Final = 1.0
 """Between two looks at a device that is not usable yet."""
 MAX_EARLY: Final = 16
@@ -120,11 +122,17 @@ async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
         await member.load()
         await asyncio.gather(*(peer.offered() for peer in peers))
         offered = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have come anew meanwhile
+        member.without_outcome = [rank for rank, names in enumerate(offered, start=1) if OUTCOME_1 not in names]
         extensions = member.choose(frozenset.intersection(*offered))
         session_id = member.up.session_id or new_session_id()
         payload = JacclBootstrapPayload(member.up.coordinator_port, session_id, tuple(sorted(extensions)))
         plan = member.plan(payload)
         member.begin(extensions)
+        if member.up.dry_run and OUTCOME_1 not in extensions:
+            # A peer that cannot be told that this is a dry run would start a native init. [PLAIN-DRY-RUN]
+            member.report("warning", message=f"no jacclBootstrap is sent, since {member.no_sum()}")
+            await member.run(plan)
+            return
         async with AsyncExitStack() as until_rehearsed:
             part = None
             if REHEARSAL_1 in extensions:
@@ -145,8 +153,7 @@ async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
 
 
 async def _fail_when_lost(peer: RankZero, rank: int) -> None:
-    await peer.lost()
-    raise _link_lost(rank)
+    raise SessionLostError(rank, await peer.lost())
 
 
 # -- the others --------------------------------------------------------------------------------------------------------
@@ -160,9 +167,10 @@ async def follow(member: "Member") -> None:
         partial(member.session, Role.RESPONDER),
         size=member.up.size,
         offers=member.offers,
-        status=lambda: structs.replace(IDLE, model_loaded=member.is_loaded),
+        status=lambda: structs.replace(READY, model_loaded=member.is_loaded),
         on_message=partial(member.take, 0),
         on_confirmed=member.confirmed,
+        on_seen=member.seen,
         capture=member.capture,
         report=member.report,
     )
@@ -175,7 +183,9 @@ async def follow(member: "Member") -> None:
 async def _follow_once(member: "Member", rank: RankOne) -> None:
     with member.side_channel_pair():
         await member.load()
-        payload = await rank.bootstrap()
+        payload = await (_dry_bootstrap(member, rank) if member.up.dry_run else rank.bootstrap())
+        if payload is None:
+            return
         plan = member.plan(payload)
         member.begin(frozenset(payload.extensions))
 
@@ -190,13 +200,16 @@ async def _follow_once(member: "Member", rank: RankOne) -> None:
 
 
 async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work until rank 0 ends the session; what is done by then is done."""
+    """Do the work until rank 0 ends the session."""
     run = asyncio.create_task(work)
     over = asyncio.create_task(rank.over())
     try:
         await asyncio.wait({run, over}, return_when=asyncio.FIRST_COMPLETED)
         if run.done():
             run.result()
+            if member.up.dry_run and not member.exchange.agreed:
+                await asyncio.wait({over}, timeout=DRY_RUN_SECONDS)  # such a rank 0 may never end it [PLAIN-DRY-RUN]
+                return
 
             async def until_over() -> None:
                 while not (await asyncio.wait({over}, timeout=AGAIN_SECONDS))[0]:  # however it ends
@@ -204,8 +217,8 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
 
             await member.all_finished(until_over())
             return
-        if not over.result():
-            raise _link_lost(0)
+        if (reason := over.result()) is not None:
+            raise SessionLostError(0, reason)
         if not member.is_met:
             raise LinkError("rank 0 ended the session before the group was formed", code="session-ended")
         member.stopped()
@@ -219,19 +232,38 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
         await asyncio.gather(run, over, return_exceptions=True)
 
 
-def _link_lost(peer: int) -> LinkError:
-    return LinkError(f"the session with rank {peer} was lost; see what it says", code="link-lost")
+async def _dry_bootstrap(member: "Member", rank: RankOne) -> JacclBootstrapPayload | None:
+    """The jacclBootstrap; None where rank 0 ends its session without one, as a dry run of rank 0 may."""
+    frame = asyncio.create_task(rank.bootstrap())
+    end = asyncio.create_task(rank.ended_early())
+    try:
+        await asyncio.wait({frame, end}, return_when=asyncio.FIRST_COMPLETED)
+        if frame.done():
+            return frame.result()
+    finally:
+        frame.cancel()
+        end.cancel()
+    member.report("warning", message="rank 0 ended the session without a jacclBootstrap; is it a dry run as well?")
+    return None
+
+
+def _is_lost_session(error: BootstrapError) -> bool:
+    """Whether another attempt may help: this rank lost a session, or rank 0 says that it lost one."""
+    told = isinstance(error, PeerError) and error.stage == LinkError.stage and error.code != "session-ended"
+    return told or isinstance(error, SessionLostError)
 
 
 # -- any rank ----------------------------------------------------------------------------------------------------------
 
 
 class Member:
-    """What a rank has and does, whichever it is. `send` is set before the first attempt."""
+    """What every rank has and does. `send` is set before the first attempt."""
 
     send: Send
     exchange: Exchange
     """Of this attempt, from `begin` on."""
+    without_outcome: list[int]
+    """Rank 0 only: the ranks whose pongs have offered no `outcome/1`."""
 
     def __init__(
         self,
@@ -257,6 +289,7 @@ class Member:
         self._side_channel: SideChannel | None = None
         self._early: list[tuple[int, Message]] | None = []  # None once `begin` was called
         self._confirmed: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self.without_outcome = []
 
     @property
     def is_loaded(self) -> bool:
@@ -311,8 +344,16 @@ class Member:
     def session(self, role: Role, peer_ip: str) -> Session:
         """The session for a connection with the peer at an address."""
         pin = self.trusted.pins.get(peer_ip)
-        key_log = cast("TextIO | None", self._key_log)
-        return Session(role, self.trusted.signer, pin, self.up.revision, key_log, self._extensions)
+        return Session(
+            Config(
+                role=role,
+                signer=self.trusted.signer,
+                pin=pin,
+                revision=self.up.revision,
+                key_log=cast("TextIO | None", self._key_log),
+                extensions=self._extensions,
+            )
+        )
 
     def take(self, peer: int, message: Message) -> None:
         """A message from the rank at the other end of a link; only those of extensions mean something here."""
@@ -334,7 +375,7 @@ class Member:
             except OSError as error:
                 raise await self._settled(refused(error)) from error
             except BootstrapError as error:
-                if not left or error.code != "link-lost":
+                if not left or not _is_lost_session(error):
                     raise await self._settled(error) from error
                 self.report("restarting", left=left - 1, message=str(error))
                 again()
@@ -361,7 +402,7 @@ class Member:
         return chosen - {REHEARSAL_1} if SIDE_CHANNEL_1 in chosen and not self.up.command else chosen
 
     def begin(self, extensions: frozenset[str]) -> None:
-        """The bootstrap frame says what is used."""
+        """Start this attempt's exchange, with the extensions that jacclBootstrap names."""
         rank, size = self.up.rank, self.up.size
         self.exchange = Exchange(rank, size, OUTCOME_1 in extensions, self.send, self.report)
         self._side_channel = SideChannel(rank, size, self.send) if SIDE_CHANNEL_1 in extensions else None
@@ -403,6 +444,9 @@ class Member:
             variables = environment_for(plan, self.backend, path)
             self.report("would-write", path=str(path), format=form, content=data.decode())
             self.report("would-set", variables=variables, cleared=contrary_names(variables))
+            if self.up.rank != 0 and not self.exchange.agreed:
+                text = "rank 0 has started its init, which will fail: this rank, a dry run, takes no part in it"
+                self.report("warning", message=text)
         elif self.up.command:
             await self._run_command(plan)
         else:
@@ -434,6 +478,36 @@ class Member:
     def stopped(self) -> None:
         """Another rank has ended the group in order."""
         self._run.summary["stopped"] = True
+
+    def seen(self, what: str | None) -> None:
+        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell."""
+        if what is None:
+            if self._run.reason is not None and self._run.reason.code == "no-bootstrap":
+                self._run.reason = None
+            return
+        text = (
+            f"rank 0 is there (last seen: {what}, {self._run.now() / 1000:.1f} s after the start of this run), "
+            "and has not sent a jacclBootstrap"
+        )
+        self._run.reason = LinkError(text, code="no-bootstrap")
+
+    def no_sum(self) -> str:
+        """Return why the group must not be checked by a sum; empty where every rank is known to make one. [PLAIN-SUM]
+
+        Another rank's first collective is part of its own work, and would be paired with the sum.
+        """
+        if self.up.revision is Revision.V1:
+            return "revision 1 has no extensions, so every peer counts as one without outcome/1"
+        if not self.up.extensions:
+            return "extensions are off, so every peer counts as one without outcome/1"
+        if self.without_outcome:
+            ranks = ", ".join(f"rank {rank}" for rank in self.without_outcome)
+            return f"{ranks} offered no outcome/1"
+        if not self.exchange.agreed:
+            return "rank 0 did not choose outcome/1"
+        if self.exchange.commands:
+            return ", ".join(f"rank {rank} runs a command" for rank in self.exchange.commands)
+        return ""
 
     def report(self, event: str, /, **fields: object) -> None:
         if event == "link-lost":
@@ -493,14 +567,15 @@ class Member:
             deadline=self._run.deadline + WORKER_SLACK,
             devices=plan.devices,
             side_channel=self._side_channel is not None,
+            no_sum=self.no_sum(),
         )
         if self.backend == "ring" and plan.rank == plan.size - 1:
             await self.exchange.others_started()  # see RING_STAGGER
         worker.tell(order)
         kept: list[Event] = []
-        while worker.last != "sum-checked":
+        while worker.last not in ("sum-checked", "sum-skipped"):
             event = await worker.next_event()
-            if event["event"] in ("group-ready", "sum-checked"):
+            if event["event"] in ("group-ready", "sum-checked", "sum-skipped"):
                 kept.append(event)  # to be shown when all ranks say so
             else:
                 self._run.show(event)
@@ -511,7 +586,7 @@ class Member:
         await worker.next_event()  # none is left: it fails when the worker ends
 
     async def _announce(self, kept: list[Event]) -> None:
-        await self.exchange.all(OutcomeState.READY)
+        await self.exchange.all(OutcomeState.READY, but=self.exchange.commands)
         for event in kept:
             self._run.show(event)
         self._run.met()

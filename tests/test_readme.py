@@ -13,7 +13,7 @@ import pytest
 
 from bootstrap.advice import advise
 from bootstrap.ports import reserved_ports
-from tests.conformance.trying import free_port
+from tests.wireproto.conformance.trying import free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from wireproto import coverage, specification
-from wireproto.coverage import Coverage, cited
-from wireproto.diagram import DRAWN, with_diagrams
+from spec.tools import coverage
+from spec.tools.coverage import Coverage, cited, table
+from spec.tools.diagram import DRAWN, with_diagrams
+from spec.tools.requirements import registry, stated
 from wireproto.errors import ERROR_CODES
 from wireproto.messages import REGISTRY
-from wireproto.specification import Level, registered, registry, stated
+from wireproto.testing.requirements import Level, parse_registry, requirements
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "spec" / "protocol.md").read_text()
@@ -30,7 +31,7 @@ SOURCES = sorted(
 
 def test_the_registry_is_that_of_the_protocol() -> None:
     assert registry(RULES) == TOML, "run: make spec"
-    assert registered(TOML) == RULES == specification.requirements()
+    assert parse_registry(TOML) == RULES == requirements()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_change_of_the_protocol_alone_is_seen(text: str, other: str) -> None:
 
 @pytest.mark.parametrize("words", ["A rule.", "It MUST be, and SHOULD be more.", "It MAY be what it MUST NOT be."])
 def test_a_rule_has_one_level(words: str) -> None:
-    with pytest.raises(ValueError, match="X-Y has the levels"):
+    with pytest.raises(ValueError, match="XX-Y must have one level, not"):
         stated(f"## S\n\n- [XX-Y] {words}\n")
 
 
@@ -65,7 +66,7 @@ def test_what_a_rule_is() -> None:
         ("AB-D", Level.MAY, "One", (1, 2), "MAY."),
         ("AB-E", Level.MUST, "Two", (1, 2), "They MUST."),
     ]
-    assert registered(registry(rules)) == rules
+    assert parse_registry(registry(rules)) == rules
 
 
 def test_ids_are_unique() -> None:
@@ -122,8 +123,18 @@ def test_a_must_without_a_test_is_seen() -> None:
     assert Coverage(must, (), 0, 1).is_open  # a case tries other peers
     assert not Coverage(must, ("a",), 0, 0).is_open
     assert not Coverage(must, (), 1, 0).is_open
-    assert not Coverage(must, None, 0, 0).is_open  # not known, without a checkout
     assert not Coverage(may, (), 0, 0).is_open
+
+
+def test_the_table_of_coverage() -> None:
+    must = next(rule for rule in RULES if rule.level is Level.MUST)
+    lines = table([Coverage(must, ("a", "b"), 3, 4)])
+    assert [line.split() for line in lines[:2]] == [
+        ["requirement", "level", "tests", "vectors", "cases"],
+        [must.id, "MUST", "2", "3", "4"],
+    ]
+    assert lines[2:] == ["1 rules; every MUST is tested"]
+    assert table([Coverage(must, (), 0, 4)])[-1] == f"1 rules; MUST without a test: {must.id}"
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Whatever bytes come in, the outcome is a message or a `WireError`; any other exc
 The same errors say that a message cannot be encoded: then `offset` is None, since no byte was made.
 """
 
+from functools import cache
 from typing import Final
 
 
@@ -61,6 +62,42 @@ class HandshakeError(WireError):
 
 class StateError(WireError):
     """The right bytes or the right call at the wrong time."""
+
+
+class LocalError(WireError):
+    """The caller of a session made a mistake; the session is as it was before the call."""
+
+
+class RemoteError(WireError):
+    """The peer of a session made a mistake; the session has failed, and the connection has to be closed.
+
+    `offset` counts from the start of the peer's cluster frame, for a code `link-…` or `truncated` at the end of the
+    stream from the start of the stream.
+    """
+
+
+def blame(side: type[LocalError] | type[RemoteError], error: WireError, *more: type[WireError]) -> WireError:
+    """Return a copy of `error` that is an instance of its own class, of `side`, and of `more`.
+
+    So `except RemoteError`, `except HandshakeError` and `except SealError` all work around a session.
+    """
+    bases = tuple(dict.fromkeys((side, *more, type(error))))
+    return _rebuild_blamed(bases, error.code, error.detail, error.offset, error.path)
+
+
+@cache
+def _blamed_class(bases: tuple[type[WireError], ...]) -> type[WireError]:
+    def reduce(self: WireError) -> tuple[object, ...]:
+        return _rebuild_blamed, (bases, self.code, self.detail, self.offset, self.path)
+
+    name = "".join(base.__name__.removesuffix("Error") for base in bases) + "Error"
+    return type(name, bases, {"__reduce__": reduce})
+
+
+def _rebuild_blamed(
+    bases: tuple[type[WireError], ...], code: str, detail: str, offset: int | None, path: str | None
+) -> WireError:
+    return _blamed_class(bases)(code, detail, offset=offset, path=path)
 
 
 def _rebuild(cls: type[WireError], code: str, detail: str, offset: int | None, path: str | None) -> WireError:

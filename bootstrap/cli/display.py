@@ -38,6 +38,7 @@ LINES: Final = {
     "environment-set": "environment set: {variables}{cleared}",
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
+    "sum-skipped": "no sum made, rank and size are the check: {reason}",
 }
 DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
 STATUS: Final = "the command ended with exit status {status}"

@@ -1,11 +1,11 @@
-"""What the ranks tell each other around the init: what they run, how it goes, who failed first.
+"""What the ranks tell each other around the group init: their versions, their state, the first failure.
 
-Rank 0 is in the middle: the others tell it, and it tells the others. Which failure was the first is for rank 0 to say,
-and every rank shows that one. [EXT-OUTCOME, EXT-VERSIONS]
+Rank 0 is the hub: it relays the states of the others, and decides which failure was the first. Every rank shows that
+one. [EXT-OUTCOME, EXT-VERSIONS]
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -57,7 +57,7 @@ class VersionError(BootstrapError):
 
 
 class Exchange:
-    """One rank's part, for one bootstrap. Where the extension is not `agreed`, the rank is alone with what it knows."""
+    """One rank's part, for one bootstrap. Where the extension is not `agreed`, this rank only knows its own state."""
 
     def __init__(self, rank: int, size: int, agreed: bool, send: Send, report: OnStep) -> None:
         self.agreed = agreed
@@ -88,9 +88,9 @@ class Exchange:
         self._news.set()
 
     async def compare(self, own: Versions) -> None:
-        """Tell what this rank runs, and hear what the others do.
+        """Send this rank's versions and wait for those of its peers. [EXT-VERSIONS-SEND]
 
-        VersionError where that cannot work; a warning where it may. [EXT-VERSIONS-SEND]
+        Raises VersionError where the ranks cannot work together; reports a warning where they may not.
         """
         self._post(own)
         try:
@@ -108,6 +108,19 @@ class Exchange:
                 if mine and theirs and mine != theirs:
                     text = f"{what} is {mine} here, and {printable(theirs)} on rank {peer}"
                     self._report("warning", message=text)
+        self._check_commands()
+
+    @property
+    def commands(self) -> list[int]:
+        """The peers that run a command: their versions name no MLX. Known after `compare`. [EXT-VERSIONS]"""
+        return sorted(peer for peer, other in self._versions.items() if not other.mlx)
+
+    def _check_commands(self) -> None:
+        """Rank 0: of two other ranks, neither knows whether the other runs a command. [PLAIN-SUM]"""
+        holders = self._versions.keys() - set(self.commands)
+        if self._rank == 0 and holders and self.commands:
+            text = f"rank {self.commands[0]} runs a command, and rank {min(holders)} none; give all but rank 0 the same"
+            raise VersionError(text, code="commands-differ")
 
     def tell(self, state: OutcomeState) -> None:
         """Say how it goes on this rank."""
@@ -115,9 +128,12 @@ class Exchange:
         self._post(Outcome(self._rank, state, "", "", ""))
         self._news.set()
 
-    async def all(self, state: OutcomeState) -> None:
-        """Wait until every rank is in this state; at once where this rank is alone. [EXT-OUTCOME-READY]"""
-        ranks = range(self._size) if self.agreed else ()
+    async def all(self, state: OutcomeState, but: Collection[int] = ()) -> None:
+        """Wait until every rank, except those in `but`, is in this state; at once where nothing is agreed.
+
+        [EXT-OUTCOME-READY]
+        """
+        ranks = set(range(self._size) if self.agreed else ()) - {*but}
         await self._until(lambda: all(self._states.get(rank) is state for rank in ranks))
 
     def unfinished(self) -> list[int]:

@@ -1,14 +1,13 @@
-"""Rank 0 and the others, as they act on what happens in a session. [SESSION-*, BOOT-*]
+"""The two roles of a session: `RankZero` connects, pings and reconnects; `RankOne` listens and answers.
 
-`RankZero` keeps up a session with one other rank: it connects, asks for signs of life, and connects anew after a
-failure. `RankOne`, any other rank, listens and answers; a stranger's connection holds up nobody.
+[SESSION-*, BOOT-*, PLAIN-*]
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import to_builtins
 from msgspec.structs import replace
@@ -20,6 +19,7 @@ from bootstrap.link.transport import Link, MakeSession, connect, listen
 from bootstrap.plan import check_port, check_session_id
 from wireproto.errors import StateError
 from wireproto.messages import (
+    OUTCOME_1,
     SPEC_BY_CLASS,
     JacclBootstrapPayload,
     MemoryPressure,
@@ -29,7 +29,7 @@ from wireproto.messages import (
     Revision,
     SessionEnd,
 )
-from wireproto.session import Closed, Confirmed, Established, MessageIgnored, MessageReceived
+from wireproto.session import Closed, Confirmed, Established, KeyNearLimit, MessageIgnored, MessageReceived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Times:
 LOADING_PING_EVERY = 0.2
 """Seconds between pings to a rank that is still loading, and says so: the bootstrap waits for it."""
 MISSED_PONGS = 3
-"""So many in a row end the session."""
+"""This many missed in a row end the session, unless the peer may be in its group init. [SESSION-MISSED, PLAIN-INIT]"""
 MAX_UNCONFIRMED = 8
 """Connections that have not shown the session key; one more ends the oldest of them."""
 
@@ -71,22 +71,34 @@ class Health(NamedTuple):
 
 UNAVAILABLE = Health("unavailable")
 DEFAULT_TIMES = Times()
-IDLE = PongPayload(model_loaded=False, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
-"""The status of a rank without a model."""
+READY = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
+"""The status of a rank that can take a jacclBootstrap. A reference rank 0 sends none to any other. [PLAIN-LOADED]"""
 
 OnMessage = Callable[[Message], None]
 OnConfirmed = Callable[[str, bytes], None]
 """Called with a peer's IP and the identity key that it has shown to have."""
+OnSeen = Callable[[str | None], None]
+"""Called with what rank 0 did last; None where its session is lost, or has brought a jacclBootstrap."""
 
 
 def nothing(*args: object) -> None:
     """For what nobody waits for."""
 
 
-class RankZero:
-    """Keeps up a session with the rank `peer` that listens at `host`:`port`, for as long as `run` runs.
+class SessionLostError(LinkError):
+    """A session ended that was still needed. Code and text give the reason where one is known, else `link-lost`."""
 
-    `on_message` gets what the peer sends but for pongs, and has to return at once.
+    def __init__(self, peer: int, reason: LinkError) -> None:
+        if reason.code in ("link-closed", "link-reset"):  # says only that the connection ended
+            super().__init__(f"the session with rank {peer} was lost; see what it says", code="link-lost")
+        else:
+            super().__init__(f"the session with rank {peer} was lost: {reason}", code=reason.code)
+
+
+class RankZero:
+    """Maintains a session with the rank `peer` that listens at `host`:`port`, while `run` runs.
+
+    `on_message` gets every message from the peer except pongs, and must return at once.
     """
 
     def __init__(
@@ -116,10 +128,17 @@ class RankZero:
         self._link: Link | None = None
         self._is_stopped = False
         self._established = asyncio.Event()
-        self._lost = asyncio.Event()
-        self._ponged = asyncio.Event()
+        self._lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
+        self._answered = asyncio.Event()
         self._heard = asyncio.Event()
-        self._is_loading = False  # the last pong of this session named extensions, and no loaded model
+        self._new_session()
+
+    def _new_session(self) -> None:
+        self._ponged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_loading = False  # the last pong named extensions, and no loaded model
+        self._unanswered = 0  # pings
+        self._pongs_until_init_is_over = 0
+        """Of those to come: one for each ping that was sent before jacclBootstrap, and one for a ping sent after it."""
 
     async def run(self) -> None:
         """Connect, serve, and connect anew after a failure, until cancelled or stopped.
@@ -145,14 +164,15 @@ class RankZero:
     async def bootstrap(self, payload: JacclBootstrapPayload) -> None:
         """Send jacclBootstrap as soon as there is a session. [BOOT-SEND]
 
-        LinkError (`link-lost`) where that session is another one, which has not offered what the payload names.
+        Raises SessionLostError where that is a new session, in which the peer has not offered what the payload names.
         """
         await self.established()
+        self._pongs_until_init_is_over = self._unanswered + 1
         try:
             await self.send(payload)
         except StateError as error:
             text = f"the session with rank {self._peer} is another one by now: {error}"
-            raise LinkError(text, code="link-lost") from error
+            raise SessionLostError(self._peer, LinkError(text, code="link-lost")) from error
         self._report("bootstrap-sent", peer=self._peer, port=payload.port, session_id=payload.session_id)
 
     async def send(self, message: Message) -> None:
@@ -162,24 +182,30 @@ class RankZero:
         await self._link.send(message, self._times.send)
 
     async def ponged(self) -> None:
-        """Wait for an answer to the last ping."""
-        await self._ponged.wait()
+        """Wait for the first pong of the current session."""
+        await self.established()
+        await asyncio.shield(self._ponged)
 
     async def offered(self) -> frozenset[str]:
-        """The extensions that the peer names in its pong; none where no pong comes in time. [EXT-OFFER]"""
-        await self.established()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._times.pong):
-                await self.ponged()
-        # A peer with extensions names all of them once it has loaded what they need.
-        while self._is_loading:
-            self._heard.clear()
-            await self._heard.wait()
-        return frozenset() if self._link is None else self._link.session.offered
+        """Return the extensions that the peer's pongs name.
 
-    async def lost(self) -> None:
-        """Wait until there is no session any more."""
-        await self._lost.wait()
+        Waits for a pong; where the peer has extensions, for one that says that the model is loaded: only then it names
+        all of them. Waits in the next session where this one ends without any: silence offers nothing and refuses
+        nothing. [EXT-OFFER, PLAIN-OFFER]
+        """
+        while True:
+            await self.established()
+            either: set[asyncio.Future[Any]] = {self._ponged, self._lost}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            while self._is_loading:
+                self._heard.clear()
+                await self._heard.wait()
+            if self._link is not None and self._ponged.done():
+                return self._link.session.offered
+
+    async def lost(self) -> LinkError:
+        """Wait until there is no session; return the reason."""
+        return await asyncio.shield(self._lost)
 
     def drop(self) -> None:
         """Let go of the session; `run` makes another one."""
@@ -209,18 +235,22 @@ class RankZero:
             self._report("established", peer=self._peer)
             self._link = link
             self.health = Health("degraded")
-            self._ponged.clear()
-            self._lost.clear()
+            self._new_session()
+            self._lost = asyncio.get_running_loop().create_future()
             self._established.set()
             pings = asyncio.create_task(self._ping(link))
+            reason = LinkError("this rank ended the session", code="link-closed")
             try:
                 await self._receive(link)
+            except LinkError as error:
+                reason = error
+                raise
             finally:
                 pings.cancel()
                 self._link = None
                 self._is_loading = False
                 self._heard.set()
-                self._lost.set()
+                self._lost.set_result(reason)
                 self._established.clear()
                 self.health = UNAVAILABLE
 
@@ -228,9 +258,9 @@ class RankZero:
         while True:
             match await link.receive():
                 case MessageReceived(PongPayload() as pong):
-                    self._ponged.set()
                     self._is_loading = bool(link.session.offered) and not pong.model_loaded
                     self._heard.set()
+                    self._take_pong()
                     self._see(Health("ready" if pong.model_loaded else "degraded"))
                     self._report("pong", peer=self._peer, **to_builtins(pong))
                 case MessageReceived(message):
@@ -240,21 +270,29 @@ class RankZero:
                 case Confirmed():
                     self._report("confirmed", peer=self._peer)
                     self._on_confirmed(link.peer_ip, link.session.peer_key)
-                case Established() | Closed():
+                case Established() | Closed() | KeyNearLimit():
                     pass  # what follows says why
 
+    def _take_pong(self) -> None:
+        self._answered.set()
+        if not self._ponged.done():
+            self._ponged.set_result(None)
+        self._unanswered = max(0, self._unanswered - 1)
+        self._pongs_until_init_is_over = max(0, self._pongs_until_init_is_over - 1)
+
     async def _ping(self, link: Link) -> None:
-        """A ping at once, so that the peer has a box to open, and then one in every interval."""
+        """Send a ping at once, so that the peer has a box to open, and then one in every interval."""
         loop = asyncio.get_running_loop()
-        with suppress(LinkError):  # which `_receive` is told, too
+        with suppress(LinkError):  # `_receive` raises it too
             while True:
                 started = loop.time()
                 if not self.inference_in_flight:
-                    self._ponged.clear()
+                    self._answered.clear()
+                    self._unanswered += 1
                     await link.send(Ping(), self._times.send)
                     try:
                         async with asyncio.timeout(self._times.pong):
-                            await self._ponged.wait()
+                            await self._answered.wait()
                     except TimeoutError:
                         self._miss(link)
                 every = LOADING_PING_EVERY if self._is_loading else self._times.ping_every
@@ -263,9 +301,14 @@ class RankZero:
     def _miss(self, link: Link) -> None:
         missed = self.health.missed + 1
         self._see(Health("degraded", missed))
-        if missed >= MISSED_PONGS:
+        if missed >= MISSED_PONGS and not self._may_be_in_init(link):
             text = f"rank {self._peer} left {missed} pings without a pong; see whether its process still runs"
             link.close(LinkError(text, code="ping-timeout"))
+
+    def _may_be_in_init(self, link: Link) -> bool:
+        """Whether the peer is one that reads nothing while its group forms, and may be doing that. [PLAIN-INIT]"""
+        is_plain = self._ponged.done() and OUTCOME_1 not in link.session.offered
+        return is_plain and self._pongs_until_init_is_over > 0
 
     def _see(self, health: Health) -> None:
         if health != self.health:
@@ -273,11 +316,16 @@ class RankZero:
             self._report("health", peer=self._peer, state=health.state, missed=health.missed)
 
 
-class RankOne:
-    """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, for as long as `run` runs.
+Over: TypeAlias = asyncio.Future[LinkError | None]
+"""The end of a session: None where rank 0 ended it in order, else the reason."""
 
-    `status` is asked for each pong, and so is `offers`, the extensions to name in it. `on_message` gets all but pings
-    and the bootstrap, and has to return at once.
+
+class RankOne:
+    """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, while `run` runs.
+
+    `status` and `offers`, the extensions to name, are called for each pong. `on_message` gets every message except pings
+    and jacclBootstrap, and must return at once. `on_seen` is told what last happened in the session before a
+    jacclBootstrap came: a ping, say.
     """
 
     def __init__(
@@ -289,8 +337,9 @@ class RankOne:
         size: int = 2,
         on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
-        status: Callable[[], PongPayload] = lambda: IDLE,
+        on_seen: OnSeen = nothing,
         offers: Callable[[], frozenset[str]] | None = None,
+        status: Callable[[], PongPayload] = lambda: READY,
         interface: str | None = None,
         times: Times = DEFAULT_TIMES,
         capture: Capture | None = None,
@@ -300,13 +349,15 @@ class RankOne:
         self._make_session, self._capture = make_session, capture
         self._size = size
         self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
+        self._on_seen = on_seen
         self._offers = offers
         self._times = times
         self._report = report
         self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
         self._current: Link | None = None
-        self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, asyncio.Future[bool]]] = asyncio.Queue()
-        self._over: asyncio.Future[bool] | None = None  # of the session that brought the last one
+        self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, Over]] = asyncio.Queue()
+        self._over: Over | None = None  # of the session that brought the last one
+        self._ended_early = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -340,8 +391,12 @@ class RankOne:
             raise LinkError("there is no session with rank 0", code="link-closed")
         await self._current.send(message, self._times.send)
 
-    async def over(self) -> bool:
-        """Wait for the end of the session that brought the last jacclBootstrap; say whether it ended in order."""
+    async def ended_early(self) -> None:
+        """Wait until rank 0 has ended a session in order without a jacclBootstrap."""
+        await self._ended_early.wait()
+
+    async def over(self) -> LinkError | None:
+        """Wait for the end of the session that brought the last jacclBootstrap; return the reason unless in order."""
         assert self._over is not None  # noqa: S101 - `bootstrap` was called
         return await asyncio.shield(self._over)
 
@@ -355,8 +410,8 @@ class RankOne:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, link: Link) -> None:
-        over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        orderly = False
+        over: Over = asyncio.get_running_loop().create_future()
+        reason: LinkError | None = LinkError("this rank ended the session", code="link-closed")
         try:
             async with link:
                 try:
@@ -364,13 +419,15 @@ class RankOne:
                 finally:
                     self._unconfirmed.pop(link, None)
                 await self._answer(link, over)
-            orderly = True
+            reason = None
         except BootstrapError as error:
+            reason = error if isinstance(error, LinkError) else LinkError(str(error), code=error.code)
             self._report("link-lost", host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
         finally:
-            over.set_result(orderly)
+            over.set_result(reason)
             if self._current is link:
                 self._current = None
+                self._on_seen(None)
 
     async def _admit(self, link: Link) -> None:
         """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""
@@ -388,10 +445,11 @@ class RankOne:
         if self._current is not None:
             self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
         self._current = link
+        self._on_seen("its session")
         while not self._bootstraps.empty():
             self._bootstraps.get_nowait()  # an earlier session's
 
-    async def _answer(self, link: Link, over: asyncio.Future[bool]) -> None:
+    async def _answer(self, link: Link, over: Over) -> None:
         bootstrapped = False
         while True:
             match await link.receive():
@@ -399,11 +457,14 @@ class RankOne:
                     # A peer that has ended the session meanwhile takes no answer; what it said before still counts.
                     with suppress(LinkError):
                         await link.send(self._pong(link), self._times.send)
+                    if not bootstrapped:
+                        self._on_seen("a ping")
                 case MessageReceived(JacclBootstrapPayload() as payload) if not bootstrapped:
                     bootstrapped = True
                     fields = {"port": payload.port, "session_id": payload.session_id}
                     self._report("bootstrap-received", peer=0, **fields)
                     check_bootstrap(payload, self._size)
+                    self._on_seen(None)
                     self._bootstraps.put_nowait((payload, over))
                 case MessageReceived(JacclBootstrapPayload() as payload):
                     # A process forms one group, so another frame cannot be followed.
@@ -416,6 +477,8 @@ class RankOne:
                     self._report("ignored", peer=0, name=wire_name(message))
                 case Closed(orderly=True):
                     self._report("session-ended", peer=0)
+                    if not bootstrapped:
+                        self._ended_early.set()
                     return
 
     def _pong(self, link: Link) -> PongPayload:

@@ -11,17 +11,15 @@ from typing import Final, Self, cast
 
 from bootstrap.errors import LinkError
 from bootstrap.link.record import Capture, LinkCapture
-from wireproto.errors import SealError
+from wireproto.errors import RemoteError, SealError
 from wireproto.messages import Message
-from wireproto.session import Established, Event, RemoteError, Role, Session, State
+from wireproto.session import Event, Role, Session, State
 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 10, 5, 3
 CLOSE_SECONDS: Final = 1.0
 """How long the last bytes of a link may take to leave."""
 
 MAX_WAITING: Final = 4 * 1024 * 1024
-_DROPPED: Final = 16 * 1024
-"""What still comes in on a link that has ended is read in pieces of this size, and dropped."""
 _IP_BOUND_IF: Final = 25  # macOS; the socket module has no name for it, nor for the next one
 _TCP_RXT_CONNDROPTIME: Final = 0x80
 
@@ -56,7 +54,7 @@ class Link(asyncio.BufferedProtocol):
         self._on_connection = on_connection
         self._capture = capture
         self._recorded: LinkCapture | None = None
-        self._lent: bytearray | memoryview = bytearray()  # what the next bytes are written to
+        self._lent = memoryview(b"")  # what the next bytes are written to
         self._events: deque[Event] = deque()
         self._waiting = 0  # bytes that came in since all events were taken
         self._news = asyncio.Event()
@@ -85,11 +83,12 @@ class Link(asyncio.BufferedProtocol):
         if not self._is_open():
             raise self._failure or LinkError("the session has ended", code="link-closed")
         try:
-            self._write(memoryview(self.session.send(message)))
+            self.session.send(message)
         except SealError as error:
             failure = LinkError(f"the session has to be made anew: {error}", code=error.code)
             self.close(failure)
             raise failure from error
+        self._flush()
         try:
             async with asyncio.timeout(timeout):
                 await self._writable.wait()
@@ -130,27 +129,21 @@ class Link(asyncio.BufferedProtocol):
         if self._capture is not None:
             own, peer = transport.get_extra_info("sockname"), (self.peer_ip, self.peer_port)
             self._recorded = self._capture.link(own, peer, connects=connects)
-        if connects:
-            self._write(self.session.start())
+        self._flush()
         if self._on_connection is not None:
             self._on_connection(self)
 
-    def get_buffer(self, sizehint: int) -> bytearray | memoryview:
-        self._lent = self.session.get_buffer(sizehint) if self._is_open() else bytearray(_DROPPED)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._lent = self.session.get_buffer(sizehint)
         return self._lent
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._is_open():
-            return
+            return  # what still comes in on a link that has ended is dropped
         if self._recorded is not None:
             self._recorded.received(self._lent[:nbytes])
-        try:
-            for event in self.session.buffer_updated(nbytes):
-                if isinstance(event, Established) and event.reply:
-                    self._write(event.reply)
-                self._events.append(event)
-        except RemoteError as error:
-            self._blame(error)
+        self.session.buffer_updated(nbytes)
+        self._take_events()
         if self.session.state is State.CLOSED:
             self.close(LinkError("the other rank ended the session", code="link-closed"))
         elif self._events:
@@ -161,10 +154,8 @@ class Link(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         if self._is_open():
-            try:
-                self._events.append(self.session.receive_eof())
-            except RemoteError as error:
-                self._blame(error)
+            self.session.receive_data(b"")
+            self._take_events()
         self.close(LinkError("the other rank closed the link; see what it logged", code="link-closed"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -181,16 +172,26 @@ class Link(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    def _write(self, data: bytes | memoryview) -> None:
-        if self._recorded is not None:
-            self._recorded.sent(data)
-        self._transport.write(data)
+    def _take_events(self) -> None:
+        try:
+            while (event := self.session.next_event()) is not None:
+                self._events.append(event)
+                self._flush()  # the ack, even if a bad frame follows the hello
+        except RemoteError as error:
+            self.close(LinkError(f"the other rank broke the protocol: {error}", code=error.code))
+
+    def _flush(self) -> None:
+        if pieces := self.session.data_to_send():
+            if self._recorded is not None:
+                for piece in pieces:
+                    self._recorded.sent(piece)
+            if len(pieces) > 1:
+                self._transport.writelines(pieces)
+            else:  # before Python 3.12, writelines() copies
+                self._transport.write(pieces[0])
 
     def _is_open(self) -> bool:
         return self._failure is None and self.session.state not in (State.CLOSED, State.FAILED)
-
-    def _blame(self, error: RemoteError) -> None:
-        self.close(LinkError(f"the other rank broke the protocol: {error}", code=error.code))
 
 
 async def connect(

@@ -16,7 +16,7 @@ from wireproto import Ping, PPActivationPayload, encode_frame, encode_link_frame
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.tcp import Endpoint
 from wireproto.session.handshake import Initiator, KeySigner, Responder
-from wireproto.specification import DIRECTORY
+from wireproto.testing.requirements import DIRECTORY
 
 MIB = 1024 * 1024
 ON_THE_WIRE = 1448

@@ -37,6 +37,9 @@ class Calm:
         self.stopped_by: BootstrapError | None = None
         self.reason: BootstrapError | None = None
 
+    def now(self) -> float:
+        return 0.0
+
     def report(self, event: str, /, **fields: object) -> None:
         self.steps(event, **fields)
 

@@ -28,7 +28,7 @@ from tests.wireproto.peers import (
     hkdf_sha256,
     introduction,
 )
-from tests.wireproto.test_handshake import MALFORMED
+from tests.wireproto.session.test_handshake import MALFORMED
 from wireproto.testing.vectors import Derived, Fault, Group, HandshakeTest, Hex, Role, Secrets, VectorFile
 
 _ABOUT = (

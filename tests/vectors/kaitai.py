@@ -13,7 +13,7 @@ from typing import Any, Final
 import kaitaistruct
 import yaml
 
-from wireproto.specification import DIRECTORY
+from wireproto.testing.requirements import DIRECTORY
 from wireproto.testing.vectors import (
     ClusterFrameTest,
     HandshakeTest,

@@ -101,7 +101,7 @@ def test_every_raised_code_is_in_the_table_with_its_class() -> None:
 
 
 def test_scanner_fails_with_malformed_codes() -> None:
-    codes = {first_string(call) for place, call, name in calls() if name == "fail" and place.startswith("strict_json")}
+    codes = {first_string(call) for place, call, name in calls() if name == "fail" and place.startswith("json_scanner")}
     codes.discard(None)
     assert len(codes) >= 10
     assert {ERROR_CODES[str(code)][0] for code in codes} == {MalformedError}

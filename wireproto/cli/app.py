@@ -14,7 +14,7 @@ import typer
 from wireproto.cli import conform as conform_cli
 from wireproto.cli import fuzz as fuzz_cli
 from wireproto.cli import inspect as inspect_cli
-from wireproto.cli import spec as spec_cli
+from wireproto.cli import vectors as vectors_cli
 from wireproto.cli.console import EXIT_NO, EXIT_OK, new_app
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.json_scanner import decode_payload
@@ -256,4 +256,4 @@ def _short(value: object) -> str:
 conform_cli.register(app)
 fuzz_cli.register(app)
 inspect_cli.register(app)
-spec_cli.register(app)
+vectors_cli.register(app)

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 from wireproto.conformance.peer import Peer
 from wireproto.messages import Revision
 from wireproto.session import Role
-from wireproto.specification import Level, Requirement, requirements
+from wireproto.testing.requirements import Level, Requirement, requirements
 
 SECTIONS: Final = (
     "sanity",

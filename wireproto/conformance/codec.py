@@ -17,7 +17,7 @@ import msgspec
 from wireproto.conformance.case import rule
 from wireproto.conformance.verdicts import Failure, Missed, Record, Result, Verdict
 from wireproto.messages import Revision
-from wireproto.specification import Level
+from wireproto.testing.requirements import Level
 from wireproto.testing.vectors import ClusterFrameTest, load
 
 ANSWER_SECONDS: Final = 10.0

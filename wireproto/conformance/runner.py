@@ -11,7 +11,7 @@ from wireproto.conformance.peer import Peer, Settings
 from wireproto.conformance.targets import Target
 from wireproto.conformance.verdicts import BAD, Failure, Missed, Record, Result, Undecided, Verdict
 from wireproto.session import Role
-from wireproto.specification import Level
+from wireproto.testing.requirements import Level
 
 NO_RESTART = "there is no --restart-command, and a rank 0 connects anew only after 10 s"
 INSANE = "the sanity case did not pass: {}"

@@ -6,7 +6,7 @@ An input is one byte of choices, then the stream from the peer, from its first b
 
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from cryptography.exceptions import InvalidTag
 
@@ -33,9 +33,11 @@ from wireproto.messages import (
 from wireproto.session import (
     MAX_HANDSHAKE_LENGTH,
     Closed,
+    Config,
     Confirmed,
     Established,
     Event,
+    KeyNearLimit,
     MessageIgnored,
     MessageReceived,
     RemoteError,
@@ -44,7 +46,7 @@ from wireproto.session import (
     State,
 )
 from wireproto.session.seal import OVERHEAD
-from wireproto.testing.fixed_keys import KNOWN, drawn, unbox
+from wireproto.testing.fixed_keys import KNOWN, unbox
 
 _PONG: Final = PongPayload(True, False, MemoryPressure.NORMAL, EXTENSIONS)
 
@@ -101,26 +103,39 @@ def _expect_outcome(other: _Outcome, ours: _Outcome, oracle: str) -> None:
 def _run(make: Callable[..., Session], choices: Choices, chunks: Iterable[bytes]) -> _Outcome:
     own, peer = (KNOWN.rank_0, KNOWN.rank_1)[:: -1 if choices.role is Role.RESPONDER else 1]
     extensions = EXTENSIONS if choices.extends else ()
-    with drawn(own):
-        session = make(choices.role, own, peer.public_key, choices.revision, extensions=extensions)
-        if choices.role is Role.INITIATOR:
-            session.start()
-        events: list[Any] = []
-        failure = None
-        try:
-            for chunk in chunks:
-                if session.state is State.CLOSED:
-                    break
-                for event in session.receive_data(chunk):
-                    events.append(_plain(event))
-                    _act(session, event, choices)
-            events.append(_plain(session.receive_eof()))
-        except RemoteError as error:
-            failure = error_verdict(error.error)
-            expect((error.code, error.offset, error.path) == failure[2:], "an error repeats what it wraps")
+    config = Config(
+        role=choices.role,
+        signer=own,
+        pin=peer.public_key,
+        revision=choices.revision,
+        extensions=extensions,
+        random=own.random(),
+    )
+    session = make(config)
+    session.data_to_send()
+    events: list[Any] = []
+    failure = None
+    try:
+        for chunk in chunks:
+            if chunk:
+                session.receive_data(chunk)
+                _take(session, choices, events)
+        session.receive_data(b"")
+        _take(session, choices, events)
+    except RemoteError as error:
+        expect(isinstance(error.__cause__, WireError), "an error has the codec's as its cause")
+        failure = error_verdict(cast(WireError, error.__cause__))
+        expect((error.code, error.offset, error.path) == failure[2:], "an error repeats its cause")
     if choices.revision is Revision.V1:
         expect(not session.agreed, "revision 1 has no extensions")
     return events, failure, session.state.value
+
+
+def _take(session: Session, choices: Choices, events: list[Any]) -> None:
+    while (event := session.next_event()) is not None:
+        events.append(_plain(event))
+        _act(session, event, choices)
+        session.data_to_send()
 
 
 def _act(session: Session, event: Event, choices: Choices) -> None:
@@ -137,12 +152,14 @@ def _act(session: Session, event: Event, choices: Choices) -> None:
 
 
 def _plain(event: Event) -> Any:
-    """An event as what is compared; an ack is signed anew each time."""
+    """Return an event in the form that is compared."""
     match event:
-        case Established(peer_key=key, reply=reply):
-            return "established", bool(reply), key
+        case Established(peer_key=key):
+            return "established", key
         case Confirmed():
             return ("confirmed",)
+        case KeyNearLimit():
+            return ("key near its limit",)
         case MessageReceived(message) | MessageIgnored(message):
             return "received" if isinstance(event, MessageReceived) else "ignored", type(message), message
         case Closed(orderly=orderly):
@@ -163,8 +180,6 @@ def _judged(choices: Choices, stream: bytes) -> _Outcome:
         if judge.state != "closed":
             judge.state = "closed"
             judge.events.append(("closed", False))
-        else:
-            judge.events.append(judge.events[-1])  # the end of the stream tells again how it ended
     except WireError as error:
         return judge.events, error_verdict(error), "failed"
     return judge.events, None, judge.state
@@ -208,7 +223,7 @@ class _Judge:
         if self.is_new:
             secrets = judged_introduction(self.choices.role, body)
             self.state, self._key = "established", secrets.key
-            self.events.append(("established", self.choices.role is Role.RESPONDER, secrets.peer_key))
+            self.events.append(("established", secrets.peer_key))
             return
         frame = self._opened(body) if self.choices.revision is Revision.V2 else body
         message = schema.parse(schema.cluster_frame(self.choices.revision, frozenset(self.agreed)), frame)

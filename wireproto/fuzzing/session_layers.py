@@ -16,10 +16,10 @@ from wireproto.fuzzing.harness import Harness, expect_same, kind_of, verdict_of
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_sealed, split_stream
 from wireproto.fuzzing.seeds import OWN_NONCE
 from wireproto.messages import HandshakeAck, HandshakeHello, Revision
-from wireproto.session import Role, handshake, seal
+from wireproto.session import Role, handshake
 from wireproto.session.handshake import Initiator, Responder, SessionSecrets
-from wireproto.session.seal import OVERHEAD, Seal
-from wireproto.testing.fixed_keys import KNOWN, drawn, unbox
+from wireproto.session.seal import OVERHEAD, Random, Seal
+from wireproto.testing.fixed_keys import KNOWN, unbox
 
 # -- handshake --------------------------------------------------------------------------------------------------------
 
@@ -34,11 +34,9 @@ def handshake_harness(
     """Cluster frames as the hello to rank 1, and as the ack to rank 0. [HANDSHAKE-ORDER, HANDSHAKE-ONLY]"""
 
     def check(data: bytes) -> object:
-        with drawn(KNOWN.rank_1):
-            responder = Responder(KNOWN.rank_1, KNOWN.rank_0.public_key)
-            hello = verdict_of(lambda: respond(responder, data)[1])
-        with drawn(KNOWN.rank_0):
-            initiator = Initiator(_NO_SIGNER, KNOWN.rank_1.public_key)
+        responder = Responder(KNOWN.rank_1, KNOWN.rank_0.public_key, KNOWN.rank_1.random())
+        hello = verdict_of(lambda: respond(responder, data)[1])
+        initiator = Initiator(_NO_SIGNER, KNOWN.rank_1.public_key, KNOWN.rank_0.random())
         ack = verdict_of(finish, initiator, data)
         expect_same(hello, verdict_of(judged_introduction, Role.RESPONDER, data), "the checks of a hello, by hand")
         expect_same(ack, verdict_of(judged_introduction, Role.INITIATOR, data), "the checks of an ack, by hand")
@@ -106,12 +104,12 @@ def _sha256(data: bytes) -> bytes:
 # -- boxes ------------------------------------------------------------------------------------------------------------
 
 
-def seal_harness(make: Callable[[bytes], Seal] = Seal) -> Harness:
+def seal_harness(make: Callable[[bytes, Random], Seal] = Seal) -> Harness:
     """A link stream of boxes to one that has sealed a box itself. [SEAL-LAYOUT, SEAL-REPLAY, SEAL-REFLECTION]"""
 
     def check(data: bytes) -> object:
         boxes, tail = split_stream(data)
-        copied, in_place = _used(make(KNOWN.key)), _used(make(KNOWN.key))
+        copied, in_place = (_used(make(KNOWN.key, _own_nonces)) for _ in range(2))
         opened: set[bytes] = set()
         kinds = set()
         for body in (*boxes, tail):
@@ -124,8 +122,11 @@ def seal_harness(make: Callable[[bytes], Seal] = Seal) -> Harness:
     return Harness("seal", check, seeds.seal, mutate_sealed(KNOWN.key), ("wireproto.session.seal",))
 
 
+def _own_nonces(count: int) -> bytes:
+    return (OWN_NONCE * count)[:count]
+
+
 def _used(one: Seal) -> Seal:
-    seal._fresh.append(OWN_NONCE)
     one.encrypt(b"own")
     return one
 

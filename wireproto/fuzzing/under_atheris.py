@@ -3,6 +3,8 @@
 Atheris has to be installed; there are wheels of it for Linux. It tells new inputs by every branch of this package's
 code, where `wireproto fuzz run` does by lines, and has libFuzzer's corpus, which `wireproto fuzz corpus export` makes
 seeds for. What it finds is left in `fuzz-findings/LAYER`, where `wireproto fuzz replay` and `minimize` take it.
+
+Exit codes: 2 no such layer, 3 Atheris is not installed, otherwise libFuzzer's own.
 """
 
 import sys
@@ -11,8 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Final, NoReturn
 
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_WRONG_USAGE
-
 _INSTRUMENTED: Final = ("wireproto", "bootstrap")
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     try:
         atheris = import_module("atheris")
     except ModuleNotFoundError:
-        _end(EXIT_COULD_NOT_RUN, "Atheris is not installed; run: pip install atheris")
+        _end(3, "Atheris is not installed; run: pip install atheris")
     layer = sys.argv[1] if len(sys.argv) > 1 else ""
     for name in [name for name in sys.modules if name.partition(".")[0] in _INSTRUMENTED]:
         del sys.modules[name]  # to find this module, Python has imported those above it: they are to come again
@@ -31,7 +31,7 @@ def main() -> None:
         try:
             harness = harness_of(layer)
         except ValueError as error:
-            _end(EXIT_WRONG_USAGE, str(error))
+            _end(2, str(error))
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)

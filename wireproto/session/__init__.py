@@ -1,119 +1,142 @@
-"""The connection, without I/O: bytes in → events out, messages in → bytes out. [SESSION-*]
+"""The sealed session of a connection, without I/O: bytes in → events, messages → bytes out. [SESSION-*]
 
-One `Session` is one TCP connection, seen from one side. Role and revision are set at the start, and never guessed. What
-may come and go in which state stands in the tables `RECEIVES` and `SENDS`, from which the diagram in spec/ is drawn.
-The types of an extension are unknown until it is agreed. [EXT-UNINVITED]
+    session = Session(Config(role=Role.RESPONDER, signer=signer, pin=peer_key))
+    session.receive_data(data)          # or get_buffer() and buffer_updated(n); b"" is the end of the stream
+    while (event := session.next_event()) is not None: ...
+    session.send(message)
+    transport.writelines(session.data_to_send())
 
-The caller's mistake raises `StateError` and changes nothing. The peer's raises `RemoteError`, at the one place where
-its bytes come in, and ends the session. Any other exception is a bug of this package.
+One `Session` is one TCP connection, seen from one side. The types of an extension are unknown until it is agreed on.
+[EXT-UNINVITED]
+
+`LocalError` is the caller's mistake, and leaves the session as it was. `RemoteError` is the peer's, and fails the
+session. Each is an instance of the codec's class for the error as well: `HandshakeError`, `SealError`, `StateError`…
+Any other exception out of `next_event`, `send` and `data_to_send` comes from the signer, the key log or the random
+source, or is a bug: it fails the session, too. After the end, incoming bytes are discarded.
+
+Sessions share nothing, so each can have a thread of its own.
 """
 
+import os
+from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from functools import partial
-from typing import Final, TextIO, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, TextIO, TypeAlias
 
 from wireproto.codec.frame import decode_frame, encode_frame
-from wireproto.codec.link import HEADER, LinkDecoder, check_length, encode_link_frame
-from wireproto.errors import HandshakeError, StateError, TruncatedError, WireError
+from wireproto.codec.link import HEADER, LinkDecoder, check_length, encode_link_frame, link_frame_pieces
+from wireproto.errors import HandshakeError, LocalError, RemoteError, SealError, StateError, WireError, blame
 from wireproto.messages import (
     MAX_LINK_LENGTH,
-    REGISTRY,
     SPEC_BY_CLASS,
     ClusterMsgType,
-    Direction,
     JacclBootstrapPayload,
     Message,
     PongPayload,
     Revision,
 )
-from wireproto.session.handshake import Initiator, Pin, Responder, SessionSecrets, Signer
-from wireproto.session.seal import OVERHEAD, Seal
+from wireproto.session.handshake import (
+    IDENTITY_SIZE,
+    Initiator,
+    Pin,
+    Responder,
+    SessionSecrets,
+    Signer,
+    TrustAnyKey,
+)
+from wireproto.session.seal import MAX_BOXES, OVERHEAD, Random, Seal
+from wireproto.session.states import BOX_OPENS, RECEIVES, SENDS, Role, State, Table
+
+__all__ = [
+    "MAX_HANDSHAKE_LENGTH",
+    "Closed",
+    "Config",
+    "Confirmed",
+    "Established",
+    "Event",
+    "KeyNearLimit",
+    "LocalError",
+    "MessageIgnored",
+    "MessageReceived",
+    "RemoteError",
+    "Role",
+    "Session",
+    "State",
+    "key_log_line",
+]
 
 MAX_HANDSHAKE_LENGTH: Final = 64 * 1024
-"""The longest link frame before the handshake is done: until then the length is a stranger's word. [SESSION-LEN-MAX]"""
+"""The longest link frame before the handshake is done: the length comes from an unauthenticated peer.
+[SESSION-LEN-MAX]"""
 
+NEAR_LIMIT: Final = MAX_BOXES // 16
+"""`KeyNearLimit` comes when so many boxes are left: at 1,000 boxes a second, 17 minutes before the last."""
 
 _SHORT: Final = 64 * 1024
 
-
-class Role(Enum):
-    """Which side of the connection this is."""
-
-    INITIATOR = "rank 0"
-    """Connects, says hello, asks."""
-    RESPONDER = "rank 1"
-    """Any rank but 0: listens, answers."""
+_Buffer = bytes | bytearray | memoryview
 
 
-class State(Enum):
-    """Where a session stands."""
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of a session, checked here: TypeError or ValueError for an argument that cannot work."""
 
-    IDLE = "idle"
-    """Nothing is said yet."""
-    HELLO_SENT = "hello sent"
-    """The initiator waits for the ack."""
-    ESTABLISHED = "established"
-    """The session key is there; the peer has not yet shown that it has it, too."""
-    CONFIRMED = "confirmed"
-    """A box of the peer's has opened."""
-    CLOSED = "closed"
-    """Ended in order: by sessionEnd, or by the end of the stream."""
-    FAILED = "failed"
-    """Ended by the peer's mistake."""
+    role: Role
+    signer: Signer = field(repr=False)
+    """The own identity key."""
+    pin: Pin
+    """The identity key that the peer must show, 64 bytes; `TrustAnyKey()` accepts any, None none. [HANDSHAKE-PIN]"""
+    revision: Revision = Revision.V2
+    extensions: Collection[str] = ()
+    """Names of the extensions that this side supports; revision 1 uses none of them. [EXT-REVISION]"""
+    key_log: TextIO | None = field(default=None, repr=False)
+    """Gets a line that opens the whole session to whoever has it: see `key_log_line`."""
+    random: Random = field(default=os.urandom, repr=False)
+    """The source of ephemeral keys and nonces; anything but the system's is for tests."""
 
-
-Table: TypeAlias = dict[State, dict[ClusterMsgType, State]]
-
-
-def _steady(direction: Direction, state: State) -> dict[ClusterMsgType, State]:
-    """In the open session: all that travels in a direction, the handshake apart."""
-    handshake = (ClusterMsgType.HANDSHAKE_HELLO, ClusterMsgType.HANDSHAKE_ACK)
-    types = (spec.msg_type for spec in REGISTRY if spec.direction in (direction, Direction.BOTH))
-    return {
-        each: State.CLOSED if each is ClusterMsgType.SESSION_END else state for each in types if each not in handshake
-    }
-
-
-def _open(direction: Direction) -> Table:
-    return {state: _steady(direction, state) for state in (State.ESTABLISHED, State.CONFIRMED)}
-
-
-RECEIVES: Final[dict[Role, Table]] = {
-    Role.INITIATOR: {
-        State.HELLO_SENT: {ClusterMsgType.HANDSHAKE_ACK: State.ESTABLISHED},
-        **_open(Direction.RANK_1_TO_0),
-    },
-    Role.RESPONDER: {
-        State.IDLE: {ClusterMsgType.HANDSHAKE_HELLO: State.ESTABLISHED},
-        **_open(Direction.RANK_0_TO_1),
-    },
-}
-"""What a message from the peer leads to. In the open session, a type that is not here is ignored. [SESSION-IGNORE]"""
-
-SENDS: Final[dict[Role, Table]] = {
-    Role.INITIATOR: {
-        State.IDLE: {ClusterMsgType.HANDSHAKE_HELLO: State.HELLO_SENT},
-        **_open(Direction.RANK_0_TO_1),
-    },
-    Role.RESPONDER: _open(Direction.RANK_1_TO_0),
-}
-"""What a message to the peer leads to. The responder's ack goes out with the hello's transition."""
+    def __post_init__(self) -> None:
+        if isinstance(self.extensions, str | bytes | bytearray):
+            raise TypeError("extensions must be a collection of names, not one string")
+        names = frozenset(self.extensions)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("the names of extensions must be strings")
+        if self.key_log is not None and not callable(getattr(self.key_log, "write", None)):
+            raise TypeError(f"key_log must be a text stream, not {type(self.key_log).__name__}")
+        if not callable(self.random):
+            raise TypeError(f"random must be a function, not {type(self.random).__name__}")
+        if not callable(getattr(self.signer, "sign", None)):
+            raise TypeError(f"signer must have public_key and sign(), unlike {type(self.signer).__name__}")
+        _identity("the signer's public key", self.signer.public_key)
+        coerced = {"role": Role(self.role), "revision": _revision(self.revision), "extensions": names}
+        if not (self.pin is None or isinstance(self.pin, TrustAnyKey)):
+            coerced["pin"] = _identity("pin", self.pin)
+        for name, value in coerced.items():
+            object.__setattr__(self, name, value)
 
 
-BOX_OPENS: Final = {State.ESTABLISHED: State.CONFIRMED}
-"""What the peer's first box that opens leads to. [SESSION-CONFIRM]"""
+def _revision(number: object) -> Revision:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"revision must be a Revision, not {type(number).__name__}")
+    return Revision(number)
+
+
+def _identity(what: str, key: object) -> bytes:
+    if not isinstance(key, bytes | bytearray | memoryview):
+        raise TypeError(f"{what} must be bytes, not {type(key).__name__}")
+    key = bytes(key)
+    if len(key) != IDENTITY_SIZE:
+        raise ValueError(f"{what} must have {IDENTITY_SIZE} bytes (X ‖ Y, without the 0x04 prefix), not {len(key)}")
+    return key
 
 
 @dataclass(frozen=True)
 class Established:
-    """The handshake is done."""
+    """The handshake is done: messages can be sent."""
 
     peer_key: bytes
     """The peer's identity key, X ‖ Y."""
-    reply: bytes
-    """To be sent at once: the responder's ack; empty for the initiator."""
+    key_log_error: OSError | ValueError | None = None
+    """Why the key log could not be written; the session goes on without it."""
 
 
 @dataclass(frozen=True)
@@ -130,267 +153,411 @@ class MessageReceived:
 
 @dataclass(frozen=True)
 class MessageIgnored:
-    """A known type that does not belong here: to be logged, and to have no effect. [SESSION-IGNORE]"""
+    """A known type that does not belong here: to be logged, without any effect. [SESSION-IGNORE]"""
 
     message: Message
 
 
 @dataclass(frozen=True)
+class KeyNearLimit:
+    """The session key will soon have served for as many boxes as it may: reconnect in time. Comes once. [SEAL-LIMIT]"""
+
+    boxes_left: int
+
+
+@dataclass(frozen=True)
 class Closed:
-    """The session has ended."""
+    """The session has ended: with the peer's sessionEnd or, if that comes first, the end of the stream. Comes once."""
 
     orderly: bool
-    """By sessionEnd; otherwise the stream just ended, between two frames."""
+    """Whether either side has sent sessionEnd."""
 
 
-Event: TypeAlias = Established | Confirmed | MessageReceived | MessageIgnored | Closed
-
-
-class RemoteError(WireError):
-    """The peer's mistake: `error` as it was found, whose code, offset (in its frame) and path this has, too.
-
-    `must_close` says whether the connection is still open, and has to be closed from here.
-    """
-
-    def __init__(self, error: WireError, *, must_close: bool = True) -> None:
-        super().__init__(error.code, error.detail, offset=error.offset, path=error.path)
-        self.error = error
-        self.must_close = must_close
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return partial(RemoteError, must_close=self.must_close), (self.error,)
+Event: TypeAlias = Established | Confirmed | MessageReceived | MessageIgnored | KeyNearLimit | Closed
 
 
 class Session:
-    """One connection, seen from one side.
+    """One connection, seen from one side."""
 
-    `pin` is the identity key that the peer must show. `key_log` gets a line that opens the whole session to whoever has
-    it: see `key_log_line`. `extensions` are those that this side supports; revision 1 has none. [EXT-REVISION]
-    """
-
-    def __init__(
-        self,
-        role: Role,
-        signer: Signer,
-        pin: Pin,
-        revision: Revision = Revision.V2,
-        key_log: TextIO | None = None,
-        extensions: Collection[str] = (),
-    ) -> None:
-        self.role = role
-        self.revision = revision
-        self.extensions = frozenset(extensions if revision is Revision.V2 else ())
-        """What this side supports."""
-        self.offered: frozenset[str] = frozenset()
-        """What rank 1's pongs have named so far, as far as this side supports it: what rank 0 can choose from."""
-        self.agreed: frozenset[str] = frozenset()
-        """What the last jacclBootstrap has chosen: the extensions whose frames come and go."""
-        self.state = State.IDLE
-        self.peer_key = b""
-        """The peer's identity key, X ‖ Y, once the handshake is done."""
-        self._signer = signer
-        self._pin = pin
-        self._key_log = key_log
-        self._ended_in_order = False
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._state = State.IDLE
+        self._supported = frozenset(config.extensions if config.revision is Revision.V2 else ())
+        self._offered: frozenset[str] = frozenset()
+        self._agreed: frozenset[str] = frozenset()
+        self._decodable: frozenset[str] = frozenset()
+        self._peer_key = b""
         self._link = LinkDecoder(MAX_HANDSHAKE_LENGTH)
+        self._frames: Iterator[memoryview] | None = None  # of bytes that the link decoder has; None once exhausted
+        self._waiting: deque[bytes] = deque()  # later bytes
+        self._lent: memoryview | None = None
+        self._spare = memoryview(b"")  # lent while the link decoder cannot take bytes
+        self._stream_ended = False
+        self._ended_here = False  # by sessionEnd
+        self._events: deque[Event] = deque()
+        self._plaintext: memoryview | None = None  # of the box that has just confirmed the peer
         self._initiator: Initiator | None = None
         self._seal: Seal | None = None
-        self._plain = bytearray()
-        self._sent = bytearray()
+        self._warned = False
+        self._out: list[memoryview] = []
+        self._opened = bytearray()
+        self._sealed = bytearray()
+
+    @property
+    def role(self) -> Role:
+        """Which side this is."""
+        return self._config.role
+
+    @property
+    def revision(self) -> Revision:
+        """The revision of the protocol; both sides must have the same."""
+        return self._config.revision
+
+    @property
+    def state(self) -> State:
+        """Where the session stands, as far as its events have been taken."""
+        return self._state
+
+    @property
+    def peer_key(self) -> bytes:
+        """The peer's identity key, X ‖ Y; empty before the handshake is done."""
+        return self._peer_key
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """The extensions that this side supports."""
+        return self._supported
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """Those that rank 1's pongs have named so far: what rank 0 can choose from. [EXT-OFFER]"""
+        return self._offered
+
+    @property
+    def agreed(self) -> frozenset[str]:
+        """Those that the last jacclBootstrap has chosen: their messages can be sent. [EXT-CHOICE]"""
+        return self._agreed
+
+    @property
+    def boxes_left(self) -> int:
+        """How many boxes the session key may still seal or open; 0 without a key. [SEAL-LIMIT]"""
+        return 0 if self._seal is None else self._seal.left
 
     # -- bytes in ------------------------------------------------------------------------------------------------------
 
-    def receive_data(self, data: bytes | bytearray | memoryview) -> Iterator[Event]:
-        """Takes bytes of the stream; the events are to be taken all, before the next bytes come in."""
-        self._check_open()
-        return self._events(self._link.feed(data))
+    def receive_data(self, data: _Buffer) -> None:
+        """Take bytes of the stream, a copy of them unless they are `bytes`; no bytes mean the end of the stream.
+
+        They wait for `next_event`. Raise `LocalError` for bytes after the end of the stream.
+        """
+        if data.__class__ is not bytes:
+            data = memoryview(data).tobytes()
+        if data:
+            self._check_stream()
+            if self._is_open():
+                self._waiting.append(data)
+        elif not self._stream_ended:
+            self._stream_ended = True
+            if self._ended_here:
+                self._events.append(Closed(orderly=True))
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
-        """Where the next bytes of the stream go: asyncio's way, without a copy."""
-        self._check_open()
-        return self._link.get_buffer(sizehint)
+        """Return a buffer for the next bytes of the stream, as asyncio's `BufferedProtocol` wants it.
 
-    def buffer_updated(self, count: int) -> Iterator[Event]:
-        """Says that `count` bytes were written to what `get_buffer` returned; the events, as in `receive_data`."""
-        self._check_open()
-        return self._events(self._link.buffer_updated(count))
+        It has room for at least one byte, and is valid until `buffer_updated`. Long frames need no copy from it.
+        """
+        if self._frames is None and not self._waiting and self._is_open():
+            self._lent = self._link.get_buffer(sizehint)
+        else:
+            if not self._spare:
+                self._spare = memoryview(bytearray(_SHORT))
+            self._lent = self._spare
+        return self._lent
 
-    def receive_eof(self) -> Closed:
-        """Says that the stream has ended. Raises `RemoteError` where it ended inside a frame. [LINK-EOF]"""
-        if self.state is not State.CLOSED:
-            self._check_open()
-            try:
-                self._link.eof()
-            except TruncatedError as error:
-                self.state = State.FAILED
-                raise RemoteError(error, must_close=False) from error
-            self.state = State.CLOSED
-        return Closed(self._ended_in_order)
+    def buffer_updated(self, count: int) -> None:
+        """Take the `count` bytes that were written to the start of what `get_buffer` returned last.
+
+        Raise ValueError for a count that it has no room for, `LocalError` without a buffer.
+        """
+        lent = self._lent
+        if lent is None:
+            _refuse("session-state", "buffer_updated() needs a buffer from get_buffer() first")
+        if not 0 <= count <= len(lent):
+            raise ValueError(f"{count} bytes cannot have been written to a buffer of {len(lent)}")
+        if count:
+            self._check_stream()
+        self._lent = None
+        if not self._is_open() or not count:
+            return
+        if lent is self._spare:
+            self._waiting.append(lent[:count].tobytes())
+        else:
+            self._frames = self._link.buffer_updated(count)
+
+    def next_event(self) -> Event | None:
+        """Return the next event of the bytes that have come in, None if there is none yet or the session has ended.
+
+        Raise `RemoteError`, after the events before it, for what the peer did wrong. In revision 2 a frame is opened
+        only when its event is due.
+        """
+        if self._events:
+            return self._events.popleft()
+        if self._state is State.CLOSED or self._state is State.FAILED:
+            return None
+        try:
+            return self._next_event()
+        except WireError as error:
+            self._end(State.FAILED)
+            if isinstance(error, RemoteError):
+                raise
+            raise blame(RemoteError, error) from error
+        except BaseException:
+            self._end(State.FAILED)
+            raise
 
     # -- messages out --------------------------------------------------------------------------------------------------
 
-    def start(self) -> bytes:
-        """The initiator's first bytes: the hello. Raises `StateError` for a responder, and a second time."""
-        following = self._following(SENDS, ClusterMsgType.HANDSHAKE_HELLO)
-        self._initiator = Initiator(self._signer, self._pin)
-        self.state = following
-        return encode_link_frame(self._initiator.hello, MAX_HANDSHAKE_LENGTH)
+    def send(self, message: Message) -> None:
+        """Queue a message for `data_to_send`.
 
-    def send(self, message: Message) -> bytes | memoryview:
-        """The bytes of a message, as one link frame; a long one's memory is used again once the view is let go.
-
-        Raises `StateError` where the message does not belong, or names an extension that it must not name, and what
-        `encode_frame` and `encode_link_frame` raise.
+        Raise `LocalError` for a message that does not belong here, names an extension that it must not name, cannot be
+        encoded, or is over the length limit, and once the key has reached its limit.
         """
-        frame = encode_frame(message, self.revision, self.agreed)
-        following = self._following(SENDS, SPEC_BY_CLASS[type(message)].msg_type)
-        if self._seal is None:
-            raise StateError("session-state", "the handshake is start()'s and receive_data()'s to make")
-        if isinstance(message, PongPayload):
-            _check_named(message.extensions, self.extensions)
-        if isinstance(message, JacclBootstrapPayload):
-            _check_named(message.extensions, self.offered)
-        data = self._sealed(frame, self._seal) if self.revision is Revision.V2 else encode_link_frame(frame)
-        self._move(following)
+        if type(message) not in SPEC_BY_CLASS:
+            raise TypeError(f"{type(message).__name__} is no message")
+        try:
+            frame = encode_frame(message, self.revision, self._agreed)
+            following = self._following(SENDS, SPEC_BY_CLASS[type(message)].msg_type)
+            if self._seal is None:
+                raise StateError("session-state", "the session sends the messages of the handshake by itself")
+            if isinstance(message, PongPayload):
+                _check_named(message.extensions, self._supported)
+            if isinstance(message, JacclBootstrapPayload):
+                _check_named(message.extensions, self._offered)
+            pieces = self._box(frame, self._seal) if self.revision is Revision.V2 else link_frame_pieces(frame)
+        except WireError as error:
+            raise blame(LocalError, error) from error
+        except BaseException:
+            self._end(State.FAILED)
+            raise
+        self._out.extend(map(memoryview, pieces))
         self._agree(message)
-        return data
+        if following is State.CLOSED:
+            self._ended_here = True
+            self._end(following)
 
-    def seal_tensor(self, plaintext: bytes | memoryview) -> bytes:
-        """A tensor box, for the payloads that carry one. Raises `StateError` before the handshake is done."""
-        return self._key().encrypt(plaintext)
+    def data_to_send(self) -> list[memoryview]:
+        """Return all bytes that have to be sent and have not been returned yet, in pieces: for `writelines`.
 
-    def open_tensor(self, box: bytes) -> bytes:
-        """What a tensor box holds. Raises `SealError`: the connection has to be closed then. [SESSION-BOX]
-
-        In revision 1, where frames are not sealed, this is what confirms the peer.
+        An initiator's first bytes are its hello. A failed session sends nothing. [HANDSHAKE-FIRST, SESSION-SILENT]
         """
-        plaintext = self._key().decrypt(box)
-        self.state = BOX_OPENS.get(self.state, self.state)
+        if self._state is State.IDLE and self.role is Role.INITIATOR and not self._stream_ended:
+            try:
+                config = self._config
+                self._initiator = Initiator(config.signer, config.pin, config.random)
+            except BaseException:
+                self._end(State.FAILED)
+                raise
+            self._queue_introduction(self._initiator.hello)
+            self._state = self._following(SENDS, ClusterMsgType.HANDSHAKE_HELLO)
+        pieces, self._out = self._out, []
+        return pieces
+
+    def seal_tensor(self, plaintext: _Buffer) -> bytes:
+        """Return a tensor box, for the payloads that carry one.
+
+        Raise `LocalError` before the handshake is done, after the end, and once the key has reached its limit.
+        """
+        seal = self._key()
+        with memoryview(plaintext) as view, view.cast("B") as flat:
+            try:
+                return seal.encrypt(flat)
+            except WireError as error:
+                raise blame(LocalError, error) from error
+            except BaseException:
+                self._end(State.FAILED)
+                raise
+
+    def open_tensor(self, box: _Buffer) -> bytes:
+        """Return the plaintext of a tensor box.
+
+        Raise `LocalError` before the handshake is done and after the end; `RemoteError`, which is a `SealError` as
+        well, for a box that does not open: the session has failed. [SESSION-BOX]
+
+        In revision 1, whose frames are not sealed, this is what confirms the peer.
+        """
+        seal = self._key()
+        with memoryview(box) as view, view.cast("B") as flat:
+            try:
+                plaintext = seal.decrypt(flat)
+            except WireError as error:
+                self._end(State.FAILED)
+                raise blame(RemoteError, error, SealError) from error
+        self._state = BOX_OPENS.get(self._state, self._state)
         return plaintext
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _events(self, frames: Iterator[memoryview]) -> Iterator[Event]:
-        try:
-            for frame in frames:
-                if self._seal is None:
-                    yield self._shake_hands(frame)
-                else:
-                    yield from self._open_frame(frame, self._seal)
-                if self.state is State.CLOSED:
-                    return  # what comes behind sessionEnd is nobody's, be it a frame or not
-        except WireError as error:
-            self.state = State.FAILED
-            raise RemoteError(error) from error
+    def _next_event(self) -> Event | None:
+        seal = self._seal
+        if seal is not None and seal.left <= NEAR_LIMIT and not self._warned:
+            self._warned = True
+            return KeyNearLimit(seal.left)
+        if (plaintext := self._plaintext) is not None:
+            self._plaintext = None
+            return self._message(plaintext)
+        while True:
+            if self._frames is not None:
+                for frame in self._frames:
+                    return self._introduction(frame) if seal is None else self._frame(frame, seal)
+                self._frames = None
+            if not self._waiting:
+                break
+            self._lent = None
+            self._frames = self._link.feed(self._waiting.popleft())
+        if self._stream_ended:
+            self._link.eof()
+            self._end(State.CLOSED)
+            return Closed(orderly=False)
+        return None
 
-    def _shake_hands(self, frame: memoryview) -> Established:
-        reply = b""
+    def _introduction(self, frame: memoryview) -> Established:
+        """Take the peer's hello or ack."""
+        config = self._config
         if self.role is Role.INITIATOR:
             if self._initiator is None:
-                raise HandshakeError("handshake-unexpected", "the peer speaks before the hello")
+                raise HandshakeError("handshake-unexpected", "the peer has sent something before the hello")
             secrets = self._initiator.finish(frame)
-            self.state = self._following(RECEIVES, ClusterMsgType.HANDSHAKE_ACK)
+            self._state = self._following(RECEIVES, ClusterMsgType.HANDSHAKE_ACK)
         else:
-            ack, secrets = Responder(self._signer, self._pin).respond(frame)
-            reply = encode_link_frame(ack, MAX_HANDSHAKE_LENGTH)
-            self.state = self._following(RECEIVES, ClusterMsgType.HANDSHAKE_HELLO)
-        self._seal = Seal(secrets.key)
-        self.peer_key = secrets.peer_key
+            ack, secrets = Responder(config.signer, config.pin, config.random).respond(frame)
+            self._queue_introduction(ack)
+            self._state = self._following(RECEIVES, ClusterMsgType.HANDSHAKE_HELLO)
+        self._seal = Seal(secrets.key, config.random)
+        self._peer_key = secrets.peer_key
         self._link.max_length = MAX_LINK_LENGTH
-        if self._key_log is not None:
-            self._key_log.write(key_log_line(secrets))
-            self._key_log.flush()
-        return Established(secrets.peer_key, reply)
+        return Established(secrets.peer_key, self._log_key(secrets))
 
-    def _open_frame(self, frame: memoryview, seal: Seal) -> Iterator[Event]:
+    def _queue_introduction(self, frame: bytes) -> None:
+        self._out.append(memoryview(encode_link_frame(frame, MAX_HANDSHAKE_LENGTH)))
+
+    def _log_key(self, secrets: SessionSecrets) -> OSError | ValueError | None:
+        if (log := self._config.key_log) is not None:
+            try:
+                log.write(key_log_line(secrets))
+                log.flush()
+            except (OSError, ValueError) as error:  # a full disk, a closed file
+                return error
+        return None
+
+    def _frame(self, frame: memoryview, seal: Seal) -> Event:
         if self.revision is Revision.V2:
-            frame = self._opened(frame, seal)
-            if self.state in BOX_OPENS:
-                self.state = BOX_OPENS[self.state]
-                yield Confirmed()
-                if self.state is State.CLOSED:
-                    return  # the caller sent sessionEnd just now
-        message = decode_frame(frame, self.revision, self.agreed)
-        following = RECEIVES[self.role][self.state].get(SPEC_BY_CLASS[type(message)].msg_type)
+            frame = self._open(frame, seal)
+            if self._state in BOX_OPENS:
+                self._state = BOX_OPENS[self._state]
+                self._plaintext = frame
+                return Confirmed()
+        return self._message(frame)
+
+    def _message(self, frame: memoryview) -> Event:
+        message = decode_frame(frame, self.revision, self._decodable)
+        following = RECEIVES[self.role][self._state].get(SPEC_BY_CLASS[type(message)].msg_type)
         if following is None:
-            yield MessageIgnored(message)
-            return
+            return MessageIgnored(message)
         if isinstance(message, JacclBootstrapPayload) and self.revision is Revision.V2:
-            _check_named(message.extensions, self.offered)
-        self._move(following)
+            _check_named(message.extensions, self._offered)
         self._agree(message)
-        yield MessageReceived(message)
         if following is State.CLOSED:
-            yield Closed(orderly=True)
+            self._end(following)
+            self._events.append(Closed(orderly=True))
+        return MessageReceived(message)
 
-    def _opened(self, box: memoryview, seal: Seal) -> memoryview:
-        """What a box holds, in a buffer that is used again: fresh memory costs more than opening a box."""
+    def _open(self, box: memoryview, seal: Seal) -> memoryview:
+        """Return the plaintext of a box, in a buffer that is reused: fresh memory costs more than opening a box."""
         size = max(len(box) - OVERHEAD, 0)
-        if not size <= len(self._plain) <= 4 * size + _SHORT:
-            self._plain = bytearray(size)
-        plain = memoryview(self._plain)[:size]
-        seal.decrypt_into(box, plain)
-        return plain
+        if not size <= len(self._opened) <= 4 * size + _SHORT:
+            self._opened = bytearray(size)
+        plaintext = memoryview(self._opened)[:size]
+        try:
+            seal.decrypt_into(box, plaintext)
+        except WireError as error:
+            raise blame(RemoteError, error, SealError) from error
+        return plaintext
 
-    def _sealed(self, frame: bytes, seal: Seal) -> bytes | memoryview:
-        """The link frame around a frame's box."""
+    def _box(self, frame: bytes, seal: Seal) -> tuple[_Buffer, ...]:
+        """Return the link frame around the box of a cluster frame. [SEAL-FRAMES]"""
         length = len(frame) + OVERHEAD
         check_length(length, MAX_LINK_LENGTH, None)
         if length <= _SHORT:
-            return HEADER.pack(length) + seal.encrypt(frame)
+            return (HEADER.pack(length) + seal.encrypt(frame),)
         size = HEADER.size + length
-        data = memoryview(self._buffer(size))[:size]
-        HEADER.pack_into(data, 0, length)
-        seal.encrypt_into(frame, data[HEADER.size :])
-        return data
+        piece = memoryview(self._reusable(size))[:size]
+        HEADER.pack_into(piece, 0, length)
+        seal.encrypt_into(frame, piece[HEADER.size :])
+        return (piece,)
 
-    def _buffer(self, size: int) -> bytearray:
-        """That of the last long frame, if it is large enough and nobody holds a view of it."""
+    def _reusable(self, size: int) -> bytearray:
+        """Return the buffer of the last long frame if it is large enough and no view of it exists, else another."""
         try:
-            self._sent.append(0)
-            self._sent.pop()
+            self._sealed.append(0)
+            self._sealed.pop()
         except BufferError:
-            self._sent = bytearray()
-        if not size <= len(self._sent) <= 4 * size:
-            self._sent = bytearray(size)
-        return self._sent
+            self._sealed = bytearray()
+        if not size <= len(self._sealed) <= 4 * size:
+            self._sealed = bytearray(size)
+        return self._sealed
 
     def _key(self) -> Seal:
         if self._seal is None:
-            raise StateError("session-state", "there is no session key before the handshake is done")
+            _refuse("session-state", f"there is no session key while the session is {self._state.value}")
         return self._seal
 
-    def _move(self, following: State) -> None:
-        """To the state that a message leads to; only sessionEnd leads to the closed one."""
-        self.state = following
-        self._ended_in_order = following is State.CLOSED
+    def _is_open(self) -> bool:
+        return self._state is not State.CLOSED and self._state is not State.FAILED
+
+    def _check_stream(self) -> None:
+        if self._stream_ended:
+            _refuse("session-state", "the stream has ended, no more bytes can come")
+
+    def _end(self, state: State) -> None:
+        """Enter a final state, and let go of what came in and is not needed any more."""
+        self._state = state
+        self._frames = None
+        self._waiting.clear()
+        self._plaintext = None
+        self._seal = None
+        if state is State.FAILED:
+            self._out.clear()
 
     def _agree(self, message: Message) -> None:
-        """Keeps what a message says about extensions. [EXT-OFFER, EXT-CHOICE, EXT-REVISION]"""
+        """Note what a message says about extensions. [EXT-OFFER, EXT-CHOICE, EXT-REVISION]"""
         if isinstance(message, PongPayload):
-            self.offered |= self.extensions.intersection(message.extensions)
+            self._offered |= self._supported.intersection(message.extensions)
         elif isinstance(message, JacclBootstrapPayload):
-            self.agreed = self.offered.intersection(message.extensions)
+            self._agreed = self._offered.intersection(message.extensions)
+            # Rank 1 may have sent frames of an earlier agreement before it learned of this one. [EXT-IN-FLIGHT]
+            earlier = self._decodable if self.role is Role.INITIATOR else frozenset()
+            self._decodable = earlier | self._agreed
 
     def _following(self, table: dict[Role, Table], msg_type: ClusterMsgType) -> State:
-        following = table[self.role].get(self.state, {}).get(msg_type)
+        following = table[self.role].get(self._state, {}).get(msg_type)
         if following is None:
-            detail = f"{msg_type.wire_name} does not belong to {self.role.value} when {self.state.value}"
+            detail = f"{msg_type.wire_name} does not belong to {self.role.value} when {self._state.value}"
             raise StateError("session-state", detail)
         return following
 
-    def _check_open(self) -> None:
-        if self.state in (State.CLOSED, State.FAILED):
-            raise StateError("session-state", f"the session is {self.state.value}")
+
+def _refuse(code: str, detail: str) -> NoReturn:
+    raise blame(LocalError, StateError(code, detail))
 
 
 def _check_named(names: Collection[str], allowed: frozenset[str]) -> None:
-    """Raises `StateError` for an extension that a message must not name. [EXT-OFFER, EXT-CHOICE]"""
+    """Raise `StateError` for an extension that a message must not name. [EXT-OFFER, EXT-CHOICE]"""
     for name in names:
         if name not in allowed:
             raise StateError("extension-not-offered", f"{name} is not among {sorted(allowed)}", path="extensions")
 
 
 def key_log_line(secrets: SessionSecrets) -> str:
-    """`CLUSTER_SESSION_KEY NONCE KEY`, the hello's nonce and the session key in hex, as in SSLKEYLOGFILE. [KEY-LOG]"""
+    """Return `CLUSTER_SESSION_KEY NONCE KEY`, hello's nonce and session key in hex, as in SSLKEYLOGFILE. [KEY-LOG]"""
     return f"CLUSTER_SESSION_KEY {secrets.hello_nonce.hex()} {secrets.key.hex()}\n"

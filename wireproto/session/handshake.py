@@ -11,8 +11,6 @@ are, in this order: decode, lengths, pin, point on the curve, signature, a share
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -24,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.errors import HandshakeError, WireError
 from wireproto.messages import HandshakeAck, HandshakeHello
+from wireproto.session.seal import Random, draw
 
 KEY_INFO: Final = b"darkbloom-cluster-session-v1"
 """The HKDF info string. [HANDSHAKE-KEY]"""
@@ -32,7 +31,7 @@ IDENTITY_SIZE: Final = 64
 
 
 class Signer(Protocol):
-    """A long-lived P-256 identity key: a file's, a keychain's, a Secure Enclave's."""
+    """A long-lived P-256 identity key, kept in a file, a keychain or a Secure Enclave."""
 
     @property
     def public_key(self) -> bytes:
@@ -71,7 +70,7 @@ class KeySigner:
 
 
 class SessionSecrets(NamedTuple):
-    """What a handshake ends with."""
+    """The result of a handshake; its repr does not show the key."""
 
     key: bytes
     """32 bytes, for both directions."""
@@ -80,43 +79,39 @@ class SessionSecrets(NamedTuple):
     peer_key: bytes
     """The peer's identity key, X ‖ Y."""
 
+    def __repr__(self) -> str:
+        return f"SessionSecrets(hello_nonce={self.hello_nonce!r}, peer_key={self.peer_key!r})"
+
 
 class TrustAnyKey:
-    """Stands where a pinned key belongs, and takes any identity: trust on first use, by explicit wish only."""
+    """Takes the place of a pinned key and accepts any identity: trust on first use. [HANDSHAKE-FIRST-USE]"""
 
 
 Pin = bytes | TrustAnyKey | None
-"""The identity key that the peer must show; None where none is known, which ends the handshake."""
+"""The identity key that the peer must show; None if none is known, which ends the handshake."""
 
 
-@dataclass(frozen=True)
 class _Ephemeral:
-    private: X25519PrivateKey
-    nonce: bytes
+    """The values that are fresh in each handshake: X25519 key pair and nonce. [HANDSHAKE-FRESH]"""
 
-    @cached_property
-    def public(self) -> bytes:
-        return self.private.public_key().public_bytes_raw()
-
-
-def _draw_ephemeral() -> _Ephemeral:
-    """Fresh for each handshake. Tests that need known values replace this function; there is no other way in."""
-    return _Ephemeral(X25519PrivateKey.generate(), os.urandom(32))
+    def __init__(self, random: Random) -> None:
+        self.private = X25519PrivateKey.from_private_bytes(draw(random, 32))
+        self.public = self.private.public_key().public_bytes_raw()
+        self.nonce = draw(random, 32)
 
 
 class Initiator:
     """Rank 0's side: `hello`, then `finish(ack)`."""
 
-    def __init__(self, signer: Signer, pin: Pin) -> None:
+    def __init__(self, signer: Signer, pin: Pin, random: Random = os.urandom) -> None:
         self._pin = pin
-        self._ephemeral = _draw_ephemeral()
-        own = self._ephemeral
+        self._ephemeral = own = _Ephemeral(random)
         signature = signer.sign(hello_commitment(own.public, own.nonce))
-        self.hello: bytes = encode_frame(HandshakeHello(signer.public_key, own.public, own.nonce, signature))
+        self.hello: bytes = _encode(HandshakeHello(signer.public_key, own.public, own.nonce, signature))
         """The cluster frame to send."""
 
     def finish(self, frame: bytes | memoryview) -> SessionSecrets:
-        """Checks the peer's answer, a cluster frame. Raises `HandshakeError`."""
+        """Check the peer's answer, a cluster frame. Raise `HandshakeError`."""
         ack = _decode(frame, HandshakeAck)
         nonce = self._ephemeral.nonce
         commitment = ack_commitment(nonce, ack.nonce, ack.ephemeral_x25519_pub_key)
@@ -127,19 +122,20 @@ class Initiator:
 class Responder:
     """Rank 1's side: `respond(hello)` once, which gives the ack to send."""
 
-    def __init__(self, signer: Signer, pin: Pin) -> None:
+    def __init__(self, signer: Signer, pin: Pin, random: Random = os.urandom) -> None:
         self._signer = signer
         self._pin = pin
+        self._random = random
 
     def respond(self, frame: bytes | memoryview) -> tuple[bytes, SessionSecrets]:
-        """Checks the peer's hello, a cluster frame; gives the ack's, and the secrets. Raises `HandshakeError`."""
+        """Check the peer's hello, a cluster frame; return the ack's and the secrets. Raise `HandshakeError`."""
         hello = _decode(frame, HandshakeHello)
         commitment = hello_commitment(hello.ephemeral_x25519_pub_key, hello.nonce)
-        own = _draw_ephemeral()
+        own = _Ephemeral(self._random)
         key = _agree(own, self._pin, hello, commitment, hello.nonce + own.nonce)
         signature = self._signer.sign(ack_commitment(hello.nonce, own.nonce, own.public))
         ack = HandshakeAck(self._signer.public_key, own.public, own.nonce, signature)
-        return encode_frame(ack), SessionSecrets(key, hello.nonce, hello.se_pub_key_raw)
+        return _encode(ack), SessionSecrets(key, hello.nonce, hello.se_pub_key_raw)
 
 
 def hello_commitment(ephemeral_public: bytes, nonce: bytes) -> bytes:
@@ -153,6 +149,14 @@ def ack_commitment(hello_nonce: bytes, ack_nonce: bytes, ephemeral_public: bytes
 
 
 _IntroductionT = TypeVar("_IntroductionT", HandshakeHello, HandshakeAck)
+
+
+def _encode(introduction: HandshakeHello | HandshakeAck) -> bytes:
+    """Return the cluster frame. Raise ValueError for a signature that no frame carries: the signer's fault."""
+    try:
+        return encode_frame(introduction)
+    except WireError as error:
+        raise ValueError(f"the signer returned something else than a signature: {error}") from error
 
 
 def _decode(frame: bytes | memoryview, expected: type[_IntroductionT]) -> _IntroductionT:
@@ -192,6 +196,6 @@ def _agree(own: _Ephemeral, pin: Pin, peer: HandshakeHello | HandshakeAck, commi
 
 
 def fingerprint(identity: bytes) -> str:
-    """How a key is shown to people: the first 16 hexadecimal digits of its SHA-256, in fours."""
+    """Return a key as it is shown to people: the first 16 hexadecimal digits of its SHA-256, in fours."""
     digits = hashlib.sha256(identity).hexdigest()[:16]
     return ":".join(digits[at : at + 4] for at in range(0, 16, 4))

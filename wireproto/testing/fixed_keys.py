@@ -5,9 +5,8 @@ The introductions are made and the key is derived from the primitives, beside `h
 
 import hashlib
 import hmac
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -18,8 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from wireproto.codec.frame import encode_frame
 from wireproto.messages import HandshakeAck, HandshakeHello
-from wireproto.session import handshake
 from wireproto.session.handshake import KEY_INFO
+from wireproto.session.seal import Random
 
 _SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same bytes each time
 
@@ -28,9 +27,9 @@ _SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC
 class KnownSide:
     """What one side of a handshake has, and would otherwise draw; a `Signer`, too."""
 
-    scalar: bytes
+    scalar: bytes = field(repr=False)
     """The P-256 private key, 32 bytes, big-endian."""
-    ephemeral: bytes
+    ephemeral: bytes = field(repr=False)
     """The X25519 private key."""
     nonce: bytes
 
@@ -51,6 +50,11 @@ class KnownSide:
     def public(self) -> bytes:
         """The X25519 public key."""
         return self.private.public_key().public_bytes_raw()
+
+    def random(self) -> Random:
+        """Return a random source for one session: it gives this side's ephemeral key and nonce, then others."""
+        known = iter((self.ephemeral, self.nonce))
+        return lambda count: next(known, b"") or os.urandom(count)
 
     def sign(self, commitment: bytes) -> bytes:
         return self._key.sign(commitment, _SIGNATURE)
@@ -108,14 +112,3 @@ def box(key: bytes, nonce: bytes, plaintext: bytes) -> bytes:
 def unbox(key: bytes, sealed: bytes) -> bytes:
     """What a box holds. Raises `cryptography.exceptions.InvalidTag`, or ValueError for less than a nonce."""
     return AESGCM(key).decrypt(sealed[:12], sealed[12:], None)
-
-
-@contextmanager
-def drawn(side: KnownSide) -> Iterator[None]:
-    """Within, `handshake` draws this side's ephemeral key and nonce."""
-    draw = handshake._draw_ephemeral
-    handshake._draw_ephemeral = lambda: side  # type: ignore[assignment,return-value]
-    try:
-        yield
-    finally:
-        handshake._draw_ephemeral = draw

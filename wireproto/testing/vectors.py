@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wireproto.messages import MAX_LINK_LENGTH
-from wireproto.specification import DIRECTORY as _SPEC
+from wireproto.testing.requirements import DIRECTORY as _SPEC
 
 DIRECTORY: Final = _SPEC / "vectors"
 

@@ -1,0 +1,166 @@
+"""What spec/protocol.md has drawn from the code: the layouts, the session's states, the error codes,
+and the worked example.
+
+Each stands between `<!-- drawn: NAME -->` and `<!-- /drawn -->`, where NAME is one of `DRAWN`.
+"""
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+import construct
+
+from spec.tools.worked_example import worked_example
+from wireproto import schema
+from wireproto.errors import ERROR_CODES
+from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType, Revision
+from wireproto.session.states import BOX_OPENS, RECEIVES, SENDS, Role, State
+
+_PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
+
+
+def with_diagrams(text: str) -> str:
+    """The specification's text, with everything drawn as the code is now. KeyError for a NAME that there is not."""
+    return _PLACE.sub(lambda place: place[1] + DRAWN[place[2]]() + place[3], text)
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+class _Field(NamedTuple):
+    name: str
+    kind: str
+    size: int | str
+    """In bytes; a formula where it varies, empty for all that is left."""
+
+
+def layout_diagram(
+    layout: construct.Construct,
+    sizes: Mapping[str, str] = MappingProxyType({}),
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """A layout's fields in a row, with offsets above.
+
+    `sizes` has the formulas of what varies in size, by field; `names` what a field is called in the specification.
+    """
+    fixed, formula = 0, ""
+    columns = []
+    for field in _fields(layout, sizes):
+        columns.append((_offset(fixed, formula), names.get(field.name, field.name), field.kind))
+        if isinstance(field.size, int):
+            fixed += field.size
+        else:
+            formula = field.size
+    end = _offset(fixed, formula) if formula or isinstance(field.size, int) else "end"
+    widths = [max(map(len, column)) + 2 for column in columns]
+    offsets = "".join(column[0].ljust(width + 1) for column, width in zip(columns, widths, strict=True)) + end
+
+    def line(row: int) -> str:
+        return "│".join(f" {column[row]}".ljust(width) for column, width in zip(columns, widths, strict=True))
+
+    def rule(left: str, middle: str, right: str) -> str:
+        return left + middle.join("─" * width for width in widths) + right
+
+    lines = [offsets, rule("├", "┼", "┤"), f"│{line(1)}│", f"│{line(2)}│", rule("└", "┴", "┘")]
+    return "\n" + "".join(f"    {each}\n" for each in lines) + "\n"
+
+
+def _offset(fixed: int, formula: str) -> str:
+    return f"{fixed} + {formula}" if formula else str(fixed)
+
+
+def _fields(layout: construct.Construct, sizes: Mapping[str, str]) -> Iterator[_Field]:
+    for named in _bare(layout).subcons:
+        field = _bare(named)
+        if isinstance(field, construct.IfThenElse):
+            field = _bare(field.elsesubcon)
+        if isinstance(field, construct.Struct):
+            yield from _fields(field, sizes)
+        elif isinstance(field, construct.FormatField):
+            sign, order = ("i" if field.fmtstr[1].islower() else "u"), (" LE" if field.fmtstr[0] == "<" else "")
+            yield _Field(named.name, f"{sign}{8 * field.length}{order if field.length > 1 else ''}", field.length)
+        elif named.name in sizes:
+            formula = sizes[named.name]
+            yield _Field(named.name, f"{formula} bytes" if formula else "the rest", formula)
+        else:
+            yield _Field(named.name or "padding", f"{field.sizeof()} bytes", field.sizeof())
+
+
+def _bare(layout: construct.Construct) -> construct.Construct:
+    """A layout without what checks, names or converts it."""
+    while isinstance(layout, construct.Subconstruct) and not isinstance(layout, construct.Padded):
+        layout = layout.subcon
+    return layout
+
+
+# -- states ------------------------------------------------------------------------------------------------------------
+
+
+def state_diagram(role: Role) -> str:
+    """One role's states as a Mermaid diagram, without the frames of extensions."""
+    arrows: dict[tuple[State, State], list[str]] = defaultdict(list)
+    for sign, table in (("↓", RECEIVES[role]), ("↑", SENDS[role])):
+        for state, row in table.items():
+            for msg_type, following in row.items():
+                if following is not state:
+                    arrows[state, following].append(f"{sign} {_with_answer(role, sign, msg_type)}")
+            steady = [
+                msg_type.wire_name
+                for msg_type, following in row.items()
+                if following is state and not SPEC_BY_TYPE[msg_type].extension
+            ]
+            if steady:
+                arrows[state, state].append(f"{sign} {', '.join(steady)}")
+    for state, following in BOX_OPENS.items():
+        arrows[state, following].append("first box opens")
+    lines = [f"    [*] --> {_id(State.IDLE)}"]
+    lines += [f"    {_id(a)} --> {_id(b)}: {', '.join(labels)}" for (a, b), labels in arrows.items()]
+    lines += [f"    {_id(State.CLOSED)} --> [*]"]
+    drawn = "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
+    return f"\n{role.value.capitalize()}:\n\n{drawn}\n\n"
+
+
+def _with_answer(role: Role, sign: str, msg_type: ClusterMsgType) -> str:
+    answered = role is Role.RESPONDER and sign == "↓" and msg_type is ClusterMsgType.HANDSHAKE_HELLO
+    return msg_type.wire_name + (" / ↑ handshakeAck" if answered else "")
+
+
+def _id(state: State) -> str:
+    return state.value.replace(" ", "_")
+
+
+# -- error codes -------------------------------------------------------------------------------------------------------
+
+
+def error_table() -> str:
+    """Every error code and what it means."""
+    rows = "".join(f"| `{code}` | {meaning} |\n" for code, (_, meaning) in ERROR_CODES.items())
+    return f"\n| code | meaning |\n| --- | --- |\n{rows}\n"
+
+
+_IN_SPEC: Final = {"seq_len": "seqLen", "token_id": "tokenID", "data": "bfloat16"}
+
+DRAWN: Final[dict[str, Callable[[], str]]] = {
+    "LINK_FRAME": partial(layout_diagram, schema.LINK_FRAME, {"body": "length"}),
+    "SEALED_BOX": partial(layout_diagram, schema.SEALED_BOX, {"ciphertext": "n"}),
+    "CLUSTER_FRAME": partial(layout_diagram, schema.CLUSTER_FRAME[Revision.V2], {"payload": ""}),
+    "SIDE_CHANNEL_PART": partial(layout_diagram, schema.SIDE_CHANNEL_PART, {"part": ""}),
+    "SIDE_CHANNEL_WHOLE": partial(layout_diagram, schema.SIDE_CHANNEL_WHOLE, {"whole": ""}),
+    "ACTIVATION": partial(layout_diagram, schema.activation(0), {"data": "seqLen × hiddenDim × 2"}, _IN_SPEC),
+    "TOKEN": partial(layout_diagram, schema.TOKEN, names=_IN_SPEC),
+    "JACCL_DESTINATION": partial(layout_diagram, schema.JACCL_DESTINATION),
+    **{role.value: partial(state_diagram, role) for role in Role},
+    "error codes": error_table,
+    "worked example": worked_example,
+}
+"""What is drawn, by the name that the specification gives it."""
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_diagrams(path.read_text()))

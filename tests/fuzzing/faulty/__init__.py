@@ -1,6 +1,0 @@
-"""Parsers with one planted fault each: what a fuzzer has to find.
-
-`base` has a correct decoder of cluster frames, made to be broken; `frames` breaks it, and `layers` breaks this
-package's own link decoder, records, handshake, seal and session. `python -m tests.fuzzing.faulty NAME` is a faulty
-`wireproto codec`.
-"""

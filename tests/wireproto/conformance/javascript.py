@@ -1,0 +1,88 @@
+"""`make conform`: run the whole suite against the JavaScript peer, several times.
+
+`python -m tests.wireproto.conformance.javascript` takes:
+
+    --runs N    of each role (default: 10)
+    --busy      with one core kept busy by something else
+
+Prints a line a run, and is 1 where one did not pass, or took a minute or more with both cores for it.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
+from tests.wireproto.conformance.trying import free_port
+
+PEER = ROOT / "tests" / "interop" / "peer.mjs"
+ROLES = {"rank 1": ("listen", "--connect"), "rank 0": ("connect", "--listen")}
+FINE = ("pass", "unimplemented", "non-strict", "skipped")
+MOST_SECONDS = 60.0
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """A process that does nothing but work."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def one_run(directory: Path, role: str) -> tuple[float, dict[str, int], list[str]]:
+    """Seconds, how many cases have each verdict, and what was wrong."""
+    mode, option = ROLES[role]
+    theirs, ours = new_key(directory / "theirs.pem"), new_key(directory / "ours.pem")
+    keys = ["--identity", str(directory / "theirs.pem"), "--peer-key", ours]
+    began = time.monotonic()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "wireproto", "conform", "peer", "--json"),
+            *(option, f"127.0.0.1:{free_port()}"),
+            *("--identity", str(directory / "ours.pem"), "--peer-key", theirs),
+            *("--restart-command", shlex.join(["node", str(PEER), mode, *keys])),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=ROOT,
+    )
+    seconds = time.monotonic() - began
+    *cases, summary = [json.loads(line) for line in done.stdout.splitlines()] or [{"verdicts": {}}]
+    wrong = [f"{case['id']}: {case.get('reason')}" for case in cases if case["verdict"] not in FINE]
+    if done.returncode and not wrong:
+        wrong = [f"exit code {done.returncode}: {done.stderr.strip()}"]
+    return seconds, summary["verdicts"], wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--busy", action="store_true")
+    options = parser.parse_args()
+    bad = 0
+    for number in range(1, options.runs + 1):
+        for role in ROLES:
+            with TemporaryDirectory() as directory, busy_core() if options.busy else nullcontext():
+                seconds, verdicts, wrong = one_run(Path(directory), role)
+            counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items() if count)
+            late = f", more than {MOST_SECONDS:g} s" if seconds > MOST_SECONDS and not options.busy else ""
+            bad += bool(wrong or late)
+            print(f"run {number}, {role}: {seconds:.1f} s{late}; {counts}", flush=True)  # noqa: T201
+            for line in wrong:
+                print(f"    {line}", flush=True)  # noqa: T201
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""`wireproto conform peer`, as a child process, on peers that are child processes."""
+
+import base64
+import json
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.wireproto.conformance.peers.conversation import public_bytes
+from tests.wireproto.conformance.trying import free_port
+
+ROOT = Path(__file__).parents[3]
+Done = subprocess.CompletedProcess[str]
+
+
+def new_key(path: Path) -> str:
+    """A P-256 key in a file; its public key in base64."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return base64.b64encode(public_bytes(key)).decode()
+
+
+@pytest.fixture
+def conform(tmp_path: Path) -> Callable[..., Done]:
+    """The command on a peer: `conform("rank1", …)`, or on a mutant by its name."""
+    ours, theirs = new_key(tmp_path / "ours.pem"), new_key(tmp_path / "theirs.pem")
+    (tmp_path / "ours.pub").write_text(ours)
+
+    def run(peer: str, *arguments: str, key: str | None = None, start: str | None = None) -> Done:
+        option = "--connect" if peer.startswith("rank1") else "--listen"
+        start = start or shlex.join(
+            [sys.executable, "-m", "tests.wireproto.conformance.peers", peer, str(tmp_path / "theirs.pem"), ours]
+        )
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "wireproto", "conform", "peer"),
+                *(option, f"127.0.0.1:{free_port()}"),
+                *("--identity", str(tmp_path / "ours.pem"), "--peer-key", key or theirs),
+                *("--restart-command", start, *arguments),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=ROOT,
+        )
+
+    return run
+
+
+def events(done: Done) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("rank", ["rank1", "rank0"])
+def test_a_good_peer(conform: Callable[..., Done], rank: str) -> None:
+    done = conform(rank, "--json", f"{rank}.framing.length-zero", f"{rank}.handshake.identity")
+    *cases, summary = events(done)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(case["event"], case["verdict"]) for case in cases] == [("case", "pass")] * 3
+    assert summary["event"] == "summary"
+
+
+def test_a_bad_peer(conform: Callable[..., Done], tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    done = conform(
+        "rank1.length-zero-accepted", "rank1.framing.length-zero", "rank1.framing.split-body", "--artifacts", str(kept)
+    )
+    assert done.returncode == 1
+    for part in (
+        "[LINK-LEN-MIN] A length of 0",
+        "expected the end of the connection",
+        "came     nothing",
+        "again: wire",
+    ):
+        assert part in done.stdout
+    names = sorted(path.name for path in kept.iterdir())
+    assert names == ["rank1.framing.length-zero.keylog", "rank1.framing.length-zero.pcapng"]
+    shown = subprocess.run(
+        [
+            *(sys.executable, "-m", "wireproto", "inspect", str(kept / names[1])),
+            *("--keylog", str(kept / names[0])),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "handshakeHello" in shown.stdout
+
+
+def test_the_command_that_runs_it_again(conform: Callable[..., Done]) -> None:
+    done = conform("rank1.length-zero-accepted", "rank1.framing.length-zero", "--json")
+    again = shlex.split(str(events(done)[1]["rerun"]))
+    assert again[:3] == ["wireproto", "conform", "peer"]
+    assert again[-1] == "rank1.framing.length-zero"
+    repeated = subprocess.run(
+        [sys.executable, "-m", *again, "--json"], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    assert [case["verdict"] for case in events(repeated)[:2]] == ["pass", "fail"]
+
+
+def test_expected_failures(conform: Callable[..., Done], tmp_path: Path) -> None:
+    listed = tmp_path / "expected"
+    listed.write_text("# what is known\n\nrank1.framing.length-zero  the peer skips it\n")
+    done = conform(
+        "rank1.length-zero-accepted", "rank1.framing.length-zero", "--json", "--expected-failures", str(listed)
+    )
+    assert (done.returncode, events(done)[1]["expected"]) == (0, "the peer skips it")
+    done = conform("rank1", "rank1.framing.length-zero", "--json", "--expected-failures", str(listed))
+    assert (done.returncode, events(done)[-1]["unexpected_passes"]) == (1, ["rank1.framing.length-zero"])
+
+
+def test_nobody_reads_on(tmp_path: Path) -> None:
+    """As in a pipe into `head`: no word, and no peer is left."""
+    ours, theirs = new_key(tmp_path / "ours.pem"), tmp_path / "theirs.pem"
+    new_key(theirs)
+    peer = shlex.join([sys.executable, "-m", "tests.wireproto.conformance.peers", "rank1", str(theirs), ours])
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "wireproto", "conform", "peer", "--connect", f"127.0.0.1:{port}", "--json"),
+        *("--identity", str(tmp_path / "ours.pem"), "--restart-command", peer, "rank1.framing.*"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (3, "")
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_report_that_cannot_be_written_is_said_at_once(conform: Callable[..., Done], tmp_path: Path) -> None:
+    done = conform("rank1", "--html", str(tmp_path / "none" / "report.html"), start="/nonexistent/peer")
+    assert (done.returncode, done.stdout) == (3, "")
+    path = tmp_path / "none" / "report.html"
+    assert done.stderr == f"wireproto: {path}: No such file or directory\n"
+
+
+def test_another_identity_than_the_given_one(conform: Callable[..., Done], tmp_path: Path) -> None:
+    done = conform("rank1", "rank1.handshake.identity", "--json", key=new_key(tmp_path / "another.pem"))
+    assert (done.returncode, events(done)[1]["verdict"]) == (1, "fail")
+
+
+def test_a_peer_that_cannot_be_started(conform: Callable[..., Done]) -> None:
+    done = conform("rank0", "rank0.handshake.identity", "--json", start="/nonexistent/peer")
+    first, *_ = events(done)
+    assert (done.returncode, first["verdict"]) == (3, "inconclusive")
+    assert "cannot be started" in str(first["reason"])
+
+
+def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
+    start = shlex.join([sys.executable, "-c", "import os; os.abort()"])
+    done = conform("rank1", "--json", start=start)
+    assert done.returncode == 3
+    assert "SIGABRT" in str(events(done)[0]["reason"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --listen or --connect"),
+        (("--listen", "127.0.0.1:7777", "--connect", "127.0.0.1:7777"), "give --listen or --connect"),
+        (("--connect", "7777"), "'7777' is no HOST:PORT"),
+        (("--connect", "127.0.0.1:99999"), "'127.0.0.1:99999' is no HOST:PORT"),
+        (("--connect", "127.0.0.1:7777", "rank0.*"), "no case matches the case 'rank0.*'"),
+        (("--connect", "127.0.0.1:7777", "--section", "seals"), "no case matches the section 'seals'"),
+        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "there is no identity key in /nonexistent"),
+        (("--connect", "127.0.0.1:7777", "--restart-command", "'"), "No closing quotation"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wireproto", "conform", "peer", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("rank1.framing.length-0 why", "there is no case 'rank1.framing.length-0'"),
+        ("rank1.seal.replay", "say behind rank1.seal.replay why it fails"),
+    ],
+)
+def test_a_bad_list_of_expected_failures(conform: Callable[..., Done], tmp_path: Path, line: str, message: str) -> None:
+    listed = tmp_path / "expected"
+    listed.write_text(f"{line}\n")
+    done = conform("rank1", "--expected-failures", str(listed))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"line 1: {message}" in done.stderr
+
+
+def test_list() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "wireproto",
+            "conform",
+            "peer",
+            "--listen",
+            "127.0.0.1:7777",
+            "--list",
+            "--level",
+            "must",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    rows = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert len(rows) > 60
+    assert all(row.startswith("rank0.") and " MUST " in row for row in rows)

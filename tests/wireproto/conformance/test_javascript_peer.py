@@ -1,0 +1,19 @@
+"""The suite on the JavaScript peer, which shares no code with this one; `make conform` does it again and again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.wireproto.conformance.javascript import ROLES, one_run
+from wireproto.conformance import CASES
+from wireproto.session import Role
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("role", ROLES)
+def test_it_passes(tmp_path: Path, role: str) -> None:
+    _, verdicts, wrong = one_run(tmp_path, role)
+    assert wrong == []
+    assert sum(verdicts.values()) == sum(case.role is Role(role) for case in CASES.values())

@@ -1,0 +1,97 @@
+"""The suite on the ranks of `jaccl-bootstrap up`, as far as their link goes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+
+from bootstrap import LinkError
+from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
+from bootstrap.plan import new_session_id
+from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings
+from wireproto import JacclBootstrapPayload, Revision
+from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Target, Verdict, run
+from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
+from wireproto.session import Role, Session
+from wireproto.session.handshake import KeySigner
+
+TIMES = Times(
+    connect=PATIENCE.start,
+    handshake=PATIENCE.handshake,
+    confirm=PATIENCE.handshake,
+    ping_every=PATIENCE.ping_every,
+    pong=PATIENCE.pong,
+    reconnect=PATIENCE.reconnect,
+    retry=0.02,
+    send=5.0,
+)
+EXTENSIONS = (OUTCOME_1, SIDE_CHANNEL_1)
+FINE = (Verdict.PASS, Verdict.SKIPPED)
+VERSIONS = Versions("1.0", "0.30.1", "ring", "")
+
+
+def session(role: Role, revision: Revision, peer_ip: str) -> Session:
+    extensions = EXTENSIONS if revision is Revision.V2 else ()
+    return Session(role, KeySigner(THEIRS), OURS.public, revision, extensions=extensions)
+
+
+async def rank_1(host: str, port: int, revision: Revision) -> None:
+    """Listens, and says what it runs where it is asked for."""
+    rank = RankOne(host, port, partial(session, Role.RESPONDER, revision), times=TIMES)
+
+    async def answer() -> None:
+        while True:
+            payload = await rank.bootstrap()
+            if OUTCOME_1 in payload.extensions:
+                await rank.send(VERSIONS)
+
+    await alongside(rank.run(), answer())
+
+
+async def rank_0(host: str, port: int, revision: Revision) -> None:
+    """Connects, and bootstraps with what was offered."""
+    rank = RankZero(host, port, partial(session, Role.INITIATOR, revision), times=TIMES)
+
+    async def lead() -> None:
+        while True:
+            offered = await rank.offered()
+            chosen = tuple(sorted(offered.intersection(EXTENSIONS)))
+            with suppress(LinkError):
+                await rank.bootstrap(JacclBootstrapPayload(29400, new_session_id(), chosen))
+                if OUTCOME_1 in chosen:
+                    await rank.send(VERSIONS)
+                await rank.lost()
+
+    await alongside(rank.run(), lead())
+
+
+def target(role: Role, revision: Revision) -> Target:
+    @asynccontextmanager
+    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], None]]:
+        task = asyncio.create_task((rank_1 if role is Role.RESPONDER else rank_0)(host, port, revision))
+        try:
+            yield lambda: None
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, LinkError):  # a rank 0 ends where a handshake fails
+                await task
+
+    if role is Role.RESPONDER:
+        return RankOneTarget("127.0.0.1", free_port(), launch)
+    return RankZeroTarget("127.0.0.1", 0, launch)
+
+
+async def results(role: Role, revision: Revision) -> list[Result]:
+    return [result async for result in run(target(role, revision), settings(revision), cases_of(role))]
+
+
+@pytest.mark.parametrize("revision", Revision)
+@pytest.mark.parametrize("role", Role)
+def test_they_pass(role: Role, revision: Revision) -> None:
+    """Nothing is missing, either."""
+    found = asyncio.run(results(role, revision))
+    assert {result.id: result.reason for result in found if result.verdict not in FINE} == {}
+    ran = {result.id for result in found if result.verdict is Verdict.PASS}
+    assert ran == {case.id for case in cases_of(role) if revision in CASES[case.id].revisions}

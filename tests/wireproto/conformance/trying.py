@@ -1,0 +1,100 @@
+"""The suite against peers in this process, with short waits."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.wireproto.conformance.peers.conversation import Shared, public_bytes
+from tests.wireproto.conformance.peers.reference import RankOne, RankZero, connect, listen
+from wireproto import Revision
+from wireproto.conformance import (
+    CASES,
+    Case,
+    Identity,
+    Launcher,
+    Patience,
+    RankOneTarget,
+    RankZeroTarget,
+    Result,
+    Settings,
+    Target,
+    run,
+)
+from wireproto.session import Role
+
+OURS = Identity()
+THEIRS = ec.generate_private_key(ec.SECP256R1())
+PATIENCE = Patience(
+    start=3.0, answer=1.5, close=0.8, quiet=0.2, ping_every=0.8, pong=0.5, handshake=1.5, reconnect=0.4, slack=1.5
+)
+
+
+def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2) -> Launcher:
+    """Starts a peer of a class in this process."""
+
+    @asynccontextmanager
+    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], None]]:
+        shared = Shared(
+            THEIRS,
+            OURS.public,
+            revision,
+            ping_every=PATIENCE.ping_every,
+            pong_within=PATIENCE.pong,
+            handshake_within=PATIENCE.handshake,
+            reconnect_after=PATIENCE.reconnect,
+        )
+        if issubclass(make, RankOne):
+            server = await listen(make, shared, host, port)
+            try:
+                yield lambda: None
+            finally:
+                server.close()
+        else:
+            task = asyncio.create_task(connect(make, shared, host, port))
+            try:
+                yield lambda: None
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    return launch
+
+
+def target(make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2) -> Target:
+    start = launcher(make, revision)
+    if issubclass(make, RankOne):
+        return RankOneTarget("127.0.0.1", free_port(), start)
+    return RankZeroTarget("127.0.0.1", 0, start)
+
+
+def settings(revision: Revision = Revision.V2, patience: Patience = PATIENCE) -> Settings:
+    return Settings(identity=OURS, peer_key=public_bytes(THEIRS), revision=revision, patience=patience)
+
+
+def cases_of(role: Role) -> list[Case]:
+    return [case for case in CASES.values() if case.role is role]
+
+
+def role_of(make: type[RankOne] | type[RankZero]) -> Role:
+    return Role.RESPONDER if issubclass(make, RankOne) else Role.INITIATOR
+
+
+async def results_of(
+    make: type[RankOne] | type[RankZero],
+    revision: Revision = Revision.V2,
+    cases: Collection[Case] | None = None,
+) -> list[Result]:
+    """What the suite says of a peer of a class."""
+    cases = cases_of(role_of(make)) if cases is None else cases
+    return [result async for result in run(target(make, revision), settings(revision), cases)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

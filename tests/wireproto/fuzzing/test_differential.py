@@ -1,0 +1,193 @@
+"""`fuzz codec`: what is wrong with an answer, and what becomes of a decoder that gives one."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from tests.wireproto.fuzzing.faulty.base import Parser
+from tests.wireproto.fuzzing.faulty.frames import CODECS, Coded
+from tests.wireproto.oracle import judge
+from wireproto import Revision, decode_frame, encode_frame
+from wireproto.fuzzing.differential import Codec, CodecError, Differential, expected_answer, wrong
+from wireproto.fuzzing.mutations import mutate_frame, random_frame
+from wireproto.fuzzing.seeds import frame as frames
+from wireproto.messages import PongPayload
+
+BOOTSTRAP = b'\x07{"port":1,"sessionID":"a"}'
+PONG = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
+
+
+def program(text: str) -> list[str]:
+    return [sys.executable, "-c", f"import sys, json, time\nfor line in sys.stdin:\n    {text}\n    sys.stdout.flush()"]
+
+
+# -- verdicts on an answer --------------------------------------------------------------------------------------------
+
+RIGHT = {"ok": True, "type": 7, "payload": {"port": 1, "sessionID": "a"}}
+REFUSED = {"ok": False, "error": "truncated", "offset": 0}
+
+
+@pytest.mark.parametrize(
+    ("frame", "answer", "kind"),
+    [
+        (BOOTSTRAP, RIGHT, ""),
+        (BOOTSTRAP, {"payload": {"sessionID": "a", "port": 1}, "type": 7, "ok": True, "more": 0}, ""),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": 1.0, "sessionID": "a"}}, "another value of port"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": True, "sessionID": "a"}}, "another value of port"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": 1}}, "another value of sessionID"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": 1, "sessionID": "a", "x": 0}}, "a key too many"),
+        (BOOTSTRAP, RIGHT | {"payload": None}, "another payload"),
+        (BOOTSTRAP, RIGHT | {"type": 8}, "another type"),
+        (BOOTSTRAP, {"ok": False}, "refuses what is right, with no code"),
+        (BOOTSTRAP, {"ok": False, "error": "json-syntax"}, "refuses what is right, with json-syntax"),
+        (b"", REFUSED, ""),
+        (b"", {"ok": False}, ""),
+        (b"", {"ok": True, "type": 3, "payload": None}, "accepts truncated"),
+        (b"", REFUSED | {"error": "type-unknown"}, "type-unknown where it is truncated"),
+        (b"", REFUSED | {"offset": 1}, "another offset of truncated"),
+        (b"", {"ok": 0}, "an answer that is none"),
+        (b"", [], "an answer that is none"),
+        (b"", {}, "an answer that is none"),
+    ],
+)
+def test_what_is_wrong(frame: bytes, answer: object, kind: str) -> None:
+    assert wrong(expected_answer(frame, Revision.V2), json.dumps(answer).encode()) == kind
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_answers_that_are_none(line: bytes) -> None:
+    assert wrong(expected_answer(b"\x03", Revision.V2), line) == "an answer that is none"
+
+
+def test_what_is_expected() -> None:
+    assert expected_answer(BOOTSTRAP, Revision.V2) == RIGHT
+    assert expected_answer(b"\x05\xff", Revision.V2) == {"ok": True, "type": 5, "payload": "/w=="}
+    assert expected_answer(b"\x03", Revision.V2) == {"ok": True, "type": 3, "payload": None}
+    assert expected_answer(b"\x0a{}", Revision.V1) == {"ok": False, "error": "type-unknown", "offset": 0}
+    message = decode_frame(PONG)
+    assert isinstance(message, PongPayload)
+    assert expected_answer(encode_frame(message), Revision.V2)["payload"] == json.loads(PONG[1:])
+
+
+# -- decoders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_decoder_is_asked() -> None:
+    codec = Codec([sys.executable, "-m", "wireproto", "codec"])
+    try:
+        answers = codec.ask([b"\x03", b"", b"\x03"])
+        assert [json.loads(answer)["ok"] for answer in answers] == [True, False, True]
+        assert len(codec.ask([b"\x05" + bytes(300_000)])) == 1  # more than a pipe holds
+        assert codec.peak() > 1_000_000
+    finally:
+        codec.stop()
+    assert codec.peak() == 0
+
+
+def test_a_decoder_that_ends_is_started_anew() -> None:
+    codec = Codec(program("print('{}') if line != '03\\n' else sys.exit(7)"))
+    with pytest.raises(CodecError, match="it ends with exit code 7") as caught:
+        codec.ask([b"\x01", b"\x03", b"\x01"])
+    assert caught.value.answers == [b"{}"]
+    assert codec.ask([b"\x01"]) == [b"{}"]
+    codec.stop()
+
+
+def test_a_decoder_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wireproto.fuzzing.differential.ANSWER_TIME", 0.5)
+    codec = Codec(program("time.sleep(100)"))
+    with pytest.raises(CodecError, match=r"no answer within 0\.5 s"):
+        codec.ask([b"\x03"])
+    codec.stop()
+
+
+def test_a_command_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError):
+        Codec(["/nowhere/codec"]).ask([b"\x03"])
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def faulty(name: str) -> list[str]:
+    return [sys.executable, "-m", "tests.wireproto.fuzzing.faulty", name]
+
+
+def test_the_base_of_the_faulty_parsers_is_right() -> None:
+    """It agrees with this package and with the tests' own reader; else a fault would be found that was not planted."""
+    from random import Random
+
+    random = Random(5)
+    drawn = [random_frame(random) for _ in range(2000)]
+    drawn += [mutate_frame(random, frame) for frame in drawn]
+    for parser in (Parser(), Coded()):
+        for frame in (*drawn, *(data for _, data in frames())):
+            answer = json.dumps(parser.answer(frame)).encode()
+            assert wrong(expected_answer(frame, Revision.V2), answer) == "", frame
+            if frame and frame[0] in Parser.json_types:
+                assert (judge(frame, Revision.V2) is not None) is json.loads(answer)["ok"]
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "wireproto", "codec"], faulty("Parser")])
+def test_who_is_right_is_not_accused(command: Sequence[str]) -> None:
+    differential = Differential(command, 1)
+    assert list(differential.run(1.0)) == []
+    assert differential.frames > 0
+
+
+def test_a_disagreement_is_made_small() -> None:
+    found = next(Differential(faulty("PingWithPayload"), 1).run(60.0))
+    assert found.kind == "accepts payload-not-empty"
+    assert len(found.frames) == 1
+    assert len(found.frames[0]) == 2
+    assert found.text == found.frames[0].hex().encode() + b"\n"
+    assert Differential(faulty("PingWithPayload"), 1).replay(found.frames) == found
+    assert Differential(faulty("Parser"), 1).replay(found.frames) is None
+
+
+def test_a_disagreement_that_needs_earlier_frames() -> None:
+    found = next(Differential(faulty("MissingKeyIsThatOfTheLastFrame"), 1).run(60.0))
+    assert (found.kind, len(found.frames)) == ("accepts field-missing", 2)
+
+
+COSTLY = """
+import sys, time
+for line in sys.stdin:
+    if line[:2] == "05":
+        taken = bytearray(b"1") * 10**8
+        time.sleep(float(sys.argv[1]))
+    print('{"ok": true, "type": 5, "payload": ""}', flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "kind"),
+    [("0.6", "SLOW", "more than 2 s for one answer"), ("0", "MUCH_MEMORY", "more than 256 MiB of memory")],
+)
+def test_what_costs_too_much_is_made_small_and_shown_again(
+    seconds: str, limit: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"wireproto.fuzzing.differential.{limit}", {"SLOW": 0.5, "MUCH_MEMORY": 64 * 2**20}[limit])
+    differential = Differential([sys.executable, "-c", COSTLY, seconds], 1)
+    found = differential._smaller(kind, [b"\x03", b"\x05"])
+    assert (found.kind, found.frames, found.is_repeated) == (kind, (b"\x05",), True)
+    assert differential.replay(found.frames) == found
+
+
+def test_what_the_last_frames_do_not_show_again() -> None:
+    """It is kept as it was, and told with the seed."""
+    found = Differential(faulty("Parser"), 1)._smaller("accepts field-range", [b"\x03", BOOTSTRAP])
+    assert (found.kind, found.frames, found.is_repeated) == ("accepts field-range", (b"\x03", BOOTSTRAP), False)
+
+
+def test_the_same_frames_for_the_same_seed() -> None:
+    batches = [list(Differential([], seed)._batch()) for seed in (1, 1, 2)]
+    assert batches[0] == batches[1] != batches[2]
+
+
+def test_every_fault_is_a_fault() -> None:
+    """Each faulty decoder differs from the base in its class alone."""
+    assert len(CODECS) >= 25
+    assert all(issubclass(each, Parser) and each not in (Parser, Coded) for each in CODECS.values())

@@ -1,0 +1,39 @@
+"""The command `wireproto vectors`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wireproto.cli.console import EXIT_OK
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to `app`."""
+    group = typer.Typer(help="The test vectors.\n\nExample: wireproto vectors export vectors", rich_markup_mode=None)
+    group.command()(export)
+    group.callback()(_group)
+    app.add_typer(group, name="vectors")
+
+
+def _group() -> None:
+    """Keep `export` a subcommand: typer would run a group's only command without its name."""
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Created if it does not exist.")],
+) -> int:
+    """Copy the test vectors and their JSON Schema to a directory.
+
+    Example: wireproto vectors export /tmp/vectors
+
+    Exit codes: 0 copied, 3 the directory cannot be written.
+    """
+    from wireproto.testing.vectors import DIRECTORY
+
+    directory.mkdir(parents=True, exist_ok=True)
+    for source in sorted(DIRECTORY.glob("*.json")):
+        target = directory / source.name
+        target.write_bytes(source.read_bytes())
+        typer.echo(str(target))
+    return EXIT_OK
