@@ -323,8 +323,8 @@ Over: TypeAlias = asyncio.Future[LinkError | None]
 class RankOne:
     """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, while `run` runs.
 
-    `status` and `offers`, the extensions to name, are called for each pong. `on_message` gets every message except pings
-    and jacclBootstrap, and must return at once. `on_seen` is told what last happened in the session before a
+    `status` and `offers`, the extensions to name, are called for each pong. `on_message` gets every message except
+    pings and jacclBootstrap, and must return at once. `on_seen` is told what last happened in the session before a
     jacclBootstrap came: a ping, say.
     """
 
