@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-# What is documented of the two packages: their public rooms.
+# Public modules, for the API reference.
 API := wireproto $(addprefix wireproto.,errors messages schema session session.handshake session.seal \
   codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing \
   $(addprefix testing.,encodings fixed_keys malformed requirements strategies vectors)) \
@@ -17,7 +17,7 @@ API := wireproto $(addprefix wireproto.,errors messages schema session session.h
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
-# The newest Python from 3.11 on; empty where there is none.
+# The newest Python, at least 3.11; empty if there is none.
 FIND_PYTHON = for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; \
 	done
@@ -30,7 +30,7 @@ $(BIN)/python:
 	"$$python" -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "make: $$python could not make a virtual environment. On Debian: apt-get install python3-venv, and run make again." >&2; exit 1; }
 
-# One stamp per set of extras: an install is repeated only when pyproject.toml changes.
+# One stamp per set of extras. The install runs again only if pyproject.toml changes.
 $(VENV)/.%-installed: pyproject.toml | $(BIN)/python
 	@echo "Installing cluster-wireproto[$*] into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' || { \
@@ -50,28 +50,28 @@ check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, imp
 	@$(BIN)/lint-imports
 	@$(BIN)/vulture
 
-# Whether tests pass is for `make test` to say: a measured process has more to write at its end than some tests expect,
-# and one that is killed leaves a file that does not count.
-coverage: $(VENV)/.dev-installed ## Measure the branch coverage of wireproto, its tools apart, and of bootstrap
+# Failing tests are ignored here, `make test` reports them: a measured process writes more at its end than some tests
+# allow, and a killed one leaves a partial data file.
+coverage: $(VENV)/.dev-installed ## Measure the branch coverage of wireproto without its tools, and of bootstrap
 	@$(BIN)/coverage erase
 	-@$(BIN)/coverage run -m pytest -n auto tests/wireproto tests/bootstrap $(ARGS)
 	-@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --include='wireproto/*' --fail-under=100; core=$$?; \
 	  $(BIN)/coverage report --include='bootstrap/*' --fail-under=95 && exit $$core
 
-mutation: $(VENV)/.dev-installed ## Change codec, handshake, seal and session in small ways; list what no test notices
+mutation: $(VENV)/.dev-installed ## Mutate codec, handshake, seal and session; list the mutants that no test detects
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-conform: $(VENV)/.dev-installed ## Try the JavaScript peer on the whole conformance suite, ten times (ARGS="--runs 1 --busy")
+conform: $(VENV)/.dev-installed ## Run the conformance suite against the JavaScript peer ten times (ARGS="--runs 1 --busy")
 	@$(BIN)/python -m tests.wireproto.conformance.javascript $(ARGS)
 
-mutants: $(VENV)/.dev-installed ## Try mutants of the reference peers on each conformance case
+mutants: $(VENV)/.dev-installed ## Run each conformance case against mutants of the reference peers
 	@$(BIN)/python -m tests.wireproto.conformance.matrix
 
-bench: $(VENV)/.dev-installed ## Measure codec, seal and session against what is in them (ARGS=--quick)
+bench: $(VENV)/.dev-installed ## Benchmark codec, seal and session (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
 
-fuzz: $(VENV)/.dev-installed ## Run the harness of each layer, ten minutes each (ARGS="--seconds 5")
+fuzz: $(VENV)/.dev-installed ## Fuzz each layer for ten minutes (ARGS="--seconds 5")
 	@for layer in link frame schema handshake seal session inspection device_file bootstrap.fuzzing:hostfile_harness; do \
 	  $(BIN)/wireproto fuzz run "$$layer" --seconds 600 $(ARGS) || exit; \
 	done
@@ -79,34 +79,34 @@ fuzz: $(VENV)/.dev-installed ## Run the harness of each layer, ten minutes each 
 planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds with each of three seeds (ARGS=--quick)
 	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
-api: $(VENV)/.dev-installed ## Make the API reference from the docstrings, in build/api
+api: $(VENV)/.dev-installed ## Build the API reference in build/api
 	@$(BIN)/python -W error -m pdoc --output-directory build/api $(API)
 
-campaign: $(VENV)/.dev-installed ## Strike 1,000 faults at real pairs of ranks (ARGS="--seed 7 --only ready:kill")
+campaign: $(VENV)/.dev-installed ## Inject 1,000 faults into real pairs of ranks (ARGS="--seed 7 --only ready:kill")
 	@$(BIN)/python -m tests.campaign $(ARGS)
 
-campaign-quick: $(VENV)/.dev-installed ## The same with 100 faults and short times
+campaign-quick: $(VENV)/.dev-installed ## Inject 100 faults, with short timeouts
 	@$(BIN)/python -m tests.campaign --faults 100 --brisk $(ARGS)
 
-soak: $(VENV)/.dev-installed ## Sessions at full rate for 10 minutes, then 300 bootstraps (ARGS="--seconds 60")
+soak: $(VENV)/.dev-installed ## Run sessions at full rate for 10 minutes, then 300 bootstraps (ARGS="--seconds 60")
 	@$(BIN)/python -m tests.campaign.soak $(ARGS)
 
-hostile: $(VENV)/.dev-installed ## A million bad inputs for live ranks (ARGS="--inputs 20000")
+hostile: $(VENV)/.dev-installed ## Send a million bad inputs to live ranks (ARGS="--inputs 20000")
 	@$(BIN)/python -m tests.campaign.hostile $(ARGS)
 
-spec: $(VENV)/.dev-installed ## Draw what spec/protocol.md has drawn, register its rules, fill the dissector's tables, anew
+spec: $(VENV)/.dev-installed ## Regenerate the generated parts of spec/: diagrams, requirements, dissector tables
 	@$(BIN)/python -m spec.tools.diagram spec/protocol.md
 	@$(BIN)/python -m spec.tools.requirements spec/protocol.md
 	@$(BIN)/python -m spec.tools.dissector spec/cluster_link.lua
 
-spec-coverage: $(VENV)/.dev-installed ## Show the tests, vectors and conformance cases that name each rule of spec/protocol.md
+spec-coverage: $(VENV)/.dev-installed ## Show the tests, vectors and conformance cases of each rule in spec/protocol.md
 	@$(BIN)/python -m spec.tools.coverage
 
-vectors: $(VENV)/.dev-installed ## Make the test vectors of spec/vectors anew
+vectors: $(VENV)/.dev-installed ## Regenerate the test vectors in spec/vectors
 	@$(BIN)/python -m tests.vectors.generate
 
-kaitai: | $(BIN)/python ## Install Kaitai's compiler, for the tests that need it (needs node and npm)
+kaitai: | $(BIN)/python ## Install the Kaitai compiler for the tests that use it (needs node and npm)
 	@npm install --loglevel=error --no-audit --no-fund --no-save --no-package-lock --prefix $(VENV)/kaitai kaitai-struct-compiler@0.11.0
 
-clean: ## Remove everything that make made
+clean: ## Remove all generated files
 	@rm -rf $(VENV) .benchmarks .coverage* fuzz-findings build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,11 +1,18 @@
-"""mlx.launch's hostfile, which users have already: the ranks' addresses, and their RDMA devices.
+"""Hostfiles of mlx.launch: addresses, RDMA devices, backend and variables of all ranks.
 
-    {"backend": "jaccl", "hosts": [{"ssh": "name", "ips": ["169.254.1.1"], "rdma": [null, "rdma_en5"]}, …]}
+    {"backend": "jaccl", "envs": ["NAME=value"],
+     "hosts": [{"ssh": "name", "ips": ["169.254.1.1"], "rdma": [null, "rdma_en5"]}, …]}
 
-or the bare array of hosts. What `mlx.launch` needs besides (ssh, cwd, envs, …) is left alone.
+or the bare array of hosts. `mlx.distributed_config` writes such files. Every file that mlx.launch can run for 2 to 64
+hosts is read here, with the same meaning; keys that only concern ssh are ignored.
 """
 
 import json
+import logging
+import re
+import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
@@ -17,9 +24,22 @@ from bootstrap.files import read_file
 from bootstrap.plan import BackendChoice, check_backend, check_devices, check_ip, check_size
 from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import WireError
-from wireproto.jaccl.topology import DeviceMatrix
+from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix
 
-MAX_FILE: Final = 64 * 1024
+logger = logging.getLogger(__name__)
+
+MAX_FILE: Final = 1024 * 1024
+"""Bytes in a file: a ring of 64 hosts needs 130 KiB as mlx.distributed_config writes it, a line per entry."""
+
+RESOLVE_SECONDS: Final = 5.0
+"""For the address of a host name."""
+
+Resolve = Callable[[str], str]
+"""Return the IPv4 address of a host name, or raise OSError."""
+
+_NAME: Final = re.compile(r"(?!(?:.*\.)?\d+\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RING_VARIABLES: Final = frozenset({"JACCL_RING", "MLX_JACCL_RING"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,94 +47,218 @@ class Hostfile:
     """The hosts in rank order."""
 
     ips: tuple[str, ...]
-    """The first address of each."""
+    """The first address of each host."""
     all_ips: tuple[tuple[str, ...], ...]
+    """Every address of each host: MLX's ring uses one connection per address."""
     devices: DeviceMatrix | None
-    """None where no host has an `rdma` row."""
+    """None if no host has `rdma` entries."""
     backend: BackendChoice
-    """`auto` where the file names none."""
+    """`auto` if the file names none; `jaccl` for `jaccl-ring`."""
+    jaccl_ring: bool = False
+    """JACCL forms a ring even if the devices make a mesh: the backend is `jaccl-ring`, or `envs` set MLX_JACCL_RING."""
+    envs: tuple[tuple[str, str], ...] = ()
+    """Variables for every rank's process, as (name, value); a later one replaces an earlier one of the same name."""
+    ignored_envs: tuple[str, ...] = ()
+    """Elements of `envs` whose name is not a variable's: mlx.launch skips them too."""
 
     def own_rank(self) -> int:
-        """The rank of this host: the only one of whose addresses this host has. ConfigError if that is not one."""
+        """Return the only rank with an address of this host. Raise ConfigError (`bad-rank`) for none or several."""
         own = [rank for rank, ips in enumerate(self.all_ips) if any(map(holds, ips))]
         if len(own) == 1:
             return own[0]
         which = f"ranks {', '.join(map(str, own))} are all this host" if own else "this host has no rank's address"
         raise ConfigError(f"{which} in the hostfile; give --rank", code="bad-rank")
 
+    def backend_for(self, requested: BackendChoice) -> BackendChoice:
+        """Return the requested backend, else the file's; with neither, and no devices, ring, as mlx.launch does."""
+        if requested != "auto":
+            return requested
+        return "ring" if self.backend == "auto" and self.devices is None else self.backend
 
-def read_hostfile(path: Path) -> Hostfile:
-    """Read a hostfile of 2 to 8 hosts. ConfigError for one that cannot be."""
+
+def resolve_name(name: str) -> str:
+    """Return the first IPv4 address of a host name. Raise OSError if there is none within RESOLVE_SECONDS."""
+    found: list[str] = []
+    failed: list[OSError | UnicodeError] = []
+
+    def ask() -> None:
+        try:
+            found.append(str(socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]))
+        except (OSError, UnicodeError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # getaddrinfo has no time limit, and cannot be interrupted
+    thread.start()
+    thread.join(RESOLVE_SECONDS)
+    if found:
+        return found[0]
+    raise OSError(f"no answer within {RESOLVE_SECONDS:g} s" if not failed else str(failed[0]))
+
+
+def read_hostfile(path: Path, resolve: Resolve = resolve_name) -> Hostfile:
+    """Read a hostfile of 2 to 64 hosts. Raise ConfigError, whose message starts with the path."""
     try:
         data = read_file(path, MAX_FILE)
     except OSError as error:
         raise ConfigError(f"cannot read the hostfile {path}: {error.strerror}", code="bad-hostfile") from error
     try:
-        return parse_hostfile(data)
+        hostfile = parse_hostfile(data, resolve)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}", code=error.code) from error
+    for text in hostfile.ignored_envs:
+        logger.warning("%s: %r in `envs` names no variable, and is ignored", path, text)
+    return hostfile
 
 
-def parse_hostfile(data: bytes) -> Hostfile:
-    """The hosts that `data` names. ConfigError: `bad-hostfile`, or what is wrong with an address, backend or device."""
+def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
+    """Return the hosts in `data`, with host names resolved where an address is missing.
+
+    Raise ConfigError: `bad-hostfile`, or the code for a wrong number of hosts, address, backend or device.
+    """
+    content = _load(data)
+    backend: object = None
+    envs: object = []
+    if isinstance(content, dict):
+        backend, envs, content = content.get("backend"), content.get("envs", []), content.get("hosts")
+    if not isinstance(content, list):
+        raise _bad("the hosts have to be an array, alone or as `hosts` of an object")
+    if not isinstance(backend, str | None):
+        raise _bad("`backend` has to be a string")
+    check_size(len(content))
+    choice: BackendChoice
+    choice, jaccl_ring = ("jaccl", True) if backend == "jaccl-ring" else (check_backend(backend or "auto"), False)
+    variables, ignored = _envs(envs)
+    jaccl_ring |= any(name in _RING_VARIABLES for name, _ in variables)
+    devices = _devices([host.get("rdma") if isinstance(host, dict) else None for host in content], choice, jaccl_ring)
+    all_ips = _addresses(content, resolve)
+    ips = tuple(each[0] for each in all_ips)
+    if any(ips.count(ip) > 1 and not IPv4Address(ip).is_loopback for ip in ips):
+        raise _bad("two hosts have the same address")
+    return Hostfile(
+        ips=ips,
+        all_ips=all_ips,
+        devices=devices,
+        backend=choice,
+        jaccl_ring=jaccl_ring,
+        envs=variables,
+        ignored_envs=ignored,
+    )
+
+
+def _load(data: bytes) -> object:
     if len(data) > MAX_FILE:
         raise _bad(f"a hostfile has at most {MAX_FILE} bytes")
     try:
         scanner = Scanner(data)
         scanner.skip(level=1)
         scanner.end()
-        content = json.loads(data)
+        return json.loads(data)
     except (WireError, ValueError) as error:  # the latter for a number of thousands of digits
         raise _bad(f"it cannot be read: {error}") from error
-    backend: object = "auto"
-    if isinstance(content, dict):
-        backend, content = content.get("backend", "auto"), content.get("hosts")
-    if not isinstance(content, list):
-        raise _bad("the hosts have to be an array, alone or as `hosts` of an object")
-    if not isinstance(backend, str):
-        raise _bad("`backend` has to be a string")
-    check_size(len(content))
-    all_ips = tuple(_ips(rank, host) for rank, host in enumerate(content))
-    ips = tuple(each[0] for each in all_ips)
-    if any(ips.count(ip) > 1 and not IPv4Address(ip).is_loopback for ip in ips):
-        raise _bad("two hosts have the same address")
-    rows = [host.get("rdma") for host in content]
-    devices = None
-    if any(row is not None for row in rows):
-        devices = _devices(rows)
-    return Hostfile(ips=ips, all_ips=all_ips, devices=devices, backend=check_backend(backend))
 
 
-def _ips(rank: int, host: object) -> tuple[str, ...]:
-    """The addresses of a host; `ssh`, if that is one, for a host without `ips`."""
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+def _addresses(hosts: list[object], resolve: Resolve) -> tuple[tuple[str, ...], ...]:
+    """Return the addresses of each host: its `ips`, or else that of its `ssh` name."""
+    all_ips, names = [], []
+    for rank, host in enumerate(hosts):
+        ips, name = _texts(rank, host)
+        names.append(name)
+        if name is not None:
+            try:
+                ips = [resolve(name)]
+            except OSError as error:
+                raise _no_address(rank, f"the name {name!r} has no IPv4 address ({error})") from error
+        all_ips.append(tuple(_address(rank, ip, resolve) for ip in ips))
+    loopback = [IPv4Address(ips[0]).is_loopback for ips in all_ips]
+    for rank, name in enumerate(names):
+        # A host's own name often has a loopback address on that host, where no other host can connect.
+        if name is not None and loopback[rank] and not all(loopback):
+            raise _no_address(rank, f"the name {name!r} has the loopback address {all_ips[rank][0]} on this host")
+    return tuple(all_ips)
+
+
+def _texts(rank: int, host: object) -> tuple[list[object], str | None]:
+    """Return a host's addresses as written in the file, or else the name that has one."""
     if not isinstance(host, dict):
         raise _bad(f"host {rank} has to be an object")
-    ips = host.get("ips", [])
-    if not isinstance(ips, list):
+    ips, ssh = host.get("ips"), host.get("ssh")
+    if not isinstance(ips, list | None):
         raise _bad(f"`ips` of host {rank} has to be an array")
-    if not ips and _is_ip(host.get("ssh")):
-        ips = [host["ssh"]]
-    if not ips:
-        raise _bad(f"host {rank} has no `ips`, and the link needs an address of each rank")
-    for ip in ips:
-        check_ip(ip)
-    return tuple(ips)
+    if ips:
+        return ips, None
+    name = ssh.rpartition("@")[2] if isinstance(ssh, str) else ""
+    if _is_ip(name):
+        return [name], None
+    if not _NAME.fullmatch(name):
+        raise _no_address(rank, f"{name!r} is not a host name")
+    return [], name
 
 
-def _devices(rows: list[object]) -> DeviceMatrix:
+def _address(rank: int, text: object, resolve: Resolve) -> str:
+    """Return an address in `ips`. JACCL resolves a host name there, so this does too."""
+    if isinstance(text, str) and _NAME.fullmatch(text):
+        try:
+            text = resolve(text)
+        except OSError as error:
+            raise ConfigError(
+                f"host {rank}: the name {text!r} in `ips` has no IPv4 address ({error}); write the address instead",
+                code="bad-ip",
+            ) from error
+    return str(check_ip(text))  # type: ignore[arg-type]  # it refuses any other type
+
+
+def _no_address(rank: int, why: str) -> ConfigError:
+    return _bad(
+        f"host {rank} has no `ips`, and {why}; add its address to `ips`, or, for two hosts, give --own-ip and "
+        "--peer-ip instead of --hostfile"
+    )
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return bool(IPv4Address(text))
+    except AddressValueError:
+        return False
+
+
+# -- devices and variables ---------------------------------------------------------------------------------------------
+
+
+def _devices(rows: list[object], backend: BackendChoice, jaccl_ring: bool) -> DeviceMatrix | None:
+    """Return the device matrix, or None if no host has a row. For ring, mlx.launch ignores wrong rows; so does this."""
+    if not any(rows):
+        return None
+    matrix = tuple(
+        tuple(tuple(entry) if isinstance(entry, list) else entry for entry in row) if isinstance(row, list) else row
+        for row in rows
+    )
+    if backend == "ring":
+        return check_device_matrix(matrix).matrix  # type: ignore[arg-type]
     for rank, row in enumerate(rows):
         if not isinstance(row, list):
             raise _bad(f"`rdma` of host {rank} has to be an array, as the others have one")
-    matrix = tuple(tuple(tuple(e) if isinstance(e, list) else e for e in row) for row in rows if isinstance(row, list))
-    check_devices(matrix)
-    return matrix
+    check_devices(matrix, jaccl_ring)  # type: ignore[arg-type]
+    return matrix  # type: ignore[return-value]
 
 
-def _is_ip(text: object) -> bool:
-    try:
-        return isinstance(text, str) and bool(IPv4Address(text))
-    except AddressValueError:
-        return False
+def _envs(value: object) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the variables, and the elements that are none: mlx.launch warns about those and goes on."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _bad("`envs` has to be an array of strings such as NAME=value")
+    variables: dict[str, str] = {}
+    ignored = []
+    for text in value:
+        name, _, content = text.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            ignored.append(text)
+        elif "\0" in content:
+            raise _bad(f"`envs`: the value of {name} has a NUL character, which no variable can hold")
+        else:
+            variables[name] = content
+    return tuple(variables.items()), tuple(ignored)
 
 
 def _bad(text: str) -> ConfigError:

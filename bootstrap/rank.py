@@ -290,6 +290,7 @@ class Member:
         self._early: list[tuple[int, Message]] | None = []  # None once `begin` was called
         self._confirmed: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self.without_outcome = []
+        self._reason: LinkError | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -423,6 +424,8 @@ class Member:
         """Hear what the other ranks run, and whether that can work."""
         if self.exchange.agreed:
             devices = b"" if self.up.devices is None else format_device_file(self.up.devices)
+            if devices and self.up.jaccl_ring:
+                devices += b"ring"
             await self.exchange.compare(
                 Versions(
                     package=self._version,
@@ -479,11 +482,20 @@ class Member:
         """Another rank has ended the group in order."""
         self._run.summary["stopped"] = True
 
-    def seen(self, what: str | None) -> None:
-        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell."""
+    def seen(self, what: str | LinkError | None) -> None:
+        """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell.
+
+        A protocol error stays the reason, since rank 0 reconnects and repeats it.
+        """
         if what is None:
-            if self._run.reason is not None and self._run.reason.code == "no-bootstrap":
-                self._run.reason = None
+            self._reason = self._run.reason = None
+            return
+        if isinstance(what, LinkError):
+            if not what.code.startswith("link-"):
+                self._reason = LinkError(str(SessionLostError(0, what)), code=what.code)
+            self._run.reason = self._reason or what
+            return
+        if self._reason is not None:
             return
         text = (
             f"rank 0 is there (last seen: {what}, {self._run.now() / 1000:.1f} s after the start of this run), "
@@ -513,7 +525,7 @@ class Member:
         if event == "link-lost":
             self._run.reason = LinkError(str(fields["message"]), code=str(fields["code"]))
         elif event == "established":
-            self._run.reason = None
+            self._run.reason = self._reason
         self._run.report(event, **fields)
 
     @contextmanager
@@ -559,6 +571,7 @@ class Member:
         order = Order(
             rank=plan.rank,
             ips=plan.ips,
+            all_ips=plan.all_ips,
             port=plan.port,
             session_id=plan.session_id,
             backend=self.backend,
@@ -566,6 +579,8 @@ class Member:
             origin=self._run.origin,
             deadline=self._run.deadline + WORKER_SLACK,
             devices=plan.devices,
+            jaccl_ring=plan.jaccl_ring,
+            envs=plan.envs,
             side_channel=self._side_channel is not None,
             no_sum=self.no_sum(),
         )

@@ -1,4 +1,4 @@
-"""The files MLX reads: their bytes, their paths, their life on disk."""
+"""The files that MLX reads: their contents, paths and lifetime."""
 
 import os
 import secrets
@@ -22,19 +22,28 @@ from wireproto.jaccl.topology import (
 
 
 def rank_entries(ips: Sequence[str], interface: str = "bridge100") -> bytes:
-    """The reference peer's topology file, byte for byte. JACCL itself does not take this format."""
+    """Return the reference peer's topology file, byte for byte. JACCL itself does not read this format."""
     return format_rank_entries([RankEntry(interface, str(check_ip(ip)), rank) for rank, ip in enumerate(ips)])
 
 
 def device_matrix(devices: DeviceMatrix) -> bytes:
-    """What JACCL is pointed at: `[[null,"rdma_en5"],["rdma_en4",null]]`."""
+    """Return the file that JACCL reads, such as `[[null,"rdma_en5"],["rdma_en4",null]]`."""
     check_devices(devices)
     return format_device_file(devices)
 
 
 def ring_hostfile(plan: Plan) -> bytes:
-    """What ring is pointed at: `[["ip:port"],["ip:port"]]`, rank r on port + r so that ranks can share a host."""
-    return format_ring_hostfile(tuple(((ip, plan.port + r),) for r, ip in enumerate(plan.ips)))
+    """Return the file that MLX's ring reads, such as `[["ip:port"],["ip:port"]]`.
+
+    Ports count up from the plan's, one for each connection of each rank, as in mlx.launch: ranks can share a host.
+    MLX needs equally many addresses in all rows, so what a rank has more than another is left out.
+    """
+    count = plan.connections
+    rows = (
+        tuple((ip, plan.port + rank * count + index) for index, ip in enumerate(ips[:count]))
+        for rank, ips in enumerate(plan.all_ips)
+    )
+    return format_ring_hostfile(tuple(rows))
 
 
 def topology_path(session_id: str, directory: str | None = None) -> Path:
@@ -58,9 +67,9 @@ def backend_file(plan: Plan, backend: Backend) -> tuple[str, Path, bytes]:
 
 
 def device_matrix_for(plan: Plan) -> DeviceMatrix:
-    """The plan's own matrix; for a pair without one, the device of the own address.
+    """Return the plan's matrix; for two ranks without one, the device that has this rank's address.
 
-    A rank uses its own row alone; the other has to be there for the matrix to be valid, so it says the same.
+    A rank uses only its own row. The other must exist for the matrix to be valid, so it names the same device.
     """
     if plan.devices is not None:
         return plan.devices
@@ -73,12 +82,12 @@ def device_matrix_for(plan: Plan) -> DeviceMatrix:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, mode 0600, whole or not at all; never through a symbolic link."""
+    """Write `data` to `path` with mode 0600, whole or not at all, and never through a symbolic link."""
     _write(path, data)
 
 
 def remove_file(path: Path) -> None:
-    """Remove `path`; one that is gone already is fine."""
+    """Remove `path`, if it exists."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -89,7 +98,7 @@ def remove_file(path: Path) -> None:
 
 @contextmanager
 def written(path: Path, data: bytes) -> Iterator[Path]:
-    """`path` holds `data` inside the block. Afterwards it is removed, unless somebody else put a file there."""
+    """Keep `data` in `path` inside the block, then remove it, unless another file has taken its name."""
     mine = _write(path, data)
     try:
         yield path
@@ -109,7 +118,7 @@ def _write(path: Path, data: bytes) -> os.stat_result:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
-                os.fchmod(fd, 0o600)  # whatever the umask took away
+                os.fchmod(fd, 0o600)  # whatever the umask removed
                 file.write(data)
                 file.flush()
                 mine = os.fstat(fd)
@@ -137,7 +146,7 @@ def _refuse_irregular(path: Path) -> None:
 
 @contextmanager
 def private_directory(path: Path) -> Iterator[None]:
-    """`path` is a new directory for its owner alone inside the block; TopologyWriteError (`directory-failed`)."""
+    """Keep a new directory, accessible to its owner only, inside the block. Raise TopologyWriteError if that fails."""
     try:
         path.mkdir(0o700)
     except OSError as error:

@@ -9,7 +9,7 @@ from bootstrap.control.run import COMMAND_GRACE_SECONDS, check_timeout
 from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Hostfile
 from bootstrap.link.sessions import OnConfirmed, nothing
-from bootstrap.plan import BackendChoice, Plan, check_backend, check_ip, check_port, elect, new_session_id
+from bootstrap.plan import BackendChoice, Plan, check_backend, check_ip, elect, new_session_id
 from bootstrap.trust import IdentityError, Pins, decode_public_key, load_identity
 from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
@@ -30,8 +30,12 @@ class Up:
     """One for all ranks, or one for each. With a loopback address it stands for a host of its own."""
     coordinator_port: int = 29400
     revision: Revision = Revision.V2
+    all_ips: tuple[tuple[str, ...], ...] = ()
+    """Every address of each rank; by default the first ones."""
     backend: BackendChoice = "auto"
     devices: DeviceMatrix | None = None
+    jaccl_ring: bool = False
+    envs: tuple[tuple[str, str], ...] = ()
     command: tuple[str, ...] = ()
     """What runs once the group can be formed; the built-in worker where that is nothing."""
     restarts: int = 0
@@ -58,7 +62,6 @@ class Up:
             self.ips.count(ip) > 1 and not check_ip(ip).is_loopback for ip in self.ips
         ):
             raise ConfigError("two ranks have the same address", code="bad-ip")
-        check_port(self.coordinator_port, self.size)
         for port in ports:
             if not 1 <= port <= 65535:
                 raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
@@ -99,9 +102,16 @@ class Up:
             last = len(hostfile.ips) - 1
             raise ConfigError(f"rank {rank!r} is wrong, use 0 to {last}, or auto", code="bad-rank")
         own_rank = hostfile.own_rank() if rank == "auto" else int(rank)
-        if options["backend"] == "auto":
-            options["backend"] = hostfile.backend
-        return cls(rank=own_rank, ips=hostfile.ips, devices=hostfile.devices, **options)
+        options["backend"] = hostfile.backend_for(options["backend"])
+        return cls(
+            rank=own_rank,
+            ips=hostfile.ips,
+            all_ips=hostfile.all_ips,
+            devices=hostfile.devices,
+            jaccl_ring=hostfile.jaccl_ring,
+            envs=hostfile.envs,
+            **options,
+        )
 
     @property
     def size(self) -> int:
@@ -123,10 +133,13 @@ class Up:
         return Plan(
             rank=self.rank,
             ips=self.ips,
+            all_ips=self.all_ips,
             port=port,
             session_id=session_id,
             backend=self.backend,
             devices=self.devices,
+            jaccl_ring=self.jaccl_ring,
+            envs=self.envs,
         )
 
 

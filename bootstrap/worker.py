@@ -47,7 +47,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Where the file for MLX goes; this process makes and removes it, as all ranks may share one host."""
     origin: float
     deadline: float
+    all_ips: tuple[tuple[str, ...], ...] = ()
     devices: DeviceMatrix | None = None
+    jaccl_ring: bool = False
+    envs: tuple[tuple[str, str], ...] = ()
     side_channel: bool = False
     """JACCL's gathers go over the link."""
     no_sum: str = ""
@@ -89,10 +92,13 @@ def run(order: Order, emit: OnStep) -> None:
     plan = Plan(
         rank=order.rank,
         ips=order.ips,
+        all_ips=order.all_ips,
         port=order.port,
         session_id=order.session_id,
         backend=order.backend,
         devices=order.devices,
+        jaccl_ring=order.jaccl_ring,
+        envs=order.envs,
         directory=order.directory,
     )
     if order.backend == "ring" and plan.rank == plan.size - 1:

@@ -22,20 +22,20 @@ local clusterlink = Proto("clusterlink", "Cluster Link")
 local MAX_LINK_LENGTH = 268435456
 local MAX_NESTING = 512
 local MESSAGES = {
-  [0x01] = { name = "handshakeHello", kind = "json", revision = 1, fields = {
+  [0x01] = { name = "handshakeHello", kind = "json", revision = 1, limit = 4096, fields = {
     { key = "sePubKeyRaw", name = "handshake.se_pub_key_raw", type = "bytes", min = 64, max = 64 },
     { key = "ephemeralX25519PubKey", name = "handshake.ephemeral_x25519_pub_key", type = "bytes", min = 32, max = 32 },
     { key = "nonce", name = "handshake.nonce", type = "bytes", min = 32, max = 32 },
     { key = "seSignature", name = "handshake.se_signature", type = "bytes" },
   } },
-  [0x02] = { name = "handshakeAck", kind = "json", revision = 1, fields = {
+  [0x02] = { name = "handshakeAck", kind = "json", revision = 1, limit = 4096, fields = {
     { key = "sePubKeyRaw", name = "handshake.se_pub_key_raw", type = "bytes", min = 64, max = 64 },
     { key = "ephemeralX25519PubKey", name = "handshake.ephemeral_x25519_pub_key", type = "bytes", min = 32, max = 32 },
     { key = "nonce", name = "handshake.nonce", type = "bytes", min = 32, max = 32 },
     { key = "seSignature", name = "handshake.se_signature", type = "bytes" },
   } },
   [0x03] = { name = "ping", kind = "empty", revision = 1, fields = {} },
-  [0x04] = { name = "pong", kind = "json", revision = 1, fields = {
+  [0x04] = { name = "pong", kind = "json", revision = 1, limit = 65536, fields = {
     { key = "modelLoaded", name = "pong.model_loaded", type = "boolean" },
     { key = "inferenceInFlight", name = "pong.inference_in_flight", type = "boolean" },
     { key = "memoryPressure", name = "pong.memory_pressure", type = "string", values = { "normal", "warning", "critical" } },
@@ -47,7 +47,7 @@ local MESSAGES = {
   [0x06] = { name = "inferenceToken", kind = "opaque", revision = 1, fields = {
     { key = "box", name = "inference.box", type = "bytes" },
   } },
-  [0x07] = { name = "jacclBootstrap", kind = "json", revision = 1, fields = {
+  [0x07] = { name = "jacclBootstrap", kind = "json", revision = 1, limit = 65536, fields = {
     { key = "port", name = "jaccl.port", type = "uint32", low = "0", high = "65535" },
     { key = "sessionID", name = "jaccl.session_id", type = "string" },
     { key = "extensions", name = "jaccl.extensions", type = "array", item = { type = "string", max = 64, pattern = [[^[a-z][a-z0-9-]*/[1-9][0-9]{0,3}\z]] }, max = 32, optional = true },
@@ -57,11 +57,11 @@ local MESSAGES = {
     { key = "tokens", name = "prompt.tokens", type = "array", item = { type = "int64", low = "-9223372036854775808", high = "9223372036854775807" } },
     { key = "maxTokens", name = "prompt.max_tokens", type = "int64", low = "-9223372036854775808", high = "9223372036854775807" },
   } },
-  [0x09] = { name = "stepToken", kind = "json", revision = 2, fields = {
+  [0x09] = { name = "stepToken", kind = "json", revision = 2, limit = 65536, fields = {
     { key = "uid", name = "step.uid", type = "string" },
     { key = "token", name = "step.token", type = "int64", low = "-9223372036854775808", high = "9223372036854775807" },
   } },
-  [0x0a] = { name = "sessionStop", kind = "json", revision = 2, fields = {
+  [0x0a] = { name = "sessionStop", kind = "json", revision = 2, limit = 65536, fields = {
     { key = "uid", name = "session.uid", type = "string" },
   } },
   [0x0b] = { name = "ppActivation", kind = "json", revision = 2, fields = {
@@ -69,11 +69,11 @@ local MESSAGES = {
     { key = "seqLen", name = "pp.seq_len", type = "int64", low = "-9223372036854775808", high = "9223372036854775807" },
     { key = "sealedActivation", name = "pp.sealed_activation", type = "bytes" },
   } },
-  [0x0c] = { name = "ppToken", kind = "json", revision = 2, fields = {
+  [0x0c] = { name = "ppToken", kind = "json", revision = 2, limit = 65536, fields = {
     { key = "uid", name = "pp.uid", type = "string" },
     { key = "sealedToken", name = "pp.sealed_token", type = "bytes" },
   } },
-  [0x0d] = { name = "ppSessionEnd", kind = "json", revision = 2, fields = {
+  [0x0d] = { name = "ppSessionEnd", kind = "json", revision = 2, limit = 65536, fields = {
     { key = "uid", name = "pp.uid", type = "string" },
   } },
   [0x40] = { name = "sideChannelPart", kind = "numbered", revision = 2, extension = "side-channel/1", fields = {
@@ -84,14 +84,14 @@ local MESSAGES = {
     { key = "sequence", name = "side.sequence", type = "uint32", low = "0", high = "4294967295" },
     { key = "whole", name = "side.whole", type = "bytes", max = 8388608 },
   } },
-  [0x42] = { name = "outcome", kind = "json", revision = 2, extension = "outcome/1", fields = {
+  [0x42] = { name = "outcome", kind = "json", revision = 2, limit = 65536, extension = "outcome/1", fields = {
     { key = "rank", name = "outcome.rank", type = "uint32", low = "0", high = "65535" },
     { key = "state", name = "outcome.state", type = "string", values = { "started", "ready", "failed", "finished" } },
     { key = "stage", name = "outcome.stage", type = "string", max = 1024 },
     { key = "code", name = "outcome.code", type = "string", max = 1024 },
     { key = "message", name = "outcome.message", type = "string", max = 1024 },
   } },
-  [0x43] = { name = "versions", kind = "json", revision = 2, extension = "outcome/1", fields = {
+  [0x43] = { name = "versions", kind = "json", revision = 2, limit = 65536, extension = "outcome/1", fields = {
     { key = "package", name = "versions.package", type = "string", max = 1024 },
     { key = "mlx", name = "versions.mlx", type = "string", max = 1024 },
     { key = "backend", name = "versions.backend", type = "string", max = 1024 },
@@ -105,6 +105,7 @@ local MEANINGS = {
   ["link-length-zero"] = "a link frame announces a length of 0",
   ["link-length-limit"] = "a link frame announces, or would need, more than the limit",
   ["type-unknown"] = "the type byte is not one of this revision's",
+  ["payload-limit"] = "a cluster frame is over the limit of its type",
   ["payload-not-empty"] = "a type without payload came with one",
   ["json-bom"] = "the JSON text starts with a byte-order mark",
   ["json-utf8"] = "a string is not UTF-8",
@@ -706,6 +707,8 @@ local function dissect_frame(range, pinfo, tree, revision, conversation)
   item:add(fields.type, range(0, 1))
   if not is_known(message, revision, conversation, pinfo) then
     fault = { code = "type-unknown", at = 0, path = "type" }
+  elseif message.limit and range:len() > message.limit then
+    fault = { code = "payload-limit", at = 1 }
   elseif message.kind == "json" then
     fault = dissect_json(range, pinfo, item, message, conversation)
   elseif message.kind == "numbered" then

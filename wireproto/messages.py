@@ -40,6 +40,12 @@ MAX_LINK_LENGTH: Final = 268_435_456
 """The longest cluster frame or sealed box that a link frame carries: 256 MiB. [LINK-LEN-MAX]"""
 
 
+MAX_HANDSHAKE_FRAME: Final = 4 * 1024
+"""The longest handshakeHello or handshakeAck; an ordinary one has a tenth of it. [PAYLOAD-LIMIT]"""
+MAX_SHORT_FRAME: Final = 64 * 1024
+"""The longest frame of each type whose payload has no reason to be long. [PAYLOAD-LIMIT]"""
+
+
 class Revision(IntEnum):
     """A revision of the protocol. It is chosen by name, never guessed from what a peer sends. [REV-EXPLICIT]"""
 
@@ -311,6 +317,8 @@ class MessageSpec(NamedTuple):
     direction: Direction
     revision: Revision
     """The first revision that knows the type."""
+    max_length: int = MAX_LINK_LENGTH
+    """The longest cluster frame of the type, in bytes, type byte included. [PAYLOAD-LIMIT]"""
     extension: str | None = None
     """The extension whose agreement invites the type; None for the plain protocol's. [EXT-UNINVITED]"""
 
@@ -322,23 +330,33 @@ class MessageSpec(NamedTuple):
 _T, _D, _K = ClusterMsgType, Direction, PayloadKind
 
 REGISTRY: Final[tuple[MessageSpec, ...]] = (
-    MessageSpec(_T.HANDSHAKE_HELLO, HandshakeHello, _K.JSON, _D.RANK_0_TO_1, Revision.V1),
-    MessageSpec(_T.HANDSHAKE_ACK, HandshakeAck, _K.JSON, _D.RANK_1_TO_0, Revision.V1),
+    MessageSpec(_T.HANDSHAKE_HELLO, HandshakeHello, _K.JSON, _D.RANK_0_TO_1, Revision.V1, MAX_HANDSHAKE_FRAME),
+    MessageSpec(_T.HANDSHAKE_ACK, HandshakeAck, _K.JSON, _D.RANK_1_TO_0, Revision.V1, MAX_HANDSHAKE_FRAME),
     MessageSpec(_T.PING, Ping, _K.EMPTY, _D.RANK_0_TO_1, Revision.V1),
-    MessageSpec(_T.PONG, PongPayload, _K.JSON, _D.RANK_1_TO_0, Revision.V1),
+    MessageSpec(_T.PONG, PongPayload, _K.JSON, _D.RANK_1_TO_0, Revision.V1, MAX_SHORT_FRAME),
     MessageSpec(_T.INFERENCE_STEP, InferenceStep, _K.OPAQUE, _D.RANK_0_TO_1, Revision.V1),
     MessageSpec(_T.INFERENCE_TOKEN, InferenceToken, _K.OPAQUE, _D.RANK_1_TO_0, Revision.V1),
-    MessageSpec(_T.JACCL_BOOTSTRAP, JacclBootstrapPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V1),
+    MessageSpec(_T.JACCL_BOOTSTRAP, JacclBootstrapPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V1, MAX_SHORT_FRAME),
     MessageSpec(_T.PROMPT_TOKENS, PromptTokensPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
-    MessageSpec(_T.STEP_TOKEN, StepTokenPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
-    MessageSpec(_T.SESSION_STOP, SessionStopPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
+    MessageSpec(_T.STEP_TOKEN, StepTokenPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2, MAX_SHORT_FRAME),
+    MessageSpec(_T.SESSION_STOP, SessionStopPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2, MAX_SHORT_FRAME),
     MessageSpec(_T.PP_ACTIVATION, PPActivationPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
-    MessageSpec(_T.PP_TOKEN, PPTokenPayload, _K.JSON, _D.RANK_1_TO_0, Revision.V2),
-    MessageSpec(_T.PP_SESSION_END, PPSessionEndPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2),
-    MessageSpec(_T.SIDE_CHANNEL_PART, SideChannelPart, _K.NUMBERED, _D.RANK_1_TO_0, Revision.V2, SIDE_CHANNEL_1),
-    MessageSpec(_T.SIDE_CHANNEL_WHOLE, SideChannelWhole, _K.NUMBERED, _D.RANK_0_TO_1, Revision.V2, SIDE_CHANNEL_1),
-    MessageSpec(_T.OUTCOME, Outcome, _K.JSON, _D.BOTH, Revision.V2, OUTCOME_1),
-    MessageSpec(_T.VERSIONS, Versions, _K.JSON, _D.BOTH, Revision.V2, OUTCOME_1),
+    MessageSpec(_T.PP_TOKEN, PPTokenPayload, _K.JSON, _D.RANK_1_TO_0, Revision.V2, MAX_SHORT_FRAME),
+    MessageSpec(_T.PP_SESSION_END, PPSessionEndPayload, _K.JSON, _D.RANK_0_TO_1, Revision.V2, MAX_SHORT_FRAME),
+    MessageSpec(
+        _T.SIDE_CHANNEL_PART, SideChannelPart, _K.NUMBERED, _D.RANK_1_TO_0, Revision.V2, MAX_LINK_LENGTH, SIDE_CHANNEL_1
+    ),
+    MessageSpec(
+        _T.SIDE_CHANNEL_WHOLE,
+        SideChannelWhole,
+        _K.NUMBERED,
+        _D.RANK_0_TO_1,
+        Revision.V2,
+        MAX_LINK_LENGTH,
+        SIDE_CHANNEL_1,
+    ),
+    MessageSpec(_T.OUTCOME, Outcome, _K.JSON, _D.BOTH, Revision.V2, MAX_SHORT_FRAME, OUTCOME_1),
+    MessageSpec(_T.VERSIONS, Versions, _K.JSON, _D.BOTH, Revision.V2, MAX_SHORT_FRAME, OUTCOME_1),
     MessageSpec(_T.SESSION_END, SessionEnd, _K.EMPTY, _D.RANK_0_TO_1, Revision.V1),
 )
 

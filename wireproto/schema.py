@@ -46,7 +46,7 @@ from construct import (
     this,
 )
 
-from wireproto.codec.json_scanner import check_fields, decode_payload, payload_fields
+from wireproto.codec.fields import check_fields, decode_payload, payload_fields
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError, WireError
 from wireproto.messages import (
     MAX_GATHER,
@@ -256,6 +256,29 @@ _PAYLOADS: Final = {
 }
 
 
+class _Limited(Subconstruct):  # type: ignore[misc]
+    """A payload whose frame, type byte included, is at most `limit` bytes. [PAYLOAD-LIMIT]"""
+
+    def __init__(self, subcon: Construct, limit: int) -> None:
+        super().__init__(subcon)
+        self._limit = limit
+
+    def _check(self, length: int, offset: int | None) -> None:
+        if length > self._limit:
+            raise LimitError("payload-limit", f"{length} bytes are over the limit of {self._limit}", offset=offset)
+
+    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
+        offset = stream.tell()
+        self._check(stream.seek(0, io.SEEK_END), offset)
+        stream.seek(offset)
+        return self.subcon._parsereport(stream, context, path)
+
+    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
+        built = self.subcon._build(obj, stream, context, path)
+        self._check(stream.tell(), None)
+        return built
+
+
 class _Message(Adapter):  # type: ignore[misc]
     """A cluster frame as its message: the class says the type."""
 
@@ -280,7 +303,7 @@ def cluster_frame(revision: Revision, extensions: frozenset[str] = frozenset()) 
             detail = f"0x{value:02x} is no type of revision {revision:d}"
             raise UnknownTypeError("type-unknown", detail, offset=offset, path="type")
 
-    payloads = {value: _PAYLOADS[spec.kind](spec.payload) for value, spec in specs.items()}
+    payloads = {value: _Limited(_PAYLOADS[spec.kind](spec.payload), spec.max_length) for value, spec in specs.items()}
     return _Message(Struct("type" / _Checked(Int8ub, known), "payload" / Switch(this.type, payloads)))
 
 
@@ -309,7 +332,7 @@ def activation(hidden_dim: int) -> Construct:
 
 # -- JACCL's side channel ----------------------------------------------------------------------------------------------
 
-JACCL_HELLO: Final = Struct("rank" / _Checked(Int32sl, _within(1, 7, "jaccl-rank", "rank")))
+JACCL_HELLO: Final = Struct("rank" / _Checked(Int32sl, _within(1, 63, "jaccl-rank", "rank")))
 """A worker's first word to the root: its rank; the root, rank 0, says none. [JACCL-HELLO]"""
 
 _ENDPOINT: Final = Struct(

@@ -181,6 +181,7 @@ class Child:
         self._watchers = watchers
         self._exited = asyncio.Event()
         self._streams: dict[str, asyncio.StreamReader] = {}
+        self._transports: list[asyncio.ReadTransport] = []
         self._exited_watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -244,10 +245,12 @@ class Child:
             for name in ("stdout", "stderr"):
                 reader = child._streams[name] = asyncio.StreamReader(LONGEST_LINE)
                 loop, pipe = asyncio.get_running_loop(), getattr(child._process, name)
-                await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), pipe)
+                transport, _ = await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), pipe)
+                child._transports.append(transport)
         except BaseException:  # the caller was cancelled, and has no child to end
             child.send(signal.SIGKILL)
             await child.end(signal.SIGKILL)
+            child.close()
             for pipe in (child._process.stdout, child._process.stderr):
                 assert pipe is not None  # noqa: S101
                 pipe.close()
@@ -344,6 +347,11 @@ class Child:
         if self._exited_watch is not None:
             self._exited_watch.cancel()
         return self.reaped
+
+    def close(self) -> None:
+        """Read nothing more of what it writes."""
+        for transport in self._transports:
+            transport.close()
 
     async def _reap(self) -> None:
         loop = asyncio.get_running_loop()

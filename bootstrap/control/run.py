@@ -389,6 +389,7 @@ class Run:
     async def end(self, child: Child) -> None:
         """End one child that is not needed any more."""
         if await child.end():
+            child.close()
             self._children.remove(child)
 
     async def end_children(self) -> None:
@@ -414,6 +415,7 @@ class Run:
         for task in logs:
             task.cancel()
         for child, done in zip(children, gone, strict=True):
+            child.close()
             if not done:
                 text = f"process {child.pid} did not end after SIGKILL; a reboot may be needed"
                 self.report("warning", message=text)

@@ -77,8 +77,8 @@ READY = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressur
 OnMessage = Callable[[Message], None]
 OnConfirmed = Callable[[str, bytes], None]
 """Called with a peer's IP and the identity key that it has shown to have."""
-OnSeen = Callable[[str | None], None]
-"""Called with what rank 0 did last; None where its session is lost, or has brought a jacclBootstrap."""
+OnSeen = Callable[[str | LinkError | None], None]
+"""Called with what rank 0 did last, or the error that ended its session; None after a jacclBootstrap or sessionEnd."""
 
 
 def nothing(*args: object) -> None:
@@ -427,7 +427,7 @@ class RankOne:
             over.set_result(reason)
             if self._current is link:
                 self._current = None
-                self._on_seen(None)
+                self._on_seen(reason)
 
     async def _admit(self, link: Link) -> None:
         """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""

@@ -10,7 +10,8 @@ from typing import Final
 
 from msgspec import inspect
 
-from wireproto.codec.json_scanner import MAX_NESTING, payload_fields
+from wireproto.codec.fields import payload_fields
+from wireproto.codec.json_scanner import MAX_NESTING
 from wireproto.errors import ERROR_CODES
 from wireproto.messages import MAX_LINK_LENGTH, REGISTRY, MessageSpec
 
@@ -37,6 +38,8 @@ def _tables(codes: list[str]) -> str:
 def _message(spec: MessageSpec) -> list[str]:
     facts = [f"name = {_text(spec.msg_type.wire_name)}", f"kind = {_text(spec.kind.name.lower())}"]
     facts.append(f"revision = {spec.revision:d}")
+    if spec.max_length < MAX_LINK_LENGTH:
+        facts.append(f"limit = {spec.max_length}")
     if spec.extension is not None:
         facts.append(f"extension = {_text(spec.extension)}")
     group = spec.msg_type.name.partition("_")[0].lower()

@@ -13,7 +13,7 @@ from harness import Row, benchmark
 from bootstrap.link.side_channel import VARIABLE, Gather, SideChannel, side_channel_factory
 from bootstrap.link.transport import Link, connect, listen
 from wireproto.messages import SIDE_CHANNEL_1, JacclBootstrapPayload, MemoryPressure, PongPayload
-from wireproto.session import MessageReceived, Role, Session
+from wireproto.session import Config, MessageReceived, Role, Session
 from wireproto.session.handshake import KeySigner
 
 PART = os.urandom(64)
@@ -25,7 +25,8 @@ CHOICE = JacclBootstrapPayload(29400, "S-1", (SIDE_CHANNEL_1,))
 
 def _session(role: Role, peer_ip: str) -> Session:
     own, peer = (0, 1) if role is Role.INITIATOR else (1, 0)
-    return Session(role, SIGNERS[own], SIGNERS[peer].public_key, extensions=(SIDE_CHANNEL_1,))
+    pin = SIGNERS[peer].public_key
+    return Session(Config(role=role, signer=SIGNERS[own], pin=pin, extensions=(SIDE_CHANNEL_1,)))
 
 
 async def _receive(link: Link, peer: int, side_channel: SideChannel) -> None:

@@ -18,7 +18,7 @@ from harness import Race, Row, benchmark, child
 
 from bootstrap.link.transport import Link, connect, listen
 from wireproto.messages import InferenceStep
-from wireproto.session import Established, MessageReceived, Role, Session
+from wireproto.session import Config, Established, MessageReceived, Role, Session
 from wireproto.session.handshake import KEY_INFO, KeySigner
 from wireproto.session.seal import OVERHEAD, Seal
 
@@ -78,12 +78,10 @@ class LaterBoxes:
 
 def shake_hands() -> None:
     """Both sides, from nothing to the session key."""
-    rank_0 = Session(Role.INITIATOR, SIGNERS[0], SIGNERS[1].public_key)
-    rank_1 = Session(Role.RESPONDER, SIGNERS[1], SIGNERS[0].public_key)
-    for answer in rank_1.receive_data(rank_0.start()):
-        assert isinstance(answer, Established)
-        for done in rank_0.receive_data(answer.reply):
-            assert isinstance(done, Established)
+    rank_0, rank_1 = _session(Role.INITIATOR), _session(Role.RESPONDER)
+    for sender, receiver in ((rank_0, rank_1), (rank_1, rank_0)):
+        receiver.receive_data(b"".join(sender.data_to_send()))
+        assert isinstance(receiver.next_event(), Established)
 
 
 def shake_hands_by_hand() -> None:
@@ -107,9 +105,9 @@ BODY = os.urandom(4 * MIB)
 """An activation of 512 tokens where hiddenDim is 4096."""
 
 
-def _session(role: Role, peer_ip: str) -> Session:
+def _session(role: Role, peer_ip: str = "") -> Session:
     own, peer = (0, 1) if role is Role.INITIATOR else (1, 0)
-    return Session(role, SIGNERS[own], SIGNERS[peer].public_key)
+    return Session(Config(role=role, signer=SIGNERS[own], pin=SIGNERS[peer].public_key))
 
 
 async def _linked() -> tuple[Link, Link, asyncio.Server]:

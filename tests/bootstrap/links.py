@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from bootstrap.link.sessions import RankOne, RankZero, Times
 from bootstrap.link.transport import Link, connect, listen
 from wireproto import Revision
-from wireproto.session import Established, Role, Session
+from wireproto.session import Config, Established, Role, Session
 from wireproto.session.handshake import KeySigner
 
 HOST = "127.0.0.1"
@@ -38,7 +38,7 @@ def session_0(
     pin: bytes | None = RANK_1.public_key,
     extensions: Collection[str] = (),
 ) -> Session:
-    return Session(Role.INITIATOR, RANK_0, pin, revision, extensions=extensions)
+    return Session(Config(role=Role.INITIATOR, signer=RANK_0, pin=pin, revision=revision, extensions=extensions))
 
 
 def session_1(
@@ -48,7 +48,7 @@ def session_1(
     pin: bytes | None = RANK_0.public_key,
     extensions: Collection[str] = (),
 ) -> Session:
-    return Session(Role.RESPONDER, RANK_1, pin, revision, extensions=extensions)
+    return Session(Config(role=Role.RESPONDER, signer=RANK_1, pin=pin, revision=revision, extensions=extensions))
 
 
 @asynccontextmanager

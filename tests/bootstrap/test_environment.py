@@ -40,6 +40,26 @@ def test_jaccl_is_told_to_form_a_ring_where_there_is_no_mesh(devices: DeviceMatr
     assert "MLX_JACCL_RING" not in environment_for(plan, "ring", PATH)
 
 
+@pytest.mark.parametrize("devices", [THREE, ((None, "a"), ("a", None)), NO_MESH, None])
+def test_a_ring_of_a_matrix_that_makes_a_mesh(devices: DeviceMatrix | None) -> None:
+    ips = tuple(f"10.0.0.{rank + 1}" for rank in range(len(devices or "ab")))
+    plan = Plan(rank=0, ips=ips, devices=devices, jaccl_ring=True)
+    assert environment_for(plan, "jaccl", PATH)["MLX_JACCL_RING"] == "1"
+    assert "MLX_JACCL_RING" not in environment_for(plan, "ring", PATH)
+
+
+def test_the_plans_own_variables() -> None:
+    envs = (("A", "1"), ("MLX_METAL_FAST_SYNCH", ""), *((name, "x") for name in READ_BY_MLX))
+    found = environment_for(Plan(rank=1, ips=("10.0.0.1", "10.0.0.2"), envs=envs), "ring", PATH)
+    assert found == {
+        "A": "1",
+        "MLX_METAL_FAST_SYNCH": "",
+        "MLX_RANK": "1",
+        "MLX_JACCL_COORDINATOR": "10.0.0.1:29400",
+        "MLX_HOSTFILE": str(PATH),
+    }
+
+
 def test_the_own_wish_for_a_ring_contradicts_nothing() -> None:
     os.environ.update(dict.fromkeys(READ_BY_MLX, "stale"))
     plan = Plan(rank=1, ips=("10.0.0.1",) * 4, devices=NO_MESH)

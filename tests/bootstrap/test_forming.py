@@ -72,6 +72,35 @@ def test_two_processes_form_a_group_without_a_supervisor(tmp_path: Path) -> None
     assert [list(directory.iterdir()) for directory in directories] == [[], []]
 
 
+SEVERAL = """
+import os, sys
+from bootstrap.forming import form_group
+from bootstrap.group import check_sum
+from bootstrap.plan import Plan
+
+rank, port, directory, *counts = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])
+all_ips = tuple(tuple(f"127.0.{r}.{n + 1}" for n in range(count)) for r, count in enumerate(counts))
+plan = Plan(
+    rank=rank, ips=tuple(ips[0] for ips in all_ips), all_ips=all_ips, port=port, backend="ring", directory=directory,
+    envs=(("OWN", "yes"),),
+)
+print(check_sum(form_group(plan)), os.environ["OWN"])
+"""
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (3, 3), (1, 2), (3, 2)])
+def test_mlx_forms_a_ring_of_several_connections(counts: tuple[int, int], tmp_path: Path) -> None:
+    with reserved_ports("127.0.0.1", 6) as port:
+        ranks = []
+        for rank in (0, 1):
+            directory = tmp_path / str(rank)
+            directory.mkdir()
+            command = [sys.executable, "-c", SEVERAL, str(rank), str(port), str(directory), *map(str, counts)]
+            ranks.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        outputs = [process.communicate(timeout=60)[0] for process in ranks]
+    assert outputs == ["3 yes\n", "3 yes\n"]
+
+
 def alone(rank: int, port: int, directory: Path) -> list[str]:
     """What a rank whose peer never comes has to say."""
     command = [sys.executable, "-c", ALONE, str(rank), str(port), str(directory)]

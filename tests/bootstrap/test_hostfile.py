@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,17 @@ A, B, C = "169.254.1.1", "169.254.1.2", "169.254.1.3"
 TWO = [{"ssh": "a.local", "ips": [A]}, {"ssh": "b.local", "ips": [B]}]
 
 
+NAMES = {"a.local": A, "b.local": B, "c_3": C, "localhost": "127.0.0.1", "self": "127.0.1.1"}
+
+
+def resolve(name: str) -> str:
+    if name not in NAMES:
+        raise OSError("no such name")
+    return NAMES[name]
+
+
 def parse(content: Any) -> Hostfile:
-    return parse_hostfile(json.dumps(content).encode())
+    return parse_hostfile(json.dumps(content).encode(), resolve)
 
 
 def hosts(*ips: list[str]) -> Hostfile:
@@ -28,7 +38,7 @@ def hosts(*ips: list[str]) -> Hostfile:
 
 def refused(data: bytes) -> tuple[str, str]:
     with pytest.raises(ConfigError) as caught:
-        parse_hostfile(data)
+        parse_hostfile(data, resolve)
     return caught.value.code, str(caught.value)
 
 
@@ -45,7 +55,7 @@ def test_the_object_with_a_backend(backend: str) -> None:
 
 
 def test_what_mlx_launch_needs_besides_is_left_alone() -> None:
-    more = {"envs": ["MLX_METAL_FAST_SYNCH=1"], "cwd": "/tmp", "python": None, "x": {"y": [1e300, -0.5]}}
+    more = {"cwd": "/tmp", "python": None, "x": {"y": [1e300, -0.5]}}
     found = parse({"backend": "jaccl", "hosts": [{**host, **more} for host in TWO], **more})
     assert found == parse({"backend": "jaccl", "hosts": TWO})
 
@@ -73,7 +83,7 @@ def test_several_devices_towards_one_rank() -> None:
     assert found.devices == ((None, ("rdma_en5", "rdma_en6")), (("rdma_en4", "rdma_en3"), None))
 
 
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [2, 8, 9, 64])
 def test_as_many_hosts_as_can_form_a_group(count: int) -> None:
     ips = tuple(f"10.0.0.{last}" for last in range(1, count + 1))
     assert hosts(*([ip] for ip in ips)).ips == ips
@@ -82,6 +92,101 @@ def test_as_many_hosts_as_can_form_a_group(count: int) -> None:
 def test_a_file_of_the_greatest_length() -> None:
     data = json.dumps(TWO).encode()
     assert parse_hostfile(data + b" " * (MAX_FILE - len(data))).ips == (A, B)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [{"ssh": "b.local"}, {"ssh": "me@b.local", "ips": []}, {"ssh": f"me@{B}", "ips": None}, {"ips": ["b.local"]}],
+)
+def test_a_name_is_resolved_where_there_is_no_address(host: dict[str, object]) -> None:
+    assert parse([TWO[0], host]).ips == (A, B)
+
+
+def test_a_name_with_an_address_is_not_looked_up() -> None:
+    assert parse([{"ssh": "gone", "ips": [A]}, {"ssh": "me@gone", "ips": [B]}]).ips == (A, B)
+
+
+@pytest.mark.parametrize("backend", ["", None])
+def test_a_backend_that_is_not_set(backend: str | None) -> None:
+    found = parse({"backend": backend, "hosts": TWO})
+    assert (found.backend, found.backend_for("auto"), found.backend_for("jaccl")) == ("auto", "ring", "jaccl")
+
+
+ROWS = [[None, "rdma_en5"], ["rdma_en4", None]]
+
+
+@pytest.mark.parametrize(
+    ("content", "ring"),
+    [
+        ({"backend": "jaccl-ring"}, True),
+        ({"backend": "jaccl", "envs": ["MLX_JACCL_RING=1"]}, True),
+        ({"backend": "jaccl", "envs": ["JACCL_RING=0"]}, True),  # JACCL looks whether it is set
+        ({"backend": "jaccl"}, False),
+    ],
+)
+def test_jaccl_ring_is_jaccl_with_a_ring(content: dict[str, object], ring: bool) -> None:
+    found = parse({**content, "hosts": [{**host, "rdma": row} for host, row in zip(TWO, ROWS, strict=True)]})
+    assert (found.backend, found.jaccl_ring) == ("jaccl", ring)
+    assert found.devices is not None
+
+
+def test_jaccl_ring_with_unequal_devices_is_left_to_mlx_which_makes_a_mesh() -> None:
+    rows: list[Any] = [[None, ["1", "2", "3", "4", "5"]], ["a", None]]
+    hosts = [{**host, "rdma": row} for host, row in zip(TWO, rows, strict=True)]
+    assert parse({"backend": "jaccl-ring", "hosts": hosts}).jaccl_ring
+
+
+@pytest.mark.parametrize("rows", [[[], []], [None, []], [[], None], [None, None]])
+def test_empty_rdma_rows_name_no_devices(rows: list[object]) -> None:
+    assert parse([{**host, "rdma": row} for host, row in zip(TWO, rows, strict=True)]).devices is None
+
+
+@pytest.mark.parametrize("rows", [[["x"], []], [[None, ""], None], [[5], {"a": 1}]])
+def test_ring_reads_no_rdma_rows(rows: list[object]) -> None:
+    hosts = [{**host, "rdma": row} for host, row in zip(TWO, rows, strict=True)]
+    assert parse({"backend": "ring", "hosts": hosts}).devices is None
+
+
+def test_envs_are_read_as_mlx_launch_reads_them() -> None:
+    envs = ["A=1", "B", "C=", "D=x=y z", "A=2", "e-f=1", "=1", "9=9", "g h=1"]
+    found = parse({"envs": envs, "hosts": TWO})
+    assert found.envs == (("A", "2"), ("B", ""), ("C", ""), ("D", "x=y z"))
+    assert found.ignored_envs == ("e-f=1", "=1", "9=9", "g h=1")
+
+
+def test_what_is_ignored_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps({"envs": ["A-B=1"], "hosts": TWO}))
+    read_hostfile(path)
+    assert caplog.messages == [f"{path}: 'A-B=1' in `envs` names no variable, and is ignored"]
+
+
+def test_names_on_loopback_alone_are_one_host() -> None:
+    assert parse([{"ssh": "localhost"}, {"ssh": "self"}]).ips == ("127.0.0.1", "127.0.1.1")
+
+
+def test_the_own_name_on_loopback_is_no_address() -> None:
+    """On Debian a host's own name has 127.0.1.1, where no other host can connect."""
+    with pytest.raises(ConfigError, match="'self' has the loopback address") as caught:
+        parse([TWO[0], {"ssh": "self"}])
+    assert caught.value.code == "bad-hostfile"
+
+
+def test_a_name_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(hostfile, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [("", "", "", "", ("10.0.0.1",))] * hangs.wait())
+    try:
+        with pytest.raises(ConfigError, match=r"'slow' has no IPv4 address \(no answer within 0\.05 s\)"):
+            parse_hostfile(json.dumps([TWO[0], {"ssh": "slow"}]).encode())
+    finally:
+        hangs.set()
+
+
+def test_a_real_name() -> None:
+    assert hostfile.resolve_name("localhost") == "127.0.0.1"
+    with pytest.raises(OSError, match=r".+"):
+        hostfile.resolve_name("no-such-name.invalid")
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------
@@ -104,20 +209,27 @@ def test_a_file_of_the_greatest_length() -> None:
         (b"[" * 20_000, "it cannot be read: json-nesting at byte 512"),
         (b'{"hosts":[],"hosts":[]}', "it cannot be read: json-duplicate-key at byte 12"),
         (b'[{"ips":[],"ip\\u0073":[]}]', "it cannot be read: json-duplicate-key at byte 11"),
-        (b" " * (MAX_FILE + 1), "a hostfile has at most 65536 bytes"),
+        (b" " * (MAX_FILE + 1), "a hostfile has at most 1048576 bytes"),
         (b"true", "the hosts have to be an array"),
         (b"null", "the hosts have to be an array"),
         (b"{}", "the hosts have to be an array"),
         (b'{"hosts":{"0":{}}}', "the hosts have to be an array"),
-        (b'{"backend":null,"hosts":[]}', "`backend` has to be a string"),
+        (b'{"backend":7,"hosts":[]}', "`backend` has to be a string"),
         (b'{"backend":["ring"],"hosts":[]}', "`backend` has to be a string"),
         (b'["169.254.1.1","169.254.1.2"]', "host 0 has to be an object"),
         (b'[{"ips":["169.254.1.1"]},null]', "host 1 has to be an object"),
         (b'[{"ips":"169.254.1.1"},{}]', "`ips` of host 0 has to be an array"),
-        (b'[{"ips":null,"ssh":"169.254.1.1"},{}]', "`ips` of host 0 has to be an array"),
+        (b'[{"ips":{"a":1},"ssh":"169.254.1.1"},{}]', "`ips` of host 0 has to be an array"),
         (b'[{"ips":["169.254.1.1"]},{"ips":[]}]', "host 1 has no `ips`"),
-        (b'[{"ssh":"a.local"},{}]', "host 0 has no `ips`"),
+        (b'[{"ssh":"a.local"},{}]', "host 1 has no `ips`"),
         (b'[{"ssh":2851995905},{}]', "host 0 has no `ips`"),
+        (b'[{"ssh":"user@"},{}]', "host 0 has no `ips`, and '' is not a host name"),
+        (b'[{"ssh":"::1"},{}]', "host 0 has no `ips`, and '::1' is not a host name"),
+        (b'[{"ssh":"169.254.1"},{}]', "host 0 has no `ips`, and '169.254.1' is not a host name"),
+        (b'[{"ssh":"gone","ips":null},{"ips":["10.0.0.2"]}]', "host 0 has no `ips`, and the name 'gone' has no IPv4"),
+        (b'{"envs":"A=1","hosts":[{"ips":["10.0.0.1"]},{"ips":["10.0.0.2"]}]}', "`envs` has to be an array of strings"),
+        (b'{"envs":[1],"hosts":[{"ips":["10.0.0.1"]},{"ips":["10.0.0.2"]}]}', "`envs` has to be an array of strings"),
+        (b'{"envs":["A=\\u0000"],"hosts":[{},{}]}', "`envs`: the value of A has a NUL"),
     ],
 )  # fmt: skip
 def test_what_is_no_hostfile(data: bytes, text: str) -> None:
@@ -126,13 +238,13 @@ def test_what_is_no_hostfile(data: bytes, text: str) -> None:
     assert said.startswith(text)
 
 
-@pytest.mark.parametrize("count", [0, 1, 9])
+@pytest.mark.parametrize("count", [0, 1, 65])
 def test_too_few_or_too_many_hosts(count: int) -> None:
     code, _ = refused(json.dumps([{"ips": [f"10.0.0.{last}"]} for last in range(1, count + 1)]).encode())
     assert code == "bad-ranks"
 
 
-@pytest.mark.parametrize("ip", ["a.local", "::1", "0.0.0.0", "169.254.1", "169.254.1.1:80", "", None, 7, [A]])  # noqa: S104
+@pytest.mark.parametrize("ip", ["gone.local", "::1", "0.0.0.0", "169.254.1", "169.254.1.1:80", "", None, 7, [A]])  # noqa: S104
 @pytest.mark.parametrize("place", [0, 1])
 def test_an_address_that_is_none(ip: object, place: int) -> None:
     ips: list[object] = [B]
@@ -192,10 +304,10 @@ VALUES = st.recursive(
 def test_whatever_is_in_it(data: bytes) -> None:
     code, size = "", 0
     try:
-        size = len(set(parse_hostfile(data).ips))
+        size = len(set(parse_hostfile(data, resolve).ips))
     except ConfigError as error:
         code = error.code
-    assert 2 <= size <= 8 or code in {"bad-hostfile", "bad-ranks", "bad-ip", "bad-backend", "bad-devices"}
+    assert 2 <= size <= 64 or code in {"bad-hostfile", "bad-ranks", "bad-ip", "bad-backend", "bad-devices"}
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -223,7 +335,7 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "hosts.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(ConfigError, match="at most 65536 bytes") as caught:
+    with pytest.raises(ConfigError, match="at most 1048576 bytes") as caught:
         read_hostfile(path)
     assert caught.value.code == "bad-hostfile"
 

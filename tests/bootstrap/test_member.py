@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import BootstrapError, LinkError
+from bootstrap import BootstrapError
 from bootstrap.control.child import ChildError
 from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
+from bootstrap.link.sessions import SessionLostError
 from bootstrap.link.side_channel import SideChannelError
 from bootstrap.rank import MAX_EARLY, own_version
 from bootstrap.up import Trust, Up
@@ -178,7 +179,7 @@ def test_the_link_is_cut_in_the_middle_of_a_gather(group: Group) -> None:
         await group.start([cut, forever, first_gather])
         errors = await group.ends()
         assert time.monotonic() - group.fault_at < LIMIT
-        assert [type(error) for error in errors] == [LinkError, LinkError, PeerError]
+        assert [type(error) for error in errors] == [SessionLostError, SessionLostError, PeerError]
         texts = [f"the session with rank {peer} was lost; see what it says" for peer in (1, 0, 1)]
         assert [str(error) for error in errors] == texts
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_bad_config(change: dict[str, Any], code: str) -> None:
 @pytest.mark.parametrize(
     ("devices", "fault"),
     [
-        (THREE, "has 3 rows for 2 ranks, give one row a rank"),
+        (THREE, "has 3 rows for 2 ranks, give one row per rank"),
         ((), "cannot be used: topology-size: "),
         (((None, None), ("rdma_en4", None)), "cannot be used: topology-one-sided in [0][1]"),
         (((None, None), (None, None)), "cannot be used: topology-incomplete"),  # JACCL: valid, the first sum crashes
@@ -100,9 +101,9 @@ def test_new_session_ids_are_upper_case_uuids_and_differ() -> None:
     assert len(first.session_id) == 36
 
 
-@pytest.mark.parametrize("size", [1, 9])
-def test_a_group_has_2_to_8_ranks(size: int) -> None:
-    with pytest.raises(ConfigError, match="use 2 to 8"):
+@pytest.mark.parametrize("size", [1, 65])
+def test_a_group_has_2_to_64_ranks(size: int) -> None:
+    with pytest.raises(ConfigError, match="use 2 to 64"):
         Plan(rank=0, ips=("10.0.0.1",) * size)
 
 
@@ -112,6 +113,35 @@ def test_the_last_rank_has_the_last_port(size: int) -> None:
     assert Plan(rank=size - 1, ips=("10.0.0.1",) * size, port=last).size == size
     with pytest.raises(ConfigError, match=f"use 1 to {last} with {size} ranks"):
         Plan(rank=0, ips=("10.0.0.1",) * size, port=last + 1)
+
+
+@pytest.mark.parametrize("addresses", [1, 2, 4])
+def test_each_connection_of_the_ring_needs_a_port(addresses: int) -> None:
+    ips = tuple(tuple(f"10.0.{rank}.{index}" for index in range(1, addresses + 1)) for rank in range(3))
+    plan = Plan(rank=0, ips=("10.0.0.1", "10.0.1.1", "10.0.2.1"), all_ips=ips, port=65536 - 3 * addresses)
+    assert plan.connections == addresses
+    with pytest.raises(ConfigError, match=f"use 1 to {plan.port} with"):
+        replace(plan, port=plan.port + 1)
+
+
+@pytest.mark.parametrize("all_ips", [(("10.0.0.1",),), (("10.0.0.1",), ()), (("10.0.0.2",), ("10.0.0.1",))])
+def test_the_first_of_all_addresses_are_the_ranks(all_ips: Any) -> None:
+    with pytest.raises(ConfigError, match="must start with its first one"):
+        Plan(rank=0, ips=("10.0.0.1", "10.0.0.2"), all_ips=all_ips)
+
+
+@pytest.mark.parametrize(("wires", "ring"), [(4, True), (5, False), (9, False)])
+def test_a_jaccl_ring_has_at_most_4_connections(wires: int, ring: bool) -> None:
+    """Native init makes more of it only to refuse it; a mesh may have any number."""
+    names = tuple(f"rdma_en{n}" for n in range(wires))
+    plan = Plan(rank=0, ips=("10.0.0.1", "10.0.0.2"), devices=((None, names), (names, None)))
+    if ring:
+        assert replace(plan, jaccl_ring=True).jaccl_ring
+    else:
+        with pytest.raises(
+            ConfigError, match=r"jaccl-ring: \[0\]\[1\] has more than 4 devices; name fewer, or use jaccl"
+        ):
+            replace(plan, jaccl_ring=True)
 
 
 def test_a_plan_has_the_ips_in_rank_order() -> None:

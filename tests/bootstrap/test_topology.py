@@ -64,7 +64,7 @@ def test_device_matrix() -> None:
         ((None, "a\n"), ("a", None)),
         ((None, " "), ("a", None)),
         ((None, 5), ("a", None)),
-        ((None, ("a", "b")), ("a", None)),  # one-sided
+        ((None, ("a", "b")), (None, None)),  # one-sided
         tuple(tuple(None if r == c else "a" for c in range(9)) for r in range(9)),
     ],
 )
@@ -76,6 +76,19 @@ def test_device_matrices_that_jaccl_must_not_see(devices: tuple[tuple[str | None
 def test_ring_hostfile_has_a_port_of_its_own_for_each_rank() -> None:
     plan = Plan(rank=2, ips=("127.0.0.1", "127.0.0.1", "10.0.0.3"), port=30000)
     assert ring_hostfile(plan) == b'[["127.0.0.1:30000"],["127.0.0.1:30001"],["10.0.0.3:30002"]]'
+
+
+def test_ring_hostfile_has_a_connection_for_each_address() -> None:
+    all_ips = (("10.0.0.1", "10.0.1.1"), ("10.0.0.2", "10.0.1.2"))
+    plan = Plan(rank=0, ips=("10.0.0.1", "10.0.0.2"), all_ips=all_ips, port=30000)
+    assert ring_hostfile(plan) == (b'[["10.0.0.1:30000","10.0.1.1:30001"],["10.0.0.2:30002","10.0.1.2:30003"]]')
+
+
+def test_ring_hostfile_has_equally_many_connections() -> None:
+    """MLX fails where a rank has more addresses than its neighbour."""
+    all_ips = (("10.0.0.1", "10.0.1.1"), ("10.0.0.2",), ("10.0.0.3", "10.0.1.3", "10.0.2.3"))
+    plan = Plan(rank=0, ips=("10.0.0.1", "10.0.0.2", "10.0.0.3"), all_ips=all_ips, port=30000)
+    assert ring_hostfile(plan) == b'[["10.0.0.1:30000"],["10.0.0.2:30001"],["10.0.0.3:30002"]]'
 
 
 def test_paths() -> None:

@@ -42,7 +42,7 @@ from wireproto.messages import (
     Revision,
     SessionEnd,
 )
-from wireproto.session import Established, Role, Session
+from wireproto.session import Config, Established, Role, Session
 from wireproto.testing.encodings import foreign_frame, random_message
 from wireproto.testing.fixed_keys import KNOWN
 
@@ -182,9 +182,7 @@ class Attack:
         pin = (self._one if self._listener is None else self._zero).key
         with connection, suppress(BrokenPipeError, ConnectionResetError):
             connection.settimeout(ANSWER)
-            session = Session(role, self._side, pin, self.count.revision)
-            if role is Role.INITIATOR:
-                connection.sendall(session.start())
+            session = Session(Config(role=role, signer=self._side, pin=pin, revision=self.count.revision))
             _shake_hands(session, connection)
             frames = [*(self._opening() if is_deep else ()), *self._frames()]
             self.count.inputs += len(frames)
@@ -284,13 +282,12 @@ def _say_no_more(connection: socket.socket) -> None:
 
 
 def _shake_hands(session: Session, connection: socket.socket) -> None:
-    while True:
+    connection.sendall(b"".join(session.data_to_send()))
+    while not isinstance(session.next_event(), Established):
         data = connection.recv(65536)
         assert data, "the rank ends the connection in the handshake"
-        for event in session.receive_data(data):
-            if isinstance(event, Established):
-                connection.sendall(event.reply)
-                return
+        session.receive_data(data)
+    connection.sendall(b"".join(session.data_to_send()))
 
 
 def _is_taken(frame: bytes, revision: Revision) -> bool:

@@ -55,27 +55,30 @@ const PONG = {
 const EMPTY = "empty";
 const OPAQUE = "opaque";
 
-/** [type byte, name, the rank that sends it, payload, first revision]; a JSON payload by the rules of its fields. */
+const KIB = 1024;
+
+/** [type byte, name, the rank that sends it, payload, first revision, longest frame where the type has a limit of its
+ * own]; a JSON payload by the rules of its fields. [PAYLOAD-LIMIT] */
 const TABLE = [
-  [0x01, "handshakeHello", 0, HANDSHAKE, 1],
-  [0x02, "handshakeAck", 1, HANDSHAKE, 1],
+  [0x01, "handshakeHello", 0, HANDSHAKE, 1, 4 * KIB],
+  [0x02, "handshakeAck", 1, HANDSHAKE, 1, 4 * KIB],
   [0x03, "ping", 0, EMPTY, 1],
-  [0x04, "pong", 1, PONG, 1],
+  [0x04, "pong", 1, PONG, 1, 64 * KIB],
   [0x05, "inferenceStep", 0, OPAQUE, 1],
   [0x06, "inferenceToken", 1, OPAQUE, 1],
-  [0x07, "jacclBootstrap", 0, { port: integer(0n, 65535n), sessionID: text }, 1],
+  [0x07, "jacclBootstrap", 0, { port: integer(0n, 65535n), sessionID: text }, 1, 64 * KIB],
   [0x08, "promptTokens", 0, { uid: text, tokens: integers, maxTokens: integer() }, 2],
-  [0x09, "stepToken", 0, { uid: text, token: integer() }, 2],
-  [0x0a, "sessionStop", 0, { uid: text }, 2],
+  [0x09, "stepToken", 0, { uid: text, token: integer() }, 2, 64 * KIB],
+  [0x0a, "sessionStop", 0, { uid: text }, 2, 64 * KIB],
   [0x0b, "ppActivation", 0, { uid: text, seqLen: integer(), sealedActivation: bytes() }, 2],
-  [0x0c, "ppToken", 1, { uid: text, sealedToken: bytes() }, 2],
-  [0x0d, "ppSessionEnd", 0, { uid: text }, 2],
+  [0x0c, "ppToken", 1, { uid: text, sealedToken: bytes() }, 2, 64 * KIB],
+  [0x0d, "ppSessionEnd", 0, { uid: text }, 2, 64 * KIB],
   [0xff, "sessionEnd", 0, EMPTY, 1],
 ];
 
-const TYPES = TABLE.map(([byte, name, from, payload, since]) => {
+const TYPES = TABLE.map(([byte, name, from, payload, since, limit = Infinity]) => {
   const members = typeof payload === "string" ? null : new Map(Object.entries(payload));
-  return { byte, name, from, payload, members, since };
+  return { byte, name, from, payload, members, since, limit };
 });
 export const BY_BYTE = new Map(TYPES.map((type) => [type.byte, type]));
 export const BY_NAME = new Map(TYPES.map((type) => [type.name, type]));
@@ -87,6 +90,7 @@ export function decodeFrame(frame, revision) {
   if (!type || type.since > revision) {
     throw new WireError("type-unknown", 0, `type 0x${frame[0].toString(16)} is not one of revision ${revision}`);
   }
+  if (frame.length > type.limit) throw new WireError("payload-limit", 1, `more than ${type.limit} bytes`);
   return { name: type.name, from: type.from, fields: decodePayload(type, frame) };
 }
 

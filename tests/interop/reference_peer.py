@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 HELLO, ACK, PING, PONG, BOOTSTRAP, SESSION_END = 0x01, 0x02, 0x03, 0x04, 0x07, 0xFF
-PING_EVERY, PONG_WITHIN, RECONNECT = 5.0, 3.0, 10.0
+PING_EVERY, RECONNECT = 5.0, 10.0
 MISSED = 3
 ECDSA = ec.ECDSA(hashes.SHA256())
 RING = """
@@ -44,7 +44,7 @@ sys.stdin.read()
 
 
 def say(event, **fields):
-    print(json.dumps({"event": event, **fields}), flush=True)
+    print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201
 
 
 def raw(public):

@@ -43,7 +43,6 @@ class ReferencePeer:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        self.lines.extend([])
         for line in self.process.stdout:
             self.lines.append(line)
 
@@ -75,26 +74,29 @@ class Scene:
     peer: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
     wanted: str = "holding"
-    """The event to wait for; `error CODE` for one that ends the run."""
+    """The event to wait for."""
     count: int = 1
     then: str = "stop"
     """`stop`: Ctrl-C ends the group in order. `lose`: the reference peer's connection ends."""
+    outcome: str = "ok"
+    """The code of the error with which the run ends, or `ok`."""
+    revisions: tuple[int, ...] = (1, 2)
 
 
 SCENES: Final = (
     Scene("bootstrap after a true pong, no sessionEnd", 0),
     Scene("slow init", 0, ("--init-after", "20")),
-    Scene("stalled pings", 0, ("--stall",), then="lose"),
+    Scene("stalled pings", 0, ("--stall",), then="lose", outcome="link-lost"),
     Scene("inference frames before and after", 0, ("--inference",)),
-    Scene("several connections", 0, ("--connections", "3")),
+    Scene("several connections", 0, ("--connections", "3"), revisions=(2,)),
     Scene("connection lost, --restart", 0, ("--drop-after", "5"), ("--restart", "1"), count=2),
     Scene("dry run", 0, ("--init-after", "100"), ("--dry-run",), "done"),
-    Scene("never sends jacclBootstrap", 0, ("--stored",), ("--timeout", "4"), "error no-bootstrap"),
-    Scene("malformed jacclBootstrap", 0, ("--malformed",), ("--timeout", "5"), "error deadline"),
+    Scene("never sends jacclBootstrap", 0, ("--stored",), ("--timeout", "4"), "error", outcome="no-bootstrap"),
+    Scene("malformed jacclBootstrap", 0, ("--malformed",), ("--timeout", "5"), "error", outcome="field-missing"),
     Scene("model never loaded", 1),
     Scene("slow init", 1, ("--init-after", "25")),
     Scene("dry run", 1, (), ("--dry-run",), "done"),
-    Scene("connection lost", 1, then="lose"),
+    Scene("connection lost", 1, then="lose", outcome="link-lost"),
 )
 
 
@@ -125,9 +127,8 @@ def played(
     peer = ReferencePeer(ranks[scene.rank], ranks, revision, folder, *scene.peer)
     try:
         run = start(ours, ranks[scene.rank], *arguments, program="scaled.py", **wanted)
-        kind = scene.wanted.split()[0]
-        if kind == "holding":
-            while sum(event["event"] == kind for event in run.events) < scene.count:
+        if scene.wanted == "holding":
+            while sum(event["event"] == "holding" for event in run.events) < scene.count:
                 run.more()
         else:
             run.end()
@@ -148,32 +149,41 @@ def outcome(play: Play) -> str:
     return str(play.run.events[-1].get("code", "ok"))
 
 
+class Starter:
+    """Starts our ranks outside pytest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tmp = folder / "tmp"
+        self._tmp.mkdir()
+        self._runs: list[CommandRun] = []
+
+    def __call__(self, own: Rank, other: Rank, *arguments: str, program: str) -> CommandRun:
+        options = ("up", "--own-ip", own.ip, "--peer-ip", other.ip, "--identity", str(own.identity))
+        env = {"XDG_CONFIG_HOME": str(own.home)}
+        self._runs.append(CommandRun((*options, *arguments), self._tmp, program, None, None, env))
+        return self._runs[-1]
+
+    def end(self) -> None:
+        for run in self._runs:
+            run.kill_all()
+
+
 def main() -> None:
-    print("| reference peer | revision | scene | outcome | group after |\n| --- | --- | --- | --- | --- |")
+    print("| reference peer | revision | scene | outcome | group after |\n| --- | --- | --- | --- | --- |")  # noqa: T201
     for scene in SCENES:
-        for revision in (1, 2):
+        for revision in scene.revisions:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 ranks = make_ranks(folder, 2)
-                runs: list[CommandRun] = []
-
-                def start(own: Rank, other: Rank, *arguments: str, program: str) -> CommandRun:
-                    tmp = folder / "tmp"  # noqa: B023 - called in this round only
-                    tmp.mkdir()
-                    options = ("up", "--own-ip", own.ip, "--peer-ip", other.ip, "--identity", str(own.identity))
-                    env = {"XDG_CONFIG_HOME": str(own.home)}
-                    runs.append(CommandRun((*options, *arguments), tmp, program, None, None, env))  # noqa: B023
-                    return runs[-1]
-
+                starter = Starter(folder)
                 try:
-                    with played(scene, revision, ranks, start, folder) as play:
+                    with played(scene, revision, ranks, starter, folder) as play:
                         after = "" if play.group_after is None else f"{play.group_after:.1f} s"
                         held = "held, then " * (scene.wanted == "holding")
-                        print(f"| rank {scene.rank} | {revision} | {scene.name} | {held}{outcome(play)} | {after} |")
-                        sys.stdout.flush()
+                        row = (f"rank {scene.rank}", str(revision), scene.name, held + outcome(play), after)
+                        print(f"| {' | '.join(row)} |", flush=True)  # noqa: T201
                 finally:
-                    for run in runs:
-                        run.kill_all()
+                    starter.end()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tests.bootstrap.links import (
     session_0,
     session_1,
 )
+from tests.wireproto.peers import output, take
 from wireproto import (
     InferenceStep,
     InferenceToken,
@@ -48,7 +49,7 @@ from wireproto import (
 from wireproto.codec.link import HEADER
 from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.messages import SPEC_BY_CLASS
-from wireproto.session import Role, Session, State
+from wireproto.session import Config, Role, Session, State
 from wireproto.session.handshake import KeySigner
 from wireproto.testing.encodings import foreign_frame
 from wireproto.testing.requirements import DIRECTORY
@@ -213,7 +214,7 @@ def test_its_rank_1_refuses_a_bootstrap_that_cannot_be_used(
 
 
 def strange_session_0(identity: Identity, revision: Revision, signer: KeySigner, peer_ip: str) -> Session:
-    return Session(Role.INITIATOR, signer, identity.key, revision)
+    return Session(Config(role=Role.INITIATOR, signer=signer, pin=identity.key, revision=revision))
 
 
 @REVISIONS
@@ -336,11 +337,11 @@ def test_a_fault_ends_the_connection(javascript: Identity, fault: str) -> None:
         session = session_0(revision=revision, pin=javascript.key)
         async with listening(javascript, revision) as (one, port):
             reader, writer = await asyncio.open_connection(HOST, port)
-            hello = session.start()
+            hello = output(session)
             writer.write(hello)
             while session.state is not State.ESTABLISHED:
-                list(session.receive_data(await reader.read(4096)))
-            ping = bytes(session.send(Ping()))
+                take(session, await reader.read(4096))
+            ping = output(session, Ping())
             writer.write(ping)
             header = await reader.readexactly(HEADER.size)
             pong = header + await reader.readexactly(*HEADER.unpack(header))
@@ -369,12 +370,12 @@ def test_a_confirmed_newcomer_takes_the_place(javascript: Identity) -> None:
             await steps.until("pong")
             reader, writer = await asyncio.open_connection(HOST, port)
             session = session_0(pin=javascript.key)
-            writer.write(session.start())
+            writer.write(output(session))
             while session.state is not State.ESTABLISHED:
-                list(session.receive_data(await reader.read(4096)))
+                take(session, await reader.read(4096))
             await steps.until("pong", len(steps.of("pong")) + 2)
             assert one.of("closed") == []
-            writer.write(session.send(Ping()))
+            writer.write(output(session, Ping()))
             closed = await one.until("closed")
             assert closed == {"connection": 1, "reason": "another connection has taken its place"}
             writer.close()

@@ -49,8 +49,8 @@ _RULE_OF_TYPE: Final = {
     0xFF: "PAYLOAD-EMPTY",
 }  # fmt: skip
 _RULE_OF_CODE: Final = {
-    "type-unknown": "FRAME-TYPE", "payload-not-empty": "PAYLOAD-EMPTY", "truncated": "JSON-TEXT",
-    "trailing-data": "JSON-TEXT", "json-bom": "JSON-TEXT", "json-syntax": "JSON-TEXT",
+    "type-unknown": "FRAME-TYPE", "payload-limit": "PAYLOAD-LIMIT", "payload-not-empty": "PAYLOAD-EMPTY",
+    "truncated": "JSON-TEXT", "trailing-data": "JSON-TEXT", "json-bom": "JSON-TEXT", "json-syntax": "JSON-TEXT",
     "payload-not-object": "JSON-TEXT", "json-utf8": "JSON-STRING", "json-control-character": "JSON-STRING",
     "json-escape": "JSON-STRING", "json-surrogate": "JSON-STRING", "json-duplicate-key": "JSON-DUPLICATE-KEY",
     "json-nesting": "JSON-NESTING", "field-missing": "JSON-KEYS", "field-not-integer": "JSON-INTEGER",
@@ -208,6 +208,7 @@ def _foreign() -> Iterator[ClusterFrameTest]:
         rules += ["JSON-KEYS"] * (name in ("order-turned", "unknown-other-case"))
         rules += ["EXT-EMPTY"] * name.startswith("extensions-empty")
         rules += ["EXT-NAMES"] * (name in ("extensions-first-and-escaped", "extensions-nobody-knows"))
+        rules += ["PAYLOAD-LIMIT"] * name.endswith("-longest")
         rules += ["JSON-STRING"] * ("escape" in name or name.startswith(("pair", "utf8", "c1", "delete", "line")))
         yield ClusterFrameTest(
             id=name,

@@ -50,6 +50,12 @@ _RULES: Final = {
 # -- device matrix ----------------------------------------------------------------------------------------------------
 
 
+def _mesh(size: int) -> bytes:
+    """One device for each pair, named after the other rank."""
+    rows = [[b"null" if r == c else b'"%d"' % c for c in range(size)] for r in range(size)]
+    return b"[" + b",".join(b"[" + b",".join(row) + b"]" for row in rows) + b"]"
+
+
 def _matrices() -> Iterator[DeviceFileTest]:
     for name, comment, data, mesh, ring in (
         ("two-ranks", "Two ranks, one cable", b'[[null,"rdma_en5"],["rdma_en4",null]]', True, True),
@@ -58,8 +64,14 @@ def _matrices() -> Iterator[DeviceFileTest]:
         ("white-space", "JSON's white space", b'[ [ null , "a" ] ,\n\t[ "b" , null ] ]\r\n', True, True),
         ("two-cables", "Two devices for one pair", b'[[null,["a","b"]],[["c","d"],null]]', True, True),
         ("array-of-one", "One name, once in an array", b'[[null,["a"]],["b",null]]', True, True),
-        ("four-cables", "As many devices as may be",
+        ("four-cables", "As many devices as a ring may have",
          b'[[null,["a","b","c","d"]],[["a","b","c","d"],null]]', True, True),
+        ("five-cables", "More devices than a ring may have: a mesh",
+         b'[[null,["a","b","c","d","e"]],[["a","b","c","d","e"],null]]', True, False),
+        ("uneven-ends", "Two devices at one end, one at the other: a mesh of one connection",
+         b'[[null,["a","b"]],["a",null]]', True, False),
+        ("bom-skipped", "A byte-order mark, which JACCL skips", b'\xef\xbb\xbf[[null,"a"],["b",null]]', True, True),
+        ("mesh-of-9", "Every device of nine ranks: more than a mesh may have, and a ring", _mesh(9), False, True),
         ("mesh-of-3", "Three ranks, each with each: a ring, too",
          b'[[null,"a","b"],["a",null,"b"],["a","b",null]]', True, True),
         ("ring-of-4", "Four ranks in a ring", b'[[null,"a",null,"b"],["a",null,"b",null],'
@@ -74,18 +86,21 @@ def _matrices() -> Iterator[DeviceFileTest]:
         ("empty", "An empty file", "truncated", b"^", None),
         ("cut", "Cut short", "truncated", b'[[null,"a"],["b",null]^', None),
         ("path-not-file", "A path, not JSON", "json-syntax", b"^/tmp/devices.json", None),
-        ("bom", "A byte-order mark", "json-bom", b'^\xef\xbb\xbf[[null,"a"],["b",null]]', None),
-        ("behind", "A second text behind", "trailing-data", b'[[null,"a"],["b",null]]^[]', None),
+        ("two-boms", "Two byte-order marks", "json-bom", b'\xef\xbb\xbf^\xef\xbb\xbf[[null,"a"],["b",null]]', None),
+        ("behind", "A second text after it", "trailing-data", b'[[null,"a"],["b",null]]^[]', None),
         ("comma-last", "A comma at the end", "json-syntax", b'[[null,"a"],["b",null],^]', None),
         ("object", "An object", "topology-not-array", b"^{}", None),
         ("string", "A string", "topology-not-array", b'^"rdma_en5"', None),
+        ("number-file", "A number: the first byte tells that it is no array", "topology-not-array", b"^7", None),
+        ("object-cut", "An object that is cut short", "topology-not-array", b' ^{"hosts":[', None),
         ("rank-entries", "The reference peer's file, which JACCL does not take", "topology-rank-entries",
          b'[^{"interface":"bridge100","ip":"169.254.1.1","rank":0},'
          b'{"interface":"bridge100","ip":"169.254.1.2","rank":1}]', "[0]"),
         ("no-rows", "No rows", "topology-size", b"^[]", None),
         ("one-rank", "One rank", "topology-size", b"^[[null]]", None),
-        ("nine-ranks", "Nine ranks: native JACCL takes the file, and throws later", "topology-size",
-         b"^[" + b",".join([b"[" + b",".join([b"null"] * 9) + b"]"] * 9) + b"]", None),
+        ("nine-ranks-uneven", "Nine ranks, no ring: JACCL forms no mesh of more than eight", "topology-incomplete",
+         _mesh(9).replace(b'"1"', b'["x","y"]', 1).replace(b'["0",null,"2"', b'["0",null,^"2"'), "[1][2]"),
+        ("sixty-five-ranks", "More ranks than a group may have", "topology-size", b"^[" + _mesh(65)[1:], None),
         ("row-object", "A row that is an object", "topology-not-array", b'[[null,"a"],^{"b":null}]', "[1]"),
         ("row-short", "A row that is too short", "topology-row", b'[[null,"a"],^["b"]]', "[1]"),
         ("row-long", "A row that is too long", "topology-row", b'[^[null,"a","c"],["b",null]]', "[0]"),
@@ -94,7 +109,9 @@ def _matrices() -> Iterator[DeviceFileTest]:
         ("boolean", "A boolean", "topology-entry", b'[[null,"a"],[^true,null]]', "[1][0]"),
         ("entry-object", "An object", "topology-entry", b'[[null,^{"name":"a"}],["b",null]]', "[0][1]"),
         ("no-names", "An empty array", "topology-names", b'[[null,^[]],["b",null]]', "[0][1]"),
-        ("five-names", "Five devices", "topology-names", b'[[null,^["a","b","c","d","e"]],["b",null]]', "[0][1]"),
+        ("five-names-in-ring", "Five devices for each neighbour in a ring of four", "topology-incomplete",
+         b"[[null,^A,null,B],[A,null,B,null],[null,A,null,B],[A,null,B,null]]"
+         .replace(b"A", b'["a","b","c","d","e"]').replace(b"B", b'["f","g","h","i","j"]'), "[0][1]"),
         ("null-in-array", "null among the names", "topology-entry",
          b'[[null,["a",^null]],[["b","c"],null]]', "[0][1][1]"),
         ("empty-name", "An empty name: native JACCL takes it, and crashes", "topology-name",
@@ -109,8 +126,8 @@ def _matrices() -> Iterator[DeviceFileTest]:
         ("name-twice-in-array", "One port twice towards one rank", "topology-duplicate",
          b'[[null,["a",^"a"]],[["b","c"],null]]', "[0][1][1]"),
         ("one-sided", "A link with one end", "topology-one-sided", b'[[null,"a"],[^null,null]]', "[1][0]"),
-        ("uneven", "Two devices at one end, one at the other", "topology-one-sided",
-         b'[[null,["a","b"]],[^"c",null]]', "[1][0]"),
+        ("uneven-ring", "Two devices between two ranks of a ring, one between the others", "topology-incomplete",
+         b'[[null,["a","c"],null,"b"],[["a","c"],null,^"b",null],[null,"a",null,"b"],["a",null,"b",null]]', "[1][2]"),
         ("all-null", "Every entry null: native JACCL calls it a ring, and crashes", "topology-incomplete",
          b"[[null,^null],[null,null]]", "[0][1]"),
         ("chain", "Three ranks in a row: neither mesh nor ring", "topology-incomplete",

@@ -53,11 +53,14 @@ FOREIGN: Final = {
     "outcome-turned": "Keys in another order, and one that is unknown",
     "versions-digest-escaped": "A digest in escapes",
     "hello-swift-style": "A hello as the reference peer may spell it: order, `\\/`, escapes",
+    "hello-longest": "As long as a hello may be",
     "ack-swift-style": "An ack in the same spelling",
     "pp-session-end-with-extra": "An unknown key in front",
 }
 
 TYPES: Final = {
+    "hello-over-limit": "One byte over the limit; what is in it makes no difference",
+    "ack-over-limit": "One byte over the limit",
     "no-type-byte": "An empty frame",
     "no-type-byte-v1": "An empty frame",
     "type-0x00": "No type has this byte",

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from tests.wireproto.peers import Ephemeral, FixedSigner
+from tests.wireproto.peers import Ephemeral, FixedSigner, output, source
 from tests.wireproto.verdicts import Accepted, decode_stream, fast, parse_stream, rejected, slow
 from wireproto import LinkDecoder, Revision, WireError, decode_frame, encode_frame, jaccl, schema
 from wireproto.codec import tensor
@@ -15,17 +15,17 @@ from wireproto.jaccl.topology import check_device_file, parse_rank_entries, pars
 from wireproto.messages import SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind
 from wireproto.session import (
     Closed,
+    Config,
     Confirmed,
     Established,
     Event,
+    KeyNearLimit,
     MessageIgnored,
     MessageReceived,
     Role,
     Session,
-    handshake,
-    seal,
 )
-from wireproto.session.handshake import Initiator, Responder
+from wireproto.session.handshake import Initiator, Responder, ack_commitment, hello_commitment
 from wireproto.session.seal import Seal
 from wireproto.testing.vectors import (
     ClusterFrameTest,
@@ -110,30 +110,29 @@ def _message(payload: Payload | None) -> Message:
 # -- handshakes, boxes, tensors ---------------------------------------------------------------------------------------
 
 
-def _own_side(secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> FixedSigner:
-    """The side's identity; its ephemeral key and nonce are set."""
+def _own_side(secrets: Secrets) -> tuple[FixedSigner, Ephemeral]:
+    """The side's identity, and its random values."""
     signer = FixedSigner(int.from_bytes(secrets.identity_private))
     ephemeral = Ephemeral.of(secrets.ephemeral_private.hex(), bytes(secrets.nonce))
     assert (signer.public_key, ephemeral.public) == (secrets.identity, secrets.ephemeral)
-    monkeypatch.setattr(handshake, "_draw_ephemeral", lambda: ephemeral)
-    return signer
+    return signer, ephemeral
 
 
 def run_handshake(test: HandshakeTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    signer = _own_side(test.secrets, monkeypatch)
+    signer, ephemeral = _own_side(test.secrets)
     if test.role == "rank 0":
-        initiator = Initiator(signer, test.secrets.pin)
+        initiator = Initiator(signer, test.secrets.pin, source(ephemeral))
         assert initiator.hello == test.hello
         assert test.ack is not None
         secrets = initiator.finish(test.ack)
     else:
-        ack, secrets = Responder(signer, test.secrets.pin).respond(test.hello)
+        ack, secrets = Responder(signer, test.secrets.pin, source(ephemeral)).respond(test.hello)
         assert ack == test.ack
     assert test.derived is not None
     assert secrets.key == test.derived.session_key
-    assert handshake.hello_commitment(*_key_and_nonce(test.hello)) == test.derived.hello_commitment
+    assert hello_commitment(*_key_and_nonce(test.hello)) == test.derived.hello_commitment
     key, nonce = _key_and_nonce(test.ack or b"")
-    assert handshake.ack_commitment(_key_and_nonce(test.hello)[1], nonce, key) == test.derived.ack_commitment
+    assert ack_commitment(_key_and_nonce(test.hello)[1], nonce, key) == test.derived.ack_commitment
     assert test.derived.key_log == f"CLUSTER_SESSION_KEY {secrets.hello_nonce.hex()} {secrets.key.hex()}\n"
 
 
@@ -143,14 +142,13 @@ def _key_and_nonce(frame: bytes) -> tuple[bytes, bytes]:
 
 
 def run_seal(test: SealTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Seal(test.key)
+    one = Seal(test.key, source(None, *(step.nonce for step in test.steps if step.nonce is not None)))
     first: WireError | None = None
     for step in test.steps:
         try:
             if step.do == "seal":
                 assert step.nonce is not None
                 assert step.plaintext is not None
-                monkeypatch.setattr(seal, "_fresh", [bytes(step.nonce)])
                 assert one.encrypt(step.plaintext) == step.box
             else:
                 assert one.decrypt(step.box) == step.plaintext
@@ -199,11 +197,19 @@ def _same(one: Callable[[], Any], other: Callable[[], Any]) -> Any:
 
 
 def run_session(test: SessionTest, monkeypatch: pytest.MonkeyPatch, *, single_bytes: bool = False) -> None:
-    signer = _own_side(test.secrets, monkeypatch)
-    one = Session(Role(test.role), signer, test.secrets.pin, Revision(test.revision), extensions=test.extensions)
+    signer, ephemeral = _own_side(test.secrets)
+    random = source(ephemeral, *(step.nonce for step in test.steps if step.nonce is not None))
+    config = Config(
+        role=Role(test.role),
+        signer=signer,
+        pin=test.secrets.pin,
+        revision=Revision(test.revision),
+        extensions=test.extensions,
+        random=random,
+    )
+    one = Session(config)
     try:
         for at, step in enumerate(test.steps):
-            monkeypatch.setattr(seal, "_fresh", [bytes(step.nonce or b"")])
             events: list[SessionEvent] = []
             try:
                 for event in _act(one, step, single_bytes):
@@ -221,21 +227,25 @@ def _act(one: Session, step: SessionStep, single_bytes: bool) -> Iterator[Sessio
     data = step.bytes or Hex()
     match step.do:
         case "start":
-            assert one.start() == data
+            assert output(one) == data
         case "send":
-            assert bytes(one.send(_message(step.message))) == data
+            assert output(one, _message(step.message)) == data
         case "end":
-            yield _event(one.receive_eof())
+            yield from _events(one, b"")
         case "receive":
             for piece in [data[at : at + 1] for at in range(len(data))] if single_bytes else [data]:
-                if one.state.value == "closed":
-                    break  # what follows sessionEnd is nobody's
-                yield from map(_event, one.receive_data(piece))
+                yield from _events(one, piece)
 
 
-def _event(event: Event) -> SessionEvent:
+def _events(one: Session, data: bytes) -> Iterator[SessionEvent]:
+    one.receive_data(data)
+    while (event := one.next_event()) is not None:
+        yield _event(event, output(one))
+
+
+def _event(event: Event, reply: bytes) -> SessionEvent:
     match event:
-        case Established(reply=reply):
+        case Established():
             return SessionEvent(event="established", reply=Hex(reply) if reply else None)
         case Confirmed():
             return SessionEvent(event="confirmed")
@@ -245,6 +255,8 @@ def _event(event: Event) -> SessionEvent:
             return SessionEvent(event="ignored", message=_payload(message))
         case Closed(orderly=orderly):
             return SessionEvent(event="closed", orderly=orderly)
+        case KeyNearLimit():
+            raise AssertionError("no vector has so many boxes")
 
 
 # -- JACCL's side channel ---------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ ACCEPTED: Final = [
     Accept("unknown-nested", b'\x0a{"x":{"uid":[{"uid":{}},[],[[]],"",null,true]},"uid":"u"}', _STOP),
     Accept("unknown-same-key-in-siblings", b'\x0a{"x":[{"y":1},{"y":2}],"y":{"y":{"y":3}},"uid":"u"}', _STOP),
     Accept("unknown-many", b'\x0a{' + b"".join(b'"%d":%d,' % (i, i) for i in range(2000)) + b'"uid":"u"}', _STOP),
-    Accept("unknown-long-string", b'\x0a{"x":"' + b"\\n" * 100_000 + b'","uid":"u"}', _STOP),
+    Accept("unknown-long-string", b'\x0a{"x":"' + b"\\n" * 30_000 + b'","uid":"u"}', _STOP),
+    Accept("unknown-up-to-the-limit", b'\x0a{"uid":"u","x":"' + b"x" * (65_536 - 19) + b'"}', _STOP),
     Accept("unknown-wide-array", b'\x0a{"x":[' + b"[]," * 2000 + b'[]],"uid":"u"}', _STOP),
     Accept("nesting-512-arrays", b'\x0a{"x":' + b"[" * 511 + b"]" * 511 + b',"uid":"u"}', _STOP),
     Accept("nesting-512-objects", b'\x0a{"x":' + b'{"":' * 510 + b"{}" + b"}" * 510 + b',"uid":"u"}', _STOP),
@@ -116,6 +117,7 @@ ACCEPTED: Final = [
            b'\x43{"package":"","mlx":"","backend":"","devices":"' + b"\\u0061" * 64 + b'"}',
            Versions("", "", "", "a" * 64)),
     Accept("hello-swift-style", b"\x01" + _KEYS_JSON, HandshakeHello(*_KEYS), V1),
+    Accept("hello-longest", b"\x01".ljust(4096 - len(_KEYS_JSON)) + _KEYS_JSON, HandshakeHello(*_KEYS), V1),
     Accept("ack-swift-style", b"\x02" + _KEYS_JSON, HandshakeAck(*_KEYS), V1),
     Accept("pp-session-end-with-extra", b'\x0d{"reason":"done","uid":"u"}', PPSessionEndPayload("u")),
 ]  # fmt: skip

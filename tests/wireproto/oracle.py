@@ -10,6 +10,7 @@ from tests.wireproto.payloads import (
     ALL_EXTENSIONS,
     EXTENSION_OF,
     JSON_FIELDS,
+    MAX_FRAME,
     OPTIONAL,
     TYPE_BYTE,
     V1_TYPES,
@@ -41,6 +42,8 @@ def judge(frame: bytes, revision: Revision, extensions: frozenset[str] = ALL_EXT
         return None
     cls = _CLASSES[frame[0]]
     if cls in EXTENSION_OF and EXTENSION_OF[cls] not in extensions:
+        return None
+    if len(frame) > MAX_FRAME.get(frame[0], len(frame)):
         return None
     try:
         value = _load(frame[1:])

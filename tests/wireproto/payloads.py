@@ -87,6 +87,11 @@ TYPE_BYTE: Final[dict[type[Message], int]] = {
     SessionEnd: 0xFF,
 }
 V1_TYPES: Final = frozenset({0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0xFF})
+MAX_FRAME: Final = {
+    **dict.fromkeys((0x01, 0x02), 4096),
+    **dict.fromkeys((0x04, 0x07, 0x09, 0x0A, 0x0C, 0x0D, 0x42, 0x43), 65536),
+}
+"""The longest cluster frame of each type that has a limit of its own. [PAYLOAD-LIMIT]"""
 EXTENSION_OF: Final[dict[type[Message], str]] = {
     SideChannelPart: "side-channel/1",
     SideChannelWhole: "side-channel/1",

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import EllipsisType
@@ -16,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.wireproto.payloads import canonical_frame
-from tests.wireproto.streams import fill, link
+from tests.wireproto.streams import link
 from tests.wireproto.verdicts import Rejected
-from wireproto import ERROR_CODES, HandshakeAck, HandshakeHello, Revision
-from wireproto.session import Established, Event, RemoteError, Role, Session, handshake
+from wireproto import ERROR_CODES, HandshakeAck, HandshakeHello, Message, Revision, WireError
+from wireproto.session import Config, Established, Event, RemoteError, Role, Session
 from wireproto.session.handshake import Pin
+from wireproto.session.seal import Random
 
 # -- P-256 ------------------------------------------------------------------------------------------------------------
 
@@ -72,7 +74,7 @@ def low_order_keys() -> Iterator[Any]:
 
 
 class Ephemeral(NamedTuple):
-    """What `wireproto.session.handshake._draw_ephemeral` gives, with known values."""
+    """The random values of one side of a handshake."""
 
     private: X25519PrivateKey
     nonce: bytes
@@ -95,9 +97,16 @@ EPHEMERAL_1: Final = Ephemeral.of(
 )
 
 
-def fix_ephemerals(monkeypatch: pytest.MonkeyPatch, *ephemerals: Ephemeral) -> None:
-    """The next handshakes' ephemeral keys and nonces, in this order."""
-    monkeypatch.setattr(handshake, "_draw_ephemeral", iter(ephemerals).__next__)
+def source(ephemeral: Ephemeral | None = None, *nonces: bytes) -> Random:
+    """Return a random source that gives the values of a handshake, then the nonces of boxes, then others."""
+    handshake = [] if ephemeral is None else [ephemeral.private.private_bytes_raw(), ephemeral.nonce]
+    known = [*handshake, b"".join(nonces)]
+
+    def draw(count: int) -> bytes:
+        value = known.pop(0) if known else b""
+        return value + os.urandom(count - len(value))
+
+    return draw
 
 
 def hkdf_sha256(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
@@ -188,12 +197,34 @@ def session(
     revision: Revision = Revision.V2,
     *,
     pin: Pin | EllipsisType = ...,
-    key_log: io.StringIO | None = None,
-    extensions: Collection[str] = (),
+    **more: Any,
 ) -> Session:
     """A session of the role's own rank; unless told otherwise, the other rank's key is pinned."""
     pinned = SIGNERS[OTHER[role]].public_key if isinstance(pin, EllipsisType) else pin
-    return Session(role, SIGNERS[role], pinned, revision, key_log, extensions)
+    return Session(Config(role=role, signer=SIGNERS[role], pin=pinned, revision=revision, **more))
+
+
+def output(session: Session, *messages: Message) -> bytes:
+    """Everything that a session has to send, with these messages."""
+    for message in messages:
+        session.send(message)
+    return b"".join(session.data_to_send())
+
+
+def events(session: Session) -> Iterator[Event]:
+    while (event := session.next_event()) is not None:
+        yield event
+
+
+def take(session: Session, data: bytes) -> list[Event]:
+    """The events of bytes that come in."""
+    session.receive_data(data)
+    return list(events(session))
+
+
+def end(session: Session) -> list[Event]:
+    """The events of the end of the stream."""
+    return take(session, b"")
 
 
 class Pair(NamedTuple):
@@ -212,9 +243,9 @@ def shaken(revision: Revision = Revision.V2, *, rank_0: Collection[str] = (), ra
     log = io.StringIO()
     initiator = session(Role.INITIATOR, revision, key_log=log, extensions=rank_0)
     responder = session(Role.RESPONDER, revision, extensions=rank_1)
-    (answered,) = responder.receive_data(initiator.start())
+    (answered,) = take(responder, output(initiator))
+    (established,) = take(initiator, output(responder))
     assert isinstance(answered, Established)
-    (established,) = initiator.receive_data(answered.reply)
     assert isinstance(established, Established)
     return Pair(initiator, responder, bytes.fromhex(log.getvalue().split()[2]))
 
@@ -243,15 +274,14 @@ def by_hand(role: Role, revision: Revision = Revision.V2, extensions: Collection
     """A session after a handshake with a peer that is done by hand."""
     one = session(role, revision, extensions=extensions)
     if role is Role.INITIATOR:
-        own = introduction(bytes(one.start()[8:]))
+        own = introduction(output(one)[8:])
         said = link(ack(own.nonce))  # as long as its DER signature, which differs by nonce
-        list(one.receive_data(said))
+        take(one, said)
         key = session_key(EPHEMERAL_1.private, own.ephemeral, own.nonce, EPHEMERAL_1.nonce)
     else:
         said = link(hello())
-        (established,) = one.receive_data(said)
-        assert isinstance(established, Established)
-        own = introduction(established.reply[8:])
+        take(one, said)
+        own = introduction(output(one)[8:])
         key = session_key(EPHEMERAL_0.private, own.ephemeral, EPHEMERAL_0.nonce, own.nonce)
     return ByHand(one, key, revision, len(said))
 
@@ -265,26 +295,36 @@ class Outcome(NamedTuple):
 
 def outcome(session: Session, chunks: Iterable[bytes], *, buffered: Callable[[int], bool] = lambda _: False) -> Outcome:
     """The chunks through a session; chunk i by `get_buffer` where `buffered(i)`. Ends with the session."""
-    events: list[Event] = []
+    came: list[Event] = []
     try:
         for index, chunk in enumerate(chunks):
-            if session.state.name in ("CLOSED", "FAILED"):
-                break
-            events.extend(_give(session, chunk, buffered=buffered(index)))
+            came.extend(give(session, chunk, buffered=buffered(index)))
     except RemoteError as error:
-        return Outcome(events, remote(error))
-    return Outcome(events)
+        return Outcome(came, remote(error))
+    return Outcome(came)
 
 
-def _give(session: Session, chunk: bytes, *, buffered: bool) -> Iterator[Event]:
-    return fill(session, chunk) if buffered else session.receive_data(chunk)
+def give(session: Session, chunk: bytes, *, buffered: bool) -> Iterator[Event]:
+    """The events of a chunk, which comes in one way or the other; an empty one is not the end of the stream."""
+    data = memoryview(chunk)
+    while data:
+        count = len(data)
+        if buffered:
+            buffer = session.get_buffer(-1)
+            count = min(len(buffer), count)
+            buffer[:count] = data[:count]
+            session.buffer_updated(count)
+        else:
+            session.receive_data(data)
+        data = data[count:]
+        yield from events(session)
 
 
-def remote(error: RemoteError, *, must_close: bool = True) -> Rejected:
-    """The peer's fault as a verdict: what it wraps, whose code, offset and path it repeats."""
-    assert error.must_close is must_close
-    cause = error.error
-    assert error.__cause__ is cause
+def remote(error: RemoteError) -> Rejected:
+    """The peer's fault as a verdict: its cause, whose class, code, offset and path it repeats."""
+    cause = error.__cause__
+    assert isinstance(cause, WireError)
+    assert isinstance(error, type(cause))
     assert type(cause) is ERROR_CODES[cause.code][0]
     assert (error.code, error.offset, error.path) == (cause.code, cause.offset, cause.path)
     assert str(error) == str(cause)

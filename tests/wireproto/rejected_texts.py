@@ -15,7 +15,8 @@ is follows from these rules:
 
 from typing import Final, NamedTuple
 
-from wireproto import Revision
+from tests.wireproto.payloads import MAX_FRAME, json_object, members
+from wireproto import HandshakeHello, Revision
 
 V1, V2 = Revision.V1, Revision.V2
 
@@ -38,9 +39,21 @@ class Reject(NamedTuple):
         return self.marked.index(b"^")
 
 
+_HELLO: Final = json_object(members(HandshakeHello(bytes(64), bytes(32), bytes(32), b"")))
+
 # -- the frame and its type -------------------------------------------------------------------------------------------
 
+_TYPES_WITH_LIMIT: Final = sorted(MAX_FRAME)
+
 FRAME: Final = [
+    # The limit comes before any scan: what is in the payload makes no difference.
+    *(
+        Reject(f"type-0x{byte:02x}-over-limit", "payload-limit", bytes([byte]) + b"^" + b" " * MAX_FRAME[byte])
+        for byte in _TYPES_WITH_LIMIT
+    ),
+    Reject("hello-over-limit", "payload-limit", b"\x01^" + b" " * (4096 - len(_HELLO)) + _HELLO, revision=V1),
+    Reject("ack-over-limit", "payload-limit", b"\x02^" + b" " * (4096 - len(_HELLO)) + _HELLO),
+    Reject("hello-far-over-limit", "payload-limit", b"\x01^" + b" " * 60 + b"\0" * 200_000),
     Reject("no-type-byte", "truncated", b"^"),
     Reject("no-type-byte-v1", "truncated", b"^", revision=V1),
     Reject("type-0x00", "type-unknown", b"^\x00", "type"),
@@ -391,16 +404,16 @@ NESTING: Final = [
     Reject("nesting-513-unclosed", "json-nesting", b'\x0a{"x":' + b"[" * 511 + b"^["),
     Reject("nesting-513-behind-uid", "json-nesting", b'\x0a{"uid":"u","x":' + b"[" * 511 + b"^[]" + b"]" * 511 + b"}"),
     Reject("nesting-513-second-branch", "json-nesting", b'\x0a{"x":[[],' + b"[" * 510 + b"^[" + b"]" * 512 + b"}"),
-    Reject("nesting-100000-arrays", "json-nesting", b'\x0a{"x":' + b"[" * 511 + b"^[" + b"[" * 99488),
+    Reject("nesting-100000-arrays", "json-nesting", b'\x08{"x":' + b"[" * 511 + b"^[" + b"[" * 99488),
     Reject(
-        "nesting-100000-closed", "json-nesting", b'\x0a{"x":' + b"[" * 511 + b"^[" + b"[" * 99488 + b"]" * 100000 + b"}"
+        "nesting-100000-closed", "json-nesting", b'\x08{"x":' + b"[" * 511 + b"^[" + b"[" * 99488 + b"]" * 100000 + b"}"
     ),
-    Reject("nesting-100000-objects", "json-nesting", b'\x0a{"":' + b'{"":' * 511 + b'^{"":' + b'{"":' * 99488),
-    Reject("nesting-100000-spaced", "json-nesting", b'\x0a{"x":' + b"[ " * 511 + b"^[ " + b"[ " * 99488),
+    Reject("nesting-100000-objects", "json-nesting", b'\x08{"":' + b'{"":' * 511 + b'^{"":' + b'{"":' * 99488),
+    Reject("nesting-100000-spaced", "json-nesting", b'\x08{"x":' + b"[ " * 511 + b"^[ " + b"[ " * 99488),
     Reject("nesting-100000-in-tokens", "field-type", b'\x08{"tokens":[^[' + b"[" * 100000, "tokens[0]"),
-    Reject("nesting-100000-in-uid", "field-type", b'\x0a{"uid":^[' + b"[" * 100000, "uid"),
-    Reject("nesting-100000-as-payload", "payload-not-object", b"\x0a^[" + b"[" * 100000),
-    Reject("nesting-100000-as-objects", "json-syntax", b"\x0a{^{" + b"{" * 100000),
+    Reject("nesting-100000-in-uid", "field-type", b'\x08{"uid":^[' + b"[" * 100000, "uid"),
+    Reject("nesting-100000-as-payload", "payload-not-object", b"\x08^[" + b"[" * 100000),
+    Reject("nesting-100000-as-objects", "json-syntax", b"\x08{^{" + b"{" * 100000),
 ]
 
 REJECTED_TEXTS: Final = [*FRAME, *TEXT, *STRUCTURE, *SCALARS, *STRINGS, *DUPLICATES, *NESTING]

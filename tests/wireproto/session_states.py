@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from tests.wireproto.payloads import TYPE_BYTE, V1_TYPES, canonical_frame
-from tests.wireproto.peers import DELIVERIES, EPHEMERAL_0, RANK_0, RANK_1, ByHand, box, by_hand, session
+from tests.wireproto.peers import DELIVERIES, EPHEMERAL_0, RANK_0, RANK_1, ByHand, box, by_hand, output, session, take
 from tests.wireproto.streams import header
 from wireproto import (
     HandshakeAck,
@@ -28,7 +28,7 @@ from wireproto import (
     StateError,
     StepTokenPayload,
 )
-from wireproto.session import RemoteError, Role, Session, State
+from wireproto.session import LocalError, RemoteError, Role, Session, State
 
 INITIATOR, RESPONDER = Role.INITIATOR, Role.RESPONDER
 V1, V2 = Revision.V1, Revision.V2
@@ -80,8 +80,7 @@ def known(message: Message, revision: Revision) -> bool:
 def waiting(role: Role, revision: Revision = V2) -> Session:
     """A session that waits for its peer's part of the handshake."""
     one = session(role, revision)
-    if role is INITIATOR:
-        one.start()
+    output(one)
     return one
 
 
@@ -90,7 +89,7 @@ def opened(role: Role, revision: Revision, *, confirmed: bool) -> ByHand:
     peer = by_hand(role, revision)
     if confirmed and revision is V2:
         text = canonical_frame(FROM_RANK_0[0] if role is RESPONDER else FROM_RANK_1[0])
-        assert len(list(peer.session.receive_data(peer.frame(text, b"opened first")))) == 2
+        assert len(take(peer.session, peer.frame(text, b"opened first"))) == 2
     elif confirmed:
         assert peer.session.open_tensor(box(peer.key, b"tensor", b"opened first")) == b"tensor"
     return peer
@@ -107,10 +106,10 @@ def state_of(state: State, role: Role, revision: Revision) -> ByHand:
         if role is INITIATOR:
             peer.session.send(END)
         else:
-            list(peer.session.receive_data(peer.frame(b"\xff")))
+            take(peer.session, peer.frame(b"\xff"))
     if state is State.FAILED:
         with pytest.raises(RemoteError):
-            list(peer.session.receive_data(header(0)))
+            take(peer.session, header(0))
     assert peer.session.state is state
     return peer
 
@@ -129,8 +128,8 @@ EACH_DEAD_STATE: Final = pytest.mark.parametrize(("role", "state"), DEAD, ids=na
 def misuse(one: Session, call: Callable[[], object], code: str = "session-state") -> None:
     """The caller's mistake: a `StateError` that is not the peer's, and no change."""
     before = one.state
-    with pytest.raises(StateError) as caught:
+    with pytest.raises(LocalError) as caught:
         call()
-    assert type(caught.value) is StateError
+    assert isinstance(caught.value, StateError)
     assert caught.value.code == code
     assert one.state is before

@@ -101,7 +101,8 @@ def test_every_raised_code_is_in_the_table_with_its_class() -> None:
 
 
 def test_scanner_fails_with_malformed_codes() -> None:
-    codes = {first_string(call) for place, call, name in calls() if name == "fail" and place.startswith("json_scanner")}
+    of_scanner = ("json_scanner", "fields")
+    codes = {first_string(call) for place, call, name in calls() if name == "fail" and place.startswith(of_scanner)}
     codes.discard(None)
     assert len(codes) >= 10
     assert {ERROR_CODES[str(code)][0] for code in codes} == {MalformedError}
@@ -191,10 +192,10 @@ def test_encoding_message_names_the_limit() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        b'\x07{"port":' + b"9" * 1_000_000 + b',"sessionID":""}',
-        b'\x0a{"' + b"k" * 1_000_000 + b'":1,"' + b"k" * 1_000_000 + b'":1}',
-        b'\x04{"memoryPressure":"' + b"x" * 1_000_000 + b'"}',
-        b'\x0c{"sealedToken":"' + b"*" * 1_000_000 + b'"}',
+        b'\x07{"port":' + b"9" * 60_000 + b',"sessionID":""}',
+        b'\x0a{"' + b"k" * 30_000 + b'":1,"' + b"k" * 30_000 + b'":1}',
+        b'\x04{"memoryPressure":"' + b"x" * 60_000 + b'"}',
+        b'\x0c{"sealedToken":"' + b"*" * 60_000 + b'"}',
     ],
     ids=["number", "key", "enum", "base64"],
 )

@@ -56,6 +56,23 @@ def test_light(code: str) -> None:
     assert loaded & HEAVY == set()
 
 
+def test_imports_without_fork_or_unix_modules() -> None:
+    """As on Windows. The libraries are imported beforehand: they take their own path there."""
+    code = """
+import os, sys
+import wireproto.session
+for name in [name for name in sys.modules if name.partition(".")[0] == "wireproto"]:
+    del sys.modules[name]
+for name in ("fork", "forkpty", "register_at_fork"):
+    delattr(os, name)
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None  # importing it raises ImportError
+sys.platform, os.name = "win32", "nt"
+import wireproto, wireproto.session, wireproto.schema, wireproto.jaccl
+"""
+    assert "wireproto" in loaded_by(code)
+
+
 def test_the_probe_sees_what_is_loaded() -> None:
     assert "construct" in loaded_by("import wireproto.schema")
 

@@ -16,21 +16,21 @@ from wireproto.cli import fuzz as fuzz_cli
 from wireproto.cli import inspect as inspect_cli
 from wireproto.cli import vectors as vectors_cli
 from wireproto.cli.console import EXIT_NO, EXIT_OK, new_app
+from wireproto.codec.fields import decode_payload
 from wireproto.codec.frame import decode_frame, encode_frame
-from wireproto.codec.json_scanner import decode_payload
 from wireproto.codec.link import LinkDecoder, encode_link_frame
 from wireproto.errors import MalformedError, WireError
 from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, Message, MessageSpec, PayloadKind, Revision
 
 app = new_app(
     "wireproto",
-    "The cluster link protocol: its codec, and tools to test, fuzz and inspect others.\n\n"
+    "Encode and decode the cluster link protocol; test, fuzz and inspect implementations of it.\n\n"
     "Example: wireproto decode 077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d",
 )
 
 
 class TextForm(Enum):
-    """How bytes are written out."""
+    """Output format of bytes."""
 
     HEX = "hex"
     BASE64 = "base64"
@@ -50,13 +50,13 @@ def decode(
         list[str] | None, typer.Argument(metavar="[FRAME]...", help="Frames in hex or, if not hex, base64.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Read raw bytes from a file; without it, standard input.")
+        Path | None, typer.Option(metavar="PATH", help="Read raw bytes from a file. Default: standard input.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="The bytes are link frames: a length before each.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="The input is link frames, each with its length.")] = False,
     revision: RevisionOption = Revision.V2,
     as_json: JsonOption = False,
 ) -> int:
-    """Decode cluster frames and show their fields. Frames of extensions are known, too.
+    """Decode cluster frames and show their fields. Includes frames of extensions.
 
     Example: wireproto decode 077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d
 
@@ -76,10 +76,10 @@ def encode(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="TYPE", help="Name or number: jacclBootstrap, 7 or 0x07.")],
     payload: Annotated[
-        str, typer.Argument(metavar="[JSON]", help="Payload, keys as on the wire; a base64 string if opaque.")
+        str, typer.Argument(metavar="[JSON]", help="Payload with keys as on the wire; a base64 string if opaque.")
     ] = "",
-    link: Annotated[bool, typer.Option("--link", help="Put the length before it.")] = False,
-    form: Annotated[TextForm, typer.Option("--form", help="How to write the bytes.")] = TextForm.HEX,
+    link: Annotated[bool, typer.Option("--link", help="Encode a link frame, with the length first.")] = False,
+    form: Annotated[TextForm, typer.Option("--form", help="Output format.")] = TextForm.HEX,
     revision: RevisionOption = Revision.V2,
 ) -> int:
     """Encode one cluster frame.
@@ -108,14 +108,14 @@ def encode(
 
 @app.command()
 def codec(revision: RevisionOption = Revision.V2) -> int:
-    """Answer frames in hex, a line each, with lines of JSON. It reads standard input.
+    """Decode hex frames from standard input, one per line. Each answer is a line of JSON.
 
-    {"ok": true, "type": 7, "payload": {…}}: keys as on the wire, bytes in base64, null where there is no payload.
+    {"ok": true, "type": 7, "payload": {…}}: keys as on the wire, bytes in base64, null if empty.
     {"ok": false, "error": "CODE", "offset": N}: a code of the error table, or `not-hex`.
 
     Example: echo 03 | wireproto codec
 
-    It goes on after a bad line. It knows no extension's types. Exit code: 0 at the end of the input.
+    Continues after a bad line. Does not know frames of extensions. Exit code: 0 at the end of input.
     """
     for line in sys.stdin.buffer:
         try:
@@ -191,11 +191,11 @@ def _spec(context: typer.Context, name: str, revision: Revision) -> MessageSpec:
         if name in (spec.msg_type.wire_name, str(spec.msg_type.value)) or name.lower() == f"0x{spec.msg_type:02x}":
             return spec
     known = ", ".join(spec.msg_type.wire_name for spec in specs)
-    raise typer.BadParameter(f"{name!r} is no type of revision {revision:d}; take one of {known}", ctx=context)
+    raise typer.BadParameter(f"{name!r} is not a type of revision {revision:d}; use one of {known}", ctx=context)
 
 
 def _message(spec: MessageSpec, payload: bytes) -> Message:
-    """The message of a payload as `codec` shows it; offsets in errors count from the start of the payload."""
+    """Return the message of a payload as `codec` shows it. Offsets in errors count from the start of the payload."""
     if spec.kind is PayloadKind.OPAQUE:
         try:
             return decode_frame(bytes([spec.msg_type]) + msgspec.json.decode(payload, type=bytes))

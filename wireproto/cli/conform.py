@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 SectionOption = Annotated[list[str] | None, typer.Option("--section", metavar="NAME", help="Only this section.")]
 LevelOption = Annotated[list[str] | None, typer.Option("--level", metavar="must|should|may", help="Only this level.")]
-ListOption = Annotated[bool, typer.Option("--list", help="Show the cases and run none.")]
+ListOption = Annotated[bool, typer.Option("--list", help="List the cases without running them.")]
 ExpectedOption = Annotated[
-    Path | None, typer.Option("--expected-failures", metavar="FILE", help="A line a case: its id, and why it fails.")
+    Path | None, typer.Option("--expected-failures", metavar="FILE", help="One line per case: its id and why it fails.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.")]
-HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.")]
 RevisionOption = Annotated[
     int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
 ]
-# How a peer under test is reached: for whatever tries one.
+# How to reach a peer under test; `fuzz peer` uses these, too.
 ListenOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 1: the peer connects here.")]
 ConnectOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 0: the peer listens there.")]
 IdentityOption = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="Own identity key. Default: jaccl-bootstrap's.")
+    Path | None, typer.Option(metavar="PATH", help="Our identity key. Default: jaccl-bootstrap's.")
 ]
 PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
 
 
-_HELP: Final = """Find what is wrong with another implementation, by requirement.
+_HELP: Final = """Test another implementation against the specification.
 
 Example: wireproto conform codec -- wireproto codec
 """
 
 
 def register(app: typer.Typer) -> None:
-    """Put the commands on `app`."""
+    """Add the commands to `app`."""
     group = typer.Typer(help=_HELP, rich_markup_mode=None)
     group.command()(peer)
     group.command()(codec)
@@ -54,11 +54,11 @@ def register(app: typer.Typer) -> None:
 def peer(
     context: typer.Context,
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[CASE]...", help="Ids, or patterns: 'rank1.seal.*'.")
+        list[str] | None, typer.Argument(metavar="[CASE]...", help="Ids or patterns: 'rank1.seal.*'.")
     ] = None,
     listen: ListenOption = None,
     connect: ConnectOption = None,
-    restart_command: Annotated[str | None, typer.Option(metavar="CMD", help="Starts the peer, for each case.")] = None,
+    restart_command: Annotated[str | None, typer.Option(metavar="CMD", help="Starts the peer for each case.")] = None,
     identity: IdentityOption = None,
     peer_key: PeerKeyOption = None,
     revision: RevisionOption = Revision.V2,
@@ -66,17 +66,17 @@ def peer(
     level: LevelOption = None,
     show_list: ListOption = False,
     expected_failures: ExpectedOption = None,
-    retries: Annotated[int, typer.Option(min=0, metavar="N", help="Run what fails again, N times.")] = 0,
-    artifacts: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep captures and keys of failures.")] = None,
+    retries: Annotated[int, typer.Option(min=0, metavar="N", help="Run a failed case up to N more times.")] = 0,
+    artifacts: Annotated[Path | None, typer.Option(metavar="DIR", help="Save captures and keys of failures.")] = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
     html: HtmlOption = None,
 ) -> int:
-    """Try a live peer, case by case.
+    """Test a live peer, case by case.
 
     Example: wireproto conform peer --connect 127.0.0.1:7777 --restart-command './peer listen'
 
-    CONFORM_HOST and CONFORM_PORT tell CMD the address. The peer must have pinned our key.
+    CMD finds the address in CONFORM_HOST and CONFORM_PORT. The peer must have pinned our key.
 
     Exit codes: 0 good, 1 a case failed, 2 wrong usage, 3 could not run.
     """
@@ -131,12 +131,12 @@ def peer(
 def codec(
     context: typer.Context,
     command: Annotated[list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="The codec.")] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Ids, or patterns: 'codec.json-*'.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Ids or patterns: 'codec.json-*'.")] = None,
     revision: RevisionOption = Revision.V2,
     section: SectionOption = None,
     level: LevelOption = None,
     errors: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON object: CMD's names of errors to the spec's codes.")
+        Path | None, typer.Option(metavar="FILE", help="JSON object that maps CMD's error names to codes of the spec.")
     ] = None,
     show_list: ListOption = False,
     expected_failures: ExpectedOption = None,
@@ -144,11 +144,11 @@ def codec(
     junit: JunitOption = None,
     html: HtmlOption = None,
 ) -> int:
-    """Try a codec. It is a program that reads frames in hex, and answers each with a line of JSON.
+    """Test a codec. It is a program that reads frames in hex and answers each with a line of JSON.
 
     Example: wireproto conform codec -- wireproto codec
 
-    `wireproto codec --help` has the contract. Another code or offset is but non-strict.
+    `wireproto codec --help` describes the format. A different code or offset only counts as non-strict.
 
     Exit codes: 0 good, 1 a case failed, 2 wrong usage, 3 could not run.
     """
@@ -160,7 +160,7 @@ def codec(
     if show_list:
         return _show_list(cases)
     if not command:
-        _wrong(context, "say behind -- which program the codec is")
+        _wrong(context, "give the codec's command after --")
     codes = _error_names(context, errors)
     again = ["--revision", f"{revision:d}", *(["--errors", str(errors)] if errors else [])]
 
@@ -179,7 +179,7 @@ def _report(
     junit: Path | None,
     html: Path | None,
 ) -> int:
-    """Show results as they come, write the reports, and make the exit code."""
+    """Show results as they arrive, write the reports, and return the exit code."""
     import asyncio
 
     from wireproto.conformance.junit import junit as as_junit
@@ -187,7 +187,7 @@ def _report(
 
     for report in (junit, html):
         if report is not None:
-            report.touch()  # what cannot be written is to be known before the run
+            report.touch()  # fail before the run if it cannot be written
     total = asyncio.run(_shown(results, title, count, as_json))
     if junit is not None:
         junit.write_bytes(as_junit(total))
@@ -204,7 +204,7 @@ async def _shown(results: AsyncGenerator["Result", None], title: str, count: int
     from wireproto.conformance.report import Sum, as_object
 
     total = Sum(title)
-    async with aclosing(results):  # where the output has no reader left, the peer is stopped all the same
+    async with aclosing(results):  # stop the peer even if the reader of our output has exited
         if as_json:
             async for result in results:
                 total.results.append(result)
@@ -238,15 +238,15 @@ def _show_list(cases: Collection["Selectable"]) -> int:
 
 
 def _expected(context: typer.Context, path: Path | None, known: Collection[str]) -> dict[str, str]:
-    """Why cases are expected to fail, by id: `ID REASON` a line; lines that are empty or begin with # say nothing."""
+    """Return the reasons of expected failures by id. A line is `ID REASON`, empty, or a comment that starts with #."""
     expected: dict[str, str] = {}
     for number, line in enumerate(_read(context, path).splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             case, _, reason = line.strip().partition(" ")
             if case not in known:
-                _wrong(context, f"{path}, line {number}: there is no case {case!r}; --list shows them")
+                _wrong(context, f"{path}, line {number}: no such case: {case!r}; --list shows all")
             if not reason.strip():
-                _wrong(context, f"{path}, line {number}: say behind {case} why it fails")
+                _wrong(context, f"{path}, line {number}: add a reason after {case}")
             expected[case] = reason.strip()
     return expected
 
@@ -261,10 +261,10 @@ def _error_names(context: typer.Context, path: Path | None) -> dict[str, str]:
     try:
         names = msgspec.json.decode(_read(context, path), type=dict[str, str])
     except msgspec.MsgspecError as error:
-        _wrong(context, f"{path} is no JSON object of strings: {error}")
+        _wrong(context, f"{path} is not a JSON object of strings: {error}")
     for name, code in names.items():
         if code not in ERROR_CODES:
-            _wrong(context, f"{path}: {name!r} is mapped to {code!r}, which is no code of the spec")
+            _wrong(context, f"{path}: {name!r} is mapped to {code!r}, which is not a code of the spec")
     return names
 
 
@@ -276,10 +276,10 @@ def _read(context: typer.Context, path: Path | None) -> str:
 
 
 def address(context: typer.Context, text: str) -> tuple[str, int]:
-    """HOST:PORT, in two."""
+    """Split HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        _wrong(context, f"{text!r} is no HOST:PORT")
+        _wrong(context, f"{text!r} is not HOST:PORT")
     return host, int(port)
 
 

@@ -1,4 +1,4 @@
-"""What both commands do around their typer app: exit codes, one line for wrong usage, Ctrl-C, a closed pipe."""
+"""Shared frame of the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, Ctrl-C, closed pipes."""
 
 import os
 import sys
@@ -16,19 +16,19 @@ EXIT_COULD_NOT_RUN: Final = 3
 
 _EXTRAS: Final = {
     "cryptography": "session",
-    "cypcap": "inspect",
+    "backports": "inspect",
     "hypothesis": "fuzz",
     "psutil": None,
     "rich": None,
     "typer": None,
 }
-"""The optional dependencies that a package comes with; None for those of the whole command."""
+"""The extra that installs a package; None for the extra of the whole command."""
 
 
 def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
-    """Run the app that `load` imports, on this process's arguments, and exit with what its command returns.
+    """Run the app that `load` imports with this process's arguments, and exit with the code that its command returns.
 
-    `extra` names the optional dependencies that the command needs. A command says that it was used wrongly by
+    `extra` is the extra that the command needs. A command reports wrong usage with
     `raise typer.BadParameter(text, ctx=context)`, where the text says what to do.
     """
     try:
@@ -37,7 +37,7 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
             sys.stdout.flush()
     except KeyboardInterrupt:
         code = _complain(f"{prog}: interrupted", EXIT_COULD_NOT_RUN)
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has exited
         _drop_output()
         code = EXIT_COULD_NOT_RUN
     except ModuleNotFoundError as error:
@@ -53,18 +53,18 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         try:
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except OSError:  # it was the output that could not be written
+        except OSError:  # the output cannot be written
             _drop_output()
     sys.exit(code)
 
 
 def _drop_output() -> None:
-    """What is still buffered must not raise at exit."""
+    """Keep buffered output from raising at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def new_app(prog: str, summary: str) -> "Typer":
-    """An app with sub-commands and `--version`, plain in its help and in its errors."""
+    """Return an app with subcommands and `--version`, and with plain help and errors."""
     import typer
 
     app = typer.Typer(
@@ -93,7 +93,7 @@ def new_app(prog: str, summary: str) -> "Typer":
 
 
 def version_line(prog: str) -> str:
-    """`prog 0.1.0`, for `--version`."""
+    """Return the output of `--version`, as in `wireproto 0.1.0`."""
     from importlib import metadata
 
     try:
@@ -106,7 +106,7 @@ def _invoke(load: Callable[[], "Typer"], prog: str) -> int:
     app = load()
     import typer
 
-    # typer carries a click of its own in later versions; this is its ClickException in every one.
+    # Later versions of typer bundle click. This finds ClickException in every version.
     click_exception: type[Exception] = next(t for t in typer.BadParameter.__mro__ if t.__name__ == "ClickException")
     command = typer.main.get_command(app)
     try:
@@ -122,11 +122,11 @@ def _invoke(load: Callable[[], "Typer"], prog: str) -> int:
 
 
 def _usage_line(error: Exception, prog: str) -> str:
-    """One line: which command, what was wrong, what to do."""
+    """Return one line: the command, what was wrong, what to do."""
     context = getattr(error, "ctx", None)
     path = prog if context is None else context.command_path
     if hasattr(error, "param") and error.param is None:
-        return f"{path}: {error}"  # the command's own words
+        return f"{path}: {error}"  # raised by the command itself
     text = " ".join(str(getattr(error, "format_message", error.__str__)()).split()).rstrip(".")
     return f"{path}: {text[:1].lower()}{text[1:]} (see '{path} --help')"
 

@@ -22,29 +22,27 @@ if TYPE_CHECKING:
 
 _FINDINGS: Final = Path("fuzz-findings")
 _RANK_0_RETURNS: Final = 30.0
-"""Seconds for a rank 0 to connect: the protocol has it come again 10 s after a session."""
-_HELP: Final = """Fuzz this package, or others' parsers.
+"""Seconds for rank 0 to connect. By the protocol it reconnects 10 s after a session."""
+_HELP: Final = """Fuzz this package or another implementation.
 
 Example: wireproto fuzz run frame --seconds 60
 
-What is found is kept in fuzz-findings, and told with the command that shows it again.
+Findings are saved in fuzz-findings, and reported with the command that reproduces them.
 """
 
-SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="How long.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="The same inputs for the same seed.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")]
-FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where findings are kept.")]
+SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="Duration.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
+FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where to save findings.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Put the commands on `app`."""
+    """Add the commands to `app`."""
     group = typer.Typer(help=_HELP, rich_markup_mode=None)
     for command in (run, replay, minimize, codec, peer):
         group.command()(command)
     group.command(name="dict")(dictionary)
-    corpus = typer.Typer(
-        help="Inputs to begin with.\n\nExample: wireproto fuzz corpus export corpus", rich_markup_mode=None
-    )
+    corpus = typer.Typer(help="Seed inputs.\n\nExample: wireproto fuzz corpus export corpus", rich_markup_mode=None)
     corpus.command()(export)
     corpus.callback()(_group)
     group.add_typer(corpus, name="corpus")
@@ -52,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _group() -> None:
-    """Keeps a group with one command a group."""
+    """Keep `export` a subcommand: typer would run a group's only command without its name."""
 
 
 def run(
@@ -62,12 +60,12 @@ def run(
         typer.Argument(
             metavar="LAYER",
             help="link, frame, schema, handshake, seal, session, inspection or device_file; or MODULE:FUNCTION, "
-            "which makes a harness elsewhere, such as bootstrap.fuzzing:hostfile_harness.",
+            "a function that returns a harness, such as bootstrap.fuzzing:hostfile_harness.",
         ),
     ],
     seconds: SecondsOption = 60.0,
     corpus: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Begin with DIR/LAYER, and keep there what is new.")
+        Path | None, typer.Option(metavar="DIR", help="Start from DIR/LAYER, and save new inputs there.")
     ] = None,
     findings: FindingsOption = _FINDINGS,
     seed: SeedOption = 0,
@@ -77,7 +75,7 @@ def run(
 
     Example: wireproto fuzz run frame --seconds 600
 
-    Exit codes: 0 nothing found, 1 something was, 2 wrong usage, 3 ended by Ctrl-C before anything was.
+    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 Ctrl-C before any finding.
     """
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.engine import Engine
@@ -101,13 +99,13 @@ def run(
 
 def replay(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Each in a directory named as its layer.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Each in a directory named after its layer.")],
 ) -> int:
     """Run inputs through their harness again.
 
     Example: wireproto fuzz replay fuzz-findings/frame/*
 
-    Exit codes: 0 all good, 1 something is found, 2 wrong usage.
+    Exit codes: 0 no finding, 1 a finding, 2 wrong usage.
     """
     from wireproto.fuzzing.watch import watched
 
@@ -128,15 +126,15 @@ def replay(
 
 def minimize(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A finding, in a directory named as its layer.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A finding, in a directory named after its layer.")],
 ) -> int:
-    """Make a finding smaller.
+    """Reduce a finding to its essential bytes.
 
     Example: wireproto fuzz minimize fuzz-findings/frame/the-schema-0123456789abcdef
 
-    What does not matter is left out; what stays is written beside the finding.
+    The result is saved next to the finding.
 
-    Exit codes: 0 done, 1 the file is no finding, 2 wrong usage.
+    Exit codes: 0 done, 1 the file is not a finding, 2 wrong usage.
     """
     from wireproto.fuzzing import store
     from wireproto.fuzzing.minimize import minimized
@@ -147,7 +145,7 @@ def minimize(
     harness = _harness(context, layer)
     _, finding = watched(harness, data)
     if finding is None:
-        typer.echo(f"{context.command_path}: {file} is no finding", err=True)
+        typer.echo(f"{context.command_path}: {file} is not a finding", err=True)
         return EXIT_NO
     wanted = finding.key
 
@@ -168,25 +166,25 @@ def codec(
     seed: SeedOption = 0,
     revision: RevisionOption = Revision.V2,
     replay_file: Annotated[
-        Path | None, typer.Option("--replay", metavar="FILE", help="Only ask what a kept disagreement asks.")
+        Path | None, typer.Option("--replay", metavar="FILE", help="Only send the frames of a saved disagreement.")
     ] = None,
     findings: FindingsOption = _FINDINGS,
     as_json: JsonOption = False,
 ) -> int:
-    """Set another codec against this one.
+    """Compare another codec with this one.
 
     Example: wireproto fuzz codec --seconds 60 -- wireproto codec
 
-    A codec reads frames in hex, and answers each with a line of JSON; `wireproto codec --help` has the contract. One
-    that has no codes and offsets leaves them out.
+    A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format. It
+    may leave out codes and offsets.
 
-    Exit codes: 0 they agree, 1 they do not, 2 wrong usage, 3 could not run, or ended by Ctrl-C.
+    Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, or Ctrl-C.
     """
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.differential import Differential, Disagreement
 
     if not command:
-        raise typer.BadParameter("say behind -- which program the codec is", ctx=context)
+        raise typer.BadParameter("give the codec's command after --", ctx=context)
     differential = Differential(command, seed, Revision(revision))
 
     def tell(found: Disagreement, path: Path) -> None:
@@ -225,19 +223,19 @@ def peer(
     context: typer.Context,
     listen: ListenOption = None,
     connect: ConnectOption = None,
-    anywhere: Annotated[bool, typer.Option("--anywhere", help="HOST need not be this machine itself.")] = False,
+    anywhere: Annotated[bool, typer.Option("--anywhere", help="Allow a HOST other than this machine.")] = False,
     restart_command: Annotated[
-        str | None, typer.Option(metavar="CMD", help="Starts the peer, and again when it has gone.")
+        str | None, typer.Option(metavar="CMD", help="Starts the peer, again after it exits.")
     ] = None,
     identity: IdentityOption = None,
     peer_key: PeerKeyOption = None,
     revision: RevisionOption = Revision.V2,
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
-    rate: Annotated[float, typer.Option(min=0.01, help="Sessions a second at the most.")] = 20.0,
+    rate: Annotated[float, typer.Option(min=0.01, help="Maximum number of sessions per second.")] = 20.0,
     session: Annotated[int | None, typer.Option(metavar="N", help="Only session N of the seed.")] = None,
     replay_file: Annotated[
-        Path | None, typer.Option("--replay", metavar="FILE", help="Only the session of a kept finding.")
+        Path | None, typer.Option("--replay", metavar="FILE", help="Only the session of a saved finding.")
     ] = None,
     findings: FindingsOption = _FINDINGS,
     as_json: JsonOption = False,
@@ -246,11 +244,11 @@ def peer(
 
     Example: wireproto fuzz peer --connect 127.0.0.1:7777 --restart-command './peer listen'
 
-    It is led through sessions past a real handshake, and behind each it must give a sign of life. It must have pinned
-    our key. CONFORM_HOST and CONFORM_PORT tell CMD the address. A rank 0 is started for each session, or takes its time
-    to come again. No group is started.
+    Each session starts with a real handshake and ends with a check that the peer still answers. The peer must have
+    pinned our key. CMD finds the address in CONFORM_HOST and CONFORM_PORT. Rank 0 is started for each session, or has
+    to reconnect by itself. No group is formed.
 
-    Exit codes: 0 nothing found, 1 something was, 2 wrong usage, 3 could not run, or ended by Ctrl-C.
+    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 could not run, or Ctrl-C.
     """
     import msgspec
 
@@ -317,12 +315,12 @@ def peer(
     return _code(progress.findings, interrupted)
 
 
-def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")]) -> int:
+def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Created if it does not exist.")]) -> int:
     """Write the test vectors as seeds.
 
     Example: wireproto fuzz corpus export corpus
 
-    DIR/LAYER has one file each, DIR/sequences what one side is sent over a connection, as AFLNet takes it.
+    DIR/LAYER has one file per input, DIR/sequences the bytes sent to one side of a connection, for AFLNet.
 
     Exit codes: 0 written, 3 the directory cannot be written.
     """
@@ -349,7 +347,7 @@ def dictionary() -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[list[None]]:
-    """Ctrl-C ends what is within, and is told by the list, which is then not empty."""
+    """End the `with` block on Ctrl-C, and report that by a non-empty list."""
     interrupted: list[None] = []
     try:
         yield interrupted
@@ -358,7 +356,7 @@ def _interruptible() -> Iterator[list[None]]:
 
 
 def _code(found: int, interrupted: list[None]) -> int:
-    """The exit code of a run; raises KeyboardInterrupt where it had not ended, nor found anything."""
+    """Return the exit code of a run. Raise KeyboardInterrupt if it was interrupted without a finding."""
     if found:
         return EXIT_NO
     if interrupted:
@@ -369,7 +367,7 @@ def _code(found: int, interrupted: list[None]) -> int:
 def _address(context: typer.Context, text: str, anywhere: bool) -> tuple[str, int]:
     host, port = address(context, text)
     if not anywhere and not re.fullmatch(r"localhost|127(\.[0-9]{1,3}){3}", host):
-        raise typer.BadParameter(f"{host} is not this machine itself; if it is meant, add --anywhere", ctx=context)
+        raise typer.BadParameter(f"{host} is not this machine; add --anywhere to allow it", ctx=context)
     return host, port
 
 
@@ -379,7 +377,7 @@ def _frames(context: typer.Context, file: Path) -> list[bytes]:
     except ValueError:
         frames = []
     if not frames:
-        raise typer.BadParameter(f"{file} has no frame in hex a line", ctx=context)
+        raise typer.BadParameter(f"{file} does not have one frame in hex per line", ctx=context)
     return frames
 
 

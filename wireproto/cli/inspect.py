@@ -1,6 +1,8 @@
 """The command `wireproto inspect`."""
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,11 +15,11 @@ from wireproto.cli.console import EXIT_NO, EXIT_OK
 from wireproto.messages import SPEC_BY_TYPE
 
 if TYPE_CHECKING:
-    from wireproto.inspection.keys import KeyLog
-    from wireproto.inspection.report import Tally
+    from io import FileIO
+
+    from wireproto.inspection.reading import Reading
     from wireproto.inspection.sessions import Entry
 
-_CHUNK: Final = 64 * 1024
 _LONG: Final = 16 * 1024 * 1024
 """Files from this size on have a progress bar."""
 
@@ -33,38 +35,40 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A capture, pcap or pcapng; a pipe with one, - for standard input; or the bytes of one direction.",
+            help="A capture (pcap or pcapng, also compressed) or the bytes of one direction; may be a pipe, or - for "
+            "standard input.",
         ),
     ],
     keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log that opens sealed sessions.")] = None,
     types: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="NAME", help="Only messages of this type, 7 or 0x07 too. Repeatable."),
+        typer.Option("--type", metavar="NAME", help="Only messages of this type; a name, 7 or 0x07. Repeatable."),
     ] = None,
     rank: Annotated[int | None, typer.Option(min=0, max=1, help="Only what this rank sent; 1: any but rank 0.")] = None,
     as_hex: Annotated[bool, typer.Option("--hex", help="Every byte, with its field.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is `done`.")] = False,
     decrypt: Annotated[
-        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its seals opened.")
+        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its boxes opened.")
     ] = None,
     svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the sequence diagram.")] = None,
 ) -> int:
-    """Show what went over a link, and what of it is wrong.
+    """Show the messages of a link, and what is wrong with them.
 
     Example: wireproto inspect link.pcapng --keylog keys.txt --svg session.svg
 
     Live, with a named pipe: jaccl-bootstrap up … --capture PIPE, and here: wireproto inspect PIPE
 
-    Exit codes: 0 all good, 1 a frame is broken, or the file, or it has no session, 2 wrong usage, 3 could not run.
-    What the capture lacks, and what stays sealed for want of a key, is shown, and is no fault.
+    Exit codes: 0 all good, 1 a frame or the file is broken, or no session is in it, 2 wrong usage, 3 could not run.
+    Bytes that the capture lacks, and boxes whose key is missing, are shown and counted, and are no fault.
     """
     # Here, so that --help needs none of it.
-    from wireproto.inspection.connections import entries_of_stream
+    from wireproto.inspection.captures import CaptureError
     from wireproto.inspection.keys import KeyLog
     from wireproto.inspection.opened import OpenedCapture
-    from wireproto.inspection.packets import CaptureError, is_capture
+    from wireproto.inspection.reading import NotACaptureError, Reading
     from wireproto.inspection.report import JsonReport, Tally, TextReport
     from wireproto.inspection.sequence import SequenceDiagram
+    from wireproto.inspection.source import Source
     from wireproto.inspection.timeline import printable
 
     if as_hex and as_json:
@@ -75,20 +79,21 @@ def inspect(
         if each is not None and each.exists() and file.exists() and each.samefile(file):
             raise typer.BadParameter(f"{each} is the file that is read; write to another", ctx=context)
     report = JsonReport() if as_json else TextReport(with_bytes=as_hex)
-    tally, fault = Tally(), None
+    tally, fault, is_nothing = Tally(), None, False
     diagram = None if svg is None else SequenceDiagram()
-    is_live = not file.is_file()
     with ExitStack() as stack:
         try:
-            captured = is_capture(file)
+            opened_file = stack.enter_context(file.open("rb", buffering=0))
+            if stat.S_ISDIR(os.fstat(opened_file.fileno()).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
             keys = None if keylog is None else KeyLog(stack.enter_context(keylog.open(errors="replace")))
         except OSError as error:
-            raise typer.BadParameter(f"{error.filename}: {error.strerror}", ctx=context) from None
+            raise typer.BadParameter(f"{printable(str(error.filename))}: {error.strerror}", ctx=context) from None
+        is_live = not stat.S_ISREG(os.fstat(opened_file.fileno()).st_mode)
         opened = None if decrypt is None else OpenedCapture(stack.enter_context(_private(decrypt)))
-        advance = stack.enter_context(_progress(file))
-        entries = _captured(file, keys, tally, advance) if captured else entries_of_stream(_chunks(file, advance), keys)
+        reading = Reading(Source(opened_file, stack.enter_context(_progress(opened_file))), keys)
         try:
-            for entry in entries:
+            for entry in reading.entries():
                 tally.add(entry)
                 if opened is not None:
                     opened.add(entry)
@@ -100,52 +105,39 @@ def inspect(
                         sys.stdout.flush()
         except CaptureError as error:
             fault = printable(str(error))
-    report.done(tally, fault)
+            is_nothing = isinstance(error, NotACaptureError)
+    if as_json or not is_nothing:
+        report.done(tally, reading, fault)
     if svg is not None and diagram is not None:
         svg.write_text(diagram.svg(), encoding="utf-8")
+    if fault is None and not tally.sessions:
+        fault = "no session of the protocol is in it" + _unread(reading)
     if fault is not None:
-        typer.echo(f"{context.command_path}: {file}: {fault}", err=True)
-    elif not tally.sessions:
-        typer.echo(f"{context.command_path}: {file}: no session of the protocol is in it", err=True)
+        typer.echo(f"{context.command_path}: {printable(str(file))}: {fault}", err=True)
     return EXIT_OK if tally.is_good and fault is None else EXIT_NO
 
 
-def _captured(file: Path, keys: "KeyLog | None", tally: "Tally", advance: Callable[[int], None]) -> Iterator["Entry"]:
-    """What the packets of a capture say, to the end of those that can be read. Raises `CaptureError` behind that."""
-    from wireproto.inspection.connections import Capture
-    from wireproto.inspection.packets import CaptureError, read_packets
-
-    capture = Capture(keys)
-    fault = None
-    try:
-        for packet in read_packets(file):
-            advance(packet.size)
-            if packet.segment is not None:
-                yield from capture.take(packet.segment)
-    except CaptureError as error:
-        fault = error
-    yield from capture.end()
-    tally.others = capture.others
-    if fault is not None:
-        raise fault
+def _unread(reading: "Reading") -> str:
+    """Say which packets cannot be read, and how to record others."""
+    unread = [name for name in reading.others if name.startswith("link type")]
+    if not unread:
+        return ""
+    return (
+        f"; packets of {', '.join(unread)} are not read; record the interface that has the IP address: tcpdump -i IFACE"
+    )
 
 
 def _private(path: Path) -> BinaryIO:
-    """A new file that nobody else may read."""
+    """Open a file for writing that only its owner may read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _chunks(file: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
-    with file.open("rb") as source:
-        while chunk := source.read(_CHUNK):
-            advance(len(chunk))
-            yield chunk
-
-
 @contextmanager
-def _progress(file: Path) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error for a long file, where that is a terminal."""
-    if not (file.is_file() and file.stat().st_size >= _LONG and sys.stderr.isatty()):
+def _progress(file: "FileIO") -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error for a long file, if that is a terminal."""
+    status = os.fstat(file.fileno())
+    is_long = stat.S_ISREG(status.st_mode) and status.st_size >= _LONG
+    if not (is_long and sys.stderr is not None and sys.stderr.isatty()):
         yield lambda size: None
         return
     from rich.console import Console
@@ -153,18 +145,11 @@ def _progress(file: Path) -> Iterator[Callable[[int], None]]:
 
     columns = (BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
-        task = progress.add_task("", total=file.stat().st_size)
-        held = 0
-
-        def advance(size: int) -> None:
-            nonlocal held
-            held += size
-            if held >= _LONG // 16:  # a bar costs more than a packet
-                progress.advance(task, held)
-                held = 0
-
-        yield advance
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=sys.stdout is not None and sys.stdout.isatty()
+    ) as progress:
+        task = progress.add_task("", total=status.st_size)
+        yield lambda size: progress.advance(task, size)
 
 
 def _type_byte(context: typer.Context, name: str) -> int:

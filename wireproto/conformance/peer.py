@@ -142,6 +142,7 @@ class Link:
         """The session key, once the handshake is done."""
         self.bodies: list[bytes] = []
         """Those of the link frames that came since then: in revision 2, boxes."""
+        self._owes_pong = False
         self._settings = peer.settings
         self._patience = peer.settings.patience
 
@@ -160,6 +161,8 @@ class Link:
 
     async def send(self, what: str, frame: bytes) -> None:
         """A cluster frame, in a box where the revision wants one."""
+        if frame[:1] == PONG[:1]:
+            self._owes_pong = False
         await self.send_body(what, self.body(frame))
 
     def body(self, frame: bytes, **deviation: bytes) -> bytes:
@@ -258,7 +261,9 @@ class Link:
         """The next cluster frame, opened where it is sealed. Missed where none comes, or the connection ends."""
         body = await self._body("a frame", seconds=seconds)
         self.bodies.append(body)
-        return self._opened(body)
+        opened = self._opened(body)
+        self._owes_pong |= opened == PING
+        return opened
 
     async def message(self, seconds: float | None = None) -> Message:
         """The next frame's message. Missed where it is not to the letter."""
@@ -278,10 +283,12 @@ class Link:
         return await self.expect_pong()
 
     async def expect_bootstrap(self) -> JacclBootstrapPayload:
-        """A rank 0's jacclBootstrap; pings may come before it."""
+        """A rank 0's jacclBootstrap. Pings before it are answered: rank 0 may wait for a pong. [PLAIN-OFFER]"""
         self.step("expect a jacclBootstrap")
         deadline = self._now() + self._patience.answer
         while True:
+            if self._owes_pong:
+                await self.send("a pong", PONG)
             try:
                 message = await self.message(max(deadline - self._now(), 0.0))
             except Missed as missed:

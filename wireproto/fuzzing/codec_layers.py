@@ -129,7 +129,12 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
         return data[:1], kind_of(verdict)
 
     return Harness(
-        "frame", check, seeds.frame, _mutate_or_draw, ("wireproto.codec.frame", "wireproto.codec.json_scanner"), quick
+        "frame",
+        check,
+        seeds.frame,
+        _mutate_or_draw,
+        ("wireproto.codec.frame", "wireproto.codec.fields", "wireproto.codec.json_scanner"),
+        quick,
     )
 
 

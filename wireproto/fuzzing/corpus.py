@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from wireproto.codec.json_scanner import payload_fields
+from wireproto.codec.fields import payload_fields
 from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS
 from wireproto.fuzzing.sealed import LENGTHS, split_stream
 from wireproto.fuzzing.seeds import SEEDS, session

@@ -1,4 +1,4 @@
-"""The harness of the files that say where the ranks are."""
+"""The harness of the topology files."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _FORMS: Final[tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...]]
 
 
 def device_file_harness(check_file: Callable[[bytes], DeviceVerdict] = check_device_file) -> Harness:
-    """Each input as a device matrix, as rank entries and as a ring hostfile. [TOPOLOGY-*]"""
+    """Read each input as a device matrix, as rank entries and as a ring hostfile. [TOPOLOGY-*]"""
 
     def check(data: bytes) -> object:
         kinds = []
@@ -51,17 +51,19 @@ def device_file_harness(check_file: Callable[[bytes], DeviceVerdict] = check_dev
 
 
 def _check_matrix(found: DeviceVerdict, rows: Any) -> None:
-    """A mesh and a ring as JACCL needs them, counted by hand."""
+    """Compare with a mesh and a ring as JACCL needs them, counted independently."""
     counts = [[len(entry) if isinstance(entry, list) else entry is not None for entry in row] for row in rows]
     size = len(counts)
     between = [counts[r][c] for r in range(size) for c in range(size) if r != c]
     around = [counts[r][c] for r in range(size) for c in ((r + 1) % size, (r - 1) % size)]
-    expect(all(counts[r][c] == counts[c][r] for r in range(size) for c in range(size)), "both ends of a link")
-    expect(found.mesh == all(between), "a mesh, by hand")
-    expect(found.ring == (all(around) and len({*around}) == 1), "a ring, by hand")
+    linked = [[bool(count) for count in row] for row in counts]
+    expect(linked == [list(column) for column in zip(*linked, strict=True)], "both ends of a link")
+    expect(found.mesh == (size <= 8 and all(between)), "a mesh, by hand")
+    expect(found.wires == (min(between) if found.mesh else 0), "the connections of a mesh, by hand")
+    expect(found.ring == (len({*around}) == 1 and 1 <= around[0] <= 4), "a ring, by hand")
     for row in rows:
         names = [name for entry in row for name in (entry if isinstance(entry, list) else [entry]) if name]
-        expect(len(names) == len({*names}), "a name once a row")
+        expect(len(names) == len({*names}), "no name twice in a row")
 
 
 def _mutate_file(random: Random, data: bytes) -> bytes:

@@ -1,14 +1,10 @@
-"""The harness of what `wireproto inspect` reads: captures, and the bytes of one direction."""
+"""The harness of the files that `wireproto inspect` reads: captures, and the bytes of one direction."""
 
 import io
 import json
-import shutil
 import struct
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -16,39 +12,84 @@ from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, cuts, expect
 from wireproto.fuzzing.mutations import mutate_bytes
 from wireproto.fuzzing.sealed import mutate_link, mutate_sealed
-from wireproto.inspection import fields, hexdump, packets, timeline
-from wireproto.inspection.connections import Capture, entries_of_stream
+from wireproto.inspection import fields, hexdump, timeline
+from wireproto.inspection.captures import CaptureError, CaptureFile
+from wireproto.inspection.connections import NotAStreamError, entries_of_stream
 from wireproto.inspection.keys import KeyLog
+from wireproto.inspection.reading import Reading
 from wireproto.inspection.sessions import Entry, Kind
+from wireproto.inspection.source import Source
 from wireproto.session import key_log_line
 from wireproto.session.handshake import SessionSecrets
 from wireproto.testing.fixed_keys import KNOWN
 
-_MAGIC: Final = b"\x0a\x0d\x0d\x0a"
 _KEY_LOG: Final = key_log_line(SessionSecrets(KNOWN.key, KNOWN.rank_0.nonce, b""))
 
 
 def inspection_harness() -> Harness:
-    """Captures and streams, read with the key log of `KNOWN`, and each entry shown in every form."""
-    scratch = Path(tempfile.mkdtemp(prefix="wireproto-fuzz-"))
-    path = scratch / "capture"
+    """Return the harness: files are read with the key log of `KNOWN`, no byte is lost, each entry has every form."""
+    modules = [f"wireproto.inspection.{name}" for name in _MODULES]
+    return Harness("inspection", _check, seeds.inspection, _mutate, modules)
 
-    def check(data: bytes) -> object:
-        path.write_bytes(data)
-        kinds: set[object] = set()
-        if packets.is_capture(path):
-            kinds.update(_shown(_captured(path)))
+
+_MODULES: Final = (
+    "captures",
+    "connections",
+    "fields",
+    "fragments",
+    "frames",
+    "hexdump",
+    "link_layer",
+    "packets",
+    "reading",
+    "sessions",
+    "source",
+    "tcp",
+    "timeline",
+)
+
+
+def _check(data: bytes) -> object:
+    source = Source(io.BytesIO(data))
+    reading = Reading(source, _keys())
+    account = _Account()
+    kinds: set[object] = set()
+    try:
+        kinds.update(_shown(account.seen(reading.entries())))
+    except CaptureError as error:
+        kinds.add(str(error).partition(" at byte")[0].rstrip("0123456789, bytes"))
+    account.check(reading)
+    if CaptureFile.is_capture(data[:4]):
+        kinds.update(reading.others)
+        expect(source.offset == len(data), "no silent loss", f"{source.offset} of {len(data)} bytes of the file")
+        expect(reading.packets == reading.with_tcp + reading.others.total(), "no silent loss", "packets")
+    elif source.compression is None:
         for ours, other in zip_longest(_in_step([data]), _in_step(cuts(data))):
             expect(ours == other, "any chunking")
-        kinds.update(_shown(entries_of_stream([data], _keys())))
-        return frozenset(kinds)
-
-    weakref.finalize(check, shutil.rmtree, scratch, ignore_errors=True)
-    modules = [f"wireproto.inspection.{name}" for name in _MODULES]
-    return Harness("inspection", check, seeds.inspection, _mutate, modules)
+    return frozenset(kinds)
 
 
-_MODULES: Final = ("connections", "fields", "frames", "hexdump", "packets", "sessions", "tcp", "timeline")
+class _Account:
+    """Checks that the bytes of the entries add up."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, list[int]] = {}  # of what was told so far of the two streams of a connection
+        self._shown = 0
+
+    def seen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            self._shown += entry.size - entry.lost
+            ends = self._ends.setdefault(entry.connection, [0, 0])
+            if entry.size and entry.kind is not Kind.LATE:
+                # Not by sender: which side is which rank may turn out later.
+                expect(entry.offset in ends, "no silent loss", f"before the entry at {entry.offset}")
+                ends[ends.index(entry.offset)] += entry.size
+            yield entry
+
+    def check(self, reading: Reading) -> None:
+        if reading.packets:
+            told = self._shown + reading.repeated + reading.other_bytes
+            expect(told == reading.payload, "no silent loss", f"{told} of {reading.payload} bytes of segments")
 
 
 def _keys() -> KeyLog:
@@ -56,27 +97,19 @@ def _keys() -> KeyLog:
 
 
 def _in_step(pieces: list[bytes]) -> Iterator[str]:
-    """The entries up to the first fault: behind it, where the next frame is looked for depends on what has come."""
-    for entry in entries_of_stream(pieces, _keys()):
-        if entry.kind is Kind.BROKEN:
-            yield str(entry.error)
-            return
-        yield timeline.as_json(entry)
-
-
-def _captured(path: Path) -> Iterator[Entry]:
-    capture = Capture(_keys())
+    """Yield the entries up to the first fault: after it, where the next frame is found depends on the pieces."""
     try:
-        for packet in packets.read_packets(path):
-            if packet.segment is not None:
-                yield from capture.take(packet.segment)
-    except packets.CaptureError:
-        pass
-    yield from capture.end()
+        for entry in entries_of_stream(pieces, _keys()):
+            if entry.kind in (Kind.BROKEN, Kind.SKIPPED):
+                yield f"{entry.offset}: {entry.error}"
+                return
+            yield timeline.as_json(entry)
+    except NotAStreamError:
+        return
 
 
 def _shown(entries: Iterable[Entry]) -> Iterator[object]:
-    """What kinds of entries there are; each is shown in every form, of which none may fail."""
+    """Yield the kinds of entries; show each in every form, of which none may fail."""
     for entry in entries:
         json.loads(timeline.as_json(entry))
         text = timeline.title(entry) + timeline.summary(entry)
@@ -91,32 +124,46 @@ def _shown(entries: Iterable[Entry]) -> Iterator[object]:
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 _LONGEST: Final = 64 * 1024
-"""Bytes of a stream: each of its frames is shown in every form, which takes a tenth of a millisecond."""
+"""Bytes of a stream: showing a frame in every form takes a tenth of a millisecond."""
 _mutate_boxes: Final = mutate_sealed(KNOWN.key)
 
 
 def _mutate(random: Random, data: bytes) -> bytes:
-    if data.startswith(_MAGIC):
+    if data.startswith(seeds.PCAPNG):
         return _mutate_capture(random, data)
+    if CaptureFile.is_capture(data[:4]):
+        return mutate_bytes(random, data)
     return random.choice((mutate_bytes, mutate_link, _mutate_boxes))(random, data)[:_LONGEST]
 
 
 def _mutate_capture(random: Random, data: bytes) -> bytes:
-    """A capture: packets gone, twice or elsewhere, a byte of one changed; or any byte."""
+    """Change a capture: packets removed, repeated, moved, cut, or with another byte; or any byte."""
     blocks = _blocks(data)
     if len(blocks) < 4 or random.random() < 0.1:
         return mutate_bytes(random, data)
-    at = random.randrange(2, len(blocks))
-    if random.random() < 0.5:
-        block = blocks.pop(at)
-        for _ in range(random.randrange(3)):
-            blocks.insert(random.randint(2, len(blocks)), block)
-    else:
+    for _ in range(random.choice((1, 1, 1, 4, 16))):
+        at = random.randrange(2, len(blocks))
         block = blocks[at]
-        place = random.randrange(28, max(29, len(block) - 4))
-        value = random.choice((0, 1, 0xFF, random.randrange(256)))
-        blocks[at] = block[:place] + bytes([value]) + block[place + 1 :]
+        action = random.random()
+        if action < 0.5 and len(blocks) > 3:
+            del blocks[at]
+            for _ in range(random.choice((0, 1, 1, 2))):
+                blocks.insert(random.randint(2, len(blocks)), block)
+        elif action < 0.6 and len(block) > 32:
+            blocks[at] = _cut(block, random.randrange(28, len(block) - 4))
+        else:
+            place = random.randrange(min(28, len(block) - 1), max(29, len(block) - 4))
+            value = random.choice((0, 1, 0xFF, random.randrange(256)))
+            blocks[at] = block[:place] + bytes([value]) + block[place + 1 :]
     return b"".join(blocks)
+
+
+def _cut(block: bytes, end: int) -> bytes:
+    """A packet block with the bytes of its packet up to `end`, as a snapshot length leaves it."""
+    body = block[8:20] + struct.pack("<I", end - 28) + block[24:end]
+    body += bytes(-len(body) % 4)
+    size = struct.pack("<I", len(body) + 12)
+    return block[:4] + size + body + size
 
 
 def _blocks(data: bytes) -> list[bytes]:

@@ -1,6 +1,8 @@
 """Inputs to begin with, from the test vectors: for each layer, names and bytes."""
 
+import gzip
 import io
+import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -115,25 +117,79 @@ def _conversation(role: Role, revision: Revision) -> bytes:
 _PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
 
 
+PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
+"""How such a file starts."""
+
+
 def inspection() -> Seeds:
     """Captures of sessions, and streams of one direction."""
     yield from link()
     for group in load(SessionTest).groups:
-        for test in group.tests:
-            yield f"{test.id}-capture", _capture(test)
+        for at, test in enumerate(group.tests):
+            packets = _packets(test)
+            yield f"{test.id}-capture", _pcapng(packets)
+            yield f"{test.id}-fragments", _pcapng([part for packet in packets for part in _fragments(packet)])
+            if at < len(_LINK_HEADERS):
+                link_type, head = _LINK_HEADERS[at]
+                yield f"{test.id}-link-type-{link_type}", _pcap(link_type, [head + packet for packet in packets])
+                yield f"{test.id}-gzip", gzip.compress(_pcapng(packets), mtime=0)
             yield test.id, b"".join(step.bytes or b"" for step in test.steps if step.do == "receive")
 
 
-def _capture(test: SessionTest) -> bytes:
+_LINK_HEADERS: Final = (
+    (0, b"\2\0\0\0"),
+    (1, bytes(12) + b"\x91\0\0\5\x81\0\0\7\x08\0"),
+    (9, b"\xff\3\0\x21"),
+    (101, b""),
+    (113, bytes(14) + b"\x08\0"),
+    (258, struct.pack("<III", 16, 1, 1) + bytes(4) + bytes(12) + b"\x08\0"),
+    (276, b"\x08\0" + bytes(18)),
+)
+"""Link types, and what stands before IP in them."""
+
+
+def _pcap(link_type: int, packets: list[bytes]) -> bytes:
+    head = struct.pack(">IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262_144, link_type)
+    return head + b"".join(struct.pack(">IIII", 0, 0, len(each), len(each)) + each for each in packets)
+
+
+def _pcapng(packets: list[bytes]) -> bytes:
     out = io.BytesIO()
-    tcp = TcpWriter(Writer(out.write), _ENDS, 0.0)
+    writer = Writer(out.write)
+    for packet in packets:
+        writer.packet(0.0, packet)
+    return out.getvalue()
+
+
+def _fragments(packet: bytes) -> Iterator[bytes]:
+    """An IPv4 packet in fragments of 128 bytes."""
+    payload = packet[20:]
+    for at in range(0, len(payload), 128):
+        more = 0x2000 if at + 128 < len(payload) else 0
+        part = payload[at : at + 128]
+        yield packet[:2] + struct.pack(">HHH", 20 + len(part), 7, more | at // 8) + packet[8:20] + part
+
+
+class _Packets:
+    """As `Writer`: keeps the packets."""
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+
+    def packet(self, time: float, data: bytes) -> None:
+        self.packets.append(data)
+
+
+def _packets(test: SessionTest) -> list[bytes]:
+    out = _Packets()
+    tcp = TcpWriter(out, _ENDS, 0.0)
     own = 0 if test.role == Role.INITIATOR.value else 1
     for step in test.steps:
         tcp.data(own if step.do in ("start", "send") else 1 - own, 0.0, step.bytes or b"")
         if step.events and step.events[0].reply:
             tcp.data(own, 0.0, step.events[0].reply)
     tcp.close(0, 0.0)
-    return out.getvalue()
+    return out.packets
 
 
 def device_file() -> Seeds:

@@ -1,6 +1,7 @@
-"""What a capture says: packets, byte streams, link frames, messages, and the pictures of them.
+"""The contents of a capture: packets, byte streams, link frames, messages, and pictures of them.
 
-`packets` reads the file, `tcp` puts the byte streams together, `frames` cuts them, and `sessions` makes entries of a
-time line of them, with the keys that `keys` finds; `connections` does all that in a row. `timeline`, `hexdump`,
-`sequence`, `opened` and `report` show entries. `pcapng` writes captures.
+`reading` reads a file. It uses `source` (bytes), `captures` (packets), `packets` (TCP segments, with `link_layer` and
+`fragments`) and `connections`, which turns segments into entries: `tcp` puts the byte streams together, `frames` cuts
+them, and `sessions` reads the frames, with the keys of `keys`. `timeline`, `hexdump`, `sequence`, `opened` and `report`
+show entries. `pcapng` writes captures. `formats` names what is not read.
 """

@@ -1,33 +1,101 @@
-"""The connections of a capture that carry the protocol, and what is said on them: segments in, entries out."""
+"""The connections of a capture that carry the protocol: segments in, entries out."""
 
-from collections.abc import Iterable, Iterator
-from itertools import count
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
+from math import inf
 from typing import Final
 
 from wireproto.codec.link import HEADER
-from wireproto.inspection.frames import MAX_HELD, Found, Frame, FrameFinder
+from wireproto.inspection.frames import KEPT, MAX_HELD, Fault, Found, Frame, FrameFinder, Hole, Skipped
 from wireproto.inspection.keys import KeyLog
 from wireproto.inspection.sessions import Entry, Kind, Session
-from wireproto.inspection.tcp import ACK, RST, SYN, Endpoint, Piece, Segment, Stream
+from wireproto.inspection.tcp import ACK, MAX_EARLY, RST, SYN, Endpoint, Late, Piece, Segment, Stream
+from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_TYPE
 from wireproto.session import MAX_HANDSHAKE_LENGTH
+from wireproto.session.seal import OVERHEAD
 
 LINK_PORT: Final = 7777
-"""What uses it is taken for the protocol, whatever it says. [SESSION-TCP]"""
+"""A connection that uses it is taken for the protocol's, whatever it carries. [SESSION-TCP]"""
 _MAX_CONNECTIONS: Final = 128
-"""So many are followed at a time; one more ends the oldest."""
+"""Connections that are followed at a time; one more ends another, of other protocols first."""
 _PATIENCE: Final = 512 * 1024
-"""So many bytes may wait for a frame in a connection in which none was found yet."""
+"""Bytes that may wait for a frame in a connection in which none was found yet."""
+_MAX_WAITING: Final = 64
+_MAX_WAIT: Final = 1.0
+"""So many segments of a connection, or seconds between them, may pass before bytes that a segment acknowledges."""
+_SETTLING: Final = 16
+_SETTLING_TIME: Final = 0.5
+"""So many segments, or seconds, show where a connection starts of which the capture has no SYN."""
+_MAX_KEPT: Final = 64
+"""Findings that are kept before it is known that a connection is the protocol's."""
+_MAX_FIRST: Final = 64 * 1024
+"""Bytes of a stream that are held to see whether another frame follows its first box."""
+_MAX_UNSURE: Final = 8
+"""Entries of a stream that are kept before one is sure to be of the protocol."""
+_HANDSHAKE_STARTS: Final = (b"\x01{", b"\x02{")
+
+
+class NotAStreamError(Exception):
+    """The bytes are not a stream of the protocol."""
 
 
 def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[Entry]:
-    """The entries of the bytes of one direction, without packets around them."""
+    """Yield the entries of the bytes of one direction, without packets around them.
+
+    Raises `NotAStreamError` where the bytes do not start with a link frame, and no message is found in them either.
+    """
+    head = b""
+    rest = iter(chunks)
+    while (is_stream := _starts_with_frame(head)) is None and (chunk := next(rest, b"")):
+        head += chunk
+    if is_stream is None:  # that is all
+        is_stream = len(head) > HEADER.size and len(head) >= HEADER.size + HEADER.unpack_from(head)[0]
     session = Session(1, keys, None, whole=False)
-    finder = FrameFinder(synced=True)
-    for chunk in chunks:
+    finder = FrameFinder(synced=is_stream)
+    kept: list[Entry] = []
+
+    def sure(entry: Entry) -> Sequence[Entry]:
+        """Return the entries that can be shown: all, once one is sure to be of the protocol."""
+        nonlocal is_stream
+        kept.append(entry)
+        is_stream = is_stream or entry.kind is Kind.MESSAGE
+        if not is_stream:
+            if len(kept) == _MAX_UNSURE:
+                raise NotAStreamError
+            return ()
+        told = kept[:]
+        kept.clear()
+        return told
+
+    for chunk in chain([head], rest):
         for found in finder.feed(chunk):
-            yield session.entry(0, 0.0, found)
+            yield from sure(session.entry(0, 0.0, found))
     for found in finder.end(closed=True):
-        yield session.entry(0, 0.0, found)
+        yield from sure(session.entry(0, 0.0, found))
+    if not is_stream:
+        raise NotAStreamError
+
+
+def _starts_with_frame(head: bytes) -> bool | None:
+    """Whether a link frame can start so; None where more bytes, if there are any, are needed to tell.
+
+    Its length is within the limits, and after it is a known type, or a box that another frame follows.
+    """
+    if len(head) <= HEADER.size:
+        return None
+    length: int = HEADER.unpack_from(head)[0]
+    if not 0 < length <= MAX_LINK_LENGTH:
+        return False
+    if head[HEADER.size] in SPEC_BY_TYPE:
+        return True
+    end = HEADER.size + length
+    if length <= OVERHEAD or end > _MAX_FIRST:
+        return length > OVERHEAD
+    if len(head) < end + HEADER.size:
+        return None
+    following: int = HEADER.unpack_from(head, end)[0]
+    return 0 < following <= MAX_LINK_LENGTH
 
 
 class Capture:
@@ -35,19 +103,28 @@ class Capture:
 
     The protocol's are those that begin with a link frame as short as the handshake's, those that use `LINK_PORT`, and
     those whose beginning the capture lacks, once a link frame is found in them.
+
+    Every byte of `payload` is in an entry, or in `repeated`, or in `other_bytes`.
     """
 
     def __init__(self, keys: KeyLog | None) -> None:
+        self.payload = 0
+        """Bytes in the segments so far."""
+        self.repeated = 0
+        """Bytes that came again."""
         self.others = 0
         """Connections that carried something else."""
+        self.other_bytes = 0
+        """The bytes of those."""
         self._keys = keys
         self._numbers = count(1)
         self._connections: dict[tuple[Endpoint, Endpoint], _Connection] = {}
         self._time = 0.0
 
     def take(self, segment: Segment) -> Iterator[Entry]:
-        """The entries that a segment completes."""
+        """Yield the entries that a segment completes."""
         self._time = segment.time
+        self.payload += len(segment.data)
         source, target = segment.source, segment.target
         ends = (source, target) if source < target else (target, source)
         connection = self._connections.get(ends)
@@ -55,68 +132,218 @@ class Capture:
             if connection is not None:
                 yield from self._end(ends)
             elif len(self._connections) == _MAX_CONNECTIONS:
-                yield from self._end(next(iter(self._connections)))
-            connection = self._connections[ends] = _Connection(ends, segment, self._keys, self._numbers)
+                yield from self._end(self._least())
+            connection = self._connections[ends] = _Connection(ends, self._keys, self._numbers)
         yield from connection.take(segment)
 
     def end(self) -> Iterator[Entry]:
-        """The capture ends here."""
+        """Yield the last entries: the capture ends here."""
         for ends in list(self._connections):
             yield from self._end(ends)
+
+    def _least(self) -> tuple[Endpoint, Endpoint]:
+        """Return the connection that is the least loss: one of another protocol, or the oldest."""
+        for is_other in (lambda each: each.is_foreign, lambda each: not each.is_session, lambda each: True):
+            for ends, connection in self._connections.items():
+                if is_other(connection):
+                    return ends
+        raise AssertionError
 
     def _end(self, ends: tuple[Endpoint, Endpoint]) -> Iterator[Entry]:
         connection = self._connections.pop(ends)
         yield from connection.end(self._time)
-        self.others += connection.is_other
+        if connection.is_session:
+            self.repeated += connection.repeated
+        elif connection.received:
+            self.others += 1
+            self.other_bytes += connection.received
+
+
+_Waiting = list[tuple[int, int, Segment]]
+"""Segments that wait, with the place in the other stream up to which they acknowledge, and their turn."""
 
 
 class _Connection:
-    """One TCP connection. Its sides are 0 and 1, in the order of `ends`."""
+    """One TCP connection. Its sides are 0 and 1, in the order of `ends`.
 
-    def __init__(
-        self, ends: tuple[Endpoint, Endpoint], first: Segment, keys: KeyLog | None, numbers: Iterator[int]
-    ) -> None:
+    A capture may have packets in another order than they were sent: threads and cards that capture side by side write
+    so. A segment was sent after the bytes that it acknowledges; it waits for them, as long as they may still come.
+    """
+
+    def __init__(self, ends: tuple[Endpoint, Endpoint], keys: KeyLog | None, numbers: Iterator[int]) -> None:
+        self.received = 0
+        """Bytes in its segments."""
+        self.is_foreign = False
+        """Whether it carries something else."""
         self._ends = ends
-        self._initiator = _initiator(ends, first)
-        self._begin = first.sequence if first.flags & SYN else None
         self._keys = keys
         self._numbers = numbers
+        self._initiator: int | None = None  # the side that connects; None while that is unknown
+        self._begin: int | None = None  # the sequence number of that side's SYN
         self._session: Session | None = None
+        self._is_whole = True  # no segment was read before bytes that it acknowledges
+        self._settling: list[Segment] | None = []
+        self._waiting: tuple[_Waiting, _Waiting] = ([], [])  # heaps
+        self._arrivals = count()
+        self._waiting_size = 0
         self._streams = (Stream(), Stream())
         self._finders: dict[int, FrameFinder] = {}
         self._open = {0, 1}
-        self._heads = [b"", b""]
+        self._heads: list[bytes | None] = [b"", b""]  # the first bytes of a side; None where they are missing
+        self._before: dict[int, Hole | Skipped | Fault] = {}  # what is before the first frame
+        self._late: list[tuple[int, Late]] = []
         self._is_known = LINK_PORT in (ends[0].port, ends[1].port)
-        self._is_foreign = False
 
     @property
-    def is_other(self) -> bool:
-        """Whether it carries something else, as far as one can tell."""
-        return self._session is None and any(self._heads)
+    def is_session(self) -> bool:
+        return self._session is not None
+
+    @property
+    def repeated(self) -> int:
+        return sum(stream.repeated for stream in self._streams)
 
     def is_followed_by(self, segment: Segment) -> bool:
         """Whether the segment opens another connection between the same ends."""
-        return segment.flags & (SYN | ACK) == SYN and segment.sequence != self._begin
+        if segment.flags & (SYN | ACK) != SYN or self._settling:
+            return False
+        return segment.sequence != self._begin or not self._open
 
     def take(self, segment: Segment) -> Iterator[Entry]:
-        """The entries that a segment completes."""
-        side = self._ends.index(segment.source)
-        if segment.flags & ACK:
-            for piece in self._streams[1 - side].acknowledged(segment.acknowledged, segment.time):
-                yield from self._entries(1 - side, piece)
-        for piece in self._streams[side].take(segment):
-            yield from self._entries(side, piece)
-        if segment.flags & RST:
-            yield from self._close(side, segment.time, set(self._open), "by a reset")
-        elif side in self._open and self._streams[side].is_over:
-            yield from self._close(side, segment.time, {side}, "")
+        """Yield the entries that a segment completes."""
+        self.received += len(segment.data)
+        if self.is_foreign:
+            return
+        if self._settling is None:
+            yield from self._arrive(segment)
+            return
+        held = self._settling
+        held.append(segment)
+        if held[0].flags & SYN or len(held) == _SETTLING or segment.time - held[0].time > _SETTLING_TIME:
+            yield from self._settle()
 
     def end(self, time: float) -> Iterator[Entry]:
-        """The capture ends here, or another connection begins."""
-        for side in self._open:
+        """Yield the last entries: the capture ends here, or another connection begins."""
+        yield from self._settle()
+        yield from self._drain(inf)
+        if self.is_foreign:
+            return
+        for side in (0, 1):
             for piece in self._streams[side].give_up(time):
                 yield from self._entries(side, piece)
-            yield from self._last(side, time, closed=False)
+        yield from self._close_streams(time)
+        for side in (0, 1):
+            yield from self._last(side, time, closed=side not in self._open)
+
+    # -- order ---------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> Iterator[Entry]:
+        """Find where both streams start, then read the segments held for that."""
+        held, self._settling = self._settling or [], None
+        held.sort(key=lambda segment: not segment.flags & SYN)
+        for side in (0, 1):
+            own = [segment for segment in held if segment.source == self._ends[side]]
+            if own and not held[0].flags & SYN:
+                first = min((each.first - own[0].first + 0x8000_0000) & 0xFFFF_FFFF for each in own)
+                self._streams[side].start(own[0].first + first - 0x8000_0000, from_start=False)
+        if held:
+            # The SYN first, then what its side sent right after it: both say where the other stream starts.
+            self._initiator, self._begin = _initiator(self._ends, held[0])
+            begin = None if self._begin is None else (self._begin + 1) & 0xFFFF_FFFF
+            held.sort(key=lambda segment: (not segment.flags & SYN, segment.first != begin))
+        for segment in held:
+            yield from self._arrive(segment)
+
+    def _arrive(self, segment: Segment) -> Iterator[Entry]:
+        if self.is_foreign:
+            return
+        side = self._ends.index(segment.source)
+        if self._is_ready(side, segment):
+            yield from self._read(side, segment)
+        else:
+            heapq.heappush(self._waiting[side], (self._place(side, segment), next(self._arrivals), segment))
+            self._waiting_size += len(segment.data)
+        yield from self._drain(segment.time)
+
+    def _drain(self, now: float) -> Iterator[Entry]:
+        """Read the waiting segments that are ready, or have waited for long enough."""
+        while any(self._waiting):
+            sides = [side for side in (0, 1) if self._waiting[side]]
+            ready = [side for side in sides if self._is_ready(side, self._waiting[side][0][2])]
+            if ready:
+                yield from self._next(ready[0])
+            elif self._is_long(now):
+                self._is_whole = False
+                if self._session is not None:
+                    self._session.lack()
+                yield from self._next(min(sides, key=lambda side: self._waiting[side][0][2].time))
+            else:
+                return
+
+    def _is_ready(self, side: int, segment: Segment) -> bool:
+        """Whether all bytes were read that were there when the segment was sent."""
+        other = self._streams[1 - side]
+        own = self._streams[side]
+        if segment.flags & ACK and other.is_known and not other.has(segment.acknowledged):
+            return False
+        if not other.is_known and own.from_start and own.place(segment.first) > 0:
+            return False  # where the other stream starts is told by its SYN, or the first segment after the own SYN
+        return not (segment.flags & RST and own.is_known and not own.has(segment.first))
+
+    def _place(self, side: int, segment: Segment) -> int:
+        """Return up to where the other stream must have been read before the segment of a side is."""
+        return self._streams[1 - side].place(segment.acknowledged)
+
+    def _start(self, side: int, number: int) -> None:
+        """Say the sequence number of a side's first byte."""
+        self._streams[side].start(number, from_start=True)
+        waiting = self._waiting[1 - side]
+        waiting[:] = [(self._place(1 - side, segment), turn, segment) for _, turn, segment in waiting]
+        heapq.heapify(waiting)
+
+    def _is_long(self, now: float) -> bool:
+        """Whether segments have waited for long enough."""
+        count = len(self._waiting[0]) + len(self._waiting[1])
+        oldest = min(each[0][2].time for each in self._waiting if each)
+        return count > _MAX_WAITING or self._waiting_size > MAX_EARLY or now - oldest > _MAX_WAIT
+
+    def _next(self, side: int) -> Iterator[Entry]:
+        """Read the segment of a side that has waited for the fewest bytes."""
+        _, _, segment = heapq.heappop(self._waiting[side])
+        self._waiting_size -= len(segment.data)
+        yield from self._read(side, segment)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _read(self, side: int, segment: Segment) -> Iterator[Entry]:
+        if self.is_foreign:
+            return
+        own, other = self._streams[side], self._streams[1 - side]
+        if segment.flags & SYN and not own.is_known:
+            self._start(side, segment.first)
+        pieces = own.take(segment)
+        if segment.flags & ACK:
+            if not other.is_known and (segment.flags & SYN or (own.from_start and not own.place(segment.first))):
+                self._start(1 - side, segment.acknowledged)  # it has sent nothing but its SYN
+            for piece in other.acknowledged(segment.acknowledged, segment.time):
+                yield from self._entries(1 - side, piece)
+        for piece in pieces:
+            yield from self._entries(side, piece)
+        if segment.flags & RST:
+            yield from self._reset(side, segment.time)
+        elif own.is_over or other.is_over:
+            yield from self._close_streams(segment.time)
+
+    def _reset(self, side: int, time: float) -> Iterator[Entry]:
+        for each in (0, 1):
+            for piece in self._streams[each].give_up(time):
+                yield from self._entries(each, piece)
+        yield from self._close(side, time, set(self._open), "by a reset")
+
+    def _close_streams(self, time: float) -> Iterator[Entry]:
+        """Close the sides whose last byte was read."""
+        for side in (0, 1):
+            if side in self._open and self._streams[side].is_over:
+                yield from self._close(side, time, {side}, "")
 
     def _close(self, side: int, time: float, closed: set[int], note: str) -> Iterator[Entry]:
         """A side has ended its stream, or both streams."""
@@ -128,46 +355,94 @@ class _Connection:
         self._open -= closed
 
     def _last(self, side: int, time: float, *, closed: bool) -> Iterator[Entry]:
-        if self._session is not None and side in self._finders:
+        if side in self._finders:
             for found in self._finders[side].end(closed=closed):
-                yield self._session.entry(side, time, found)
+                yield from self._found(side, time, found)
 
-    def _entries(self, side: int, piece: Piece) -> Iterator[Entry]:
-        if self._session is None and not self._is_promising(side, piece.data):
+    def _entries(self, side: int, piece: Piece | Late) -> Iterator[Entry]:
+        if isinstance(piece, Late):
+            if self._session is not None:
+                yield self._session.late(side, piece)
+            elif len(self._late) < _MAX_KEPT:
+                self._late.append((side, piece))
+            else:
+                self._streams[side].repeated += len(piece.data)
+            return
+        if self._session is None and not self._is_promising(side, piece):
             return
         finder = self._finders.get(side)
         if finder is None:
             finder = self._finders[side] = FrameFinder(synced=self._streams[side].from_start)
         finder.patience = _PATIENCE if self._session is None else MAX_HELD
         for found in finder.lose(piece.lost) if piece.lost else finder.feed(piece.data):
-            if self._session is None:
-                if not (self._is_known or isinstance(found, Frame)):
-                    continue
-                yield from self._opened(side, piece.time, found)
-            else:
-                yield self._session.entry(side, piece.time, found)
+            yield from self._found(side, piece.time, found)
 
-    def _is_promising(self, side: int, data: bytes) -> bool:
+    def _found(self, side: int, time: float, found: Found) -> Iterator[Entry]:
+        if self._session is not None:
+            yield self._session.entry(side, time, found)
+        elif self._is_known or _is_the_protocols(found):
+            yield from self._opened(side, time, found)
+        elif not isinstance(found, Frame):
+            before = self._before.get(side)
+            self._before[side] = _joined(before, found)
+
+    def _is_promising(self, side: int, piece: Piece) -> bool:
         """Whether the connection may be the protocol's. A connection that is not is never looked at again."""
-        head = self._heads[side] = (self._heads[side] + data)[: HEADER.size]
-        if self._streams[side].from_start and len(head) == HEADER.size and not self._is_known:
-            self._is_foreign |= not 0 < HEADER.unpack(head)[0] <= MAX_HANDSHAKE_LENGTH
-        return not self._is_foreign
+        head = self._heads[side]
+        if self._is_known or head is None or len(head) == HEADER.size or not self._streams[side].from_start:
+            return True
+        head = self._heads[side] = None if piece.lost else (head + piece.data)[: HEADER.size]
+        if head is not None and len(head) == HEADER.size and not 0 < HEADER.unpack(head)[0] <= MAX_HANDSHAKE_LENGTH:
+            self.is_foreign = True
+            self._finders.clear()
+            self._streams = (Stream(), Stream())
+            for each in self._waiting:
+                each.clear()
+        return not self.is_foreign
 
     def _opened(self, side: int, time: float, found: Found) -> Iterator[Entry]:
-        """The first entry, and before it the one that the connection is there."""
-        whole = all(stream.from_start for stream in self._streams)
-        self._session = Session(next(self._numbers), self._keys, self._initiator, whole)
+        """Yield an entry that the connection is there, then those about what was found in it so far."""
+        is_whole = all(stream.from_start for stream in self._streams)
+        self._session = Session(next(self._numbers), self._keys, self._initiator, is_whole)
+        if self._before or not self._is_whole:
+            self._session.lack()
         first = self._session.entry(side, time, found)
         ends = self._ends if self._session.rank(0) == 0 else self._ends[::-1]
-        note = "" if whole else "joined later"
+        note = "" if is_whole else "joined later"
         yield Entry(kind=Kind.OPENED, time=time, connection=self._session.number, ends=ends, note=note)
+        for each, before in self._before.items():
+            yield self._session.entry(each, time, before)
+        for each, late in self._late:
+            yield self._session.late(each, late)
         yield first
 
 
-def _initiator(ends: tuple[Endpoint, Endpoint], first: Segment) -> int | None:
-    """The side that connects; None where the first segment does not tell."""
+def _is_the_protocols(found: Found) -> bool:
+    """Whether something found shows that the connection is the protocol's."""
+    match found:
+        case Frame():
+            return True
+        case Hole(data=data) | Fault(data=data):  # the start of a hello or ack
+            return data[HEADER.size : HEADER.size + 2] in _HANDSHAKE_STARTS
+    return False
+
+
+def _joined(before: Hole | Skipped | Fault | None, found: Hole | Skipped | Fault) -> Hole | Skipped | Fault:
+    """Return two findings, one after the other, as one."""
+    if before is None:
+        return found
+    size = before.size + found.size
+    lost = sum(each.lost for each in (before, found) if isinstance(each, Hole))
+    if lost:
+        return Hole(before.offset, size, lost, b"")
+    return Skipped(before.offset, size, (before.data + found.data)[:KEPT])
+
+
+def _initiator(ends: tuple[Endpoint, Endpoint], first: Segment) -> tuple[int | None, int | None]:
+    """Return the side that connects, and the number of its SYN; None where the first segment does not tell."""
+    if first.flags & SYN and first.flags & ACK:
+        return ends.index(first.target), (first.acknowledged - 1) & 0xFFFF_FFFF
     if first.flags & SYN:
-        return ends.index(first.target if first.flags & ACK else first.source)
+        return ends.index(first.source), first.sequence
     ports = [end.port for end in ends]
-    return 1 - ports.index(LINK_PORT) if ports.count(LINK_PORT) == 1 else None
+    return (1 - ports.index(LINK_PORT) if ports.count(LINK_PORT) == 1 else None), None

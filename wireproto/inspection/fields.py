@@ -1,4 +1,4 @@
-"""Which byte is of which field: a link frame, and what is in it, as spans without a gap between them."""
+"""The field that each byte belongs to: a link frame and the layers in it, as spans without a gap between them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,14 +6,14 @@ from typing import NamedTuple
 from wireproto.codec.json_scanner import Scanner
 from wireproto.codec.link import HEADER
 from wireproto.errors import WireError
-from wireproto.inspection.sessions import Entry, carries_token, hidden_dim
+from wireproto.inspection.sessions import Entry, Kind, carries_token, hidden_dim
 from wireproto.messages import SPEC_BY_TYPE, PayloadKind, SideChannelPart
 from wireproto.session.seal import NONCE, OVERHEAD, TAG
 
 UNREAD = "unread"
-"""What stands behind a fault, where no field can be told."""
+"""Bytes after a fault, whose field is unknown."""
 SYNTAX = "JSON"
-"""What stands between the fields of a JSON object."""
+"""The bytes between the fields of a JSON object."""
 
 
 class Span(NamedTuple):
@@ -22,20 +22,23 @@ class Span(NamedTuple):
     name: str
     data: bytes
     value: str = ""
-    """What they stand for, where the bytes do not show it."""
+    """Their value, where the bytes do not show it."""
     is_faulty: bool = False
 
 
 class Layer(NamedTuple):
-    """Bytes that stand together, all of them in spans."""
+    """Consecutive bytes, all of them in spans."""
 
     name: str
     spans: list[Span]
 
 
 def layers(entry: Entry) -> Iterator[Layer]:
-    """What an entry's frame looks like, from the outside in: the link frame, and what was in its boxes."""
+    """Yield the layers of an entry's frame, from the outside in: the link frame, then the plaintexts of its boxes."""
     if not entry.wire:
+        return
+    if entry.kind in (Kind.SKIPPED, Kind.LATE):
+        yield Layer("bytes of the stream", [Span(UNREAD, entry.wire)])
         return
     offset = None if entry.error is None else entry.error.offset
     if offset is not None and entry.frame is None:
@@ -134,7 +137,7 @@ def _json(frame: bytes) -> list[Span]:
 
 
 def _marked(spans: list[Span], offset: int) -> list[Span]:
-    """The spans, with the one faulty that has the byte at `offset`, or else the last one."""
+    """Return the spans, with the one marked faulty that has the byte at `offset`, or else the last one."""
     end = 0
     for at, span in enumerate(spans):
         end += len(span.data)

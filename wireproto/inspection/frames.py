@@ -13,9 +13,9 @@ from wireproto.errors import TruncatedError, WireError
 from wireproto.messages import MAX_LINK_LENGTH
 
 MAX_HELD: Final = 16 * 1024 * 1024
-"""Of a longer frame only the first bytes are kept: memory is bounded, whatever was captured."""
+"""Bytes of a frame's body. Of a longer frame only the first bytes are kept, so that memory is bounded."""
 KEPT: Final = 256
-"""So many."""
+"""How many bytes are kept of such a frame, and of bytes that are not a whole frame."""
 _MAX_PLACES: Final = 10_000
 _NOT_ZERO: Final = re.compile(rb"[^\0]")
 
@@ -25,27 +25,32 @@ class Frame:
     """One link frame; its body's first `KEPT` bytes where it is longer than `MAX_HELD`."""
 
     offset: int
-    """In the stream, of its first byte; so it is in all that is found."""
+    """In the stream, of its first byte."""
     length: int
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Bytes that are no link frame. `error.offset` counts from the start of the stream; `data` is some of them."""
+    """Bytes that are not a link frame. `error.offset` counts from the start of the stream."""
 
     offset: int
     error: WireError
     data: bytes
+    """The first of them."""
+    size: int
+    """How many they are; 0 where the search for the next frame starts at them, so that `Skipped` counts them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """`size` bytes that the capture lacks, behind `data`, which is what there is of the frame that they cut."""
+    """`size` bytes of the stream, of which the capture lacks `lost`: one frame, or a gap where none is known."""
 
     offset: int
     size: int
+    lost: int
     data: bytes
+    """The captured beginning of the frame; empty for a gap between frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +59,53 @@ class Skipped:
 
     offset: int
     size: int
+    data: bytes
+    """The first of them."""
 
 
 Found = Frame | Fault | Hole | Skipped
 
 
+@dataclass(slots=True)
+class _Passing:
+    """A frame that is not kept, because it is long or the capture lacks bytes of it."""
+
+    offset: int
+    length: int
+    data: bytes
+    left: int
+    """Bytes that are still to come."""
+    lost: int = 0
+
+    @property
+    def size(self) -> int:
+        return HEADER.size + self.length
+
+    def found(self) -> Frame | Hole:
+        if self.lost:
+            return Hole(self.offset, self.size, self.lost, self.data)
+        return Frame(self.offset, self.length, self.data[HEADER.size :])
+
+
 class FrameFinder:
     """Cuts one direction of a connection into link frames. `synced` says that it starts with one.
 
-    Behind a fault or a hole it goes on at a length within the limits behind whose frame another one stands, or the
-    bytes that are there end. By chance that is rare: 35 of a length's 64 bits are zero.
+    Everything found follows what was found before: the sizes add up to the bytes that were fed and lost.
+
+    After a fault or a gap it looks for a length within the limits after whose frame there is another one, or the end of
+    the bytes so far. By chance that is rare: 35 of a length's 64 bits are zero.
     """
 
     def __init__(self, synced: bool) -> None:
         self.offset = 0
-        """In the stream, of the first byte that nothing was said of."""
+        """In the stream, of the first byte that is not in anything found so far."""
         self.patience = MAX_HELD
         """How many bytes may be searched for a frame before the first half of them is passed over."""
         self._held = bytearray()
-        self._passing: Frame | None = None  # a long frame, on its way by
-        self._left = 0  # bytes to let by: the rest of that, or of a frame that a hole has cut
+        self._passing: _Passing | None = None
         self._searching = not synced
         self._skipped = 0
+        self._skipped_data = b""
         self._places: list[int] = []  # where a frame may start that is not whole yet, counted in the stream
         self._searched = 0  # up to here, counted in the stream
 
@@ -84,15 +114,13 @@ class FrameFinder:
         return not self._searching
 
     def feed(self, data: bytes) -> Iterator[Found]:
-        """Takes the next bytes of the stream."""
-        if self._left:
-            count = min(self._left, len(data))
-            self._left -= count
-            self.offset += count
+        """Take the next bytes of the stream."""
+        passing = self._passing
+        if passing is not None:
+            count = min(passing.left, len(data))
             data = data[count:]
-            if not self._left and self._passing is not None:
-                yield self._passing
-                self._passing = None
+            if self._pass(passing, count):
+                yield passing.found()
         self._held += data
         while self._held:
             if self._searching and not self._find():
@@ -105,31 +133,82 @@ class FrameFinder:
             yield found
 
     def lose(self, size: int) -> Iterator[Found]:
-        """The capture lacks the next bytes."""
-        rest = 0 if 0 < len(self._held) < HEADER.size else self._rest()
-        yield from self._cut(size)
-        self.offset += size
-        if size <= rest:
-            self._left = rest - size
+        """Take note that the capture lacks the next bytes."""
+        if self._passing is None and not self._searching and len(self._held) >= HEADER.size:
+            self._start_passing()
+        passing = self._passing
+        if passing is not None:
+            count = min(passing.left, size)
+            passing.lost += count
+            size -= count
+            if self._pass(passing, count):
+                yield passing.found()
+            if not size:
+                return
+        start, data = self.offset, b""
+        if self._searching:
+            yield from self._skip_all()
+            start = self.offset
         else:
-            self._search()
+            data = bytes(self._held)  # less than a header
+            self.offset += len(data)
+            self._held.clear()
+        self.offset += size
+        yield Hole(start, self.offset - start, size, data)
+        self._search()
 
     def end(self, *, closed: bool) -> Iterator[Found]:
-        """The stream has been closed here, or the capture ends before that is."""
-        rest = self._rest()
-        if rest and closed:
-            end = self.offset + len(self._held)
-            error = TruncatedError("truncated", "the stream ends inside a link frame", offset=end)
-            yield Fault(self._start(), error, bytes(self._held[:KEPT]))
-        elif rest:
-            yield from self._cut(rest)
-        elif self._searching:
-            yield from self._cut(0)
+        """Take note that the stream was closed here, or else that the capture ends before it was closed."""
+        passing = self._passing
+        if self._searching:
+            yield from self._skip_all()
+        elif passing is not None and not closed:
+            passing.lost += passing.left
+            self._pass(passing, passing.left)
+            yield passing.found()
+        elif passing is not None:
+            there = passing.size - passing.left
+            self._passing = None
+            if passing.lost:
+                yield Hole(passing.offset, there, passing.lost, passing.data)
+            yield self._truncated(passing.offset, passing.data, 0 if passing.lost else there)
+        elif self._held:
+            start, data = self.offset, bytes(self._held[:KEPT])
+            there = len(self._held)
+            length: int = HEADER.unpack_from(self._held)[0] if there >= HEADER.size else 0
+            self.offset += there
+            self._held.clear()
+            if closed:
+                yield self._truncated(start, data, there)
+            else:
+                self.offset = start + HEADER.size + length
+                yield Hole(start, HEADER.size + length, HEADER.size + length - there, data)
+
+    def _truncated(self, start: int, data: bytes, size: int) -> Fault:
+        error = TruncatedError("truncated", "the stream ends inside a link frame", offset=self.offset)
+        return Fault(start, error, data, size)
+
+    def _start_passing(self) -> None:
+        """Let the frame at the start of the held bytes pass by."""
+        length: int = HEADER.unpack_from(self._held)[0]
+        there = min(len(self._held), HEADER.size + length)
+        data = bytes(self._held[: HEADER.size + KEPT])
+        self._passing = _Passing(self.offset, length, data, HEADER.size + length - there)
+        del self._held[:there]
+        self.offset += there
+
+    def _pass(self, passing: _Passing, count: int) -> bool:
+        """Let bytes of a frame pass by; return whether it ends with them."""
+        passing.left -= count
+        self.offset += count
+        if not passing.left:
+            self._passing = None
+        return not passing.left
 
     # -- in step -------------------------------------------------------------------------------------------------------
 
-    def _next(self) -> Frame | Fault | None:
-        """What the held bytes start with; None where more of them are needed."""
+    def _next(self) -> Frame | Hole | Fault | None:
+        """Return what the held bytes start with; None where more of them are needed."""
         held = self._held
         if len(held) < HEADER.size:
             return None
@@ -138,50 +217,20 @@ class FrameFinder:
             check_length(length, MAX_LINK_LENGTH, self.offset)
         except WireError as error:
             self._search()
-            return Fault(self.offset, error, bytes(held[:KEPT]))
+            return Fault(self.offset, error, bytes(held[: HEADER.size]), 0)
         end = HEADER.size + length
         if length <= MAX_HELD:
             if len(held) < end:
                 return None
             frame = Frame(self.offset, length, bytes(memoryview(held)[HEADER.size : end]))
-        elif len(held) < HEADER.size + KEPT:
-            return None
-        else:
-            frame = Frame(self.offset, length, bytes(held[HEADER.size : HEADER.size + KEPT]))
-        there = min(end, len(held))
-        del held[:there]
-        self.offset += there
-        if there == end:
+            del held[:end]
+            self.offset += end
             return frame
-        self._passing, self._left = frame, end - there
-        return None
-
-    def _rest(self) -> int:
-        """How many bytes at least are missing of the frame that has begun; 0 between two frames, and out of step."""
-        if self._left:
-            return self._left
-        there = len(self._held)
-        if self._searching or not there:
-            return 0
-        length: int = HEADER.unpack_from(self._held)[0] if there >= HEADER.size else 0
-        return HEADER.size + length - there
-
-    def _start(self) -> int:
-        return self.offset if self._passing is None else self._passing.offset
-
-    def _cut(self, size: int) -> Iterator[Found]:
-        """Tells of a hole, and of the bytes before it that nothing was said of."""
-        start, data = self._start(), bytes(self._held[:KEPT]) if self._passing is None else self._passing.body
-        self.offset += len(self._held)
-        if self._searching:
-            self._skipped += len(self._held)
-            start, data = self.offset, b""
-        self._held.clear()
-        if self._skipped:
-            yield self._told_skipped()
-        if size:
-            yield Hole(start, size, data)
-        self._passing, self._left = None, 0
+        if len(held) < HEADER.size + KEPT:
+            return None
+        self._start_passing()
+        passing = self._passing
+        return passing.found() if passing is not None and self._pass(passing, 0) else None
 
     # -- out of step ---------------------------------------------------------------------------------------------------
 
@@ -191,17 +240,17 @@ class FrameFinder:
         self._places.clear()
 
     def _find(self) -> bool:
-        """Looks for a frame, and drops what is before it; whether there is one."""
+        """Look for a frame, and drop what is before it; return whether there is one."""
         self._note_places()
         end = self.offset + len(self._held)
         open_places = []
         for place in self._places:
-            behind = place + HEADER.size + self._length(place)
-            if behind == end or (behind + HEADER.size <= end and self._is_place(behind)):
+            after = place + HEADER.size + self._length(place)
+            if after == end or (after + HEADER.size <= end and self._is_place(after)):
                 self._skip_to(place)
                 self._searching = False
                 return True
-            if behind + HEADER.size > end and behind != end:
+            if after + HEADER.size > end and after != end:
                 open_places.append(place)
         self._places = open_places[-_MAX_PLACES:]
         self._skip_to(self._places[0] if self._places else max(self.offset, end - HEADER.size + 1))
@@ -219,8 +268,8 @@ class FrameFinder:
                 self._places.append(place)
             at = zeros - 3
             if not self._length(place):  # nor is there one before these zeros end
-                behind = _NOT_ZERO.search(self._held, zeros)
-                at = max(at, (behind.start() if behind else len(self._held)) - 3)
+                after = _NOT_ZERO.search(self._held, zeros)
+                at = max(at, (after.start() if after else len(self._held)) - 3)
         self._searched = max(self.offset, self.offset + len(self._held) - HEADER.size + 1)
 
     def _is_place(self, place: int) -> bool:
@@ -232,11 +281,17 @@ class FrameFinder:
 
     def _skip_to(self, place: int) -> None:
         count = place - self.offset
+        self._skipped_data += self._held[: min(count, KEPT - len(self._skipped_data))]
         del self._held[:count]
         self.offset = place
         self._skipped += count
 
+    def _skip_all(self) -> Iterator[Skipped]:
+        self._skip_to(self.offset + len(self._held))
+        if self._skipped:
+            yield self._told_skipped()
+
     def _told_skipped(self) -> Skipped:
-        skipped = Skipped(self.offset - self._skipped, self._skipped)
-        self._skipped = 0
+        skipped = Skipped(self.offset - self._skipped, self._skipped, self._skipped_data)
+        self._skipped, self._skipped_data = 0, b""
         return skipped

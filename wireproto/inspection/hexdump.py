@@ -1,4 +1,4 @@
-"""A frame byte by byte: each field begins a line of its own, with its name beside it, and has a colour."""
+"""A frame byte by byte: each field starts a line of its own, has its name beside it, and has a colour."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -23,7 +23,7 @@ _COLOURS: Final = {
     UNREAD: "dim",
 }
 _FIELDS: Final = ("cyan", "blue")
-"""For all others, in turns: two that stand together differ."""
+"""For all others, in turns: two fields side by side differ."""
 
 
 class Line(NamedTuple):
@@ -32,7 +32,7 @@ class Line(NamedTuple):
     offset: int
     """Of its first byte, in the layer."""
     data: bytes
-    """Up to `ROW` bytes; none on a line that says how many were left out."""
+    """Up to `ROW` bytes; none on a line that says how many are left out."""
     field: str = ""
     """On a field's first line."""
     value: str = ""
@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
 
 def dump(entry: Entry) -> Iterator[Line | str]:
-    """The lines of an entry's frame; the name of a layer before those of the layer."""
+    """Yield the lines of an entry's bytes, after the name of each layer; then how many bytes are not there."""
     for layer in layers(entry):
         yield f"{layer.name}: {sum(len(span.data) for span in layer.spans)} B"
         offset, fields = 0, 0
@@ -52,6 +52,12 @@ def dump(entry: Entry) -> Iterator[Line | str]:
                 fields += 1
             yield from _lines(span, offset, colour)
             offset += len(span.data)
+    missing = entry.size - len(entry.wire)
+    if missing > 0:
+        if entry.lost:
+            yield f"{entry.lost} bytes that the capture lacks"
+        if missing > entry.lost:
+            yield f"{missing - entry.lost} bytes that are not kept"
 
 
 def _lines(span: Span, offset: int, colour: str) -> Iterator[Line]:
@@ -65,6 +71,6 @@ def _lines(span: Span, offset: int, colour: str) -> Iterator[Line]:
         name = value = ""
     if size > _WHOLE:
         left_out = size - _WHOLE
-        yield Line(offset + _WHOLE - _END, b"", "", f"{left_out} bytes more of {span.name}", colour)
+        yield Line(offset + _WHOLE - _END, b"", "", f"{left_out} more bytes of {span.name}", colour)
         for at in range(size - _END, size, ROW):
             yield Line(offset + at, span.data[at : at + ROW], "", "", colour)

@@ -8,21 +8,21 @@ _LINE: Final = re.compile(r"CLUSTER_SESSION_KEY ([0-9a-fA-F]{64}) ([0-9a-fA-F]{6
 
 
 class KeyLog:
-    """The session keys in an open file. Lines of another form are passed over: other programs may log there, too."""
+    """The session keys in an open file. Skips lines of another form: other programs may log there, too."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._keys: dict[bytes, bytes] = {}
-        self._line = ""  # of which the end may still have to be written
+        self._line = ""  # its end may not be written yet
 
     def find(self, hello_nonce: bytes) -> bytes | None:
-        """The key of the session that began with this nonce."""
+        """Return the key of the session that began with this nonce."""
         if hello_nonce not in self._keys:
             self._read_on()
         return self._keys.get(hello_nonce)
 
     def all(self) -> Iterator[bytes]:
-        """Every key, for a session whose beginning was not captured."""
+        """Yield every key, for a session whose beginning was not captured."""
         self._read_on()
         yield from self._keys.values()
 

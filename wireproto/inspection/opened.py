@@ -1,4 +1,4 @@
-"""A capture with its seals opened: the same connections, times and faults, and of each box what it held."""
+"""A capture with its boxes opened: the same connections, times and faults, and the plaintext of each box."""
 
 from typing import BinaryIO, Final
 
@@ -8,13 +8,13 @@ from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.tcp import Endpoint
 
 _NOWHERE: Final = (Endpoint(b"\x7f\0\0\1", 49152), Endpoint(b"\x7f\0\0\1", 7777))
-"""Where a stream comes from that was not captured in packets."""
+"""The ends of a stream that was not captured in packets."""
 
 
 class OpenedCapture:
-    """Writes entries as pcapng. The packets are made anew, since what was in a box is shorter than the box.
+    """Writes entries as pcapng. The packets are new ones, because a plaintext is shorter than its box.
 
-    A box that stays closed is left as it is. Bytes that were passed over, or not kept, are missing there, too.
+    A box that stays closed is written as it is. The new capture lacks what the old one lacks, and what is not kept.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -28,14 +28,10 @@ class OpenedCapture:
             self._connections[entry.connection] = connection
         if entry.sender is None:
             return
-        data = entry.wire
-        if entry.sealed and entry.frame:
-            data = encode_link_frame(entry.frame)
-        connection.data(entry.sender, entry.time, data)
-        match entry.kind:
-            case Kind.LONG:
-                connection.lose(entry.sender, entry.size - len(data))
-            case Kind.LOST | Kind.SKIPPED:
-                connection.lose(entry.sender, entry.size)
-            case Kind.CLOSED:
-                connection.close(entry.sender, entry.time)
+        if entry.kind is Kind.CLOSED:
+            connection.close(entry.sender, entry.time)
+        elif entry.sealed and entry.frame:
+            connection.data(entry.sender, entry.time, encode_link_frame(entry.frame))
+        elif entry.kind is not Kind.LATE and entry.size:  # a broken length has its bytes in the entry after it
+            connection.data(entry.sender, entry.time, entry.wire)
+            connection.lose(entry.sender, entry.size - len(entry.wire))

@@ -1,120 +1,182 @@
-"""Capture files, pcap and pcapng, read by libpcap; and the TCP segments that are in their packets."""
+"""TCP segments out of the packets of a capture, and a count of the packets that hold none."""
 
 import struct
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import cypcap
+from wireproto.inspection.captures import Packet
+from wireproto.inspection.fragments import Datagram, Fragments
+from wireproto.inspection.link_layer import CUT, network_layer
+from wireproto.inspection.tcp import FIN, RST, SYN, Endpoint, Segment
 
-from wireproto.inspection.tcp import Endpoint, Segment
-
-_MAGICS: Final = frozenset(bytes.fromhex(text) for text in ("a1b2c3d4", "d4c3b2a1", "a1b23c4d", "4d3cb2a1", "0a0d0d0a"))
-"""How pcap starts, in both byte orders, with micro- and nanoseconds; and pcapng."""
-
-_LINK_HEADERS: Final[dict[int, tuple[int, int | None]]] = {
-    0: (4, None),  # BSD's loopback
-    1: (14, 12),  # Ethernet
-    12: (0, None),  # IP and nothing before it
-    108: (4, None),  # OpenBSD's loopback
-    113: (16, 14),  # Linux, all interfaces
-    228: (0, None),  # IPv4
-    229: (0, None),  # IPv6
-    276: (20, 0),  # Linux, all interfaces, version 2
-}
-"""By link type: how many bytes stand before IP, and where among them the EtherType is."""
-
-_IP: Final = (b"\x08\x00", b"\x86\xdd")
-_VLAN: Final = (b"\x81\x00", b"\x88\xa8")
-_TCP: Final = 6
-_FRAGMENT: Final = 44
-_IPV6_EXTENSIONS: Final = (0, 43, _FRAGMENT, 60)
+_IPV4: Final = struct.Struct(">BxHHHxBxx4s4s")
 _TCP_HEADER: Final = struct.Struct(">HHIIBB")
+_TCP: Final = 6
+_IN_IP: Final = (4, 41)
+"""IPv4 and IPv6 inside IP."""
+_MAX_NESTED: Final = 4
+_FRAGMENT: Final = 44
+_AUTHENTICATION: Final = 51
+_IPV6_EXTENSIONS: Final = (0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140)
+_PROTOCOLS: Final = {1: "ICMP", 2: "IGMP", 17: "UDP", 47: "GRE", 50: "ESP", 58: "ICMPv6", 132: "SCTP"}
+_MALFORMED: Final = "malformed packet"
+_STRAY: Final = "IP fragment without the first one"
 
 
-class CaptureError(Exception):
-    """The file is no capture that can be read, or not to its end."""
+class _Payload(NamedTuple):
+    """Where the payload of an IP packet is."""
+
+    source: bytes
+    target: bytes
+    protocol: int
+    start: int
+    end: int
+    """On the wire: the capture may lack the last bytes."""
+    number: int = 0
+    """Of the datagram that this is a fragment of."""
+    offset: int = 0
+    """Of this fragment in the datagram."""
+    is_last: bool = True
 
 
-class Packet(NamedTuple):
-    """One packet of a capture."""
+class Segments:
+    """Finds the TCP segment in each packet; fragments of one are put together first."""
 
-    size: int
-    """Of its bytes in the file, more or less."""
-    segment: Segment | None
-    """None where it has none of TCP."""
+    def __init__(self) -> None:
+        self.count = 0
+        """Packets so far."""
+        self.with_tcp = 0
+        """Packets with a TCP segment, or a part of one."""
+        self.others: Counter[str] = Counter()
+        """The other packets, by what they are instead."""
+        self.cut = 0
+        """Packets of which the capture lacks the end, because of its snapshot length."""
+        self.longest_cut = 0
+        """Bytes that the longest of them has: the snapshot length."""
+        self.fragments = Fragments()
+        self.stray = 0
+        """Bytes in fragments that belong to no segment that could be read."""
+
+    def take(self, packet: Packet) -> Sequence[Segment]:
+        """Return the segments that a packet completes."""
+        time, link_type, data, size = packet
+        self.count += 1
+        if len(data) < size:
+            self.cut += 1
+            self.longest_cut = max(self.longest_cut, len(data))
+        at = network_layer(link_type, data)
+        found = at if isinstance(at, str) else _ip_payload(data, at, size)
+        if isinstance(found, str):
+            return self._other(found)
+        if found.offset or not found.is_last:
+            return self._fragment(time, data, found)
+        segment = _segment(time, found.source, found.target, data[found.start : found.end], found.end - found.start)
+        if isinstance(segment, str):
+            return self._other(CUT if len(data) < size else segment)
+        self.with_tcp += 1
+        return (segment,)
+
+    def end(self) -> Sequence[Segment]:
+        """Return the segments in datagrams that never became complete."""
+        return [segment for datagram in self.fragments.give_up() for segment in self._reassembled(datagram)]
+
+    def _other(self, what: str) -> Sequence[Segment]:
+        self.others[what] += 1
+        return ()
+
+    def _fragment(self, time: float, data: bytes, found: _Payload) -> Sequence[Segment]:
+        key = (found.source, found.target, found.number)
+        part, size = data[found.start : found.end], found.end - found.start
+        done = self.fragments.take(key, time, found.offset, part, size, found.is_last)
+        return [segment for datagram in done for segment in self._reassembled(datagram)]
+
+    def _reassembled(self, datagram: Datagram) -> list[Segment]:
+        """Return the segment in a datagram, in as many parts as there are runs of its bytes."""
+        source, target, _ = datagram.key
+        (start, first), *rest = datagram.runs
+        head = _segment(datagram.time, source, target, first, len(first)) if start == 0 else _STRAY
+        if isinstance(head, str):
+            self.stray += sum(len(data) for _, data in datagram.runs)
+            self.others[head] += datagram.fragments
+            return []
+        self.with_tcp += datagram.fragments
+        header = len(first) - len(head.data)
+        parts = [head]
+        for offset, data in rest:
+            sequence = (head.sequence + bool(head.flags & SYN) + offset - header) & 0xFFFF_FFFF
+            parts.append(head._replace(sequence=sequence, data=data, flags=head.flags & ~SYN))
+        parts[:-1] = [part._replace(flags=part.flags & ~(FIN | RST)) for part in parts[:-1]]
+        last_offset, last = datagram.runs[-1]
+        if datagram.size is None:
+            parts[-1] = parts[-1]._replace(flags=parts[-1].flags & ~FIN)
+        elif datagram.size > last_offset + len(last):
+            parts[-1] = parts[-1]._replace(cut=datagram.size - last_offset - len(last))
+        return parts
 
 
-def is_capture(path: Path) -> bool:
-    """Whether to read it as a capture: by its first bytes, or because it is a pipe, whose bytes come only once."""
-    if path.exists() and not path.is_file():
-        return True
-    with path.open("rb") as file:
-        return file.read(4) in _MAGICS
+def _ip_payload(data: bytes, at: int, size: int) -> _Payload | str:
+    """Return where the TCP segment of an IP packet is, or a part of one; or what the packet is instead."""
+    protocol = 0
+    for _ in range(_MAX_NESTED):
+        if at >= len(data):
+            return CUT if len(data) < size else _MALFORMED
+        try:
+            version = data[at] >> 4
+            found = _in_ipv4(data, at, size) if version == 4 else _in_ipv6(data, at, size) if version == 6 else "not IP"
+        except (IndexError, struct.error):
+            return CUT if len(data) < size else _MALFORMED
+        if isinstance(found, str) or found.protocol == _TCP:
+            return found
+        protocol = found.protocol
+        if protocol not in _IN_IP or found.offset or not found.is_last:
+            break
+        at, size = found.start, found.end
+    return _PROTOCOLS.get(protocol, f"IP protocol {protocol}")
 
 
-def read_packets(path: Path) -> Iterator[Packet]:
-    """The packets of a capture, as they come. Raises `CaptureError`, behind the packets before the fault."""
-    try:
-        with cypcap.open_offline(str(path)) as capture:
-            link_type = int(capture.datalink())
-            if link_type not in _LINK_HEADERS:
-                raise CaptureError(f"packets of link type {link_type} cannot be read")
-            for header, data in capture:
-                yield Packet(16 + len(data), tcp_segment(header.ts, link_type, data))
-    except cypcap.Error as error:
-        raise CaptureError(str(error.args[-1])) from error
-
-
-def tcp_segment(time: float, link_type: int, data: bytes) -> Segment | None:
-    """The TCP segment in a packet; None where there is none, or only a later fragment of one."""
-    try:
-        ip = _ip_start(link_type, data)
-        found = None if ip is None else (_in_ipv4 if data[ip] >> 4 == 4 else _in_ipv6)(data, ip)
-        if found is None:
-            return None
-        source, target, start, end = found
-        source_port, target_port, sequence, acknowledged, words, flags = _TCP_HEADER.unpack_from(data, start)
-    except (IndexError, struct.error):
-        return None
-    payload = data[start + 4 * (words >> 4) : end]
-    return Segment(
-        time, Endpoint(source, source_port), Endpoint(target, target_port), sequence, acknowledged, flags, payload
-    )
-
-
-def _ip_start(link_type: int, data: bytes) -> int | None:
-    start, ether_type = _LINK_HEADERS[link_type]
-    if ether_type is not None:
-        while data[ether_type : ether_type + 2] in _VLAN:
-            ether_type += 4
-            start += 4
-        if data[ether_type : ether_type + 2] not in _IP:
-            return None
-    return start
-
-
-_Found = tuple[bytes, bytes, int, int]
-"""Both addresses; where TCP starts, and where it ends."""
-
-
-def _in_ipv4(data: bytes, at: int) -> _Found | None:
-    length, fragment = struct.unpack_from(">H2xH", data, at + 2)
-    if data[at + 9] != _TCP or fragment & 0x1FFF:
-        return None
+def _in_ipv4(data: bytes, at: int, size: int) -> _Payload | str:
+    first, length, number, fragment, protocol, source, target = _IPV4.unpack_from(data, at)
+    header = 4 * (first & 0x0F)
     # A network card that cuts segments itself leaves the length to be filled in.
-    end = at + length if length else len(data)
-    return data[at + 12 : at + 16], data[at + 16 : at + 20], at + 4 * (data[at] & 0x0F), end
+    end = min(at + length, size) if length else size
+    if header < 20 or at + header > end:
+        return _MALFORMED
+    if fragment & 0x3FFF:
+        offset, is_last = 8 * (fragment & 0x1FFF), not fragment & 0x2000
+        return _Payload(source, target, protocol, at + header, end, number, offset, is_last)
+    return _Payload(source, target, protocol, at + header, end)
 
 
-def _in_ipv6(data: bytes, at: int) -> _Found | None:
-    (length,) = struct.unpack_from(">H", data, at + 4)
-    following, start = data[at + 6], at + 40
-    while following in _IPV6_EXTENSIONS:
-        if following == _FRAGMENT and int.from_bytes(data[start + 2 : start + 4]) & 0xFFF8:
-            return None
-        following, start = data[start], start + (8 if following == _FRAGMENT else 8 + 8 * data[start + 1])
-    if following != _TCP:
-        return None
-    end = at + 40 + length if length else len(data)
-    return data[at + 8 : at + 24], data[at + 24 : at + 40], start, end
+def _in_ipv6(data: bytes, at: int, size: int) -> _Payload | str:
+    length, following = struct.unpack_from(">HB", data, at + 4)
+    source, target = data[at + 8 : at + 24], data[at + 24 : at + 40]
+    end = min(at + 40 + length, size) if length else size
+    start, number, offset, is_last = at + 40, 0, 0, True
+    while following in _IPV6_EXTENSIONS and not offset:
+        extension, start_of_next = following, start + 8
+        if extension == _FRAGMENT:
+            place, number = struct.unpack_from(">HI", data, start + 2)
+            offset, is_last = place & 0xFFF8, not place & 1
+        elif extension == _AUTHENTICATION:
+            start_of_next = start + 4 * (data[start + 1] + 2)
+        else:
+            start_of_next = start + 8 + 8 * data[start + 1]
+        following, start = data[start], start_of_next
+    if start > end:
+        return _MALFORMED
+    return _Payload(source, target, following, start, end, number, offset, is_last)
+
+
+def _segment(time: float, source: bytes, target: bytes, data: bytes, size: int) -> Segment | str:
+    """Return the segment whose first bytes are `data`, of `size` in all; or why there is none."""
+    if len(data) < _TCP_HEADER.size:
+        return CUT if size > len(data) else _MALFORMED
+    source_port, target_port, sequence, acknowledged, words, flags = _TCP_HEADER.unpack_from(data)
+    header = 4 * (words >> 4)
+    if not 20 <= header <= size:
+        return _MALFORMED
+    payload = data[header:]
+    cut = size - header - len(payload)
+    ends = Endpoint(source, source_port), Endpoint(target, target_port)
+    return Segment(time, *ends, sequence, acknowledged, flags, payload, cut)

@@ -1,11 +1,8 @@
-"""Captures, written: pcapng around packets, and TCP/IP headers around bytes that had none.
-
-libpcap reads pcapng, and does not write it; the three blocks that are needed are of fixed form.
-"""
+"""Writes captures: pcapng around packets, and TCP/IP headers around bytes that had none."""
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from wireproto.inspection.tcp import ACK, FIN, PSH, SYN, Endpoint
 
@@ -38,10 +35,16 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("<I", kind) + size + padded + size
 
 
+class PacketWriter(Protocol):
+    """Anything that takes packets."""
+
+    def packet(self, time: float, data: bytes) -> None: ...
+
+
 class TcpWriter:
     """One TCP connection, written as packets that nobody sent. `ends` are its two, the one that connects first."""
 
-    def __init__(self, writer: Writer, ends: tuple[Endpoint, Endpoint], time: float) -> None:
+    def __init__(self, writer: PacketWriter, ends: tuple[Endpoint, Endpoint], time: float) -> None:
         self._writer = writer
         self._ends = ends
         self._next = [0, 0]  # sequence numbers

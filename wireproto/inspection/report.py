@@ -1,4 +1,4 @@
-"""What `wireproto inspect` writes to standard output: lines, lines with every byte, or JSON objects."""
+"""The output of `wireproto inspect`: lines, lines with every byte, or JSON objects."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Any, Final
 import typer
 
 from wireproto.inspection.hexdump import FAULT, ROW, Line, dump
+from wireproto.inspection.reading import Reading
 from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.timeline import as_json, printable, summary, title
 
@@ -16,49 +17,65 @@ _TITLES: Final[dict[Kind, dict[str, Any]]] = {
     Kind.BROKEN: {"fg": "red", "bold": True},
     Kind.LOST: {"fg": "yellow"},
     Kind.SKIPPED: {"fg": "yellow"},
+    Kind.LATE: {"fg": "yellow"},
     Kind.OPENED: {"bold": True},
 }
 
 
 class Tally:
-    """How many of what there were, over the whole capture."""
+    """Counts over all entries."""
 
     def __init__(self) -> None:
         self.kinds: Counter[Kind] = Counter()
         self.sessions = 0
         self.lost = 0
         """Bytes that the capture lacks."""
-        self.others = 0
-        """TCP connections that carry something else."""
+        self.late = 0
+        """Bytes that came too late."""
 
     def add(self, entry: Entry) -> None:
         self.kinds[entry.kind] += 1
         self.sessions = max(self.sessions, entry.connection)
-        if entry.kind is Kind.LOST:
-            self.lost += entry.size
+        self.lost += entry.lost
+        if entry.kind is Kind.LATE:
+            self.late += entry.size
 
     @property
     def is_good(self) -> bool:
-        """Whether something was said, and nothing of it is broken."""
-        said = self.kinds.keys() & {Kind.MESSAGE, Kind.SEALED, Kind.LONG}
-        return bool(said) and not self.kinds[Kind.BROKEN]
+        """Whether there are messages, and nothing is broken."""
+        messages = self.kinds.keys() & {Kind.MESSAGE, Kind.SEALED, Kind.LONG}
+        return bool(messages) and not self.kinds[Kind.BROKEN]
 
 
 class JsonReport:
-    """An object an entry, and one at the end."""
+    """An object for each entry, and one at the end."""
 
     def entry(self, entry: Entry) -> None:
         sys.stdout.write(as_json(entry) + "\n")
 
-    def done(self, tally: Tally, fault: str | None) -> None:
-        counted = {kind.value: tally.kinds[kind] for kind in Kind}
-        done = {"kind": "done", "ok": tally.is_good and fault is None, **counted}
-        done |= {"lost_bytes": tally.lost, "other_connections": tally.others, "fault": fault}
+    def done(self, tally: Tally, reading: Reading, fault: str | None) -> None:
+        cut, longest_cut = reading.cut
+        done: dict[str, Any] = {"kind": "done", "ok": tally.is_good and fault is None}
+        done |= {kind.value: tally.kinds[kind] for kind in Kind}
+        done |= {
+            "lost_bytes": tally.lost,
+            "late_bytes": tally.late,
+            "repeated_bytes": reading.repeated,
+            "packets": reading.packets,
+            "packets_without_tcp": dict(reading.others),
+            "cut_packets": cut,
+            "snapshot_length": longest_cut or None,
+            "dropped_packets": reading.dropped,
+            "other_connections": reading.other_connections,
+            "other_bytes": reading.other_bytes,
+            "unread_bytes": reading.unread_bytes,
+            "fault": fault,
+        }
         sys.stdout.write(json.dumps(done) + "\n")
 
 
 class TextReport:
-    """A line an entry, with times since the first; `with_bytes` adds every byte of it. In colour on a terminal."""
+    """A line for each entry, with times since the first; `with_bytes` adds its bytes. In colour on a terminal."""
 
     def __init__(self, with_bytes: bool) -> None:
         self._with_bytes = with_bytes
@@ -79,7 +96,7 @@ class TextReport:
             for each in dump(entry):
                 sys.stdout.write(self._dumped(each) + "\n")
 
-    def done(self, tally: Tally, fault: str | None) -> None:
+    def done(self, tally: Tally, reading: Reading, fault: str | None) -> None:
         kinds = tally.kinds
         texts = [
             f"sessions {tally.sessions}",
@@ -92,8 +109,20 @@ class TextReport:
             texts.append(f"too long {kinds[Kind.LONG]}")
         if tally.lost:
             texts.append(f"bytes that the capture lacks {tally.lost:,}")
-        if tally.others:
-            texts.append(f"other TCP connections {tally.others}")
+        if tally.late:
+            texts.append(f"bytes too late {tally.late:,}")
+        if reading.repeated:
+            texts.append(f"bytes repeated {reading.repeated:,}")
+        cut, longest_cut = reading.cut
+        if cut:
+            texts.append(f"packets cut {cut} (snapshot length {longest_cut})")
+        if reading.dropped:
+            texts.append(f"packets that the recorder dropped {reading.dropped}")
+        if reading.others:
+            names = ", ".join(f"{printable(name)} {count}" for name, count in reading.others.most_common())
+            texts.append(f"packets without TCP {reading.others.total()} ({names})")
+        if reading.other_connections:
+            texts.append(f"other TCP connections {reading.other_connections} ({reading.other_bytes:,} bytes)")
         sys.stdout.write(", ".join(texts) + "\n")
 
     def _dumped(self, line: Line | str) -> str:
@@ -111,7 +140,7 @@ class TextReport:
         return "  ".join([*parts, self._style(printable(field), **colour)]).rstrip()
 
     def _padded(self, text: str, width: int, colour: dict[str, Any]) -> str:
-        """In colour, but not the spaces behind."""
+        """In colour, but not the spaces after it."""
         return self._style(text, **colour) + " " * (width - len(text))
 
     def _style(self, text: str, **colour: Any) -> str:

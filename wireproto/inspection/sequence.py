@@ -1,4 +1,4 @@
-"""Sessions as sequence diagrams: one SVG that needs no other file, in black on white, for paper as well."""
+"""Sessions as sequence diagrams: one SVG file that needs no other, in black on white, fit for paper."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.timeline import address, summary, title
 
 _HEAD, _TAIL = 150, 50
-"""So many rows of a longer session are drawn of its beginning, and of its end."""
+"""Rows of a longer session that are drawn of its start, and of its end."""
 _MAX_SESSIONS: Final = 32
 
 _WIDTH, _LEFT, _RIGHT = 820, 170, 700
 _ROW: Final = 42
 _HEADING: Final = 100
 _DETAIL: Final = 100
-"""Characters that have room between the two ranks."""
+"""Characters that fit between the two ranks."""
 
 _STYLE: Final = """
 text { font-family: "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 12px; fill: #000 }
@@ -62,15 +62,17 @@ class _Session:
 
 
 class SequenceDiagram:
-    """Collects entries, as many as a picture has room for, and draws them."""
+    """Collects entries, as many as fit on a picture, and draws them."""
 
     def __init__(self) -> None:
         self._sessions: dict[int, _Session] = {}
+        self._left_out: set[int] = set()
 
     def add(self, entry: Entry) -> None:
         session = self._sessions.get(entry.connection)
         if session is None:
             if len(self._sessions) == _MAX_SESSIONS:
+                self._left_out.add(entry.connection)
                 return
             session = self._sessions[entry.connection] = _Session(entry)
         if entry.sender is not None:
@@ -86,6 +88,9 @@ class SequenceDiagram:
             drawn = list(_session(session, top))
             parts += drawn
             top += _height(session)
+        if self._left_out:
+            parts.append(_text(20, top + 6, f"{len(self._left_out)} more sessions are not drawn"))
+            top += 30
         height = max(top, 60)
         if not parts:
             parts = [_text(_WIDTH // 2, 30, "no session", "middle")]
@@ -133,7 +138,7 @@ def _row(row: _Row, y: int, start: float) -> Iterator[str]:
         beside = (source + 22, "start") if row.sender == 0 else (source - 22, "end")
         yield _text(beside[0], y + 4, f"{row.name} {row.detail}".strip(), beside[1])
         return
-    if row.kind in (Kind.LOST, Kind.SKIPPED):
+    if row.kind in (Kind.LOST, Kind.SKIPPED, Kind.LATE):
         yield _text(middle, y - 3, row.name, "middle", "name fault")
         yield _text(middle, y + 12, _cut(row.detail), "middle", "small fault")
         return

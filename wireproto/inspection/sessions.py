@@ -1,4 +1,4 @@
-"""Sessions as a third party sees them: link frames of both directions in, entries of a time line out."""
+"""Sessions as a third party sees them: link frames of both directions in, entries of a timeline out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from wireproto.codec.frame import decode_frame
 from wireproto.codec.link import HEADER
 from wireproto.codec.tensor import decode_activation, decode_token
 from wireproto.errors import StateError, WireError
-from wireproto.inspection.frames import Fault, Found, Frame, Hole, Skipped
+from wireproto.inspection.frames import KEPT, Fault, Found, Frame, Hole, Skipped
 from wireproto.inspection.keys import KeyLog
-from wireproto.inspection.tcp import Endpoint
+from wireproto.inspection.tcp import Endpoint, Late
 from wireproto.messages import (
     EXTENSIONS,
     SPEC_BY_CLASS,
@@ -33,37 +33,40 @@ from wireproto.messages import (
 from wireproto.session.seal import OVERHEAD, Seal
 
 _TRIES: Final = 8
-"""So many boxes of a session without a beginning are tried with every key."""
-
-
+"""Boxes of a session without a beginning that are tried with every key."""
 _AGAINST: Final = (Direction.RANK_1_TO_0, Direction.RANK_0_TO_1)
-"""By rank: how the messages go that it receives, and does not send."""
+"""By rank: the direction of the messages that it only receives."""
 
 
 class Kind(Enum):
-    """What an entry tells of."""
+    """What an entry is about."""
 
     OPENED = "opened"
     """A connection is there, between `ends`."""
     MESSAGE = "message"
     """A frame that decodes."""
     SEALED = "sealed"
-    """A box that stays closed, for want of its key."""
+    """A box that stays closed, because its key is missing."""
     LONG = "long"
     """A frame that is too long to be kept."""
     BROKEN = "broken"
     """Bytes that break the protocol; `error` says how."""
     LOST = "lost"
-    """Bytes that the capture lacks."""
+    """A frame that the capture does not have in whole, or a gap; `lost` says how many bytes are missing."""
     SKIPPED = "skipped"
     """Bytes that were passed over in search of the next frame."""
+    LATE = "late"
+    """Bytes that came out of order, after their place in the stream had been given up as lost."""
     CLOSED = "closed"
     """The sender's stream has ended; `note` says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One line of the time line."""
+    """One line of the timeline.
+
+    The sizes of a sender's entries add up to its stream, but for those of `LATE`.
+    """
 
     kind: Kind
     time: float
@@ -71,20 +74,23 @@ class Entry:
     connection: int
     """Its number in the capture, from 1."""
     sender: int | None = None
-    """The rank that sent it, 0 or 1: each rank but 0 is a rank 1 to rank 0. None for what is nobody's."""
+    """The rank that sent it, 0 or 1: each rank but 0 is a rank 1 to rank 0. None for an entry of both."""
     offset: int = 0
-    """In the sender's byte stream."""
+    """In the sender's byte stream; negative for bytes before the first one seen."""
     size: int = 0
-    """Bytes of the stream that this is about; of a link frame, with its length."""
+    """Bytes of the stream that this is about; of a link frame, with its length. 0 for a broken length: the search for
+    the next frame starts there, and its bytes are in the `SKIPPED` entry."""
+    lost: int = 0
+    """How many of them the capture lacks."""
     wire: bytes = b""
-    """Of the link frame, as it was captured, as far as it is kept."""
+    """Those bytes, as far as they were captured and are kept."""
     frame: bytes | None = None
-    """The cluster frame in it; empty where its box does not open, None where there is none, or no key."""
+    """The cluster frame in it; empty if its box does not open, None if there is none, or no key."""
     sealed: bool = False
-    """Whether that came in a box."""
+    """Whether it came in a box."""
     message: Message | None = None
     tensor: bytes | None = None
-    """What the tensor box in the message holds, where its key is there."""
+    """The plaintext of the tensor box in the message, if its key is there."""
     error: WireError | None = None
     ends: tuple[Endpoint, Endpoint] | None = None
     """Of the connection, rank 0's first."""
@@ -92,16 +98,16 @@ class Entry:
 
     @property
     def spec(self) -> MessageSpec | None:
-        """The row of the registry that the frame belongs to, even if it is broken; None where that is unknown."""
+        """The frame's row in the registry, even if the frame is broken; None if its type is unknown."""
         return SPEC_BY_TYPE.get(self.frame[0]) if self.frame else None
 
 
 class Session:
     """One connection's frames, read as both ranks read them. [SESSION-*]
 
-    No byte says the revision. Here a session is sealed once a box of it has opened, and unsealed once a frame behind
-    the handshake can be read or is too short for a box; before that, such frames stay closed. What is unsealed is read
-    with the types of revision 2 as well: so looks a capture whose seals were opened.
+    No byte says the revision. A session counts as sealed once one of its boxes has opened, and as unsealed once a frame
+    after the handshake can be read or is too short for a box; before that, such frames stay closed. Unsealed frames may
+    have the types of revision 2, too: a capture whose boxes were opened has them.
     """
 
     def __init__(self, number: int, keys: KeyLog | None, initiator: int | None, whole: bool) -> None:
@@ -109,7 +115,7 @@ class Session:
         self._keys = keys
         self._initiator = initiator  # the side that is rank 0, of 0 and 1; None while that is unknown
         self._first: int | None = None  # the side that spoke first
-        self._whole = whole  # nothing is missing so far
+        self._whole = whole  # nothing is missing, and nothing out of order, so far
         self._nonce: bytes | None = None
         self._seal: Seal | None = None
         self._sealed: bool | None = None
@@ -118,7 +124,7 @@ class Session:
         self._agreed: set[str] = set()
 
     def entry(self, side: int, time: float, found: Found) -> Entry:
-        """The entry of what was found in the stream of a side."""
+        """Return the entry of something found in the stream of a side."""
         about = partial(Entry, time=time, connection=self.number, offset=found.offset)
         if isinstance(found, Frame) and found.length == len(found.body):
             return self._entry(about, side, found)
@@ -127,15 +133,24 @@ class Session:
         match found:
             case Frame(length=length, body=body):
                 return about(kind=Kind.LONG, size=HEADER.size + length, wire=HEADER.pack(length) + body)
-            case Fault(error=error, data=data):
-                return about(kind=Kind.BROKEN, size=len(data), wire=data, error=error)
-            case Hole(size=size, data=data):
-                return about(kind=Kind.LOST, size=size, wire=data)
-            case Skipped(size=size):
-                return about(kind=Kind.SKIPPED, size=size)
+            case Fault(error=error, data=data, size=size):
+                return about(kind=Kind.BROKEN, size=size, wire=data, error=error)
+            case Hole(size=size, lost=lost, data=data):
+                return about(kind=Kind.LOST, size=size, lost=lost, wire=data)
+            case Skipped(size=size, data=data):
+                return about(kind=Kind.SKIPPED, size=size, wire=data)
+
+    def late(self, side: int, late: Late) -> Entry:
+        """Return the entry of bytes that came too late."""
+        about = partial(Entry, kind=Kind.LATE, time=late.time, connection=self.number, sender=self.rank(side))
+        return about(offset=late.offset, size=len(late.data), wire=late.data[:KEPT])
+
+    def lack(self) -> None:
+        """Take note that frames are missing, or come in an order in which they were not sent."""
+        self._whole = False
 
     def rank(self, side: int) -> int:
-        """The rank of a side; as long as nothing tells, who speaks first is taken for rank 0."""
+        """Return the rank of a side; until the frames tell, the side that speaks first counts as rank 0."""
         if self._first is None:
             self._first = side
         return int(side != (self._first if self._initiator is None else self._initiator))
@@ -161,15 +176,18 @@ class Session:
             return about(kind=Kind.BROKEN, sender=self.rank(side), message=message, error=error)
         rank = self.rank(side)
         belongs = SPEC_BY_CLASS[type(message)].direction is not _AGAINST[rank]
-        note = "" if belongs else "does not belong here, and is ignored"
+        note = "" if belongs else "unexpected from this rank, and ignored"
         return about(kind=Kind.MESSAGE, sender=rank, message=message, tensor=tensor, note=note)
 
     def _opened(self, found: Frame) -> tuple[bytes | None, bool]:
-        """The cluster frame of a link frame, None if it stays closed, and whether it is sealed. Raises `WireError`."""
+        """Return the cluster frame of a link frame, None if it stays closed, and whether it is sealed.
+
+        Raises `WireError` if its box does not open.
+        """
         body = found.body
         if self._sealed is None:
             if self._whole and not found.offset:
-                return body, False  # the handshake's, or it ought to be
+                return body, False  # of the handshake, or it should be
             message = _readable(body)
             if message is not None:
                 if not isinstance(message, HandshakeHello | HandshakeAck):
@@ -197,7 +215,7 @@ class Session:
         return self._seal
 
     def _learn(self, side: int, message: Message) -> None:
-        """Keeps what a message says of the session."""
+        """Keep what a message says of the session."""
         direction = SPEC_BY_CLASS[type(message)].direction
         if self._initiator is None and direction is not Direction.BOTH:
             self._initiator = side if direction is Direction.RANK_0_TO_1 else 1 - side
@@ -212,7 +230,7 @@ class Session:
                 self._agreed = self._offered.intersection(names, EXTENSIONS)
 
     def _tensor(self, message: Message) -> bytes | None:
-        """What the message's tensor box holds; None where it has none, or there is no key. Raises `WireError`."""
+        """Return the plaintext of the message's tensor box; None if it has none, or no key. Raises `WireError`."""
         match message:
             case InferenceStep(box=box) | InferenceToken(box=box):
                 pass
@@ -232,18 +250,18 @@ class Session:
 
 
 def carries_token(message: Message | None) -> bool:
-    """Whether the message's tensor box holds a token, and no activation."""
+    """Whether the message's tensor box holds a token, not an activation."""
     return isinstance(message, InferenceToken | PPTokenPayload)
 
 
 def hidden_dim(activation: bytes) -> int:
-    """The hiddenDim that an activation's size is right for; it does not travel."""
+    """Return the hiddenDim that fits an activation's size; no message has it."""
     seq_len = int.from_bytes(activation[:4], "little", signed=True)
     return (len(activation) - 4) // (2 * seq_len) if seq_len > 0 else 0
 
 
 def _readable(body: bytes) -> Message | None:
-    """The message of an unsealed frame, if its bytes cannot well be anything else."""
+    """Return the message of an unsealed frame; None if its bytes may be a box."""
     spec = SPEC_BY_TYPE.get(body[0])
     if spec is None or spec.kind not in (PayloadKind.JSON, PayloadKind.EMPTY):
         return None

@@ -1,12 +1,15 @@
-"""TCP byte streams out of segments: one `Stream` a direction, in order, with what the capture lacks said."""
+"""TCP byte streams out of segments: one `Stream` a direction, in order, with the bytes counted that are missing."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 MAX_EARLY: Final = 256 * 1024
-"""So many bytes may wait for earlier ones; with more of them, those count as lost."""
+"""Bytes that may wait for earlier ones; beyond it, those count as lost."""
+MAX_WINDOW: Final = 1 << 30
+"""Bytes that a receiver can have open; an acknowledgement further ahead is not believed. RFC 7323."""
+_MAX_GAPS: Final = 256
 
 
 class Endpoint(NamedTuple):
@@ -29,6 +32,13 @@ class Segment(NamedTuple):
     flags: int
     data: bytes
     """As far as it was captured."""
+    cut: int = 0
+    """Bytes of the segment after these that the capture lacks."""
+
+    @property
+    def first(self) -> int:
+        """The sequence number of its first byte of data."""
+        return (self.sequence + bool(self.flags & SYN)) & 0xFFFF_FFFF
 
 
 class Piece(NamedTuple):
@@ -39,11 +49,20 @@ class Piece(NamedTuple):
     lost: int = 0
 
 
+class Late(NamedTuple):
+    """Bytes that came after their place in the stream had been given up."""
+
+    time: float
+    offset: int
+    """In the stream; negative before the first byte seen."""
+    data: bytes
+
+
 class Stream:
     """One direction of a TCP connection: segments in, pieces in order out.
 
-    What came twice is left out. What is missing is lost once the receiver has acknowledged it, or at the end: then no
-    other segment can bring it.
+    Leaves out repeated bytes. Missing bytes count as lost when the segment that had them was cut, when bytes after them
+    are there and they were acknowledged or too many wait, and at the end.
     """
 
     def __init__(self) -> None:
@@ -54,76 +73,145 @@ class Stream:
         self.repeated = 0
         """Bytes that came again."""
         self._base: int | None = None  # the sequence number of the byte at offset 0
-        self._end: int | None = None  # the offset behind the last byte
-        self._early: list[tuple[int, float, bytes]] = []  # by offset, a heap
+        self._end: int | None = None  # the offset after the last byte
+        self._unseen: tuple[int, int] | None = None  # the lowest and highest number acknowledged while none was seen
+        self._acknowledged = 0  # up to this offset
+        self._cut = 0  # up to this offset, segments have come, though not all of their bytes
+        self._early: list[tuple[int, float, bytes, int]] = []  # by offset, a heap; the last number is `cut`
         self._early_size = 0
+        self._gaps: list[tuple[int, int]] = []  # offsets that were given up
 
-    def take(self, segment: Segment) -> Iterator[Piece]:
-        """The pieces that this segment of the stream completes."""
-        first = segment.sequence
-        if segment.flags & SYN:
-            first += 1
-            if self._base is None:
-                self.from_start = True
-        if self._base is None:
-            self._base = first
-        offset = self._offset(first)
-        if segment.flags & (FIN | RST):
-            self._end = offset + len(segment.data)
-        if segment.data:
-            heapq.heappush(self._early, (offset, segment.time, segment.data))
-            self._early_size += len(segment.data)
-            yield from self._in_order()
-            while self._early_size > MAX_EARLY:
-                yield from self._hole(segment.time)
-
-    def acknowledged(self, number: int, time: float) -> Iterator[Piece]:
-        """The receiver has all bytes before this sequence number."""
-        if self._base is None:
-            return
-        offset = self._offset(number)
-        if self._end is not None:
-            offset = min(offset, self._end)
-        while self._early and self._early[0][0] < offset:
-            yield from self._hole(time)
-        # The end of a stream takes a number like a byte; where it was not captured, that is no byte that is missing.
-        if offset > self.offset + 1:
-            lost = offset - self.offset
-            self.offset = offset
-            yield Piece(time, b"", lost)
-            yield from self._in_order()
-
-    def give_up(self, time: float) -> Iterator[Piece]:
-        """Nothing more comes."""
-        while self._early:
-            yield from self._hole(time)
+    @property
+    def is_known(self) -> bool:
+        """Whether any segment has said where the stream is."""
+        return self._base is not None
 
     @property
     def is_over(self) -> bool:
         """Whether its last byte was passed on."""
         return self._end is not None and self.offset >= self._end
 
-    def _offset(self, number: int) -> int:
-        """Of a sequence number, which has 32 bits and starts anew behind them."""
-        assert self._base is not None  # noqa: S101 - a segment came
-        ahead = (number - self._base - self.offset) & 0xFFFF_FFFF
+    def start(self, number: int, *, from_start: bool) -> None:
+        """Say the sequence number of the first byte, before any was taken."""
+        if self._base is None:
+            self._base = number & 0xFFFF_FFFF
+            self.from_start = from_start
+            if not from_start:
+                self._gaps.append((-MAX_WINDOW, 0))
+
+    def place(self, number: int) -> int:
+        """Return the offset in the stream of a sequence number, which has 32 bits and wraps around."""
+        ahead = (number - (self._base or 0) - self.offset) & 0xFFFF_FFFF
         return self.offset + ahead - (0x1_0000_0000 if ahead >= 0x8000_0000 else 0)
 
-    def _in_order(self) -> Iterator[Piece]:
-        while self._early and self._early[0][0] <= self.offset:
-            offset, time, data = heapq.heappop(self._early)
-            self._early_size -= len(data)
-            known = min(self.offset - offset, len(data))
-            self.repeated += known
-            if known < len(data):
-                self.offset += len(data) - known
-                yield Piece(time, data[known:] if known else data)
+    def has(self, number: int) -> bool:
+        """Whether no bytes before a sequence number are waited for; a number out of any window is not believed."""
+        offset = self.place(number)
+        ahead = offset - self.offset
+        # The end of a stream takes a number like a byte.
+        return ahead <= 1 or offset <= self._acknowledged or ahead > MAX_WINDOW
 
-    def _hole(self, time: float) -> Iterator[Piece]:
-        """What is missing before the first early segment counts as lost."""
+    def take(self, segment: Segment) -> Sequence[Piece | Late]:
+        """Return the pieces that this segment of the stream completes."""
+        data, cut = segment.data, segment.cut
+        first = segment.first
+        if self._base is None:
+            self.start(first, from_start=bool(segment.flags & SYN))
+        offset = self.place(first)
+        if segment.flags & (FIN | RST):
+            self._end = offset + len(data) + cut
+        if not data and not cut:
+            return ()
+        if offset == self.offset and not self._early and not cut:
+            self.offset += len(data)
+            return (Piece(segment.time, data),)
+        heapq.heappush(self._early, (offset, segment.time, data, cut))
+        self._early_size += len(data)
+        pieces = self._in_order(segment.time)
+        while self._early and (self._early_size > MAX_EARLY or self._early[0][0] <= self._acknowledged):
+            pieces += self._hole(segment.time)
+        return pieces
+
+    def acknowledged(self, number: int, time: float) -> Sequence[Piece | Late]:
+        """Say that the receiver has all bytes before this sequence number: no more of them will be sent."""
+        if self._base is None:
+            first, last = self._unseen or (number, number)
+            if (number - first) & 0x8000_0000:
+                first = number
+            elif not (number - last) & 0x8000_0000:
+                last = number
+            self._unseen = first, last
+            return ()
+        offset = self.place(number)
+        if offset <= self._acknowledged or offset - self.offset > MAX_WINDOW:
+            return ()
+        self._acknowledged = offset
+        pieces: list[Piece | Late] = []
+        while self._early and self._early[0][0] <= offset:
+            pieces += self._hole(time)
+        return pieces
+
+    def give_up(self, time: float) -> Sequence[Piece | Late]:
+        """Return what is left: nothing more comes."""
+        if self._base is None:
+            if self._unseen is None:
+                return ()
+            first, last = self._unseen
+            self.start(first, from_start=False)
+            self.acknowledged(last, time)
+        pieces: list[Piece | Late] = []
+        while self._early:
+            pieces += self._hole(time)
+        end = self._end
+        if end is None or end - self.offset > MAX_WINDOW:
+            # Where the end was not captured, its number is not a missing byte.
+            end = self._acknowledged if self._acknowledged > self.offset + 1 else self.offset
+        if end > self.offset:
+            pieces.append(self._lost(end, time))
+        return pieces
+
+    def _in_order(self, time: float) -> list[Piece | Late]:
+        pieces: list[Piece | Late] = []
+        early = self._early
+        while True:
+            while early and early[0][0] <= self.offset:
+                offset, when, data, cut = heapq.heappop(early)
+                self._early_size -= len(data)
+                self._cut = max(self._cut, offset + len(data) + cut)
+                known = min(self.offset - offset, len(data))
+                if known:
+                    pieces += self._known(offset, data[:known], when)
+                if known < len(data):
+                    self.offset += len(data) - known
+                    pieces.append(Piece(when, data[known:]))
+            if self._cut <= self.offset:
+                return pieces
+            pieces.append(self._lost(min(self._cut, early[0][0]) if early else self._cut, time))
+
+    def _known(self, offset: int, data: bytes, time: float) -> list[Late]:
+        """Tell bytes that came again from those that were given up."""
+        late, gaps = [], []
+        for start, end in self._gaps:
+            begin, stop = max(start, offset), min(end, offset + len(data))
+            if begin < stop:
+                late.append(Late(time, begin, data[begin - offset : stop - offset]))
+                gaps += [gap for gap in ((start, begin), (stop, end)) if gap[0] < gap[1]]
+            else:
+                gaps.append((start, end))
+        if late:
+            self._gaps = gaps
+        self.repeated += len(data) - sum(len(each.data) for each in late)
+        return late
+
+    def _hole(self, time: float) -> list[Piece | Late]:
+        """Count the bytes before the first early segment as lost."""
         first = self._early[0][0]
-        if first > self.offset:
-            lost = first - self.offset
-            self.offset = first
-            yield Piece(time, b"", lost)
-        yield from self._in_order()
+        pieces: list[Piece | Late] = [self._lost(first, time)] if first > self.offset else []
+        return pieces + self._in_order(time)
+
+    def _lost(self, end: int, time: float) -> Piece:
+        piece = Piece(time, b"", end - self.offset)
+        self._gaps.append((self.offset, end))
+        del self._gaps[:-_MAX_GAPS]
+        self.offset = end
+        return piece

@@ -1,4 +1,4 @@
-"""Entries as lines of text, and as JSON objects; what a capture says stands there with escapes only."""
+"""Entries as lines of text, and as JSON objects, with everything a terminal might obey escaped."""
 
 import json
 from ipaddress import ip_address
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from wireproto.codec.json_scanner import payload_fields
+from wireproto.codec.fields import payload_fields
 from wireproto.inspection.sessions import Entry, Kind, carries_token, hidden_dim
 from wireproto.inspection.tcp import Endpoint
 from wireproto.messages import InferenceStep, InferenceToken, Message
@@ -16,7 +16,7 @@ _LONGEST = 48
 
 
 def printable(text: str) -> str:
-    """Text without what a terminal takes for a command, or what turns its direction."""
+    """Return text with control characters escaped, and those that change its direction."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
@@ -29,14 +29,16 @@ def address(end: Endpoint) -> str:
 
 
 def title(entry: Entry) -> str:
-    """What an entry is about: the name of its message, where that is known."""
+    """Return the name of an entry's message; where that is unknown, of what the entry is about."""
     if entry.spec is not None:
         return entry.spec.msg_type.wire_name
+    if entry.kind is Kind.LOST and entry.wire:
+        return "cut frame"
     return {Kind.SEALED: "sealed box", Kind.LONG: "long frame", Kind.BROKEN: "broken"}.get(entry.kind, entry.kind.value)
 
 
 def summary(entry: Entry) -> str:
-    """What an entry says, on one line."""
+    """Return the contents of an entry, on one line."""
     texts = [_summary(entry)]
     if entry.tensor is not None:
         texts.append(_tensor(entry))
@@ -58,19 +60,24 @@ def _summary(entry: Entry) -> str:
         case Kind.OPENED if entry.ends is not None:
             return " → ".join(map(address, entry.ends))
         case Kind.SEALED:
-            return "there is no key for it"
+            return "its key is missing"
         case Kind.LONG:
             return "too long to be kept"
+        case Kind.LOST if entry.wire:
+            return f"the capture lacks {entry.lost:,} bytes of this frame, at byte {entry.offset} of the stream"
+        case Kind.LOST if entry.lost < entry.size:
+            return f"the capture lacks {entry.lost:,} of these bytes, and no frame was found in the rest"
         case Kind.LOST:
-            inside = f", in the frame at {entry.offset}" if entry.wire else f", at byte {entry.offset} of the stream"
-            return f"the capture lacks {entry.size} bytes{inside}"
+            return f"the capture lacks {entry.lost:,} bytes, at byte {entry.offset} of the stream"
         case Kind.SKIPPED:
-            return f"{entry.size} bytes from byte {entry.offset} of the stream on: no frame begins there"
+            return f"no frame was found from byte {entry.offset} of the stream on"
+        case Kind.LATE:
+            return f"came out of order, too late to be read; at byte {entry.offset} of the stream"
     return ""
 
 
 def _place(entry: Entry) -> str:
-    """What the error's offset counts from the start of."""
+    """Return the name of the bytes from whose start the error's offset counts."""
     if entry.frame is None:
         return "stream"
     if entry.message is not None:
@@ -102,12 +109,14 @@ def _tensor(entry: Entry) -> str:
 
 
 def as_json(entry: Entry) -> str:
-    """An entry as one line of JSON, in ASCII; its payload as `wireproto codec` writes it."""
+    """Return an entry as one line of JSON, in ASCII; its payload as `wireproto codec` writes it."""
     shown: dict[str, Any] = {"kind": entry.kind.value, "time": round(entry.time, 6), "connection": entry.connection}
     if entry.ends is not None:
         shown["ends"] = [address(end) for end in entry.ends]
     if entry.sender is not None:
         shown |= {"sender": entry.sender, "offset": entry.offset, "size": entry.size}
+    if entry.lost:
+        shown["lost"] = entry.lost
     if entry.frame is not None or entry.kind is Kind.SEALED:
         shown["sealed"] = entry.sealed
     if entry.frame:

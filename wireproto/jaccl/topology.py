@@ -4,8 +4,8 @@
     rank entries    [{"interface":"bridge100","ip":"…","rank":0},…]   what the reference peer writes
     ring hostfile   [["169.254.1.1:29400"],["169.254.1.2:29401"]]     what MLX's ring is pointed at
 
-JACCL's own parser lets files through that crash it later, or that form another group than the one meant, so a device
-matrix is held to more here. What is written is held to the same rules as what is read.
+JACCL accepts device files that crash it later or form another group than intended, so the rules here are stricter.
+Writing applies the same rules as reading.
 """
 
 import json
@@ -17,19 +17,19 @@ from typing import Final, NamedTuple, NoReturn, cast
 
 from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import LimitError, MalformedError, WireError
-from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
+from wireproto.jaccl import MAX_MESH, MAX_SIZE, MAX_WIRES, MIN_SIZE
 
 MAX_FILE: Final = 64 * 1024
-"""Bytes of a file: eight ranks with four devices a link need less than 16 KiB. [TOPOLOGY-FILE]"""
+"""Bytes in a file: a ring of 64 ranks with four devices per neighbour needs 31 KiB. [TOPOLOGY-FILE]"""
 
 DeviceEntry = None | str | tuple[str, ...]
-"""The devices towards one rank: none, one, or several side by side."""
+"""The devices that connect to one rank: none, one, or several in parallel."""
 
 DeviceMatrix = tuple[tuple[DeviceEntry, ...], ...]
-"""One row a rank, one entry a rank: None for itself. [TOPOLOGY-MATRIX]"""
+"""One row per rank, with one entry per rank: None for itself. [TOPOLOGY-MATRIX]"""
 
 RingHosts = tuple[tuple[tuple[str, int], ...], ...]
-"""One row a rank: its addresses, each an IP and a port. [TOPOLOGY-RING]"""
+"""One row per rank: its addresses, each an IP and a port. [TOPOLOGY-RING]"""
 
 _NAME: Final = re.compile(r"[!-~]{1,63}")
 _ENTRY_KEYS: Final = frozenset({"interface", "ip", "rank"})
@@ -37,16 +37,26 @@ _EXAMPLE: Final = '[[null,"rdma_en5"],["rdma_en4",null]]'
 
 
 class DeviceVerdict(NamedTuple):
-    """What JACCL can make of a device matrix."""
+    """Which groups JACCL can form from a device matrix."""
 
     matrix: DeviceMatrix | None
-    """None where there is a fault."""
+    """None if there is a fault."""
     mesh: bool
-    """Every rank has a device towards every other."""
+    """Every rank has a device for every other rank, and there are at most 8 ranks."""
     ring: bool
-    """Every rank has devices towards its two neighbours, equally many everywhere."""
+    """Every rank has 1 to 4 devices for each of its two neighbours, the same number everywhere."""
     faults: tuple[WireError, ...]
-    """What is wrong, in the order of the file: none with a mesh or a ring, and at least one without."""
+    """In file order; empty if and only if the matrix is a mesh or a ring."""
+
+    @property
+    def wires(self) -> int:
+        """The connections between two ranks of a mesh: the smallest number of devices over all pairs. [JACCL-MESH-INIT]
+
+        MLX before 0.32.4 uses one, whatever the matrix has. 0 if the matrix is no mesh.
+        """
+        if self.matrix is None or not self.mesh:
+            return 0
+        return min(len(_names(entry)) for r, row in enumerate(self.matrix) for c, entry in enumerate(row) if r != c)
 
 
 class RankEntry(NamedTuple):
@@ -61,7 +71,7 @@ class RankEntry(NamedTuple):
 
 
 def check_device_file(data: bytes, *, rank: int | None = None) -> DeviceVerdict:
-    """The verdict on a device file; with `rank`, it has to be one of the file's. [TOPOLOGY-MATRIX, TOPOLOGY-FILE]
+    """Return the verdict on a device file; `rank`, if given, must be one of its ranks. [TOPOLOGY-MATRIX, TOPOLOGY-FILE]
 
     Faults have a path such as `[0][1]`, and an offset from the start of `data`.
     """
@@ -76,22 +86,22 @@ def check_device_file(data: bytes, *, rank: int | None = None) -> DeviceVerdict:
 
 
 def check_device_matrix(matrix: DeviceMatrix) -> DeviceVerdict:
-    """The same of a matrix made in Python, in tuples or lists: its faults have a path, and no offset."""
+    """Return the verdict on a matrix of tuples or lists. Its faults have a path and no offset."""
     return _matrix_verdict(_Document(matrix, {}))
 
 
 def parse_device_file(data: bytes) -> DeviceMatrix:
-    """The device matrix that a file holds. Raises the first fault that `check_device_file` finds."""
+    """Return the device matrix in a file. Raise the first fault that `check_device_file` finds."""
     return _matrix(check_device_file(data))
 
 
 def format_device_file(matrix: DeviceMatrix) -> bytes:
-    """The file of a device matrix, without white space. Raises the first fault that `check_device_matrix` finds."""
+    """Return the file for a device matrix, without white space. Raise `check_device_matrix`'s first fault."""
     return _compact(_matrix(check_device_matrix(matrix)))
 
 
 def devices_of(matrix: DeviceMatrix, rank: int) -> dict[int, tuple[str, ...]]:
-    """The devices that a rank uses, by the rank that they lead to: its own row, the only one that it uses."""
+    """Return the devices in a rank's own row, the only one that it uses, by the rank they connect to."""
     return {peer: _names(entry) for peer, entry in enumerate(matrix[rank]) if entry is not None}
 
 
@@ -102,64 +112,73 @@ def _matrix(verdict: DeviceVerdict) -> DeviceMatrix:
 
 
 def _matrix_verdict(document: "_Document") -> DeviceVerdict:
-    for find in (_shape_faults, _entry_faults, _link_faults):  # each stands on what the one before has checked
+    for find in (_shape_faults, _entry_faults, _link_faults):  # each relies on what the previous one has checked
         if faults := find(document):
             return DeviceVerdict(None, False, False, tuple(faults))
     rows = cast("Sequence[Sequence[DeviceEntry | list[str]]]", document.value)
     matrix = tuple(tuple(tuple(entry) if isinstance(entry, list) else entry for entry in row) for row in rows)
     counts = [[len(_names(entry)) for entry in row] for row in matrix]
-    mesh_gap, ring_gap = _mesh_gap(counts), _ring_gap(counts)
-    if mesh_gap is None or ring_gap is None:
-        return DeviceVerdict(matrix, mesh_gap is None, ring_gap is None, ())
-    (a, b), (r, c) = mesh_gap, ring_gap
-    uneven = f"[{r}][{c}] has another number of devices than [0][1]" if counts[r][c] else f"[{r}][{c}] is null"
+    no_mesh, no_ring = _no_mesh(counts), _no_ring(counts)
+    if no_mesh is None or no_ring is None:
+        return DeviceVerdict(matrix, no_mesh is None, no_ring is None, ())
+    path, reason = no_ring
     detail = (
-        f"no mesh, since [{a}][{b}] is null, and no ring, since {uneven}: name the devices between all ranks, or "
-        "equally many between all neighbours"
+        f"no mesh, since {no_mesh}, and no ring, since {reason}: name devices for all pairs of at most {MAX_MESH} "
+        f"ranks, or the same number, at most {MAX_WIRES}, for all neighbours"
     )
-    return DeviceVerdict(None, False, False, (document.fault("topology-incomplete", f"[{r}][{c}]", detail),))
+    return DeviceVerdict(None, False, False, (document.fault("topology-incomplete", path, detail),))
 
 
-def _mesh_gap(counts: list[list[int]]) -> tuple[int, int] | None:
-    """The first place where a mesh needs a device, and there is none."""
+def _no_mesh(counts: list[list[int]]) -> str | None:
+    """Return why these numbers of devices make no mesh, or None if they make one."""
     size = len(counts)
-    return next(((r, c) for r in range(size) for c in range(size) if r != c and not counts[r][c]), None)
+    if size > MAX_MESH:
+        return f"it has at most {MAX_MESH} ranks, not {size}"
+    return next((f"[{r}][{c}] is null" for r in range(size) for c in range(size) if r != c and not counts[r][c]), None)
 
 
-def _ring_gap(counts: list[list[int]]) -> tuple[int, int] | None:
-    """The first place between two neighbours without a device, or with another number than the first one."""
-    neighbours = [(r, (r + 1) % len(counts)) for r in range(len(counts))]
-    return next(((r, c) for r, c in neighbours if not counts[r][c] or counts[r][c] != counts[0][1]), None)
+def _no_ring(counts: list[list[int]]) -> tuple[str, str] | None:
+    """Return the path of the first entry that prevents a ring, and why; None if there is a ring."""
+    size, wanted = len(counts), counts[0][1]
+    for r, c in [(r, (r + step) % size) for step in (1, -1) for r in range(size)]:
+        path = f"[{r}][{c}]"
+        if not counts[r][c]:
+            return path, f"{path} is null"
+        if counts[r][c] > MAX_WIRES:
+            return path, f"{path} has {counts[r][c]} devices, more than {MAX_WIRES}"
+        if counts[r][c] != wanted:
+            return path, f"{path} has {counts[r][c]} devices, and [0][1] has {wanted}"
+    return None
 
 
 def _shape_faults(document: "_Document") -> list[WireError]:
-    """The file is an array of 2 to 8 rows, each with an entry a rank."""
+    """Check for an array of 2 to 64 rows, each with one entry per rank."""
     matrix = document.value
     if not isinstance(matrix, tuple | list):
-        return [document.fault("topology-not-array", "", f"expected an array with a row a rank, not {_kind(matrix)}")]
+        return [document.fault("topology-not-array", "", f"expected an array with a row per rank, not {_kind(matrix)}")]
     if matrix and isinstance(matrix[0], dict) and matrix[0].keys() >= _ENTRY_KEYS:
         detail = (
-            "these are rank entries, the reference peer's format, which JACCL does not take: write a row a rank, such "
-            f"as {_EXAMPLE}, with the names that `ibv_devices` lists on that rank's host"
+            "these are rank entries, the reference peer's format, which JACCL does not read: write a row per rank, "
+            f"such as {_EXAMPLE}, with the names that `ibv_devices` lists on that rank's host"
         )
         return [document.fault("topology-rank-entries", "[0]", detail)]
     size = len(matrix)
     if not MIN_SIZE <= size <= MAX_SIZE:
-        detail = f"{size} rows are for as many ranks: use {MIN_SIZE} to {MAX_SIZE}"
+        detail = f"a row per rank makes {size} ranks: use {MIN_SIZE} to {MAX_SIZE}"
         return [document.fault("topology-size", "", detail)]
     faults: list[WireError] = []
     for r, row in enumerate(matrix):
         if not isinstance(row, tuple | list):
-            detail = f"expected an array with an entry a rank, not {_kind(row)}"
+            detail = f"expected an array with an entry per rank, not {_kind(row)}"
             faults.append(document.fault("topology-not-array", f"[{r}]", detail))
         elif len(row) != size:
-            detail = f"a row of {len(row)} entries, where {size} rows need {size}"
+            detail = f"this row has {len(row)} entries, and the file has {size} rows: both are one per rank"
             faults.append(document.fault("topology-row", f"[{r}]", detail))
     return faults
 
 
 def _entry_faults(document: "_Document") -> list[WireError]:
-    """Each entry is null on the diagonal, elsewhere null, a name or an array of names; no name is twice in a row."""
+    """Check that each entry is null, or off the diagonal a name or an array of names, and no name repeats in a row."""
     faults: list[WireError] = []
     for r, row in enumerate(cast("Sequence[Sequence[object]]", document.value)):
         places: dict[str, str] = {}  # the path of each name
@@ -168,18 +187,17 @@ def _entry_faults(document: "_Document") -> list[WireError]:
             if r != c and entry is not None:
                 faults += _device_faults(document, path, entry, places)
             elif entry is not None:
-                detail = f"expected null, since rank {r} has no device towards itself, not {_kind(entry)}"
+                detail = f"expected null, since rank {r} has no device for itself, not {_kind(entry)}"
                 faults.append(document.fault("topology-diagonal", path, detail))
     return faults
 
 
 def _device_faults(document: "_Document", path: str, entry: object, places: dict[str, str]) -> Iterator[WireError]:
-    """Those of an entry; `places` are the paths of the names that were in its row before, and are added to."""
+    """Check one entry. `places` maps the names earlier in its row to their paths, and grows."""
     names: Mapping[str, object] = {path: entry}
     if isinstance(entry, tuple | list):
-        if not 1 <= len(entry) <= MAX_WIRES:
-            detail = f"an array of {len(entry)} devices: name 1 to {MAX_WIRES}, or write null for no link"
-            yield document.fault("topology-names", path, detail)
+        if not entry:
+            yield document.fault("topology-names", path, "an array of no devices: name one, or write null for no link")
             return
         names = {f"{path}[{index}]": name for index, name in enumerate(entry)}
     for place, name in names.items():
@@ -189,24 +207,20 @@ def _device_faults(document: "_Document", path: str, entry: object, places: dict
             detail = f"{_short(name)} is no device name: use one that `ibv_devices` lists, such as rdma_en5"
             yield document.fault("topology-name", place, detail)
         elif (first := places.setdefault(name, place)) != place:
-            detail = f"{name} is at {first} already, and one port leads to one rank: name another device"
+            detail = f"{name} is already at {first}, and a port connects to one rank: name another device"
             yield document.fault("topology-duplicate", place, detail)
 
 
 def _link_faults(document: "_Document") -> list[WireError]:
-    """The two ends of a link name equally many devices."""
+    """Check that both ends of a link name devices. They may name different numbers of them."""
     faults: list[WireError] = []
     matrix = cast(DeviceMatrix, document.value)
     for r, row in enumerate(matrix):
         for c in range(r):
-            here, there = len(_names(row[c])), len(_names(matrix[c][r]))
-            if here != there:
-                poorer, richer = (f"[{r}][{c}]", f"[{c}][{r}]")[:: 1 if here < there else -1]
-                detail = (
-                    f"{min(here, there)} devices, and {max(here, there)} at {richer}, the other end of the link: name "
-                    "equally many at both"
-                )
-                faults.append(document.fault("topology-one-sided", poorer, detail))
+            if (row[c] is None) != (matrix[c][r] is None):
+                empty, other = (f"[{r}][{c}]", f"[{c}][{r}]")[:: 1 if row[c] is None else -1]
+                detail = f"null, and {other}, the link's other end, names a device: name one at both, or at neither"
+                faults.append(document.fault("topology-one-sided", empty, detail))
     return sorted(faults, key=lambda fault: fault.offset or 0)
 
 
@@ -218,12 +232,12 @@ def _names(entry: DeviceEntry) -> tuple[str, ...]:
 
 
 def parse_rank_entries(data: bytes) -> tuple[RankEntry, ...]:
-    """The rank entries that a file holds, in rank order. Raises `WireError`. [TOPOLOGY-RANK-ENTRIES, TOPOLOGY-FILE]"""
+    """Return the rank entries in a file, in rank order. Raise `WireError`. [TOPOLOGY-RANK-ENTRIES, TOPOLOGY-FILE]"""
     return _rank_entries(_Document.read(data))
 
 
 def format_rank_entries(entries: Sequence[RankEntry]) -> bytes:
-    """The file of rank entries, byte for byte as the reference peer writes it. Raises `WireError`."""
+    """Return the file for rank entries, byte for byte as the reference peer writes it. Raise `WireError`."""
     values = [entry._asdict() for entry in entries]
     _rank_entries(_Document(values, {}))
     # The reference peer's encoder escapes the slash.
@@ -233,7 +247,9 @@ def format_rank_entries(entries: Sequence[RankEntry]) -> bytes:
 def _rank_entries(document: "_Document") -> tuple[RankEntry, ...]:
     values = document.array("", document.value)
     if not MIN_SIZE <= len(values) <= MAX_SIZE:
-        document.fail("topology-size", "", f"{len(values)} entries are for as many ranks: use {MIN_SIZE} to {MAX_SIZE}")
+        document.fail(
+            "topology-size", "", f"one entry per rank makes {len(values)} ranks: use {MIN_SIZE} to {MAX_SIZE}"
+        )
     return tuple(_rank_entry(document, rank, value) for rank, value in enumerate(values))
 
 
@@ -252,7 +268,7 @@ def _rank_entry(document: "_Document", rank: int, value: object) -> RankEntry:
     if not _is_host(entry.ip):
         document.fail("topology-address", f"{path}.ip", f"{_short(entry.ip)} is not the IPv4 address of a host")
     if entry.rank != rank:
-        document.fail("topology-rank", f"{path}.rank", f"expected {rank}, the entry's place, not {entry.rank}")
+        document.fail("topology-rank", f"{path}.rank", f"expected {rank}, the entry's position, not {entry.rank}")
     return entry
 
 
@@ -260,12 +276,12 @@ def _rank_entry(document: "_Document", rank: int, value: object) -> RankEntry:
 
 
 def parse_ring_hostfile(data: bytes) -> RingHosts:
-    """The addresses that a ring hostfile holds, by rank. Raises `WireError`. [TOPOLOGY-RING, TOPOLOGY-FILE]"""
+    """Return the addresses in a ring hostfile, by rank. Raise `WireError`. [TOPOLOGY-RING, TOPOLOGY-FILE]"""
     return _ring_hosts(_Document.read(data))
 
 
 def format_ring_hostfile(hosts: RingHosts) -> bytes:
-    """The ring hostfile of these addresses, without white space. Raises `WireError`."""
+    """Return the ring hostfile for these addresses, without white space. Raise `WireError`."""
     rows = [[f"{ip}:{port}" for ip, port in row] for row in hosts]
     _ring_hosts(_Document(rows, {}))
     return _compact(rows)
@@ -274,7 +290,7 @@ def format_ring_hostfile(hosts: RingHosts) -> bytes:
 def _ring_hosts(document: "_Document") -> RingHosts:
     rows = document.array("", document.value)
     if len(rows) < MIN_SIZE:
-        document.fail("topology-size", "", f"{len(rows)} rows are for as many ranks: use at least {MIN_SIZE}")
+        document.fail("topology-size", "", f"a row per rank makes {len(rows)} ranks: use at least {MIN_SIZE}")
     places: dict[str, str] = {}  # the path of each address
     hosts = []
     for r, row in enumerate(rows):
@@ -283,7 +299,7 @@ def _ring_hosts(document: "_Document") -> RingHosts:
             place = f"[{r}][{index}]"
             addresses.append(_address(document, place, text))
             if (first := places.setdefault(cast(str, text), place)) != place:
-                document.fail("topology-duplicate", place, f"{text} is at {first} already: use another port")
+                document.fail("topology-duplicate", place, f"{text} is already at {first}: use another port")
         if not addresses:
             document.fail("topology-row", f"[{r}]", f"rank {r} has no address: name at least one")
         hosts.append(tuple(addresses))
@@ -304,24 +320,32 @@ def _address(document: "_Document", path: str, text: object) -> tuple[str, int]:
 
 
 class _Document(NamedTuple):
-    """JSON as Python values, arrays as tuples; and where in the file a value starts, by its path."""
+    """JSON as Python values, with arrays as tuples, and the offset in the file of each value, by its path."""
 
     value: object
     offsets: Mapping[str, int]
 
     @classmethod
     def read(cls, data: bytes) -> "_Document":
-        """Reads all of a file: four levels of it, as deep as one of these files can go."""
+        """Read a whole file: values as deep as four levels, the deepest that any of these files has.
+
+        JACCL skips a byte-order mark, so this does too. The first byte tells that a file is no array, whatever follows.
+        """
+        start = len(_BOM) if data.startswith(_BOM) else 0
+        first = _NO_ARRAY.match(data, start)
+        if first is not None:
+            detail = f"expected an array with a row per rank, not {_KINDS[first[1][:1]]}"
+            raise MalformedError("topology-not-array", detail, offset=first.start(1))
         if len(data) > MAX_FILE:
             raise LimitError("topology-limit", f"the file has more than {MAX_FILE} bytes", offset=MAX_FILE)
-        scanner = Scanner(data)
+        scanner = Scanner(data, start)
         offsets: dict[str, int] = {}
         value = _value(scanner, "", 1, offsets)
         scanner.end()
         return cls(value, offsets)
 
     def array(self, path: str, value: object) -> Sequence[object]:
-        """The value at `path`, which has to be an array."""
+        """Return the value at `path` if it is an array; else fail."""
         if not isinstance(value, tuple | list):
             self.fail("topology-not-array", path, f"expected an array, not {_kind(value)}")
         return value
@@ -335,16 +359,25 @@ class _Document(NamedTuple):
 
 @dataclass(frozen=True)
 class _Other:
-    """A value that has no place in any of these files."""
+    """A value that none of these files contains."""
 
     kind: str
 
 
 _LEVELS: Final = 4
+_BOM: Final = b"\xef\xbb\xbf"
+_KINDS: Final = {
+    b"{": "an object",
+    b'"': "a string",
+    b"n": "null",
+    **dict.fromkeys((b"t", b"f"), "a boolean"),
+    **{byte.encode(): "a number" for byte in "-0123456789"},
+}
+_NO_ARRAY: Final = re.compile(rb"[ \t\r\n]*([{\"tfn0-9-])")
 
 
 def _value(scanner: Scanner, path: str, level: int, offsets: dict[str, int]) -> object:
-    """The value at the cursor, which is that at `path`, `level` deep."""
+    """Return the value at the cursor, which is at `path`, `level` deep."""
     kind = scanner.kind()
     offsets[path] = scanner.pos
     if kind == "a string":
@@ -353,7 +386,7 @@ def _value(scanner: Scanner, path: str, level: int, offsets: dict[str, int]) -> 
         return scanner.literal()
     if kind == "a number":
         whole, fraction_or_exponent = scanner.number()
-        # More digits than any number here has: int() takes quadratic time.
+        # int() takes quadratic time, and no valid number here has this many digits.
         return _Other(kind) if fraction_or_exponent or len(whole) > 20 else int(whole)
     if level >= _LEVELS:
         scanner.skip(level)
@@ -372,7 +405,7 @@ def _value(scanner: Scanner, path: str, level: int, offsets: dict[str, int]) -> 
 
 
 def _kind(value: object) -> str:
-    """What a value is in JSON, or its type where it is nothing there."""
+    """Return what a value is in JSON, or the name of its Python type."""
     match value:
         case _Other():
             return value.kind

@@ -1,7 +1,7 @@
-"""Frames as a stranger might write them: values at the edges of each field, and every spelling that JSON allows.
+"""Random frames in every encoding that JSON allows, with values at the bounds of each field. [JSON-SPELLING]
 
-All choices come from a `Random` that the caller brings: a seeded one for speed, or one of hypothesis's, which shrinks.
-The smallest draw is the plainest choice throughout, so what shrinks ends as the canonical frame. [JSON-SPELLING]
+All choices come from the caller's `Random`: a seeded one for speed, or one that hypothesis can shrink. The smallest
+draw is always the plainest choice, so a shrunk frame is canonical.
 """
 
 import base64
@@ -13,24 +13,24 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
+from wireproto.codec.fields import payload_fields
 from wireproto.codec.frame import encode_frame
-from wireproto.codec.json_scanner import payload_fields
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, Message, PayloadKind, Revision
 
 Members = list[tuple[str, bytes]]
-"""The members of a JSON object: key, and the text of the value."""
+"""Members of a JSON object: key, and the JSON text of the value."""
 
 TEXTS: Final = (
     "", "a", "/", "\\", '"', "\0", "\x1f\x7f", "é", "e\u0301", "\u2028", "😀", "\ud7ff\ue000\uffff", "a" * 70,
     '","uid":"', "6F9619FF-8B86-D011-B42D-00CF4FC964FF",
 )  # fmt: skip
-"""Strings that parsers are known to stumble over."""
+"""Strings that are known to break parsers."""
 _INTEGERS: Final = (0, 1, 9, 10, -1, 29400, 2**31, 2**32, 2**53, 2**53 + 1, -(2**53) - 1)
 _NAMES: Final = ("side-channel/1", "outcome/1", "rehearsal/1", "a/9999", "x-2/10", "a" * 62 + "/1")
 
 
 def edge_values(kind: inspect.Type) -> Sequence[Any]:
-    """Values that a field of this type can have, at the edges of what it can have."""
+    """Return valid values of a field of this type, those at its bounds included."""
     match kind:
         case inspect.IntType(ge=int(low), le=int(high)):
             return [value for value in (*_INTEGERS, low, high, low + 1, high - 1) if low <= value <= high]
@@ -54,7 +54,7 @@ def edge_values(kind: inspect.Type) -> Sequence[Any]:
 
 
 def random_message(random: Random, cls: type[Message]) -> Message:
-    """A message of a class, its values at the edges."""
+    """Return a message of a class, with values at the bounds of its fields."""
     values = {}
     for field in payload_fields(cls).values():
         if field.required or random.random() >= 0.7:
@@ -63,8 +63,8 @@ def random_message(random: Random, cls: type[Message]) -> Message:
 
 
 def canonical_members(message: Message) -> Members:
-    """The members of a payload in the spelling that `encode_frame` has."""
-    return [(key, respell_value(None, value)) for key, value in _written(message)]
+    """Return the members of a payload as `encode_frame` encodes them."""
+    return [(key, encode_value(None, value)) for key, value in _written(message)]
 
 
 def _written(message: Message) -> Iterable[tuple[str, Any]]:
@@ -74,11 +74,11 @@ def _written(message: Message) -> Iterable[tuple[str, Any]]:
 
 
 def join_members(members: Members) -> bytes:
-    """A JSON object without white space."""
+    """Return a JSON object without whitespace."""
     return b"{" + b",".join(msgspec.json.encode(key) + b":" + text for key, text in members) + b"}"
 
 
-# -- spellings --------------------------------------------------------------------------------------------------------
+# -- non-canonical encodings -------------------------------------------------------------------------------------------
 
 _SHORT_ESCAPES: Final = {
     '"': b'\\"', "\\": b"\\\\", "/": b"\\/", "\b": b"\\b", "\f": b"\\f", "\n": b"\\n", "\r": b"\\r", "\t": b"\\t",
@@ -86,7 +86,7 @@ _SHORT_ESCAPES: Final = {
 
 
 def foreign_frame(random: Random, message: Message) -> bytes:
-    """A frame that means the same as the canonical one, in another spelling if its payload is JSON."""
+    """Return a frame that decodes to `message`, with a JSON payload in a random encoding."""
     spec = SPEC_BY_CLASS[type(message)]
     if spec.kind is not PayloadKind.JSON:
         return encode_frame(message, Revision.V2, EXTENSIONS)
@@ -95,8 +95,8 @@ def foreign_frame(random: Random, message: Message) -> bytes:
 
 
 def foreign_members(random: Random, message: Message, escaped: float) -> Members:
-    """The members of a payload in any order, and keys that nobody knows."""
-    members = [(key, respell_value(random, value, escaped)) for key, value in _written(message)]
+    """Return the members of a payload in random order, with unknown keys among them."""
+    members = [(key, encode_value(random, value, escaped)) for key, value in _written(message)]
     fields = payload_fields(type(message))
     absent = {key for key, field in fields.items() if not field.required}.difference(key for key, _ in members)
     members += [(key, b"[]") for key in sorted(absent) if random.random() >= 0.7]
@@ -107,22 +107,22 @@ def foreign_members(random: Random, message: Message, escaped: float) -> Members
 
 
 def foreign_object(random: Random, members: Members, escaped: float) -> bytes:
-    """A JSON object of these members, with white space, and with that share of its keys' letters escaped."""
+    """Return a JSON object of these members, with whitespace. `escaped` is the share of escaped characters in keys."""
     inside = b",".join(_member(random, key, text, escaped) for key, text in members) or _space(random)
     return _space(random) + b"{" + inside + b"}" + _space(random)
 
 
-def respell_value(random: Random | None, value: object, escaped: float = 0.0) -> bytes:
-    """The JSON text of a field's value; the canonical one where there is no `random`."""
+def encode_value(random: Random | None, value: object, escaped: float = 0.0) -> bytes:
+    """Return the JSON text of a field's value; without `random`, the canonical one."""
     match value:
         case str():
-            return respell_string(random, value, escaped)
+            return encode_string(random, value, escaped)
         case bytes():
-            return respell_string(random, base64.b64encode(value).decode(), escaped)
+            return encode_string(random, base64.b64encode(value).decode(), escaped)
         case Enum():
-            return respell_string(random, value.value, escaped)
+            return encode_string(random, value.value, escaped)
         case tuple():
-            items = [respell_value(random, item, escaped) for item in value]
+            items = [encode_value(random, item, escaped) for item in value]
             return b"[" + b",".join(_space(random) + item + _space(random) for item in items) + b"]"
         case 0 if random and value is not False and random.random() >= 0.7:
             return b"-0"
@@ -130,14 +130,14 @@ def respell_value(random: Random | None, value: object, escaped: float = 0.0) ->
             return msgspec.json.encode(value)
 
 
-def respell_string(random: Random | None, text: str, escaped: float = 0.0) -> bytes:
-    """A JSON string for `text`; that share of its characters as escapes which need none."""
+def encode_string(random: Random | None, text: str, escaped: float = 0.0) -> bytes:
+    """Return a JSON string for `text`. `escaped` is the share of characters that are escaped without need."""
     if random is None or not escaped:
         return msgspec.json.encode(text)
-    return b'"' + b"".join(_respell_char(random, char, escaped) for char in text) + b'"'
+    return b'"' + b"".join(_encode_char(random, char, escaped) for char in text) + b'"'
 
 
-def _respell_char(random: Random, char: str, escaped: float) -> bytes:
+def _encode_char(random: Random, char: str, escaped: float) -> bytes:
     must = char in '"\\' or char < " "
     if not must and random.random() < 1 - escaped:
         return char.encode()
@@ -150,7 +150,7 @@ def _respell_char(random: Random, char: str, escaped: float) -> bytes:
 
 
 def any_value(random: Random, level: int = 0) -> bytes:
-    """Some JSON value, for a key that nobody knows."""
+    """Return a random JSON value, for an unknown key."""
     kind = random.randrange(6 if level < 3 else 4)
     if kind == 0:
         numbers = [b"0", b"-0", b"-1.5e+10", b"1E400", b"0.0e-0", b"123456789012345678901234567890", b"1e5"]
@@ -159,7 +159,7 @@ def any_value(random: Random, level: int = 0) -> bytes:
         return random.choice([b"null", b"true", b"false"])
     if kind < 4:
         strings = ["", "uid", '"', "\ufeff", "a\0b", "é😀", "\\u0041", "}", "://"]
-        return respell_string(random, random.choice(strings), 0.3)
+        return encode_string(random, random.choice(strings), 0.3)
     items = [any_value(random, level + 1) for _ in range(random.randint(0, 3))]
     if kind == 4:
         return b"[" + b",".join(_space(random) + item + _space(random) for item in items) + b"]"
@@ -168,7 +168,7 @@ def any_value(random: Random, level: int = 0) -> bytes:
 
 
 def _member(random: Random, key: str, text: bytes, escaped: float) -> bytes:
-    parts = (respell_string(random, key, escaped), b":", text)
+    parts = (encode_string(random, key, escaped), b":", text)
     return _space(random) + b"".join(part + _space(random) for part in parts)
 
 

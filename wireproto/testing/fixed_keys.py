@@ -1,6 +1,6 @@
-"""Handshakes whose keys are all known: for strategies, fuzzers and test peers, never for a real session.
+"""Handshakes with known keys, for strategies, fuzzers and test peers. Never use them for a real session.
 
-The introductions are made and the key is derived from the primitives, beside `handshake`, not by way of it.
+This module builds the hello, the ack and the key from the primitives, independently of `wireproto.session.handshake`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC
 
 @dataclass(frozen=True)
 class KnownSide:
-    """What one side of a handshake has, and would otherwise draw; a `Signer`, too."""
+    """The secrets of one side of a handshake. It is a `Signer`, too."""
 
     scalar: bytes = field(repr=False)
     """The P-256 private key, 32 bytes, big-endian."""
@@ -62,28 +62,28 @@ class KnownSide:
 
 @dataclass(frozen=True)
 class KnownHandshake:
-    """Both sides of one, and what comes of it."""
+    """Both sides of a handshake, its frames and its key."""
 
     rank_0: KnownSide
     rank_1: KnownSide
 
     @cached_property
     def hello(self) -> bytes:
-        """The hello's cluster frame. [HANDSHAKE-HELLO]"""
+        """Cluster frame of the hello. [HANDSHAKE-HELLO]"""
         own = self.rank_0
         signature = own.sign(hashlib.sha256(own.public + own.nonce).digest())
         return encode_frame(HandshakeHello(own.public_key, own.public, own.nonce, signature))
 
     @cached_property
     def ack(self) -> bytes:
-        """The ack's cluster frame. [HANDSHAKE-ACK]"""
+        """Cluster frame of the ack. [HANDSHAKE-ACK]"""
         own = self.rank_1
         signature = own.sign(hashlib.sha256(self.rank_0.nonce + own.nonce + own.public).digest())
         return encode_frame(HandshakeAck(own.public_key, own.public, own.nonce, signature))
 
     @cached_property
     def key(self) -> bytes:
-        """The session key: HKDF with one block of output, by hand. [HANDSHAKE-KEY]"""
+        """Session key: HKDF with one block of output. [HANDSHAKE-KEY]"""
         shared = self.rank_0.private.exchange(X25519PublicKey.from_public_bytes(self.rank_1.public))
         pseudorandom = hmac.digest(self.rank_0.nonce + self.rank_1.nonce, shared, "sha256")
         return hmac.digest(pseudorandom, KEY_INFO + b"\x01", "sha256")
@@ -101,14 +101,14 @@ KNOWN: Final = KnownHandshake(
         bytes(range(0x20, 0x40)),
     ),
 )
-"""That of the worked example in spec/protocol.md, and of the vectors."""
+"""The handshake of the worked example in spec/protocol.md and of the test vectors."""
 
 
 def box(key: bytes, nonce: bytes, plaintext: bytes) -> bytes:
-    """A sealed box with a nonce of one's choice. [SEAL-LAYOUT]"""
+    """Return a sealed box with the given nonce. [SEAL-LAYOUT]"""
     return nonce + AESGCM(key).encrypt(nonce, plaintext, None)
 
 
 def unbox(key: bytes, sealed: bytes) -> bytes:
-    """What a box holds. Raises `cryptography.exceptions.InvalidTag`, or ValueError for less than a nonce."""
+    """Return the plaintext of a box. Raise `cryptography.exceptions.InvalidTag`, or ValueError if it is too short."""
     return AESGCM(key).decrypt(sealed[:12], sealed[12:], None)

@@ -1,7 +1,7 @@
-"""Frames that are almost right: each with exactly one named violation, and the error code that it must give.
+"""Frames with exactly one named violation each, and the error code that it must give.
 
-A frame is to be decoded in revision 2, with every extension; all but the violation is right, in some foreign spelling.
-The choices come from a `Random`, as in `spelling`.
+The code is that of revision 2 with every extension. Apart from the violation the frame is valid, in a random encoding.
+The choices come from a `Random`, as in `encodings`.
 """
 
 import base64
@@ -11,28 +11,29 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import inspect
 
-from wireproto.codec.json_scanner import MAX_NESTING, payload_fields
+from wireproto.codec.fields import payload_fields
+from wireproto.codec.json_scanner import MAX_NESTING
 from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind
 from wireproto.testing.encodings import (
     Members,
     canonical_members,
     edge_values,
+    encode_string,
+    encode_value,
     foreign_frame,
     foreign_members,
     foreign_object,
     join_members,
-    respell_string,
-    respell_value,
 )
 
 
 class BrokenFrame(NamedTuple):
-    """A cluster frame that has to be refused."""
+    """A cluster frame that must be rejected."""
 
     violation: str
-    """What is wrong with it: a name of `VIOLATIONS`."""
+    """A name in `VIOLATIONS`."""
     code: str
-    """The error that it must give."""
+    """Error code that it must give."""
     frame: bytes
 
 
@@ -42,23 +43,23 @@ class Violation(NamedTuple):
     name: str
     code: str
     applies: Callable[[type[Message]], bool]
-    """Whether messages of a class can be broken in this way."""
+    """Tell whether messages of a class can have this violation."""
     make: Callable[[Random, Message], bytes]
-    """The broken frame of a message."""
+    """Return a broken frame of a message."""
 
 
 def broken_frame(random: Random, message: Message, name: str | None = None) -> BrokenFrame:
-    """`message` with one violation: that of the name, which has to apply, or any."""
+    """Return `message` with one violation: the named one, which must apply to it, or a random one."""
     cls = type(message)
     fitting = [each for each in VIOLATIONS if name in (None, each.name) and each.applies(cls)]
     violation = random.choice(fitting)
     return BrokenFrame(violation.name, violation.code, violation.make(random, message))
 
 
-# -- what is wrong with a value ---------------------------------------------------------------------------------------
+# -- bad values --------------------------------------------------------------------------------------------------------
 
 _Wrong = Callable[[Random, Any, Any], bytes]
-"""The wrong JSON text for a value."""
+"""Returns a bad JSON text for a value."""
 
 _TEXTS_OF: Final = {
     "number": [b"0", b"1"], "boolean": [b"true", b"false"], "string": [b'""', b'"0"', b'"true"'],
@@ -91,7 +92,7 @@ def _out_of_range(random: Random, value: Any, kind: Any) -> bytes:
 
 
 def _base64_of(value: object, rest: int) -> str:
-    """The base64 text of about this value, whose padding is for a length of that rest modulo 3."""
+    """Return base64 of the value, extended to a length that is `rest` modulo 3."""
     data = value if isinstance(value, bytes) else b""
     data += bytes((rest - len(data)) % 3 + 3)
     return base64.b64encode(data).decode()
@@ -143,17 +144,17 @@ def _twice(random: Random, value: Any, kind: Any) -> bytes:
 
 def _unknown_member(random: Random, value: Any, kind: Any) -> bytes:
     first = next(iter(kind.cls)).value
-    return respell_string(None, random.choice(["", "low", first.upper(), first.capitalize(), first + " ", first[:-1]]))
+    return encode_string(None, random.choice(["", "low", first.upper(), first.capitalize(), first + " ", first[:-1]]))
 
 
 def _other_digest(random: Random, value: Any, kind: Any) -> bytes:
     digest = "0123456789abcdef" * 4
-    return respell_string(None, random.choice(["0", digest[1:], digest.upper(), digest + "0", digest + "\n", " "]))
+    return encode_string(None, random.choice(["0", digest[1:], digest.upper(), digest + "0", digest + "\n", " "]))
 
 
 def _other_name(random: Random, value: Any, kind: Any) -> bytes:
     names = ["", "a", "a/", "/1", "A/1", "a/0", "a/01", "a/10000", "1a/1", "a/1\n", " a/1", "a/1/1", "é/1", "-a/1"]
-    return b"[" + respell_string(None, random.choice(names)) + b"]"
+    return b"[" + encode_string(None, random.choice(names)) + b"]"
 
 
 def _is_fixed(kind: inspect.Type) -> bool:
@@ -214,7 +215,7 @@ def _value_violation(name: str, code: str, fits: Callable[[inspect.Type], bool],
     )
 
 
-# -- what is wrong with the text --------------------------------------------------------------------------------------
+# -- bad text ----------------------------------------------------------------------------------------------------------
 
 _UNKNOWN: Final = "unknown"
 _STRINGS: Final[dict[str, tuple[str, tuple[bytes, ...]]]] = {
@@ -239,7 +240,7 @@ def _is_json(cls: type[Message]) -> bool:
 
 
 def _put(random: Random, message: Message, members: Members) -> bytes:
-    """The frame of a message with these members instead of its own, or besides."""
+    """Return the frame of a message with these members replaced or added."""
     named = dict(members)
     own = foreign_members(random, message, 0.0)
     whole = [(key, named.pop(key, text)) for key, text in own]
@@ -256,9 +257,9 @@ def _string_violation(name: str, code: str, faults: tuple[bytes, ...]) -> Violat
     def make(random: Random, message: Message) -> bytes:
         fields = payload_fields(type(message))
         free = [key for key, field in fields.items() if type(field.type) is inspect.StrType]
-        before, behind = random.choice([b"", b"a"]), random.choice([b"", b"a"])
+        before, after = random.choice([b"", b"a"]), random.choice([b"", b"a"])
         return _put(
-            random, message, [(random.choice([_UNKNOWN, *free]), b'"%s%s%s"' % (before, random.choice(faults), behind))]
+            random, message, [(random.choice([_UNKNOWN, *free]), b'"%s%s%s"' % (before, random.choice(faults), after))]
         )
 
     return Violation(name, code, _is_json, make)
@@ -272,14 +273,14 @@ def _key_twice(random: Random, message: Message) -> bytes:
     members = foreign_members(random, message, 0.0)
     key, text = random.choice(members)
     if (field := payload_fields(type(message)).get(key)) is not None:
-        text = respell_value(None, random.choice(edge_values(field.type)))
+        text = encode_value(None, random.choice(edge_values(field.type)))
     members.insert(random.randint(0, len(members)), (key, text))
     frame = _json_frame(random, message, members)
     if random.random() < 0.5 or not key:
         return frame
-    name = respell_string(None, key)  # the last one escaped: the same key all the same
+    name = encode_string(None, key)  # escaped, it is still the same key
     at = frame.rindex(name)
-    return frame[:at] + respell_string(random, key, 1.0) + frame[at + len(name) :]
+    return frame[:at] + encode_string(random, key, 1.0) + frame[at + len(name) :]
 
 
 def _nested_key_twice(random: Random, message: Message) -> bytes:
@@ -349,7 +350,7 @@ VIOLATIONS: Final[tuple[Violation, ...]] = (
               lambda random, message: foreign_frame(random, message) + random.choice([b"\0", b"{}", b" "])),
     Violation("number-cut-short", "truncated", _has_kind(PayloadKind.NUMBERED), _number_cut),
     Violation("cut-short", "truncated", _is_json, _cut),
-    Violation("bytes-behind", "trailing-data", _is_json, _trailing),
+    Violation("trailing-bytes", "trailing-data", _is_json, _trailing),
     Violation("byte-order-mark", "json-bom", _is_json, _byte_order_mark),
     Violation("not-an-object", "payload-not-object", _is_json, _not_an_object),
     Violation("syntax", "json-syntax", _is_json, _grammar),
@@ -361,21 +362,21 @@ VIOLATIONS: Final[tuple[Violation, ...]] = (
     *(_string_violation(name, *row) for name, row in _STRINGS.items()),
     *(_value_violation(*row) for row in _VALUES),
 )  # fmt: skip
-"""Every way to break a frame, by name."""
+"""All violations of a cluster frame."""
 
 
 class BrokenStream(NamedTuple):
-    """A link stream that has to be refused, behind the frames that are whole."""
+    """A link stream of complete frames that ends in a violation."""
 
     violation: str
     code: str
     bodies: tuple[bytes, ...]
-    """Those of the frames before the violation."""
+    """Bodies of the frames before the violation."""
     stream: bytes
 
 
 def broken_streams(random: Random, bodies: tuple[bytes, ...]) -> Iterator[BrokenStream]:
-    """Each violation of a link stream, behind these frames."""
+    """Yield each violation of a link stream, after frames with these bodies."""
     whole = b"".join(len(body).to_bytes(8, "little") + body for body in bodies)
     over = random.choice([MAX_LINK_LENGTH + 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1])
     length = random.choice([MAX_LINK_LENGTH, 100, 20])

@@ -1,13 +1,13 @@
-"""hypothesis strategies for everything of the protocol, each with what is guaranteed of its values.
+"""hypothesis strategies for the protocol. Each states what it guarantees of its values.
 
-    from wireproto import strategies
+    from wireproto.testing import strategies
 
-    @given(strategies.spelt_frames())
-    def test_my_decoder(frame: strategies.SpeltFrame) -> None:
+    @given(strategies.encoded_frames())
+    def test_my_decoder(frame: strategies.EncodedFrame) -> None:
         assert my_decoder(frame.data) == frame.message
 
-Every payload class, and the classes of this module, are registered: `st.from_type(JacclBootstrapPayload)` works once
-this module is imported. Values shrink towards the canonical frame of a small message.
+Importing this module registers every payload class and the classes below, so `st.from_type(JacclBootstrapPayload)`
+works. Values shrink towards the canonical frame of a small message.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from wireproto.codec.fields import payload_fields
 from wireproto.codec.frame import encode_frame
-from wireproto.codec.json_scanner import payload_fields
 from wireproto.messages import (
     EXTENSIONS,
     REGISTRY,
@@ -40,7 +40,7 @@ from wireproto.testing.vectors import Hex, Payload, Secrets, SessionEvent, Sessi
 
 
 class Tape(Random):
-    """A `Random` whose numbers are these bytes, and zeros behind them: as plain as `spelling` can be."""
+    """A `Random` that draws from these bytes, then zeros, for which `encodings` makes the plainest choice."""
 
     def __init__(self, tape: bytes) -> None:
         super().__init__(0)
@@ -58,18 +58,18 @@ class Tape(Random):
 
 
 tapes: Final = st.integers(0, 200).flatmap(lambda size: st.binary(min_size=size, max_size=size)).map(Tape)
-"""What `spelling` and `violations` draw from here: it shrinks."""
+"""Sources of choices for `encodings` and `malformed` that shrink."""
 seeded_randoms: Final = st.integers(0, 2**32 - 1).map(Random)
-"""For tests that need many choices, and can do without small examples."""
+"""Faster sources of choices, for tests that do not need small examples."""
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
 def messages(*classes: type[Message]) -> st.SearchStrategy[Message]:
-    """Any message of these classes, or of all.
+    """Messages of these classes, or of all.
 
-    Guaranteed: `encode_frame(message, Revision.V2, EXTENSIONS)` takes it. Opaque data and free strings are short; all
-    that has a limit is drawn at it, too.
+    Guaranteed: `encode_frame(message, Revision.V2, EXTENSIONS)` accepts it. Opaque data and unlimited strings are
+    short; values with a limit reach it.
     """
     return st.one_of(*(_MESSAGES[cls] for cls in classes or _MESSAGES))
 
@@ -91,7 +91,7 @@ def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.lists(_values(item), max_size=6, unique=unique).map(tuple)
         case _:
             return st.sampled_from(edge_values(kind))
-    return st.one_of(st.sampled_from(edge_values(kind)), free)  # the plainest edge comes first: shrinking ends there
+    return st.one_of(st.sampled_from(edge_values(kind)), free)  # shrinks to the first, plainest value
 
 
 _MESSAGES: Final[dict[type[Message], st.SearchStrategy[Message]]] = {
@@ -104,34 +104,33 @@ _MESSAGES: Final[dict[type[Message], st.SearchStrategy[Message]]] = {
 # -- cluster frames ---------------------------------------------------------------------------------------------------
 
 
-class SpeltFrame(NamedTuple):
-    """A cluster frame, and the message that it means."""
+class EncodedFrame(NamedTuple):
+    """A cluster frame and its message."""
 
     data: bytes
     message: Message
 
 
-def frames(*classes: type[Message]) -> st.SearchStrategy[SpeltFrame]:
+def frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
     """Canonical frames. Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` is the message, and `encode_frame`
     gives back the same bytes."""
-    return messages(*classes).map(lambda message: SpeltFrame(encode_frame(message, Revision.V2, EXTENSIONS), message))
+    return messages(*classes).map(lambda message: EncodedFrame(encode_frame(message, Revision.V2, EXTENSIONS), message))
 
 
-def spelt_frames(*classes: type[Message]) -> st.SearchStrategy[SpeltFrame]:
-    """Frames in every spelling that a sender may choose: order of keys, white space, escapes, keys that nobody knows.
+def encoded_frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
+    """Frames in every encoding that a sender may choose: key order, whitespace, escapes, unknown keys.
 
     Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` is the message. [JSON-SPELLING, JSON-UNKNOWN-KEY]
     """
     return st.builds(
-        lambda message, random: SpeltFrame(foreign_frame(random, message), message), messages(*classes), tapes
+        lambda message, random: EncodedFrame(foreign_frame(random, message), message), messages(*classes), tapes
     )
 
 
 def broken_frames(violation: str | None = None) -> st.SearchStrategy[BrokenFrame]:
-    """Frames that are nearly valid: with exactly one violation, that of the name or any of `VIOLATIONS`.
+    """Frames with exactly one violation: the named one, or any of `VIOLATIONS`.
 
-    Guaranteed: `decode_frame(frame, Revision.V2, EXTENSIONS)` raises the `WireError` of its code; without the violation
-    it would be right.
+    Guaranteed: `decode_frame(frame, Revision.V2, EXTENSIONS)` raises a `WireError` with its code.
     """
     fitting = [each for each in VIOLATIONS if violation in (None, each.name)]
     return st.sampled_from(fitting).flatmap(
@@ -144,7 +143,7 @@ def broken_frames(violation: str | None = None) -> st.SearchStrategy[BrokenFrame
 
 
 def arbitrary_frames() -> st.SearchStrategy[bytes]:
-    """Short byte strings, most of them behind a type byte that is known or nearly so. Nothing is guaranteed."""
+    """Short byte strings, most with a known or almost known type byte. Nothing is guaranteed."""
     types = sorted({*SPEC_BY_TYPE, 0x00, 0x0E, 0x3F, 0x44, 0x80, 0xFE})
     typed = st.builds(lambda head, rest: bytes([head]) + rest, st.sampled_from(types), st.binary(max_size=60))
     return st.one_of(typed, st.binary(max_size=30))
@@ -154,7 +153,7 @@ def arbitrary_frames() -> st.SearchStrategy[bytes]:
 
 
 class LinkStream(NamedTuple):
-    """A stream of link frames, cut into pieces."""
+    """A stream of link frames in chunks."""
 
     bodies: tuple[bytes, ...]
     chunks: tuple[bytes, ...]
@@ -165,7 +164,7 @@ class LinkStream(NamedTuple):
 
 
 def chunkings(data: bytes) -> st.SearchStrategy[tuple[bytes, ...]]:
-    """Ways to cut `data`. Guaranteed: the pieces in a row are the data; some may be empty."""
+    """Ways to cut `data` into chunks, some of them empty. Guaranteed: joined, they are `data`."""
     places = st.lists(st.integers(0, len(data)), max_size=8).map(sorted)
     return st.one_of(
         places.map(lambda cuts: tuple(data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))),
@@ -175,9 +174,9 @@ def chunkings(data: bytes) -> st.SearchStrategy[tuple[bytes, ...]]:
 
 @st.composite
 def link_streams(draw: st.DrawFn, bodies: st.SearchStrategy[bytes] | None = None) -> LinkStream:
-    """Whole link frames and their chunkings, around these bodies or any short ones.
+    """Complete link frames in chunks, with these bodies or any short ones.
 
-    Guaranteed: a `LinkDecoder` that is fed the chunks gives the bodies, and its `eof` raises nothing.
+    Guaranteed: a `LinkDecoder` fed with the chunks yields the bodies, and its `eof` does not raise.
     """
     each = st.binary(min_size=1, max_size=20) if bodies is None else bodies
     drawn = tuple(draw(st.lists(each, max_size=5)))
@@ -185,9 +184,9 @@ def link_streams(draw: st.DrawFn, bodies: st.SearchStrategy[bytes] | None = None
 
 
 def broken_link_streams() -> st.SearchStrategy[BrokenStream]:
-    """Link streams with exactly one violation, at their end.
+    """Link streams with exactly one violation, at the end.
 
-    Guaranteed: a `LinkDecoder` gives the bodies, and raises the error of the code then or at `eof`.
+    Guaranteed: a `LinkDecoder` yields the bodies, then raises an error with the code, at the latest in `eof`.
     """
     bodies = st.lists(st.binary(min_size=1, max_size=20), max_size=3).map(tuple)
     return st.builds(lambda whole, random: [*broken_streams(random, whole)], bodies, tapes).flatmap(st.sampled_from)
@@ -208,16 +207,16 @@ _sides: Final = st.builds(
 
 
 def handshakes() -> st.SearchStrategy[KnownHandshake]:
-    """Handshakes whose keys are all known.
+    """Handshakes with known keys.
 
-    Guaranteed: a `Responder` that pins rank 0's key takes the hello; an `Initiator` that has drawn rank 0's
-    ephemeral key and nonce takes the ack; where rank 1's own are drawn, too, both derive `key`.
+    Guaranteed: a `Responder` that pins rank 0's key accepts the hello. An `Initiator` with rank 0's ephemeral key and
+    nonce accepts the ack. If the responder has rank 1's, both derive `key`.
     """
     return st.builds(KnownHandshake, _sides, _sides)
 
 
 class SealedStream(NamedTuple):
-    """A stream of link frames, each with a sealed box."""
+    """A stream of link frames with a sealed box in each."""
 
     key: bytes
     messages: tuple[Message, ...]
@@ -228,9 +227,9 @@ class SealedStream(NamedTuple):
 
 @st.composite
 def sealed_streams(draw: st.DrawFn) -> SealedStream:
-    """What one side of revision 2 sends behind the handshake, under a known key.
+    """The stream that one side of revision 2 sends after the handshake, under a known key.
 
-    Guaranteed: each box opens with the key, no nonce is there twice, and each holds the canonical frame of its message.
+    Guaranteed: each box opens with the key and holds the canonical frame of its message. No nonce is repeated.
     """
     key = draw(st.binary(min_size=32, max_size=32))
     plain = [each for each in _MESSAGES if SPEC_BY_CLASS[each].extension is None]
@@ -247,16 +246,16 @@ _nonces: Final = st.binary(min_size=12, max_size=12)
 
 @st.composite
 def sessions(draw: st.DrawFn, role: Role | None = None, revision: Revision | None = None) -> SessionTest:
-    """Whole sessions as scripts, in the form of `spec/vectors/session.json`: one side, seen from without.
+    """Sessions of one side, as scripts in the format of `spec/vectors/session.json`.
 
-    Guaranteed: a `Session` with the script's secrets takes each step, gives its events, and ends in its state. Messages
-    that belong and messages that do not come in; only those that belong go out.
+    Guaranteed: a `Session` with the script's secrets accepts each step, has its events, and ends in its state. The
+    peer's messages include some that are not allowed in that direction or state; sent messages do not.
     """
     side = draw(st.sampled_from(Role)) if role is None else role
     number = draw(st.sampled_from([Revision.V2, Revision.V1])) if revision is None else revision
-    shake = draw(handshakes())
-    script = _Script(side, number, shake)
-    script.shake_hands()
+    keys = draw(handshakes())
+    script = _Script(side, number, keys)
+    script.handshake()
     incoming, outgoing = _plain(number), _plain(number, script.outgoing)
     nonces = iter(draw(st.lists(_nonces, min_size=12, max_size=12, unique=True)))
     for goes_out in draw(st.lists(st.booleans(), max_size=6)):
@@ -267,7 +266,7 @@ def sessions(draw: st.DrawFn, role: Role | None = None, revision: Revision | Non
 
 
 def _plain(revision: Revision, *directions: Direction) -> st.SearchStrategy[Message]:
-    """Messages of a revision that name no extension: all, or those of a direction, but the handshake's."""
+    """Messages of a revision that name no extension. With `directions`, only those, without the handshake's."""
     introductions = (ClusterMsgType.HANDSHAKE_HELLO, ClusterMsgType.HANDSHAKE_ACK)
     specs = [spec for spec in REGISTRY if spec.is_known(revision)]
     if directions:
@@ -281,7 +280,7 @@ def _without_extensions(message: Message) -> Message:
 
 
 class _Script:
-    """A session's script in the making."""
+    """Builds the script of a session."""
 
     def __init__(self, role: Role, revision: Revision, handshake: KnownHandshake) -> None:
         self.role = role
@@ -291,7 +290,7 @@ class _Script:
         self._steps: list[SessionStep] = []
         self.outgoing = Direction.RANK_0_TO_1 if role is Role.INITIATOR else Direction.RANK_1_TO_0
 
-    def shake_hands(self) -> None:
+    def handshake(self) -> None:
         hello, ack = Hex(_link(self._handshake.hello)), Hex(_link(self._handshake.ack))
         if self.role is Role.INITIATOR:
             self._steps.append(SessionStep(do="start", bytes=hello))
@@ -323,7 +322,9 @@ class _Script:
     def end(self, in_order: bool, nonce: bytes) -> None:
         if in_order:
             self.step(self.role is Role.INITIATOR, SessionEnd(), nonce)
-        self._steps.append(SessionStep(do="end", events=(SessionEvent(event="closed", orderly=in_order),)))
+        is_told = in_order and self.role is Role.RESPONDER  # with the peer's sessionEnd
+        events = () if is_told else (SessionEvent(event="closed", orderly=in_order),)
+        self._steps.append(SessionStep(do="end", events=events))
         self.state = "closed"
 
     def _receive(self, data: Hex, *events: SessionEvent) -> None:
@@ -355,7 +356,7 @@ class _Script:
 
 
 def payload_of(message: Message) -> Payload:
-    """A message as the vectors have it."""
+    """Return a message in the form that the vectors use."""
     spec = SPEC_BY_CLASS[type(message)]
     values = msgspec.json.decode(msgspec.json.encode(message))
     match spec.kind:
@@ -379,7 +380,7 @@ def _register(strategies: Iterable[tuple[type, st.SearchStrategy[Any]]]) -> None
 _register(_MESSAGES.items())
 _register(
     [
-        (SpeltFrame, spelt_frames()),
+        (EncodedFrame, encoded_frames()),
         (BrokenFrame, broken_frames()),
         (LinkStream, link_streams()),
         (BrokenStream, broken_link_streams()),

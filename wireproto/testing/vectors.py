@@ -1,11 +1,11 @@
-"""The test vectors of spec/vectors/, in Wycheproof's manner: what to do with some bytes, and what comes of it.
+"""The test vectors of spec/vectors/, in a format like Wycheproof's.
 
     for group in load(ClusterFrameTest).groups:
         for test in group.tests:
             ...
 
-Bytes are hexadecimal in the files and `bytes` here. A test is `valid`, or it is `invalid` and has the error that it has
-to end with. Its id never changes meaning. spec/vectors/schema.json is the JSON Schema of these classes.
+Bytes are hexadecimal in the files and `bytes` here. A test is `valid`, or `invalid` with the error that it must end
+with. An id never changes its meaning. spec/vectors/schema.json is the JSON Schema of these classes.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Role = Literal["rank 0", "rank 1"]
 
 
 class Hex(bytes):
-    """Bytes that are hexadecimal digits in JSON."""
+    """Bytes, in JSON a string of hexadecimal digits."""
 
 
 class _Struct(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -36,18 +36,18 @@ class _Struct(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Fault(_Struct, frozen=True, kw_only=True):
-    """The error that an invalid test has to end with."""
+    """The error that an invalid test must end with."""
 
     code: str
-    """Of the table of error codes."""
+    """A code from the table of error codes."""
     offset: int | None = None
-    """In what was decoded; absent where the error has none."""
+    """Byte offset in the decoded data; absent if the error has none."""
     path: str | None = None
-    """The field at fault; absent where it is no field's."""
+    """The field at fault; absent if there is none."""
 
 
 class Payload(_Struct, frozen=True, kw_only=True):
-    """A cluster frame's message: keys as on the wire, bytes in base64, null where there is no payload."""
+    """The message of a cluster frame: keys as on the wire, bytes in base64, null for an empty payload."""
 
     type: int
     payload: Any
@@ -58,19 +58,19 @@ class _Test(_Struct, frozen=True, kw_only=True):
     comment: str
     requirements: tuple[RequirementId, ...]
     flags: tuple[str, ...] = ()
-    """Each is explained in the file's `flags`."""
+    """Explained in the file's `flags`."""
     result: Result
     error: Fault | None = None
-    """There if the result is invalid."""
+    """Present if the result is invalid."""
 
 
 class LinkStreamTest(_Test, frozen=True, kw_only=True):
-    """A stream of link frames, from its first byte to its end, in whatever pieces it comes."""
+    """A stream of link frames, from its first byte to its end. It may arrive in chunks of any size."""
 
     stream: Hex
     max_length: int = MAX_LINK_LENGTH
     bodies: tuple[Hex, ...]
-    """Those of the whole frames, before the error too."""
+    """Bodies of the complete frames, those before an error included."""
 
 
 class ClusterFrameTest(_Test, frozen=True, kw_only=True):
@@ -78,13 +78,13 @@ class ClusterFrameTest(_Test, frozen=True, kw_only=True):
 
     revision: Revision
     extensions: tuple[str, ...] = ()
-    """Those that the session has; their types are known then."""
+    """Extensions of the session, whose types are known."""
     frame: Hex
     message: Payload | None = None
 
 
 class Secrets(_Struct, frozen=True, kw_only=True):
-    """What one side of a handshake has, and would otherwise draw."""
+    """The keys and the nonce of one side of a handshake."""
 
     identity_private: Hex
     """The P-256 private key, 32 bytes, big-endian."""
@@ -94,11 +94,11 @@ class Secrets(_Struct, frozen=True, kw_only=True):
     ephemeral: Hex
     nonce: Hex
     pin: Hex | None = None
-    """The identity key that the peer has to show; absent where none is known."""
+    """Pinned identity key of the peer; absent if none is pinned."""
 
 
 class Derived(_Struct, frozen=True, kw_only=True):
-    """Every value of a handshake that ends well, in the order in which they are made."""
+    """Every value of a successful handshake, in the order of computation."""
 
     hello_commitment: Hex
     hello_signature: Hex
@@ -108,13 +108,13 @@ class Derived(_Struct, frozen=True, kw_only=True):
     salt: Hex
     info: Hex
     pseudorandom_key: Hex
-    """What HKDF-Extract gives."""
+    """Result of HKDF-Extract."""
     session_key: Hex
     key_log: str
 
 
 class HandshakeTest(_Test, frozen=True, kw_only=True):
-    """One side of a handshake. Rank 1 takes `hello` and makes `ack`; rank 0 has made `hello`, and takes `ack`."""
+    """One side of a handshake. Rank 1 receives `hello` and makes `ack`; rank 0 made `hello` and receives `ack`."""
 
     role: Role
     secrets: Secrets
@@ -124,7 +124,7 @@ class HandshakeTest(_Test, frozen=True, kw_only=True):
 
 
 class SealStep(_Struct, frozen=True, kw_only=True):
-    """A box is sealed from `plaintext` with `nonce`, or opened to give `plaintext`, or the error."""
+    """Seal `plaintext` with `nonce` as `box`, or open `box`, which gives `plaintext` or the error."""
 
     do: Literal["seal", "open"]
     box: Hex
@@ -134,64 +134,64 @@ class SealStep(_Struct, frozen=True, kw_only=True):
 
 
 class SealTest(_Test, frozen=True, kw_only=True):
-    """Boxes of one session key, in this order. It is invalid if a box is refused; that does not end the rest."""
+    """Boxes of one session key, in this order. Invalid if a box is rejected; the steps after it still apply."""
 
     key: Hex
     steps: tuple[SealStep, ...]
 
 
 class TensorTest(_Test, frozen=True, kw_only=True):
-    """A tensor box, and what it holds."""
+    """A tensor box and its content."""
 
     key: Hex
     box: Hex
     holds: Literal["activation", "token"]
     hidden_dim: int | None = None
     plaintext: Hex | None = None
-    """Absent where the box does not open."""
+    """Absent if the box does not open."""
     seq_len: int | None = None
-    """−1 says stop."""
+    """−1 means stop."""
     token_id: int | None = None
 
 
 class SessionEvent(_Struct, frozen=True, kw_only=True):
-    """What a session tells whoever runs it."""
+    """An event of a session."""
 
     event: Literal["established", "confirmed", "message", "ignored", "closed"]
     reply: Hex | None = None
-    """Of `established`: what is to be sent at once."""
+    """Of `established`: bytes to send at once."""
     message: Payload | None = None
     orderly: bool | None = None
-    """Of `closed`: by sessionEnd."""
+    """Of `closed`: whether by sessionEnd."""
 
 
 class SessionStep(_Struct, frozen=True, kw_only=True):
-    """`start`: the hello goes out. `send`: `message` goes out. `receive`: bytes come in. `end`: the stream ends."""
+    """`start`: send the hello. `send`: send `message`. `receive`: receive `bytes`. `end`: the stream ends."""
 
     do: Literal["start", "send", "receive", "end"]
     bytes: Hex | None = None
-    """What goes out or comes in."""
+    """Bytes sent or received."""
     message: Payload | None = None
     nonce: Hex | None = None
-    """With which `message` is sealed."""
+    """Nonce of the box that `message` is sealed in."""
     events: tuple[SessionEvent, ...] = ()
 
 
 class SessionTest(_Test, frozen=True, kw_only=True):
-    """One side of a connection: a script. An error is that of the last step, after its events."""
+    """The script of one side of a connection. An error is raised by the last step, after its events."""
 
     role: Role
     revision: Revision
     extensions: tuple[str, ...] = ()
-    """Those that this side supports."""
+    """Extensions that this side supports."""
     secrets: Secrets
     steps: tuple[SessionStep, ...]
     state: Literal["idle", "hello sent", "established", "confirmed", "closed", "failed"]
-    """In the end."""
+    """State after the last step."""
 
 
 class Destination(_Struct, frozen=True, kw_only=True):
-    """The values of a Destination that is not a rank's own."""
+    """The fields of a Destination other than a rank's own entry."""
 
     local_id: int
     queue_pair_number: int
@@ -208,26 +208,26 @@ class JacclRecordTest(_Test, frozen=True, kw_only=True):
     """Of a HELLO."""
     destination: Destination | None = None
     own_entry: bool = False
-    """Of a Destination: its other bytes mean nothing."""
+    """Of a Destination: the other fields have no meaning."""
 
 
 class JacclStep(_Struct, frozen=True, kw_only=True):
-    """What happens on the coordinator port.
+    """One step on the coordinator port.
 
-    `connect`: a connection comes in. `start`: a worker sends its HELLO. `gather`: the next gather begins with the own
-    contribution. `receive`: bytes come in. `result`: the gather is whole. `end`: the peer sends no more.
+    `connect`: the root accepts a connection. `start`: a worker sends its HELLO. `gather`: the next gather starts with
+    this side's contribution. `receive`: bytes arrive. `result`: the gather is complete. `end`: the stream ends.
     """
 
     do: Literal["connect", "start", "gather", "receive", "result", "end"]
     connection: int | None = None
-    """Of the root's: 0 for the first one that came in, 1 for the next."""
+    """Of the root: number of the connection, from 0 in the order of `connect`."""
     bytes: Hex | None = None
-    """What goes out or comes in; the own contribution; the result."""
+    """Bytes sent or received, contribution or result."""
     error: Fault | None = None
 
 
 class JacclExchangeTest(_Test, frozen=True, kw_only=True):
-    """One side of the side channel, a worker's or the root's: a script. It is invalid if a step has an error."""
+    """The script of one side of the side channel, worker or root. Invalid if a step has an error."""
 
     role: Literal["root", "worker"]
     rank: int
@@ -236,14 +236,14 @@ class JacclExchangeTest(_Test, frozen=True, kw_only=True):
 
 
 class JacclGather(_Struct, frozen=True, kw_only=True):
-    """The own contribution, and what came of it."""
+    """A contribution and the result of its gather."""
 
     own: Hex
     result: Hex
 
 
 class JacclInitTest(_Test, frozen=True, kw_only=True):
-    """The gathers that form a group, as one rank sees them. An error is found in the last result."""
+    """The gathers that form a group, as seen by one rank. An error is in the last result."""
 
     form: Literal["mesh", "ring"]
     rank: int
@@ -252,12 +252,12 @@ class JacclInitTest(_Test, frozen=True, kw_only=True):
 
 
 class DeviceFileTest(_Test, frozen=True, kw_only=True):
-    """A file that says where the ranks are."""
+    """A file with the devices or addresses of ranks."""
 
     form: Literal["device matrix", "rank entries", "ring hostfile"]
     file: Hex
     mesh: bool | None = None
-    """Of a device matrix: it can form one."""
+    """Of a device matrix: whether it can form a mesh."""
     ring: bool | None = None
 
 
@@ -265,7 +265,7 @@ _TestT = TypeVar("_TestT", bound=_Test)
 
 
 class Group(_Struct, Generic[_TestT], frozen=True, kw_only=True):
-    """Tests that have something in common."""
+    """A group of related tests."""
 
     name: str
     about: str
@@ -276,9 +276,9 @@ class VectorFile(_Struct, Generic[_TestT], frozen=True, kw_only=True):
     """One file of vectors."""
 
     about: str
-    """What a test says, and what it takes to pass it."""
+    """Format of the tests, and how to pass one."""
     flags: dict[str, str]
-    """Each flag, and what it says of a test."""
+    """Flags and their meaning."""
     groups: tuple[Group[_TestT], ...]
 
 
@@ -294,32 +294,32 @@ FILES: Final[dict[type[_Test], str]] = {
     JacclInitTest: "jaccl_init",
     DeviceFileTest: "device_file",
 }
-"""The kinds of tests, and the names of their files."""
+"""File names by kind of test."""
 
 
 def load(kind: type[_TestT]) -> VectorFile[_TestT]:
-    """The file of one kind of tests: `load(ClusterFrameTest)`."""
+    """Return the file of one kind of test, as in `load(ClusterFrameTest)`."""
     return decode(kind, path(kind).read_bytes())
 
 
 def path(kind: type[_Test]) -> Path:
-    """Where the file of one kind of tests is."""
+    """Return the path of the file of one kind of test."""
     return DIRECTORY / f"{FILES[kind]}.json"
 
 
 def decode(kind: type[_TestT], data: bytes) -> VectorFile[_TestT]:
-    """A file's contents. Raises `msgspec.ValidationError` for what the schema forbids."""
+    """Return the contents of a file. Raise `msgspec.ValidationError` for what the schema forbids."""
     vectors: VectorFile[_TestT] = msgspec.json.decode(data, type=VectorFile[kind], dec_hook=_from_hex)  # type: ignore[valid-type]
     return vectors
 
 
 def encode(vectors: VectorFile[Any]) -> bytes:
-    """A file's contents, as it is committed."""
+    """Return the bytes of a file, as committed."""
     return msgspec.json.format(msgspec.json.encode(vectors, enc_hook=bytes.hex), indent=2) + b"\n"
 
 
 def json_schema() -> dict[str, Any]:
-    """What spec/vectors/schema.json has: one definition for each kind of file."""
+    """Return the contents of spec/vectors/schema.json: one definition for each kind of file."""
     files = [VectorFile[kind] for kind in FILES]  # type: ignore[valid-type]
     references, definitions = msgspec.json.schema_components(files, schema_hook=_hex_schema)
     for kind in FILES:

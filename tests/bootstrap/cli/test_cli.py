@@ -22,7 +22,7 @@ Start = Callable[..., Any]
         (["--port", "x1"], "'x1'|integer"),
         (["--port", ""], "integer"),
         (["--ranks", "1"], "1 ranks cannot form a group, use 2 to 8"),
-        (["--ranks", "9"], "9 ranks cannot form a group, use 2 to 8"),
+        (["--ranks", "65"], "65 ranks cannot form a group, use 2 to 64"),
         (["--ranks", "1000000000000"], "1000000000000 ranks cannot form a group, use 2 to 8"),
         (["--ranks", "2.5"], "integer"),
         (["--backend", "mpi"], "backend 'mpi' is unknown, use auto, jaccl or ring"),

@@ -170,7 +170,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["a", "b"], ["a", "--rank", "8"], ["a", "--rank", "-1"], ["a", "--nonsense"]]
+    "arguments", [[], ["a", "b"], ["a", "--rank", "64"], ["a", "--rank", "-1"], ["a", "--nonsense"]]
 )
 def test_wrong_usage_is_one_line(arguments: list[str]) -> None:
     done = check("--json", *arguments)

@@ -93,6 +93,7 @@ async def line(child: Child) -> str:
 async def end_all(children: Sequence[Child]) -> None:
     await asyncio.gather(*(child.end() for child in children))
     for child in children:
+        child.close()
         child._watchers.remove_directories()
 
 

@@ -96,7 +96,7 @@ def offer(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def make_session(member: Member, role: Role, peer_ip: str) -> Session:
         made = make(member, role, peer_ip)
         if role is Role.RESPONDER:
-            made.extensions = frozenset(names)
+            made._supported = frozenset(names)
         return made
 
     monkeypatch.setattr(Member, "session", make_session)
@@ -150,7 +150,7 @@ def test_rank_1_sends_frames_uninvited(message: Message) -> None:
         ):
             await zero.offered()
             assert one._current is not None
-            one._current.session.agreed = frozenset(EXTENSIONS)
+            one._current.session._agreed = frozenset(EXTENSIONS)
             await one.send(message)
             await steps.until("link-lost", code="type-unknown")
             await seen.until("link-lost", code="link-closed")
@@ -168,7 +168,7 @@ def test_rank_0_sends_frames_uninvited(message: Message) -> None:
         async with serving(make_session=make_1) as (_, seen, port), leading(port, make_session=make_0) as (zero, steps):
             await zero.ponged()
             assert zero._link is not None
-            zero._link.session.agreed = frozenset(EXTENSIONS)
+            zero._link.session._agreed = frozenset(EXTENSIONS)
             await zero.send(message)
             await seen.until("link-lost", code="type-unknown")
             await steps.until("link-lost", code="link-closed")
@@ -187,7 +187,7 @@ def test_rank_0_names_what_was_not_offered() -> None:
         ):
             await zero.offered()
             assert zero._link is not None
-            zero._link.session.offered = frozenset(EXTENSIONS)
+            zero._link.session._offered = frozenset(EXTENSIONS)
             await zero.bootstrap(JacclBootstrapPayload(29400, "S-1", EXTENSIONS))
             await seen.until("link-lost", code="extension-not-offered")
             assert one._bootstraps.empty()

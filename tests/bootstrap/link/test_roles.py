@@ -24,6 +24,7 @@ from tests.bootstrap.links import (
     session_0,
     session_1,
 )
+from tests.wireproto.peers import output, take
 from wireproto import (
     InferenceStep,
     InferenceToken,
@@ -38,7 +39,7 @@ from wireproto import (
     Revision,
     SessionEnd,
 )
-from wireproto.session import Established, Role, Session, State
+from wireproto.session import Config, Role, Session, State
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
 OTHER = JacclBootstrapPayload(29400, "S-2")
@@ -93,9 +94,8 @@ async def silent_rank_1(port: asyncio.Future[int], done: asyncio.Event, sessions
         session = session_1()
         sessions.append(session)
         while data := await reader.read(65536):
-            for event in session.receive_data(data):
-                if isinstance(event, Established):
-                    writer.write(event.reply)
+            take(session, data)
+            writer.write(output(session))
         writer.close()
 
     server = await asyncio.start_server(serve, HOST, 0)
@@ -359,9 +359,9 @@ def test_a_failed_handshake_is_final_for_rank_0(pins: dict[str, Any], code: str)
 
 def test_rank_1_turns_away_whom_it_does_not_know_and_serves_on() -> None:
     async def main() -> None:
-        stranger = partial(Session, Role.INITIATOR, STRANGER, RANK_1.public_key)
+        config = Config(role=Role.INITIATOR, signer=STRANGER, pin=RANK_1.public_key)
         async with serving() as (one, seen, port):
-            async with leading(port, make_session=lambda ip: stranger()):
+            async with leading(port, make_session=lambda ip: Session(config)):
                 await seen.until("link-lost", code="handshake-wrong-pin")
             async with leading(port) as (zero, _):
                 await zero.bootstrap(PAYLOAD)
@@ -402,7 +402,7 @@ def test_a_recorded_hello_displaces_nobody() -> None:
         async with serving(replace(QUICK, confirm=0.2)) as (one, seen, port), leading(port) as (zero, _):
             await seen.until("confirmed")
             current = one._current
-            recorded = session_0().start()
+            recorded = output(session_0())
             reader, writer = await asyncio.open_connection(HOST, port)
             writer.write(recorded)
             assert (await reader.readexactly(8))[:1] != b""
@@ -499,11 +499,10 @@ def test_what_came_before_the_end_counts_when_all_comes_at_once() -> None:
         async with serving() as (one, seen, port):
             session = session_0()
             reader, writer = await asyncio.open_connection(HOST, port)
-            writer.write(session.start())
+            writer.write(output(session))
             while session.state is not State.ESTABLISHED:
-                for _ in session.receive_data(await reader.read(4096)):
-                    pass
-            writer.write(b"".join(bytes(session.send(message)) for message in (Ping(), PAYLOAD, SessionEnd())))
+                take(session, await reader.read(4096))
+            writer.write(output(session, Ping(), PAYLOAD, SessionEnd()))
             assert await one.bootstrap() == PAYLOAD
             await seen.until("session-ended")
             writer.close()

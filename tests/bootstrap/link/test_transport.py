@@ -11,6 +11,7 @@ import pytest
 from bootstrap import LinkError
 from bootstrap.link.transport import MAX_WAITING, Link, connect, listen
 from tests.bootstrap.links import HOST, SECONDS, linked, run, session_0, session_1
+from tests.wireproto.peers import output
 from wireproto import (
     InferenceStep,
     JacclBootstrapPayload,
@@ -23,7 +24,7 @@ from wireproto import (
 )
 from wireproto.codec.link import HEADER
 from wireproto.messages import MAX_LINK_LENGTH
-from wireproto.session import Closed, Confirmed, Established, MessageReceived, seal
+from wireproto.session import Closed, Confirmed, Established, KeyNearLimit, MessageReceived, seal
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
 PONG = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
@@ -209,7 +210,7 @@ def test_a_box_sent_twice() -> None:
 
     async def main() -> None:
         async with linked() as (near, far):
-            box = bytes(near.session.send(Ping()))
+            box = output(near.session, Ping())
             near._transport.write(box + box)
             assert [await far.receive(), await far.receive()] == [Confirmed(), MessageReceived(Ping())]
             with pytest.raises(LinkError) as caught:
@@ -220,7 +221,6 @@ def test_a_box_sent_twice() -> None:
 
 
 def test_a_key_that_has_served_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seal, "_RECENT", 2)
     monkeypatch.setattr(seal, "MAX_BOXES", 2)
 
     async def main() -> None:
@@ -231,6 +231,7 @@ def test_a_key_that_has_served_its_time(monkeypatch: pytest.MonkeyPatch) -> None
                 with pytest.raises(LinkError) as caught:
                     await near.send(Ping(), SECONDS)
                 assert caught.value.code == "seal-exhausted"
+            assert await far.receive() == KeyNearLimit(2)
             assert await far.receive() == Confirmed()
 
     run(main)

@@ -123,7 +123,7 @@ def test_a_failure_comes_with_a_command_that_runs_it_again() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "say behind -- which program the codec is"),
+        ((), "give the codec's command after --"),
         (("--only", "nothing", "--", "true"), "no case matches the case 'nothing'"),
         (("--errors", "/nonexistent", "--", "true"), "cannot read /nonexistent"),
     ],
@@ -139,7 +139,7 @@ def test_a_map_to_no_code(tmp_path: Path) -> None:
     names.write_text('{"BOM": "json-bomb"}')
     done = command("--errors", str(names), "--", "true")
     assert done.returncode == 2
-    assert "'json-bomb', which is no code of the spec" in done.stderr
+    assert "'json-bomb', which is not a code of the spec" in done.stderr
 
 
 def test_list() -> None:

@@ -171,8 +171,8 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
     [
         ((), "give --listen or --connect"),
         (("--listen", "127.0.0.1:7777", "--connect", "127.0.0.1:7777"), "give --listen or --connect"),
-        (("--connect", "7777"), "'7777' is no HOST:PORT"),
-        (("--connect", "127.0.0.1:99999"), "'127.0.0.1:99999' is no HOST:PORT"),
+        (("--connect", "7777"), "'7777' is not HOST:PORT"),
+        (("--connect", "127.0.0.1:99999"), "'127.0.0.1:99999' is not HOST:PORT"),
         (("--connect", "127.0.0.1:7777", "rank0.*"), "no case matches the case 'rank0.*'"),
         (("--connect", "127.0.0.1:7777", "--section", "seals"), "no case matches the section 'seals'"),
         (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "there is no identity key in /nonexistent"),
@@ -194,8 +194,8 @@ def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("rank1.framing.length-0 why", "there is no case 'rank1.framing.length-0'"),
-        ("rank1.seal.replay", "say behind rank1.seal.replay why it fails"),
+        ("rank1.framing.length-0 why", "no such case: 'rank1.framing.length-0'"),
+        ("rank1.seal.replay", "add a reason after rank1.seal.replay"),
     ],
 )
 def test_a_bad_list_of_expected_failures(conform: Callable[..., Done], tmp_path: Path, line: str, message: str) -> None:

@@ -14,7 +14,7 @@ from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of,
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Target, Verdict, run
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
-from wireproto.session import Role, Session
+from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
 TIMES = Times(
@@ -34,7 +34,8 @@ VERSIONS = Versions("1.0", "0.30.1", "ring", "")
 
 def session(role: Role, revision: Revision, peer_ip: str) -> Session:
     extensions = EXTENSIONS if revision is Revision.V2 else ()
-    return Session(role, KeySigner(THEIRS), OURS.public, revision, extensions=extensions)
+    signer = KeySigner(THEIRS)
+    return Session(Config(role=role, signer=signer, pin=OURS.public, revision=revision, extensions=extensions))
 
 
 async def rank_1(host: str, port: int, revision: Revision) -> None:

@@ -69,14 +69,14 @@ def test_a_finding_is_kept_shown_again_and_made_smaller(tmp_path: Path) -> None:
         (["run", "links"], "'links' is no layer; take one of link, frame"),
         (["replay", "link/nothing"], "No such file or directory"),
         (["minimize", "link/nothing"], "No such file or directory"),
-        (["codec"], "say behind -- which program the codec is"),
+        (["codec"], "give the codec's command after --"),
         (["codec", "--replay", "nothing", "--", "true"], "No such file or directory"),
         (["peer"], "give --listen or --connect"),
         (["peer", "--listen", "127.0.0.1:1", "--connect", "127.0.0.1:1"], "give --listen or --connect"),
-        (["peer", "--connect", "127.0.0.1"], "'127.0.0.1' is no HOST:PORT"),
-        (["peer", "--connect", "127.0.0.1:65536"], "'127.0.0.1:65536' is no HOST:PORT"),
-        (["peer", "--connect", "192.0.2.1:7777"], "192.0.2.1 is not this machine itself; if it is meant, add --any"),
-        (["peer", "--connect", "127.evil.example:7777"], "127.evil.example is not this machine itself"),
+        (["peer", "--connect", "127.0.0.1"], "'127.0.0.1' is not HOST:PORT"),
+        (["peer", "--connect", "127.0.0.1:65536"], "'127.0.0.1:65536' is not HOST:PORT"),
+        (["peer", "--connect", "192.0.2.1:7777"], "192.0.2.1 is not this machine; add --anywhere"),
+        (["peer", "--connect", "127.evil.example:7777"], "127.evil.example is not this machine"),
     ],
 )
 def test_wrong_usage(arguments: list[str], line: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_minimize_wants_a_finding(tmp_path: Path) -> None:
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "good").write_bytes(b"")
     done = fuzz("minimize", "link/good", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "wireproto fuzz minimize: link/good is no finding\n")
+    assert (done.returncode, done.stderr) == (1, "wireproto fuzz minimize: link/good is not a finding\n")
 
 
 # -- codec ------------------------------------------------------------------------------------------------------------

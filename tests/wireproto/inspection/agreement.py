@@ -5,7 +5,7 @@ from typing import Final
 
 from tests.wireproto.inspection.dissecting import Error, LinkFrame, Value
 from wireproto import Message, Revision, WireError, decode_frame
-from wireproto.codec.json_scanner import payload_fields
+from wireproto.codec.fields import payload_fields
 from wireproto.messages import REGISTRY, SPEC_BY_CLASS
 
 

@@ -16,13 +16,14 @@ from wireproto import (
     Revision,
     SessionEnd,
 )
+from wireproto.inspection.captures import Packet
 from wireproto.inspection.connections import Capture
 from wireproto.inspection.keys import KeyLog
-from wireproto.inspection.packets import tcp_segment
+from wireproto.inspection.packets import Segments
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.sessions import Entry
 from wireproto.inspection.tcp import Endpoint, Segment
-from wireproto.session import Established, Role, Session
+from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
 ENDS: Final = (Endpoint(b"\x7f\x00\x00\x01", 50001), Endpoint(b"\x7f\x00\x00\x02", 49999))
@@ -43,12 +44,21 @@ class Talk:
     def __post_init__(self) -> None:
         self.key_log = io.StringIO()
         self.sides = tuple(
-            Session(role, SIGNERS[side], SIGNERS[1 - side].public_key, self.revision, log, EXTENSIONS)
+            Session(
+                Config(
+                    role=role,
+                    signer=SIGNERS[side],
+                    pin=SIGNERS[1 - side].public_key,
+                    revision=self.revision,
+                    key_log=log,
+                    extensions=EXTENSIONS,
+                )
+            )
             for side, (role, log) in enumerate(((Role.INITIATOR, self.key_log), (Role.RESPONDER, None)))
         )
         self.time = self.start
         self.tcp = TcpWriter(self, self.ends, self.time)  # type: ignore[arg-type]
-        self.send(0, self.sides[0].start())
+        self.flush(0)
 
     def packet(self, time: float, data: bytes) -> None:
         """As `Writer.packet`: keeps it."""
@@ -58,13 +68,20 @@ class Talk:
         """Bytes of a side's, which the other one takes."""
         self.time += 0.001
         self.tcp.data(side, self.time, bytes(data))
-        for event in list(self.sides[1 - side].receive_data(bytes(data))):
-            if isinstance(event, Established) and event.reply:
-                self.send(1, event.reply)
+        receiver = self.sides[1 - side]
+        receiver.receive_data(data)
+        while receiver.next_event() is not None:
+            self.flush(1 - side)
+
+    def flush(self, side: int) -> None:
+        """Sends what a side has to send."""
+        if data := b"".join(self.sides[side].data_to_send()):
+            self.send(side, data)
 
     def say(self, side: int, *messages: Message) -> "Talk":
         for message in messages:
-            self.send(side, self.sides[side].send(message))
+            self.sides[side].send(message)
+            self.flush(side)
         return self
 
     def raw(self, side: int, data: bytes) -> "Talk":
@@ -80,9 +97,7 @@ class Talk:
 
     @property
     def segments(self) -> list[Segment]:
-        found = [tcp_segment(time, RAW_IP, data) for time, data in self.packets]
-        assert all(found)
-        return [segment for segment in found if segment is not None]
+        return segments_of(self.packets)
 
     def keys(self) -> KeyLog:
         return KeyLog(io.StringIO(self.key_log.getvalue()))
@@ -106,6 +121,13 @@ def a_talk(revision: Revision = Revision.V2, ends: tuple[Endpoint, Endpoint] = E
     return talk.say(0, JacclBootstrapPayload(29400, "S-1", names), SessionEnd()).close()
 
 
+def segments_of(packets: Iterable[tuple[float, bytes]], link_type: int = RAW_IP) -> list[Segment]:
+    """The TCP segments in packets."""
+    decoder = Segments()
+    found = [segment for time, data in packets for segment in decoder.take(Packet(time, link_type, data, len(data)))]
+    return found + list(decoder.end())
+
+
 def entries(segments: Iterable[Segment], keys: KeyLog | None = None) -> list[Entry]:
     """What they say."""
     capture = Capture(keys)
@@ -118,12 +140,16 @@ def with_data(segments: list[Segment], side: int) -> list[int]:
     return [at for at, each in enumerate(segments) if each.data and each.source == ENDS[side]]
 
 
-def pcap(packets: Iterable[tuple[float, bytes]], link_type: int = 101, order: str = "<", nano: bool = False) -> bytes:
-    """The same packets in the old format."""
+def pcap(
+    packets: Iterable[tuple[float, bytes]], link_type: int = 101, order: str = "<", nano: bool = False, cut: int = 65536
+) -> bytes:
+    """The same packets in the old format, each cut after so many bytes."""
     magic, unit = (0xA1B23C4D, 1e9) if nano else (0xA1B2C3D4, 1e6)
     out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, link_type)
     for time, data in packets:
-        out += struct.pack(f"{order}IIII", int(time), round(time % 1 * unit), len(data), len(data)) + data
+        out += (
+            struct.pack(f"{order}IIII", int(time), round(time % 1 * unit), min(cut, len(data)), len(data)) + data[:cut]
+        )
     return out
 
 

@@ -33,7 +33,7 @@ from tests.wireproto.inspection.dissecting import (
 from tests.wireproto.peers import STRANGER, box, hello
 from tests.wireproto.streams import link
 from wireproto import JacclBootstrapPayload, PromptTokensPayload, Revision
-from wireproto.session import Role, Session
+from wireproto.session import Config, Role, Session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -244,7 +244,9 @@ def test_recorded_link(revision: Revision, tmp_path: Path) -> None:
 
     async def main() -> None:
         def make_0(_: str) -> Session:
-            return Session(Role.INITIATOR, links.RANK_0, links.RANK_1.public_key, revision, key_log)
+            pin = links.RANK_1.public_key
+            config = Config(role=Role.INITIATOR, signer=links.RANK_0, pin=pin, revision=revision, key_log=key_log)
+            return Session(config)
 
         async with (
             links.serving(revision=revision) as (one, _, port),

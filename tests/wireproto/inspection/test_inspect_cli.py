@@ -1,5 +1,6 @@
 """`wireproto inspect`, as a child process."""
 
+import gzip
 import json
 import os
 import pty
@@ -12,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.wireproto.inspection.captured import HEADS, many_interfaces
 from tests.wireproto.inspection.dissecting import DISSECTOR, missing
 from tests.wireproto.inspection.talks import Talk, a_talk, pcap
 from tests.wireproto.inspection.test_pictures import a_long_talk
 from wireproto import Ping, Revision, encode_link_frame
-from wireproto.inspection.packets import read_packets
 
 COMMAND = [sys.executable, "-m", "wireproto", "inspect"]
 
@@ -74,7 +75,7 @@ def test_sealed_with_and_without_the_key(files: tuple[Path, Path]) -> None:
     closed = run(capture)
     assert closed.returncode == 0
     assert b"S-1" not in closed.stdout
-    assert closed.stdout.count(b"there is no key for it") == 4
+    assert closed.stdout.count(b"its key is missing") == 4
     assert b"left sealed 4" in closed.stdout
     opened = run(capture, "--keylog", keys)
     assert opened.returncode == 0
@@ -172,8 +173,69 @@ def test_a_capture_that_ends_in_a_packet_is_exit_code_1(files: tuple[Path, Path]
     done = run(files[0], "--keylog", files[1])
     assert done.returncode == 1
     assert b"jacclBootstrap" in done.stdout
-    assert b"truncated pcapng dump file" in done.stderr
+    assert b"the file is truncated, inside a block, at byte" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+NOTHING = {
+    "text": b"a text file, given by mistake\n" * 20,
+    "json": b'{"event": "ready"}\n' * 20,
+    "image": b"\x89PNG\r\n\x1a\n" + bytes(range(200)),
+    "nothing": b"",
+    "snoop": b"snoop\0\0\0" + bytes(200),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("option", ["--hex", "--json"])
+def test_a_file_that_is_no_capture_is_said_so_in_one_line(name: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(NOTHING[name])
+    done = run(tmp_path / "file", option)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"wireproto inspect: " in done.stderr
+    assert b"it is " in done.stderr
+    if option == "--hex":
+        assert done.stdout == b""
+    else:
+        (last,) = objects(done)
+        assert (last["kind"], last["ok"], last["broken"]) == ("done", False, 0)
+        assert last["fault"] in done.stderr.decode()
+
+
+def test_what_a_capture_lacks_is_counted(tmp_path: Path) -> None:
+    packets = a_talk().packets
+    cut = [(time, data[:100]) for time, data in packets]
+    (tmp_path / "capture").write_bytes(pcap(packets, cut=100))
+    done = run(tmp_path / "capture")
+    assert done.returncode == 0
+    missing = sum(len(data) - len(part) for (_, data), (_, part) in zip(packets, cut, strict=True))
+    assert f"bytes that the capture lacks {missing:,}" in done.stdout.decode()
+    assert "(snapshot length 100)" in done.stdout.decode()
+    *_, last = objects(run(tmp_path / "capture", "--json"))
+    assert (last["lost_bytes"], last["snapshot_length"]) == (missing, 100)
+
+
+def test_a_link_type_that_is_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "capture").write_bytes(pcap(a_talk().packets, link_type=127))
+    done = run(tmp_path / "capture")
+    assert done.returncode == 1
+    assert b"packets of link type 127 (Wi-Fi in monitor mode) are not read; record" in done.stderr
+
+
+def test_several_link_types_and_a_compressed_pipe(files: tuple[Path, Path]) -> None:
+    talk = a_talk()
+    capture = many_interfaces(talk.packets, *HEADS)
+    files[1].write_text(talk.key_log.getvalue())
+    done = run("-", "--keylog", files[1], stdin=gzip.compress(capture))
+    assert done.returncode == 0
+    assert b"messages 6, broken 0\n" in done.stdout
+
+
+def test_a_stream_on_a_pipe() -> None:
+    done = run("-", stdin=encode_link_frame(b"\x03") * 3)
+    assert done.returncode == 0
+    assert b"messages 3, broken 0\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -183,6 +245,7 @@ def test_a_capture_that_ends_in_a_packet_is_exit_code_1(files: tuple[Path, Path]
         (["{capture}", "--type", "nothing"], "'nothing' is no type"),
         (["{capture}", "--rank", "2"], "--rank"),
         (["{capture}.not"], "No such file"),
+        (["/"], "Is a directory"),
         (["{capture}", "--keylog", "{capture}.not"], "No such file"),
         (["{capture}", "--decrypt", "{capture}"], "is the file that is read"),
         (["{capture}", "--svg", "{capture}"], "is the file that is read"),
@@ -224,7 +287,7 @@ def test_opened(files: tuple[Path, Path], tmp_path: Path) -> None:
     opened = tmp_path / "opened.pcapng"
     assert run(files[0], "--keylog", files[1], "--decrypt", opened, "--type", "ping").returncode == 0
     assert opened.stat().st_mode & 0o777 == 0o600
-    assert b'"sessionID":"S-1"' in b"".join(p.segment.data for p in read_packets(opened) if p.segment)
+    assert b'"sessionID":"S-1"' in opened.read_bytes()
     assert b"messages 6, broken 0\n" in run(opened).stdout
 
 
@@ -289,14 +352,17 @@ def test_a_long_capture_has_a_bar_and_little_memory(tmp_path: Path) -> None:
     assert output.count(b"inferenceStep") == 5
 
 
-def test_help_needs_no_libpcap() -> None:
-    code = "import sys, wireproto.cli.app; print({'cypcap', 'wireproto.inspection'} & sys.modules.keys())"
+def test_help_loads_no_reader() -> None:
+    code = "import sys, wireproto.cli.app; print({'backports.zstd', 'wireproto.inspection'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert done.stdout == b"set()\n"
 
 
-def test_without_libpcap_the_extra_is_named(files: tuple[Path, Path]) -> None:
-    code = f"import sys; sys.modules['cypcap'] = None; sys.argv = ['wireproto', 'inspect', {str(files[0])!r}]\n"
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="zstd is in the standard library")
+def test_without_zstd_the_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "capture").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
+    hidden = "sys.modules['backports'] = sys.modules['backports.zstd'] = None"
+    code = f"import sys; {hidden}; sys.argv = ['wireproto', 'inspect', {str(tmp_path / 'capture')!r}]\n"
     code += "from wireproto.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == 3

@@ -196,7 +196,7 @@ def test_a_message_from_the_wrong_rank() -> None:
     talk = Talk(Revision.V1).say(0, Ping())
     found = entries(talk.raw(1, encode_link_frame(b"\xff")).segments)
     assert found[-1].kind is Kind.MESSAGE
-    assert found[-1].note == "does not belong here, and is ignored"
+    assert found[-1].note == "unexpected from this rank, and ignored"
 
 
 # -- extensions --------------------------------------------------------------------------------------------------------

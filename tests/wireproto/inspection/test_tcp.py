@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wireproto.inspection.tcp import ACK, FIN, MAX_EARLY, SYN, Endpoint, Piece, Segment, Stream
+from wireproto.inspection.tcp import ACK, FIN, MAX_EARLY, MAX_WINDOW, SYN, Endpoint, Late, Piece, Segment, Stream
 
 A, B = Endpoint(b"\x7f\x00\x00\x01", 1), Endpoint(b"\x7f\x00\x00\x01", 2)
 
@@ -12,8 +12,8 @@ def segment(sequence: int, data: bytes = b"", flags: int = ACK) -> Segment:
     return Segment(0.0, A, B, sequence & 0xFFFF_FFFF, 0, flags, data)
 
 
-def joined(pieces: list[Piece]) -> bytes:
-    return b"".join(piece.data for piece in pieces)
+def joined(pieces: list[Piece | Late]) -> bytes:
+    return b"".join(piece.data for piece in pieces if isinstance(piece, Piece))
 
 
 @given(
@@ -31,7 +31,7 @@ def test_repeated_and_reordered_segments_give_the_stream(data, cuts, first, seed
     seed.shuffle(sent)
     pieces = [piece for each in sent for piece in stream.take(each)]
     assert joined(pieces) == data
-    assert not any(piece.lost for piece in pieces)
+    assert not any(isinstance(piece, Late) or piece.lost for piece in pieces)
     assert stream.from_start
     assert stream.offset == len(data)
     assert stream.repeated == sum(len(each.data) for each in again)
@@ -45,11 +45,64 @@ def test_what_was_acknowledged_and_not_captured_is_lost() -> None:
     assert list(stream.acknowledged(103, 1.0)) == []
     assert list(stream.acknowledged(113, 1.0)) == [Piece(1.0, b"", 7), Piece(0.0, b"xyz")]
     assert stream.offset == 13
-    assert list(stream.acknowledged(117, 2.0)) == [Piece(2.0, b"", 4)]
-    assert list(stream.acknowledged(117, 2.0)) == []
     list(stream.take(segment(120, b"!", FIN)))
-    assert list(stream.acknowledged(122, 3.0)) == [Piece(3.0, b"", 3), Piece(0.0, b"!")]
+    assert list(stream.acknowledged(122, 3.0)) == [Piece(3.0, b"", 7), Piece(0.0, b"!")]
     assert stream.is_over
+
+
+def test_an_acknowledgement_loses_nothing_that_still_comes() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    assert list(stream.acknowledged(106, 1.0)) == []
+    assert joined(list(stream.take(segment(100, b"abc")))) == b"abc"
+    assert joined(list(stream.take(segment(103, b"def")))) == b"def"
+    assert list(stream.give_up(2.0)) == []
+
+
+def test_what_was_acknowledged_and_never_came_is_lost_at_the_end() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    list(stream.acknowledged(106, 1.0))
+    assert list(stream.give_up(2.0)) == [Piece(2.0, b"", 6)]
+
+
+def test_a_number_out_of_any_window_is_not_believed() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    assert stream.has(100 + MAX_WINDOW + 1)
+    list(stream.acknowledged(100 + MAX_WINDOW + 1, 1.0))
+    assert list(stream.give_up(2.0)) == []
+
+
+def test_bytes_that_come_after_they_were_given_up_are_late_once() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    list(stream.take(segment(105, b"fg")))
+    assert list(stream.acknowledged(107, 1.0)) == [Piece(1.0, b"", 5), Piece(0.0, b"fg")]
+    assert list(stream.take(segment(103, b"defgh"))) == [Late(0.0, 3, b"de"), Piece(0.0, b"h")]
+    assert stream.repeated == 2
+    assert list(stream.take(segment(103, b"d"))) == []
+    assert stream.repeated == 3
+    assert list(stream.take(segment(101, b"bcd"))) == [Late(0.0, 1, b"bc")]
+
+
+def test_a_segment_that_was_cut_loses_its_end_at_once() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    cut = segment(100, b"abc")._replace(cut=4)
+    assert list(stream.take(cut)) == [Piece(0.0, b"abc"), Piece(0.0, b"", 4)]
+    assert list(stream.take(cut)) == []
+    assert list(stream.take(segment(107, b"h"))) == [Piece(0.0, b"h")]
+    assert stream.repeated == 3
+
+
+def test_a_cut_segment_that_is_early_loses_nothing_before_it() -> None:
+    stream = Stream()
+    list(stream.take(segment(99, flags=SYN)))
+    assert list(stream.take(segment(103, b"d")._replace(cut=2))) == []
+    assert list(stream.take(segment(106, b"g"))) == []
+    pieces = list(stream.take(segment(100, b"abc")))
+    assert pieces == [Piece(0.0, b"abc"), Piece(0.0, b"d"), Piece(0.0, b"", 2), Piece(0.0, b"g")]
 
 
 def test_the_number_of_an_end_that_was_not_captured_is_no_byte() -> None:
@@ -80,7 +133,8 @@ def test_a_stream_joined_later_starts_with_what_is_seen_first() -> None:
     stream = Stream()
     assert joined(list(stream.take(segment(5000, b"abc")))) == b"abc"
     assert not stream.from_start
-    assert joined(list(stream.take(segment(4990, b"before")))) == b""
+    assert list(stream.take(segment(4990, b"before"))) == [Late(0.0, -10, b"before")]
+    assert list(stream.take(segment(4997, b"xyzabcd"))) == [Late(0.0, -3, b"xyz"), Piece(0.0, b"d")]
 
 
 def test_the_end_is_where_the_last_byte_was_passed_on() -> None:

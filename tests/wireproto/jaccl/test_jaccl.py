@@ -11,7 +11,7 @@ from wireproto import WireError
 from wireproto.jaccl import MAX_GATHER, MAX_SIZE, MIN_SIZE, Connection, Root, Worker
 from wireproto.schema import JACCL_HELLO, build
 
-SIZES = range(MIN_SIZE, MAX_SIZE + 1)
+SIZES = (*range(MIN_SIZE, 9), MAX_SIZE)
 
 
 def hello(rank: int) -> bytes:
@@ -62,7 +62,7 @@ def test_gathers_among_all_ranks(size: int, lengths: list[int]) -> None:
         connection.receive_eof()
 
 
-@pytest.mark.parametrize("rank", range(1, MAX_SIZE))
+@pytest.mark.parametrize("rank", [*range(1, 9), MAX_SIZE - 1])
 def test_hello_is_that_of_the_schema(rank: int) -> None:
     """[JACCL-HELLO]"""
     assert Worker(rank, MAX_SIZE).start() == build(JACCL_HELLO, {"rank": rank})
@@ -389,7 +389,7 @@ def test_own_contribution_has_a_limit_that_ends_nothing() -> None:
         gather(bytes(MAX_GATHER))
 
 
-@pytest.mark.parametrize(("rank", "size"), [(0, 2), (2, 2), (-1, 3), (1, 1), (1, 9), (8, 8), (0, 0)])
+@pytest.mark.parametrize(("rank", "size"), [(0, 2), (2, 2), (-1, 3), (1, 1), (1, 65), (8, 8), (64, 64), (0, 0)])
 def test_no_such_worker(rank: int, size: int) -> None:
     with pytest.raises(ValueError, match="rank") as caught:
         Worker(rank, size)

@@ -20,11 +20,11 @@ from tests.wireproto.peers import (
     STRANGER,
     FixedSigner,
     ack,
-    fix_ephemerals,
     hello,
     introduction,
     low_order_keys,
     session_key,
+    source,
 )
 from tests.wireproto.verdicts import expected, verdict
 from wireproto import (
@@ -92,10 +92,7 @@ class _Initiator(Side):
     make, other = staticmethod(ack), staticmethod(hello)
 
     def take(self, frame: bytes, pin: Pin) -> SessionSecrets:
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            fix_ephemerals(monkeypatch, EPHEMERAL_0)
-            initiator = Initiator(RANK_0, pin)
-        return initiator.finish(frame)
+        return Initiator(RANK_0, pin, source(EPHEMERAL_0)).finish(frame)
 
     def commitment(self) -> bytes:
         return hashlib.sha256(EPHEMERAL_0.nonce + EPHEMERAL_1.nonce + EPHEMERAL_1.public).digest()

@@ -18,15 +18,18 @@ from tests.wireproto.peers import (
     RANK_1,
     Ephemeral,
     ack,
-    fix_ephemerals,
     hello,
     hkdf_sha256,
     introduction,
+    output,
+    session,
     shaken,
+    source,
+    take,
 )
 from tests.wireproto.streams import link
 from wireproto import ClusterMsgType, HandshakeAck, HandshakeError, HandshakeHello, Ping, Revision, decode_frame
-from wireproto.session import Established, Role, Session, State, key_log_line, seal
+from wireproto.session import Established, Role, State, key_log_line
 from wireproto.session import handshake as module
 from wireproto.session.handshake import (
     Initiator,
@@ -102,11 +105,11 @@ X25519: Final = [
 
 
 @pytest.mark.parametrize(("private", "public", "shared"), X25519)
-def test_x25519(private: str, public: str, shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_x25519(private: str, public: str, shared: str) -> None:
     """The responder has the private key, the hello brings the public one; the session key shows the secret."""
-    fix_ephemerals(monkeypatch, Ephemeral.of(private, bytes(32)))
+    random = source(Ephemeral.of(private, bytes(32)))
     frame = hello(ephemeral_x25519_pub_key=bytes.fromhex(public))
-    _, secrets = Responder(RANK_1, RANK_0.public_key).respond(frame)
+    _, secrets = Responder(RANK_1, RANK_0.public_key, random).respond(frame)
     assert secrets.key == hkdf_sha256(bytes.fromhex(shared), EPHEMERAL_0.nonce + bytes(32), INFO, 32)
 
 
@@ -126,10 +129,10 @@ def test_x25519(private: str, public: str, shared: str, monkeypatch: pytest.Monk
         ),
     ],
 )
-def test_x25519_zero(private: str, public: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fix_ephemerals(monkeypatch, Ephemeral.of(private, bytes(32)))
+def test_x25519_zero(private: str, public: str) -> None:
+    random = source(Ephemeral.of(private, bytes(32)))
     with pytest.raises(HandshakeError, match=r"^handshake-shared-secret "):
-        Responder(RANK_1, RANK_0.public_key).respond(hello(ephemeral_x25519_pub_key=bytes.fromhex(public)))
+        Responder(RANK_1, RANK_0.public_key, random).respond(hello(ephemeral_x25519_pub_key=bytes.fromhex(public)))
 
 
 def test_low_order_keys_are_all() -> None:
@@ -340,14 +343,11 @@ AES_256_GCM: Final = [
 
 
 @pytest.mark.parametrize(("key", "nonce", "plaintext", "ciphertext", "tag"), AES_256_GCM)
-def test_aes_256_gcm(
-    key: bytes, nonce: bytes, plaintext: bytes, ciphertext: bytes, tag: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aes_256_gcm(key: bytes, nonce: bytes, plaintext: bytes, ciphertext: bytes, tag: bytes) -> None:
     box = nonce + ciphertext + tag
-    monkeypatch.setattr(seal, "_fresh", [nonce, nonce])
-    assert Seal(key).encrypt(plaintext) == box
+    assert Seal(key, source(None, nonce)).encrypt(plaintext) == box
     made = bytearray(len(box))
-    Seal(key).encrypt_into(plaintext, memoryview(made))
+    Seal(key, source(None, nonce)).encrypt_into(plaintext, memoryview(made))
     assert made == box
     assert Seal(key).decrypt(box) == plaintext
     opened = bytearray(len(plaintext))
@@ -426,42 +426,40 @@ def test_known_commitments() -> None:
     assert ack_commitment(NONCE_0, NONCE_1, X25519_1) == COMMITMENT_1
 
 
-def test_known_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_handshake() -> None:
     """[HANDSHAKE-KEY]"""
-    fix_ephemerals(monkeypatch, EPHEMERAL_0, EPHEMERAL_1)
-    initiator = Initiator(RANK_0, IDENTITY_1)
+    initiator = Initiator(RANK_0, IDENTITY_1, source(EPHEMERAL_0))
     assert initiator.hello == HELLO
     assert decode_frame(HELLO) == HandshakeHello(IDENTITY_0, X25519_0, NONCE_0, SIGNATURE_0)
-    answer, secrets = Responder(RANK_1, IDENTITY_0).respond(HELLO)
+    answer, secrets = Responder(RANK_1, IDENTITY_0, source(EPHEMERAL_1)).respond(HELLO)
     assert answer == ACK
     assert decode_frame(ACK) == HandshakeAck(IDENTITY_1, X25519_1, NONCE_1, SIGNATURE_1)
     assert secrets == SessionSecrets(KEY, NONCE_0, IDENTITY_0)
     assert initiator.finish(ACK) == SessionSecrets(KEY, NONCE_0, IDENTITY_1)
 
 
-def test_known_handshake_spelt_as_by_the_reference_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_handshake_encoded_as_by_the_reference_peer() -> None:
     """Keys in another order, `/` as `\\/`, an unknown key: the same values, the same session key."""
-    fix_ephemerals(monkeypatch, EPHEMERAL_1)
+    responder = Responder(RANK_1, IDENTITY_0, source(EPHEMERAL_1))
     first, *rest = HELLO[2:-1].replace(b"/", rb"\/").split(b",")
-    _, secrets = Responder(RANK_1, IDENTITY_0).respond(b"\x01{" + b",".join([*rest, b'"v":2', first]) + b"}")
+    _, secrets = responder.respond(b"\x01{" + b",".join([*rest, b'"v":2', first]) + b"}")
     assert secrets == SessionSecrets(KEY, NONCE_0, IDENTITY_0)
 
 
 @pytest.mark.parametrize("revision", Revision)
-def test_known_sessions(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_sessions(revision: Revision) -> None:
     """The same through sessions: every byte on the wire, up to the first box, and the line of the key log.
 
     [HANDSHAKE-FIRST]
     """
-    fix_ephemerals(monkeypatch, EPHEMERAL_0, EPHEMERAL_1)
-    monkeypatch.setattr(seal, "_fresh", [b"known nonce."])
     log = io.StringIO()
-    initiator = Session(Role.INITIATOR, RANK_0, IDENTITY_1, revision, log)
-    responder = Session(Role.RESPONDER, RANK_1, IDENTITY_0, revision)
-    assert initiator.start() == link(HELLO)
-    assert list(responder.receive_data(link(HELLO))) == [Established(IDENTITY_0, link(ACK))]
-    assert list(initiator.receive_data(link(ACK))) == [Established(IDENTITY_1, b"")]
-    ping = initiator.send(Ping())
+    initiator = session(Role.INITIATOR, revision, key_log=log, random=source(EPHEMERAL_0, b"known nonce."))
+    responder = session(Role.RESPONDER, revision, random=source(EPHEMERAL_1))
+    assert output(initiator) == link(HELLO)
+    assert take(responder, link(HELLO)) == [Established(IDENTITY_0)]
+    assert output(responder) == link(ACK)
+    assert take(initiator, link(ACK)) == [Established(IDENTITY_1)]
+    ping = output(initiator, Ping())
     if revision is Revision.V1:
         assert ping == bytes.fromhex("0100000000000000 03")
     else:

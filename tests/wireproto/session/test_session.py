@@ -14,20 +14,28 @@ import pytest
 from tests.wireproto.payloads import EXTENSION_OF, TYPE_BYTE, canonical_frame
 from tests.wireproto.peers import (
     DELIVERIES,
+    EPHEMERAL_0,
+    EPHEMERAL_1,
     OTHER,
     RANK_0,
     RANK_1,
     STRANGER,
     ByHand,
     Outcome,
+    Pair,
     ack,
     box,
     by_hand,
+    end,
     hello,
     introduction,
     outcome,
+    output,
+    remote,
     session,
     shaken,
+    source,
+    take,
     unbox,
 )
 from tests.wireproto.session_states import (
@@ -37,6 +45,7 @@ from tests.wireproto.session_states import (
     END,
     FROM_RANK_0,
     FROM_RANK_1,
+    HELLO,
     INITIATOR,
     MESSAGES,
     RESPONDER,
@@ -44,6 +53,7 @@ from tests.wireproto.session_states import (
     V1,
     V2,
     known,
+    misuse,
     name,
     opened,
     waiting,
@@ -52,6 +62,7 @@ from tests.wireproto.streams import EVERY_STYLE, STYLES, header, link
 from tests.wireproto.verdicts import expected
 from wireproto import (
     HandshakeAck,
+    HandshakeError,
     HandshakeHello,
     InferenceStep,
     InferenceToken,
@@ -60,20 +71,21 @@ from wireproto import (
     Ping,
     Revision,
     SealError,
-    TruncatedError,
+    StateError,
 )
 from wireproto.session import (
     Closed,
+    Config,
     Confirmed,
     Established,
     Event,
+    LocalError,
     MessageIgnored,
     MessageReceived,
     RemoteError,
     Role,
     Session,
     State,
-    seal,
 )
 from wireproto.session.handshake import TrustAnyKey
 
@@ -150,7 +162,7 @@ FAULTY: Final[dict[str, tuple[dict[str, Any], Any, str | None]]] = {
 def test_faults_of_the_handshake(role: Role, revision: Revision, code: str) -> None:
     faults, pin, path = FAULTY[code]
     one = session(role, revision, pin=pin)
-    frame = ack(introduction(one.start()[8:]).nonce, **faults) if role is INITIATOR else hello(**faults)
+    frame = ack(introduction(output(one)[8:]).nonce, **faults) if role is INITIATOR else hello(**faults)
     result = outcome(one, [link(frame)])
     assert result.events == []
     assert result.failure is not None
@@ -164,29 +176,30 @@ def test_faults_of_the_handshake(role: Role, revision: Revision, code: str) -> N
 def test_handshake(revision: Revision, cut: Callable[[bytes], list[bytes]], buffered: Callable[[int], bool]) -> None:
     initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
     assert (initiator.state, responder.state) == (State.IDLE, State.IDLE)
-    sent = initiator.start()
+    sent = output(initiator)
     assert initiator.state is State.HELLO_SENT
     (established,) = outcome(responder, cut(sent), buffered=buffered).events
     assert isinstance(established, Established)
     assert established.peer_key == RANK_0.public_key
-    assert introduction(established.reply[8:]).identity == RANK_1.public_key
-    assert int.from_bytes(established.reply[:8], "little") == len(established.reply) - 8
+    reply = output(responder)
+    assert introduction(reply[8:]).identity == RANK_1.public_key
+    assert int.from_bytes(reply[:8], "little") == len(reply) - 8
     assert responder.state is State.ESTABLISHED
-    result = outcome(initiator, cut(established.reply), buffered=buffered)
-    assert result == Outcome([Established(RANK_1.public_key, b"")])
+    result = outcome(initiator, cut(reply), buffered=buffered)
+    assert result == Outcome([Established(RANK_1.public_key)])
     assert initiator.state is State.ESTABLISHED
     assert (initiator.peer_key, responder.peer_key) == (RANK_1.public_key, RANK_0.public_key)
 
 
 def test_handshake_with_any_key() -> None:
     one = session(RESPONDER, pin=TrustAnyKey())
-    (established,) = one.receive_data(link(hello(STRANGER)))
+    (established,) = take(one, link(hello(STRANGER)))
     assert isinstance(established, Established)
     assert established.peer_key == STRANGER.public_key
 
 
 def test_defaults() -> None:
-    one = Session(INITIATOR, RANK_0, None)
+    one = Session(Config(role=INITIATOR, signer=RANK_0, pin=None))
     assert (one.role, one.revision, one.state, one.peer_key) == (INITIATOR, V2, State.IDLE, b"")
 
 
@@ -247,7 +260,7 @@ def test_two_sessions_talk(revision: Revision, buffered: Callable[[int], bool], 
     pair = shaken(revision)
     for role in (RESPONDER, INITIATOR):
         messages = [message for message in SENT_BY[role] if known(message, revision)]
-        stream = b"".join(pair(role).send(message) for message in messages)
+        stream = b"".join(output(pair(role), message) for message in messages)
         cut = [stream[at : at + chunk] for at in range(0, len(stream), chunk)]
         result = outcome(pair(OTHER[role]), cut, buffered=buffered)
         assert result.failure is None
@@ -256,13 +269,13 @@ def test_two_sessions_talk(revision: Revision, buffered: Callable[[int], bool], 
         assert sum(isinstance(event, MessageIgnored) for event in result.events) == 0
     assert pair.responder.state is State.CLOSED
     assert pair.initiator.state is State.CLOSED
-    assert pair.initiator.receive_eof() == Closed(orderly=True)
+    assert end(pair.initiator) == [Closed(orderly=True)]
 
 
 def test_confirmed_comes_once() -> None:
     pair = shaken()
-    pings = [pair.initiator.send(Ping()) for _ in range(3)]
-    events = [event for ping in pings for event in pair.responder.receive_data(ping)]
+    pings = [output(pair.initiator, Ping()) for _ in range(3)]
+    events = [event for ping in pings for event in take(pair.responder, ping)]
     assert events == [Confirmed(), *[MessageReceived(Ping())] * 3]
     assert pair.initiator.state is State.ESTABLISHED  # nothing has come from the other side
 
@@ -277,7 +290,7 @@ def test_confirmed_by_a_box_of_nothing_sensible() -> None:
 def test_v1_is_never_confirmed_by_frames() -> None:
     pair = shaken(V1)
     for _ in range(3):
-        assert list(pair.responder.receive_data(pair.initiator.send(Ping()))) == [MessageReceived(Ping())]
+        assert take(pair.responder, output(pair.initiator, Ping())) == [MessageReceived(Ping())]
         assert pair.responder.state is State.ESTABLISHED
     for role in Role:
         tensor = pair(OTHER[role]).seal_tensor(b"tensor")
@@ -285,16 +298,30 @@ def test_v1_is_never_confirmed_by_frames() -> None:
         assert pair(role).state is State.CONFIRMED
 
 
-def test_v1_is_not_confirmed_by_a_box_that_does_not_open() -> None:
-    pair = shaken(V1)
-    for wrong, error in ((bytes(28), SealError), (bytes(27), TruncatedError), (b"", TruncatedError)):
-        with pytest.raises(error):
-            pair.responder.open_tensor(wrong)
-        assert pair.responder.state is State.ESTABLISHED
-    own = pair.responder.seal_tensor(b"tensor")
-    with pytest.raises(SealError, match=r"^seal-reflection "):
-        pair.responder.open_tensor(own)
-    assert pair.responder.state is State.ESTABLISHED
+@pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda pair: bytes(28), "seal-tag"),
+        (lambda pair: bytes(27), "truncated"),
+        (lambda pair: b"", "truncated"),
+        (lambda pair: pair.responder.seal_tensor(b"tensor"), "seal-reflection"),
+    ],
+    ids=["other-key", "27-bytes", "empty", "own"],
+)
+def test_tensor_box_that_does_not_open_fails_the_session(
+    revision: Revision, make: Callable[[Pair], bytes], code: str
+) -> None:
+    """The class is always `SealError`, and the peer's mistake. [SESSION-BOX]"""
+    pair = shaken(revision)
+    box = make(pair)
+    with pytest.raises(SealError) as caught:
+        pair.responder.open_tensor(box)
+    assert isinstance(caught.value, RemoteError)
+    assert caught.value.code == code
+    assert pair.responder.state is State.FAILED
+    for call in (lambda: pair.responder.seal_tensor(b""), lambda: pair.responder.open_tensor(bytes(28))):
+        misuse(pair.responder, call)
 
 
 @EACH_REVISION
@@ -305,13 +332,21 @@ def test_tensors(revision: Revision) -> None:
         tensor = pair(role).seal_tensor(memoryview(b"tensor"))
         assert unbox(pair.key, tensor) == b"tensor"
         message = InferenceStep(tensor) if role is INITIATOR else InferenceToken(tensor)
-        *_, received = pair(OTHER[role]).receive_data(pair(role).send(message))
+        *_, received = take(pair(OTHER[role]), output(pair(role), message))
         assert received == MessageReceived(message)
         assert pair(OTHER[role]).open_tensor(tensor) == b"tensor"
-        with pytest.raises(SealError, match=r"^seal-replay "):
-            pair(OTHER[role]).open_tensor(tensor)
-        with pytest.raises(SealError, match=r"^seal-reflection "):
-            pair(role).open_tensor(tensor)
+
+
+@EACH_ROLE
+def test_tensors_are_opened_once(role: Role) -> None:
+    """[SEAL-REPLAY, SEAL-REFLECTION]"""
+    pair = shaken()
+    tensor = pair(role).seal_tensor(b"tensor")
+    pair(OTHER[role]).open_tensor(tensor)
+    with pytest.raises(SealError, match=r"^seal-replay "):
+        pair(OTHER[role]).open_tensor(tensor)
+    with pytest.raises(SealError, match=r"^seal-reflection "):
+        pair(role).open_tensor(tensor)
 
 
 # -- frames that end the session --------------------------------------------------------------------------------------
@@ -390,22 +425,21 @@ def test_frame_that_ends_a_v1_session(role: Role, body: bytes, wanted: Any) -> N
             assert peer.session.state is State.FAILED
 
 
-def test_no_session_between_two_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_session_between_two_revisions() -> None:
     """Revision 2 is not spoken to a peer of revision 1, or the other way round: never guessed, never downgraded.
 
     [REV-EXPLICIT]
     """
     for revision, other in ((V1, V2), (V2, V1)):
-        initiator, responder = session(INITIATOR, revision), session(RESPONDER, other)
-        (established,) = responder.receive_data(initiator.start())
-        assert isinstance(established, Established)
-        list(initiator.receive_data(established.reply))
         # A nonce may begin as a type of revision 1 does; these do not.
-        monkeypatch.setattr(seal, "_fresh", [b"\x80 nonce no 1"])
-        frames = {RESPONDER: initiator.send(FROM_RANK_0[2]), INITIATOR: responder.send(FROM_RANK_1[0])}
+        initiator = session(INITIATOR, revision, random=source(EPHEMERAL_0, b"\x80 nonce no 1"))
+        responder = session(RESPONDER, other, random=source(EPHEMERAL_1, b"\x80 nonce no 2"))
+        take(responder, output(initiator))
+        take(initiator, output(responder))
+        frames = {RESPONDER: output(initiator, FROM_RANK_0[2]), INITIATOR: output(responder, FROM_RANK_1[0])}
         for one in (initiator, responder):
             wanted = expected("seal-tag", 0) if one.revision is V2 else expected("type-unknown", 0, "type")
-            assert outcome(one, [bytes(frames[one.role])]) == Outcome([], wanted)
+            assert outcome(one, [frames[one.role]]) == Outcome([], wanted)
 
 
 @EACH_ROLE
@@ -413,7 +447,7 @@ def test_hello_twice_in_v1(role: Role) -> None:
     """A known type that does not belong there: ignored, and neither key nor state change."""
     peer = by_hand(role, V1)
     for frame in (hello(), ack()):
-        (event,) = peer.session.receive_data(link(frame))
+        (event,) = take(peer.session, link(frame))
         assert isinstance(event, MessageIgnored)
         assert canonical_frame(event.message) == frame
     assert peer.session.state is State.ESTABLISHED
@@ -441,7 +475,7 @@ def test_replayed_and_reflected_frames(
     pair = shaken()
     sender, receiver = pair(OTHER[role]), pair(role)
     message = SENT_BY[OTHER[role]][0]
-    first, second = bytes(sender.send(message)), bytes(sender.send(message))
+    first, second = output(sender, message), output(sender, message)
     assert first != second
     wanted = [Confirmed(), MessageReceived(message), MessageReceived(message)]
     result = outcome(receiver, cut(first + second + first), buffered=buffered)
@@ -467,9 +501,9 @@ def test_reflected_tensor_frame() -> None:
 
 def test_frames_of_another_session() -> None:
     first, second = shaken(), shaken()
-    ping = bytes(first.initiator.send(Ping()))
+    ping = output(first.initiator, Ping())
     assert outcome(second.responder, [ping]) == Outcome([], expected("seal-tag", 0))
-    pong = bytes(first.responder.send(FROM_RANK_1[0]))
+    pong = output(first.responder, FROM_RANK_1[0])
     assert outcome(second.initiator, [pong]) == Outcome([], expected("seal-tag", 0))
 
 
@@ -479,15 +513,15 @@ def test_replayed_hello_is_answered_but_never_confirmed() -> None:
     [SESSION-CONFIRM]
     """
     initiator, responder = session(INITIATOR), session(RESPONDER)
-    recorded = [initiator.start()]
-    (established,) = responder.receive_data(recorded[0])
-    assert isinstance(established, Established)
-    list(initiator.receive_data(established.reply))
-    recorded.append(bytes(initiator.send(Ping())))
+    recorded = [output(initiator)]
+    take(responder, recorded[0])
+    reply = output(responder)
+    take(initiator, reply)
+    recorded.append(output(initiator, Ping()))
     victim = session(RESPONDER)
-    (answered,) = victim.receive_data(recorded[0])
+    (answered,) = take(victim, recorded[0])
     assert isinstance(answered, Established)
-    assert answered.reply != established.reply
+    assert output(victim) != reply
     assert victim.state is State.ESTABLISHED
     assert outcome(victim, [recorded[1]]) == Outcome([], expected("seal-tag", 0))
 
@@ -499,26 +533,39 @@ def test_error_comes_behind_the_messages_before_it() -> None:
 
 
 def test_remote_error() -> None:
+    """It has code, offset and path, the codec's own class, and the codec's error as its cause."""
     peer = by_hand(RESPONDER)
     with pytest.raises(RemoteError) as caught:
-        list(peer.session.receive_data(peer.frame(b'\x0a{"uid":1}')))
+        take(peer.session, peer.frame(b'\x0a{"uid":1}'))
     error = caught.value
-    assert isinstance(error.error, MalformedError)
+    assert isinstance(error, MalformedError)
     assert (error.code, error.offset, error.path) == ("field-type", 8, "uid")
-    assert error.must_close
     assert str(error) == "field-type in uid at byte 8: expected a string, not a number"
+    assert remote(error) == expected("field-type", 8, "uid")
+
+
+def test_handshake_error_and_seal_error_work_around_next_event() -> None:
+    """A wrong pin is a `HandshakeError`, a box that does not open a `SealError`, a short one too."""
+    one = session(RESPONDER, pin=STRANGER.public_key)
+    one.receive_data(link(hello()))
+    with pytest.raises(HandshakeError):
+        one.next_event()
+    for body in (bytes(28), bytes(27)):
+        one = by_hand(RESPONDER).session
+        one.receive_data(link(body))
+        with pytest.raises(SealError):
+            one.next_event()
 
 
 def test_remote_error_survives_a_copy() -> None:
     """As every other `WireError` does: through a queue to another process, or into a log."""
     peer = by_hand(RESPONDER)
     with pytest.raises(RemoteError) as caught:
-        list(peer.session.receive_data(link(bytes(28))))
-    peer = by_hand(RESPONDER)
-    list(peer.session.receive_data(b"\x01"))
-    with pytest.raises(RemoteError) as at_the_end:
-        peer.session.receive_eof()
-    for error, code, must_close in ((caught.value, "seal-tag", True), (at_the_end.value, "truncated", False)):
+        take(peer.session, link(bytes(28)))
+    with pytest.raises(LocalError) as refused:
+        by_hand(RESPONDER).session.send(HELLO)
+    for error, code, cls in ((caught.value, "seal-tag", SealError), (refused.value, "session-state", StateError)):
         for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301
-            assert (twin.code, twin.offset, twin.must_close) == (code, error.offset, must_close)
-            assert type(twin.error) is type(error.error)
+            assert (twin.code, twin.offset) == (code, error.offset)
+            assert type(twin) is type(error)
+            assert isinstance(twin, cls)

@@ -6,7 +6,21 @@ from collections.abc import Callable
 import pytest
 
 from tests.wireproto.payloads import canonical_frame
-from tests.wireproto.peers import RANK_1, ByHand, Outcome, by_hand, hello, outcome, remote, session, shaken
+from tests.wireproto.peers import (
+    RANK_1,
+    ByHand,
+    Outcome,
+    by_hand,
+    end,
+    events,
+    hello,
+    outcome,
+    output,
+    remote,
+    session,
+    shaken,
+    take,
+)
 from tests.wireproto.session_states import (
     EACH_LIVING_STATE,
     EACH_REVISION,
@@ -91,16 +105,16 @@ def test_long_frame_right_behind_the_ack(
 ) -> None:
     """The limit is the handshake's own: what is in the same read behind it has the other one."""
     initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
-    (established,) = responder.receive_data(initiator.start())
-    assert isinstance(established, Established)
+    take(responder, output(initiator))
+    reply = output(responder)
     message = InferenceToken(pattern(size))
-    stream = established.reply + bytes(responder.send(message))
+    stream = reply + output(responder, message)
     if isinstance(chunk, str):
-        place = len(established.reply) + (8 if chunk == "behind-the-length" else 0)
+        place = len(reply) + (8 if chunk == "behind-the-length" else 0)
         cut = [stream[:place], stream[place:]]
     else:
         cut = [stream[at : at + chunk] for at in range(0, len(stream), chunk)]
-    wanted = [Established(RANK_1.public_key, b""), *[Confirmed()] * (revision is V2), MessageReceived(message)]
+    wanted = [Established(RANK_1.public_key), *[Confirmed()] * (revision is V2), MessageReceived(message)]
     assert outcome(initiator, cut, buffered=buffered) == Outcome(wanted)
 
 
@@ -112,18 +126,16 @@ def test_slow_loris(revision: Revision) -> None:
     def trickle(data: bytes | bytearray, into: Session) -> list[object]:
         events: list[object] = []
         for at in range(len(data)):
-            assert list(into.receive_data(b"")) == []
-            new = list(into.receive_data(data[at : at + 1]))
+            new = take(into, data[at : at + 1])
             assert not new or at == len(data) - 1
             events += new
         return events
 
-    (established,) = trickle(initiator.start(), responder)
-    assert isinstance(established, Established)
-    trickle(established.reply, initiator)
-    assert trickle(initiator.send(Ping()), responder)[-1] == MessageReceived(Ping())
-    assert trickle(responder.send(FROM_RANK_1[0]), initiator)[-1] == MessageReceived(FROM_RANK_1[0])
-    assert trickle(initiator.send(END), responder)[-1] == Closed(orderly=True)
+    trickle(output(initiator), responder)
+    trickle(output(responder), initiator)
+    assert trickle(output(initiator, Ping()), responder)[-1] == MessageReceived(Ping())
+    assert trickle(output(responder, FROM_RANK_1[0]), initiator)[-1] == MessageReceived(FROM_RANK_1[0])
+    assert trickle(output(initiator, END), responder)[-1] == Closed(orderly=True)
 
 
 def test_memory_before_the_handshake() -> None:
@@ -136,7 +148,7 @@ def test_memory_before_the_handshake() -> None:
         before, _ = tracemalloc.get_traced_memory()
         strangers = [session(RESPONDER) for _ in range(20)]
         for one in strangers:
-            assert list(one.receive_data(header(MAX_HANDSHAKE_LENGTH))) == []
+            assert take(one, header(MAX_HANDSHAKE_LENGTH)) == []
         assert tracemalloc.get_traced_memory()[1] - before < 20 * 140 * KIB
     finally:
         tracemalloc.stop()
@@ -154,12 +166,12 @@ def test_memory_before_the_handshake() -> None:
 def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bool) -> None:
     """The plaintext's, for frames of a quarter of its size less 64 KiB on."""
     pair = shaken()
-    list(pair.responder.receive_data(pair.initiator.send(InferenceStep(bytes(first - 1)))))
-    memory = pair.responder._plain
+    take(pair.responder, output(pair.initiator, InferenceStep(bytes(first - 1))))
+    memory = pair.responder._opened
     assert len(memory) == first
     message = InferenceStep(pattern(second - 1))
-    assert list(pair.responder.receive_data(pair.initiator.send(message))) == [MessageReceived(message)]
-    assert (pair.responder._plain is memory) is again
+    assert take(pair.responder, output(pair.initiator, message)) == [MessageReceived(message)]
+    assert (pair.responder._opened is memory) is again
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -170,7 +182,7 @@ def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bo
 def test_eof_between_frames(role: Role, state: State, revision: Revision) -> None:
     """The stream just ended, without sessionEnd: not orderly, but no fault of the bytes that came."""
     one = state_of(state, role, revision).session
-    assert one.receive_eof() == Closed(orderly=False)
+    assert end(one) == [Closed(orderly=False)]
     assert one.state is State.CLOSED
 
 
@@ -185,8 +197,8 @@ def test_eof_inside_a_frame(role: Role, state: State, revision: Revision, size: 
         passed += len(peer.frame(canonical_frame(FROM_RANK_0[0] if role is RESPONDER else FROM_RANK_1[0])))
     assert outcome(peer.session, [link(bytes(31))[:size]]) == Outcome([])
     with pytest.raises(RemoteError) as caught:
-        peer.session.receive_eof()
-    assert remote(caught.value, must_close=False) == expected("truncated", passed + size)
+        end(peer.session)
+    assert remote(caught.value) == expected("truncated", passed + size)
     assert peer.session.state is State.FAILED
 
 
@@ -195,28 +207,24 @@ def test_eof_inside_a_long_frame(buffered: Callable[[int], bool]) -> None:
     peer = by_hand(RESPONDER)
     assert outcome(peer.session, [header(10 * MIB), bytes(MIB)], buffered=buffered) == Outcome([])
     with pytest.raises(RemoteError) as caught:
-        peer.session.receive_eof()
+        end(peer.session)
     assert caught.value.offset == peer.said + 8 + MIB
 
 
 @EACH_ROLE
 def test_eof_after_session_end(role: Role) -> None:
-    """In order, and as often as it is said."""
+    """Closed comes once: with the peer's sessionEnd, or once the peer has answered the own one by closing."""
     peer = state_of(State.CLOSED, role, V2)
-    for _ in range(2):
-        assert peer.session.receive_eof() == Closed(orderly=True)
-        assert peer.session.state is State.CLOSED
+    assert end(peer.session) == ([Closed(orderly=True)] if role is INITIATOR else [])
+    assert end(peer.session) == []
+    assert peer.session.state is State.CLOSED
 
 
 @EACH_ROLE
-def test_second_eof_is_no_more_orderly_than_the_first(role: Role) -> None:
+def test_second_eof_says_nothing_new(role: Role) -> None:
     peer = by_hand(role)
-    assert peer.session.receive_eof() == Closed(orderly=False)
-    try:
-        again = peer.session.receive_eof()
-    except StateError:
-        return
-    assert again == Closed(orderly=False)
+    assert end(peer.session) == [Closed(orderly=False)]
+    assert end(peer.session) == []
 
 
 @EACH_REVISION
@@ -236,47 +244,51 @@ def test_second_eof_is_no_more_orderly_than_the_first(role: Role) -> None:
 def test_data_behind_session_end(
     revision: Revision, buffered: Callable[[int], bool], behind: Callable[[ByHand], bytes]
 ) -> None:
-    """It is nobody's: no event, no error, whatever it is. [SESSION-END]"""
+    """It is discarded: no event, no error, whatever it is. [SESSION-END]"""
     peer = by_hand(RESPONDER, revision)
     stream = peer.frame(b"\xff") + behind(peer)
     wanted = [*[Confirmed()] * (revision is V2), MessageReceived(END), Closed(orderly=True)]
     assert outcome(peer.session, [stream], buffered=buffered) == Outcome(wanted)
     assert peer.session.state is State.CLOSED
-    assert peer.session.receive_eof() == Closed(orderly=True)
+    assert end(peer.session) == []
 
 
 @EACH_REVISION
 def test_session_end_from_here(revision: Revision) -> None:
-    """The one who sends it is done, too: nothing more goes out, what still comes in is nobody's."""
+    """The one who sends it is done, too: nothing more goes out, what still comes in is discarded."""
     pair = shaken(revision)
-    pair.initiator.send(END)
+    pong = output(pair.responder, FROM_RANK_1[0])
+    take(pair.responder, output(pair.initiator, END))
+    assert take(pair.initiator, pong) == []
     assert pair.initiator.state is State.CLOSED
     with pytest.raises(StateError):
-        pair.initiator.send(Ping())
-    assert pair.initiator.receive_eof() == Closed(orderly=True)
+        output(pair.initiator, Ping())
+    assert end(pair.initiator) == [Closed(orderly=True)]
 
 
 @pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
 def test_session_end_between_two_events(revision: Revision) -> None:
     """Whoever ends the session on an event gets none of the messages that wait behind it."""
     pair = shaken(revision)
-    stream = b"".join(pair.responder.send(FROM_RANK_1[0]) for _ in range(3))
-    events = []
-    for event in pair.initiator.receive_data(stream):
-        events.append(event)
+    stream = b"".join(output(pair.responder, FROM_RANK_1[0]) for _ in range(3))
+    came = []
+    pair.initiator.receive_data(stream)
+    for event in events(pair.initiator):
+        came.append(event)
         if isinstance(event, MessageReceived):
-            pair.initiator.send(END)
-    assert events == [*[Confirmed()] * (revision is V2), MessageReceived(FROM_RANK_1[0])]
+            output(pair.initiator, END)
+    assert came == [*[Confirmed()] * (revision is V2), MessageReceived(FROM_RANK_1[0])]
     assert pair.initiator.state is State.CLOSED
 
 
 def test_session_end_on_confirmed() -> None:
     """The same on the event that comes before the message in the same box."""
     pair = shaken()
-    events = []
-    for event in pair.initiator.receive_data(pair.responder.send(FROM_RANK_1[0])):
-        events.append(event)
+    came = []
+    pair.initiator.receive_data(output(pair.responder, FROM_RANK_1[0]))
+    for event in events(pair.initiator):
+        came.append(event)
         if event == Confirmed():
-            pair.initiator.send(END)
-    assert events[0] == Confirmed()
+            output(pair.initiator, END)
+    assert came == [Confirmed()]
     assert pair.initiator.state is State.CLOSED

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from tests.wireproto.payloads import EXTENSION_OF, TYPE_BYTE, canonical_frame
-from tests.wireproto.peers import OTHER, ByHand, Outcome, Pair, by_hand, outcome, session, shaken
+from tests.wireproto.peers import OTHER, ByHand, Outcome, Pair, by_hand, outcome, output, session, shaken, take
 from tests.wireproto.session_states import EACH_REVISION, EACH_ROLE, INITIATOR, RESPONDER, V1, V2
 from tests.wireproto.verdicts import expected
 from wireproto import (
@@ -25,7 +25,7 @@ from wireproto import (
     Versions,
 )
 from wireproto import Outcome as OutcomeMessage
-from wireproto.session import Confirmed, MessageIgnored, MessageReceived, Role, State
+from wireproto.session import Confirmed, LocalError, MessageIgnored, MessageReceived, Role, State
 
 SIDE_CHANNEL, OUTCOME, REHEARSAL = "side-channel/1", "outcome/1", "rehearsal/1"
 ALL: Final = (SIDE_CHANNEL, OUTCOME, REHEARSAL)
@@ -46,7 +46,7 @@ def bootstrap(*names: str) -> JacclBootstrapPayload:
 
 def say(pair: Pair, role: Role, message: Message) -> list[object]:
     """One side sends, the other receives; its events, without the confirmation."""
-    events = list(pair(OTHER[role]).receive_data(pair(role).send(message)))
+    events = take(pair(OTHER[role]), output(pair(role), message))
     return [event for event in events if event != Confirmed()]
 
 
@@ -62,11 +62,11 @@ def by_hand_agreed(role: Role, names: Collection[str] = ALL) -> ByHand:
     """The same, of a session and a peer by hand."""
     peer = by_hand(role, extensions=ALL)
     if role is RESPONDER:
-        peer.session.send(pong(*ALL))
-        list(peer.session.receive_data(peer.frame(canonical_frame(bootstrap(*names)), b"the bootstra")))
+        output(peer.session, pong(*ALL))
+        take(peer.session, peer.frame(canonical_frame(bootstrap(*names)), b"the bootstra"))
     else:
-        list(peer.session.receive_data(peer.frame(canonical_frame(pong(*ALL)), b"the pong, it")))
-        peer.session.send(bootstrap(*names))
+        take(peer.session, peer.frame(canonical_frame(pong(*ALL)), b"the pong, it"))
+        output(peer.session, bootstrap(*names))
     assert peer.session.agreed == {*names}
     return peer
 
@@ -115,7 +115,7 @@ def test_unknown_names_come_through_and_are_not_offered() -> None:
     """Rank 0 hands them on with the pong, and leaves them alone. [EXT-UNKNOWN]"""
     peer = by_hand(INITIATOR, extensions=ALL)
     strange = pong("outcome/2", "z-9/9999", OUTCOME)
-    (_, received) = peer.session.receive_data(peer.frame(canonical_frame(strange)))
+    (_, received) = take(peer.session, peer.frame(canonical_frame(strange)))
     assert received == MessageReceived(strange)
     assert peer.session.offered == {OUTCOME}
 
@@ -126,9 +126,9 @@ def test_what_was_offered_once_stays_offered() -> None:
     for names in ((OUTCOME,), (), (REHEARSAL,)):
         say(pair, RESPONDER, pong(*names))
     assert pair.initiator.offered == pair.responder.offered == {OUTCOME, REHEARSAL}
-    crossing = pair.responder.send(pong(SIDE_CHANNEL))
+    crossing = output(pair.responder, pong(SIDE_CHANNEL))
     say(pair, INITIATOR, bootstrap(OUTCOME, REHEARSAL))
-    list(pair.initiator.receive_data(crossing))
+    take(pair.initiator, crossing)
     assert pair.responder.agreed == pair.initiator.agreed == {OUTCOME, REHEARSAL}
 
 
@@ -144,9 +144,9 @@ def refuses(pair: Pair, role: Role, message: Message) -> None:
     """The caller's mistake: nothing changes."""
     one = pair(role)
     before = (one.state, one.offered, one.agreed)
-    with pytest.raises(StateError) as caught:
-        one.send(message)
-    assert type(caught.value) is StateError
+    with pytest.raises(LocalError) as caught:
+        output(one, message)
+    assert isinstance(caught.value, StateError)
     assert (caught.value.code, caught.value.path) == ("extension-not-offered", "extensions")
     assert (one.state, one.offered, one.agreed) == before
 
@@ -189,7 +189,7 @@ def test_choice_that_was_not_offered(
     """[EXT-NOT-OFFERED]"""
     peer = by_hand(RESPONDER, extensions=supported)
     if offer is not None:
-        peer.session.send(pong(*offer))
+        output(peer.session, pong(*offer))
     wanted = Outcome([Confirmed()], expected("extension-not-offered", None, "extensions"))
     assert outcome(peer.session, [peer.frame(canonical_frame(bootstrap(*choice)))]) == wanted
     assert peer.session.state is State.FAILED
@@ -200,7 +200,7 @@ def test_messages_that_do_not_belong_agree_on_nothing() -> None:
     """A pong to rank 1, a bootstrap to rank 0: ignored, whatever they name. [SESSION-IGNORE]"""
     for role, message in ((RESPONDER, pong(*ALL)), (INITIATOR, bootstrap(*ALL))):
         peer = by_hand(role, extensions=ALL)
-        (_, ignored) = peer.session.receive_data(peer.frame(canonical_frame(message)))
+        (_, ignored) = take(peer.session, peer.frame(canonical_frame(message)))
         assert ignored == MessageIgnored(message)
         assert (peer.session.offered, peer.session.agreed) == (frozenset(), frozenset())
 
@@ -209,16 +209,16 @@ def test_without_extensions_the_bytes_are_those_of_the_plain_protocol() -> None:
     """[EXT-EMPTY]"""
     for extensions in ((), ALL):
         peer = by_hand(RESPONDER, extensions=extensions)
-        sent = peer.body(peer.session.send(pong()))
+        sent = peer.body(output(peer.session, pong()))
         assert sent == b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
         peer = by_hand(INITIATOR, extensions=extensions)
-        assert peer.body(peer.session.send(bootstrap())) == b'\x07{"port":29400,"sessionID":"S-1"}'
+        assert peer.body(output(peer.session, bootstrap())) == b'\x07{"port":29400,"sessionID":"S-1"}'
 
 
 def test_peer_that_never_heard_of_extensions() -> None:
     """It ignores a key that it does not know, and names nothing: nothing is agreed."""
     peer = by_hand(RESPONDER, extensions=ALL)
-    assert peer.body(peer.session.send(pong(OUTCOME))).endswith(b',"extensions":["outcome/1"]}')
+    assert peer.body(output(peer.session, pong(OUTCOME))).endswith(b',"extensions":["outcome/1"]}')
     text = b'\x07{"port":29400,"sessionID":"S-1"}'
     assert outcome(peer.session, [peer.frame(text)]) == Outcome([Confirmed(), MessageReceived(bootstrap())])
     assert peer.session.agreed == frozenset()
@@ -238,7 +238,7 @@ def test_uninvited_frame(role: Role, message: Message, names: Any) -> None:
     one = peer.session
     state = one.state
     with pytest.raises(UnknownTypeError) as caught:
-        one.send(message)
+        output(one, message)
     assert (caught.value.code, caught.value.offset) == ("type-unknown", None)
     assert one.state is state
     first = [] if state is State.CONFIRMED else [Confirmed()]
@@ -254,7 +254,27 @@ def test_frame_of_an_earlier_agreement(role: Role, message: Message) -> None:
     pair = agreed()
     say(pair, INITIATOR, bootstrap(REHEARSAL))
     with pytest.raises(UnknownTypeError):
-        pair(role).send(message)
+        output(pair(role), message)
+
+
+def test_frames_in_flight_do_not_end_an_honest_session() -> None:
+    """Rank 1 sent them before it learned of the new agreement; rank 0 still decodes them. [EXT-IN-FLIGHT]"""
+    for message in SENT_BY[RESPONDER]:
+        pair = agreed()
+        crossing = output(pair.responder, message)
+        say(pair, INITIATOR, bootstrap(REHEARSAL))
+        say(pair, INITIATOR, bootstrap())
+        assert take(pair.initiator, crossing)[-1] == MessageReceived(message)
+        assert pair.initiator.agreed == frozenset()
+
+
+def test_frame_of_an_earlier_agreement_to_rank_1() -> None:
+    """Rank 0 sends frames and agreements in order, so none is in flight. [EXT-IN-FLIGHT]"""
+    for message in SENT_BY[INITIATOR]:
+        peer = by_hand_agreed(RESPONDER)
+        take(peer.session, peer.frame(canonical_frame(bootstrap()), b"a second one"))
+        result = outcome(peer.session, [peer.frame(canonical_frame(message))])
+        assert result == Outcome([], expected("type-unknown", 0, "type"))
 
 
 @EACH_ROLE
@@ -263,7 +283,7 @@ def test_agreed_frame_that_comes_in(role: Role, message: Message) -> None:
     """In its direction it is received, in the other one ignored. [EXT-UNINVITED, SESSION-IGNORE]"""
     peer = by_hand_agreed(role)
     event = MessageReceived(message) if message in SENT_BY[OTHER[role]] else MessageIgnored(message)
-    (*_, last) = peer.session.receive_data(peer.frame(canonical_frame(message)))
+    (*_, last) = take(peer.session, peer.frame(canonical_frame(message)))
     assert last == event
     assert peer.session.state is State.CONFIRMED
 
@@ -273,10 +293,10 @@ def test_agreed_frame_that_comes_in(role: Role, message: Message) -> None:
 def test_agreed_frame_that_goes_out(role: Role, message: Message) -> None:
     peer = by_hand_agreed(role)
     if message in SENT_BY[role]:
-        assert peer.body(peer.session.send(message)) == canonical_frame(message)
+        assert peer.body(output(peer.session, message)) == canonical_frame(message)
         return
     with pytest.raises(StateError, match=r"^session-state: "):
-        peer.session.send(message)
+        output(peer.session, message)
 
 
 def test_frames_both_ways() -> None:
@@ -297,7 +317,7 @@ def test_no_frames_after_the_end(role: Role) -> None:
     pair = agreed()
     say(pair, INITIATOR, SessionEnd())
     with pytest.raises(StateError, match=r"^session-state: "):
-        pair(role).send(VERSIONS)
+        output(pair(role), VERSIONS)
 
 
 # -- revision 1 --------------------------------------------------------------------------------------------------------
@@ -318,7 +338,7 @@ def test_revision_1_takes_nothing_as_agreed(role: Role) -> None:
     """What the peer names is a key that does not count. [EXT-REVISION]"""
     peer = by_hand(role, V1, extensions=ALL)
     for message in (pong(*ALL), bootstrap(*ALL)):
-        (event,) = peer.session.receive_data(peer.frame(canonical_frame(message)))
+        (event,) = take(peer.session, peer.frame(canonical_frame(message)))
         belongs = (role is INITIATOR) is isinstance(message, PongPayload)
         assert event == (MessageReceived(message) if belongs else MessageIgnored(message))
     assert (peer.session.offered, peer.session.agreed) == (frozenset(), frozenset())
@@ -329,7 +349,7 @@ def test_revision_1_takes_nothing_as_agreed(role: Role) -> None:
 def test_revision_1_has_no_frames(role: Role, message: Message) -> None:
     peer = by_hand(role, V1, extensions=ALL)
     with pytest.raises(UnknownTypeError):
-        peer.session.send(message)
+        output(peer.session, message)
     wanted = Outcome([], expected("type-unknown", 0, "type"))
     assert outcome(peer.session, [peer.frame(canonical_frame(message))]) == wanted
     assert TYPE_BYTE[type(message)] in range(0x40, 0x44)

@@ -8,20 +8,21 @@ import pytest
 
 from tests.wireproto.peers import (
     EPHEMERAL_0,
-    RANK_0,
     RANK_1,
     SIGNERS,
     by_hand,
     hello,
     introduction,
     outcome,
+    output,
     session,
+    take,
     unbox,
 )
 from tests.wireproto.session_states import EACH_REVISION, EACH_ROLE, INITIATOR, RESPONDER, V2
 from tests.wireproto.streams import link
 from wireproto import InferenceStep, InferenceToken, Ping, Revision
-from wireproto.session import Established, RemoteError, Role, Session, State
+from wireproto.session import Config, RemoteError, Role, Session, State
 from wireproto.session.handshake import Signer
 
 # -- the key log ------------------------------------------------------------------------------------------------------
@@ -31,14 +32,13 @@ def recorded(revision: Revision, logs: dict[Role, io.StringIO | None]) -> list[b
     """The bodies of all link frames of a short conversation, as they go over the wire."""
     initiator = session(INITIATOR, revision, key_log=logs[INITIATOR])
     responder = session(RESPONDER, revision, key_log=logs[RESPONDER])
-    wire = [initiator.start()]
-    (established,) = responder.receive_data(wire[0])
-    assert isinstance(established, Established)
-    wire.append(established.reply)
-    list(initiator.receive_data(wire[1]))
-    wire.append(bytes(initiator.send(Ping())))
-    wire.append(bytes(responder.send(InferenceToken(responder.seal_tensor(b"token")))))
-    wire.append(bytes(initiator.send(InferenceStep(initiator.seal_tensor(b"tensor")))))
+    wire = [output(initiator)]
+    take(responder, wire[0])
+    wire.append(output(responder))
+    take(initiator, wire[1])
+    wire.append(output(initiator, Ping()))
+    wire.append(output(responder, InferenceToken(responder.seal_tensor(b"token"))))
+    wire.append(output(initiator, InferenceStep(initiator.seal_tensor(b"tensor"))))
     return [data[8:] for data in wire]
 
 
@@ -78,8 +78,7 @@ def test_key_log_of_either_side(revision: Revision) -> None:
 def test_no_key_log_without_a_handshake(role: Role) -> None:
     log = io.StringIO()
     one = session(role, key_log=log)
-    if role is INITIATOR:
-        one.start()
+    output(one)
     outcome(one, [link(b"\x03")])
     assert log.getvalue() == ""
 
@@ -88,8 +87,8 @@ def test_key_log_is_flushed_at_once(tmp_path: Path) -> None:
     """Whoever watches the file has the key before the first box."""
     path = tmp_path / "keys"
     with path.open("w") as log:
-        one = Session(RESPONDER, RANK_1, RANK_0.public_key, key_log=log)
-        list(one.receive_data(link(hello())))
+        one = session(RESPONDER, key_log=log)
+        take(one, link(hello()))
         assert path.read_text().startswith(f"CLUSTER_SESSION_KEY {EPHEMERAL_0.nonce.hex()} ")
 
 
@@ -122,7 +121,7 @@ def test_secrets_stay_inside(role: Role) -> None:
     assert peer.key.hex() not in repr(vars(peer.session))
     assert repr(peer.key) not in repr(vars(peer.session))
     with pytest.raises(RemoteError) as caught:
-        list(peer.session.receive_data(link(bytes(28))))
+        take(peer.session, link(bytes(28)))
     assert peer.key.hex() not in repr(caught.value)
 
 
@@ -137,6 +136,6 @@ def test_signer_protocol() -> None:
             return SIGNERS[INITIATOR].sign(commitment)
 
     signer: Signer = Elsewhere()
-    one = Session(INITIATOR, signer, RANK_1.public_key)
-    frame = json.loads(one.start()[9:])
+    one = Session(Config(role=INITIATOR, signer=signer, pin=RANK_1.public_key))
+    frame = json.loads(output(one)[9:])
     assert sorted(frame) == ["ephemeralX25519PubKey", "nonce", "sePubKeyRaw", "seSignature"]

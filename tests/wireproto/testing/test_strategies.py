@@ -17,9 +17,9 @@ from wireproto.session import Role
 from wireproto.session.handshake import Initiator, Responder
 from wireproto.session.seal import Seal
 from wireproto.testing import strategies
-from wireproto.testing.fixed_keys import KNOWN, KnownHandshake, drawn
+from wireproto.testing.fixed_keys import KNOWN, KnownHandshake
 from wireproto.testing.malformed import VIOLATIONS
-from wireproto.testing.strategies import BrokenFrame, BrokenStream, LinkStream, SealedStream, SpeltFrame
+from wireproto.testing.strategies import BrokenFrame, BrokenStream, EncodedFrame, LinkStream, SealedStream
 from wireproto.testing.vectors import SessionTest
 
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
@@ -37,9 +37,9 @@ def test_canonical_frames(cls: type[Message], data: st.DataObject) -> None:
 
 @EVERY_CLASS
 @given(data=st.data())
-def test_spelt_frames(cls: type[Message], data: st.DataObject) -> None:
+def test_encoded_frames(cls: type[Message], data: st.DataObject) -> None:
     """[JSON-SPELLING, JSON-UNKNOWN-KEY]"""
-    frame = data.draw(strategies.spelt_frames(cls))
+    frame = data.draw(strategies.encoded_frames(cls))
     assert fast(frame.data) == slow(frame.data) == Accepted(cls, frame.message)
     if frame.data[0] in JSON_TYPES:
         assert judge(frame.data, Revision.V2) == frame.message
@@ -86,10 +86,9 @@ def test_broken_link_streams(broken: BrokenStream, data: st.DataObject) -> None:
 
 @given(shake=strategies.handshakes())
 def test_handshakes(shake: KnownHandshake) -> None:
-    with drawn(shake.rank_0):
-        initiator = Initiator(shake.rank_0, shake.rank_1.public_key)
-    with drawn(shake.rank_1):
-        ack, secrets = Responder(shake.rank_1, shake.rank_0.public_key).respond(shake.hello)
+    initiator = Initiator(shake.rank_0, shake.rank_1.public_key, shake.rank_0.random())
+    responder = Responder(shake.rank_1, shake.rank_0.public_key, shake.rank_1.random())
+    ack, secrets = responder.respond(shake.hello)
     assert (initiator.hello, ack) == (shake.hello, shake.ack)
     assert initiator.finish(shake.ack).key == secrets.key == shake.key
 
@@ -138,7 +137,7 @@ def test_the_union_is_registered(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [SpeltFrame, BrokenFrame, LinkStream, BrokenStream, KnownHandshake, SealedStream, SessionTest]
+    "cls", [EncodedFrame, BrokenFrame, LinkStream, BrokenStream, KnownHandshake, SealedStream, SessionTest]
 )
 def test_registered_classes(cls: type[Any]) -> None:
     @given(value=st.from_type(cls))
@@ -150,7 +149,7 @@ def test_registered_classes(cls: type[Any]) -> None:
 
 
 def test_a_spelling_shrinks_to_the_canonical_frame() -> None:
-    small = find(strategies.spelt_frames(), lambda frame: frame.data[0] == 0x07, random=Random(1))
+    small = find(strategies.encoded_frames(), lambda frame: frame.data[0] == 0x07, random=Random(1))
     assert small.data == b'\x07{"port":0,"sessionID":""}'
 
 

@@ -7,7 +7,7 @@ from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
 from wireproto.conformance.peer import PING, PONG, SESSION_END, Link, Peer, link_frame, shown
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 from wireproto.conformance.wire import Silence
-from wireproto.messages import Ping
+from wireproto.messages import JacclBootstrapPayload, Message, Ping, SessionEnd
 
 CROWD = 24
 
@@ -250,6 +250,37 @@ async def pings_unanswered(peer: Peer) -> None:
         if following - one < patience.ping_every / 2:
             raise Missed(f"{patience.ping_every:g} s from ping to ping", f"{following - one:.1f} s")
     await _expect_end_of_pings(link, patience.pong + patience.slack)
+
+
+@case("session", "pings-unanswered-in-init", "PLAIN-INIT", "SESSION-MISSED", roles=RANK_0, deadline=90.0)
+async def pings_unanswered_in_init(peer: Peer) -> None:
+    """After jacclBootstrap a peer without extensions reads nothing while its group forms: missed pongs end nothing.
+
+    A pong to a ping sent after the frame says that its init is over; three more then end the session.
+    """
+    patience = peer.settings.patience
+    link = await peer.session_at_ack()
+    await _expect_ping(link, patience.pong + patience.slack)
+    await link.send("a pong", PONG)
+    await _expect_messages(link, JacclBootstrapPayload, 1, patience.answer, "BOOT-SEND")
+    await _expect_messages(link, Ping, 5, 5 * patience.ping_every + patience.slack, "PLAIN-INIT")
+    await link.send("a pong", PONG)
+    await _expect_end_of_pings(link, 4 * patience.ping_every + patience.pong + patience.slack)
+
+
+async def _expect_messages(link: Link, kind: type[Message], count: int, seconds: float, requirement: str) -> None:
+    """Wait for so many messages of a kind; Undecided for a peer that ends its session in order first."""
+    link.step(f"expect {count} of {kind.__name__} within {seconds:g} s")
+    now = asyncio.get_running_loop().time
+    deadline = now() + seconds
+    while count:
+        try:
+            message = await link.message(max(deadline - now(), 0.0))
+        except Missed as missed:
+            raise Missed(f"{count} more of {kind.__name__}", missed.came, requirement) from None
+        if isinstance(message, SessionEnd):
+            raise Undecided(Verdict.SKIPPED, "the peer ends its session once it has a pong")
+        count -= isinstance(message, kind)
 
 
 async def _expect_ping(link: Link, seconds: float) -> None:

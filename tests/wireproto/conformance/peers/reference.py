@@ -120,6 +120,9 @@ class RankZero(Conversation):
 
     def begin(self) -> None:
         self.missed = 0
+        self.unanswered = 0
+        self.pongs_until_init_is_over = 0
+        self.ponged = False
         self.missing: asyncio.TimerHandle | None = None
         self.hello()
 
@@ -138,17 +141,23 @@ class RankZero(Conversation):
 
     def ping(self) -> None:
         self.send(Ping())
+        self.unanswered += 1
         self.missing = asyncio.get_running_loop().call_later(self.shared.pong_within, self.miss)
         self.timers.append(self.missing)
         self.later(self.shared.ping_every, self.ping)
 
     def miss(self) -> None:
         self.missed += 1
-        if self.missed >= self.max_missed:
+        if self.missed >= self.max_missed and not self.may_be_in_init():
             self.end()
+
+    def may_be_in_init(self) -> bool:
+        is_plain = self.ponged and OUTCOME_1 not in self.offered
+        return is_plain and self.pongs_until_init_is_over > 0
 
     def bootstrap(self) -> None:
         self.agreed = self.choose()
+        self.pongs_until_init_is_over = self.unanswered + 1
         self.send(JacclBootstrapPayload(self.port(), self.session_id(), tuple(self.agreed)))
         if OUTCOME_1 in self.agreed:
             self.send_versions()
@@ -179,6 +188,9 @@ class RankZero(Conversation):
         if self.missing is not None:
             self.missing.cancel()
         self.missed = 0
+        self.ponged = True
+        self.unanswered = max(0, self.unanswered - 1)
+        self.pongs_until_init_is_over = max(0, self.pongs_until_init_is_over - 1)
         if self.revision is Revision.V2:
             self.offered |= self.known(payload.extensions)
 

@@ -233,6 +233,22 @@ class NeverGivesUp(RankZero):
         pass
 
 
+@mutant("PLAIN-INIT", roles=ZERO)
+class InitCutShort(RankZero):
+    """Three missed pongs end the session while the peer's group forms, too."""
+
+    def may_be_in_init(self) -> bool:
+        return False
+
+
+@mutant("SESSION-MISSED", roles=ZERO)
+class InitNeverOver(RankZero):
+    """Once jacclBootstrap is sent, pongs are not missed any more."""
+
+    def may_be_in_init(self) -> bool:
+        return self.pongs_until_init_is_over > 0 or self.ponged
+
+
 @mutant("SESSION-PING", roles=ZERO)
 class GivesUpAtOnce(RankZero):
     """The first pong that is missed ends the session."""

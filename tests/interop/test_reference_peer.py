@@ -1,0 +1,157 @@
+"""`up` and a peer that behaves as the reference peer does, as either rank, in both revisions. [PLAIN-*]"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bootstrap.conftest import SCRIPTS
+from tests.bootstrap.ranks import Check, Rank, Start, names, of, output, write_hostfile
+from tests.bootstrap.system_tools import Tools
+from tests.interop.scenes import SCENES, ReferencePeer, Scene, outcome, played
+
+Pair = tuple[Rank, Rank]
+
+
+@pytest.mark.parametrize(
+    ("scene", "revision"),
+    [
+        pytest.param(scene, revision, id=f"reference rank {scene.rank}-{revision}-{scene.name}")
+        for scene in SCENES
+        for revision in scene.revisions
+    ],
+)
+def test_scenes(scene: Scene, revision: int, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:
+    """[PLAIN-LOADED, PLAIN-OFFER, PLAIN-INIT, PLAIN-SUM, PLAIN-STALLED, PLAIN-DRY-RUN]"""
+    with played(scene, revision, [*pair], up, tmp_path) as play:
+        assert outcome(play) == scene.outcome, (play.run.events, play.run.stderr)
+        run = play.run
+        assert names(run, "sum-checked") == []
+        if scene.wanted == "holding":
+            assert len(of(run, "sum-skipped")) == scene.count
+        if scene.name == "never sends jacclBootstrap":
+            (error,) = of(run, "error")
+            assert error["message"].startswith("rank 0 is there (last seen: a ping, ")
+        if scene.name == "dry run":
+            assert len(of(run, "would-set")) == 1
+            assert play.peer.said("bootstrap") == (scene.rank == 0)
+            text = "rank 0 has started its init" if scene.rank == 0 else "no jacclBootstrap is sent"
+            assert text in of(run, "warning")[0]["message"]
+    nothing_left(play.run)
+
+
+def test_a_command_in_a_slow_init_was_ended_with_the_session(
+    pair: Pair, up: Start, tmp_path: Path, nothing_left: Check
+) -> None:
+    """However long the command takes before its init: the reference rank 1 reads nothing meanwhile. [PLAIN-INIT]"""
+    text = (
+        "import time, mlx.core as mx; time.sleep(5); "
+        "group = mx.distributed.init(strict=True, backend='ring'); print(group.size())"
+    )
+    zero, one = pair
+    peer = ReferencePeer(one, [zero, one], 2, tmp_path)
+    try:
+        run = up(zero, one, "--json", "--backend", "ring", "--", sys.executable, "-c", text, program="scaled.py")
+        assert run.end() == 0, (run.events, run.stderr)
+        assert output(run) == ["2"]
+        assert max(event["missed"] for event in of(run, "health")) > 3
+        peer.until("session-end")
+    finally:
+        peer.end()
+    nothing_left(run)
+
+
+def test_one_reference_peer_of_three_means_no_sum_for_all(
+    ranks: Callable[[int], list[Rank]], up: Start, tmp_path: Path
+) -> None:
+    """[PLAIN-SUM]"""
+    group = ranks(3)
+    hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group])
+    peer = ReferencePeer(group[2], group, 2, tmp_path)
+    try:
+        runs = [up(rank, hostfile, "--json", "--backend", "ring", program="scaled.py") for rank in group[:2]]
+        for rank, run in enumerate(runs):
+            run.until(("holding", rank))
+        reasons = [of(run, "sum-skipped")[0]["reason"] for run in runs]
+        assert reasons == ["rank 2 offered no outcome/1", "rank 0 did not choose outcome/1"]
+        runs[0].process.send_signal(signal.SIGINT)
+        assert [run.end() for run in runs] == [0, 0]
+    finally:
+        peer.end()
+
+
+def test_a_first_pong_that_was_late_switched_the_checks_off(pair: Pair, up: Start) -> None:
+    """Between two of our own, four fifths of a second late where a pong has three fifths. [PLAIN-OFFER]"""
+    zero, one = pair
+    late = up(one, zero, "--json", "--backend", "ring", program="scaled.py", env={"LATE_PONG": "0.8"})
+    late.until(("listening", 1))
+    run = up(zero, one, "--json", "--backend", "ring", program="scaled.py")
+    run.until(("holding", 0))
+    assert [event["value"] for event in of(run, "sum-checked")] == [3]
+    run.process.send_signal(signal.SIGINT)
+    assert (run.end(), late.end()) == (0, 0)
+
+
+@pytest.mark.parametrize("option", ["--revision", "--extensions"])
+def test_our_own_peer_counts_as_plain_and_the_event_says_so(option: str, pair: Pair, up: Start) -> None:
+    """[PLAIN-SUM]"""
+    value = {"--revision": "1", "--extensions": "off"}[option]
+    runs = [up(own, other, "--json", "--backend", "ring", option, value) for own, other in (pair, pair[::-1])]
+    for rank, run in enumerate(runs):
+        run.until(("holding", rank))
+        (skipped,) = of(run, "sum-skipped")
+        assert "every peer counts as one without outcome/1" in skipped["reason"]
+    runs[0].process.send_signal(signal.SIGINT)
+    assert [run.end() for run in runs] == [0, 0]
+
+
+def test_a_rank_that_holds_made_a_sum_with_a_command(pair: Pair, up: Start) -> None:
+    """Rank 1's command makes a collective of its own first; it must not meet a sum. [PLAIN-SUM]"""
+    zero, one = pair
+    text = "import mlx.core as mx, time; mx.distributed.init(strict=True, backend='ring'); time.sleep(60)"
+    runs: list[Any] = [
+        up(zero, one, "--json", "--backend", "ring"),
+        up(one, zero, "--json", "--backend", "ring", "--", sys.executable, "-c", text),
+    ]
+    runs[0].until(("holding", 0))
+    assert [event["reason"] for event in of(runs[0], "sum-skipped")] == ["rank 1 runs a command"]
+    runs[0].process.send_signal(signal.SIGINT)
+    assert runs[0].end() == 0
+    runs[1].end()
+
+
+@pytest.mark.parametrize("reference", [0, 1])
+def test_jaccl(reference: int, pair: Pair, up: Start, tmp_path: Path) -> None:
+    """The same with the stand-in for native JACCL on both sides."""
+    tools = Tools(tmp_path / "bin")
+    tools.prints("ibv_devices", "ibv_devices-4.txt")
+    tools.prints("ibv_devinfo", "ibv_devinfo-active.txt")
+    path = f"{tools.path}{os.pathsep}{os.environ['PATH']}"
+    matrix = [[None, "rdma_en3"], ["rdma_en2", None]]
+    hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], matrix)
+    stand_in = str(SCRIPTS / "jaccl_stand_in.py")
+    options = ["--devices", json.dumps(matrix), "--stand-in", stand_in]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path)
+        peer = ReferencePeer(pair[reference], [*pair], 2, tmp_path, *options)
+    try:
+        ours = 1 - reference
+        run = up(
+            pair[ours],
+            hostfile,
+            *("--json", "--backend", "jaccl", "--", sys.executable, stand_in),
+            env={"PATH": path},
+            program="scaled.py",
+        )
+        run.until(("command-ended", ours))
+        assert output(run)[0] == f"rank {ours} of a mesh of 2 over rdma_en{3 - ours}"
+        peer.until("group")
+        peer.end()
+        assert run.end() == 0, (run.events, run.stderr)
+    finally:
+        peer.end()

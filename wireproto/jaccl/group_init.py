@@ -1,0 +1,139 @@
+"""The gathers by which JACCL forms a group: a mesh or a ring. [JACCL-MESH-INIT, JACCL-RING-INIT]
+
+`mesh_init` and `ring_init` are generators. They yield this rank's contribution to each gather and are sent its result.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from wireproto.errors import MalformedError, WireError
+from wireproto.jaccl.records import DESTINATION_SIZE, I32, OWN_ID, Destination, decode_destination, encode_destination
+from wireproto.jaccl.side_channel import check_own_place, check_size
+
+MAX_WIRES: Final = 4
+"""Parallel connections between two ranks. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
+
+Destinations = tuple[Destination, ...]
+"""One rank's list."""
+
+
+class RingDestinations(NamedTuple):
+    """The lists of all ranks, by rank: how to reach each from its left and from its right neighbour."""
+
+    left: tuple[Destinations, ...]
+    right: tuple[Destinations, ...]
+
+
+def mesh_init(
+    rank: int, size: int, destinations: Sequence[Destination]
+) -> Generator[bytes, bytes, tuple[Destinations, ...]]:
+    """Form a mesh: yield contributions, receive results, return the lists of all ranks.
+
+    `destinations` has one entry per rank, with `OWN_ENTRY` for this rank. With w connections between two ranks it is w
+    such lists in a row. Rank r reaches peer p by entry r of p's list. Raise `MalformedError`, with offsets from the
+    start of the result. [JACCL-MESH-INIT]
+    """
+    _check_rank(rank, size)
+    own = _encode_list("mesh", rank, destinations, size)
+    lists = yield from _gather_lists("mesh", rank, size, own, size)
+    yield from _barrier(rank, size)
+    return lists
+
+
+def ring_init(
+    rank: int, size: int, left: Sequence[Destination], right: Sequence[Destination]
+) -> Generator[bytes, bytes, RingDestinations]:
+    """Form a ring, in the same way as `mesh_init`.
+
+    `left` and `right` have one entry per connection to that neighbour, and the same length on all ranks. Rank r
+    reaches its left neighbour by that rank's right list, and its right neighbour by that rank's left list.
+    [JACCL-RING-INIT]
+    """
+    _check_rank(rank, size)
+    if len(left) != len(right):
+        raise MalformedError("jaccl-count", f"{len(left)} Destinations to the left, {len(right)} to the right")
+    own_left, own_right = _encode_list("left", rank, left, 1), _encode_list("right", rank, right, 1)
+    lefts = yield from _gather_lists("left", rank, size, own_left, 1)
+    rights = yield from _gather_lists("right", rank, size, own_right, 1)
+    yield from _barrier(rank, size)
+    return RingDestinations(lefts, rights)
+
+
+def _gather_lists(
+    name: str, rank: int, size: int, own: bytes, per_wire: int
+) -> Generator[bytes, bytes, tuple[Destinations, ...]]:
+    """GATHER(4) of the count, then GATHER(32 × count) of the list."""
+    count = len(own) // DESTINATION_SIZE
+    counts = yield from _gather(I32.pack(count), rank, size)
+    for peer, data in enumerate(counts):
+        (value,) = I32.unpack(data)
+        if value != count:
+            detail = f"rank {peer} has {value} Destinations, and rank {rank} has {count}"
+            raise MalformedError("jaccl-count", detail, offset=peer * I32.size, path=f"{name}[{peer}].count")
+    gathered = yield from _gather(own, rank, size)
+    return tuple(tuple(_decode_list(name, peer, data, per_wire)) for peer, data in enumerate(gathered))
+
+
+def _encode_list(name: str, rank: int, destinations: Sequence[Destination], per_wire: int) -> bytes:
+    """Encode a rank's contribution: `per_wire` Destinations for each connection between two ranks."""
+    count = len(destinations)
+    if count % per_wire or not 1 <= count // per_wire <= MAX_WIRES:
+        raise MalformedError("jaccl-count", f"{count} Destinations are not 1 to {MAX_WIRES} × {per_wire}", path=name)
+    encoded = b""
+    for entry, destination in enumerate(destinations):
+        path = f"{name}[{rank}][{entry}]"
+        try:
+            encoded += encode_destination(destination)
+        except WireError as error:
+            raise type(error)(error.code, error.detail, path=f"{path}.{error.path}") from error
+        _check_own_entry(destination, _is_own_place(rank, entry, per_wire), path, None)
+    return encoded
+
+
+def _decode_list(name: str, rank: int, data: bytes, per_wire: int) -> Iterator[Destination]:
+    """Decode a rank's contribution. Offsets in errors count from the start of the result."""
+    for entry, start in enumerate(range(0, len(data), DESTINATION_SIZE)):
+        path, offset = f"{name}[{rank}][{entry}]", rank * len(data) + start
+        try:
+            destination = decode_destination(data[start : start + DESTINATION_SIZE])
+        except WireError as error:
+            offset += error.offset or 0
+            raise type(error)(error.code, error.detail, offset=offset, path=f"{path}.{error.path}") from error
+        _check_own_entry(destination, _is_own_place(rank, entry, per_wire), path, offset)
+        yield destination
+
+
+def _is_own_place(rank: int, entry: int, per_wire: int) -> bool:
+    """A mesh list has one entry per rank for each connection, the own rank included. A ring list has only peers."""
+    return per_wire > 1 and entry % per_wire == rank
+
+
+def _check_own_entry(destination: Destination, expected: bool, path: str, offset: int | None) -> None:
+    if (destination.local_id == OWN_ID) is not expected:
+        detail = f"expected {'the own entry' if expected else 'the entry of a peer'}, not {destination.local_id}"
+        raise MalformedError("jaccl-own-entry", detail, offset=offset, path=f"{path}.local_id")
+
+
+def _barrier(rank: int, size: int) -> Generator[bytes, bytes, None]:
+    """GATHER(4) of zero, twice."""
+    for _ in range(2):
+        for peer, data in enumerate((yield from _gather(bytes(4), rank, size))):
+            if any(data):
+                detail = f"rank {peer} is not at the barrier: it sent {data.hex()}"
+                raise MalformedError("jaccl-barrier", detail, offset=peer * 4, path=f"barrier[{peer}]")
+
+
+def _gather(own: bytes, rank: int, size: int) -> Generator[bytes, bytes, list[bytes]]:
+    """One gather. Returns the contributions by rank."""
+    result = yield own
+    length = len(own)
+    if len(result) != size * length:
+        raise MalformedError("jaccl-result", f"a result of {len(result)} bytes is not {size} × {length}")
+    check_own_place(result, own, rank, 0)
+    return [result[at : at + length] for at in range(0, size * length, length)]
+
+
+def _check_rank(rank: int, size: int) -> None:
+    check_size(size)
+    if not 0 <= rank < size:
+        raise ValueError(f"rank {rank} is not from 0 to {size - 1}")
