@@ -167,6 +167,7 @@ async def follow(member: "Member") -> None:
         partial(member.session, Role.RESPONDER),
         size=member.up.size,
         offers=member.offers,
+        holds=lambda: member.is_met,
         status=lambda: structs.replace(READY, model_loaded=member.is_loaded),
         on_message=partial(member.take, 0),
         on_confirmed=member.confirmed,

@@ -323,9 +323,9 @@ Over: TypeAlias = asyncio.Future[LinkError | None]
 class RankOne:
     """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, while `run` runs.
 
-    `status` and `offers`, the extensions to name, are called for each pong. `on_message` gets every message except
-    pings and jacclBootstrap, and must return at once. `on_seen` is told what last happened in the session before a
-    jacclBootstrap came: a ping, say.
+    `status` and `offers`, the extensions to name, are called for each pong; `holds` says whether a group is up.
+    `on_message` gets every message except pings and jacclBootstrap, and must return at once. `on_seen` is told what
+    last happened in the session before a jacclBootstrap came: a ping, say.
     """
 
     def __init__(
@@ -339,6 +339,7 @@ class RankOne:
         on_confirmed: OnConfirmed = nothing,
         on_seen: OnSeen = nothing,
         offers: Callable[[], frozenset[str]] | None = None,
+        holds: Callable[[], bool] = lambda: False,
         status: Callable[[], PongPayload] = lambda: READY,
         interface: str | None = None,
         times: Times = DEFAULT_TIMES,
@@ -350,7 +351,7 @@ class RankOne:
         self._size = size
         self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
         self._on_seen = on_seen
-        self._offers = offers
+        self._offers, self._holds = offers, holds
         self._times = times
         self._report = report
         self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
@@ -442,6 +443,9 @@ class RankOne:
             await next_event(link, Confirmed, self._times.confirm, "the peer's first box")
             self._report("confirmed", peer=0)
             self._on_confirmed(link.peer_ip, link.session.peer_key)
+        if self._current is not None and self._holds():
+            # Its connection is alive: TCP would have ended one whose peer has vanished. [SESSION-REPLACE]
+            raise LinkError("a group is up over the session with rank 0", code="link-taken")
         if self._current is not None:
             self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
         self._current = link
