@@ -25,6 +25,7 @@ from bootstrap.keylog import KeyLog
 from bootstrap.link.outcome import Exchange, PeerError, Send
 from bootstrap.link.record import Capture
 from bootstrap.link.relay import rehearsal, rehearse
+from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
 from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SideChannel
 from bootstrap.plan import Backend, Plan, new_session_id
@@ -114,7 +115,10 @@ async def lead(member: "Member") -> None:
             # sessionEnd also where this rank has failed: the others know by now, and need not wait for the link.
             await asyncio.gather(*(peer.stop() for peer in peers))
 
-    await alongside(work(), member.pin_confirmed(), *(peer.run() for peer in peers))
+    services = [member.pin_confirmed(), *(peer.run() for peer in peers)]
+    if up.size == 2:
+        services.append(no_other_rank_0(up.own_ip, up.ips[1], up.link_port(0)))
+    await alongside(work(), *services)
 
 
 async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
@@ -161,11 +165,12 @@ async def _fail_when_lost(peer: RankZero, rank: int) -> None:
 
 async def follow(member: "Member") -> None:
     """Any other rank: a session with rank 0, the group when it says so."""
+    up = member.up
     rank = RankOne(
-        member.up.own_ip,
-        member.up.link_port(member.up.rank),
+        up.own_ip,
+        up.link_port(up.rank),
         partial(member.session, Role.RESPONDER),
-        size=member.up.size,
+        size=up.size,
         offers=member.offers,
         holds=lambda: member.is_met,
         status=lambda: structs.replace(READY, model_loaded=member.is_loaded),
@@ -176,9 +181,10 @@ async def follow(member: "Member") -> None:
         report=member.report,
     )
     member.send = lambda peer, message: rank.send(message)
-    await alongside(
-        member.attempts(partial(_follow_once, member, rank), lambda: None), member.pin_confirmed(), rank.run()
-    )
+    services = [member.pin_confirmed(), rank.run()]
+    if up.size == 2:
+        services.append(no_other_rank_1(up.own_ip, up.ips[0], up.link_port(0), member.met_peer))
+    await alongside(member.attempts(partial(_follow_once, member, rank), lambda: None), *services)
 
 
 async def _follow_once(member: "Member", rank: RankOne) -> None:
@@ -289,6 +295,8 @@ class Member:
         self._pair: tuple[socket.socket, socket.socket] | None = None
         self._side_channel: SideChannel | None = None
         self._early: list[tuple[int, Message]] | None = []  # None once `begin` was called
+        self.met_peer = asyncio.Event()
+        """Set once there was a session."""
         self._confirmed: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self.without_outcome = []
         self._reason: LinkError | None = None
@@ -527,6 +535,7 @@ class Member:
             self._run.reason = LinkError(str(fields["message"]), code=str(fields["code"]))
         elif event == "established":
             self._run.reason = self._reason
+            self.met_peer.set()
         self._run.report(event, **fields)
 
     @contextmanager

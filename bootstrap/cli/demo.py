@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -103,7 +104,7 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
         await asyncio.wait({holding, *following}, return_when=asyncio.FIRST_COMPLETED)
         if holding.done():
             run.met()
-            runs[0].child.send(signal.SIGINT)  # the orderly end, which rank 0 tells the others
+            runs[-1].child.send(signal.SIGINT)  # the orderly end, which rank 0 tells the others
         await asyncio.wait(following, timeout=SLACK_SECONDS)
         if not holding.done():
             raise _cause(runs)
@@ -142,7 +143,7 @@ class _Rank:
         self.rank = rank
         self.child = child
         self.failure: Event | None = None
-        self.holding = asyncio.Event()
+        self.listening, self.holding = asyncio.Event(), asyncio.Event()
         self._run = run
         self._started: float | None = None  # on the clock of the demo
 
@@ -155,7 +156,9 @@ class _Rank:
             if self._started is None:
                 self._started = self._run.now() - t_ms
             event["t_ms"] = round(self._started + t_ms, 1)
-            if event["event"] == "holding":
+            if event["event"] == "listening":
+                self.listening.set()
+            elif event["event"] == "holding":
                 self.holding.set()
             elif event["event"] == "error" and self.failure is None:
                 self.failure = event
@@ -172,9 +175,10 @@ class _Rank:
             self.failure = {"rank": self.rank, "stage": "demo", "code": code, "message": text}
 
 
-async def _all_holding(runs: list[_Rank]) -> None:
-    for each in runs:
-        await each.holding.wait()
+async def _all(events: Iterable[asyncio.Event]) -> bool:
+    for event in list(events):
+        await event.wait()
+    return True
 
 
 def _cause(runs: list[_Rank]) -> RankError:

@@ -422,7 +422,8 @@ class Run:
 
     async def _log(self, child: Child) -> None:
         while (line := await child.log_line()) is not None:
-            self._display.log(self._rank, line)
+            if child.is_worker or line.startswith("["):  # a run of the demo's has told of its errors in its events
+                self._display.log(self._rank, line)
 
     async def _pass_on(self, child: Child, stream: str) -> None:
         data = b"begin"

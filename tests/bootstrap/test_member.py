@@ -384,3 +384,47 @@ def test_what_rank_0_heard_in_an_earlier_attempt_is_over() -> None:
         assert [*member.exchange._failures] == [1]
 
     run(main)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_that_has_finished_limits_the_others(group: Group) -> None:
+    """And says whom it waits for; without a limit, they may go on. [EXT-OUTCOME-FINISH]"""
+
+    async def at_once(member: Acting) -> None:
+        object.__setattr__(member.up, "finish_timeout", 0.5 if member.up.rank == 1 else None)
+
+    async def main() -> None:
+        await group.start([forever, at_once, at_once])
+        errors = await group.ends()
+        text = "rank 0 did not finish within 0.5 s after this rank (--finish-timeout)"
+        for error in errors:
+            assert isinstance(error, BootstrapError)
+            assert (error.code, str(error)) == ("finish-timeout", text)
+        assert group.members[0].calm.steps.of("finished")[0]["peer"] in (1, 2)
+        assert group.members[1].calm.steps.of("waiting")[0]["what"].startswith("rank 0")
+
+    run(main)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
+    """Once the others took it for the orderly end."""
+
+    async def raises(member: Acting) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    async def main() -> None:
+        acts: list[Act] = [forever] * 3
+        acts[rank] = raises
+        await group.start(acts)
+        for each, error in enumerate(await group.ends()):
+            if each == rank:
+                assert isinstance(error, ZeroDivisionError)
+            else:
+                assert isinstance(error, PeerError)
+                assert (error.code, error.rank) == ("internal", rank)
+                assert str(error) == f"rank {rank} failed: ZeroDivisionError: division by zero"
+
+    run(main)
