@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -92,15 +91,19 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
     keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
     for home, key in zip(homes, reversed(keys), strict=True):
         Pins(home / "cluster-wireproto" / "peers.json").add(demo.host, key)
-    runs = [
-        _Rank(
-            rank, run, await run.start_run(_arguments(demo, rank, hosts, port, link_ports), _environment(homes, rank))
-        )
-        for rank in range(demo.ranks)
-    ]
-    following = [asyncio.create_task(each.follow()) for each in runs]
-    holding = asyncio.create_task(_all_holding(runs))
+    runs: list[_Rank] = []
+    following: list[asyncio.Task[None]] = []
+    reached: list[asyncio.Task[bool]] = []
     try:
+        for rank in (*range(1, demo.ranks), 0):  # rank 0 connects, and all others listen
+            if rank == 0:
+                reached.append(asyncio.create_task(_all([each.listening for each in runs])))
+                await asyncio.wait({*reached, *following}, return_when=asyncio.FIRST_COMPLETED)
+            child = await run.start_run(_arguments(demo, rank, hosts, port, link_ports), _environment(homes, rank))
+            runs.append(_Rank(rank, run, child))
+            following.append(asyncio.create_task(runs[-1].follow()))
+        holding = asyncio.create_task(_all([each.holding for each in runs]))
+        reached.append(holding)
         await asyncio.wait({holding, *following}, return_when=asyncio.FIRST_COMPLETED)
         if holding.done():
             run.met()
@@ -109,9 +112,9 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
         if not holding.done():
             raise _cause(runs)
     finally:
-        for task in (holding, *following):
+        for task in (*reached, *following):
             task.cancel()
-        await asyncio.gather(holding, *following, return_exceptions=True)
+        await asyncio.gather(*reached, *following, return_exceptions=True)
 
 
 def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[int]) -> list[str]:
@@ -175,8 +178,8 @@ class _Rank:
             self.failure = {"rank": self.rank, "stage": "demo", "code": code, "message": text}
 
 
-async def _all(events: Iterable[asyncio.Event]) -> bool:
-    for event in list(events):
+async def _all(events: list[asyncio.Event]) -> bool:
+    for event in events:
         await event.wait()
     return True
 

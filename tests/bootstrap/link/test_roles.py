@@ -457,7 +457,7 @@ def test_while_a_group_is_up_a_newcomer_does_not_end_it() -> None:
 
 
 def test_rank_0_waits_until_offers_are_complete() -> None:
-    """A rank 1 that still loads MLX does not know yet whether it has a side channel. [EXT-OFFER-COMPLETE, EXT-OFFER-WAIT]"""
+    """A rank 1 that still loads MLX does not know its extensions. [EXT-OFFER-COMPLETE, EXT-OFFER-WAIT]"""
     loaded = False
 
     async def main() -> None:
