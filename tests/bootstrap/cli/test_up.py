@@ -26,7 +26,7 @@ def hold_then_stop(zero: Any, one: Any) -> None:
     zero.until(("holding", 0))
     one.until(("holding", 1))
     zero.process.send_signal(signal.SIGINT)
-    assert (zero.end(), one.end()) == (0, 0), (zero.events, zero.stderr, one.events, one.stderr)
+    assert (zero.end(), one.end()) == (130, 0), (zero.events, zero.stderr, one.events, one.stderr)
 
 
 @pytest.mark.parametrize("revision", ["1", "2"])
@@ -158,7 +158,7 @@ def test_a_wrong_pin_on_rank_1(pair: tuple[Rank, Rank], up: Start) -> None:
     zero.until(("link-lost", 0))
     for run in (zero, one):
         run.process.send_signal(signal.SIGINT)
-    assert (zero.end(), one.end()) == (3, 3)
+    assert (zero.end(), one.end()) == (130, 130)
     lost = next(event for event in one.events if event["event"] == "link-lost")
     assert lost["code"] == "handshake-wrong-pin"
     assert fingerprint(first.key) in lost["message"]

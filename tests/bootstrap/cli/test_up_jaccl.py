@@ -134,7 +134,7 @@ def test_a_device_that_is_missing(pair: Pair, up_jaccl: Start, tmp_path: Path, n
     one = up_jaccl(pair[1], hostfile, *STAND_IN)
     one.until(("listening", 1))
     one.process.send_signal(signal.SIGINT)
-    failed(one, "interrupted")
+    assert one.end() == 130
     for run in (zero, one):
         nothing_left(run, *pair)
 
@@ -227,8 +227,8 @@ def test_a_hang(stage: str, pair: Pair, up_jaccl: Start, tmp_path: Path, nothing
     assert output(one) == [f"hang at {stage}"]
     zero.until(("started", 0))
     zero.process.send_signal(signal.SIGINT)
-    assert zero.end() in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
-    assert one.end() != 0
+    assert zero.end() == 130
+    assert one.end() == 0
     for run in (zero, one):
         nothing_left(run, *pair)
 
