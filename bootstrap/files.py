@@ -1,8 +1,10 @@
 """Files that a user names: nothing here blocks, follows a link, or reads without a limit."""
 
 import errno
+import io
 import os
 import stat
+import sys
 from os import PathLike
 
 
@@ -52,8 +54,11 @@ def _check_private(status: os.stat_result) -> None:
         raise OSError(None, "it has a second name (a hard link)")
 
 
-def open_standard_streams() -> None:
-    """Open descriptors 0 to 2 on /dev/null where the caller closed them, so that no other file gets their numbers."""
+def prepare_standard_streams() -> None:
+    """Make output work with any encoding, and closed streams harmless: no other file gets their descriptors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where the caller closed it
+            stream.reconfigure(errors="backslashreplace")
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -65,7 +65,7 @@ class PlainDisplay:
         self._output = output
         self._pongs: dict[tuple[object, object], Event] = {}
         self._held: dict[str, bytes] = {}
-        self._open: str | None = None  # the stream whose line has begun and not ended
+        self._open: set[str] = set()  # streams whose line has begun and not ended
 
     def event(self, event: Event) -> None:
         if self._is_routine(event):
@@ -99,14 +99,14 @@ class PlainDisplay:
         prefix = f"[rank {rank}] ".encode()
         shown = bytearray()
         for piece in _PIECES.findall(text):
-            if self._open != stream:
-                self._end_open_line(stream)
+            if stream not in self._open:
+                self._end_open_lines(stream)
                 shown += prefix
             shown += piece
-            self._open = None if piece.endswith((b"\n", b"\r")) else stream
+            (self._open.discard if piece.endswith((b"\n", b"\r")) else self._open.add)(stream)
         self._output.write(cast(Stream, stream), bytes(shown))
-        if not data and self._open == stream:
-            self._end_open_line(None)
+        if not data:
+            self._end_open_lines(stream)
 
     def quiet(self, rank: int | None, stream: str) -> None:
         pass
@@ -127,14 +127,14 @@ class PlainDisplay:
         return same
 
     def _line(self, stream: Stream, text: str) -> None:
-        self._end_open_line(stream)
+        self._end_open_lines(stream)
         self._output.line(stream, text)
 
-    def _end_open_line(self, stream: str | None) -> None:
-        """End a command's unfinished line, so that another does not stick to it."""
-        if self._open is not None and (stream is None or stream == self._open or self._output.same_file()):
-            self._output.write(cast(Stream, self._open), b"\n")
-            self._open = None
+    def _end_open_lines(self, stream: str) -> None:
+        """End the unfinished lines in the file of a stream, so that no other line sticks to them."""
+        for each in [each for each in self._open if each == stream or self._output.same_file()]:
+            self._output.write(cast(Stream, each), b"\n")
+            self._open.discard(each)
 
 
 class JsonDisplay(PlainDisplay):
