@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from bootstrap.advice import advise
 from bootstrap.ports import reserved_ports
 from tests.wireproto.conformance.trying import free_port
+from wireproto.session import KeySigner
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -149,9 +152,61 @@ def test_codec_example() -> None:
     assert done.stdout == "json-duplicate-key 15\n"
 
 
+SERVER, CLIENT = CODE[1:3]
+
+
+def test_server_and_client_examples(tmp_path: Path) -> None:
+    """One session from the hello to sessionEnd; the server goes on, and turns a client with another key away."""
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "client.py").write_text(CLIENT)
+    keys = [KeySigner.generate() for _ in range(3)]
+    port = free_port()
+    command = [sys.executable, "server.py", str(port), keys[1].scalar.hex(), keys[0].public_key.hex()]
+    server = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        while server.poll() is None and not _listens(port):
+            pass
+        said = [_client(tmp_path, port, own, keys[1]) for own in (keys[0], keys[2])]
+        heard = [server.stdout.readline() for _ in range(8)]
+    finally:
+        server.kill()
+        server.communicate()
+    assert re.fullmatch(r"Established.*\nConfirmed.*\nMessageReceived\(message=PongPayload.*\n", said[0])
+    assert said[1] == "Closed(orderly=False)\n"
+    names = [re.split("[(:]", line)[0] for line in heard]
+    assert names == ["Closed", "Established", "Confirmed", *["MessageReceived"] * 3, "Closed", "failed"]
+    assert heard[-1].startswith("failed: handshake-wrong-pin in sePubKeyRaw")
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 10):
+        return True
+    return False
+
+
+def _client(folder: Path, port: int, own: KeySigner, peer: KeySigner) -> str:
+    command = [sys.executable, "client.py", str(port), own.scalar.hex(), peer.public_key.hex()]
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+
+
+def test_examples_are_short_and_typed_from_outside(tmp_path: Path) -> None:
+    """30 lines each at most; `mypy --strict` on a user's side has nothing to say."""
+    for name, code in {"server.py": SERVER, "client.py": CLIENT}.items():
+        assert len(code.splitlines()) <= 30
+        (tmp_path / name).write_text(code)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "server.py", "client.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_embedding_example(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
-    script.write_text(CODE[1])
+    script.write_text(CODE[3])
     with reserved_ports("127.0.0.1", 2) as port:
         ranks = [
             subprocess.Popen(

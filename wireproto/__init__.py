@@ -1,7 +1,10 @@
 """The cluster link protocol: a strict, fast, sans-I/O codec.
 
-Here are the messages and what turns them into bytes and back; the normative layouts are in `wireproto.schema`.
+The messages, and what turns them into bytes and back; the normative layouts are in `wireproto.schema`. `Session`, its
+`Config` and its events load on first use, since they need cryptography.
 """
+
+from typing import TYPE_CHECKING
 
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import LinkDecoder, encode_link_frame, link_frame_pieces
@@ -9,7 +12,9 @@ from wireproto.errors import (
     ERROR_CODES,
     HandshakeError,
     LimitError,
+    LocalError,
     MalformedError,
+    RemoteError,
     SealError,
     StateError,
     TruncatedError,
@@ -51,6 +56,19 @@ from wireproto.messages import (
     Versions,
 )
 
+if TYPE_CHECKING:
+    from wireproto.session import Closed as Closed
+    from wireproto.session import Config as Config
+    from wireproto.session import Confirmed as Confirmed
+    from wireproto.session import Established as Established
+    from wireproto.session import Event as Event
+    from wireproto.session import KeyNearLimit as KeyNearLimit
+    from wireproto.session import MessageIgnored as MessageIgnored
+    from wireproto.session import MessageReceived as MessageReceived
+    from wireproto.session import Role as Role
+    from wireproto.session import Session as Session
+    from wireproto.session import State as State
+
 __version__ = "0.1.0"
 __all__ = [
     "ERROR_CODES",
@@ -70,6 +88,7 @@ __all__ = [
     "JacclBootstrapPayload",
     "LimitError",
     "LinkDecoder",
+    "LocalError",
     "MalformedError",
     "MemoryPressure",
     "Message",
@@ -83,6 +102,7 @@ __all__ = [
     "Ping",
     "PongPayload",
     "PromptTokensPayload",
+    "RemoteError",
     "Revision",
     "SealError",
     "SessionEnd",
@@ -100,3 +120,16 @@ __all__ = [
     "encode_link_frame",
     "link_frame_pieces",
 ]
+
+_SESSION = (
+    *("Closed", "Config", "Confirmed", "Established", "Event", "KeyNearLimit"),
+    *("MessageIgnored", "MessageReceived", "Role", "Session", "State"),
+)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _SESSION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from wireproto import session
+
+    return getattr(session, name)

@@ -56,6 +56,25 @@ def test_light(code: str) -> None:
     assert loaded & HEAVY == set()
 
 
+SESSION_NAMES = (
+    *("Closed", "Config", "Confirmed", "Established", "Event", "KeyNearLimit"),
+    *("MessageIgnored", "MessageReceived", "Role", "Session", "State"),
+)
+
+
+def test_the_session_loads_on_first_use() -> None:
+    """Its names are in `wireproto`, but only a use of one loads cryptography, and none loads asyncio."""
+    assert "cryptography" in loaded_by("from wireproto import Session")
+    assert loaded_by("from wireproto import Session, LocalError, RemoteError") & HEAVY == {"cryptography"}
+    import wireproto
+    from wireproto import session
+
+    for name in SESSION_NAMES:
+        assert getattr(wireproto, name) is getattr(session, name)
+    with pytest.raises(AttributeError, match="no attribute 'Sesion'"):
+        _ = wireproto.Sesion  # type: ignore[attr-defined]
+
+
 def test_imports_without_fork_or_unix_modules() -> None:
     """As on Windows. The libraries are imported beforehand: they take their own path there."""
     code = """

@@ -47,8 +47,12 @@ def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[
     """
     head = b""
     rest = iter(chunks)
-    while (is_stream := _starts_with_frame(head)) is None and (chunk := next(rest, b"")):
+    is_stream = None
+    for chunk in rest:
         head += chunk
+        is_stream = _starts_with_frame(head)
+        if is_stream is not None:
+            break
     if is_stream is None:  # that is all
         is_stream = len(head) > HEADER.size and len(head) >= HEADER.size + HEADER.unpack_from(head)[0]
     session = Session(1, keys, None, whole=False)

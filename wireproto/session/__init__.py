@@ -38,6 +38,7 @@ from wireproto.messages import (
 from wireproto.session.handshake import (
     IDENTITY_SIZE,
     Initiator,
+    KeySigner,
     Pin,
     Responder,
     SessionSecrets,
@@ -55,13 +56,16 @@ __all__ = [
     "Established",
     "Event",
     "KeyNearLimit",
+    "KeySigner",
     "LocalError",
     "MessageIgnored",
     "MessageReceived",
     "RemoteError",
     "Role",
     "Session",
+    "Signer",
     "State",
+    "TrustAnyKey",
     "key_log_line",
 ]
 
