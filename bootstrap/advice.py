@@ -173,8 +173,9 @@ ADVICE: Final[dict[str, Advice]] = {
     "system-refused": Advice("descriptors, processes or memory are used up", "ulimit -n; ulimit -u; free them"),
     "command-refused": Advice("the command does not exist, or may not be run", "check it in a shell", mend_first=True),
     "command-failed": Advice("the command says why", "see its output above"),
+    "command-crashed": Advice("native code of the command crashed", "see its output, and its core dump"),
     "command-killed": Advice(
-        "it crashed, or was killed: by the system, short of memory, or a user", "see its output, and the system's log"
+        "somebody killed it: the system, short of memory, or a user", "see its output, and the system's log"
     ),
     "output-failed": Advice("the disk is full, or its place has gone", "df; write it elsewhere", mend_first=True),
     "output-closed": Advice("the reader of the output has left", "keep it, or send the output to a file"),

@@ -24,6 +24,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "loaded": ("backend", "version", "gather_factory"),
     "holding": (),
     "finished": ("peer",),
+    "unfinished": ("ranks",),
     "warning": ("message",),
     "consequence": ("stage", "code", "message"),
     "output": ("stream", "line"),

@@ -477,7 +477,7 @@ class Member:
                     text = f"{awaited or 'another rank'} did not finish within {limit:g} s after this rank"
                     raise RunError(f"{text} (--finish-timeout)", code="finish-timeout")
                 if awaited and not self.up.dry_run:
-                    self.report("waiting", what=f"{awaited} to finish")
+                    self.report("unfinished", ranks=self.exchange.unfinished())
                 await asyncio.wait({waiting}, timeout=left)
             waiting.result()
         finally:

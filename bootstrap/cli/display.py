@@ -26,6 +26,7 @@ LINES: Final = {
     "rehearsed": "rehearsed the side channel at {coordinator}{strangers}",
     "waiting": "waiting: {what}",
     "finished": "rank {peer} has finished",
+    "unfinished": "waiting for other ranks to finish: {ranks}",
     "restarting": "restarting ({left} restarts left): {message}",
     "reaped": "ended what an earlier run left: {processes}",
     "warning": "warning: {message}",

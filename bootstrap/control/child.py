@@ -49,18 +49,17 @@ class ChildError(BootstrapError):
 class CommandError(ChildError):
     """The user's command failed.
 
-    `command-failed`: an exit status other than 0, or a crash, which can follow from another rank's failure.
-    `command-killed`: any other signal.
+    `command-failed`: an exit status other than 0, or an abort, as native code ends where another rank has gone.
+    `command-crashed`: any other crash. `command-killed`: any other signal.
     """
 
     def __init__(self, status: int) -> None:
         """`status` is the exit status, or minus the signal."""
-        killed = status < 0 and -status not in _CRASHES
-        super().__init__(
-            f"the command ended {how_ended(status)}",
-            code="command-killed" if killed else "command-failed",
-            stage="command",
-        )
+        if status >= 0 or -status == signal.SIGABRT:
+            code = "command-failed"
+        else:
+            code = "command-crashed" if -status in _CRASHES else "command-killed"
+        super().__init__(f"the command ended {how_ended(status)}", code=code, stage="command")
         self.exit_code = exit_code(status)
 
 

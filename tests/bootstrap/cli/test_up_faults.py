@@ -235,8 +235,11 @@ def test_a_full_disk(
     """There is no room for the file that MLX reads."""
     zero, one = pair
     run_one = up(one, zero, "--json", *arguments)
-    run_zero = up(zero, one, "--json", *arguments, tmp=small_disk(1))
+    disk = small_disk(1)
+    (disk / "full").write_bytes(bytes(os.sysconf("SC_PAGE_SIZE")))
+    run_zero = up(zero, one, "--json", *arguments, tmp=disk)
     event = failed(run_zero, "write-failed")
+    (disk / "full").unlink()
     assert event["stage"] == "topology"
     assert "No space left on device" in event["message"]
     run_one.end()
@@ -278,12 +281,12 @@ def test_a_tmpdir_that_goes(pair: Pair, up: Start, nothing_left: Check) -> None:
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="this system sets no limits from outside")
 def test_no_descriptor_is_left(pair: Pair, up: Start, nothing_left: Check) -> None:
     """Whoever connects waits until there is one; that is said once, and without a traceback."""
-    run = up(*pair[::-1], "--json", "--", "true")
+    run = up(*pair[::-1], "--json", "--backend", "ring", "--", "true")
     run.until(("listening", 1))
     control = psutil.Process(run.process.pid)
     limits = control.rlimit(psutil.RLIMIT_NOFILE)
     control.rlimit(psutil.RLIMIT_NOFILE, (control.num_fds(), limits[1]))
-    zero = up(*pair, "--json", "--", "true")
+    zero = up(*pair, "--json", "--backend", "ring", "--", "true")
     run.until(("warning", 1))
     control.rlimit(psutil.RLIMIT_NOFILE, limits)
     assert (zero.end(), run.end()) == (0, 0)

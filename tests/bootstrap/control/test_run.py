@@ -438,7 +438,7 @@ def test_a_commands_bytes_are_passed_on_as_they_are() -> None:
         ("raise SystemExit(137)", 137, "command-failed", "with exit status 137"),
         ("import os; os.kill(os.getpid(), 9)", 137, "command-killed", "by signal SIGKILL"),
         ("import os; os.abort()", 134, "command-failed", "by signal SIGABRT"),  # as native code does
-        ("import os; os.kill(os.getpid(), 11)", 139, "command-failed", "by signal SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 11)", 139, "command-crashed", "by signal SIGSEGV"),
     ],
 )
 def test_a_commands_exit_status_is_the_runs(code: str, status: int, error: str, how: str) -> None:
