@@ -15,7 +15,7 @@ WORD_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 3.0
 """Between two looks of a rank 1 that nobody has connected to."""
 STAY_SECONDS: Final = 2 * LOOK_SECONDS
-"""How long a rank goes on once it knows, so that the other finds out too."""
+"""How long a rank 1 goes on listening once it knows, so that the other finds out too."""
 
 
 def _same(rank: int) -> LinkError:
@@ -42,7 +42,7 @@ async def no_other_rank_0(own_ip: str, peer_ip: str, port: int) -> NoReturn:
     with suppress(OSError):  # another program has the port: nothing can be found out
         async with await asyncio.start_server(look, own_ip, port):
             await found.wait()
-            await asyncio.sleep(STAY_SECONDS)
+            await asyncio.sleep(WORD_SECONDS)  # the other connects every second, and is to find this one
             raise _same(0)
     await asyncio.Event().wait()
     raise AssertionError
