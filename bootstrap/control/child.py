@@ -138,7 +138,11 @@ class Watchers:
 
     def new_directory(self) -> Path:
         """Return the path of a directory that will not outlive the run: not made yet, and impossible to guess."""
-        directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
+        try:
+            directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
+        except FileNotFoundError as error:
+            text = "no directory for temporary files can be written to; make room, or set TMPDIR to one that can"
+            raise BootstrapError(text, code="directory-failed") from error
         self.directories.append(directory)
         if self._guard is not None:
             self._guard.remove(directory)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -212,6 +213,8 @@ class Run:
     async def main(self, act: Callable[["Run"], Coroutine[Any, Any, None]]) -> None:
         """Raise BootstrapError or Stopped; whichever way it ends, no process and no file of a child is left."""
         adopt()
+        with suppress(OSError):
+            tempfile.gettempdir()  # chosen now, and kept: a disk that is full later is an error, not another place
         self._before = frozenset(each.pid for each in psutil.Process().children(recursive=True))
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._complain)

@@ -234,10 +234,11 @@ def test_a_full_disk(
 ) -> None:
     """There is no room for the file that MLX reads."""
     zero, one = pair
-    run_one = up(one, zero, "--json", *arguments)
     disk = small_disk(1)
-    (disk / "full").write_bytes(bytes(os.sysconf("SC_PAGE_SIZE")))
     run_zero = up(zero, one, "--json", *arguments, tmp=disk)
+    run_zero.until(("link-lost", 0))
+    (disk / "full").write_bytes(bytes(os.sysconf("SC_PAGE_SIZE")))
+    run_one = up(one, zero, "--json", *arguments)
     event = failed(run_zero, "write-failed")
     (disk / "full").unlink()
     assert event["stage"] == "topology"

@@ -73,7 +73,7 @@ def test_cut_before_the_frame(both: Start, cable: Cable, pair: Pair, nothing_lef
     one.until(("link-lost", 1))
     assert of(one, "bootstrap-received") == []
     one.process.terminate()
-    assert one.end() == 130
+    assert one.end() == 143
     for run in runs:
         assert of(run, "environment-set") == []
         nothing_left(run, *pair)
