@@ -1,4 +1,4 @@
-"""What a user can do about a failure: its likely cause, what mends it, whether trying again is safe."""
+"""What a user can do about a failure: its likely cause, its remedy, whether trying again is safe."""
 
 import re
 from typing import Final, Literal, NamedTuple
@@ -8,15 +8,15 @@ Retry = Literal["safe", "mend-first", "unsafe"]
 
 
 class Advice(NamedTuple):
-    """What goes with an error's message, which says what was seen."""
+    """The likely cause of an error and its remedy. PORT and IP in the remedy stand for those in the error's message."""
 
     cause: str
     mend: str
     mend_first: bool = False
-    """Trying again without that gives the same."""
+    """Trying again without the remedy fails in the same way."""
 
     def retry(self, native: bool) -> Retry:
-        """Whether to try again; `native` says whether native code was at work already."""
+        """Return whether to try again; `native` says whether native code has run."""
         return "mend-first" if self.mend_first else "unsafe" if native else "safe"
 
 
@@ -62,7 +62,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "link-lost": Advice("the other rank ended, or the cable is out", "see what the other rank says"),
     "link-taken": Advice("another rank 0 has a session with this one", "end that one", mend_first=True),
-    "link-crowded": Advice("somebody opens connections and says nothing", "see who: lsof -i :7777"),
+    "link-crowded": Advice("another program opens connections and sends nothing", "see which: lsof -nP -iTCP:PORT"),
     "link-replaced": Advice("rank 0 was started again", "start this rank again, or use --restart"),
     "link-length-*": Advice("the other side is no peer", "check --link-port", mend_first=True),
     "link-*": Advice("the link broke", "jaccl-bootstrap doctor --peer-ip IP"),
@@ -116,11 +116,13 @@ ADVICE: Final[dict[str, Advice]] = {
     # rehearsal
     "port-in-use": Advice(
         "another program, or an earlier group, has the port",
-        "lsof -i :29400, or another --coordinator-port",
+        "lsof -nP -iTCP:PORT, or another --coordinator-port",
         mend_first=True,
     ),
     "port-refused": Advice("this user may not listen there", "another --coordinator-port", mend_first=True),
-    "rehearsal-refused": Advice("the coordinator port is closed, or forwarded elsewhere", "lsof -i :29400 on rank 0"),
+    "rehearsal-refused": Advice(
+        "the coordinator port is closed, or forwarded elsewhere", "lsof -nP -iTCP:PORT on rank 0"
+    ),
     "rehearsal-unreachable": Advice("there is no route to rank 0's address", "jaccl-bootstrap doctor --peer-ip IP"),
     "rehearsal-timeout": Advice(
         "packets to the coordinator port are dropped, or a rank has another hostfile", "compare the hostfiles; doctor"
@@ -179,31 +181,132 @@ _PROTOCOL: Final = Advice(
     "the other side does not keep to the protocol", "compare the versions of both sides", mend_first=True
 )
 
+_OTHER_FAILED: Final = Advice("the other rank failed first, or its cable is out", "see what the other rank says")
+_NO_ADDRESS: Final = Advice(
+    "the interface has no IPv4 address yet, or the Thunderbolt bridge is on",
+    "ibv_devinfo -v; jaccl-bootstrap doctor --backend jaccl",
+)
+_MATRIX: Final = Advice(
+    "the device matrix does not describe this group",
+    "jaccl-bootstrap devices check FILE, or mlx.distributed_config",
+    mend_first=True,
+)
+_TIMEOUT, _REFUSED, _NO_ROUTE = (rf"err(no|or)[ =:]*({numbers})\b" for numbers in ("60|110", "61|111", "51|65|101|113"))
+
 NATIVE: Final[tuple[tuple[str, Advice], ...]] = (
+    # RDMA: the operation tells, and an errno of it is never about TCP
+    (r"queue pair to \w+ failed with errno (22|96)\b", _NO_ADDRESS),
     (
-        r"RTR failed with errno (22|96)\b",
+        r"queue pair to \w+ failed with errno (60|110)\b",
         Advice(
-            "the interface has no IPv4 address yet, or the Thunderbolt bridge is on",
-            "ibv_devinfo -v; sudo ifconfig bridge0 down",
+            "the peer's queue pair does not answer: its GID is not reachable on this cable",
+            "ibv_devinfo -v on both: the GIDs' addresses must be those of this cable",
         ),
     ),
     (
-        r"protection domain",
-        Advice("the port is down, or too many inits since boot", "ibv_devinfo, else reboot"),
+        r"queue pair to INIT failed",
+        Advice("the RDMA port is down, or its driver is wedged", "ibv_devinfo; if the port is active, reboot"),
     ),
-    (r"errno=2\b", Advice("the other rank failed first; the errno is stale", "see what the other rank says")),
     (
-        r"err(no|or)[ =:]*(60|110)\b",
-        Advice("packets are dropped: VPN, or Local Network privacy", "jaccl-bootstrap doctor"),
+        r"queue pair to (RTR|RTS) failed",
+        Advice("the RDMA link to the peer does not come up", "ibv_devinfo -v on both; check the cable; else reboot"),
     ),
-    (r"err(no|or)[ =:]*(61|111)\b", Advice("the other rank does not listen, or has failed first", "see what it says")),
-    (r"err(no|or)[ =:]*(65|113)\b", Advice("there is no route to the other rank", "jaccl-bootstrap doctor")),
+    (r"No IPv4-mapped GID", _NO_ADDRESS._replace(cause="the interface has no IPv4 address yet, so the port no GID")),
+    (
+        r"[Cc]reating the queue pair failed|create completion queue",
+        Advice("the RDMA driver has no resources left, or is wedged", "end other groups on this host, else reboot"),
+    ),
+    (r"protection domain", Advice("the port is down, or too many inits since boot", "ibv_devinfo, else reboot")),
+    (
+        r"Register memory region failed",
+        Advice("memory cannot be wired: other groups or programs hold it", "end them, else reboot"),
+    ),
+    (
+        r"Could not find device",
+        Advice(
+            "the matrix names a device that this host does not have",
+            "ibv_devices, then correct the matrix",
+            mend_first=True,
+        ),
+    ),
+    (
+        r"Could not open device",
+        Advice("RDMA is not enabled, or the driver is wedged", "rdma_ctl status; ibv_devinfo; else reboot"),
+    ),
+    # TCP: the same errnos, of connect
+    (
+        rf"[Cc]onnect\b.*{_TIMEOUT}",
+        Advice("packets are dropped: VPN, firewall, or Local Network privacy", "jaccl-bootstrap doctor --peer-ip IP"),
+    ),
+    (
+        rf"[Cc]onnect\b.*{_REFUSED}",
+        Advice("the other rank does not listen, or has failed first", "see what the other rank says"),
+    ),
+    (
+        rf"[Cc]onnect\b.*{_NO_ROUTE}",
+        Advice("there is no route to the other rank", "jaccl-bootstrap doctor --peer-ip IP"),
+    ),
+    (r"Couldn't connect", Advice("the other rank cannot be reached", "jaccl-bootstrap doctor --peer-ip IP")),
+    (
+        r"Recv failed with errno=2\b",
+        Advice("the other rank failed first; the errno is stale", "see what the other rank says"),
+    ),
+    (r"(Send|Recv) failed with errno|connection to a peer was lost", _OTHER_FAILED),
+    (
+        r"Couldn't (bind|listen|enable reuse)|Couldn't bind socket",
+        Advice("another program, or an earlier group, has the port", "another --coordinator-port"),
+    ),
+    (
+        r"Couldn't create socket|Accept failed",
+        Advice("the system has no descriptors left, or a signal broke the wait", "ulimit -n; start again"),
+    ),
+    (
+        r"Can't parse address",
+        Advice("the coordinator or the hostfile names no ip:port", "give IPv4 addresses", mend_first=True),
+    ),
+    # what MLX reads
+    (
+        r"mesh supports up to|Up to \d+ per direction|valid (mesh|ring)|[Dd]evice (file|names)|connectivity",
+        _MATRIX,
+    ),
+    (
+        r"json.exception|parse_error",
+        Advice("the file that MLX reads is not JSON", "jaccl-bootstrap devices check FILE", mend_first=True),
+    ),
+    (
+        r"as many connections to the left|has no sockets|Rank cannot be larger",
+        Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
+    ),
+    (
+        r"via environment variables",
+        Advice("a variable that MLX reads was changed or removed", "do not change MLX_* in the command"),
+    ),
+    (
+        r"Cannot initialize jaccl|[Bb]ackend .*not available",
+        Advice(
+            "this MLX has no jaccl: it needs macOS 26.2 and Thunderbolt 5",
+            "--backend ring, or jaccl-bootstrap doctor --backend jaccl",
+            mend_first=True,
+        ),
+    ),
+    (r"split not supported", Advice("JACCL and ring cannot split a group", "use the whole group", mend_first=True)),
+    (
+        r"only supported (to|from) direct neighbors|sum_scatter not supported|Unsupported dtype",
+        Advice("the program uses what this backend does not support", "another backend", mend_first=True),
+    ),
 )
-"""What native code says when init fails, most telling first."""
+"""What native code says when init fails: patterns of its message, the first that matches counts."""
+
+_ADDRESS: Final = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(?![\w.]*\d)")
+_PORT: Final = re.compile(r"\bport (\d{1,5})\b")
 
 
 def advise(code: str, message: str = "") -> Advice:
-    """The advice for an error."""
+    """Return the advice for an error, with the address and port that its message names."""
+    return _filled(_advice(code, message), message)
+
+
+def _advice(code: str, message: str) -> Advice:
     if code in ("init-failed", "sum-failed"):
         for pattern, advice in NATIVE:
             if re.search(pattern, message):
@@ -212,3 +315,18 @@ def advise(code: str, message: str = "") -> Advice:
         return ADVICE[code]
     stars = [advice for name, advice in ADVICE.items() if name.endswith("*") and code.startswith(name[:-1])]
     return stars[0] if stars else _PROTOCOL
+
+
+def _filled(advice: Advice, message: str) -> Advice:
+    """Replace IP and PORT by those in the message, or else drop the option that needs them."""
+    if not message or not re.search(r"\b(IP|PORT)\b", advice.mend):
+        return advice
+    address, port = _ADDRESS.search(message), _PORT.search(message)
+    number = port[1] if port else address[2] if address else None
+    mend = advice.mend
+    if address:
+        mend = re.sub(r"\bIP\b", address[1], mend)
+    if number:
+        mend = re.sub(r"\bPORT\b", number, mend)
+    mend = mend.replace(" --peer-ip IP", "").replace(" --own-ip IP", "").replace("-iTCP:PORT", "-iTCP")
+    return advice._replace(mend=mend)

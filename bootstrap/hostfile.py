@@ -58,6 +58,8 @@ class Hostfile:
     """JACCL forms a ring even if the devices make a mesh: the backend is `jaccl-ring`, or `envs` set MLX_JACCL_RING."""
     envs: tuple[tuple[str, str], ...] = ()
     """Variables for every rank's process, as (name, value); a later one replaces an earlier one of the same name."""
+    names: tuple[str, ...] = ()
+    """The names in `ssh` and `ips`, without users."""
     ignored_envs: tuple[str, ...] = ()
     """Elements of `envs` whose name is not a variable's: mlx.launch skips them too."""
 
@@ -141,6 +143,7 @@ def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
         backend=choice,
         jaccl_ring=jaccl_ring,
         envs=variables,
+        names=_names(content),
         ignored_envs=ignored,
     )
 
@@ -195,6 +198,17 @@ def _texts(rank: int, host: object) -> tuple[list[object], str | None]:
     if not _NAME.fullmatch(name):
         raise _no_address(rank, f"{name!r} is not a host name")
     return [], name
+
+
+def _names(hosts: list[object]) -> tuple[str, ...]:
+    texts = [
+        text.rpartition("@")[2]
+        for host in hosts
+        if isinstance(host, dict)
+        for text in [host.get("ssh"), *(host.get("ips") or ())]
+        if isinstance(text, str)
+    ]
+    return tuple(dict.fromkeys(text for text in texts if text and not _is_ip(text)))
 
 
 def _address(rank: int, text: object, resolve: Resolve) -> str:

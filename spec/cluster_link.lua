@@ -17,7 +17,7 @@
 
 local clusterlink = Proto("clusterlink", "Cluster Link")
 
--- The tables between the next line and "/made" are those of wireproto.messages: `make spec` makes them anew.
+-- The tables between the next line and "/made" are made from wireproto.schema by `make spec`.
 -- made
 local MAX_LINK_LENGTH = 268435456
 local MAX_NESTING = 512

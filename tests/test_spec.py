@@ -150,7 +150,15 @@ def test_everything_is_drawn_somewhere(name: str) -> None:
 
 
 def test_a_stale_drawing_is_seen() -> None:
-    for was, other in (("│ u64 LE │", "│ u32 LE │"), ("hello_sent --> established", "hello_sent --> idle")):
+    for was, other in (
+        ("│ u64 LE │", "│ u32 LE │"),
+        ("hello_sent --> established", "hello_sent --> idle"),
+        (
+            "| jacclBootstrap | `port` | integer from 0 to 65,535 |",
+            "| jacclBootstrap | `port` | integer from 1 to 65,535 |",
+        ),
+        ("| 0x07 | jacclBootstrap | 0 → 1 |", "| 0x07 | jacclBootstrap | 1 → 0 |"),
+    ):
         stale = PROTOCOL.replace(was, other, 1)
         assert stale != PROTOCOL == with_diagrams(stale)
 

@@ -1,35 +1,29 @@
-"""Every layout of the cluster link, declared in construct: the normative, executable form.
+"""Every layout of the cluster link, declared in construct: the declaration of record.
 
-`parse(layout, data)` and `build(layout, value)` are the way in: they take all of the bytes or reject them, and turn
-construct's errors into `WireError`s. `frame`, `link`, `seal`, `tensor` and `jaccl` do the same work without construct,
-and agree with this module on every byte string. construct's `compile()` is not used: it accepts truncated input.
+Each layout parses and builds by itself: `JacclBootstrapPayload.parse(b'{"port":29400,"sessionID":"u"}').port` is 29400.
+`parse` and `build` are the strict way in: they accept all of the bytes or none, and raise only `WireError`. construct's
+`compile()` is not used: it accepts truncated input.
 
-| layout | value |
-| --- | --- |
-| `LINK_FRAME` | Container(length, body) |
-| `CLUSTER_FRAME[revision]` | a message of `wireproto.messages` |
-| `cluster_frame(revision, extensions)` | the same, with the types of extensions |
-| `SIDE_CHANNEL_PART`, `SIDE_CHANNEL_WHOLE` | Container(sequence, part), Container(sequence, whole) |
-| `SEALED_BOX` | Container(nonce, ciphertext, tag) |
-| `activation(hidden_dim)`, `TOKEN` | Container(seq_len, data), Container(token_id) |
-| `JACCL_HELLO`, `JACCL_DESTINATION` | Container(rank), Container(local_id, endpoint) |
+The field tables and byte diagrams of spec/protocol.md and the dissector's tables are drawn from here, and tests hold
+`messages` to it. `codec` and `jaccl` read the same bytes without construct; this module uses nothing of theirs, so that
+their agreement with it on every byte string means something.
 """
 
 import base64
+import codecs
 import io
 import json
-from collections.abc import Callable
-from enum import Enum
-from functools import cache
-from typing import Any, Final
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NoReturn, cast
 
-import msgspec
 from construct import (
-    Adapter,
     Bytes,
     Construct,
     ConstructError,
     Container,
+    Enum,
+    FormatFieldError,
     GreedyBytes,
     IfThenElse,
     Int8ub,
@@ -46,305 +40,695 @@ from construct import (
     this,
 )
 
-from wireproto.codec.fields import check_fields, decode_payload, payload_fields
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError, WireError
-from wireproto.messages import (
-    MAX_GATHER,
-    MAX_LINK_LENGTH,
-    MAX_WHOLE,
-    REGISTRY,
-    SPEC_BY_CLASS,
-    PayloadKind,
-    Revision,
-    SideChannelPart,
-    SideChannelWhole,
-)
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
 
 
-def parse(layout: Construct, data: bytes) -> Any:
-    """The value that `data`, all of it, stands for. Raises `WireError` with code and offset for anything else."""
-    stream = io.BytesIO(data)
+def parse(layout: Construct, data: bytes, **context: object) -> Any:
+    """Return the value of `data`, all of it. Raises `WireError` with code and offset.
+
+    `context` is what the bytes do not say: `hidden_dim` for an activation; `revision` (2 if not given) and the agreed
+    `extensions` for a cluster frame.
+    """
+    stream = io.BytesIO(memoryview(data).tobytes())
     try:
-        value = layout.parse_stream(stream)
+        value = layout.parse_stream(stream, **context)
     except StreamError as error:
-        raise TruncatedError("truncated", "the layout needs more bytes", offset=len(data)) from error
-    if stream.tell() != len(data):
-        raise MalformedError("trailing-data", "bytes follow the end of the layout", offset=stream.tell())
+        raise TruncatedError("truncated", "the layout needs more bytes", offset=len(stream.getvalue())) from error
+    if stream.read(1):
+        _fail("trailing-data", stream.tell() - 1, "bytes follow the end of the layout")
     return value
 
 
-def build(layout: Construct, value: Any) -> bytes:
-    """The bytes of `value`. Raises `WireError` for a value that the layout does not carry."""
+def build(layout: Construct, value: Any, **context: object) -> bytes:
+    """Return the bytes of `value`, a dict or Container of a layout's names. Raises `WireError`, without an offset."""
     try:
-        data: bytes = layout.build(value)
-    except WireError as error:
-        raise type(error)(error.code, error.detail, path=error.path) from error
+        return cast(bytes, layout.build(value, **context))
+    except WireError:
+        raise
     except (ConstructError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise MalformedError("field-type", f"the layout does not carry this value: {error}") from error
-    return data
+        raise MalformedError("field-type", f"the layout does not allow this value: {error}") from error
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+def _fail(code: str, offset: int | None, detail: str, path: str | None = None) -> NoReturn:
+    raise MalformedError(code, detail, offset=offset, path=path and _name(path))
 
 
-class _Checked(Subconstruct):  # type: ignore[misc]
-    """A value that passes `check(value, offset)`, which raises `WireError`; the offset is where the value starts."""
+def _name(path: str) -> str:
+    """The last name of a construct path such as `(parsing) -> endpoint -> gid`."""
+    return path.rpartition(" -> ")[2]
 
-    def __init__(self, subcon: Construct, check: Callable[[Any, int], None]) -> None:
+
+# -- checks and binary parts -------------------------------------------------------------------------------------------
+
+
+class Only(Subconstruct):  # type: ignore[misc]
+    """A binary value that is built from `python_type` only: construct packs bools as numbers and numbers as bytes."""
+
+    def __init__(self, python_type: type, subcon: Construct) -> None:
         super().__init__(subcon)
-        self._check = check
+        self.python_type = python_type
+
+    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
+        if type(obj) is not self.python_type:
+            _fail("field-type", None, f"expected {self.python_type.__name__}, not {type(obj).__name__}", path)
+        try:
+            return self.subcon._build(obj, stream, context, path)
+        except FormatFieldError as error:
+            raise MalformedError("field-range", str(error), path=_name(path)) from error
+
+
+class Checked(Subconstruct):  # type: ignore[misc]
+    """A value that `check` accepts, both ways; the offset is that of its first byte."""
 
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
         offset = stream.tell()
         value = self.subcon._parsereport(stream, context, path)
-        self._check(value, offset)
+        self.check(value, path, offset)
         return value
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
-        offset = stream.tell()
         built = self.subcon._build(obj, stream, context, path)
-        self._check(obj, offset)
+        self.check(obj, path, None)
         return built
 
-
-def _within(low: int, high: int, code: str, field: str) -> Callable[[int, int], None]:
-    def check(value: int, offset: int) -> None:
-        if not low <= value <= high:
-            raise MalformedError(code, f"{value} is not from {low} to {high}", offset=offset, path=field)
-
-    return check
+    def check(self, value: Any, path: str, offset: int | None) -> None:
+        raise NotImplementedError
 
 
-class _Octets(Subconstruct):  # type: ignore[misc]
-    """`Bytes`, but it does not build bytes from an integer."""
+class Within(Checked):
+    """A number from `low` to `high`."""
+
+    def __init__(self, subcon: Construct, low: int, high: int, code: str = "field-range") -> None:
+        super().__init__(subcon)
+        self.low, self.high, self.code = low, high, code
+
+    def check(self, value: int, path: str, offset: int | None) -> None:
+        if not self.low <= value <= self.high:
+            _fail(self.code, offset, f"not from {self.low} to {self.high}", path)
+
+
+class LinkLength(Within):
+    """A length, with a code for each of its bounds."""
+
+    def check(self, value: int, path: str, offset: int | None) -> None:
+        if value > self.high:
+            raise LimitError("link-length-limit", f"{value} > {self.high}", offset=offset, path="length")
+        super().check(value, path, offset)
+
+
+class Sized(Checked):
+    """From `least` to `most` bytes or characters."""
+
+    def __init__(self, subcon: Construct, *, least: int = 0, most: int) -> None:
+        super().__init__(subcon)
+        self.least, self.most = least, most
+
+    def check(self, value: bytes | str, path: str, offset: int | None) -> None:
+        if not self.least <= len(value) <= self.most:
+            _fail("field-length", offset, f"a length of {len(value)} is not from {self.least} to {self.most}", path)
+
+
+class Matches(Checked):
+    """Text that a regular expression matches as a whole."""
+
+    def __init__(self, subcon: Construct, pattern: str) -> None:
+        super().__init__(subcon)
+        self.pattern = pattern
+
+    def check(self, value: str, path: str, offset: int | None) -> None:
+        if not re.fullmatch(self.pattern, value):
+            _fail("field-pattern", offset, f"{value[:40]!r} is not of the form {self.pattern}", path)
+
+
+class OneOf(Checked):
+    """One of these texts."""
+
+    def __init__(self, subcon: Construct, *values: str) -> None:
+        super().__init__(subcon)
+        self.values = values
+
+    def check(self, value: str, path: str, offset: int | None) -> None:
+        if value not in self.values:
+            _fail("field-enum", offset, f"expected one of {', '.join(self.values)}, not {value[:40]!r}", path)
+
+
+def _left(stream: io.BytesIO) -> int:
+    """How many bytes the stream still has."""
+    return len(stream.getbuffer()) - stream.tell()
+
+
+class Empty(Checked):
+    """No bytes."""
+
+    def check(self, value: bytes, path: str, offset: int | None) -> None:
+        if value:
+            _fail("payload-not-empty", offset, "the type has no payload")
+
+
+class TypeByte(Enum):  # type: ignore[misc]
+    """An `Enum` that refuses unknown values."""
+
+    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
+        if (value := self.subcon._parsereport(stream, context, path)) not in self.decmapping:
+            _unknown_type(f"0x{value:02x} is no message type", stream.tell() - 1)
+        return self.decmapping[value]
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
-        if not isinstance(obj, bytes):
-            raise TypeError(f"expected bytes, not {type(obj).__name__}")
-        return self.subcon._build(obj, stream, context, path)
+        if (name := self.decmapping.get(obj, obj)) not in self.encmapping:
+            _unknown_type(f"{obj!r} is no message type", None)
+        self.subcon._build(self.encmapping[name], stream, context, path)
+        return name
 
 
-class _AllBut(Construct):  # type: ignore[misc]
-    """The bytes up to `count` before the end."""
+class Payload(Subconstruct):  # type: ignore[misc]
+    """The payload of a type that a peer of `revision` knows, once `extension`, if there is one, is agreed.
 
-    def __init__(self, count: int) -> None:
+    Its frame, type byte included, has at most `limit` bytes. [PAYLOAD-LIMIT]
+    """
+
+    def __init__(
+        self, subcon: Construct, limit: int = 256 * MIB, *, revision: int = 1, extension: str | None = None
+    ) -> None:
+        super().__init__(subcon)
+        self.limit, self.revision, self.extension = limit, revision, extension
+
+    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
+        offset = stream.tell()
+        self._check_known(context, offset - 1)
+        self._check_length(offset + _left(stream), offset)
+        return self.subcon._parsereport(stream, context, path)
+
+    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
+        self._check_known(context, None)
+        built = self.subcon._build(obj, stream, context, path)
+        self._check_length(stream.tell(), None)
+        return built
+
+    def _check_known(self, context: Container, offset: int | None) -> None:
+        revision, extensions = context._params.get("revision", 2), context._params.get("extensions", ())
+        if self.revision > revision or (self.extension is not None and self.extension not in extensions):
+            _unknown_type(f"{context.type} is no type of revision {revision:d} with {sorted(extensions)}", offset)
+
+    def _check_length(self, length: int, offset: int | None) -> None:
+        if length > self.limit:
+            raise LimitError("payload-limit", f"{length} bytes, and the limit is {self.limit}", offset=offset)
+
+
+def _unknown_type(detail: str, offset: int | None) -> NoReturn:
+    raise UnknownTypeError("type-unknown", detail, offset=offset, path="type" if offset is not None else None)
+
+
+# -- JSON text ---------------------------------------------------------------------------------------------------------
+
+MAX_NESTING: Final = 512
+"""Levels of arrays and objects, counting the payload itself. [JSON-NESTING]"""
+
+_SPACE: Final = b" \t\n\r"
+_DIGITS: Final = b"0123456789"
+_LITERALS: Final = {b"t": (b"true", True), b"f": (b"false", False), b"n": (b"null", None)}
+_KINDS: Final = {
+    b'"': "a string", b"{": "an object", b"[": "an array", b"t": "a boolean", b"f": "a boolean", b"n": "null",
+    **{b"-0123456789"[at : at + 1]: "a number" for at in range(11)},
+}  # fmt: skip
+
+
+class JsonText:
+    """A cursor over JSON text, read from the front and one byte at a time, until a byte that cannot be right."""
+
+    def __init__(self, data: bytes, pos: int) -> None:
+        self.data, self.pos = data, pos
+
+    def tell(self) -> int:
+        return self.pos
+
+    def look(self) -> bytes:
+        """Return the next byte without reading it. Raises `TruncatedError` at the end."""
+        if self.pos == len(self.data):
+            raise TruncatedError("truncated", "the JSON text ends too soon", offset=self.pos)
+        return self.data[self.pos : self.pos + 1]
+
+    def next(self) -> bytes:
+        """Skip white space, and return the byte after it without reading that."""
+        while (byte := self.look()) in _SPACE:
+            self.pos += 1
+        return byte
+
+    def kind(self) -> str:
+        """Skip white space, and return the kind of the value after it."""
+        return _KINDS.get(self.next()) or self.syntax("a value")
+
+    def syntax(self, expected: str) -> NoReturn:
+        _fail("json-syntax", self.pos, f"expected {expected}, not byte 0x{self.look().hex()}")
+
+    def run(self, allowed: bytes, most: int | None = None) -> str:
+        """Read bytes that are among `allowed`, and no more than `most`."""
+        start = self.pos
+        while self.pos - start != most and self.look() in allowed:
+            self.pos += 1
+        return self.data[start : self.pos].decode()
+
+    def literal(self) -> bool | None:
+        word, value = _LITERALS[self.look()]
+        for letter in word:
+            if not self.run(bytes([letter]), 1):
+                self.syntax(word.decode())
+        return value
+
+    def number(self) -> tuple[str, bool]:
+        """Return the integer part, and whether a fraction or an exponent follows it."""
+        integer = self.run(b"-", 1) + (self.run(b"0", 1) or self.digits())
+        if fraction := self.run(b".", 1):
+            self.digits()
+        if exponent := self.run(b"eE", 1):
+            self.run(b"+-", 1)
+            self.digits()
+        return integer, bool(fraction or exponent)
+
+    def digits(self) -> str:
+        return self.run(_DIGITS) or self.syntax("a digit")
+
+    def string(self) -> str:
+        """Check a string, and let the standard library decode it."""
+        start = self.pos
+        self.pos += 1
+        while (character := self.character()) != '"':
+            if character == "\\":
+                self.escape()
+            elif character < " ":
+                _fail("json-control-character", self.pos - 1, f"{character!r} must be escaped in a string")
+        return cast(str, json.loads(self.data[start : self.pos]))
+
+    def character(self) -> str:
+        start, encoded = self.pos, self.look()
+        while True:
+            self.pos += 1
+            try:
+                return encoded.decode()
+            except UnicodeDecodeError as error:
+                if error.reason != "unexpected end of data":
+                    _fail("json-utf8", start, f"not UTF-8: {error.reason}")
+            encoded += self.look()
+
+    def escape(self) -> None:
+        """Check what follows a backslash."""
+        start = self.pos - 1
+        if not self.run(b'"\\/bfnrtu', 1):
+            _fail("json-escape", start, "JSON has no such escape")
+        if self.data[self.pos - 1 : self.pos] == b"u":
+            unit = self.utf16_unit()
+            is_first = unit >> 10 == 0x36
+            is_pair = is_first and self.run(b"\\", 1) and self.run(b"u", 1) and self.utf16_unit() >> 10 == 0x37
+            if 0xD800 <= unit <= 0xDFFF and not is_pair:
+                _fail("json-surrogate", start, f"\\u{unit:04x} is half a surrogate pair")
+
+    def utf16_unit(self) -> int:
+        digits = self.run(_DIGITS + b"abcdefABCDEF", 4)
+        if len(digits) < 4:
+            _fail("json-escape", self.pos, "expected four hexadecimal digits")
+        return int(digits, 16)
+
+    def items(self, closing: bytes) -> Iterator[None]:
+        """Go through an array or an object: yield before each item, and end after the closing bracket."""
+        self.pos += 1
+        if self.next() != closing:
+            yield
+            while self.next() == b",":
+                self.pos += 1
+                self.next()
+                yield
+            if self.look() != closing:
+                self.syntax(f"a comma or {closing.decode()}")
+        self.pos += 1
+
+    def key(self, seen: set[str]) -> str:
+        """Read a member's key, its colon, and white space; `seen` has the keys of this object so far."""
+        start = self.pos
+        if self.look() != b'"':
+            self.syntax("a key")
+        key = self.string()
+        if key in seen:
+            _fail("json-duplicate-key", start, f"the key {key[:40]!r} is repeated in one object")
+        seen.add(key)
+        if self.next() != b":":
+            self.syntax("a colon")
+        self.pos += 1
+        self.next()
+        return key
+
+    def skip(self) -> None:
+        """Read the value of an unknown key, validating it fully. [JSON-UNKNOWN-KEY]"""
+        opened: list[tuple[Iterator[None], set[str] | None]] = []  # the arrays (None) and objects around the cursor
+        while True:
+            match self.kind():
+                case "an object" | "an array" as kind:
+                    if len(opened) + 2 > MAX_NESTING:
+                        raise LimitError("json-nesting", f"more than {MAX_NESTING} levels", offset=self.pos)
+                    keys = set[str]() if kind == "an object" else None
+                    opened.append((self.items(b"]" if keys is None else b"}"), keys))
+                case "a string":
+                    self.string()
+                case "a number":
+                    self.number()
+                case _:
+                    self.literal()
+            while opened and next(opened[-1][0], "closed") == "closed":
+                opened.pop()
+            if not opened:
+                return
+            if (seen := opened[-1][1]) is not None:
+                self.key(seen)
+
+
+# -- JSON values -------------------------------------------------------------------------------------------------------
+
+
+def _integer(text: JsonText, path: str) -> int:
+    offset = text.tell()
+    digits, is_real = text.number()
+    if is_real:
+        _fail("field-not-integer", offset, "an integer has neither fraction nor exponent", path)
+    return int(digits[:21])  # 21 characters are out of every range, and int() is slow for more
+
+
+def _base64(text: JsonText, path: str) -> bytes:
+    offset = text.tell()
+    encoded = text.string()
+    try:
+        value = base64.b64decode(encoded, validate=True)
+    except ValueError:  # not base64, or not even ASCII
+        value = b""
+    if base64.b64encode(value).decode() != encoded:
+        _fail("field-base64", offset, "expected standard base64, padded, with zero bits in the padding", path)
+    return value
+
+
+class JsonValue(Construct):  # type: ignore[misc]
+    """A value of a JSON text. Its construct path is the path on the wire, such as `tokens[0]`."""
+
+    def __init__(self, kind: str, python_type: type, read: Callable[[JsonText, str], object]) -> None:
         super().__init__()
-        self._count = count
+        self.kind, self.python_type, self.read = kind, python_type, read
 
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> bytes:
-        data = stream.read()
-        if len(data) < self._count:
-            raise StreamError(f"fewer than {self._count} bytes are left")
-        stream.seek(-self._count, io.SEEK_CUR)
-        return data[: -self._count]
+    def _parse(self, stream: JsonText, context: Container, path: str) -> Any:
+        if (kind := stream.kind()) != self.kind:
+            _fail("field-type", stream.tell(), f"expected {self.kind}, not {kind}", path)
+        return self.read(stream, path)
 
-    def _build(self, obj: bytes, stream: io.BytesIO, context: Container, path: str) -> bytes:
-        stream.write(obj)
+    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
+        if type(obj) is not self.python_type:
+            _fail("field-type", None, f"expected {self.python_type.__name__}, not {type(obj).__name__}", path)
+        text = base64.b64encode(obj).decode() if type(obj) is bytes else obj
+        try:
+            stream.write(json.dumps(text, ensure_ascii=False).encode())
+        except UnicodeEncodeError:
+            _fail("json-surrogate", None, "a character is half a surrogate pair", path)
         return obj
+
+
+class JsonArray(Construct):  # type: ignore[misc]
+    """An array, of at most `most` items and each of them once if that is given. It parses to a tuple."""
+
+    def __init__(self, item: Construct, *, most: int | None = None, unique: bool = False) -> None:
+        super().__init__()
+        self.item, self.most, self.unique = item, most, unique
+
+    def _parse(self, stream: JsonText, context: Container, path: str) -> tuple[Any, ...]:
+        if (kind := stream.kind()) != "an array":
+            _fail("field-type", stream.tell(), f"expected an array, not {kind}", path)
+        start, values = stream.pos, list[Any]()
+        for index, _ in enumerate(stream.items(b"]")):
+            stream.kind()
+            self._check_length(index + 1, path, start)
+            offset = stream.pos
+            value = self.item._parsereport(stream, context, f"{path}[{index}]")
+            self._check_unique(value, values, f"{path}[{index}]", offset)
+            values.append(value)
+        return tuple(values)
+
+    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
+        if type(obj) not in (tuple, list):
+            _fail("field-type", None, f"expected tuple or list, not {type(obj).__name__}", path)
+        self._check_length(len(obj), path, None)
+        texts: list[bytes] = []
+        for index, item in enumerate(obj):
+            text = _built(self.item, item, f"{path}[{index}]")
+            self._check_unique(text, texts, f"{path}[{index}]", None)
+            texts.append(text)
+        stream.write(b"[%s]" % b",".join(texts))
+        return obj
+
+    def _check_length(self, length: int, path: str, offset: int | None) -> None:
+        if self.most is not None and length > self.most:
+            _fail("field-length", offset, f"more than {self.most} elements", path)
+
+    def _check_unique(self, value: object, before: list[Any], path: str, offset: int | None) -> None:
+        if self.unique and value in before:
+            _fail("field-duplicate", offset, "the value is repeated", path)
+
+
+class Optional(Subconstruct):  # type: ignore[misc]
+    """A member that may be absent, which means an empty array; an empty array is not written. [EXT-EMPTY]"""
+
+
+class JsonObject(Construct):  # type: ignore[misc]
+    """A JSON text, all bytes up to the end, that is one object with these members; others are ignored. [JSON-TEXT]"""
+
+    def __init__(self, *subcons: Construct) -> None:
+        super().__init__()
+        self.members = {member.name: member.subcon for member in subcons}
+
+    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Container:
+        start = stream.tell()
+        text = JsonText(bytes(start) + stream.read(), start)  # so that offsets count from the same byte
+        if text.data.startswith(codecs.BOM_UTF8, start):
+            _fail("json-bom", start, "the JSON text starts with a byte-order mark")
+        if (kind := text.kind()) != "an object":
+            _fail("payload-not-object", text.pos, f"expected an object, not {kind}")
+        found: dict[str, Any] = {}
+        seen: set[str] = set()
+        for _ in text.items(b"}"):
+            if (key := text.key(seen)) in self.members:
+                found[key] = self.members[key]._parsereport(text, context, key)
+            else:
+                text.skip()
+        for key, member in self.members.items():
+            if key not in found and not isinstance(member, Optional):
+                _fail("field-missing", text.pos - 1, f"the object ends without {key}", key)
+        end = len(text.data) - len(text.data[text.pos :].lstrip(_SPACE))
+        if end < len(text.data):
+            _fail("trailing-data", end, "only white space may follow the JSON text")
+        return Container({key: found.get(key, ()) for key in self.members})
+
+    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
+        if not isinstance(obj, Mapping):
+            _fail("field-type", None, f"expected a dict or Container, not {type(obj).__name__}")
+        texts = []
+        for key, member in self.members.items():
+            if key not in obj and not isinstance(member, Optional):
+                _fail("field-missing", None, f"there is no {key}", key)
+            text = _built(member, obj.get(key, ()), key)
+            if text != b"[]" or not isinstance(member, Optional):
+                texts.append(b'"%s":%s' % (key.encode(), text))
+        stream.write(b"{%s}" % b",".join(texts))
+        return obj
+
+
+def _built(layout: Construct, value: Any, path: str) -> bytes:
+    """The bytes of a value whose construct path is `path`."""
+    stream = io.BytesIO()
+    layout._build(value, stream, Container(), path)
+    return stream.getvalue()
 
 
 # -- link frame, sealed box --------------------------------------------------------------------------------------------
 
+Octets: Final = Only(bytes, GreedyBytes)
+I32: Final = Only(int, Int32sl)
+U32: Final = Only(int, Int32ul)
+U64: Final = Only(int, Int64ul)
 
-def _link_length(length: int, offset: int) -> None:
-    if length == 0:
-        raise MalformedError("link-length-zero", "a link frame has at least one byte", offset=offset, path="length")
-    if length > MAX_LINK_LENGTH:
-        raise LimitError("link-length-limit", f"{length} > {MAX_LINK_LENGTH}", offset=offset, path="length")
-
-
-LINK_FRAME: Final = Struct(
-    "length" / Rebuild(_Checked(Int64ul, _link_length), len_(this.body)),
-    "body" / _Octets(Bytes(this.length)),
+LinkFrame: Final = Struct(
+    "length" / Rebuild(LinkLength(U64, 1, 256 * MIB, "link-length-zero"), len_(this.body)),
+    "body" / Only(bytes, Bytes(this.length)),
 )
-"""`u64 little-endian length ‖ body`. [LINK-LAYOUT, LINK-LEN-MIN, LINK-LEN-MAX]"""
+"""The unit of the TCP stream. [LINK-LAYOUT, LINK-LEN-MIN, LINK-LEN-MAX]"""
 
-SEALED_BOX: Final = Struct(
-    "nonce" / _Octets(Bytes(12)), "ciphertext" / _Octets(_AllBut(16)), "tag" / _Octets(Bytes(16))
+SealedBox: Final = Struct(
+    "nonce" / Only(bytes, Bytes(12)),
+    "ciphertext" / Only(bytes, Bytes(lambda box: len(box.ciphertext) if box._building else _left(box._io) - 16)),
+    "tag" / Only(bytes, Bytes(16)),
 )
-"""An AES-256-GCM box, without associated data; a tensor box has the same layout. [SEAL-LAYOUT]"""
+"""AES-256-GCM without associated data; a tensor box has the same layout. [SEAL-LAYOUT]"""
 
+# -- payloads ----------------------------------------------------------------------------------------------------------
+
+Boolean: Final = JsonValue("a boolean", bool, lambda text, _: text.literal())
+Integer: Final = JsonValue("a number", int, _integer)
+Text: Final = JsonValue("a string", str, lambda text, _: text.string())
+Base64: Final = JsonValue("a string", bytes, _base64)
+
+U16Number: Final = Within(Integer, 0, 2**16 - 1)
+I64Number: Final = Within(Integer, -(2**63), 2**63 - 1)
+ShortText: Final = Sized(Text, most=1024)
+Sha256Hex: Final = Matches(Text, "([0-9a-f]{64})?")
+Bytes32: Final = Sized(Base64, least=32, most=32)
+Bytes64: Final = Sized(Base64, least=64, most=64)
+ExtensionName: Final = Matches(Sized(Text, most=64), "[a-z][a-z0-9-]*/[1-9][0-9]{0,3}")
+ExtensionNames: Final = JsonArray(ExtensionName, most=32, unique=True)
+"""[EXT-NAMES]"""
+
+HandshakeHello: Final = JsonObject(
+    "sePubKeyRaw" / Bytes64,
+    "ephemeralX25519PubKey" / Bytes32,
+    "nonce" / Bytes32,
+    "seSignature" / Base64,
+)
+"""Opens the handshake. [PAYLOAD-HELLO]"""
+
+HandshakeAck: Final = HandshakeHello
+"""Answers it with the same members. [PAYLOAD-HELLO]"""
+
+Ping: Final = Empty(Octets)
+"""[PAYLOAD-EMPTY]"""
+
+PongPayload: Final = JsonObject(
+    "modelLoaded" / Boolean,
+    "inferenceInFlight" / Boolean,
+    "memoryPressure" / OneOf(Text, "normal", "warning", "critical"),
+    "extensions" / Optional(ExtensionNames),
+)
+"""[PAYLOAD-PONG, EXT-OFFER]"""
+
+InferenceStep: Final = Struct("box" / Octets)
+"""A tensor box with an activation. [PAYLOAD-OPAQUE]"""
+
+InferenceToken: Final = Struct("box" / Octets)
+"""A tensor box with a token. [PAYLOAD-OPAQUE]"""
+
+JacclBootstrapPayload: Final = JsonObject(
+    "port" / U16Number,
+    "sessionID" / Text,
+    "extensions" / Optional(ExtensionNames),
+)
+"""Starts the group's init on both ranks. [PAYLOAD-BOOTSTRAP, EXT-CHOICE]"""
+
+PromptTokensPayload: Final = JsonObject(
+    "uid" / Text,
+    "tokens" / JsonArray(I64Number),
+    "maxTokens" / I64Number,
+)
+"""[PAYLOAD-PROMPT]"""
+
+StepTokenPayload: Final = JsonObject("uid" / Text, "token" / I64Number)
+"""[PAYLOAD-STEP-TOKEN]"""
+
+SessionStopPayload: Final = JsonObject("uid" / Text)
+"""[PAYLOAD-UID]"""
+
+PPActivationPayload: Final = JsonObject("uid" / Text, "seqLen" / I64Number, "sealedActivation" / Base64)
+"""[PAYLOAD-PP-ACTIVATION]"""
+
+PPTokenPayload: Final = JsonObject("uid" / Text, "sealedToken" / Base64)
+"""[PAYLOAD-PP-TOKEN]"""
+
+PPSessionEndPayload: Final = JsonObject("uid" / Text)
+"""[PAYLOAD-UID]"""
+
+SideChannelPart: Final = Struct("sequence" / U32, "part" / Sized(Octets, most=MIB))
+"""A rank's contribution to one of JACCL's gathers. [EXT-SIDE-CHANNEL-LAYOUT, EXT-SIDE-CHANNEL-SIZE]"""
+
+SideChannelWhole: Final = Struct("sequence" / U32, "whole" / Sized(Octets, most=8 * MIB))
+"""The contributions of all ranks, in order. [EXT-SIDE-CHANNEL-LAYOUT, EXT-SIDE-CHANNEL-SIZE]"""
+
+Outcome: Final = JsonObject(
+    "rank" / U16Number,
+    "state" / OneOf(Text, "started", "ready", "failed", "finished"),
+    "stage" / ShortText,
+    "code" / ShortText,
+    "message" / ShortText,
+)
+"""[EXT-OUTCOME]"""
+
+Versions: Final = JsonObject("package" / ShortText, "mlx" / ShortText, "backend" / ShortText, "devices" / Sha256Hex)
+"""[EXT-VERSIONS]"""
+
+SessionEnd: Final = Empty(Octets)
+"""[PAYLOAD-EMPTY]"""
 
 # -- cluster frame -----------------------------------------------------------------------------------------------------
 
+ClusterMsgType: Final = TypeByte(
+    Int8ub,
+    handshakeHello=0x01, handshakeAck=0x02, ping=0x03, pong=0x04, inferenceStep=0x05, inferenceToken=0x06,
+    jacclBootstrap=0x07, promptTokens=0x08, stepToken=0x09, sessionStop=0x0A, ppActivation=0x0B, ppToken=0x0C,
+    ppSessionEnd=0x0D, sideChannelPart=0x40, sideChannelWhole=0x41, outcome=0x42, versions=0x43, sessionEnd=0xFF,
+)  # fmt: skip
+"""The first byte of a cluster frame. [FRAME-TYPE]"""
 
-class _JsonPayload(Adapter):  # type: ignore[misc]
-    def __init__(self, cls: type[msgspec.Struct]) -> None:
-        super().__init__(GreedyBytes)
-        self._cls = cls
-
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> msgspec.Struct:
-        start = stream.tell()
-        stream.seek(0)
-        return decode_payload(self._cls, stream.read(), start)
-
-    def _encode(self, obj: msgspec.Struct, context: Container, path: str) -> bytes:
-        fields = payload_fields(self._cls)
-        values = {key: getattr(obj, field.name) for key, field in fields.items()}
-        members = {key: _json_value(value) for key, value in values.items() if value != fields[key].default}
-        return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _json_value(value: object) -> object:
-    match value:
-        case bytes():
-            return base64.b64encode(value).decode()
-        case Enum():
-            return value.value
-        case _:
-            return value
-
-
-class _EmptyPayload(Adapter):  # type: ignore[misc]
-    def __init__(self, cls: Callable[[], msgspec.Struct]) -> None:
-        super().__init__(GreedyBytes)
-        self._cls = cls
-
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> msgspec.Struct:
-        offset = stream.tell()
-        if stream.read():
-            raise MalformedError("payload-not-empty", "the type has no payload", offset=offset)
-        return self._cls()
-
-    def _encode(self, obj: msgspec.Struct, context: Container, path: str) -> bytes:
-        return b""
-
-
-class _OpaquePayload(Adapter):  # type: ignore[misc]
-    def __init__(self, cls: Callable[[bytes], msgspec.Struct]) -> None:
-        super().__init__(GreedyBytes)
-        self._cls = cls
-
-    def _decode(self, obj: bytes, context: Container, path: str) -> msgspec.Struct:
-        return self._cls(obj)
-
-    def _encode(self, obj: Any, context: Container, path: str) -> bytes:
-        box: bytes = obj.box
-        return box
-
-
-def _at_most(limit: int, field: str) -> Callable[[bytes, int], None]:
-    def check(value: bytes, offset: int) -> None:
-        if len(value) > limit:
-            raise MalformedError("field-length", f"{len(value)} bytes > {limit}", offset=offset, path=field)
-
-    return check
-
-
-SIDE_CHANNEL_PART: Final = Struct("sequence" / Int32ul, "part" / _Checked(GreedyBytes, _at_most(MAX_GATHER, "part")))
-SIDE_CHANNEL_WHOLE: Final = Struct("sequence" / Int32ul, "whole" / _Checked(GreedyBytes, _at_most(MAX_WHOLE, "whole")))
-"""The payloads of the frames that carry JACCL's gathers. [EXT-SIDE-CHANNEL, EXT-SIDE-CHANNEL-SIZE]"""
-
-
-class _NumberedPayload(Adapter):  # type: ignore[misc]
-    def __init__(self, cls: type[msgspec.Struct]) -> None:
-        super().__init__({SideChannelPart: SIDE_CHANNEL_PART, SideChannelWhole: SIDE_CHANNEL_WHOLE}[cls])
-        self._cls = cls
-
-    def _decode(self, obj: Container, context: Container, path: str) -> msgspec.Struct:
-        return self._cls(**{name: obj[name] for name in self._cls.__struct_fields__})
-
-    def _encode(self, obj: msgspec.Struct, context: Container, path: str) -> dict[str, object]:
-        return msgspec.structs.asdict(obj)
-
-
-_PAYLOADS: Final = {
-    PayloadKind.JSON: _JsonPayload,
-    PayloadKind.EMPTY: _EmptyPayload,
-    PayloadKind.OPAQUE: _OpaquePayload,
-    PayloadKind.NUMBERED: _NumberedPayload,
-}
-
-
-class _Limited(Subconstruct):  # type: ignore[misc]
-    """A payload whose frame, type byte included, is at most `limit` bytes. [PAYLOAD-LIMIT]"""
-
-    def __init__(self, subcon: Construct, limit: int) -> None:
-        super().__init__(subcon)
-        self._limit = limit
-
-    def _check(self, length: int, offset: int | None) -> None:
-        if length > self._limit:
-            raise LimitError("payload-limit", f"{length} bytes are over the limit of {self._limit}", offset=offset)
-
-    def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
-        offset = stream.tell()
-        self._check(stream.seek(0, io.SEEK_END), offset)
-        stream.seek(offset)
-        return self.subcon._parsereport(stream, context, path)
-
-    def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
-        built = self.subcon._build(obj, stream, context, path)
-        self._check(stream.tell(), None)
-        return built
-
-
-class _Message(Adapter):  # type: ignore[misc]
-    """A cluster frame as its message: the class says the type."""
-
-    def _decode(self, obj: Container, context: Container, path: str) -> msgspec.Struct:
-        payload: msgspec.Struct = obj.payload
-        return payload
-
-    def _encode(self, obj: msgspec.Struct, context: Container, path: str) -> dict[str, object]:
-        if (spec := SPEC_BY_CLASS.get(type(obj))) is None:
-            raise UnknownTypeError("type-unknown", f"{type(obj).__name__} is no message")
-        check_fields(obj)
-        return {"type": spec.msg_type.value, "payload": obj}
-
-
-@cache
-def cluster_frame(revision: Revision, extensions: frozenset[str] = frozenset()) -> Construct:
-    """`u8 type ‖ payload`, of a revision and the extensions agreed. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]"""
-    specs = {spec.msg_type.value: spec for spec in REGISTRY if spec.is_known(revision, extensions)}
-
-    def known(value: int, offset: int) -> None:
-        if value not in specs:
-            detail = f"0x{value:02x} is no type of revision {revision:d}"
-            raise UnknownTypeError("type-unknown", detail, offset=offset, path="type")
-
-    payloads = {value: _Limited(_PAYLOADS[spec.kind](spec.payload), spec.max_length) for value, spec in specs.items()}
-    return _Message(Struct("type" / _Checked(Int8ub, known), "payload" / Switch(this.type, payloads)))
-
-
-CLUSTER_FRAME: Final = {revision: cluster_frame(revision) for revision in Revision}
-"""The plain protocol's, for each revision."""
-
+ClusterFrame: Final = Struct(
+    "type" / ClusterMsgType,
+    "payload"
+    / Switch(
+        this.type,
+        {
+            "handshakeHello": Payload(HandshakeHello, 4 * KIB),
+            "handshakeAck": Payload(HandshakeAck, 4 * KIB),
+            "ping": Payload(Ping),
+            "pong": Payload(PongPayload, 64 * KIB),
+            "inferenceStep": Payload(InferenceStep),
+            "inferenceToken": Payload(InferenceToken),
+            "jacclBootstrap": Payload(JacclBootstrapPayload, 64 * KIB),
+            "promptTokens": Payload(PromptTokensPayload, revision=2),
+            "stepToken": Payload(StepTokenPayload, 64 * KIB, revision=2),
+            "sessionStop": Payload(SessionStopPayload, 64 * KIB, revision=2),
+            "ppActivation": Payload(PPActivationPayload, revision=2),
+            "ppToken": Payload(PPTokenPayload, 64 * KIB, revision=2),
+            "ppSessionEnd": Payload(PPSessionEndPayload, 64 * KIB, revision=2),
+            "sideChannelPart": Payload(SideChannelPart, revision=2, extension="side-channel/1"),
+            "sideChannelWhole": Payload(SideChannelWhole, revision=2, extension="side-channel/1"),
+            "outcome": Payload(Outcome, 64 * KIB, revision=2, extension="outcome/1"),
+            "versions": Payload(Versions, 64 * KIB, revision=2, extension="outcome/1"),
+            "sessionEnd": Payload(SessionEnd),
+        },
+    ),
+)
+"""A type and its payload. [FRAME-TYPE, EXT-UNINVITED]"""
 
 # -- tensor plaintexts -------------------------------------------------------------------------------------------------
 
-_I32_MAX: Final = 2**31 - 1
+STOP: Final = -1
+"""The seqLen of the stop sentinel, which has no data. [TENSOR-STOP]"""
 
-TOKEN: Final = Struct("token_id" / Int32sl)
-"""`i32 little-endian tokenID`. [TENSOR-TOKEN]"""
+Activation: Final = Struct(
+    "seqLen" / Within(I32, STOP, 2**31 - 1, "activation-seq-len"),
+    "data" / Only(bytes, Bytes(lambda context: max(context.seqLen, 0) * context._params.hidden_dim * 2)),
+)
+"""bfloat16 [1, seqLen, hidden_dim], row-major; `hidden_dim` is the model's. [TENSOR-ACTIVATION, TENSOR-STOP]"""
 
-
-def activation(hidden_dim: int) -> Construct:
-    """`i32 little-endian seqLen ‖ bfloat16 [1, seqLen, hidden_dim]`, row-major; seqLen −1 and no data says stop.
-
-    `hidden_dim` is the model's, and not on the wire. [TENSOR-ACTIVATION, TENSOR-STOP]
-    """
-    return Struct(
-        "seq_len" / _Checked(Int32sl, _within(-1, _I32_MAX, "activation-seq-len", "seqLen")),
-        "data" / _Octets(Bytes(lambda context: max(context.seq_len, 0) * hidden_dim * 2)),
-    )
-
+Token: Final = Struct("tokenID" / I32)
+"""[TENSOR-TOKEN]"""
 
 # -- JACCL's side channel ----------------------------------------------------------------------------------------------
 
-JACCL_HELLO: Final = Struct("rank" / _Checked(Int32sl, _within(1, 63, "jaccl-rank", "rank")))
-"""A worker's first word to the root: its rank; the root, rank 0, says none. [JACCL-HELLO]"""
+JacclHello: Final = Struct("rank" / Within(I32, 1, 63, "jaccl-rank"))
+"""A worker's first message to the root, in a ring of up to 64 ranks. [JACCL-HELLO]"""
 
-_ENDPOINT: Final = Struct(
-    "queue_pair_number" / _Checked(Int32sl, _within(0, _I32_MAX, "jaccl-queue-pair", "queue_pair_number")),
-    "packet_sequence_number" / _Checked(Int32sl, _within(7, 7, "jaccl-sequence-number", "packet_sequence_number")),
+JacclCount: Final = Struct("count" / Within(I32, 1, 32, "jaccl-count"))
+"""The length of a rank's list: up to 4 connections to each of 8 ranks. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
+
+JacclEndpoint: Final = Struct(
+    "queue_pair_number" / Within(I32, 0, 2**31 - 1, "jaccl-queue-pair"),
+    "packet_sequence_number" / Within(I32, 7, 7, "jaccl-sequence-number"),
     Padding(4),
-    "gid" / _Octets(Bytes(16)),
+    "gid" / Only(bytes, Bytes(16)),
 )
 
-JACCL_DESTINATION: Final = Struct(
-    "local_id" / _Checked(Int32sl, _within(-1, _I32_MAX, "jaccl-local-id", "local_id")),
-    "endpoint" / IfThenElse(this.local_id == -1, Padding(28), _ENDPOINT),
+JacclDestination: Final = Struct(
+    "local_id" / Within(I32, -1, 2**31 - 1, "jaccl-local-id"),
+    "endpoint" / IfThenElse(this.local_id == -1, Padding(28), JacclEndpoint),
 )
-"""Where a queue pair is reached, 32 bytes. A local_id of −1 marks a rank's own entry: its other 28 bytes mean nothing,
-as the 4 bytes of padding never do. [JACCL-DESTINATION]"""
+"""Where a queue pair is reached, 32 bytes. A local_id of -1 marks a rank's own entry: the other 28 bytes of that mean
+nothing, and neither does the padding. [JACCL-DESTINATION]"""

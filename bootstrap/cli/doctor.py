@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, cast
 import typer
 
 from bootstrap.errors import ConfigError
-from wireproto.cli.console import EXIT_NO, EXIT_OK
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
 
 if TYPE_CHECKING:
     from bootstrap.doctor.checks import Check
     from bootstrap.doctor.ladder import Patient
+    from bootstrap.doctor.system import Call
     from bootstrap.plan import BackendChoice
     from wireproto.jaccl.topology import DeviceEntry
 
@@ -44,21 +45,27 @@ def doctor(
     ] = "auto",
     identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report for a bug tracker, without keys, names and other addresses."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
 ) -> int:
-    """Check what a group needs, in order. Stop at the first thing that is wrong, and say how to mend it.
+    """Check what a group needs, in order. Stop at the first failure, and say how to fix it.
 
     Example: jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2
 
-    It changes nothing, and says what it could not look at for want of an option.
+    It changes nothing, and says which checks it skipped because an option is missing.
 
     Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 could not run.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.control.run import check_timeout
     from bootstrap.doctor.checks import Check
-    from bootstrap.doctor.ladder import Patient, examine
+    from bootstrap.doctor.ladder import Patient, examine, unreached
+    from bootstrap.doctor.system import recorded
 
+    names: tuple[str, ...] = ()
     try:
         check_timeout(timeout)
         if hostfile is not None and peer_ip is not None:
@@ -73,29 +80,73 @@ def doctor(
             identity=identity,
         )
         if hostfile is not None:
-            patient = _of_hostfile(patient, hostfile)
+            patient, names = _of_hostfile(patient, hostfile)
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
 
     show = _show_json if as_json else _writer()
-    check: Check | None = None
-    try:
-        with _limit(timeout):
-            for check in examine(patient):
-                show(check)
-    except _TimeIsUpError:
-        after = "" if check is None else f", of which {check.name} was the last that ended"
-        evidence = f"the checks take more than {timeout:g} s{after}"
-        check = Check("timeout", "red", evidence, "the next one hangs", "a larger --timeout, if this one is short")
+    done: list[Check] = []
+    with recorded() as calls:
+        try:
+            with _limit(timeout):
+                for check in examine(patient):
+                    done.append(check)
+                    show(check)
+        except _TimeIsUpError:
+            after = f", of which {done[-1].name} was the last that ended" if done else ""
+            evidence = f"the checks take more than {timeout:g} s{after}"
+            check = Check("timeout", "red", evidence, "the next one hangs", "a larger --timeout, if this one is short")
+            done.append(check)
+            show(check)
+    ok = done[-1].verdict != "red"
+    rest = list(unreached(done))
+    for check in rest if as_json else ():
         show(check)
-    ok = check is not None and check.verdict != "red"
+    written = report is None or _write_report(context, report, patient, names, [*done, *rest], calls, as_json)
     if as_json:
         typer.echo(json.dumps({"event": "done", "ok": ok}))
-    return EXIT_OK if ok else EXIT_NO
+    return EXIT_COULD_NOT_RUN if not written else EXIT_OK if ok else EXIT_NO
 
 
-def _of_hostfile(patient: "Patient", file: Path) -> "Patient":
-    """Put in what the hostfile says of this host and of the others."""
+def _write_report(
+    context: typer.Context,
+    file: Path,
+    patient: "Patient",
+    names: tuple[str, ...],
+    checks: "list[Check]",
+    calls: "list[Call]",
+    as_json: bool,
+) -> bool:
+    """Write the report, and say so; return whether that could be done."""
+    from bootstrap.doctor.report import Redaction, write_report
+    from bootstrap.errors import TopologyWriteError
+    from bootstrap.topology import write_file
+
+    link = [ip for ip in (patient.own_ip, *patient.peer_ips) if ip is not None]
+    options: dict[str, object] = {
+        "backend": patient.backend,
+        "rank": patient.own_rank,
+        "own address": patient.own_ip,
+        "peers": ", ".join(patient.peer_ips) or None,
+        "link port": patient.link_port,
+        "coordinator port": patient.coordinator_port,
+        "devices": ", ".join(patient.devices) or None,
+    }
+    text = write_report(options, checks, calls, Redaction(link, names))
+    try:
+        write_file(file, text.encode())
+    except TopologyWriteError as error:
+        if as_json:
+            typer.echo(json.dumps({"event": "error", "code": error.code, "message": str(error)}))
+        typer.echo(f"{context.command_path}: {error}", err=True)
+        return False
+    message = f"report written to {file}; read it before you publish it"
+    typer.echo(json.dumps({"event": "report", "path": str(file)}) if as_json else message)
+    return True
+
+
+def _of_hostfile(patient: "Patient", file: Path) -> tuple["Patient", tuple[str, ...]]:
+    """Add what the hostfile says about this host and the others; return the names of hosts as well."""
     from bootstrap.hostfile import read_hostfile
 
     hosts = read_hostfile(file)
@@ -103,14 +154,15 @@ def _of_hostfile(patient: "Patient", file: Path) -> "Patient":
     if rank >= len(hosts.ips):
         raise ConfigError(f"rank {rank} is wrong, {file} has {len(hosts.ips)} hosts", code="bad-rank")
     row = () if hosts.devices is None else hosts.devices[rank]
-    return replace(
+    patient = replace(
         patient,
         rank=rank,
         own_ip=patient.own_ip or hosts.ips[rank],
         peer_ips=tuple(ip for other, ip in enumerate(hosts.ips) if other != rank),
-        backend=hosts.backend if patient.backend == "auto" else patient.backend,
+        backend=hosts.backend_for(patient.backend),
         devices=tuple(name for entry in row for name in _names(entry)),
     )
+    return patient, hosts.names
 
 
 def _names(entry: "DeviceEntry") -> tuple[str, ...]:
@@ -122,7 +174,7 @@ def _show_json(check: "Check") -> None:
 
 
 def _writer() -> Callable[["Check"], None]:
-    """How a person sees a check: with a mark and colours on a terminal, in plain words elsewhere."""
+    """Return how to show a check to a person: with a mark and colours on a terminal, in plain words elsewhere."""
     if sys.stdout is None or not sys.stdout.isatty():
         return _show_plain
     from rich.console import Console
@@ -156,13 +208,13 @@ class _TimeIsUpError(Exception):
 
 @contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """End the block by _TimeIsUpError, wherever it waits then."""
+    """Raise _TimeIsUpError in the block when the time is over."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise _TimeIsUpError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # once more, should the first come where none can be raised
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if the first one comes where nothing can be raised
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The doctor's checks of what both backends need: system, MLX, address, ports, peers, keys, nothing left behind."""
+"""The doctor's checks: system, MLX, Thunderbolt and RDMA, addresses, ports, peers, keys, leftovers."""
 
 import errno
 import os
@@ -7,8 +7,12 @@ import signal
 import socket
 import sys
 import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -16,9 +20,17 @@ import msgspec
 
 from bootstrap.addresses import holds, interface_of, interfaces
 from bootstrap.control.lock import holder
-from bootstrap.doctor.macos import parse_sw_vers
-from bootstrap.doctor.system import run_tool
-from bootstrap.errors import BootstrapError
+from bootstrap.doctor.rdma import ACTIVE, RdmaPort, device_for, local_rdma_devices, parse_rdma_ctl, port_of, usable
+from bootstrap.doctor.system import (
+    parse_addresses,
+    parse_arp,
+    parse_bridges,
+    parse_hardware_ports,
+    parse_sw_vers,
+    parse_thunderbolt,
+    run_tool,
+)
+from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.plan import Backend, BackendChoice
 from bootstrap.ports import reserved_ports
 from bootstrap.trust import IdentityError, Pins, load_identity
@@ -32,6 +44,7 @@ Verdict = Literal["green", "yellow", "red", "skipped"]
 FIRST_MACOS: Final = (26, 2)
 MLX_SECONDS: Final = 15.0  # the first import after an installation reads much from the disk
 PEER_SECONDS: Final = 3.0
+PROFILER_SECONDS: Final = 10.0
 USE_RING: Final = "use --backend ring"
 ANY: Final = "0.0.0.0"  # noqa: S104 - nothing listens there
 
@@ -47,12 +60,16 @@ print(json.dumps({
 }))
 """
 _INSTALL: Final = "pip install --upgrade 'cluster-wireproto[bootstrap]'"
+_REBOOT: Final = "sudo reboot"
+_WEDGED: Final = "the driver of a port is wedged"
 _LONGEST: Final = 300
+_FIRST: Final = IPv4Address("169.254.1.0")  # the first and the last 256 of 169.254.0.0/16 are reserved
+_COUNT: Final = 254 * 256
 
 
 @dataclass(frozen=True)
 class Check:
-    """One rung of the ladder. `cause` is the likely one, `mend` what to do; a red or yellow check has both."""
+    """One rung of the ladder. `cause` is the likely one, `mend` the remedy; a red or yellow check has both."""
 
     name: str
     verdict: Verdict
@@ -61,13 +78,13 @@ class Check:
     mend: str | None = None
 
     def __post_init__(self) -> None:
-        # One line, whatever a tool said. A remedy is never cut: half a command can do harm.
+        # One line, whatever a tool printed. A remedy is never cut: half a command can do harm.
         line = "".join(c if c.isprintable() else " " for c in self.evidence)
         object.__setattr__(self, "evidence", " ".join(line.split())[:_LONGEST])
 
 
 class Mlx(msgspec.Struct, frozen=True):
-    """What a child process found out about MLX."""
+    """What MLX can do, as a child process found out."""
 
     version: str
     backends: tuple[Backend, ...]
@@ -75,13 +92,13 @@ class Mlx(msgspec.Struct, frozen=True):
 
 
 def platform(backend: BackendChoice) -> tuple[bool, Check]:
-    """Whether this is macOS, and whether it is new enough."""
+    """Check whether this is macOS, and new enough."""
     name, uname = "platform", os.uname()
     told = run_tool(["sw_vers"])
     if told.status == "missing":
         system = f"{uname.sysname} {uname.release} {uname.machine}"
         if backend == "jaccl":
-            return False, Check(name, "red", system, "JACCL is there on macOS 26.2 and later alone", USE_RING)
+            return False, Check(name, "red", system, "JACCL needs macOS 26.2 or later", USE_RING)
         return False, Check(name, "green", system)
     version = parse_sw_vers(told.stdout)
     if version is None:
@@ -97,7 +114,7 @@ def platform(backend: BackendChoice) -> tuple[bool, Check]:
 
 
 def mlx(backend: BackendChoice) -> tuple[Mlx | None, Check]:
-    """What MLX can do; None with a red check alone."""
+    """Check what MLX can do; None only with a red check."""
     name = "mlx"
     told = run_tool([sys.executable, "-P", "-c", _MLX_PROBE], MLX_SECONDS)
     if told.status == "hung":
@@ -123,8 +140,180 @@ def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2]
 
 
-def address(ip: str | None, macos: bool) -> Check:
-    """Whether this host holds its own address on the link."""
+# -- Thunderbolt and RDMA ----------------------------------------------------------------------------------------------
+
+
+def gather_factory(mlx: Mlx) -> Check:
+    name = "gather-factory"
+    if mlx.gather_factory:
+        return Check(name, "green", "MLX can be given another side channel (all_gather_factory)")
+    cause = "MLX before 0.32.1: its side channel is a TCP port that trusts every byte"
+    return Check(name, "yellow", f"MLX {mlx.version} knows no all_gather_factory", cause, "pip install --upgrade mlx")
+
+
+def thunderbolt() -> tuple[Literal[4, 5] | None, Check]:
+    """Check the generation of this Mac's ports, before any advice to enable what the hardware may not have."""
+    name = "thunderbolt"
+    told = run_tool(["system_profiler", "SPThunderboltDataType", "-json"], PROFILER_SECONDS)
+    found = parse_thunderbolt(told.stdout)
+    if found is None or (found.generation is None and not found.links):
+        cause = "system_profiler fails, hangs, or knows no Thunderbolt port"
+        return None, Check(
+            name, "yellow", "the Thunderbolt ports cannot be told", cause, "system_profiler SPThunderboltDataType"
+        )
+    if found.generation == 4:
+        cause = "the ports of this Mac are Thunderbolt 4 or older (40 Gb/s), where no setting gives RDMA"
+        return 4, Check(name, "red", "no port does more than 40 Gb/s", cause, USE_RING)
+    own = "Thunderbolt 5" if found.generation else "ports of unknown speed"
+    if not found.links:
+        cause = "no cable, or the other Mac is off or asleep"
+        return found.generation, Check(name, "yellow", f"{own}, no other Mac attached", cause, "connect the two Macs")
+    speeds = [f"{speed} Gb/s" + (f" to {name}" if len(found.links) > 1 else "") for speed, name in found.links]
+    evidence = f"{own}, linked at {', '.join(speeds)}"
+    slow = [name for speed, name in found.links if speed < 80]
+    if slow:
+        which = f" to {', '.join(slow)}" if len(found.links) > 1 else ""
+        cause = f"the cable{which}, a dock on the way, or the other Mac is Thunderbolt 4 or older"
+        mend = f"use a Thunderbolt 5 cable (80 Gb/s){which}, without a slower dock"
+        return found.generation, Check(name, "yellow", evidence, cause, mend)
+    return found.generation, Check(name, "green", evidence)
+
+
+def rdma_ctl(generation: Literal[4, 5] | None) -> Check:
+    name = "rdma-ctl"
+    told = run_tool(["rdma_ctl", "status"])
+    state = parse_rdma_ctl(told.stdout)
+    if state == "enabled":
+        return Check(name, "green", "RDMA is enabled")
+    if state == "disabled":
+        only = "" if generation == 5 else "on a Mac with Thunderbolt 5, "
+        mend = f"{only}restart into macOS Recovery, open Utilities, Terminal, and run: rdma_ctl enable"
+        return Check(name, "red", "RDMA is disabled", "it is so until it is enabled once from Recovery", mend)
+    said = (told.stdout or told.stderr).strip() or "nothing"
+    evidence = "rdma_ctl status hangs" if told.status == "hung" else f"rdma_ctl status says: {said}"
+    return Check(name, "yellow", evidence, "another macOS than this check knows", "rdma_ctl status")
+
+
+def rdma_devices(named: Sequence[str]) -> tuple[list[str], Check]:
+    """Check which devices exist, and whether they include those that a hostfile names for this host."""
+    name = "rdma-devices"
+    try:
+        devices = local_rdma_devices()
+    except ConfigError:
+        return [], Check(name, "red", "ibv_devices hangs", _WEDGED, _REBOOT)
+    if not devices:
+        cause = "RDMA is not enabled, or this Mac has no Thunderbolt 5"
+        return [], Check(name, "red", "ibv_devices lists none", cause, USE_RING)
+    there = ", ".join(devices)
+    missing = [device for device in named if device not in devices]
+    if missing:
+        evidence = f"the hostfile names {', '.join(missing)} for this host; there is {there}"
+        cause = "names differ from Mac to Mac, and can change after a reboot"
+        return devices, Check(name, "red", evidence, cause, "correct this host's `rdma` in the hostfile")
+    return devices, Check(name, "green", there)
+
+
+def bridge(there: Sequence[str]) -> Check:
+    """Check whether a bridge holds a Thunderbolt port, the interface of one of the RDMA devices `there`."""
+    name = "bridge"
+    ports = {device.removeprefix("rdma_") for device in there}
+    hardware = parse_hardware_ports(run_tool(["networksetup", "-listallhardwareports"]).stdout)
+    ports.update(device for device, port in hardware.items() if "thunderbolt" in port.lower())
+    holding = {
+        device: (members, [member for member in members if member in ports])
+        for device, members in parse_bridges(run_tool(["ifconfig", "-a"]).stdout).items()
+        if ports.intersection(members)
+    }
+    if not holding:
+        return Check(name, "green", "no bridge holds a Thunderbolt port")
+    evidence = "; ".join(f"{device} is up, with {', '.join(members)}" for device, (members, _) in holding.items())
+    # Internet Sharing and virtual machines need the rest of their bridge.
+    mend = "; ".join(
+        f"sudo ifconfig {device} down"
+        if device == "bridge0"
+        else "; ".join(f"sudo ifconfig {device} deletem {member}" for member in members)
+        for device, (_, members) in holding.items()
+    )
+    cause = "macOS, Internet Sharing or a virtual machine made it; it takes the ports that RDMA needs"
+    return Check(name, "yellow", evidence, cause, mend)
+
+
+def rdma_ports(
+    own_ip: str | None, named: Sequence[str], there: Sequence[str], peer_ips: Sequence[str] = ()
+) -> Iterator[Check]:
+    """Check the ports that this rank would use: those named, else that of its own address, else any that is good."""
+    if not named and own_ip is None:
+        found = [_port(device) for device in there]
+        good = next((each for each in found if each[0].verdict == "green"), found[0])
+        yield from _with_addresses([good], peer_ips)
+        return
+    try:
+        devices = list(dict.fromkeys(named)) or [device_for(str(own_ip))]
+    except ConfigError as error:
+        what, _, mend = str(error).removeprefix("jaccl: ").partition("; ")
+        cause = "the address is not on a Thunderbolt port that RDMA can use"
+        yield Check("rdma-port", "red", what, cause, mend)
+        return
+    yield from _with_addresses([_port(device) for device in devices], peer_ips)
+
+
+def _with_addresses(found: Sequence[tuple[Check, RdmaPort | None]], peer_ips: Sequence[str]) -> Iterator[Check]:
+    """Yield the checks. Those of ports that lack only an address are one, last, with an address for each port."""
+    lacking = [port for _, port in found if port is not None]
+    yield from (check for check, port in found if port is None)
+    if lacking:
+        addresses = link_local([port.device.removeprefix("rdma_") for port in lacking], peer_ips)
+        mend = "; ".join(
+            f"sudo ifconfig {interface} inet {ip} netmask 255.255.0.0 alias" for interface, ip in addresses.items()
+        )
+        cause = "a self-assigned address is not there yet, which can take minutes, or the bridge has taken the port"
+        yield Check("rdma-port", "red", "; ".join(str(usable(port)) for port in lacking), cause, mend)
+
+
+def link_local(interfaces_: Sequence[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Return a link-local address for each interface: none twice, none of `others`, and none seen in use.
+
+    They depend on this host, so that two hosts at one cable choose different ones.
+    """
+    used = {str(address) for _, address in interfaces()} | {*others}
+    used |= parse_addresses(run_tool(["ifconfig", "-a"]).stdout) | parse_arp(run_tool(["arp", "-an"]).stdout)
+    seed = zlib.crc32(socket.gethostname().encode())
+    chosen: dict[str, str] = {}
+    for interface in interfaces_:
+        number = zlib.crc32(interface.encode(), seed)
+        while (ip := str(_FIRST + number % _COUNT)) in used:
+            number += 1
+        used.add(ip)
+        chosen[interface] = ip
+    return chosen
+
+
+def _port(device: str) -> tuple[Check, RdmaPort | None]:
+    """Check a port; return the port as well if it lacks nothing but an address."""
+    name = "rdma-port"
+    try:
+        port = port_of(device)
+    except ConfigError as error:
+        if error.code == "rdma-query-hangs":
+            return Check(name, "red", f"ibv_devinfo -v -d {device} hangs", _WEDGED, _REBOOT), None
+        what = str(error).removeprefix("jaccl: ")
+        return Check(name, "red", what, "the port cannot be queried", _REBOOT), None
+    reason = usable(port)
+    if reason is None:
+        told = [port.state, port.link_layer, f"MTU {port.active_mtu}", *(f"::ffff:{ip}" for ip in port.ipv4)]
+        return Check(name, "green", f"{device}: {', '.join(str(each) for each in told)}"), None
+    if port.state != ACTIVE:
+        cause = "no cable, or RDMA is not enabled on the other Mac"
+        mend = f"on the other Mac: jaccl-bootstrap doctor; here: ibv_devinfo -d {device}"
+        return Check(name, "red", reason, cause, mend), None
+    return Check(name, "red", reason, "no address", "see below"), port
+
+
+# -- address, ports, peers ---------------------------------------------------------------------------------------------
+
+
+def address(ip: str | None, macos: bool, peer_ips: Sequence[str] = ()) -> Check:
+    """Check whether this host has its own address on the link, where the peers can connect to it."""
     name = "address"
     if ip is None:
         return Check(name, "skipped", "give --own-ip or --hostfile")
@@ -133,11 +322,14 @@ def address(ip: str | None, macos: bool) -> Check:
         cause = "the cable is out, or a self-assigned address has changed or is not there yet, which can take minutes"
         show = "ifconfig" if macos else "ip -4 address"
         return Check(name, "red", f"this host does not hold {ip}; it holds {there}", cause, show)
+    if IPv4Address(ip).is_loopback and (far := [peer for peer in peer_ips if not IPv4Address(peer).is_loopback]):
+        cause = f"only this host can connect to a loopback address, and {far[0]} is another"
+        return Check(name, "red", f"{ip} is a loopback address", cause, "use the address of the link as --own-ip")
     return Check(name, "green", f"{ip} on {interface_of(ip) or 'no interface that tells'}")
 
 
 def lock(ip: str | None) -> Check:
-    """Whether another group is up: JACCL is safe with one a host."""
+    """Check whether another group is up: JACCL is safe with one per host."""
     name, running = "lock", holder(ip or ANY)
     if running is None:
         return Check(name, "green", "no other group is up on this host")
@@ -146,9 +338,9 @@ def lock(ip: str | None) -> Check:
     return Check(name, "red", f"{who} runs a group on this host", "one group a host is the limit", mend)
 
 
-def coordinator_port(ip: str | None, port: int) -> Check:
-    """Whether MLX can have the port: a stranger that set SO_REUSEPORT would share it, and mix two groups up."""
-    name, host = "coordinator-port", ip or ANY
+def port_is_free(name: str, ip: str | None, port: int, option: str) -> Check:
+    """Check whether a port can be had. Another program that set SO_REUSEPORT would share it, and mix up two groups."""
+    host = ip or ANY
     try:
         with reserved_ports(host, 1, port):
             return Check(name, "green", f"{host}:{port} is free")
@@ -156,11 +348,11 @@ def coordinator_port(ip: str | None, port: int) -> Check:
         if error.code == "port-in-use":
             cause = "another program, or another group, listens there"
             return Check(name, "red", f"{host}:{port} is in use", cause, f"lsof -nP -iTCP:{port}")
-        return Check(name, "red", str(error).partition(";")[0], "the system keeps it", "use another --coordinator-port")
+        return Check(name, "red", str(error).partition(";")[0], "the system keeps it", f"use another {option}")
 
 
 def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bool) -> Check:
-    """Whether TCP reaches the peer from this very interpreter, since privacy settings can differ by program."""
+    """Check whether TCP from this interpreter reaches the peer: privacy settings can differ by program."""
     name, where = "peer", f"{ip}:{port}"
     try:
         source = None if own_ip is None else (own_ip, 0)
@@ -216,21 +408,21 @@ def pin(ip: str) -> Check:
 
 
 def leftovers() -> Check:
-    """Workers whose launcher is gone, and directories that no running worker can have made."""
+    """Check for workers whose launcher is gone, and directories that no live run can have made."""
     import psutil
 
-    name, orphans, running = "leftovers", [], False
+    name, orphans, oldest = "leftovers", [], float("inf")
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.uids().real == os.getuid() and "bootstrap.worker" in process.cmdline():
-                running = True
-                if _is_orphan(process):
+            if process.uids().real == os.getuid() and (kind := _kind(process.cmdline())):
+                oldest = min(oldest, process.create_time())
+                if kind == "worker" and _is_orphan(process):
                     orphans.append(str(process.pid))
     if orphans:
         evidence = f"without a launcher: worker {', '.join(orphans)}"
-        cause = "the launcher was killed, and native code takes no notice; memory stays taken"
+        cause = "the launcher was killed, and native code does not notice; memory stays in use"
         return Check(name, "yellow", evidence, cause, f"kill -KILL {' '.join(orphans)}")
-    directories = [] if running else _directories()
+    directories = _directories(before=oldest - 1.0)
     if directories:
         cause = "a run was killed together with its guard"
         return Check(
@@ -239,24 +431,39 @@ def leftovers() -> Check:
     return Check(name, "green", "nothing of an earlier run")
 
 
+def _kind(arguments: Sequence[str]) -> Literal["worker", "run", None]:
+    """Return what part of a live run a process is: a worker, or the run itself or its guard."""
+    if "bootstrap.worker" in arguments:
+        return "worker"
+    names = [argument.rpartition("/")[2] for argument in arguments]
+    for name, following in pairwise(names):
+        if name in ("jaccl-bootstrap", "bootstrap") and following in ("up", "demo"):
+            return "run"
+    return "run" if any(argument.endswith("bootstrap/control/guard.py") for argument in arguments) else None
+
+
 def _is_orphan(process: "psutil.Process") -> bool:
-    """A launcher runs the same interpreter; whoever adopts an orphan does not."""
+    """Tell by the parent: a launcher runs the same interpreter, and init or whoever adopts an orphan does not."""
     import psutil
 
     parent = process.parent()
     try:
         return parent is None or parent.exe() != process.exe()
     except (psutil.Error, OSError):
-        return True  # somebody else's, or gone
+        return True  # another user's, or gone
 
 
-def _directories() -> list[str]:
+def _directories(before: float) -> list[str]:
+    """Return this user's directories of runs that were made before that time: those of live runs are later."""
     with os.scandir(tempfile.gettempdir()) as entries:
-        return sorted(entry.path for entry in entries if entry.name.startswith("jaccl-bootstrap-") and _is_mine(entry))
+        return sorted(
+            entry.path for entry in entries if entry.name.startswith("jaccl-bootstrap-") and _is_mine(entry, before)
+        )
 
 
-def _is_mine(entry: "os.DirEntry[str]") -> bool:
+def _is_mine(entry: "os.DirEntry[str]", before: float) -> bool:
     try:
-        return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+        status = entry.stat(follow_symlinks=False)
+        return entry.is_dir(follow_symlinks=False) and status.st_uid == os.getuid() and status.st_ctime < before
     except OSError:
         return False  # gone meanwhile

@@ -1,10 +1,11 @@
-"""The ladder of checks before anything native runs: each rung stands on those below, and a red one is the last."""
+"""The ladder of checks before anything native runs: each relies on those before it, and a red one is the last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from bootstrap.doctor import checks, rdma_checks
+from bootstrap.doctor import checks
 from bootstrap.doctor.checks import Check
 from bootstrap.errors import ConfigError
 from bootstrap.plan import (
@@ -21,9 +22,9 @@ from bootstrap.plan import (
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """This host as a rank, and its peers, as far as they are known. ConfigError for what cannot be.
+    """This host as a rank, and its peers, as far as they are known. Raise ConfigError for impossible ones.
 
-    `devices` are those that a hostfile names for this host; `rank` is elected where there is one peer.
+    `devices` are those that a hostfile names for this host; `rank` is elected if there is one peer.
     """
 
     backend: BackendChoice = "auto"
@@ -50,18 +51,35 @@ class Patient:
 
     @property
     def own_rank(self) -> int | None:
-        """The given rank, or the elected one; None where neither is there. [BOOT-ELECTION]"""
+        """Return the given rank, or the elected one; None if there is neither. [BOOT-ELECTION]"""
         if self.rank is None and self.own_ip is not None and len(self.peer_ips) == 1:
             return elect(self.own_ip, self.peer_ips[0])
         return self.rank
 
 
+NAMES: Final = (
+    "platform", "mlx", "gather-factory", "thunderbolt", "rdma-ctl", "rdma-devices", "bridge", "address", "rdma-port",
+    "lock", "link-port", "coordinator-port", "peer", "identity", "pin", "leftovers",
+)  # fmt: skip
+"""Every check there is, in order."""
+
+
 def examine(patient: Patient) -> Iterator[Check]:
-    """Climb the ladder, and give each check as soon as it is done."""
+    """Climb the ladder, and yield each check as soon as it is done."""
     for check in _ladder(patient):
         yield check
         if check.verdict == "red":
             return
+
+
+def unreached(done: Sequence[Check]) -> Iterator[Check]:
+    """Yield the checks that were not made, as skipped: those after a red one, and those that this run does not need."""
+    names = [check.name for check in done]
+    red = next((check.name for check in done if check.verdict == "red"), None)
+    for name in NAMES:
+        if name not in names:
+            later = red is not None and (red not in NAMES or NAMES.index(name) > NAMES.index(red))
+            yield Check(name, "skipped", f"fix {red} first" if later else "not needed here")
 
 
 def _ladder(patient: Patient) -> Iterator[Check]:
@@ -72,17 +90,18 @@ def _ladder(patient: Patient) -> Iterator[Check]:
     assert mlx is not None  # noqa: S101 - the check was red otherwise
     jaccl = patient.backend == "jaccl" or (patient.backend == "auto" and "jaccl" in mlx.backends)
     if jaccl:
-        yield rdma_checks.gather_factory(mlx)
-        generation, check = rdma_checks.thunderbolt()
+        yield checks.gather_factory(mlx)
+        generation, check = checks.thunderbolt()
         yield check
-        yield rdma_checks.rdma_ctl(generation)
-        devices, check = rdma_checks.rdma_devices(patient.devices)
+        yield checks.rdma_ctl(generation)
+        devices, check = checks.rdma_devices(patient.devices)
         yield check
-        yield rdma_checks.bridge()
-    yield checks.address(patient.own_ip, macos)
+        yield checks.bridge(devices)
+    yield checks.address(patient.own_ip, macos, patient.peer_ips)
     if jaccl:
-        yield from rdma_checks.rdma_ports(patient.own_ip, patient.devices, devices)
+        yield from checks.rdma_ports(patient.own_ip, patient.devices, devices, patient.peer_ips)
     yield checks.lock(patient.own_ip)
+    yield _link_port(patient)
     yield _coordinator_port(patient, jaccl)
     if not patient.peer_ips:
         yield Check("peer", "skipped", "give --peer-ip or --hostfile")
@@ -94,9 +113,17 @@ def _ladder(patient: Patient) -> Iterator[Check]:
     yield checks.leftovers()
 
 
+def _link_port(patient: Patient) -> Check:
+    """Every rank but 0 listens on the link port."""
+    if patient.own_rank == 0:
+        return Check("link-port", "skipped", "rank 0 does not listen there; the others do")
+    return checks.port_is_free("link-port", patient.own_ip, patient.link_port, "--link-port")
+
+
 def _coordinator_port(patient: Patient, jaccl: bool) -> Check:
-    """JACCL listens on rank 0 alone, ring on `port + rank` of each."""
+    """JACCL listens on rank 0 only, ring on `port + rank` of each."""
     rank = patient.own_rank or 0
     if jaccl and rank:
         return Check("coordinator-port", "skipped", f"rank {rank} does not listen; rank 0 does")
-    return checks.coordinator_port(patient.own_ip, patient.coordinator_port + (0 if jaccl else rank))
+    port = patient.coordinator_port + (0 if jaccl else rank)
+    return checks.port_is_free("coordinator-port", patient.own_ip, port, "--coordinator-port")

@@ -1,4 +1,4 @@
-"""RDMA devices as the system's tools tell of them: `rdma_ctl status`, `ibv_devices`, `ibv_devinfo`."""
+"""RDMA devices, as `rdma_ctl status`, `ibv_devices` and `ibv_devinfo` describe them."""
 
 import re
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ class RdmaPort:
 
     @property
     def ipv4(self) -> tuple[str, ...]:
-        """The addresses in the IPv4-mapped GIDs (`::ffff:a.b.c.d`), the only ones that JACCL uses."""
+        """Return the addresses in IPv4-mapped GIDs (`::ffff:a.b.c.d`), the only ones that JACCL uses."""
         return tuple(str(gid.ipv4_mapped) for gid in self.gids if gid.ipv4_mapped is not None)
 
 
 def local_rdma_devices() -> list[str]:
-    """The names that `ibv_devices` lists, in its order; none where the tool is missing or fails."""
+    """Return the names that `ibv_devices` lists, in its order; none if the tool is missing or fails."""
     result = _answer("ibv_devices")
     return parse_ibv_devices(result.stdout) if result.status == "ok" else []
 
 
 def device_for(ip: str) -> str:
-    """The RDMA device of the interface that holds the own address `ip`: `rdma_en5` for `en5`."""
+    """Return the RDMA device of the interface with this host's address `ip`: `rdma_en5` for `en5`."""
     interface = interface_of(ip)
     if interface is None:
         raise ConfigError(
@@ -66,9 +66,9 @@ def device_for(ip: str) -> str:
 
 
 def port_of(device: str) -> RdmaPort:
-    """Ask `ibv_devinfo -v` for the port of `device`; ConfigError (`rdma-query-failed`) where it tells of none."""
+    """Ask `ibv_devinfo -v` for the port of `device`. Raise ConfigError (`rdma-query-failed`) if it names none."""
     result = _answer("ibv_devinfo", "-v", "-d", device)
-    # Its exit status says nothing: a table of GIDs that is longer than what can be read makes it fail at the end.
+    # Its exit status does not count: it fails at the end of a GID table that is longer than what can be read.
     port = parse_ibv_devinfo(device, result.stdout)
     if port is None:
         said = result.stderr.strip().partition("\n")[0] or "nothing about a port"
@@ -77,7 +77,7 @@ def port_of(device: str) -> RdmaPort:
 
 
 def usable(port: RdmaPort) -> str | None:
-    """None, or why JACCL cannot use the port."""
+    """Return why JACCL cannot use the port, or None if it can."""
     if port.state != ACTIVE:
         return f"{port.device} is {port.state}, not {ACTIVE}"
     if not port.ipv4:
@@ -86,12 +86,12 @@ def usable(port: RdmaPort) -> str | None:
 
 
 def parse_ibv_devices(text: str) -> list[str]:
-    """Two heading lines, then `name  guid` a line; a line without 16 hex digits for a GUID is no device."""
+    """Return the device names in `ibv_devices`' output: `name  guid` lines after two heading lines."""
     return [match[1] for line in text.splitlines() if (match := _DEVICE_LINE.match(line))]
 
 
 def parse_ibv_devinfo(device: str, text: str) -> RdmaPort | None:
-    """The first port in what `ibv_devinfo -v` prints, None where there is none."""
+    """Return the first port in the output of `ibv_devinfo -v`, or None."""
     ports = re.split(r"^\s*port:", text, maxsplit=2, flags=re.MULTILINE)
     lines = ports[1].splitlines() if len(ports) > 1 else []
     fields = {match[1]: match[2] for line in lines if (match := _FIELD.match(line))}
@@ -108,7 +108,7 @@ def parse_ibv_devinfo(device: str, text: str) -> RdmaPort | None:
 
 
 def parse_rdma_ctl(text: str) -> Literal["enabled", "disabled"] | None:
-    """What `rdma_ctl status` says, None where that is neither, or both."""
+    """Return what `rdma_ctl status` says, or None if it says neither, or both."""
     said = set(re.findall(r"\bnot enabled\b|\benabled\b|\bdisabled\b", text.lower()))
     if said == {"enabled"}:
         return "enabled"

@@ -1,24 +1,45 @@
-"""Runs the system's own tools, each within a time limit: some of them hang on a wedged port."""
+"""The system's own tools, each run within a time limit, and what macOS's tools say.
 
+Reads `sw_vers`, `system_profiler`, `networksetup`, `ifconfig` and `arp`; RDMA's tools are in `rdma`. Some of them hang
+on a wedged port.
+"""
+
+import json
 import os
+import re
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import IO, Final, Literal
+from itertools import zip_longest
+from typing import IO, Final, Literal, NamedTuple
 
 SECONDS: Final = 5.0
 MAX_OUTPUT: Final = 1 << 20
 """Bytes of one stream that are kept; the rest is read and dropped."""
-_REAP_SECONDS: Final = 0.2  # one that the kernel does not let go, even after KILL, is left behind
+_REAP_SECONDS: Final = 0.2  # a process that the kernel does not release, even after KILL, is left behind
+
+_VERSION: Final = re.compile(r"^ProductVersion:\s+(\d{1,3})\.(\d{1,3})(?:\.\d{1,3})?$", re.ASCII | re.MULTILINE)
+_RECEPTACLE: Final = re.compile(r"receptacle_\d+_tag", re.ASCII)
+_UPSTREAM: Final = re.compile(r"receptacle_upstream\w*_tag", re.ASCII)
+_SPEED: Final = re.compile(r"([^\d]*)(\d{1,4})(?:[.,]\d+)?\s*Gb/s(?:\s*[x×]\s*(\d{1,2}))?\s*", re.ASCII)
+_HARDWARE_PORT: Final = re.compile(r"^Hardware Port: (.+)\nDevice: (\S+)$", re.MULTILINE)
+_INTERFACE: Final = re.compile(r"^(\S+): flags=[0-9a-f]+<([A-Z0-9,]*)>", re.MULTILINE)
+_MEMBER: Final = re.compile(r"^\s+member: (\S+)", re.MULTILINE)
+_INET: Final = re.compile(r"^\s+inet (\d{1,3}(?:\.\d{1,3}){3})\b", re.ASCII | re.MULTILINE)
+_ARP: Final = re.compile(r"\((\d{1,3}(?:\.\d{1,3}){3})\)", re.ASCII)
+
+
+# -- running a tool ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolResult:
-    """`missing`: it could not be started, `stderr` says why; `failed`: its exit status is not 0; `hung`: killed."""
+    """`missing`: it could not be started, for the reason in `stderr`; `failed`: exit status not 0; `hung`: killed."""
 
     status: Literal["ok", "missing", "failed", "hung"]
     stdout: str = ""
@@ -26,15 +47,43 @@ class ToolResult:
     returncode: int | None = None
 
 
-def run_tool(argv: Sequence[str], seconds: float = SECONDS) -> ToolResult:
-    """Run a program without input and in the C locale, for at most `seconds` until its end and that of its output.
+class Call(NamedTuple):
+    """A tool that was run, and its result."""
 
-    It has a process group of its own, which is killed when the time is over: its children go with it.
+    argv: tuple[str, ...]
+    result: ToolResult
+
+
+_calls: ContextVar[list[Call] | None] = ContextVar("_calls", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Call]]:
+    """Collect the calls of `run_tool` inside the block."""
+    calls: list[Call] = []
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def run_tool(argv: Sequence[str], seconds: float = SECONDS) -> ToolResult:
+    """Run a program without input and in the C locale, for at most `seconds` until it and its output end.
+
+    It gets a process group of its own, which is killed when the time is over, together with its children.
     """
+    result = _run(argv, seconds)
+    if (calls := _calls.get()) is not None:
+        calls.append(Call(tuple(argv), result))
+    return result
+
+
+def _run(argv: Sequence[str], seconds: float) -> ToolResult:
     deadline = time.monotonic() + seconds
     process: subprocess.Popen[bytes] | None = None
     ended = False
-    # A signal in the middle of the start would leave a process whose number nobody knows.
+    # A signal during the start would leave a process with an unknown number.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM})
     try:
         try:
@@ -66,7 +115,7 @@ def run_tool(argv: Sequence[str], seconds: float = SECONDS) -> ToolResult:
 
 
 def _read(kept: dict[IO[bytes], bytearray], deadline: float) -> bool:
-    """Take what comes until all streams end; False if the time is over before."""
+    """Read until all streams end; return False if the time is over first."""
     with selectors.DefaultSelector() as selector:
         for stream, data in kept.items():
             selector.register(stream, selectors.EVENT_READ, data)
@@ -91,7 +140,126 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """The group exists until its leader is waited for, so no stranger's can be meant."""
+    """Kill the process group. It exists until its leader is waited for, so its number is not reused."""
     with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     _wait(process, _REAP_SECONDS)
+
+
+# -- macOS's tools -----------------------------------------------------------------------------------------------------
+
+
+class Link(NamedTuple):
+    """A link to another computer: `speed` in Gb/s, the slowest on the way, and the computer's `name`."""
+
+    speed: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Thunderbolt:
+    """`generation`: 5 from 80 Gb/s, 4 below, None if no port tells; `links`: to each other computer."""
+
+    generation: Literal[4, 5] | None
+    links: tuple[Link, ...]
+
+
+def parse_sw_vers(text: str) -> tuple[int, int] | None:
+    """Return the version of macOS: (26, 2) for 26.2.1."""
+    match = _VERSION.search(text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_thunderbolt(text: str) -> Thunderbolt | None:
+    """Return what `system_profiler SPThunderboltDataType -json` says of this Mac's ports; None if it names none.
+
+    A free port tells the most that it can do ("Up to 120 Gb/s"). A port in use tells only what both sides agreed on, so
+    a slow link does not prove a slow Mac. Devices form a tree: another Mac may be behind hubs and docks. Their ports
+    limit the speed of a link, and say nothing about this Mac.
+    """
+    try:
+        buses = _objects(json.loads(text)["SPThunderboltDataType"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    own = {str(bus["domain_uuid_key"]) for bus in buses if "domain_uuid_key" in bus}
+    able: list[int] = []
+    links: list[Link] = []
+    ports = 0
+    for bus in buses:
+        speeds = _speeds(bus, _RECEPTACLE)
+        ports += len(speeds)
+        able += [speed.gbps for speed in speeds if speed.most or speed.gbps >= 80]
+        if speeds:
+            in_use = [speed.gbps for speed in speeds if not speed.free] or [speed.gbps for speed in speeds]
+            links += _links(bus, max(in_use), own)
+    if not ports:
+        return None
+    generation: Literal[4, 5] | None = None if not able else 5 if max(able) >= 80 else 4
+    return Thunderbolt(generation, tuple(links))
+
+
+def parse_hardware_ports(text: str) -> dict[str, str]:
+    """Return the port of each device, such as `{"en1": "Thunderbolt 1"}`, from `networksetup -listallhardwareports`."""
+    return {device: port for port, device in _HARDWARE_PORT.findall(text)}
+
+
+def parse_bridges(text: str) -> dict[str, tuple[str, ...]]:
+    """Return the members of each bridge that is up, from `ifconfig -a`, whatever the bridge is called."""
+    starts = list(_INTERFACE.finditer(text))
+    bridges = {}
+    for match, following in zip_longest(starts, starts[1:]):
+        end = len(text) if following is None else following.start()
+        members = tuple(_MEMBER.findall(text, match.end(), end))
+        if members and "UP" in match[2].split(","):
+            bridges[match[1]] = members
+    return bridges
+
+
+def parse_addresses(text: str) -> frozenset[str]:
+    """Return the IPv4 addresses in `ifconfig -a`."""
+    return frozenset(_INET.findall(text))
+
+
+def parse_arp(text: str) -> frozenset[str]:
+    """Return the addresses in `arp -an`: other hosts that this one has met."""
+    return frozenset(_ARP.findall(text))
+
+
+class _Speed(NamedTuple):
+    gbps: int
+    most: bool
+    """It is the most that the port can do."""
+    free: bool
+    """Nothing is attached to the port."""
+
+
+def _speeds(device: dict[str, object], key: re.Pattern[str]) -> list[_Speed]:
+    """Return the speed of each of a device's ports, of all lanes together: "40 Gb/s x2" is 80."""
+    speeds = []
+    for tag in (tag for name, tag in device.items() if key.fullmatch(name) and isinstance(tag, dict)):
+        if match := _SPEED.fullmatch(str(tag.get("current_speed_key"))):
+            most = bool(match[1].strip())
+            free = "no_devices" in str(tag.get("receptacle_status_key", "no_devices" if most else ""))
+            speeds.append(_Speed(int(match[2]) * int(match[3] or 1), most, free))
+    return speeds
+
+
+def _links(bus: dict[str, object], speed: int, own: set[str]) -> Iterator[Link]:
+    """Find the other computers in a bus's tree: they have a domain of their own, which hubs and docks do not."""
+    waiting = [(item, speed) for item in _objects(bus.get("_items"))][::-1]
+    while waiting:
+        item, above = waiting.pop()
+        here = min([above, *(each.gbps for each in _speeds(item, _UPSTREAM) if not each.free)])
+        domain = item.get("domain_uuid_key")
+        if domain is not None and str(domain) not in own:
+            name = item.get("device_name_key") or item.get("_name")
+            yield Link(here, name if isinstance(name, str) else "another Mac")
+            continue
+        # Which of its ports leads to which device is not told: the fastest one in use may be it.
+        down = [each.gbps for each in _speeds(item, _RECEPTACLE) if not each.free]
+        below = min(here, max(down)) if down else here
+        waiting += [(each, below) for each in _objects(item.get("_items"))][::-1]
+
+
+def _objects(value: object) -> list[dict[str, object]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

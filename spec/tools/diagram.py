@@ -1,5 +1,5 @@
-"""What spec/protocol.md has drawn from the code: the layouts, the session's states, the error codes,
-and the worked example.
+"""What spec/protocol.md has drawn from the code: layouts, types, fields, the session's states, error codes, and the
+worked example.
 
 Each stands between `<!-- drawn: NAME -->` and `<!-- /drawn -->`, where NAME is one of `DRAWN`.
 """
@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 
 import construct
 
+from spec.tools.fields import Facts, Field, Message, messages
 from spec.tools.worked_example import worked_example
 from wireproto import schema
 from wireproto.errors import ERROR_CODES
-from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType, Revision
+from wireproto.messages import SPEC_BY_TYPE, ClusterMsgType
 from wireproto.session.states import BOX_OPENS, RECEIVES, SENDS, Role, State
 
 _PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
@@ -98,6 +99,71 @@ def _bare(layout: construct.Construct) -> construct.Construct:
     return layout
 
 
+# -- tables of frames and fields ---------------------------------------------------------------------------------------
+
+_KINDS: Final = {"json": "JSON", "empty": "empty", "opaque": "opaque: a tensor box"}
+
+
+def type_table() -> str:
+    """The types of the plain protocol."""
+    rows = [
+        [f"0x{each.number:02X}", each.name, _direction(each), _KINDS[each.kind], str(each.revision)]
+        for each in messages()
+        if each.extension is None
+    ]
+    return _table(["type", "name", "from → to", "payload", "since revision"], rows)
+
+
+def extension_table() -> str:
+    """The types of extensions."""
+    kinds = _KINDS | {"numbered": "a number, then opaque bytes"}
+    rows = [
+        [f"0x{each.number:02X}", each.name, _direction(each), kinds[each.kind], f"`{each.extension}`"]
+        for each in messages()
+        if each.extension is not None
+    ]
+    return _table(["type", "name", "from → to", "payload", "extension"], rows)
+
+
+def _direction(message: Message) -> str:
+    return SPEC_BY_TYPE[message.number].direction.value
+
+
+def field_table() -> str:
+    """The members of each JSON payload; types with the same members share their rows."""
+    names: dict[tuple[Field, ...], list[str]] = defaultdict(list)
+    for message in messages():
+        if message.kind == "json":
+            names[message.fields].append(message.name)
+    rows = [
+        ["" if index else ", ".join(types), f"`{field.key}`", "optional: " * field.optional + _in_words(field.facts)]
+        for fields, types in names.items()
+        for index, field in enumerate(fields)
+    ]
+    return _table(["payload of", "key", "value"], rows)
+
+
+def _in_words(facts: Facts) -> str:
+    match facts:
+        case Facts(type="integer", low=low, high=high):
+            is_wide = (low, high) == (-(2**63), 2**63 - 1)
+            return "integer of 64 bits, signed" if is_wide else f"integer from {low} to {high:,}"
+        case Facts(type="array", item=Facts() as item):
+            most = "" if facts.max is None else f" of at most {facts.max}"
+            return f"array{most}, each of them: {_in_words(item)}{'; no two are equal' * facts.unique}"
+        case Facts(type="bytes", min=size):
+            return "bytes" if size is None else f"{size} bytes"
+        case Facts(values=values) if values:
+            return "one of " + ", ".join(f'`"{value}"`' for value in values)
+    most = "" if facts.max is None else f" of at most {facts.max:,} characters"
+    return f"{facts.type}{most}" + ("" if facts.pattern is None else f" that `{facts.pattern}` matches in full")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
 # -- states ------------------------------------------------------------------------------------------------------------
 
 
@@ -139,22 +205,22 @@ def _id(state: State) -> str:
 
 def error_table() -> str:
     """Every error code and what it means."""
-    rows = "".join(f"| `{code}` | {meaning} |\n" for code, (_, meaning) in ERROR_CODES.items())
-    return f"\n| code | meaning |\n| --- | --- |\n{rows}\n"
+    return _table(["code", "meaning"], [[f"`{code}`", meaning] for code, (_, meaning) in ERROR_CODES.items()])
 
-
-_IN_SPEC: Final = {"seq_len": "seqLen", "token_id": "tokenID", "data": "bfloat16"}
 
 DRAWN: Final[dict[str, Callable[[], str]]] = {
-    "LINK_FRAME": partial(layout_diagram, schema.LINK_FRAME, {"body": "length"}),
-    "SEALED_BOX": partial(layout_diagram, schema.SEALED_BOX, {"ciphertext": "n"}),
-    "CLUSTER_FRAME": partial(layout_diagram, schema.CLUSTER_FRAME[Revision.V2], {"payload": ""}),
-    "SIDE_CHANNEL_PART": partial(layout_diagram, schema.SIDE_CHANNEL_PART, {"part": ""}),
-    "SIDE_CHANNEL_WHOLE": partial(layout_diagram, schema.SIDE_CHANNEL_WHOLE, {"whole": ""}),
-    "ACTIVATION": partial(layout_diagram, schema.activation(0), {"data": "seqLen × hiddenDim × 2"}, _IN_SPEC),
-    "TOKEN": partial(layout_diagram, schema.TOKEN, names=_IN_SPEC),
-    "JACCL_DESTINATION": partial(layout_diagram, schema.JACCL_DESTINATION),
+    "LinkFrame": partial(layout_diagram, schema.LinkFrame, {"body": "length"}),
+    "SealedBox": partial(layout_diagram, schema.SealedBox, {"ciphertext": "n"}),
+    "ClusterFrame": partial(layout_diagram, schema.ClusterFrame, {"payload": ""}),
+    "SideChannelPart": partial(layout_diagram, schema.SideChannelPart, {"part": ""}),
+    "SideChannelWhole": partial(layout_diagram, schema.SideChannelWhole, {"whole": ""}),
+    "Activation": partial(layout_diagram, schema.Activation, {"data": "seqLen × hiddenDim × 2"}, {"data": "bfloat16"}),
+    "Token": partial(layout_diagram, schema.Token),
+    "JacclDestination": partial(layout_diagram, schema.JacclDestination),
     **{role.value: partial(state_diagram, role) for role in Role},
+    "types": type_table,
+    "payload fields": field_table,
+    "types of extensions": extension_table,
     "error codes": error_table,
     "worked example": worked_example,
 }

@@ -1,6 +1,6 @@
-"""The tables of spec/cluster_link.lua, the dissector for Wireshark, made from the registry: `make spec`.
+"""The tables of spec/cluster_link.lua, the dissector for Wireshark, made from the schema: `make spec`.
 
-They stand between `-- made` and `-- /made`; what else is in the file is written by hand.
+They stand between `-- made` and `-- /made`; the rest of the file is written by hand.
 """
 
 import re
@@ -8,76 +8,63 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from msgspec import inspect
-
-from wireproto.codec.fields import payload_fields
-from wireproto.codec.json_scanner import MAX_NESTING
+from spec.tools.fields import LINK_LIMIT, Facts, Field, Message, messages, snake
+from wireproto import schema
 from wireproto.errors import ERROR_CODES
-from wireproto.messages import MAX_LINK_LENGTH, REGISTRY, MessageSpec
 
 _PLACE: Final = re.compile(r"(-- made\n).*?(-- /made\n)", re.DOTALL)
-_END, _PCRE_END = r"\Z", r"\z"
-"""The very end of a text, in the patterns of Python and in those of Wireshark's `rex_pcre2`."""
 
 
 def with_tables(text: str) -> str:
-    """The dissector's text, with its tables as the registry is now, and the meanings of the codes that it names."""
+    """The dissector's text, with its tables as the schema is now, and the meanings of the codes that it names."""
     named = [code for code in ERROR_CODES if f'"{code}"' in _PLACE.sub("", text)]
     return _PLACE.sub(lambda place: place[1] + _tables(named) + place[2], text)
 
 
 def _tables(codes: list[str]) -> str:
-    lines = [f"local MAX_LINK_LENGTH = {MAX_LINK_LENGTH}", f"local MAX_NESTING = {MAX_NESTING}", "local MESSAGES = {"]
-    for spec in REGISTRY:
-        lines += _message(spec)
+    limits = {"MAX_LINK_LENGTH": LINK_LIMIT, "MAX_NESTING": schema.MAX_NESTING}
+    lines = [*(f"local {name} = {limit}" for name, limit in limits.items()), "local MESSAGES = {"]
+    for message in messages():
+        lines += _message(message)
     lines += ["}", "local MEANINGS = {"]
     lines += [f"  [{_text(code)}] = {_text(ERROR_CODES[code][1])}," for code in codes]
     return "\n".join([*lines, "}\n"])
 
 
-def _message(spec: MessageSpec) -> list[str]:
-    facts = [f"name = {_text(spec.msg_type.wire_name)}", f"kind = {_text(spec.kind.name.lower())}"]
-    facts.append(f"revision = {spec.revision:d}")
-    if spec.max_length < MAX_LINK_LENGTH:
-        facts.append(f"limit = {spec.max_length}")
-    if spec.extension is not None:
-        facts.append(f"extension = {_text(spec.extension)}")
-    group = spec.msg_type.name.partition("_")[0].lower()
-    fields = [_field(group, key, field) for key, field in payload_fields(spec.payload).items()]
-    opening = f"  [0x{spec.msg_type:02x}] = {{ {', '.join(facts)}, fields = {{"
+def _message(message: Message) -> list[str]:
+    said = [f"name = {_text(message.name)}", f"kind = {_text(message.kind)}", f"revision = {message.revision}"]
+    if message.limit < LINK_LIMIT:
+        said.append(f"limit = {message.limit}")
+    if message.extension is not None:
+        said.append(f"extension = {_text(message.extension)}")
+    group = snake(message.name).partition("_")[0]
+    fields = [_field(group, field) for field in message.fields]
+    opening = f"  [0x{message.number:02x}] = {{ {', '.join(said)}, fields = {{"
     return [opening + "} },"] if not fields else [opening, *(f"    {field}," for field in fields), "  } },"]
 
 
-def _field(group: str, key: str, field: inspect.Field) -> str:
-    facts = [f"key = {_text(key)}", f"name = {_text(f'{group}.{field.name}')}", *_facts(field.type)]
-    if not field.required:
-        facts.append("optional = true")
-    return f"{{ {', '.join(facts)} }}"
+def _field(group: str, field: Field) -> str:
+    said = [f"key = {_text(field.key)}", f"name = {_text(f'{group}.{field.name}')}", *_facts(field.facts)]
+    if field.optional:
+        said.append("optional = true")
+    return f"{{ {', '.join(said)} }}"
 
 
-def _facts(kind: inspect.Type) -> list[str]:
-    """What a value may be. The bounds of integers are texts: not all of Lua's numbers hold 64 bits."""
-    match kind:
-        case inspect.IntType(ge=low, le=high):
-            wide = low is None or low < 0 or high is None or high > 0xFFFF_FFFF
-            return [f"type = {_text('int64' if wide else 'uint32')}", f'low = "{low}"', f'high = "{high}"']
-        case inspect.BoolType():
-            return ['type = "boolean"']
-        case inspect.EnumType(cls=enum):
-            return ['type = "string"', f"values = {{ {', '.join(_text(member.value) for member in enum)} }}"]
-        case inspect.VarTupleType(item_type=item):
-            return ['type = "array"', f"item = {{ {', '.join(_facts(item))} }}", *_lengths(kind)]
-        case inspect.BytesType():
-            return ['type = "bytes"', *_lengths(kind)]
-        case inspect.StrType(pattern=pattern):
-            form = [] if pattern is None else [f"pattern = [[{pattern.replace(_END, _PCRE_END)}]]"]
-            return ['type = "string"', *_lengths(kind), *form]
-    raise TypeError(f"no payload has a {type(kind).__name__}")
-
-
-def _lengths(kind: inspect.BytesType | inspect.StrType | inspect.VarTupleType) -> list[str]:
-    limits = {"min": kind.min_length, "max": kind.max_length}
-    return [f"{name} = {limit}" for name, limit in limits.items() if limit is not None]
+def _facts(facts: Facts) -> list[str]:
+    """Lua for what a value may be. The bounds of integers are texts: not all of Lua's numbers hold 64 bits."""
+    if facts.type == "integer":
+        low, high = facts.low or 0, facts.high or 0
+        kind = "uint32" if low >= 0 and high < 2**32 else "int64"
+        return [f"type = {_text(kind)}", f'low = "{low}"', f'high = "{high}"']
+    said = [f"type = {_text(facts.type)}"]
+    if facts.values:
+        said.append(f"values = {{ {', '.join(map(_text, facts.values))} }}")
+    if facts.item is not None:
+        said.append(f"item = {{ {', '.join(_facts(facts.item))} }}")
+    said += [f"{name} = {limit}" for name, limit in (("min", facts.min), ("max", facts.max)) if limit is not None]
+    if facts.pattern is not None:
+        said.append(rf"pattern = [[^{facts.pattern}\z]]")
+    return said
 
 
 def _text(text: str) -> str:

@@ -20,10 +20,10 @@ import msgspec
 import session
 from harness import Race, Row, benchmark, child, report
 
-from wireproto import schema
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import HEADER, LinkDecoder, encode_link_frame
-from wireproto.messages import JacclBootstrapPayload, PPActivationPayload, Revision
+from wireproto.messages import JacclBootstrapPayload, PPActivationPayload
+from wireproto.testing.by_schema import parse_message
 
 CHUNK = 256 * 1024
 LONG = 64 * 1024 * 1024
@@ -125,7 +125,7 @@ def main() -> None:
     msgspec_alone = msgspec.json.Decoder(PPActivationPayload).decode
     bootstrap, activation = "decode jacclBootstrap", "ppActivation, 1 MiB box"
     ours = partial(decode_frame, FRAME)
-    construct = partial(schema.parse, schema.CLUSTER_FRAME[Revision.V2], FRAME)
+    construct = partial(parse_message, FRAME)
     races = [
         Race(bootstrap, "floor", ours, partial(floor.decode, FRAME), ("<=", 2.0)),
         Race(bootstrap, "construct", ours, construct, (">=", 8), rate=True),

@@ -164,6 +164,78 @@ def test_what_native_code_does_not_say(message: str) -> None:
     assert advise("init-failed", message) is ADVICE["init-failed"]
 
 
+RDMA = ("GID", "cable", "address", "ibv_devinfo", "reboot", "matrix")
+
+
+@pytest.mark.parametrize("errno", [1, 12, 16, 22, 60, 61, 65, 96, 110, 111, 113])
+@pytest.mark.parametrize("step", ["INIT", "RTR", "RTS"])
+@pytest.mark.parametrize("prefix", ["", "MLX could not form the jaccl group: "])
+def test_an_errno_of_a_queue_pair_is_about_the_rdma_link(step: str, errno: int, prefix: str) -> None:
+    """TCP over the same link has worked just before."""
+    advice = advise("init-failed", f"{prefix}[jaccl] Changing queue pair to {step} failed with errno {errno}")
+    assert advice is not ADVICE["init-failed"]
+    text = f"{advice.cause}; {advice.mend}"
+    assert any(word in text for word in RDMA)
+    assert not any(word in text for word in ("VPN", "Local Network", "route", "listen"))
+
+
+@pytest.mark.parametrize("peer", ["[jaccl] Couldn't connect (errno: {})", "[ring] Couldn't connect (error: {})"])
+@pytest.mark.parametrize(("errno", "word"), [(60, "VPN"), (110, "VPN"), (61, "listen"), (111, "listen"), (51, "route")])
+def test_the_same_errno_of_connect_is_about_tcp(peer: str, errno: int, word: str) -> None:
+    assert word in advise("init-failed", peer.format(errno)).cause
+
+
+@pytest.mark.parametrize(
+    ("message", "word"),
+    [
+        ("[jaccl] No IPv4-mapped GID for this device. Thunderbolt RDMA ports only publish one", "no IPv4 address"),
+        ("[jaccl] Could not find device rdma_en7 (4 available)", "does not have"),
+        ("[jaccl] Could not open device rdma_en7", "not enabled"),
+        ("[jaccl] Creating the queue pair failed with 'Cannot allocate memory (12)'.", "no resources"),
+        ("[jaccl] Couldn't create completion queue", "no resources"),
+        ("[jaccl] Register memory region failed", "memory"),
+        ("[ring] connection to a peer was lost", "the other rank failed first"),
+        ("[jaccl] Send failed with errno=32", "the other rank failed first"),
+        ("[jaccl] Recv failed with errno=54", "the other rank failed first"),
+        ("[jaccl] Couldn't bind socket (error: 48)", "has the port"),
+        ("[ring] Couldn't listen (error: 98)", "has the port"),
+        ("[ring] Accept failed (error: 4)", "signal"),
+        ("Can't parse address m1.local", "ip:port"),
+        ("[jaccl] The JACCL mesh supports up to 8 peers but 9 were provided.", "matrix"),
+        ("[jaccl] Up to 4 per direction supported but 5 were provided.", "matrix"),
+        ("[jaccl] The configuration should define a valid mesh or a valid ring.", "matrix"),
+        ("[jaccl] The device file should have an array of arrays", "matrix"),
+        ("[json.exception.parse_error.101] parse error at line 1", "not JSON"),
+        ("[jaccl] You need to provide via environment variables a rank (JACCL_RANK/MLX_RANK)", "variable"),
+        ("Cannot initialize jaccl distributed backend.", "no jaccl"),
+        ("[jaccl] Group split not supported.", "split"),
+        ("[ring] It is required to have as many connections to the left as to the right", "hostfiles"),
+    ],
+)
+def test_every_message_of_mlx_has_its_advice(message: str, word: str) -> None:
+    advice = advise("init-failed", f"MLX could not form the group: {message}")
+    assert advice is not ADVICE["init-failed"]
+    assert word in advice.cause
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "mend"),
+    [
+        ("port-in-use", "port 31000 on 10.0.0.1 is in use", "lsof -nP -iTCP:31000"),
+        ("link-crowded", "16 connections of 10.0.0.9 to 10.0.0.1:7001", "lsof -nP -iTCP"),
+        ("link-timeout", "connecting to 10.0.0.2:7777 took too long", "doctor --peer-ip 10.0.0.2"),
+        ("not-pinned", "no key is pinned for 10.0.0.2; run", "pin 10.0.0.2 KEY"),
+        ("not-own-address", "rank 0 is the coordinator at 10.0.0.1, an address", "doctor --own-ip 10.0.0.1"),
+        ("link-timeout", "the other rank takes no more bytes", "jaccl-bootstrap doctor"),
+        ("rehearsal-refused", "10.0.0.1:29500 refused", "lsof -nP -iTCP:29500 on rank 0"),
+    ],
+)
+def test_a_remedy_names_what_the_message_names(code: str, message: str, mend: str) -> None:
+    found = advise(code, message).mend
+    assert mend in found
+    assert not re.search(r"\b(IP|PORT)\b", found)
+
+
 def test_native_words_in_another_failure_mean_nothing() -> None:
     assert advise("deadline", "Recv failed with errno=2") is ADVICE["deadline"]
 

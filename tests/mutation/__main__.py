@@ -30,7 +30,13 @@ EXPLAINED = Path(__file__).with_name("explained.toml")
 
 TESTS = {
     "codec.json_scanner": ["codec/test_rejected", "codec/test_encode_rejected", "codec/test_parity"],
-    "messages": ["test_messages", "codec/test_encode_rejected", "codec/test_frames", "codec/test_rejected"],
+    "messages": [
+        "test_messages",
+        "test_schema_messages",
+        "codec/test_encode_rejected",
+        "codec/test_frames",
+        "codec/test_rejected",
+    ],
     "codec.frame": ["codec/test_frames", "codec/test_encode_rejected", "codec/test_rejected", "codec/test_parity"],
     "schema": ["test_schema", "codec/test_encode_rejected", "codec/test_parity"],
     "codec.link": ["codec/test_link", "codec/test_link_memory"],

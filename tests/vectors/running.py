@@ -27,6 +27,7 @@ from wireproto.session import (
 )
 from wireproto.session.handshake import Initiator, Responder, ack_commitment, hello_commitment
 from wireproto.session.seal import Seal
+from wireproto.testing.by_schema import build_message
 from wireproto.testing.vectors import (
     ClusterFrameTest,
     DeviceFileTest,
@@ -77,7 +78,7 @@ def run_cluster_frame(test: ClusterFrameTest, monkeypatch: pytest.MonkeyPatch) -
     assert _payload(message) == test.message
     assert _message(test.message) == message
     again = encode_frame(message, revision, extensions)
-    assert schema.build(schema.cluster_frame(revision, extensions), message) == again
+    assert build_message(message, revision, extensions) == again
     assert (again == test.frame) is ("canonical" in test.flags)
 
 
@@ -165,13 +166,13 @@ def run_tensor(test: TensorTest, monkeypatch: pytest.MonkeyPatch) -> None:
     plaintext = Seal(test.key).decrypt(test.box)
     assert plaintext == test.plaintext
     if test.holds == "token":
-        assert _same(
-            lambda: schema.parse(schema.TOKEN, plaintext).token_id, lambda: tensor.decode_token(plaintext)
-        ) == (test.token_id)
+        assert _same(lambda: schema.parse(schema.Token, plaintext).tokenID, lambda: tensor.decode_token(plaintext)) == (
+            test.token_id
+        )
         assert tensor.encode_token(test.token_id or 0) == plaintext
         return
     dim = test.hidden_dim or 0
-    by_schema = lambda: schema.parse(schema.activation(dim), plaintext).seq_len  # noqa: E731
+    by_schema = lambda: schema.parse(schema.Activation, plaintext, hidden_dim=dim).seqLen  # noqa: E731
     assert _same(by_schema, lambda: _seq_len(plaintext, dim)) == test.seq_len
 
 
@@ -265,7 +266,7 @@ def _event(event: Event, reply: bytes) -> SessionEvent:
 def run_jaccl_record(test: JacclRecordTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the schema; a Destination by the decoder, too."""
     if test.holds == "hello":
-        assert schema.parse(schema.JACCL_HELLO, test.data).rank == test.rank
+        assert schema.parse(schema.JacclHello, test.data).rank == test.rank
         assert jaccl.Worker(test.rank or 0, jaccl.MAX_SIZE).start() == test.data
         return
     _same(lambda: _destination_by_schema(test.data), lambda: jaccl.decode_destination(test.data))
@@ -277,7 +278,7 @@ def run_jaccl_record(test: JacclRecordTest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _destination_by_schema(data: bytes) -> jaccl.Destination:
-    value = schema.parse(schema.JACCL_DESTINATION, data)
+    value = schema.parse(schema.JacclDestination, data)
     if value.endpoint is None:
         return jaccl.OWN_ENTRY
     end = value.endpoint

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tests.wireproto.payloads import ALL_EXTENSIONS
 from wireproto import ERROR_CODES, LinkDecoder, Revision, WireError, decode_frame, schema
+from wireproto.testing.by_schema import parse_message
 
 
 class Rejected(NamedTuple):
@@ -50,7 +51,7 @@ def fast(
 def slow(
     frame: bytes, revision: Revision = Revision.V2, extensions: frozenset[str] = ALL_EXTENSIONS
 ) -> Accepted | Rejected:
-    return verdict(schema.parse, schema.cluster_frame(revision, extensions), frame)
+    return verdict(parse_message, frame, revision, extensions)
 
 
 def expected(code: str, offset: int | None, path: str | None = None) -> Rejected:
@@ -100,13 +101,13 @@ def _give(decoder: LinkDecoder, chunk: bytes, *, buffered: bool) -> Iterable[mem
 
 
 def parse_stream(stream: bytes) -> Stream:
-    """The same by `schema.LINK_FRAME`, one frame after the other."""
+    """The same by `schema.LinkFrame`, one frame after the other."""
     bodies: list[bytes] = []
     position = 0
     while position < len(stream):
-        first = verdict(schema.parse, schema.LINK_FRAME, stream[position:])
+        first = verdict(schema.parse, schema.LinkFrame, stream[position:])
         if isinstance(first, Rejected) and first.code == "trailing-data":
-            first = verdict(schema.parse, schema.LINK_FRAME, stream[position : position + (first.offset or 0)])
+            first = verdict(schema.parse, schema.LinkFrame, stream[position : position + (first.offset or 0)])
         if isinstance(first, Rejected):
             return Stream(bodies, first._replace(offset=position + (first.offset or 0)))
         bodies.append(first.value.body)

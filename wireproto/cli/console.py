@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     `extra` is the extra that the command needs. A command reports wrong usage with
     `raise typer.BadParameter(text, ctx=context)`, where the text says what to do.
     """
+    _complete_streams()
     try:
         code = _invoke(load, prog)
         if sys.stdout is not None:
@@ -56,6 +58,16 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         except OSError:  # the output cannot be written
             _drop_output()
     sys.exit(code)
+
+
+def _complete_streams() -> None:
+    """Treat a standard stream that is closed as /dev/null, and escape characters that the output cannot encode."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -6,6 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
@@ -15,8 +16,6 @@ from wireproto.cli.console import EXIT_NO, EXIT_OK
 from wireproto.messages import SPEC_BY_TYPE
 
 if TYPE_CHECKING:
-    from io import FileIO
-
     from wireproto.inspection.reading import Reading
     from wireproto.inspection.sessions import Entry
 
@@ -133,7 +132,7 @@ def _private(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def _progress(file: "FileIO") -> Iterator[Callable[[int], None]]:
+def _progress(file: FileIO) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error for a long file, if that is a terminal."""
     status = os.fstat(file.fileno())
     is_long = stat.S_ISREG(status.st_mode) and status.st_size >= _LONG

@@ -176,9 +176,9 @@ def _canonical_base64(message: Message, body: bytes, name: str, opening: bytes) 
 
 
 def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str]) -> Message:
+    revision = _check_options(revision, extensions)
     if not data:
         raise TruncatedError("truncated", "a cluster frame has at least its type byte", offset=0)
-    revision = Revision(revision)
     spec = SPEC_BY_TYPE.get(data[0])
     if spec is None or not spec.is_known(revision, extensions):
         raise UnknownTypeError(
@@ -191,6 +191,12 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
     decode, _, _ = _DECODER_OF[spec]
     return decode(data[1:])
+
+
+def _check_options(revision: int, extensions: Collection[str]) -> Revision:
+    if isinstance(extensions, str):
+        raise TypeError("extensions must be a collection of names, not one string")
+    return Revision(revision)
 
 
 def _check_length(spec: MessageSpec, length: int, offset: int | None) -> None:
@@ -264,7 +270,7 @@ _PAYLOAD_ENCODERS: Final[dict[PayloadKind, Callable[[Any], bytes]]] = {
 
 
 def _encode_strictly(message: Message, revision: Revision, extensions: Collection[str]) -> bytes:
-    revision = Revision(revision)
+    revision = _check_options(revision, extensions)
     spec = SPEC_BY_CLASS.get(type(message))
     if spec is None or not spec.is_known(revision, extensions):
         raise UnknownTypeError("type-unknown", f"{type(message).__name__} is not a message of revision {revision:d}")

@@ -1,7 +1,7 @@
-"""Link frames: `u64 little-endian length ‖ length bytes`, out of and into a byte stream. [LINK-LAYOUT]
+"""Link frames, `u64 little-endian length ‖ length bytes`, to and from a byte stream. [LINK-LAYOUT]
 
-The decoder owns no socket: it is fed either with `feed(data)` or, without a copy between socket and frame, by asyncio's
-`get_buffer` / `buffer_updated`. Memory follows the bytes that arrived, not the length announced. [LINK-MEMORY]
+The decoder owns no socket. Its input is either `feed(data)` or, without a copy between socket and frame, asyncio's
+`get_buffer` / `buffer_updated`. Memory use follows the bytes that have arrived, not the length announced. [LINK-MEMORY]
 """
 
 import io
@@ -10,6 +10,7 @@ from copy import copy
 from struct import Struct
 from typing import Final
 
+from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import LimitError, MalformedError, StateError, TruncatedError, WireError
 from wireproto.messages import MAX_LINK_LENGTH
 
@@ -20,34 +21,37 @@ _AREA: Final = 64 * 1024
 """Frames of up to this size, prefix included, share one buffer; a longer one gets a buffer of its own."""
 
 
-def encode_link_frame(body: bytes | bytearray | memoryview, max_length: int = MAX_LINK_LENGTH) -> bytes:
-    """One link frame around `body`, as one byte string. Raises as `link_frame_pieces` does."""
+def encode_link_frame(body: BytesLike, max_length: int = MAX_LINK_LENGTH) -> bytes:
+    """Return a link frame around `body`, any bytes-like object. Raises as `link_frame_pieces` does."""
     return b"".join(link_frame_pieces(body, max_length))
 
 
-def link_frame_pieces(
-    body: bytes | bytearray | memoryview, max_length: int = MAX_LINK_LENGTH
-) -> tuple[bytes, bytes | bytearray | memoryview]:
-    """One link frame as two pieces for a gathered write (`writelines`, `sendmsg`): `body` is not copied.
+def link_frame_pieces(body: BytesLike, max_length: int = MAX_LINK_LENGTH) -> tuple[bytes, bytes | memoryview]:
+    """Return a link frame as two pieces for a gathered write (`writelines`, `sendmsg`), without copying `body`.
 
-    Raises `MalformedError` for an empty body, `LimitError` for one over `max_length`. [LINK-LEN-MIN, LINK-LEN-MAX]
+    `body` is any bytes-like object. Raises `MalformedError` for an empty one, `LimitError` for one over `max_length`.
+    [LINK-LEN-MIN, LINK-LEN-MAX]
     """
-    length = body.nbytes if isinstance(body, memoryview) else len(body)
+    if isinstance(body, bytes):
+        check_length(len(body), max_length, None)
+        return HEADER.pack(len(body)), body
+    length = memoryview(body).nbytes
     check_length(length, max_length, None)
-    return HEADER.pack(length), body
+    return HEADER.pack(length), byte_view(body)
 
 
 class LinkDecoder:
     """Cuts a byte stream into the bodies of its link frames.
 
-    `feed(data)` and `buffer_updated(count)` both return an iterator over the frames that are whole now; take them all
-    before the next bytes come in. A frame is a read-only `memoryview`, and stays what it is for as long as it is held.
-    The iterator raises, after the frames before it, `MalformedError` for a length of 0 and `LimitError` for one over
-    `max_length`; the decoder is done then, and says the same whenever it is given more. `offset` in its errors counts
-    from the first byte of the stream. [LINK-LEN-MIN, LINK-LEN-MAX]
+    `feed(data)` and `buffer_updated(count)` both return an iterator over the frames that are complete now. Exhaust it
+    before feeding more bytes. A frame is a read-only `memoryview` whose contents never change. The iterator raises,
+    after the frames before it, `MalformedError` for a length of 0 and `LimitError` for one over `max_length`. The
+    decoder has failed then, and raises the same error for all further input. `offset` in its errors counts from the
+    first byte of the stream. [LINK-LEN-MIN, LINK-LEN-MAX]
 
-    A whole frame of n bytes costs n bytes of memory, one that is still coming at most 2.25 times what has come of it;
-    once let go, this memory waits for the next long frame. 64 KiB for short ones are always there. [LINK-MEMORY]
+    A complete frame of n bytes takes n bytes of memory, an incomplete one at most 2.25 times the bytes that have
+    arrived. Once released, this memory is reused for the next long frame. Another 64 KiB, for short frames, are always
+    allocated. [LINK-MEMORY]
     """
 
     def __init__(self, max_length: int = MAX_LINK_LENGTH) -> None:
@@ -62,23 +66,25 @@ class LinkDecoder:
         self._use(bytearray(_AREA))
         self._lent = self._writable[:0]
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
-        """Takes the next bytes of the stream, any number of them."""
+    def feed(self, data: BytesLike) -> Iterator[memoryview]:
+        """Take the next bytes of the stream, any number of them: any bytes-like object, copied unless it is `bytes`."""
+        view = memoryview(data if isinstance(data, bytes) else bytes(byte_view(data)))
         self._check_ready()
-        view = memoryview(data if isinstance(data, bytes) else bytes(data))
         count = self._put(view)
         return self._frames(count) if count == len(view) else self._fed(count, view)
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
-        """Where the next bytes of the stream go, one at the least; not to be touched after `buffer_updated`.
+        """Return a buffer of at least one byte for the next bytes of the stream; release it by `buffer_updated`.
 
-        `sizehint` is asyncio's, and not needed.
+        `sizehint` is asyncio's and has no effect.
         """
         self._check_ready()
         return self._space()
 
     def buffer_updated(self, count: int) -> Iterator[memoryview]:
-        """Says that `count` bytes were written to the start of what `get_buffer` returned."""
+        """Take `count` bytes that were written to the start of the buffer that `get_buffer` returned."""
+        if type(count) is not int:
+            raise TypeError(f"count must be an int, not {type(count).__name__}")
         self._check_ready()
         if not 0 <= count <= len(self._lent):
             raise ValueError(f"{count} bytes cannot have been written to a buffer of {len(self._lent)}")
@@ -86,7 +92,7 @@ class LinkDecoder:
         return self._frames(count)
 
     def eof(self) -> None:
-        """Says that the stream has ended. Raises `TruncatedError` where it ended inside a frame. [LINK-EOF]"""
+        """Take the end of the stream. Raises `TruncatedError` if it is inside a frame. [LINK-EOF]"""
         self._check_ready()
         arrived = self._end - self._start if self._long is None else HEADER.size + self._long.filled
         if arrived:

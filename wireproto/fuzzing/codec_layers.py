@@ -2,10 +2,9 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from random import Random
 from typing import Any, Final
-
-from construct import Construct
 
 from wireproto import jaccl, schema
 from wireproto.codec import tensor
@@ -17,6 +16,7 @@ from wireproto.fuzzing.harness import Harness, Verdict, cuts, error_verdict, exp
 from wireproto.fuzzing.mutations import mutate_bytes, mutate_frame, random_frame
 from wireproto.fuzzing.sealed import mutate_link
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind, Revision
+from wireproto.testing.by_schema import build_message, parse_message
 
 _ALL: Final = frozenset(EXTENSIONS)
 
@@ -84,7 +84,7 @@ def _read(data: bytes) -> _Stream:
     while header := source.read(8):
         start = source.tell() - len(header)
         if len(header) == 8:
-            first = verdict_of(schema.parse, schema.LINK_FRAME, header)
+            first = verdict_of(schema.parse, schema.LinkFrame, header)
             if first[0] == "error" and first[2] != "truncated":
                 return bodies, (*first[:3], start, first[4])
         length = int.from_bytes(header, "little")
@@ -106,11 +106,10 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
     The schema takes longer than all else: in a run it is asked about what is new, and about one input in eight, as are
     the other revision and the frame without extensions. Documented errors and encoding again hold for each input.
     """
-    slow = schema.cluster_frame(Revision.V2, _ALL)
 
     def check(data: bytes) -> object:
         verdict = verdict_of(decode, data, Revision.V2, _ALL)
-        expect_same(verdict, verdict_of(schema.parse, slow, data), "the schema")
+        expect_same(verdict, verdict_of(parse_message, data, Revision.V2, _ALL), "the schema")
         spec = SPEC_BY_TYPE.get(data[0]) if data else None
         if spec is not None and spec.extension is not None:
             plain = verdict_of(decode, data, Revision.V2, frozenset())
@@ -118,7 +117,7 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
         if spec is not None and spec.revision is Revision.V2:
             expect(verdict_of(decode, data, Revision.V1, _ALL)[2] == "type-unknown", "revision 1")
         if verdict[0] == "ok":
-            _check_again(decode, slow, data, verdict[2])
+            _check_again(decode, data, verdict[2])
         return data[:1], kind_of(verdict)
 
     def quick(data: bytes) -> object:
@@ -138,14 +137,14 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
     )
 
 
-def _check_again(decode: Decode, slow: Construct, data: bytes, message: Message) -> None:
+def _check_again(decode: Decode, data: bytes, message: Message) -> None:
     encoded = encode_frame(message, Revision.V2, _ALL)
     if SPEC_BY_CLASS[type(message)].kind is not PayloadKind.JSON:
         expect(encoded == data, "encoding again")
         return
     expect(decode(encoded, Revision.V2, _ALL) == message, "encoding again")
     if encoded != data:  # where it is, the schema has read it already
-        expect(schema.build(slow, message) == encoded, "encoding by the schema")
+        expect(build_message(message, Revision.V2, _ALL) == encoded, "encoding by the schema")
 
 
 def _mutate_or_draw(random: Random, data: bytes) -> bytes:
@@ -155,7 +154,9 @@ def _mutate_or_draw(random: Random, data: bytes) -> bytes:
 # -- other layouts ----------------------------------------------------------------------------------------------------
 
 _HIDDEN: Final = 3
-"""Of the activations that are tried."""
+"""hidden_dim of the activations that are tried."""
+
+parse: Final = partial(schema.parse, hidden_dim=_HIDDEN)
 
 
 def schema_harness(
@@ -164,23 +165,22 @@ def schema_harness(
     decode_token: Callable[[bytes], int] = tensor.decode_token,
 ) -> Harness:
     """Tensor plaintexts and JACCL's records, each input as each of them. [TENSOR-*, JACCL-DESTINATION, JACCL-HELLO]"""
-    activation = schema.activation(_HIDDEN)
 
     def check(data: bytes) -> object:
         kinds = []
         for layout, is_canonical in (
-            (schema.TOKEN, True), (activation, True), (schema.JACCL_HELLO, True), (schema.JACCL_DESTINATION, False),
-            (schema.SEALED_BOX, True), (schema.LINK_FRAME, True), (schema.SIDE_CHANNEL_PART, True),
+            (schema.Token, True), (schema.Activation, True), (schema.JacclHello, True), (schema.SealedBox, True),
+            (schema.JacclDestination, False), (schema.LinkFrame, True), (schema.SideChannelPart, True),
         ):  # fmt: skip
-            verdict = verdict_of(schema.parse, layout, data)
+            verdict = verdict_of(parse, layout, data)
             kinds.append(kind_of(verdict))
             if verdict[0] == "ok":
-                built = schema.build(layout, verdict[2])
+                built = schema.build(layout, verdict[2], hidden_dim=_HIDDEN)
                 expect(built == data or not is_canonical, "building again")
-                expect(schema.parse(layout, built) == verdict[2], "building again")
+                expect(parse(layout, built) == verdict[2], "building again")
         expect_same(verdict_of(decode_token, data), verdict_of(_token, data), "the schema of tokens")
         ours = verdict_of(_plain_activation, decode_activation, data)
-        expect_same(ours, verdict_of(_activation, activation, data), "the schema of activations")
+        expect_same(ours, verdict_of(_activation, data), "the schema of activations")
         expect_same(verdict_of(decode_destination, data), verdict_of(_destination, data), "the schema of Destinations")
         return tuple(kinds)
 
@@ -189,13 +189,13 @@ def schema_harness(
 
 
 def _token(data: bytes) -> int:
-    value: int = schema.parse(schema.TOKEN, data).token_id
+    value: int = parse(schema.Token, data).tokenID
     return value
 
 
-def _activation(layout: Construct, data: bytes) -> tuple[int, bytes]:
-    value = schema.parse(layout, data)
-    return value.seq_len, value.data
+def _activation(data: bytes) -> tuple[int, bytes]:
+    value = parse(schema.Activation, data)
+    return value.seqLen, value.data
 
 
 def _plain_activation(decode: Callable[[bytes, int], tensor.Activation | None], data: bytes) -> tuple[int, bytes]:
@@ -204,7 +204,7 @@ def _plain_activation(decode: Callable[[bytes, int], tensor.Activation | None], 
 
 
 def _destination(data: bytes) -> jaccl.Destination:
-    value = schema.parse(schema.JACCL_DESTINATION, data)
+    value = parse(schema.JacclDestination, data)
     end = value.endpoint
     if end is None:
         return jaccl.OWN_ENTRY

@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple, cast
 
 from cryptography.exceptions import InvalidTag
 
-from wireproto import schema
 from wireproto.errors import LimitError, MalformedError, SealError, StateError, TruncatedError, WireError
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, Verdict, cuts, error_verdict, expect, expect_same
@@ -46,6 +45,7 @@ from wireproto.session import (
     State,
 )
 from wireproto.session.seal import OVERHEAD
+from wireproto.testing.by_schema import parse_message
 from wireproto.testing.fixed_keys import KNOWN, unbox
 
 _PONG: Final = PongPayload(True, False, MemoryPressure.NORMAL, EXTENSIONS)
@@ -226,7 +226,7 @@ class _Judge:
             self.events.append(("established", secrets.peer_key))
             return
         frame = self._opened(body) if self.choices.revision is Revision.V2 else body
-        message = schema.parse(schema.cluster_frame(self.choices.revision, frozenset(self.agreed)), frame)
+        message = parse_message(frame, self.choices.revision, self.agreed)
         self._message(message)
 
     def _opened(self, body: bytes) -> bytes:

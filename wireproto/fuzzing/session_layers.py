@@ -9,16 +9,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from wireproto import schema
 from wireproto.errors import HandshakeError, SealError, TruncatedError, WireError
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, expect_same, kind_of, verdict_of
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_sealed, split_stream
 from wireproto.fuzzing.seeds import OWN_NONCE
-from wireproto.messages import HandshakeAck, HandshakeHello, Revision
+from wireproto.messages import HandshakeAck, HandshakeHello
 from wireproto.session import Role, handshake
 from wireproto.session.handshake import Initiator, Responder, SessionSecrets
 from wireproto.session.seal import OVERHEAD, Random, Seal
+from wireproto.testing.by_schema import parse_message
 from wireproto.testing.fixed_keys import KNOWN, unbox
 
 # -- handshake --------------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def judged_introduction(role: Role, frame: bytes) -> SessionSecrets:
 
 def _read_introduction(frame: bytes) -> Any:
     try:
-        return schema.parse(schema.CLUSTER_FRAME[Revision.V2], frame)
+        return parse_message(frame)
     except WireError as error:
         code = "handshake-length" if error.code == "field-length" else "handshake-malformed"
         raise HandshakeError(code, str(error), offset=error.offset, path=error.path) from error

@@ -139,7 +139,7 @@ class CaptureFile:
                 raise self._ended("a block")
             if head[:8] in _PCAP_STARTS:
                 return
-            kind, size = struct.unpack_from(order + "II", head)
+            kind, size = _BLOCK_HEADS[order].unpack_from(head)
             if size < 12 or size % 4:
                 raise CaptureError(f"the block at byte {source.offset} has a length of {size}: the rest cannot be read")
             if kind not in _BLOCKS:
@@ -175,7 +175,7 @@ class CaptureFile:
         if len(body) < 20:
             self.unread[_MALFORMED] += 1
             return None
-        number, high, low, captured, on_wire = struct.unpack_from(order + "5I", body)
+        number, high, low, captured, on_wire = _PACKET_HEADS[order].unpack_from(body)
         if kind == _OBSOLETE:
             (number,) = struct.unpack_from(order + "H", body)
         if number >= len(interfaces):
@@ -267,6 +267,8 @@ _SAMPLE: Final = 64 * 1024
 _PCAP_STARTS: Final = frozenset(magic + struct.pack(order + "HH", 2, 4) for magic, (order, *_) in _PCAP.items())
 """How a file starts that was appended to another one."""
 
+_PACKET_HEADS: Final = {order: struct.Struct(order + "5I") for order in "<>"}
+_BLOCK_HEADS: Final = {order: struct.Struct(order + "II") for order in "<>"}
 _SECTION: Final = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDERS: Final = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}
 _INTERFACE, _OBSOLETE, _SIMPLE, _STATISTICS, _ENHANCED = 1, 2, 3, 5, 6

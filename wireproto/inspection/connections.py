@@ -47,8 +47,12 @@ def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[
     """
     head = b""
     rest = iter(chunks)
-    while (is_stream := _starts_with_frame(head)) is None and (chunk := next(rest, b"")):
+    is_stream = None
+    for chunk in rest:
         head += chunk
+        is_stream = _starts_with_frame(head)
+        if is_stream is not None:
+            break
     if is_stream is None:  # that is all
         is_stream = len(head) > HEADER.size and len(head) >= HEADER.size + HEADER.unpack_from(head)[0]
     session = Session(1, keys, None, whole=False)
@@ -283,9 +287,10 @@ class _Connection:
         """Whether all bytes were read that were there when the segment was sent."""
         other = self._streams[1 - side]
         own = self._streams[side]
-        if segment.flags & ACK and other.is_known and not other.has(segment.acknowledged):
-            return False
-        if not other.is_known and own.from_start and own.place(segment.first) > 0:
+        if other.is_known:
+            if segment.flags & ACK and not other.has(segment.acknowledged):
+                return False
+        elif own.from_start and own.place(segment.first) > 0:
             return False  # where the other stream starts is told by its SYN, or the first segment after the own SYN
         return not (segment.flags & RST and own.is_known and not own.has(segment.first))
 

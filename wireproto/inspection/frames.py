@@ -288,6 +288,7 @@ class FrameFinder:
 
     def _skip_all(self) -> Iterator[Skipped]:
         self._skip_to(self.offset + len(self._held))
+        self._search()
         if self._skipped:
             yield self._told_skipped()
 

@@ -38,6 +38,8 @@ class _Row(NamedTuple):
     kind: Kind
     sender: int
     time: float
+    is_frame: bool
+    """Whether it is a frame from one rank to the other, in whole or in part."""
     name: str
     size: str
     detail: str
@@ -78,7 +80,9 @@ class SequenceDiagram:
         if entry.sender is not None:
             size = f"{entry.size} bytes" + (", sealed" if entry.sealed else "") if entry.size else ""
             name, detail = title(entry), summary(entry)
-            session.add(_Row(entry.kind, entry.sender, entry.time, name, size, detail))
+            is_gap = entry.kind is Kind.LOST and not entry.wire
+            is_frame = not is_gap and entry.kind not in (Kind.SKIPPED, Kind.LATE)
+            session.add(_Row(entry.kind, entry.sender, entry.time, is_frame, name, size, detail))
 
     def svg(self) -> str:
         """The picture: the sessions one below the other."""
@@ -138,15 +142,15 @@ def _row(row: _Row, y: int, start: float) -> Iterator[str]:
         beside = (source + 22, "start") if row.sender == 0 else (source - 22, "end")
         yield _text(beside[0], y + 4, f"{row.name} {row.detail}".strip(), beside[1])
         return
-    if row.kind in (Kind.LOST, Kind.SKIPPED, Kind.LATE):
+    if not row.is_frame:
         yield _text(middle, y - 3, row.name, "middle", "name fault")
         yield _text(middle, y + 12, _cut(row.detail), "middle", "small fault")
         return
-    is_broken = row.kind is Kind.BROKEN
+    is_broken = row.kind in (Kind.BROKEN, Kind.LOST)
     step = 1 if target > source else -1
     tip = target - step * 3
     yield f'<line class="{"broken" if is_broken else "arrow"}" x1="{source}" y1="{y}" x2="{tip}" y2="{y}"/>'
-    if is_broken:
+    if row.kind is Kind.BROKEN:
         yield f'<path class="broken" d="M{tip - 6} {y - 6}l12 12m0 -12l-12 12" style="stroke-dasharray:none"/>'
     else:
         yield f'<path d="M{tip} {y}l{-step * 10} -5v10z"/>'

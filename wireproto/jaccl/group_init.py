@@ -6,6 +6,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from wireproto.codec.buffers import byte_view
 from wireproto.errors import MalformedError, WireError
 from wireproto.jaccl.records import DESTINATION_SIZE, I32, OWN_ID, Destination, decode_destination, encode_destination
 from wireproto.jaccl.side_channel import check_own_place, check_size
@@ -31,10 +32,13 @@ def mesh_init(
 
     `destinations` has one entry per rank, with `OWN_ENTRY` for this rank. With w connections between two ranks it is w
     such lists in a row. Rank r reaches peer p by entry r of p's list. Raise `MalformedError`, with offsets from the
-    start of the result. [JACCL-MESH-INIT]
+    start of the result; for the arguments, already at the call. [JACCL-MESH-INIT]
     """
     _check_rank(rank, size)
-    own = _encode_list("mesh", rank, destinations, size)
+    return _mesh(rank, size, _encode_list("mesh", rank, destinations, size))
+
+
+def _mesh(rank: int, size: int, own: bytes) -> Generator[bytes, bytes, tuple[Destinations, ...]]:
     lists = yield from _gather_lists("mesh", rank, size, own, size)
     yield from _barrier(rank, size)
     return lists
@@ -52,7 +56,10 @@ def ring_init(
     _check_rank(rank, size)
     if len(left) != len(right):
         raise MalformedError("jaccl-count", f"{len(left)} Destinations to the left, {len(right)} to the right")
-    own_left, own_right = _encode_list("left", rank, left, 1), _encode_list("right", rank, right, 1)
+    return _ring(rank, size, _encode_list("left", rank, left, 1), _encode_list("right", rank, right, 1))
+
+
+def _ring(rank: int, size: int, own_left: bytes, own_right: bytes) -> Generator[bytes, bytes, RingDestinations]:
     lefts = yield from _gather_lists("left", rank, size, own_left, 1)
     rights = yield from _gather_lists("right", rank, size, own_right, 1)
     yield from _barrier(rank, size)
@@ -125,7 +132,7 @@ def _barrier(rank: int, size: int) -> Generator[bytes, bytes, None]:
 
 def _gather(own: bytes, rank: int, size: int) -> Generator[bytes, bytes, list[bytes]]:
     """One gather. Returns the contributions by rank."""
-    result = yield own
+    result = bytes(byte_view((yield own)))
     length = len(own)
     if len(result) != size * length:
         raise MalformedError("jaccl-result", f"a result of {len(result)} bytes is not {size} × {length}")
@@ -135,5 +142,7 @@ def _gather(own: bytes, rank: int, size: int) -> Generator[bytes, bytes, list[by
 
 def _check_rank(rank: int, size: int) -> None:
     check_size(size)
+    if type(rank) is not int:
+        raise TypeError(f"rank must be an int, not {type(rank).__name__}")
     if not 0 <= rank < size:
         raise ValueError(f"rank {rank} is not from 0 to {size - 1}")

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import MalformedError, TruncatedError
 
 OWN_ID: Final = -1
@@ -68,11 +69,16 @@ def encode_destination(destination: Destination) -> bytes:
     return _LAYOUT.pack(destination.local_id, destination.queue_pair_number, destination.packet_sequence_number, gid)
 
 
-def decode_destination(data: bytes | bytearray | memoryview) -> Destination:
-    """Return the Destination that `data` encodes, `OWN_ENTRY` for any own entry.
+def decode_destination(data: BytesLike) -> Destination:
+    """Return the Destination that `data`, any bytes-like object, encodes, `OWN_ENTRY` for any own entry.
 
     Raise `TruncatedError` or `MalformedError`. Agrees with `schema.JACCL_DESTINATION` on every byte string.
     """
+    with byte_view(data) as view:
+        return _decode_destination(view)
+
+
+def _decode_destination(data: memoryview) -> Destination:
     own = False
     for at, name, code, low, high in _FIELDS[: min(3, len(data) // 4)]:
         (value,) = I32.unpack_from(data, at)

@@ -12,6 +12,7 @@ who does the I/O. [JACCL-HELLO, JACCL-GATHER]
 from copy import copy
 from typing import Final, NoReturn
 
+from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import LimitError, MalformedError, StateError, TruncatedError, WireError
 from wireproto.jaccl.records import I32
 
@@ -26,8 +27,6 @@ MAX_GATHER: Final = 1024 * 1024
 """Bytes in one contribution: a thousand times the longest list of Destinations. It bounds the memory that a worker can
 make the root use. [JACCL-GATHER]"""
 
-_Buffer = bytes | bytearray | memoryview
-
 
 class Worker:
     """The end of ranks 1 to size − 1: call `start`, then make one gather after the other.
@@ -38,6 +37,8 @@ class Worker:
 
     def __init__(self, rank: int, size: int) -> None:
         check_size(size)
+        if type(rank) is not int:
+            raise TypeError(f"rank must be an int, not {type(rank).__name__}")
         if not 1 <= rank < size:
             raise ValueError(f"rank {rank} is no worker among {size} ranks")
         self.rank = rank
@@ -52,7 +53,7 @@ class Worker:
         """Return the HELLO. Send it once, first. [JACCL-HELLO]"""
         return I32.pack(self.rank)
 
-    def gather(self, own: _Buffer) -> bytes:
+    def gather(self, own: BytesLike) -> bytes:
         """Start the next gather with this rank's contribution, and return the bytes to send. [JACCL-GATHER]
 
         Raise `LimitError` for more than `MAX_GATHER` bytes, `StateError` during a gather, and `TruncatedError` after
@@ -67,14 +68,14 @@ class Worker:
         self._own = bytes(own)
         return self._own
 
-    def receive(self, data: _Buffer) -> bytes | None:
+    def receive(self, data: BytesLike) -> bytes | None:
         """Take bytes from the root. Return the result, size × n bytes, when it is complete, and None before that.
 
         The result of a gather of no bytes is complete at once: `receive(b"")` returns it. Raise `MalformedError` if
         this rank's contribution came back changed, and `StateError` for bytes that arrive before the next gather.
         """
         self._check()
-        self._buffer += data
+        self._buffer += byte_view(data)
         wanted = 0 if self._own is None else self.size * len(self._own)
         if self._own is not None and len(self._buffer) >= wanted:
             try:
@@ -144,7 +145,7 @@ class Root:
             rank for rank in range(1, self.size) if rank not in self.workers or self.workers[rank].waiting < length
         )
 
-    def gather(self, own: _Buffer) -> None:
+    def gather(self, own: BytesLike) -> None:
         """Start the next gather with rank 0's contribution. Raise as `Worker.gather` does. [JACCL-GATHER]
 
         A worker may have sent its contribution already. If it sent more than that, its error is raised here.
@@ -198,10 +199,10 @@ class Connection:
         """Bytes received that are not part of a result yet."""
         return len(self._buffer)
 
-    def receive(self, data: _Buffer) -> None:
+    def receive(self, data: BytesLike) -> None:
         """Take any number of bytes. `Root.result` may have a result afterwards."""
         self._check()
-        self._buffer += data
+        self._buffer += byte_view(data)
         if self.rank is None and self.waiting >= I32.size:
             self._admit()
         if self.rank is not None:
@@ -262,7 +263,7 @@ class Connection:
         raise error
 
 
-def check_own_place(result: _Buffer, own: bytes, rank: int, offset: int) -> None:
+def check_own_place(result: BytesLike, own: bytes, rank: int, offset: int) -> None:
     """Raise `MalformedError` unless `result`, at `offset` of its stream, has `own` at the place of `rank`."""
     start = rank * len(own)
     came_back = bytes(result[start : start + len(own)])
@@ -272,7 +273,7 @@ def check_own_place(result: _Buffer, own: bytes, rank: int, offset: int) -> None
         raise MalformedError("jaccl-own-changed", detail, offset=offset + start + first)
 
 
-def _check_length(own: _Buffer) -> None:
+def _check_length(own: BytesLike) -> None:
     length = memoryview(own).nbytes
     if length > MAX_GATHER:
         raise LimitError("jaccl-gather-limit", f"{length} bytes are more than the limit of {MAX_GATHER}")
@@ -280,5 +281,7 @@ def _check_length(own: _Buffer) -> None:
 
 def check_size(size: int) -> None:
     """Raise ValueError unless a group can have `size` ranks."""
+    if type(size) is not int:
+        raise TypeError(f"size must be an int, not {type(size).__name__}")
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"{size} ranks cannot form a group, use {MIN_SIZE} to {MAX_SIZE}")

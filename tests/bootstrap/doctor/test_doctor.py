@@ -1,7 +1,9 @@
 """The ladder, on a Mac that is made of tools on PATH, an MLX of Python, and this host's loopback addresses."""
 
 import errno
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,9 +19,9 @@ import psutil
 import pytest
 
 from bootstrap.control.lock import Process, host_lock
-from bootstrap.doctor import checks, rdma, rdma_checks
+from bootstrap.doctor import checks, rdma
 from bootstrap.doctor.checks import Check
-from bootstrap.doctor.ladder import Patient, examine
+from bootstrap.doctor.ladder import NAMES, Patient, examine, unreached
 from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
 from bootstrap.ports import reserved_ports
@@ -69,7 +71,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools that hang do so for a short time."""
-    for module in (checks, rdma, rdma_checks):
+    for module in (checks, rdma):
         monkeypatch.setattr(module, "run_tool", lambda argv, seconds=1.0: run_tool(argv, min(seconds, 1.0)))
 
 
@@ -122,7 +124,8 @@ def test_a_mac_where_nothing_is_wrong(mac: Mac, port: int) -> None:
             "leftovers",
         ],
         "green",
-    )
+    ) | {"link-port": "skipped"}
+    assert [*found] == [*NAMES]
     assert found["platform"].evidence.startswith("macOS 26.2 ")
     assert found["mlx"].evidence == "MLX 0.32.4 with jaccl, ring"
     assert found["thunderbolt"].evidence == "Thunderbolt 5, linked at 80 Gb/s"
@@ -139,6 +142,7 @@ def test_linux_has_the_ladder_of_ring(backend: str, port: int) -> None:
         "mlx",
         "address",
         "lock",
+        "link-port",
         "coordinator-port",
         "peer",
         "identity",
@@ -317,6 +321,119 @@ def test_a_bridge_is_a_warning(mac: Mac) -> None:
     assert climb()["bridge"].verdict == "green"
 
 
+IFCONFIG = "{}: flags=8863<UP,RUNNING> mtu 1500\n\tmember: {} flags=3<LEARNING>\n\tmember: {} flags=3<LEARNING>\n"
+
+
+@pytest.mark.parametrize("name", ["bridge100", "bridge101", "br-vm", "Thunderbolt-Brücke"])
+def test_a_bridge_is_found_by_its_members(mac: Mac, name: str) -> None:
+    mac.tools.runs("ifconfig", f"/bin/cat <<'E'\n{IFCONFIG.format(name, 'vmenet0', 'en5')}E")
+    check = climb()["bridge"]
+    assert (check.verdict, check.evidence) == ("yellow", f"{name} is up, with vmenet0, en5")
+    assert check.mend == f"sudo ifconfig {name} deletem en5"  # the virtual machine keeps its own
+
+
+def test_several_bridges(mac: Mac) -> None:
+    text = IFCONFIG.format("bridge0", "en2", "en3") + IFCONFIG.format("bridge7", "en9", "en10")
+    text += IFCONFIG.format("bridge100", "en4", "en5")
+    mac.tools.runs("ifconfig", f"/bin/cat <<'E'\n{text}E")
+    check = climb()["bridge"]
+    assert check.evidence == "bridge0 is up, with en2, en3; bridge100 is up, with en4, en5"
+    assert check.mend is not None
+    assert check.mend.split("; ")[1:] == [f"sudo ifconfig bridge100 deletem {name}" for name in ("en4", "en5")]
+
+
+def test_a_bridge_without_a_thunderbolt_port_is_none_of_ours(mac: Mac) -> None:
+    mac.tools.runs("ifconfig", f"/bin/cat <<'E'\n{IFCONFIG.format('bridge100', 'en0', 'vmenet0')}E")
+    assert climb()["bridge"].verdict == "green"
+
+
+def test_ports_are_known_by_their_names_where_there_is_no_device(mac: Mac) -> None:
+    mac.tools.runs("ifconfig", f"/bin/cat <<'E'\n{IFCONFIG.format('bridge5', 'en5', 'en0')}E")
+    assert checks.bridge([]).verdict == "yellow"
+
+
+def no_address(mac: Mac, *good: str) -> None:
+    """No port but the `good` ones has an address."""
+    mapped = "; ".join(f'[ "$3" = {name} ] && echo "GID[ 1]: ::ffff:169.254.9.9"' for name in good)
+    mac.tools.runs("ibv_devinfo", f'echo "port: 1"; echo "state: PORT_ACTIVE"; {mapped or ":"}')
+
+
+@pytest.mark.parametrize("own", ["192.168.1.7", "10.0.0.1", "100.64.3.2"])
+def test_a_remedy_never_gives_a_lan_address_to_a_thunderbolt_port(
+    mac: Mac, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holding(monkeypatch, en0=own)
+    monkeypatch.setattr(checks, "holds", lambda ip: True)
+    no_address(mac)
+    devices = ("rdma_en5", "rdma_en4", "rdma_en3")
+    check = last(own_ip=own, peer_ips=("10.0.0.2", "10.0.0.3"), rank=0, devices=devices)
+    assert (check.name, check.verdict) == ("rdma-port", "red")
+    given = re.findall(r"sudo ifconfig (\w+) inet ([\d.]+) netmask 255.255.0.0 alias", str(check.mend))
+    assert [name for name, _ in given] == ["en5", "en4", "en3"]
+    assert len({ip for _, ip in given}) == 3
+    assert all(ip.startswith("169.254.") for _, ip in given)
+    assert own not in str(check.mend)
+
+
+def test_only_ports_without_an_address_get_one(mac: Mac) -> None:
+    no_address(mac, "rdma_en4")
+    found = list(checks.rdma_ports(OWN, ("rdma_en4", "rdma_en5"), ()))
+    assert [check.verdict for check in found] == ["green", "red"]
+    assert "en4" not in str(found[1].mend)
+
+
+@pytest.mark.parametrize("where", ["own", "peer", "arp", "ifconfig", "other port"])
+def test_an_address_in_use_is_not_given(mac: Mac, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = checks.link_local(["en5"])["en5"]
+    peers: list[str] = []
+    if where == "own":
+        holding(monkeypatch, en9=taken)
+    elif where == "peer":
+        peers = [taken]
+    elif where == "arp":
+        mac.tools.runs("arp", f"echo '? ({taken}) at 2:0:0:0:0:1 on en5 ifscope [ethernet]'")
+    elif where == "ifconfig":
+        mac.tools.runs("ifconfig", f"echo 'en3: flags=1<UP> mtu 1500'; echo '\tinet {taken} netmask 0xffff0000'")
+    elif where == "other port":
+        monkeypatch.setattr("zlib.crc32", lambda *_: 7)
+        taken = checks.link_local(["en4"])["en4"]
+        assert checks.link_local(["en4", "en5"])["en5"] != taken
+        return
+    assert checks.link_local(["en5"], peers)["en5"] != taken
+
+
+def test_two_hosts_choose_different_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for name in ("mac-1", "mac-2", "mac-3"):
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        found.update(checks.link_local(["en4", "en5"]).values())
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("links", "verdict", "evidence"),
+    [
+        (["80"], "green", "Thunderbolt 5, linked at 80 Gb/s"),
+        (["80", "120"], "green", "Thunderbolt 5, linked at 80 Gb/s to Mac0, 120 Gb/s to Mac1"),
+        (["80", "40"], "yellow", "Thunderbolt 5, linked at 80 Gb/s to Mac0, 40 Gb/s to Mac1"),
+        (["40", "80", "20"], "yellow", "Thunderbolt 5, linked at 40 Gb/s to Mac0, 80 Gb/s to Mac1, 20 Gb/s to Mac2"),
+    ],
+)
+def test_each_peer_is_judged_by_its_own_speed(mac: Mac, links: list[str], verdict: str, evidence: str) -> None:
+    buses: list[Any] = [
+        {
+            "receptacle_1_tag": {"current_speed_key": f"{speed} Gb/s"},
+            "_items": [{"domain_uuid_key": str(n), "device_name_key": f"Mac{n}"}],
+        }
+        for n, speed in enumerate(links)
+    ]
+    mac.tools.runs("system_profiler", f"/bin/cat <<'E'\n{json.dumps({'SPThunderboltDataType': buses})}\nE")
+    check = climb()["thunderbolt"]
+    assert (check.verdict, check.evidence) == (verdict, evidence)
+    slow = [f"Mac{n}" for n, speed in enumerate(links) if int(speed) < 80]
+    assert all(name in str(check.mend) for name in slow)
+
+
 def test_an_address_on_the_bridge(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
     holding(monkeypatch, bridge0=OWN)
     check = last()
@@ -329,7 +446,7 @@ def test_an_address_on_the_bridge(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> 
     ("name", "evidence", "mend"),
     [
         ("down", "rdma_en5 is PORT_DOWN, not PORT_ACTIVE", "on the other Mac: jaccl-bootstrap doctor"),
-        ("no-ipv4", "rdma_en5 has no IPv4-mapped GID", f"sudo ifconfig en5 inet {OWN} netmask 255.255.0.0 alias"),
+        ("no-ipv4", "rdma_en5 has no IPv4-mapped GID", "sudo ifconfig en5 inet 169.254."),
     ],
 )
 def test_a_port_that_cannot_be_used(mac: Mac, name: str, evidence: str, mend: str) -> None:
@@ -373,6 +490,34 @@ def test_the_coordinator_port_is_taken() -> None:
 def test_a_stranger_who_would_share_the_port_is_seen() -> None:
     with socket.create_server((OWN, 0), reuse_port=True) as other:
         assert last(coordinator_port=other.getsockname()[1]).name == "coordinator-port"
+
+
+@pytest.mark.parametrize("rank", [1, 2, None])
+def test_the_own_link_port_is_taken(rank: int | None, port: int) -> None:
+    with socket.create_server((OWN, 0)) as other:
+        link = other.getsockname()[1]
+        check = last(rank=rank, link_port=link, coordinator_port=port)
+        assert climb(rank=0, link_port=link, coordinator_port=port)["link-port"].verdict == "skipped"
+    assert (check.name, check.verdict, check.mend) == ("link-port", "red", f"lsof -nP -iTCP:{link}")
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1", "127.0.1.1", OWN])
+def test_a_loopback_address_for_other_hosts(own: str) -> None:
+    check = last(own_ip=own, peer_ips=("10.0.0.2",), backend="ring")
+    assert (check.name, check.verdict, check.evidence) == ("address", "red", f"{own} is a loopback address")
+
+
+def test_every_check_is_listed(mac: Mac, port: int) -> None:
+    done = list(examine(Patient(own_ip=OWN, coordinator_port=port)))
+    assert [check.name for check in (*done, *unreached(done))].count("pin") == 1
+    assert {check.name for check in (*done, *unreached(done))} == {*NAMES}
+    mac.tools.prints("rdma_ctl", "rdma_ctl-disabled.txt")
+    done = list(examine(Patient(own_ip=OWN)))
+    rest = list(unreached(done))
+    assert [check.name for check in (*done, *rest)] == [*NAMES]
+    assert {(check.verdict, check.evidence) for check in rest} == {("skipped", "fix rdma-ctl first")}
+    late = Check("timeout", "red", "late", "c", "m")
+    assert {check.evidence for check in unreached([done[0], late])} == {"fix timeout first"}
 
 
 def test_ring_listens_on_the_port_of_its_rank() -> None:
@@ -492,6 +637,39 @@ def test_a_directory_that_was_left(tmp_path: Path) -> None:
 
 
 WORKER = "import time; print('there', flush=True); time.sleep(60)"
+RUNS = (
+    ["/x/python", "/x/bin/jaccl-bootstrap", "up", "--own-ip", "10.0.0.1"],
+    ["/x/python", "-P", "-m", "bootstrap", "up"],
+    ["/x/python", "/x/jaccl-bootstrap", "demo"],
+    ["/x/python", "-I", "-S", "/y/bootstrap/control/guard.py", "7"],
+)
+
+
+@pytest.mark.parametrize("arguments", RUNS)
+def test_what_belongs_to_a_live_run_is_no_leftover(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, live = (tmp_path / "tmp" / f"jaccl-bootstrap-{name}" for name in ("old", "live"))
+    old.mkdir()
+    began = old.stat().st_ctime + 60
+    ids = SimpleNamespace(real=os.getuid())
+    run = SimpleNamespace(uids=lambda: ids, cmdline=lambda: arguments, create_time=lambda: began, pid=7)
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter([run]))
+    assert checks.leftovers().mend == f"rm -r {old}"  # it was there before the run
+    began -= 60
+    live.mkdir()
+    assert checks.leftovers().verdict == "green"
+
+
+@pytest.mark.parametrize("arguments", [["/x/jaccl-bootstrap", "doctor"], ["vi", "jaccl-bootstrap"], ["x", "up"], []])
+def test_other_programs_are_no_runs(tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp" / "jaccl-bootstrap-old").mkdir()
+    ids = SimpleNamespace(real=os.getuid())
+    other = SimpleNamespace(uids=lambda: ids, cmdline=lambda: arguments, create_time=lambda: 0.0, pid=7)
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter([other]))
+    assert checks.leftovers().verdict == "yellow"
+
+
 STARTERS: dict[str, Callable[[], list[str]]] = {
     "launched": lambda: [sys.executable, "-S", "-c", WORKER, "bootstrap.worker"],
     # The shell ends, and somebody who is no launcher adopts the worker.
@@ -539,8 +717,8 @@ def test_a_worker_whose_launcher_is_gone(tmp_path: Path, worker: tuple[str, int]
         ({"peer_ips": ("::1",)}, "bad-ip"),
         ({"peer_ips": (PEER,), "rank": 2}, "bad-rank"),
         ({"rank": -1}, "bad-rank"),
-        ({"rank": 8}, "bad-rank"),
-        ({"peer_ips": tuple(f"10.0.0.{n}" for n in range(8))}, "bad-ranks"),
+        ({"rank": 64}, "bad-rank"),
+        ({"peer_ips": tuple(f"10.0.0.{n}" for n in range(64))}, "bad-ranks"),
         ({"own_ip": PEER, "peer_ips": (PEER,)}, "bad-rank"),
         ({"link_port": 0}, "bad-port"),
         ({"link_port": 65536}, "bad-port"),

@@ -51,6 +51,7 @@ from wireproto import (
     link_frame_pieces,
     schema,
 )
+from wireproto.testing.by_schema import build_message
 
 
 class Row(NamedTuple):
@@ -276,7 +277,7 @@ def test_table_is_whole() -> None:
 def test_encode(row: Row) -> None:
     for revision in known_in(row):
         assert encode_frame(row.message, revision, ALL_EXTENSIONS) == row.frame
-        assert schema.build(schema.cluster_frame(revision, ALL_EXTENSIONS), row.message) == row.frame
+        assert build_message(row.message, revision, ALL_EXTENSIONS) == row.frame
 
 
 @EVERY_ROW
@@ -300,7 +301,7 @@ def test_each_extension_has_its_own_types(row: Row) -> None:
         assert fast(row.frame, V2, agreed) == slow(row.frame, V2, agreed) == (whole if accepted else unknown)
         encoded = Accepted(bytes, row.frame) if accepted else expected("type-unknown", None)
         assert verdict(encode_frame, row.message, V2, agreed) == encoded
-        assert isinstance(verdict(schema.build, schema.cluster_frame(V2, agreed), row.message), Accepted) is accepted
+        assert isinstance(verdict(build_message, row.message, V2, agreed), Accepted) is accepted
 
 
 @EVERY_ROW
@@ -391,14 +392,13 @@ def test_longest_gather(size: int) -> None:
     for cls, key, limit in ((SideChannelPart, "part", 1024 * 1024), (SideChannelWhole, "whole", 8 * 1024 * 1024)):
         message = cls(7, bytes(size))
         frame = bytes([0x40 if cls is SideChannelPart else 0x41, 7, 0, 0, 0]) + bytes(size)
-        layout = schema.cluster_frame(V2, ALL_EXTENSIONS)
         if size <= limit:
             assert fast(frame) == slow(frame) == Accepted(cls, message)
-            assert encode_frame(message, V2, ALL_EXTENSIONS) == schema.build(layout, message) == frame
+            assert encode_frame(message, V2, ALL_EXTENSIONS) == build_message(message, V2, ALL_EXTENSIONS) == frame
         else:
             assert fast(frame) == slow(frame) == expected("field-length", 5, key)
             assert verdict(encode_frame, message, V2, ALL_EXTENSIONS) == expected("field-length", None, key)
-            assert verdict(schema.build, layout, message) == expected("field-length", None, key)
+            assert verdict(build_message, message, V2, ALL_EXTENSIONS) == expected("field-length", None, key)
 
 
 @pytest.mark.parametrize("row", JSON_ROWS, ids=lambda row: row.id)
@@ -416,7 +416,7 @@ def test_link_round_trip(row: Row) -> None:
     frame = on_link(row.frame)
     assert encode_link_frame(row.frame) == frame
     assert b"".join(link_frame_pieces(row.frame)) == frame
-    assert schema.build(schema.LINK_FRAME, {"body": row.frame}) == frame
+    assert schema.build(schema.LinkFrame, {"body": row.frame}) == frame
     assert parse_stream(frame) == Stream([row.frame], None)
 
 

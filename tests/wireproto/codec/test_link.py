@@ -396,8 +396,13 @@ def test_encode(length: int, hold: Callable[[bytes], bytes]) -> None:
 
 
 def test_pieces_do_not_copy() -> None:
-    for body in (b"body", bytearray(b"body"), memoryview(b"body")):
-        assert link_frame_pieces(body)[1] is body
+    body = b"body"
+    assert link_frame_pieces(body)[1] is body
+    buffer = bytearray(b"body")
+    for held in (buffer, memoryview(buffer), memoryview(buffer).cast("H")):
+        piece = link_frame_pieces(held)[1]
+        buffer[0] ^= 1
+        assert piece == buffer
 
 
 def test_length_is_in_bytes() -> None:
@@ -435,10 +440,10 @@ def test_encode_at_and_over_the_limit() -> None:
 
 
 def test_schema_has_the_same_limits() -> None:
-    assert isinstance(verdict(schema.build, schema.LINK_FRAME, {"body": b""}), Rejected)
+    assert isinstance(verdict(schema.build, schema.LinkFrame, {"body": b""}), Rejected)
     for length, code in [(0, "link-length-zero"), (MAX_LINK_LENGTH + 1, "link-length-limit")]:
-        assert verdict(schema.parse, schema.LINK_FRAME, header(length) + b"x") == expected(code, 0, "length")
-    assert verdict(schema.parse, schema.LINK_FRAME, header(MAX_LINK_LENGTH) + b"x") == expected("truncated", 9)
+        assert verdict(schema.parse, schema.LinkFrame, header(length) + b"x") == expected(code, 0, "length")
+    assert verdict(schema.parse, schema.LinkFrame, header(MAX_LINK_LENGTH) + b"x") == expected("truncated", 9)
 
 
 def test_error_can_be_pickled() -> None:

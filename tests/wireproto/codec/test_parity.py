@@ -32,6 +32,7 @@ from tests.wireproto.verdicts import (
 )
 from wireproto import MAX_LINK_LENGTH, Message, Revision, decode_frame, encode_frame, schema
 from wireproto.fuzzing.mutations import mutate_frame, nearly_valid_frame, token_soup
+from wireproto.testing.by_schema import build_message
 from wireproto.testing.encodings import foreign_frame
 from wireproto.testing.strategies import arbitrary_frames, messages, seeded_randoms
 
@@ -168,7 +169,7 @@ def test_encoding(cls: type[Message], data: st.DataObject) -> None:
         if revision == Revision.V1 and TYPE_BYTE[cls] not in V1_TYPES:
             continue
         assert encode_frame(message, revision, ALL_EXTENSIONS) == frame
-        assert schema.build(schema.cluster_frame(revision, ALL_EXTENSIONS), message) == frame
+        assert build_message(message, revision, ALL_EXTENSIONS) == frame
         assert decode_frame(frame, revision, ALL_EXTENSIONS) == message
     check(frame)
 
@@ -206,5 +207,5 @@ def test_link_streams(share: int, stream: bytes, cuts: list[int], styles: int) -
 def test_link_encoding(body: bytes) -> None:
     frame = len(body).to_bytes(8, "little") + body
     if body:
-        assert schema.build(schema.LINK_FRAME, {"body": body}) == frame
+        assert schema.build(schema.LinkFrame, {"body": body}) == frame
         assert parse_stream(frame).bodies == [body]

@@ -1,6 +1,7 @@
 """Tensor plaintexts: plain buffers, and real MLX arrays."""
 
 import struct
+from functools import partial
 
 import mlx.core as mx
 import pytest
@@ -27,7 +28,7 @@ def test_stop_is_four_bytes_of_ones() -> None:
     """[TENSOR-STOP]"""
     assert STOP == b"\xff\xff\xff\xff"
     assert decode_activation(STOP, 4096) is None
-    assert schema.build(schema.activation(4096), {"seq_len": -1, "data": b""}) == STOP
+    assert schema.build(schema.Activation, {"seqLen": -1, "data": b""}, hidden_dim=4096) == STOP
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,8 @@ def test_stop_is_four_bytes_of_ones() -> None:
 def test_activation(activation: Activation, plaintext: bytes) -> None:
     assert encode_activation(activation) == plaintext
     assert decode_activation(plaintext, activation.hidden_dim) == activation
-    parsed = schema.parse(schema.activation(activation.hidden_dim), plaintext)
-    assert (parsed.seq_len, parsed.data) == (activation.seq_len, activation.data)
+    parsed = schema.parse(schema.Activation, plaintext, hidden_dim=activation.hidden_dim)
+    assert (parsed.seqLen, parsed.data) == (activation.seq_len, activation.data)
 
 
 def test_decoded_data_is_a_view() -> None:
@@ -72,7 +73,8 @@ def test_decoded_data_is_a_view() -> None:
 )
 def test_activation_rejected(plaintext: bytes, error: type[WireError], code: str, offset: int) -> None:
     """[TENSOR-ACTIVATION, TENSOR-STOP]"""
-    for reject in (lambda: decode_activation(plaintext, 4), lambda: schema.parse(schema.activation(4), plaintext)):
+    by_schema = partial(schema.parse, schema.Activation, plaintext, hidden_dim=4)
+    for reject in (lambda: decode_activation(plaintext, 4), by_schema):
         with pytest.raises(error) as caught:
             reject()
         assert (type(caught.value), caught.value.code, caught.value.offset) == (error, code, offset)
@@ -80,14 +82,14 @@ def test_activation_rejected(plaintext: bytes, error: type[WireError], code: str
 
 @given(st.binary(max_size=40), st.integers(1, 4))
 def test_activation_agrees_with_the_schema(plaintext: bytes, hidden_dim: int) -> None:
-    parsed = verdict(schema.parse, schema.activation(hidden_dim), plaintext)
+    parsed = verdict(partial(schema.parse, hidden_dim=hidden_dim), schema.Activation, plaintext)
     decoded = verdict(decode_activation, plaintext, hidden_dim)
     if isinstance(parsed, Rejected):
         assert decoded == parsed
     else:
         assert isinstance(decoded, Accepted)
-        stop = parsed.value.seq_len == -1
-        assert decoded.value == (None if stop else (parsed.value.seq_len, hidden_dim, parsed.value.data))
+        stop = parsed.value.seqLen == -1
+        assert decoded.value == (None if stop else (parsed.value.seqLen, hidden_dim, parsed.value.data))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_token(token_id: int) -> None:
     plaintext = encode_token(token_id)
     assert plaintext == token_id.to_bytes(4, "little", signed=True)
     assert decode_token(plaintext) == token_id
-    assert schema.parse(schema.TOKEN, plaintext).token_id == token_id
+    assert schema.parse(schema.Token, plaintext).tokenID == token_id
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_token(token_id: int) -> None:
 )
 def test_token_rejected(plaintext: bytes, code: str, offset: int) -> None:
     """[TENSOR-TOKEN]"""
-    for reject in (lambda: decode_token(plaintext), lambda: schema.parse(schema.TOKEN, plaintext)):
+    for reject in (lambda: decode_token(plaintext), lambda: schema.parse(schema.Token, plaintext)):
         with pytest.raises(WireError) as caught:
             reject()
         assert (caught.value.code, caught.value.offset) == (code, offset)

@@ -11,10 +11,10 @@ from wireproto.fuzzing.layers import harness_of
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 LAYOUTS = {
-    "Token": schema.TOKEN,
-    "JacclHello": schema.JACCL_HELLO,
-    "JacclDestination": schema.JACCL_DESTINATION,
-    "SealedBox": schema.SEALED_BOX,
+    "Token": schema.Token,
+    "JacclHello": schema.JacclHello,
+    "JacclDestination": schema.JacclDestination,
+    "SealedBox": schema.SealedBox,
 }
 
 

@@ -29,8 +29,10 @@ from tests.wireproto.inspection.captured import (
     simple,
 )
 from tests.wireproto.inspection.talks import a_talk, pcap
-from wireproto import Revision
+from wireproto import Revision, encode_link_frame
+from wireproto.inspection.connections import entries_of_stream
 from wireproto.inspection.sessions import Kind
+from wireproto.inspection.timeline import as_json
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -358,6 +360,16 @@ def test_packets_of_a_link_type_that_is_not_read_among_others() -> None:
 
 
 # -- streams without packets -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 1, 8, 28])
+def test_chunks_of_a_stream_do_not_matter(kept: int) -> None:
+    """Empty ones neither, which once ended the look at its first bytes."""
+    stream = encode_link_frame(b"\x41" + bytes(7)) + encode_link_frame(b"\x03") * 3
+    data = stream[: len(stream) - kept]
+    pieces = [b"", data[:3], b"", *(data[at : at + 1] for at in range(3, len(data)))]
+    shown = [[as_json(entry) for entry in entries_of_stream(chunks, None)] for chunks in ([data], pieces)]
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize("cut", [1, 8, 60, 353])

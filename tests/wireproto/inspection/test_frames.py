@@ -92,6 +92,14 @@ def test_after_a_longer_hole_a_frame_is_looked_for() -> None:
     assert fed(finder, STREAM[277:]) == [Skipped(277, 6, STREAM[277:283]), *frames(3)]
 
 
+def test_bytes_after_the_end_are_found_too() -> None:
+    """A place noted before the end once led to an index before the first byte."""
+    finder = FrameFinder(synced=False)
+    start = fed(finder, b"\xff" + STREAM[9:60])
+    found = [*start, *finder.end(closed=True), *fed(finder, STREAM)]
+    assert found == [Skipped(0, 52, b"\xff" + STREAM[9:60]), *frames(0, 1, 2, 3, after=52)]
+
+
 def test_a_hole_in_a_length() -> None:
     finder = FrameFinder(synced=True)
     assert fed(finder, STREAM[:12]) == frames(0)

@@ -260,6 +260,62 @@ def test_wrong_usage(arguments: list[str], text: str, files: tuple[Path, Path]) 
     assert files[0].read_bytes() == before
 
 
+# -- streams and names of every kind -----------------------------------------------------------------------------------
+
+
+def in_shell(command: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """`command`, in which inspect stands for the command and "$@" for its arguments."""
+    script = f'inspect() {{ {sys.executable} -m wireproto inspect "$@"; }}; {command}'
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *map(os.fsencode, map(str, arguments))],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ('inspect "$@" <&-', 0),
+        ('inspect "$@" >&-', 0),
+        ('inspect "$@" 2>&-', 0),
+        ('inspect "$@" --json <&- >&- 2>&-', 0),
+        ("inspect - <&-", 1),
+        ('inspect "$@" > /dev/full', 3),
+        ('inspect "$@" --json > /dev/full', 3),
+    ],
+)
+def test_closed_and_full_streams(command: str, code: int, files: tuple[Path, Path]) -> None:
+    done = in_shell(command, files[0])
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.count(b"\n") == (code != 0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+@pytest.mark.parametrize("option", [None, "--hex", "--json"])
+def test_any_encoding_of_the_output(encoding: str, option: str | None, files: tuple[Path, Path]) -> None:
+    done = in_shell('inspect "$@"', files[0], *([option] if option else []), PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"handshakeHello" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
+@pytest.mark.parametrize("contents", ["capture", "text"])
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_a_name_that_is_not_utf_8(contents: str, utf8: str, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"na\xff\x80me")
+    path.write_bytes(a_talk().pcapng() if contents == "capture" else b"text\n")
+    done = in_shell('inspect "$@"', path, LC_ALL="C", PYTHONUTF8=utf8, PYTHONCOERCECLOCALE="0")
+    assert done.returncode == (contents == "text")
+    assert done.stderr.count(b"\n") == (contents == "text")
+    done = in_shell('inspect "$@"', f"{path}.not", LC_ALL="C", PYTHONUTF8=utf8, PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_a_file_that_cannot_be_written(files: tuple[Path, Path]) -> None:
     done = run(files[0], "--svg", files[0] / "no" / "where.svg")
     assert done.returncode == 3

@@ -26,7 +26,6 @@ def long_talk(revision: Revision = Revision.V2) -> Talk:
 
 
 TALK = long_talk()
-IN_ORDER = [entry.kind for entry in entries(TALK.segments, TALK.keys())]
 CONTENTS = read(pcap(TALK.packets), TALK.keys()).names
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.wireproto.verdicts import Accepted, expected, pieces, verdict
 from wireproto import WireError
 from wireproto.jaccl import MAX_GATHER, MAX_SIZE, MIN_SIZE, Connection, Root, Worker
-from wireproto.schema import JACCL_HELLO, build
+from wireproto.schema import JacclHello, build
 
 SIZES = (*range(MIN_SIZE, 9), MAX_SIZE)
 
@@ -65,7 +65,7 @@ def test_gathers_among_all_ranks(size: int, lengths: list[int]) -> None:
 @pytest.mark.parametrize("rank", [*range(1, 9), MAX_SIZE - 1])
 def test_hello_is_that_of_the_schema(rank: int) -> None:
     """[JACCL-HELLO]"""
-    assert Worker(rank, MAX_SIZE).start() == build(JACCL_HELLO, {"rank": rank})
+    assert Worker(rank, MAX_SIZE).start() == build(JacclHello, {"rank": rank})
 
 
 def test_result_waits_for_everybody() -> None:

@@ -24,7 +24,7 @@ from wireproto.jaccl import (
     mesh_init,
     ring_init,
 )
-from wireproto.schema import JACCL_DESTINATION, build, parse
+from wireproto.schema import JacclDestination, build, parse
 
 SIZES = (*range(MIN_SIZE, 9), MAX_SIZE)
 Init = Generator[bytes, bytes, Any]
@@ -54,7 +54,7 @@ def ring_lists(rank: int, wires: int) -> RingDestinations:
 
 
 def by_schema(data: bytes) -> Destination:
-    value = parse(JACCL_DESTINATION, data)
+    value = parse(JacclDestination, data)
     if value.endpoint is None:
         return OWN_ENTRY
     end = value.endpoint
@@ -87,7 +87,7 @@ def test_encoded_destination_is_that_of_the_schema(destination: Destination) -> 
         }
     )
     data = encode_destination(destination)
-    assert data == build(JACCL_DESTINATION, {"local_id": destination.local_id, "endpoint": endpoint})
+    assert data == build(JacclDestination, {"local_id": destination.local_id, "endpoint": endpoint})
     assert len(data) == DESTINATION_SIZE
     assert decode_destination(data) == destination
 
@@ -342,20 +342,18 @@ PEER = destination_of(0, 1)
     ],
 )
 def test_own_lists_are_checked_before_anything_is_sent(init: Callable[[], Init], code: str, path: str | None) -> None:
-    assert verdict(next, init()) == expected(code, None, path)
+    assert verdict(init) == expected(code, None, path)
 
 
 def test_own_right_list_is_checked_before_anything_is_sent() -> None:
-    assert verdict(next, ring_init(0, 2, [PEER], [OWN_ENTRY])) == expected(
-        "jaccl-own-entry", None, "right[0][0].local_id"
-    )
+    assert verdict(ring_init, 0, 2, [PEER], [OWN_ENTRY]) == expected("jaccl-own-entry", None, "right[0][0].local_id")
 
 
 @pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 1), (0, 9)])
 def test_no_such_rank(rank: int, size: int) -> None:
-    for init in (mesh_init(rank, size, []), ring_init(rank, size, [], [])):
+    for init in (lambda: mesh_init(rank, size, []), lambda: ring_init(rank, size, [], [])):
         with pytest.raises(ValueError, match="rank"):
-            next(init)
+            init()
 
 
 @given(data=st.data())

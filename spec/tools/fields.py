@@ -1,0 +1,111 @@
+"""The fields of each message, read out of `wireproto.schema`: what the dissector's tables and spec/protocol.md show."""
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import construct
+
+from wireproto import schema
+
+LINK_LIMIT: Final = schema.LinkFrame.length.subcon.subcon.high
+"""The longest link frame's body."""
+
+_TYPES: Final = {bool: "boolean", int: "integer", str: "string", bytes: "bytes"}
+
+
+class Facts(NamedTuple):
+    """What a value may be."""
+
+    type: str
+    """`boolean`, `integer`, `string`, `bytes` or `array`."""
+    low: int | None = None
+    high: int | None = None
+    min: int | None = None
+    """In bytes, characters or items, as `max`."""
+    max: int | None = None
+    pattern: str | None = None
+    """A regular expression that matches all of it."""
+    values: tuple[str, ...] = ()
+    """The only strings allowed; any if empty."""
+    item: "Facts | None" = None
+    unique: bool = False
+    """Whether each item of an array has to be another one."""
+
+
+class Field(NamedTuple):
+    """One field of a payload."""
+
+    key: str
+    facts: Facts
+    optional: bool
+
+    @property
+    def name(self) -> str:
+        """The key as Python writes it."""
+        return snake(self.key)
+
+
+class Message(NamedTuple):
+    """One type of cluster frame."""
+
+    number: int
+    name: str
+    kind: str
+    """`json`, `empty`, `opaque` or `numbered`."""
+    revision: int
+    extension: str | None
+    limit: int
+    """Of the whole frame, in bytes."""
+    fields: tuple[Field, ...]
+
+
+def snake(name: str) -> str:
+    """`snake("sessionID") == "session_id"`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def messages() -> Iterator[Message]:
+    """Every type, in the order of the schema."""
+    for name, payload in schema.ClusterFrame.payload.cases.items():
+        layout, number = payload.subcon, schema.ClusterMsgType.encmapping[name]
+        fields = tuple(payload_fields(layout))
+        kind = "json" if isinstance(layout, schema.JsonObject) else ("empty", "opaque", "numbered")[len(fields)]
+        yield Message(number, name, kind, payload.revision, payload.extension, payload.limit, fields)
+
+
+def payload_fields(layout: construct.Construct) -> Iterator[Field]:
+    """The fields of a payload, none for one that is empty."""
+    if isinstance(layout, schema.JsonObject):
+        members = layout.members
+    elif isinstance(layout, construct.Struct):
+        members = {member.name: member.subcon for member in layout.subcons}
+    else:
+        members = {}
+    for key, value in members.items():
+        optional = isinstance(value, schema.Optional)
+        yield Field(key, facts(value.subcon if optional else value), optional)
+
+
+def facts(value: construct.Construct) -> Facts:
+    """What a value may be. `TypeError` for a construct that no payload has."""
+    match value:
+        case schema.Within():
+            return facts(value.subcon)._replace(low=value.low, high=value.high)
+        case schema.Sized():
+            return facts(value.subcon)._replace(min=value.least or None, max=value.most)
+        case schema.Matches():
+            return facts(value.subcon)._replace(pattern=value.pattern)
+        case schema.OneOf():
+            return facts(value.subcon)._replace(values=value.values)
+        case schema.JsonArray():
+            return Facts("array", max=value.most, item=facts(value.item), unique=value.unique)
+        case schema.JsonValue():
+            return Facts(_TYPES[value.python_type])
+        case schema.Only(subcon=construct.FormatField(fmtstr=form, length=length)):
+            signed = form[1].islower()
+            bits = 8 * length - signed
+            return Facts("integer", low=-(2**bits) if signed else 0, high=2**bits - 1)
+        case schema.Only():
+            return Facts(_TYPES[value.python_type])
+    raise TypeError(f"no payload has a {type(value).__name__}")

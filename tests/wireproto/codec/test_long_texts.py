@@ -1,0 +1,164 @@
+"""Long payloads: scanned at about the speed of `json.loads`, with the same verdict as short ones. [JSON-*]"""
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+import pytest
+
+from tests.wireproto.oracle import judge
+from tests.wireproto.verdicts import Accepted, expected, fast, slow
+from wireproto import Revision, WireError, decode_frame
+
+_LENGTH: Final = 256 * 1024
+
+
+def _array(items: str) -> str:
+    return f"[{','.join([items] * (_LENGTH // (len(items) + 1)))}]"
+
+
+_SHAPES: Final[dict[str, str]] = {
+    "integers": _array("0,1,22,333,-4444,55555"),
+    "long integers": _array("123456789012345678901234567890"),
+    "floats": _array("-1.25e-10,0.5"),
+    "literals": _array("true,false,null"),
+    "empty arrays": _array("[]"),
+    "empty objects": _array("{}"),
+    "small objects": _array('{"a":1,"bb":"x","ccc":null}'),
+    "nested objects": _array('{"a":' * 100 + "1" + "}" * 100),
+    "nested arrays": _array("[" * 500 + "]" * 500),
+    "trees": _array("[[[],[]],[[],[]]]"),
+    "one object": "{" + ",".join(f'"k{number}":0' for number in range(_LENGTH // 12)) + "}",
+    "short strings": _array('"abc"'),
+    "a long string": f'"{"x" * _LENGTH}"',
+    "a string in UTF-8": f'"{"é" * (_LENGTH // 2)}"',
+    "short escapes": '"' + r"\n" * (_LENGTH // 2) + '"',
+    "long escapes": '"' + r"\u00e9" * (_LENGTH // 6) + '"',
+    "surrogate pairs": '"' + r"\ud83d\ude00" * (_LENGTH // 12) + '"',
+    "pairs and long integers": _array(r'"\ud83d\ude00",123456789012345678901234567890'),
+    "white space": f"[{' ' * _LENGTH}]",
+}
+_UNKNOWN: Final = b'\x0b{"uid":"u","seqLen":1,"x":%b,"sealedActivation":""}'
+_FRAMES: Final[dict[str, bytes]] = {
+    **{f"unknown {name}": _UNKNOWN % text.encode() for name, text in _SHAPES.items()},
+    "unknown members": b'\x0b{"uid":"u","seqLen":1,"sealedActivation":"",%b}' % _SHAPES["one object"][1:-1].encode(),
+    "tokens": b'\x08{"uid":"u","x":0,"maxTokens":1,"tokens":%b}' % _SHAPES["integers"].encode(),
+    "base64": b'\x0b{"uid":"u","x":0,"seqLen":1,"sealedActivation":"%b"}' % base64.b64encode(bytes(_LENGTH)),
+}
+EVERY_FRAME = pytest.mark.parametrize("name", _FRAMES)
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    act()
+    return time.perf_counter() - begin
+
+
+def _fastest(act: Callable[[], object], times: int = 5) -> float:
+    return min(_seconds(act) for _ in range(times))
+
+
+def _refused(frame: bytes) -> None:
+    with pytest.raises(WireError):
+        decode_frame(frame)
+
+
+def _check_time(act: Callable[[], object], floor: Callable[[], float]) -> None:
+    """At most five times the floor, in the best of several tries: the machine may be busy with something else."""
+    ratios = []
+    for _ in range(10):
+        ratios.append(_fastest(act) / floor())
+        if ratios[-1] <= 5:
+            return
+    pytest.fail(f"{min(ratios):.1f} times as long as json.loads")
+
+
+@EVERY_FRAME
+def test_scanning_a_valid_payload_takes_at_most_five_times_as_long_as_json_loads(name: str) -> None:
+    frame = _FRAMES[name]
+    _check_time(lambda: decode_frame(frame), lambda: _fastest(lambda: json.loads(frame[1:])))
+
+
+@EVERY_FRAME
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_scanning_an_invalid_payload_takes_at_most_five_times_as_long_as_the_slowest_valid_one(
+    name: str, place: str
+) -> None:
+    frame = _FRAMES[name]
+    at = {"first": 40, "middle": len(frame) // 2, "last": len(frame) - 30}[place]
+    wrong = frame[:at] + b"\x01" + frame[at:]
+    slowest = _FRAMES["unknown nested arrays"][1:]
+    _check_time(lambda: _refused(wrong), lambda: _fastest(lambda: json.loads(slowest)))
+
+
+@EVERY_FRAME
+def test_long_payloads_are_accepted(name: str) -> None:
+    frame = _FRAMES[name]
+    verdict = fast(frame)
+    assert isinstance(verdict, Accepted)
+    assert verdict == slow(frame)
+    assert judge(frame, Revision.V2) == verdict.value
+
+
+_FAULTS: Final = (
+    *(b"\x01", b"\xff", b"\xc3", b"]", b"}", b",", b'"', b":", b"[", b"{", b"\\", b"\\ud800", b"01", b"nul", b"-"),
+    *(b"1e", b" x"),
+)
+
+
+@EVERY_FRAME
+def test_faults_in_long_payloads_get_the_same_verdict_wherever_they_are(name: str) -> None:
+    """The scanner skips valid parts in bulk: it has to find the same fault as if it read them byte by byte."""
+    random = Random(name)
+    frame = _FRAMES[name][:20_000] + _FRAMES[name][-10_000:]
+    for fault in _FAULTS:
+        at = random.choice([random.randrange(1, len(frame)), len(frame) - random.randrange(1, 60)])
+        for wrong in (frame[:at] + fault + frame[at:], frame[:at] + fault + frame[at + len(fault) :]):
+            assert fast(wrong) == slow(wrong), (at, fault)
+    cut = random.randrange(1, len(frame))
+    assert fast(frame[:cut]) == slow(frame[:cut])
+
+
+@pytest.mark.parametrize("distance", [1, 1_000, 5_000, 100_000])
+def test_a_repeated_key_is_found_however_far_away_the_first_is(distance: int) -> None:
+    """[JSON-DUPLICATE-KEY]"""
+    between = b",".join(b'"k%d":[{"a":1},{"a":2}]' % number for number in range(distance // 24 + 1))
+    for frame in (
+        b'\x0b{"x":0,%b,"x":0,"uid":"","seqLen":1,"sealedActivation":""}' % between,
+        b'\x0b{"y":[0,{"x":0,%b,"x":0}],"uid":"","seqLen":1,"sealedActivation":""}' % between,
+        b'\x0b{"y":[0,{"\\u0078":0,%b,"x":0}],"uid":"","seqLen":1,"sealedActivation":""}' % between,
+        b'\x0b{"uid":"",%b,"uid":"","seqLen":1,"sealedActivation":""}' % between,
+    ):
+        key = b'"uid"' if frame.count(b'"uid"') > 1 else b'"x"'
+        at = frame.index(key, frame.index(between) + len(between))
+        assert fast(frame) == slow(frame) == expected("json-duplicate-key", at)
+
+
+@pytest.mark.parametrize("levels", [1, 100, 509, 510])
+def test_the_nesting_limit_counts_from_the_payload_after_a_long_valid_part(levels: int) -> None:
+    """[JSON-NESTING]"""
+    before = b'\x0b{"uid":"","seqLen":1,"sealedActivation":"","x":[%b,' % b",".join([b"[1,2]"] * 10_000)
+    deep = b"[" * levels + b"]" * levels
+    assert isinstance(fast(before + deep + b"]}"), Accepted)
+    too_deep = before + b"[" * 511 + b"]" * 511 + b"]}"
+    assert fast(too_deep) == slow(too_deep) == expected("json-nesting", len(before) + 510)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33])
+@pytest.mark.parametrize("found", [b"]", b"}", b"x", b",", b""])
+def test_a_byte_where_an_element_is_due_is_a_syntax_error_whatever_the_count(count: int, found: bytes) -> None:
+    names = b"".join(b'"x/%d",' % number for number in range(1, count + 1))
+    frame = b'\x07{"port":1,"sessionID":"","extensions":[' + names
+    if not count and found in (b"]", b""):
+        return  # an empty array, or the end of the text
+    verdict = fast(frame + found)
+    assert verdict == slow(frame + found)
+    if count == 33:
+        assert verdict == expected("field-length", frame.index(b"["), "extensions")
+    elif found:
+        assert verdict == expected("json-syntax", len(frame))
+    else:
+        assert verdict == expected("truncated", len(frame))
