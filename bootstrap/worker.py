@@ -59,6 +59,9 @@ class LinkOrder(msgspec.Struct, frozen=True, kw_only=True):
     capture: str | None = None
     """The file to record the links in."""
 
+    def __repr__(self) -> str:
+        return f"LinkOrder(host={self.host!r}, revision={self.revision!r}, peers={self.peers!r})"  # without the key
+
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor tells a rank. Times are of the system's monotonic clock."""
