@@ -99,7 +99,7 @@ def doctor(
             done.append(check)
             show(check)
     ok = done[-1].verdict != "red"
-    rest = list(unreached(done))
+    rest = list(unreached(patient, done))
     for check in rest if as_json else ():
         show(check)
     written = report is None or _write_report(context, report, patient, names, [*done, *rest], calls, as_json)

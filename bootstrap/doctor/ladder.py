@@ -62,6 +62,7 @@ NAMES: Final = (
     "lock", "link-port", "coordinator-port", "peer", "identity", "pin", "leftovers",
 )  # fmt: skip
 """Every check there is, in order."""
+_JACCL_ONLY: Final = frozenset({"gather-factory", "thunderbolt", "rdma-ctl", "rdma-devices", "bridge", "rdma-port"})
 
 
 def examine(patient: Patient) -> Iterator[Check]:
@@ -72,14 +73,17 @@ def examine(patient: Patient) -> Iterator[Check]:
             return
 
 
-def unreached(done: Sequence[Check]) -> Iterator[Check]:
-    """Yield the checks that were not made, as skipped: those after a red one, and those that this run does not need."""
-    names = [check.name for check in done]
+def unreached(patient: Patient, done: Sequence[Check]) -> Iterator[Check]:
+    """Yield the checks that a red one has prevented, as skipped."""
     red = next((check.name for check in done if check.verdict == "red"), None)
-    for name in NAMES:
-        if name not in names:
-            later = red is not None and (red not in NAMES or NAMES.index(name) > NAMES.index(red))
-            yield Check(name, "skipped", f"fix {red} first" if later else "not needed here")
+    names = [check.name for check in done]
+    if red is None:
+        return
+    ring = patient.backend == "ring" or ("mlx" in names and "gather-factory" not in names and red != "mlx")
+    last = max((NAMES.index(name) for name in names if name in NAMES), default=-1)
+    for name in NAMES[last + 1 :]:
+        if not (ring and name in _JACCL_ONLY) and (patient.peer_ips or name != "pin"):
+            yield Check(name, "skipped", f"fix {red} first")
 
 
 def _ladder(patient: Patient) -> Iterator[Check]:

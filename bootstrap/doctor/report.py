@@ -30,7 +30,9 @@ _NUMBER: Final = re.compile(r"\b(?:0x)?[0-9A-Fa-f]{16}\b")  # GUIDs, and the uni
 _MADE_UP_NAME: Final = re.compile(r"\b[A-Za-z0-9][\w-]*(?:\.[\w-]+)*\.(?:local|lan|home|internal|fritz\.box)\b", re.I)
 _SERIAL: Final = re.compile(r'("(?:serial\w*|service_key_key|\w*serial\w*key)"\s*:\s*)"[^"]*"', re.I)
 _IPV4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]|:ffff)")
-_IPV6: Final = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?:\d{1,3}(?:\.\d{1,3}){3})?(?![\w:])")
+_IPV6: Final = re.compile(
+    r"(?<![\w:.])(?:::(?:ffff:)?\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4})(?![\w:.]*[\w:])"
+)
 
 
 class Redaction:

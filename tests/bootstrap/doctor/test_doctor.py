@@ -508,16 +508,26 @@ def test_a_loopback_address_for_other_hosts(own: str) -> None:
 
 
 def test_every_check_is_listed(mac: Mac, port: int) -> None:
-    done = list(examine(Patient(own_ip=OWN, coordinator_port=port)))
-    assert [check.name for check in (*done, *unreached(done))].count("pin") == 1
-    assert {check.name for check in (*done, *unreached(done))} == {*NAMES}
+    patient = Patient(own_ip=OWN, peer_ips=(PEER,), coordinator_port=port)
+    done = list(examine(patient))
+    assert [check.name for check in done] == [*NAMES]
+    assert list(unreached(patient, done)) == []
     mac.tools.prints("rdma_ctl", "rdma_ctl-disabled.txt")
-    done = list(examine(Patient(own_ip=OWN)))
-    rest = list(unreached(done))
+    done = list(examine(patient))
+    rest = list(unreached(patient, done))
     assert [check.name for check in (*done, *rest)] == [*NAMES]
     assert {(check.verdict, check.evidence) for check in rest} == {("skipped", "fix rdma-ctl first")}
     late = Check("timeout", "red", "late", "c", "m")
-    assert {check.evidence for check in unreached([done[0], late])} == {"fix timeout first"}
+    assert [check.name for check in unreached(patient, [done[0], late])] == [*NAMES[1:]]
+
+
+@pytest.mark.parametrize("backend", ["ring", "auto"])
+def test_a_check_that_a_ring_does_not_need_is_not_listed(backend: str) -> None:
+    patient = Patient(own_ip="203.0.113.9", backend=backend)  # type: ignore[arg-type]
+    done = list(examine(patient))
+    names = [check.name for check in (*done, *unreached(patient, done))]
+    wanted = ["address", "lock", "link-port", "coordinator-port", "peer", "identity", "leftovers"]
+    assert names == ["platform", "mlx", *wanted]
 
 
 def test_ring_listens_on_the_port_of_its_rank() -> None:
