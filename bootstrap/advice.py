@@ -137,6 +137,11 @@ ADVICE: Final[dict[str, Advice]] = {
     "commands-differ": Advice(
         "the ranks were started differently", "the same command, or none, on all but rank 0", mend_first=True
     ),
+    "mlx-differs": Advice(
+        "MLX 0.32.4 and later use several cables of a mesh, older ones only one",
+        "the same MLX on all ranks, or one device for each pair",
+        mend_first=True,
+    ),
     "devices-differ": Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
     "side-channel-late": Advice("a rank hangs, or runs another program", "see what the other ranks say"),
     "side-channel-*": Advice("the ranks do not run the same program", "compare what they run"),
