@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
+from bootstrap.files import prepare_standard_streams
 from wireproto.cli.console import run
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ def _load() -> "Typer":
 
 
 def main() -> NoReturn:
+    prepare_standard_streams()
     run(_load, "jaccl-bootstrap", extra="bootstrap")
 
 

@@ -35,7 +35,9 @@ ADVICE: Final[dict[str, Advice]] = {
     # lock
     "host-busy": Advice("another group is up on this host", "end it, or wait for its end", mend_first=True),
     "lock-failed": Advice(
-        "the directory for temporary files cannot be used", "set TMPDIR to one that can", mend_first=True
+        "the loopback interface is down, or a file of the pins is kept locked",
+        "ip link set lo up, or end who holds it",
+        mend_first=True,
     ),
     # RDMA
     "no-interface": Advice("the address has gone, as link-local ones do", "ifconfig", mend_first=True),
@@ -168,15 +170,29 @@ ADVICE: Final[dict[str, Advice]] = {
     "sum-failed": Advice("another rank ended right after the init", "see what the other ranks say"),
     "sum-wrong": Advice("ranks of two groups were paired", "end all groups, then start again"),
     # worker and supervisor
+    "mlx-crashed": Advice(
+        "MLX, or a library of it, is broken or of another system", "python -c 'import mlx.core'", mend_first=True
+    ),
+    "mlx-hangs": Advice("the import waits: for a slow disk, a network home, or the GPU", "python -c 'import mlx.core'"),
     "worker-died": Advice("native code crashed, or another rank failed first", "see the log lines above"),
     "worker-killed": Advice("somebody killed it: the system, short of memory, or a user", "see the system's log"),
     "worker-output": Advice("something writes to the worker's event pipe", "report it"),
     "system-refused": Advice("descriptors, processes or memory are used up", "ulimit -n; ulimit -u; free them"),
     "command-refused": Advice("the command does not exist, or may not be run", "check it in a shell", mend_first=True),
     "command-failed": Advice("the command says why", "see its output above"),
+    "command-crashed": Advice("native code of the command crashed", "see its output, and its core dump"),
     "command-killed": Advice(
-        "it crashed, or was killed: by the system, short of memory, or a user", "see its output, and the system's log"
+        "somebody killed it: the system, short of memory, or a user", "see its output, and the system's log"
     ),
+    "output-failed": Advice("the disk is full, or its place has gone", "df; write it elsewhere", mend_first=True),
+    "output-closed": Advice("the reader of the output has left", "keep it, or send the output to a file"),
+    "finish-timeout": Advice("the ranks' programs do not end together", "see what the awaited rank does"),
+    "same-rank": Advice(
+        "both ranks were started with the same --rank",
+        "give one 0 and the other 1, or leave --rank out",
+        mend_first=True,
+    ),
+    "internal": Advice("a bug of this program, on the rank that is named", "report it with that rank's output"),
     "deadline": Advice("a rank is missing, or hangs", "see how far each rank came; --timeout gives more time"),
     "interrupted": Advice("a signal", "start again"),
 }

@@ -1,13 +1,16 @@
-"""Files that a user names: read within a limit, and without a wait for anybody."""
+"""Files that a user names: nothing here blocks, follows a link, or reads without a limit."""
 
+import errno
+import io
 import os
 import stat
+import sys
 from os import PathLike
 
 
 def read_file(path: str | PathLike[str], limit: int) -> bytes:
-    """What is in a regular file, and at most one byte more than `limit`. OSError for what cannot be read."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # not to wait for a pipe's other end
+    """Return the contents of a regular file, at most one byte more than `limit`. OSError for anything else."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a pipe's other end is not awaited
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(None, "it is no regular file")
@@ -15,3 +18,52 @@ def read_file(path: str | PathLike[str], limit: int) -> bytes:
             return stream.read(limit + 1)
     finally:
         os.close(fd)
+
+
+def open_private(path: str | PathLike[str], flags: int = 0) -> int:
+    """Open a file to write what only its owner may read, mode 0600 where it is new; return the descriptor.
+
+    OSError for a symbolic link, another user's file, one that others can read or that has a second name, and a pipe
+    that nobody reads. Neither opening nor writing blocks.
+    """
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "it is a symbolic link; name the file itself") from error
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "it is a pipe that nobody reads; start the reader first") from error
+        raise
+    try:
+        _check_private(os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_private(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISFIFO(status.st_mode):
+        raise OSError(None, "it is neither a file nor a pipe")
+    if status.st_uid != os.geteuid():
+        raise OSError(None, f"it belongs to user {status.st_uid}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise OSError(None, f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); chmod 600 it, or remove it")
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise OSError(None, "it has a second name (a hard link)")
+
+
+def prepare_standard_streams() -> None:
+    """Make output work with any encoding, and closed streams harmless: no other file gets their descriptors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where the caller closed it
+            stream.reconfigure(errors="backslashreplace")
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)

@@ -134,7 +134,7 @@ def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
     devices = _devices([host.get("rdma") if isinstance(host, dict) else None for host in content], choice, jaccl_ring)
     all_ips = _addresses(content, resolve)
     ips = tuple(each[0] for each in all_ips)
-    if len(set(ips)) < len(ips):
+    if any(ips.count(ip) > 1 and not IPv4Address(ip).is_loopback for ip in ips):
         raise _bad("two hosts have the same address")
     return Hostfile(
         ips=ips,

@@ -4,25 +4,29 @@ import asyncio
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, TextIO, cast
 
-from bootstrap.control.child import Worker, new_directory
-from bootstrap.control.run import WORKER_SLACK, Display, Supervisor, SupervisorError, supervise
+from msgspec import structs
+
+from bootstrap.control.child import Child
+from bootstrap.control.run import WORKER_SLACK, Display, Run, RunError, execute
 from bootstrap.doctor.rdma import local_rdma_devices, port_of, usable
 from bootstrap.environment import contrary_names, environment_for
 from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
 from bootstrap.events import Event
 from bootstrap.forming import checked
-from bootstrap.group import mlx_version, resolve_backend, takes_gather_factory
+from bootstrap.keylog import KeyLog
 from bootstrap.link.outcome import Exchange, PeerError, Send
 from bootstrap.link.record import Capture
 from bootstrap.link.relay import rehearsal, rehearse
-from bootstrap.link.sessions import RankOne, RankZero, SessionLostError, alongside
+from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
+from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SideChannel
 from bootstrap.plan import Backend, Plan, new_session_id
 from bootstrap.topology import backend_file, private_directory, written
@@ -46,6 +50,8 @@ AGAIN_SECONDS: Final = 5.0
 """How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
 END_SECONDS: Final = 10.0
 """How long a command may go on once rank 0 has ended the session, where the ranks do not tell each other."""
+WORD_SECONDS: Final = 60.0
+"""Between two reports of the ranks that are still awaited at the end."""
 DRY_RUN_SECONDS: Final = 1.0
 """How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, so that it sees what it sends."""
 DEVICE_SECONDS: Final = 1.0
@@ -55,20 +61,21 @@ MAX_EARLY: Final = 16
 
 
 def run_up(
-    up: Up, trusted: Trust, display: Display, key_log: TextIO | None = None, capture: Capture | None = None
+    up: Up, trusted: Trust, display: Display, key_log: KeyLog | None = None, capture: Capture | None = None
 ) -> int:
-    """Run `up` to its end; the last event is `done`. Returns the exit code."""
+    """Run `up` to its end; the last event is `done`. Return the exit code."""
 
-    async def act(supervisor: Supervisor) -> None:
-        member = await Member.ready(up, trusted, key_log, capture, supervisor)
-        await (lead if up.rank == 0 else follow)(member)
+    async def act(run: Run) -> None:
+        await (lead if up.rank == 0 else follow)(Member(up, trusted, key_log, capture, run))
 
-    return supervise(
+    return execute(
         act,
         display,
         timeout=up.timeout,
         rank=up.rank,
-        lock_ip=None if up.dry_run else up.own_ip,
+        host=(up.own_ip, up.link_port(up.rank)),
+        has_command=bool(up.command),
+        grace=up.grace,
         ranks=up.size,
         backend=up.backend,
         dry_run=up.dry_run,
@@ -84,12 +91,12 @@ async def lead(member: "Member") -> None:
     peers = [
         RankZero(
             ip,
-            up.link_port,
+            up.link_port(peer),
             partial(member.session, Role.INITIATOR),
             peer=peer,
             own_ip=up.own_ip,
             on_message=partial(member.take, peer),
-            on_confirmed=member.trusted.on_confirmed,
+            on_confirmed=member.confirmed,
             capture=member.capture,
             report=member.report,
         )
@@ -105,19 +112,24 @@ async def lead(member: "Member") -> None:
         try:
             await member.attempts(partial(_lead_once, member, peers), drop_all)
         finally:
+            # sessionEnd also where this rank has failed: the others know by now, and need not wait for the link.
             await asyncio.gather(*(peer.stop() for peer in peers))
 
-    await alongside(work(), *(peer.run() for peer in peers))
+    services = [member.pin_confirmed(), *(peer.run() for peer in peers)]
+    if up.size == 2:
+        services.append(no_other_rank_0(up.own_ip, up.ips[1], up.link_port(0)))
+    await alongside(work(), *services)
 
 
 async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
     with member.side_channel_pair():
-        await member.start_worker()
+        await member.load()
         await asyncio.gather(*(peer.offered() for peer in peers))
         offered = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have come anew meanwhile
         member.without_outcome = [rank for rank, names in enumerate(offered, start=1) if OUTCOME_1 not in names]
         extensions = member.choose(frozenset.intersection(*offered))
-        payload = JacclBootstrapPayload(member.up.coordinator_port, new_session_id(), tuple(sorted(extensions)))
+        session_id = member.up.session_id or new_session_id()
+        payload = JacclBootstrapPayload(member.up.coordinator_port, session_id, tuple(sorted(extensions)))
         plan = member.plan(payload)
         member.begin(extensions)
         if member.up.dry_run and OUTCOME_1 not in extensions:
@@ -138,7 +150,7 @@ async def _lead_once(member: "Member", peers: list[RankZero]) -> None:
                     member.report("rehearsed", coordinator=plan.coordinator, turned_away=await part.run())
                     await until_rehearsed.aclose()
                 await member.run(plan)
-                await member.exchange.all(OutcomeState.FINISHED)
+                await member.all_finished(member.exchange.all(OutcomeState.FINISHED))
 
             lost = (_fail_when_lost(peer, rank) for rank, peer in enumerate(peers, start=1))
             await alongside(work(), *member.services(), *lost)
@@ -153,24 +165,31 @@ async def _fail_when_lost(peer: RankZero, rank: int) -> None:
 
 async def follow(member: "Member") -> None:
     """Any other rank: a session with rank 0, the group when it says so."""
+    up = member.up
     rank = RankOne(
-        member.up.own_ip,
-        member.up.link_port,
+        up.own_ip,
+        up.link_port(up.rank),
         partial(member.session, Role.RESPONDER),
-        size=member.up.size,
+        size=up.size,
+        offers=member.offers,
+        holds=lambda: member.is_met,
+        status=lambda: structs.replace(READY, model_loaded=member.is_loaded),
         on_message=partial(member.take, 0),
-        on_confirmed=member.trusted.on_confirmed,
+        on_confirmed=member.confirmed,
         on_seen=member.seen,
         capture=member.capture,
         report=member.report,
     )
     member.send = lambda peer, message: rank.send(message)
-    await alongside(member.attempts(partial(_follow_once, member, rank), lambda: None), rank.run())
+    services = [member.pin_confirmed(), rank.run()]
+    if up.size == 2:
+        services.append(no_other_rank_1(up.own_ip, up.ips[0], up.link_port(0), member.met_peer))
+    await alongside(member.attempts(partial(_follow_once, member, rank), lambda: None), *services)
 
 
 async def _follow_once(member: "Member", rank: RankOne) -> None:
     with member.side_channel_pair():
-        await member.start_worker()
+        await member.load()
         payload = await (_dry_bootstrap(member, rank) if member.up.dry_run else rank.bootstrap())
         if payload is None:
             return
@@ -198,8 +217,12 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
             if member.up.dry_run and not member.exchange.agreed:
                 await asyncio.wait({over}, timeout=DRY_RUN_SECONDS)  # such a rank 0 may never end it [PLAIN-DRY-RUN]
                 return
-            while not (await asyncio.wait({over}, timeout=AGAIN_SECONDS))[0]:  # however it ends
-                member.exchange.tell(OutcomeState.FINISHED)
+
+            async def until_over() -> None:
+                while not (await asyncio.wait({over}, timeout=AGAIN_SECONDS))[0]:  # however it ends
+                    member.exchange.tell(OutcomeState.FINISHED)
+
+            await member.all_finished(until_over())
             return
         if (reason := over.result()) is not None:
             raise SessionLostError(0, reason)
@@ -253,43 +276,80 @@ class Member:
         self,
         up: Up,
         trusted: Trust,
-        key_log: TextIO | None,
+        key_log: KeyLog | None,
         capture: Capture | None,
-        supervisor: Supervisor,
-        backend: Backend,
-        devices: DeviceMatrix | None,
+        run: Run,
     ) -> None:
         self.up = up
         self.trusted = trusted
         self.capture = capture
         self._key_log = key_log
-        self._supervisor = supervisor
-        self._backend: Backend = backend
-        self._devices = devices
+        self._run = run
+        self._devices: DeviceMatrix | None = None
         self._version = own_version()
         self._extensions = self._supported()
-        self._worker: Worker | None = None
+        self._backend: Backend | None = None  # known once MLX is loaded
+        self._mlx_version = ""
+        self._gathers = True  # whether MLX, or the command, takes another side channel
+        self._worker: Child | None = None
         self._pair: tuple[socket.socket, socket.socket] | None = None
         self._side_channel: SideChannel | None = None
         self._early: list[tuple[int, Message]] | None = []  # None once `begin` was called
-        self._kept: list[Event] = []
-        self._group_checked = asyncio.Event()
+        self.met_peer = asyncio.Event()
+        """Set once there was a session."""
+        self._confirmed: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self.without_outcome = []
-        self._reason: SupervisorError | None = None
+        self._reason: LinkError | None = None
 
-    @classmethod
-    async def ready(
-        cls, up: Up, trusted: Trust, key_log: TextIO | None, capture: Capture | None, supervisor: Supervisor
-    ) -> Self:
-        """Check all that can be checked before the link. Raises BootstrapError."""
-        # A command may come with an MLX of its own.
-        given = up.backend if up.command and up.backend != "auto" else None
-        backend = given or resolve_backend(up.backend)
+    @property
+    def is_loaded(self) -> bool:
+        """Whether this rank can take a bootstrap frame: MLX is loaded, or the command will load it."""
+        return self._backend is not None
+
+    @property
+    def backend(self) -> Backend:
+        assert self._backend is not None  # noqa: S101 - `load` has returned
+        return self._backend
+
+    async def load(self) -> None:
+        """Find the backend, and check all that can be checked before the bootstrap. BootstrapError if it fails.
+
+        MLX is imported in a process of its own, while the link comes up. A command with a named backend may come with
+        an MLX of its own, and needs none here.
+        """
+        up = self.up
+        self._backend = None
+        if up.rank == 0 or (up.command and up.backend != "auto"):
+            checked(up.plan(up.coordinator_port, new_session_id()), "ring")  # what needs no MLX
+        if up.command and up.backend != "auto":
+            backend = up.backend
+        else:
+            is_probe = bool(up.command or up.dry_run)
+            self._worker = await self._run.start_worker(up.backend, self._workers_end, quiet=is_probe)
+            self._close_workers_end(keep=bool(up.command))
+            loaded = await self._worker.next_event()
+            backend, self._mlx_version = cast(Backend, loaded["backend"]), str(loaded["version"])
+            self._gathers = bool(up.command or loaded["gather_factory"])
+            if is_probe:
+                await self._run.end(self._worker)
         plan = checked(up.plan(up.coordinator_port, new_session_id()), backend)
-        supervisor.summary["backend"] = backend
-        member = cls(up, trusted, key_log, capture, supervisor, backend, plan.devices)
-        await member._devices_usable()
-        return member
+        self._devices = plan.devices
+        await self._devices_usable()
+        self._run.summary["backend"] = self._backend = backend
+
+    def offers(self) -> frozenset[str]:
+        """Return the extensions to offer. They are complete once this rank is loaded. [EXT-OFFER]"""
+        has_side_channel = self._backend == "jaccl" and self._gathers
+        return self._extensions if has_side_channel else self._extensions - {SIDE_CHANNEL_1}
+
+    def confirmed(self, ip: str, key: bytes) -> None:
+        """Take a peer's key that the session has confirmed; `pin_confirmed` pins it."""
+        self._confirmed.put_nowait((ip, key))
+
+    async def pin_confirmed(self) -> None:
+        """Pin keys of first use, off the event loop: the file may be locked. IdentityError if that fails."""
+        while True:
+            await asyncio.to_thread(self.trusted.on_confirmed, *await self._confirmed.get())
 
     def session(self, role: Role, peer_ip: str) -> Session:
         """The session for a connection with the peer at an address."""
@@ -300,7 +360,7 @@ class Member:
                 signer=self.trusted.signer,
                 pin=pin,
                 revision=self.up.revision,
-                key_log=self._key_log,
+                key_log=cast("TextIO | None", self._key_log),
                 extensions=self._extensions,
             )
         )
@@ -330,28 +390,25 @@ class Member:
                 self.report("restarting", left=left - 1, message=str(error))
                 again()
                 self._early = []
-                await self._supervisor.anew()
+                await self._run.again()
             except asyncio.CancelledError:
-                if self._early is None and (reason := self._supervisor.stopped_by) is not None:
+                if self._early is None and (reason := self._run.stopped_by) is not None:
                     await self.exchange.last_words(reason)
+                raise
+            except Exception as error:
+                if self._early is None:  # a bug here is a failure of the group, not its orderly end
+                    text = f"rank {self.up.rank} failed: {type(error).__name__}: {error}"
+                    await self.exchange.last_words(RunError(text, code="internal"))
                 raise
             else:
                 return
-
-    async def start_worker(self) -> None:
-        """Let the worker load MLX while the link comes up."""
-        self._kept.clear()
-        self._group_checked.clear()
-        if not self.up.dry_run and not self.up.command:
-            self._worker = await self._supervisor.start(self.up.rank, self._heard, self._workers_end)
-            self._close_workers_end()
 
     def choose(self, offered: frozenset[str]) -> frozenset[str]:
         """Of what all others offer, what is to be used.
 
         A side channel over the link leaves no port to rehearse, unless a command may use the port all the same.
         """
-        chosen = offered & self._extensions
+        chosen = offered & self.offers()
         return chosen - {REHEARSAL_1} if SIDE_CHANNEL_1 in chosen and not self.up.command else chosen
 
     def begin(self, extensions: frozenset[str]) -> None:
@@ -385,8 +442,8 @@ class Member:
             await self.exchange.compare(
                 Versions(
                     package=self._version,
-                    mlx="" if self.up.command else mlx_version(),
-                    backend=self._backend,
+                    mlx="" if self.up.command else self._mlx_version,
+                    backend=self.backend,
                     devices=hashlib.sha256(devices).hexdigest() if devices else "",
                 ),
                 wires,
@@ -400,8 +457,8 @@ class Member:
         """Form the group and hold it, or run the command to its end; on a dry run, say what would be done."""
         await self._devices_usable()  # link-local addresses come late, and change
         if self.up.dry_run:
-            form, path, data = backend_file(plan, self._backend)
-            variables = environment_for(plan, self._backend, path)
+            form, path, data = backend_file(plan, self.backend)
+            variables = environment_for(plan, self.backend, path)
             self.report("would-write", path=str(path), format=form, content=data.decode())
             self.report("would-set", variables=variables, cleared=contrary_names(variables))
             if self.up.rank != 0 and not self.exchange.agreed:
@@ -413,13 +470,31 @@ class Member:
             await self._hold_group(plan)
         self.exchange.tell(OutcomeState.FINISHED)
 
+    async def all_finished(self, wait: Awaitable[None]) -> None:
+        """Wait until all ranks have finished; say at once and every minute which are awaited. RunError if late."""
+        waiting, began = asyncio.ensure_future(wait), time.monotonic()
+        limit = self.up.finish_timeout
+        try:
+            while not waiting.done():
+                left = WORD_SECONDS if limit is None else min(WORD_SECONDS, began + limit - time.monotonic())
+                awaited = " and ".join(f"rank {rank}" for rank in self.exchange.unfinished())
+                if left <= 0:
+                    text = f"{awaited or 'another rank'} did not finish within {limit:g} s after this rank"
+                    raise RunError(f"{text} (--finish-timeout)", code="finish-timeout")
+                if awaited and not self.up.dry_run:
+                    self.report("unfinished", ranks=self.exchange.unfinished())
+                await asyncio.wait({waiting}, timeout=left)
+            waiting.result()
+        finally:
+            waiting.cancel()
+
     @property
     def is_met(self) -> bool:
-        return self._supervisor.is_met
+        return self._run.is_met
 
     def stopped(self) -> None:
         """Another rank has ended the group in order."""
-        self._supervisor.summary["stopped"] = True
+        self._run.summary["stopped"] = True
 
     def seen(self, what: str | LinkError | None) -> None:
         """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell.
@@ -427,21 +502,20 @@ class Member:
         A protocol error stays the reason, since rank 0 reconnects and repeats it.
         """
         if what is None:
-            self._reason = self._supervisor.late = None
+            self._reason = self._run.reason = None
             return
         if isinstance(what, LinkError):
             if not what.code.startswith("link-"):
-                text = str(SessionLostError(0, what))
-                self._reason = SupervisorError(text, code=what.code, stage="link", rank=self.up.rank)
-            self._supervisor.late = self._reason
+                self._reason = LinkError(str(SessionLostError(0, what)), code=what.code)
+            self._run.reason = self._reason or what
             return
         if self._reason is not None:
             return
         text = (
-            f"rank 0 is there (last seen: {what}, {self._supervisor.now() / 1000:.1f} s after the start of this run), "
+            f"rank 0 is there (last seen: {what}, {self._run.now() / 1000:.1f} s after the start of this run), "
             "and has not sent a jacclBootstrap"
         )
-        self._supervisor.late = SupervisorError(text, code="no-bootstrap", stage="link", rank=0)
+        self._run.reason = LinkError(text, code="no-bootstrap")
 
     def no_sum(self) -> str:
         """Return why the group must not be checked by a sum; empty where every rank is known to make one. [PLAIN-SUM]
@@ -462,7 +536,12 @@ class Member:
         return ""
 
     def report(self, event: str, /, **fields: object) -> None:
-        self._supervisor.report(event, self.up.rank, **fields)
+        if event == "link-lost":
+            self._run.reason = LinkError(str(fields["message"]), code=str(fields["code"]))
+        elif event == "established":
+            self._run.reason = self._reason
+            self.met_peer.set()
+        self._run.report(event, **fields)
 
     @contextmanager
     def side_channel_pair(self) -> Iterator[None]:
@@ -481,19 +560,19 @@ class Member:
     def _workers_end(self) -> socket.socket | None:
         return None if self._pair is None else self._pair[1]
 
-    def _close_workers_end(self) -> None:
-        """So that the end of the worker is seen."""
-        if self._pair is not None:
+    def _close_workers_end(self, *, keep: bool) -> None:
+        """Close this process's copy, so that the end of the worker is seen; a command is still to get it."""
+        if self._pair is not None and not keep:
             self._pair[1].close()
 
     def _supported(self) -> frozenset[str]:
-        """The extensions that this rank can use."""
+        """Return the extensions that this rank can use, depending on the backend."""
         if not self.up.extensions or self.up.revision is Revision.V1:
             return frozenset()
         supported = {OUTCOME_1}
         if self.up.rehearse:
             supported.add(REHEARSAL_1)
-        if self._backend == "jaccl" and (self.up.command or takes_gather_factory()):
+        if self.up.backend != "ring":
             supported.add(SIDE_CHANNEL_1)
         return frozenset(supported)
 
@@ -501,64 +580,62 @@ class Member:
         return error if self._early is not None else await self.exchange.settle(error)
 
     async def _hold_group(self, plan: Plan) -> None:
-        assert self._worker is not None  # noqa: S101 - `start_worker` was called
+        """Form the group in the worker, check it, and hold it until the worker ends or this is cancelled."""
+        assert self._worker is not None  # noqa: S101 - `load` has returned
+        worker = self._worker
         order = Order(
             rank=plan.rank,
             ips=plan.ips,
             all_ips=plan.all_ips,
-            backend=self._backend,
-            directory=str(self._worker.directory),
-            origin=self._supervisor.origin,
-            deadline=self._supervisor.deadline + WORKER_SLACK,
-            bootstrap=JacclBootstrapPayload(plan.port, plan.session_id),
+            port=plan.port,
+            session_id=plan.session_id,
+            backend=self.backend,
+            directory=str(self._run.watchers.new_directory()),
+            origin=self._run.origin,
+            deadline=self._run.deadline + WORKER_SLACK,
             devices=plan.devices,
             jaccl_ring=plan.jaccl_ring,
             envs=plan.envs,
             side_channel=self._side_channel is not None,
             no_sum=self.no_sum(),
-            hold=True,
         )
-        if self._backend == "ring" and plan.rank == plan.size - 1:
+        if self.backend == "ring" and plan.rank == plan.size - 1:
             await self.exchange.others_started()  # see RING_STAGGER
-        await self._worker.order(order)
-        await alongside(self._supervisor.watch(), self._announce())
-
-    async def _announce(self) -> None:
-        """The group is ready when all ranks say so. [EXT-OUTCOME-READY]"""
-        await self._group_checked.wait()
+        worker.tell(order)
+        kept: list[Event] = []
+        while worker.last not in ("sum-checked", "sum-skipped"):
+            event = await worker.next_event()
+            if event["event"] in ("group-ready", "sum-checked", "sum-skipped"):
+                kept.append(event)  # to be shown when all ranks say so
+            else:
+                self._run.show(event)
+            if event["event"] == "environment-set":
+                self.exchange.tell(OutcomeState.STARTED)
         self.exchange.tell(OutcomeState.READY)
+        await alongside(self._announce(kept), _fails(worker))  # [EXT-OUTCOME-READY]
+        await worker.next_event()  # none is left: it fails when the worker ends
+
+    async def _announce(self, kept: list[Event]) -> None:
         await self.exchange.all(OutcomeState.READY, but=self.exchange.commands)
-        for event in self._kept:
-            self._supervisor.show(event)
-        self._supervisor.met()
+        for event in kept:
+            self._run.show(event)
+        self._run.met()
         self.report("holding")
 
-    def _heard(self, worker: Worker, event: Event) -> bool:
-        if event["event"] == "environment-set":
-            self.exchange.tell(OutcomeState.STARTED)
-        elif event["event"] in ("sum-checked", "sum-skipped"):
-            self._group_checked.set()
-        keep = event["event"] in ("group-ready", "sum-checked", "sum-skipped")
-        if keep:
-            self._kept.append(event)
-        return keep
-
     async def _run_command(self, plan: Plan) -> None:
-        directory = new_directory()
-        self._supervisor.guard_over(directory)
-        form, path, data = backend_file(replace(plan, directory=str(directory)), self._backend)
+        directory = self._run.watchers.new_directory()
+        form, path, data = backend_file(replace(plan, directory=str(directory)), self.backend)
         with private_directory(directory), written(path, data):
             self.report("file-written", path=str(path), format=form)
-            variables = environment_for(plan, self._backend, path)
+            variables = environment_for(plan, self.backend, path)
             cleared = contrary_names(variables)
             inherited = {name: value for name, value in os.environ.items() if name not in cleared}
             self.report("environment-set", variables=variables, cleared=cleared)
-            self._supervisor.met()
+            self._run.met()
             self.exchange.tell(OutcomeState.STARTED)
             channel = None if self._side_channel is None else self._workers_end
-            await self._supervisor.run_command(
-                plan.rank, self.up.command, {**inherited, **variables}, directory, channel
-            )
+            environment = {"PYTHONUNBUFFERED": "1", **inherited, **variables}
+            await self._run.run_command(self.up.command, environment, channel)
 
     async def _devices_usable(self) -> None:
         """JACCL's devices of this rank are there, and their ports have an IPv4 address; wait for that."""
@@ -578,6 +655,11 @@ class Member:
                     self.report("waiting", what=reason)
                 said = reason
                 await asyncio.sleep(DEVICE_SECONDS)
+
+
+async def _fails(worker: Child) -> None:
+    """Wait until a worker that has nothing more to say ends, and raise ChildError."""
+    await worker.next_event()
 
 
 def own_version() -> str:

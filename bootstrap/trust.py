@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ from wireproto.session.handshake import IDENTITY_SIZE, KeySigner, fingerprint
 
 MAX_KEY_FILE: Final = 16 * 1024  # a P-256 key is 241 bytes of PEM; people keep comments beside it
 MAX_PINS_FILE: Final = 1024 * 1024  # some 9000 peers
-
+LOCK_SECONDS: Final = 3.0
+"""How long to wait for another process that changes the same file; it takes milliseconds."""
 
 _OTHER_KEY: Final = "mend that, or name another file with --identity PATH"
 _OTHER_PINS: Final = "mend that, or set XDG_CONFIG_HOME to another directory"
@@ -287,7 +289,7 @@ class _PrivateFile:
                 _make_directory(lock.parent)
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 file = stack.enter_context(os.fdopen(os.open(lock, flags, 0o600), "rb"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _lock_within(file.fileno(), LOCK_SECONDS)
             yield
 
     def refusal(self, fault: str, code: str) -> IdentityError:
@@ -334,6 +336,18 @@ class _PrivateFile:
             reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
             message = f"cannot {what} {path or self.path}: {reason}; {self._remedy}"
             raise IdentityError(message, code=f"{what}-failed") from error
+
+
+def _lock_within(descriptor: int, seconds: float) -> None:
+    """Take a lock; OSError once the time is over. It blocks this thread alone, and never for longer."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > limit:
+                raise OSError(error.errno, f"another process has kept it locked for {seconds:g} s") from error
+        time.sleep(0.01)
 
 
 def _make_directory(directory: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from bootstrap.control.run import check_timeout
+from bootstrap.control.run import COMMAND_GRACE_SECONDS, check_timeout
 from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Hostfile
 from bootstrap.link.sessions import OnConfirmed, nothing
@@ -16,6 +16,7 @@ from wireproto.messages import Revision
 from wireproto.session.handshake import Pin, Signer, TrustAnyKey
 
 LINK_PORT = 7777
+MAX_SECONDS = 7 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Up:
     rank: int
     ips: tuple[str, ...]
     """Of all ranks, in their order."""
-    link_port: int = LINK_PORT
+    link_ports: tuple[int, ...] = (LINK_PORT,)
+    """One for all ranks, or one for each. With a loopback address it stands for a host of its own."""
     coordinator_port: int = 29400
     revision: Revision = Revision.V2
     all_ips: tuple[tuple[str, ...], ...] = ()
@@ -43,14 +45,37 @@ class Up:
     rehearse: bool = True
     timeout: float = 60.0
     """Until the group is there; from then on the pings tell whether the others are."""
+    grace: float = COMMAND_GRACE_SECONDS
+    """How long the command may take to end after SIGTERM."""
+    finish_timeout: float | None = None
+    """How long the other ranks may go on once this one has finished; None for ever."""
+    session_id: str | None = None
+    """Rank 0's name for the session; None for a new one for each bootstrap."""
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        self.plan(self.coordinator_port, new_session_id())
-        if len(set(self.ips)) < len(self.ips):
+        self.plan(self.coordinator_port, self.session_id or new_session_id())
+        if len(self.link_ports) not in (1, self.size):
+            raise ConfigError(f"give one link port, or one for each of the {self.size} ranks", code="bad-port")
+        ports = [self.link_port(rank) for rank in range(self.size)]
+        if len({*zip(self.ips, ports, strict=True)}) < self.size or any(
+            self.ips.count(ip) > 1 and not check_ip(ip).is_loopback for ip in self.ips
+        ):
             raise ConfigError("two ranks have the same address", code="bad-ip")
-        if not 1 <= self.link_port <= 65535:
-            raise ConfigError(f"link port {self.link_port} is wrong, use 1 to 65535", code="bad-port")
+        for port in ports:
+            if not 1 <= port <= 65535:
+                raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
+            if 0 <= port - self.coordinator_port < self.size:
+                last = self.coordinator_port + self.size - 1
+                raise ConfigError(
+                    f"link port {port} is one of the group's ports, {self.coordinator_port} to {last}; use another",
+                    code="bad-port",
+                )
+        for name, seconds in (("grace", self.grace), ("finish-timeout", self.finish_timeout)):
+            if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+                raise ConfigError(
+                    f"--{name} {seconds} is wrong, use 0 to {MAX_SECONDS:.0f} seconds", code="bad-timeout"
+                )
         check_backend(self.backend)
         check_timeout(self.timeout)
         if self.restarts < 0:
@@ -91,6 +116,9 @@ class Up:
     @property
     def size(self) -> int:
         return len(self.ips)
+
+    def link_port(self, rank: int) -> int:
+        return self.link_ports[rank if len(self.link_ports) > 1 else 0]
 
     @property
     def own_ip(self) -> str:

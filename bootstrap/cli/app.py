@@ -52,7 +52,7 @@ def demo(
 
     Example: jaccl-bootstrap demo --ranks 4 --json
 
-    Exit codes: 0 formed and checked, 2 wrong usage, 3 could not run.
+    Exit codes: 0 formed and checked, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.cli.demo import Demo, run_demo
@@ -96,14 +96,21 @@ def up(
         bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
     ] = False,
     identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    link_port: Annotated[int, typer.Option(help="All but rank 0 listen on it.")] = 7777,
-    coordinator_port: Annotated[int, typer.Option(help="Rank 0's; ring: the next, too.")] = 29400,
+    link_port: Annotated[
+        str, typer.Option(metavar="PORT[,PORT…]", help="All ranks but 0 listen on it; one for all, or one for each.")
+    ] = "7777",
+    coordinator_port: Annotated[int, typer.Option(help="Rank r uses the port r after it (ring).")] = 29400,
     revision: RevisionOption = Revision.V2,
     backend: BackendOption = "auto",
     timeout: TimeoutOption = 60.0,
-    restart: Annotated[int, typer.Option(metavar="N", help="N times, after a lost link.")] = 0,
+    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL for CMD.")] = 5.0,
+    finish_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="End the ranks that go on so long after this one is done.")
+    ] = None,
+    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times if the link drops.")] = 0,
     extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
     no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="Do not try the coordinator port.")] = False,
+    session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
@@ -115,7 +122,7 @@ def up(
 
     Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -- python serve.py
 
-    Exit codes: 0 done, 2 wrong usage, 3 could not run; with CMD, its own.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; with CMD, its own, and 125 for 3.
     """
     from bootstrap.cli.display import display_for
     from bootstrap.hostfile import read_hostfile
@@ -125,19 +132,22 @@ def up(
     from bootstrap.trust import IdentityError
     from bootstrap.up import Up, trust
 
-    options: dict[str, Any] = {
-        "link_port": link_port,
-        "coordinator_port": coordinator_port,
-        "revision": Revision(revision),
-        "backend": backend,
-        "command": tuple(command or ()),
-        "restarts": restart,
-        "extensions": extensions == "on",
-        "rehearse": not no_rehearsal,
-        "timeout": timeout,
-        "dry_run": dry_run,
-    }
     try:
+        options: dict[str, Any] = {
+            "link_ports": _ports(link_port),
+            "grace": grace,
+            "finish_timeout": finish_timeout,
+            "session_id": session_id,
+            "coordinator_port": coordinator_port,
+            "revision": Revision(revision),
+            "backend": backend,
+            "command": tuple(command or ()),
+            "restarts": restart,
+            "extensions": extensions == "on",
+            "rehearse": not no_rehearsal,
+            "timeout": timeout,
+            "dry_run": dry_run,
+        }
         if extensions not in ("on", "off"):
             raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
         if hostfile is not None and (own_ip, peer_ip) == (None, None):
@@ -160,6 +170,13 @@ def up(
     except IdentityError as error:
         typer.echo(f"{context.command_path}: {error}", err=True)
         return EXIT_COULD_NOT_RUN
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise ConfigError(f"link port {text!r} is wrong, use a number, or one for each rank", code="bad-port") from None
 
 
 devices_cli.register(app)

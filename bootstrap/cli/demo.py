@@ -1,11 +1,16 @@
-"""The demo: one worker a rank on this host, a sealed link between them, one group of all."""
+"""The demo: one `jaccl-bootstrap up` per rank on this host, with keys of their own, until the group is checked."""
 
 import asyncio
+import json
+import os
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from bootstrap.control.child import Worker
-from bootstrap.control.run import WORKER_SLACK, Display, Supervisor, check_timeout, supervise
+from bootstrap.control.child import Child, ChildError, how_ended
+from bootstrap.control.run import Display, Run, check_timeout, execute
 from bootstrap.errors import ConfigError
 from bootstrap.events import Event
 from bootstrap.plan import (
@@ -18,14 +23,19 @@ from bootstrap.plan import (
     new_session_id,
 )
 from bootstrap.ports import reserved_ports
-from bootstrap.worker import LinkOrder, Order
-from wireproto.messages import JacclBootstrapPayload, Revision
-from wireproto.session.handshake import KeySigner
+from bootstrap.topology import private_directory
+from bootstrap.trust import Pins, load_identity
+from wireproto.messages import Revision
+
+PROGRAM = ("-m", "bootstrap")
+SLACK_SECONDS: Final = 5.0
+"""How long the ranks may take to end by themselves, after their deadline or another rank's failure."""
+HIDDEN: Final = ("done", "error", "holding")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What to show. ConfigError for what cannot be."""
+    """The group to form. ConfigError if that is impossible."""
 
     ranks: int = 2
     backend: BackendChoice = "auto"
@@ -42,7 +52,7 @@ class Demo:
         check_backend(self.backend)
         if not check_ip(self.host).is_loopback:
             raise ConfigError(
-                f"address {self.host} is not loopback, where the demo takes place, use one such as 127.0.0.1",
+                f"address {self.host} is not loopback, which the demo needs; use one such as 127.0.0.1",
                 code="not-loopback",
             )
         if self.port is not None:
@@ -51,54 +61,132 @@ class Demo:
         check_timeout(self.timeout)
 
 
+class RankError(ChildError):
+    """The failure of one rank."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(str(event["message"]), code=str(event["code"]), stage=str(event["stage"]))
+        self.rank = event["rank"]
+
+
 def run_demo(demo: Demo, display: Display) -> int:
-    """Run `demo` to its end; the last event is `done`. Returns the exit code."""
+    """Run `demo` to its end; the last event is `done`. Return the exit code."""
 
-    async def act(supervisor: Supervisor) -> None:
-        with reserved_ports(demo.host, demo.ranks, demo.port) as port:
-            await _form(demo, port, supervisor)
+    async def act(run: Run) -> None:
+        with reserved_ports(demo.host, demo.ranks, demo.port) as port, reserved_ports(demo.host, demo.ranks) as link:
+            pass  # free; another program may still take one, and the rank says so
+        directory = run.watchers.new_directory()
+        with private_directory(directory):
+            await _form(demo, run, directory, port, [link + rank for rank in range(demo.ranks)])
 
-    return supervise(act, display, timeout=demo.timeout, ranks=demo.ranks, backend=demo.backend)
+    timeout = demo.timeout + SLACK_SECONDS
+    return execute(act, display, timeout=timeout, grace=SLACK_SECONDS, ranks=demo.ranks, backend=demo.backend)
 
 
-async def _form(demo: Demo, port: int, supervisor: Supervisor) -> None:
-    addresses = [asyncio.get_running_loop().create_future() for _ in range(demo.ranks)]
-    signers = [KeySigner.generate() for _ in range(demo.ranks)]  # thrown away with the demo
-    keys = tuple(signer.public_key for signer in signers)
-
-    def heard(worker: Worker, event: Event) -> bool:
-        if event["event"] == "listening":
-            addresses[worker.rank].set_result((event["host"], event["port"]))
-        return False
-
-    def order(worker: Worker, peers: tuple[tuple[str, int], ...] = ()) -> Order:
-        return Order(
-            rank=worker.rank,
-            ips=(demo.host,) * demo.ranks,
-            backend=demo.backend,
-            directory=str(worker.directory),
-            origin=supervisor.origin,
-            deadline=supervisor.deadline + WORKER_SLACK,
-            bootstrap=JacclBootstrapPayload(port, demo.session_id) if worker.rank == 0 else None,
-            link=LinkOrder(
-                host=demo.host,
-                identity=signers[worker.rank].scalar,
-                keys=keys,
-                peers=peers,
-                revision=demo.revision,
-                capture=None if demo.capture is None or worker.rank else str(demo.capture.absolute()),
-            ),
-        )
-
-    leader, *others = [await supervisor.start(rank, heard) for rank in range(demo.ranks)]
-    for worker in others:
-        await worker.order(order(worker))
-
-    async def order_leader() -> None:
-        await leader.order(order(leader, tuple([await addresses[worker.rank] for worker in others])))
-
-    ordering = asyncio.create_task(order_leader())
+async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: list[int]) -> None:
+    hosts = directory / "hosts.json"
+    hosts.write_text(json.dumps({"hosts": [{"ssh": "localhost", "ips": [demo.host]}] * demo.ranks}))
+    # Pins are by address, and all ranks have the same: so rank 0 has one key, and all others share another.
+    homes = [directory / "rank-0", directory / "other-ranks"]
+    keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
+    for home, key in zip(homes, reversed(keys), strict=True):
+        Pins(home / "cluster-wireproto" / "peers.json").add(demo.host, key)
+    runs: list[_Rank] = []
+    following: list[asyncio.Task[None]] = []
+    reached: list[asyncio.Task[bool]] = []
     try:
-        await supervisor.watch()
+        for rank in (*range(1, demo.ranks), 0):  # rank 0 connects, and all others listen
+            if rank == 0:
+                reached.append(asyncio.create_task(_all([each.listening for each in runs])))
+                await asyncio.wait({*reached, *following}, return_when=asyncio.FIRST_COMPLETED)
+            child = await run.start_run(_arguments(demo, rank, hosts, port, link_ports), _environment(homes, rank))
+            runs.append(_Rank(rank, run, child))
+            following.append(asyncio.create_task(runs[-1].follow()))
+        holding = asyncio.create_task(_all([each.holding for each in runs]))
+        reached.append(holding)
+        await asyncio.wait({holding, *following}, return_when=asyncio.FIRST_COMPLETED)
+        if holding.done():
+            run.met()
+            runs[-1].child.send(signal.SIGINT)  # the orderly end, which rank 0 tells the others
+        await asyncio.wait(following, timeout=SLACK_SECONDS)
+        if not holding.done():
+            raise _cause(runs)
     finally:
-        ordering.cancel()
+        for task in (*reached, *following):
+            task.cancel()
+        await asyncio.gather(*reached, *following, return_exceptions=True)
+
+
+def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[int]) -> list[str]:
+    options: dict[str, object] = {
+        "--hostfile": hosts,
+        "--rank": rank,
+        "--link-port": ",".join(map(str, link_ports)),
+        "--coordinator-port": port,
+        "--backend": demo.backend,
+        "--revision": demo.revision.value,
+        "--timeout": demo.timeout,
+        "--session-id": demo.session_id,
+    }
+    if rank == 0 and demo.capture is not None:
+        options["--capture"] = demo.capture.absolute()
+    words = [word for option in options.items() for word in map(str, option)]
+    return [sys.executable, "-P", *PROGRAM, "up", "--json", *words]
+
+
+def _environment(homes: list[Path], rank: int) -> dict[str, str]:
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    return {**os.environ, "PYTHONPATH": path, "XDG_CONFIG_HOME": str(homes[min(rank, 1)])}
+
+
+class _Rank:
+    """One rank's run, as its events show it."""
+
+    def __init__(self, rank: int, run: Run, child: Child) -> None:
+        self.rank = rank
+        self.child = child
+        self.failure: Event | None = None
+        self.listening, self.holding = asyncio.Event(), asyncio.Event()
+        self._run = run
+        self._started: float | None = None  # on the clock of the demo
+
+    async def follow(self) -> None:
+        """Pass on its events until it ends."""
+        while (line := await self.child.line("stdout")) is not None:
+            event: Event = json.loads(line)
+            t_ms = event["t_ms"]
+            assert isinstance(t_ms, float | int)  # noqa: S101
+            if self._started is None:
+                self._started = self._run.now() - t_ms
+            event["t_ms"] = round(self._started + t_ms, 1)
+            if event["event"] == "listening":
+                self.listening.set()
+            elif event["event"] == "holding":
+                self.holding.set()
+            elif event["event"] == "error" and self.failure is None:
+                self.failure = event
+            elif event["event"] == "group-ready":
+                self._run.summary["backend"] = event["backend"]
+            if event["event"] not in HIDDEN:
+                self._run.show(event)
+        await self.child.exited()
+        await self.child.end()
+        if self.failure is None and not self.holding.is_set():
+            status = 0 if self.child.status is None else self.child.status
+            text = f"the run of rank {self.rank} ended {how_ended(status)}; see the log lines"
+            code = "worker-killed" if status < 0 else "worker-died"
+            self.failure = {"rank": self.rank, "stage": "demo", "code": code, "message": text}
+
+
+async def _all(events: list[asyncio.Event]) -> bool:
+    for event in events:
+        await event.wait()
+    return True
+
+
+def _cause(runs: list[_Rank]) -> RankError:
+    """Return the first failure: a rank that speaks of itself knows more than one that speaks of another."""
+    failures = [(each.failure["rank"] != each.rank, each.failure) for each in runs if each.failure is not None]
+    own = [failure for of_another, failure in failures if not of_another]
+    told = [failure for _, failure in failures]
+    return RankError((own or told)[0])

@@ -1,18 +1,17 @@
 """A run's events: plain lines, coloured lines on a terminal, or JSON lines for programs."""
 
 import json
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TextIO, cast
+from typing import Final, cast
 
+from bootstrap.control.output import Output, Stream
 from bootstrap.events import Event
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 LINES: Final = {
     "started": "started, process {pid}",
+    "loaded": "MLX {version} loaded, backend {backend}",
     "listening": "listening on {host}:{port}",
     "connected": "link with {host}:{port} is up, rank {peer}",
     "established": "session with rank {peer} established",
@@ -21,12 +20,14 @@ LINES: Final = {
     "pong": "pong from rank {peer}: model loaded {modelLoaded}, memory pressure {memoryPressure}",
     "bootstrap-sent": "sent jacclBootstrap (0x07) to rank {peer}: port {port}, session {session_id}",
     "bootstrap-received": "got jacclBootstrap (0x07) from rank {peer}: port {port}, session {session_id}",
-    "ignored": "ignored {name} from rank {peer}, where it does not belong",
+    "ignored": "ignored unexpected {name} from rank {peer}",
     "session-ended": "rank {peer} ended the session",
     "link-lost": "link with {host} lost: {message}{retry}",
     "rehearsed": "rehearsed the side channel at {coordinator}{strangers}",
     "waiting": "waiting: {what}",
-    "restarting": "bootstrapping anew, {left} more to come: {message}",
+    "finished": "rank {peer} has finished",
+    "unfinished": "waiting for other ranks to finish: {ranks}",
+    "restarting": "restarting ({left} restarts left): {message}",
     "reaped": "ended what an earlier run left: {processes}",
     "warning": "warning: {message}",
     "consequence": "failed as well, later: {message}",
@@ -42,95 +43,168 @@ LINES: Final = {
 }
 DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
 STATUS: Final = "the command ended with exit status {status}"
-STOPPED: Final = "the group is stopped"
+STOPPED: Final = "stopped"
 FORMED: Final = "{ranks} ranks form one {backend} group"
 RETRY: Final = {
     "safe": "safe, nothing native has run",
-    "mend-first": "in vain before that is mended",
+    "mend-first": "will fail until this is fixed",
     "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
 }
-RANK_COLOURS: Final = ("cyan", "magenta", "yellow", "blue")
+RANK_COLOURS: Final = ("36", "35", "33", "34")
+LONGEST_LINE: Final = 64 * 1024
+"""A longer line of output is passed on in pieces in JSON."""
+_PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
+_UNFINISHED: Final = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2}|\r)\Z")
+"""The beginning of a UTF-8 character, or of a line end, at the end of the bytes so far."""
 
 
 class PlainDisplay:
-    """A line a step on stdout, as it happens; log lines and errors on stderr."""
+    """One line per step on stdout, as it happens; log lines and errors on stderr. A command's bytes pass unchanged."""
 
-    def __init__(self, prog: str) -> None:
+    def __init__(self, prog: str, output: Output) -> None:
         self._prog = prog
+        self._output = output
+        self._pongs: dict[tuple[object, object], Event] = {}
+        self._held: dict[str, bytes] = {}
+        self._open: set[str] = set()  # streams whose line has begun and not ended
 
     def event(self, event: Event) -> None:
+        if self._is_routine(event):
+            return
+        if event["event"] in ("environment-set", "output", "done", "error"):
+            self._output.spin(None)
         if event["event"] == "error":
             where = "" if event["rank"] is None else f"rank {event['rank']}: "
-            _write(sys.stderr, f"{self._prog}: {where}{event['message']}")
-            _write(sys.stderr, f"  likely cause: {event['cause']}")
-            _write(sys.stderr, f"  what to do: {event['mend']}")
-            _write(sys.stderr, f"  trying again: {RETRY[str(event['retry'])]}")
-        elif event["event"] != "done" or event["ok"]:
+            for line in (
+                f"{self._prog}: {where}{event['message']}",
+                f"  likely cause: {event['cause']}",
+                f"  what to do: {event['mend']}",
+                f"  trying again: {RETRY[str(event['retry'])]}",
+            ):
+                self._line("stderr", line)
+        elif event["event"] != "done" or event["ok"] or event.get("stopped"):
             self.step(*columns(event))
 
     def step(self, when: str, who: str, what: str) -> None:
-        _write(sys.stdout, f"{when}  {who}  {what}")
+        self._line("stdout", f"{when}  {who}  {what}")
 
-    def log(self, rank: int, line: str) -> None:
-        _write(sys.stderr, f"[rank {rank}] {line}")
+    def log(self, rank: int | None, line: str) -> None:
+        self._line("stderr", line if rank is None else f"[rank {rank}] {line}")
 
-    def output(self, rank: int, stream: str, line: str) -> None:
-        """A line of the command's, on the stream that it came from."""
-        _write(sys.stdout if stream == "stdout" else sys.stderr, f"[rank {rank}] {line}")
+    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+        """Show bytes of a command at once, each line after its rank. No character is split by another line."""
+        text = self._held.pop(stream, b"") + data
+        if data and (unfinished := _UNFINISHED.search(text)):
+            self._held[stream] = text[unfinished.start() :]
+            text = text[: unfinished.start()]
+        prefix = f"[rank {rank}] ".encode()
+        shown = bytearray()
+        for piece in _PIECES.findall(text):
+            if stream not in self._open:
+                self._end_open_lines(stream)
+                shown += prefix
+            shown += piece
+            (self._open.discard if piece.endswith((b"\n", b"\r")) else self._open.add)(stream)
+        self._output.write(cast(Stream, stream), bytes(shown))
+        if not data:
+            self._end_open_lines(stream)
+
+    def quiet(self, rank: int | None, stream: str) -> None:
+        pass
+
+    def full(self, stream: str) -> bool:
+        return self._output.full(cast(Stream, stream))
+
+    async def failed(self) -> OSError:
+        return await self._output.failed()
+
+    def _is_routine(self, event: Event) -> bool:
+        """Whether a pong says the same as the one before it."""
+        if event["event"] != "pong":
+            return False
+        key, news = (event["rank"], event["peer"]), {**event, "t_ms": 0}
+        same = self._pongs.get(key) == news
+        self._pongs[key] = news
+        return same
+
+    def _line(self, stream: Stream, text: str) -> None:
+        self._end_open_lines(stream)
+        self._output.line(stream, text)
+
+    def _end_open_lines(self, stream: str) -> None:
+        """End the unfinished lines in the file of a stream, so that no other line sticks to them."""
+        for each in [each for each in self._open if each == stream or self._output.same_file()]:
+            self._output.write(cast(Stream, each), b"\n")
+            self._open.discard(each)
 
 
 class JsonDisplay(PlainDisplay):
-    """An object a line on stdout. An error is on stderr as well, for whoever watches the program."""
+    """One object per line on stdout. An error is on stderr as well, for whoever watches the program."""
 
     def event(self, event: Event) -> None:
-        _write(sys.stdout, json.dumps(event))
+        if not self._is_routine(event):
+            self._output.line("stdout", json.dumps(event))
         if event["event"] == "error":
             super().event(event)
 
-    def output(self, rank: int, stream: str, line: str) -> None:
-        self.event({"event": "output", "rank": rank, "stream": stream, "line": line})
+    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+        *lines, rest = (self._held.pop(stream, b"") + data).split(b"\n")
+        for line in lines:
+            self._show(rank, stream, line.removesuffix(b"\r"))
+        while len(rest) >= LONGEST_LINE:
+            self._show(rank, stream, rest[:LONGEST_LINE], partial=True)
+            rest = rest[LONGEST_LINE:]
+        if rest and not data:
+            self._show(rank, stream, rest)
+        elif rest:
+            self._held[stream] = rest
+
+    def quiet(self, rank: int | None, stream: str) -> None:
+        """Show the beginning of a line: a prompt, or a progress bar."""
+        text = self._held.pop(stream, b"")
+        if unfinished := _UNFINISHED.search(text):
+            self._held[stream] = text[unfinished.start() :]
+            text = text[: unfinished.start()]
+        if text:
+            self._show(rank, stream, text, partial=True)
+
+    def _show(self, rank: int | None, stream: str, line: bytes, *, partial: bool = False) -> None:
+        text = line.decode(errors="backslashreplace")
+        event: Event = {"event": "output", "rank": rank, "stream": stream, "line": text}
+        self.event({**event, "partial": True} if partial else event)
 
 
 class TerminalDisplay(PlainDisplay):
-    """The same lines in colour, above a spinner."""
-
-    def __init__(self, prog: str, console: "Console") -> None:
-        super().__init__(prog)
-        self._console = console
+    """The same lines in colour, above a spinner until a command runs."""
 
     def step(self, when: str, who: str, what: str) -> None:
-        from rich.text import Text
-
-        colour = RANK_COLOURS[int(who.split()[-1]) % len(RANK_COLOURS)] if who.startswith("rank") else "bold green"
-        good = "green" if what.startswith(("group ready", "sum checked")) or colour == "bold green" else ""
-        self._console.print(Text.assemble((when, "dim"), "  ", (who, colour), "  ", (what, good)), soft_wrap=True)
+        colour = RANK_COLOURS[int(who.split()[-1]) % len(RANK_COLOURS)] if who.startswith("rank") else "1;32"
+        good = what.startswith(("group ready", "sum checked")) or colour == "1;32"
+        text = f"\x1b[32m{what}\x1b[0m" if good else what
+        self._line("stdout", f"\x1b[2m{when}\x1b[0m  \x1b[{colour}m{who}\x1b[0m  {text}")
 
 
 @contextmanager
 def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
     """Give the display that suits stdout."""
-    if as_json:
-        yield JsonDisplay(prog)
-    elif sys.stdout is None or not sys.stdout.isatty():
-        yield PlainDisplay(prog)
-    else:
-        # Here, since a program that reads the output should not wait for it.
-        from rich.console import Console
-        from rich.live import Live
-        from rich.spinner import Spinner
-
-        console = Console(highlight=False)
-        spinner = Spinner("line", text=doing, style="bold")
-        # Lines for a stderr that goes elsewhere must not be drawn into between.
-        with Live(spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=sys.stderr.isatty()):
-            yield TerminalDisplay(prog, console)
+    output = Output()
+    try:
+        if as_json:
+            yield JsonDisplay(prog, output)
+        elif output.is_terminal:
+            output.spin(doing)
+            yield TerminalDisplay(prog, output)
+        else:
+            yield PlainDisplay(prog, output)
+    finally:
+        output.close()
 
 
 def columns(event: Event) -> tuple[str, str, str]:
     """Return when, who and what, the first two padded."""
     when = f"{event['t_ms']:5.0f} ms"
     if event["event"] == "done":
-        texts = {"status": STATUS, "stopped": STOPPED}
+        texts = {"stopped": STOPPED, "status": STATUS}
         text = DRY_RUN if event.get("dry_run") else next((texts[key] for key in texts if key in event), FORMED)
         return when, "done  ", text.format_map(event)
     fields = dict(event)
@@ -148,9 +222,3 @@ def columns(event: Event) -> tuple[str, str, str]:
     if event["event"] == "link-lost":
         fields["retry"] = "" if event["retry_s"] is None else f"; again in {event['retry_s']:g} s"
     return when, f"rank {event['rank']}", LINES[str(event["event"])].format_map(fields)
-
-
-def _write(stream: TextIO | None, line: str) -> None:
-    if stream is not None:  # the caller closed it
-        stream.write(line + "\n")
-        stream.flush()

@@ -1,4 +1,4 @@
-"""The operating-system processes of a run: one worker a rank, and the guard over them."""
+"""One process that holds MLX or runs the user's command, with all that it starts; and the guard over it."""
 
 import asyncio
 import json
@@ -10,199 +10,66 @@ import socket
 import subprocess
 import sys
 import tempfile
-from asyncio.subprocess import Process, SubprocessStreamProtocol
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import msgspec
+import psutil
 
+from bootstrap.control.guard import start_ticks
 from bootstrap.control.lock import Lock
 from bootstrap.errors import USED_UP, BootstrapError
+from bootstrap.events import FIELDS, Event
 from bootstrap.link.side_channel import VARIABLE
-from bootstrap.worker import Order
 
 WORKER = ("-m", "bootstrap.worker")
 GUARD = ("-I", "-S", str(Path(__file__).with_name("guard.py")))
-GRACE_SECONDS = 1.0
-"""From TERM to KILL. Native init holds the GIL, so a worker may never come to see the first."""
-COMMAND_GRACE_SECONDS = 5.0
-"""The same for a user's command, which may have something to save."""
-LONGEST_LINE = 64 * 1024
-"""A longer line of output is passed on in pieces."""
+GRACE_SECONDS: Final = 1.0
+"""From TERM to KILL for a worker. Native init holds the GIL, so a worker may never see the first."""
+KILL_SECONDS: Final = 3.0
+"""How long a process may take to end after KILL before it is left to the system."""
+LONGEST_LINE: Final = 64 * 1024
+POLL_SECONDS: Final = 0.02
 _IMPORT_PATH = [str(Path(entry).absolute()) for entry in sys.path]
+_CRASHES: Final = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
+"""Native code can end so because another rank failed; any other signal came from outside."""
 
 
-def new_directory() -> Path:
-    """Where one rank may keep its file; not made yet, and its name cannot be guessed."""
-    return Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
+class ChildError(BootstrapError):
+    """A child reported an error, or ended when it should not have."""
+
+    def __init__(self, message: str, *, code: str, stage: str = "worker") -> None:
+        super().__init__(message, code=code)
+        self.stage = stage
 
 
-class Worker:
-    """One rank's process, in a session of its own: a Ctrl-C on the terminal is for the supervisor alone."""
+class CommandError(ChildError):
+    """The user's command failed.
 
-    def __init__(self, rank: int, process: Process, directory: Path, grace: float) -> None:
-        self.rank = rank
-        self.directory = directory
-        self.grace = grace
-        self._process = process
-
-    @classmethod
-    async def start(cls, rank: int, channel: socket.socket | None = None) -> Self:
-        """Start the worker that holds MLX; it waits for its order. `channel` is its end of the side channel."""
-        # The modules of this process, wherever they come from, and none from the current directory.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_IMPORT_PATH)}
-        process = await _start([sys.executable, "-P", *WORKER], environment, channel, stdin=subprocess.PIPE)
-        return cls(rank, process, new_directory(), GRACE_SECONDS)
-
-    @classmethod
-    async def start_command(
-        cls,
-        rank: int,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        directory: Path,
-        channel: socket.socket | None,
-    ) -> Self:
-        """Start a user's command. BootstrapError if the system refuses it; OSError if it has nothing left for any."""
-        try:
-            process = await _start(arguments, environment, channel, stdin=subprocess.DEVNULL)
-        except OSError as error:
-            if error.errno in USED_UP:
-                raise
-            raise BootstrapError(
-                f"cannot start {arguments[0]}: {error.strerror}; check the command", code="command-refused"
-            ) from error
-        return cls(rank, process, directory, COMMAND_GRACE_SECONDS)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def order(self, order: Order) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(OSError):  # a worker that died says so by the end of its output
-            stdin.write(msgspec.json.encode(order) + b"\n")
-            await stdin.drain()
-
-    def lines(self) -> AsyncIterator[bytes]:
-        assert self._process.stdout is not None  # noqa: S101
-        return _lines(self._process.stdout)
-
-    def log_lines(self) -> AsyncIterator[bytes]:
-        assert self._process.stderr is not None  # noqa: S101
-        return _lines(self._process.stderr)
-
-    async def ended(self) -> int:
-        """Wait for the end; return the exit status, or minus the signal."""
-        return await self._process.wait()
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell says of the end: the exit status, or 128 plus the signal. Only once it has ended."""
-        status = self._process.returncode
-        assert status is not None  # noqa: S101
-        return status if status >= 0 else 128 - status
-
-    def kill(self, number: int) -> bool:
-        """Send a signal to the worker's whole process group; say whether there is one. 0 only asks."""
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-            return False
-        return True
-
-
-class _Streams(SubprocessStreamProtocol):
-    """A process's pipes, and its end."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(limit=LONGEST_LINE, loop=loop)
-        self.exited = asyncio.Event()
-
-    def process_exited(self) -> None:
-        super().process_exited()
-        self.exited.set()
-
-
-class _Process(Process):
-    """One whose end is seen at once: asyncio's waits for the pipes, too, which a child may hold open."""
-
-    def __init__(self, transport: asyncio.SubprocessTransport, streams: _Streams) -> None:
-        super().__init__(transport, streams, asyncio.get_running_loop())
-        self._streams = streams
-
-    async def wait(self) -> int:
-        await self._streams.exited.wait()
-        assert self.returncode is not None  # noqa: S101
-        return self.returncode
-
-
-async def _start(
-    arguments: Sequence[str], environment: Mapping[str, str], channel: socket.socket | None, *, stdin: int
-) -> Process:
-    """A process in a session of its own. Whoever is cancelled meanwhile leaves nothing of it."""
-    if channel is not None:
-        environment = {**environment, VARIABLE: str(channel.fileno())}
-    loop = asyncio.get_running_loop()
-    starting = asyncio.ensure_future(
-        loop.subprocess_exec(
-            lambda: _Streams(loop),
-            *arguments,
-            pass_fds=() if channel is None else (channel.fileno(),),
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=environment,
-        )
-    )
-    try:
-        transport, streams = await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # asyncio would kill the process alone, and nothing that it has started.
-        with suppress(OSError):
-            transport, streams = await starting
-            os.killpg(transport.get_pid(), signal.SIGKILL)
-            await streams.exited.wait()
-            transport.close()
-        raise
-    return _Process(transport, streams)
-
-
-async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Each line without its end; a longer one than `LONGEST_LINE` in pieces, and the last even if it has no end."""
-    held = b""
-    while chunk := await stream.read(LONGEST_LINE):
-        *whole, held = (held + chunk).split(b"\n")
-        for line in whole:
-            yield line
-        if len(held) >= LONGEST_LINE:
-            yield held
-            held = b""
-    if held:
-        yield held
-
-
-async def end_all(workers: Iterable[Worker]) -> None:
-    """TERM, a grace, KILL; then nothing of the workers is left, in the process table or on disk.
-
-    That holds for what a worker started, too, even where the worker itself ended long before.
+    `command-failed`: an exit status other than 0, or an abort, as native code ends where another rank has gone.
+    `command-crashed`: any other crash. `command-killed`: any other signal.
     """
-    there = [worker for worker in workers if worker.kill(signal.SIGTERM)]
-    if there:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(worker.grace for worker in there)):
-                await asyncio.gather(*(worker.ended() for worker in there))
-                while any(worker.kill(0) for worker in there):  # noqa: ASYNC110 - nobody tells of a group's end
-                    await asyncio.sleep(0.01)
-        for worker in there:
-            worker.kill(signal.SIGKILL)
-        await asyncio.gather(*(worker.ended() for worker in there))
-    for worker in workers:
-        shutil.rmtree(worker.directory, ignore_errors=True)
+
+    def __init__(self, status: int) -> None:
+        """`status` is the exit status, or minus the signal."""
+        if status >= 0 or -status == signal.SIGABRT:
+            code = "command-failed"
+        else:
+            code = "command-crashed" if -status in _CRASHES else "command-killed"
+        super().__init__(f"the command ended {how_ended(status)}", code=code, stage="command")
+        self.exit_code = exit_code(status)
+
+
+def how_ended(status: int) -> str:
+    return f"with exit status {status}" if status >= 0 else f"by signal {signal.Signals(-status).name}"
+
+
+def exit_code(status: int) -> int:
+    """Return the exit status as a shell gives it: 128 plus the signal for a process that a signal ended."""
+    return status if status >= 0 else 128 - status
 
 
 class Guard:
@@ -220,26 +87,386 @@ class Guard:
             start_new_session=True,
             pass_fds=() if lock is None else (lock.descriptor,),
         )
+        self.pid = self._process.pid
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101 - it is a pipe
+        os.set_blocking(stdin.fileno(), False)
 
     def remove(self, directory: Path) -> None:
         self._tell("remove", str(directory))
 
-    def watch(self, worker: Worker) -> None:
-        self._tell("kill", worker.pid)
+    def watch(self, pid: int) -> None:
+        self._tell("kill", pid, start_ticks(pid))
 
-    def forget(self, worker: Worker) -> None:
-        self._tell("forget", worker.pid)
+    def forget(self, what: int | Path) -> None:
+        self._tell("forget", what if isinstance(what, int) else str(what))
 
-    def forget_directory(self, directory: Path) -> None:
-        self._tell("forget", str(directory))
-
-    def _tell(self, verb: str, what: object) -> None:
+    def _tell(self, *what: object) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(BrokenPipeError):  # somebody killed the guard; the run works without
-            self._process.stdin.write(json.dumps([verb, what]).encode() + b"\n")
-            self._process.stdin.flush()
+        with suppress(OSError):  # somebody killed or stopped the guard; the run works without
+            os.write(self._process.stdin.fileno(), json.dumps(what).encode() + b"\n")
 
     def dismiss(self) -> None:
         """End the guard without its work being done."""
         self._process.kill()
-        self._process.communicate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        assert self._process.stdin is not None  # noqa: S101
+        with suppress(OSError):
+            self._process.stdin.close()
+
+
+class Watchers:
+    """All who end the run's children and remove its directories where this process cannot: guard, lock, next run."""
+
+    def __init__(self, guard: Guard | None = None, lock: Lock | None = None) -> None:
+        self.directories: list[Path] = []
+        self._guard, self._lock = guard, lock
+
+    def watch(self, pid: int) -> None:
+        if self._guard is not None:
+            self._guard.watch(pid)
+        if self._lock is not None:
+            self._lock.watch(pid)
+
+    def forget(self, pid: int) -> None:
+        """A child has ended, and its number is about to become free."""
+        if self._guard is not None:
+            self._guard.forget(pid)
+        if self._lock is not None:
+            self._lock.forget(pid)
+
+    def new_directory(self) -> Path:
+        """Return the path of a directory that will not outlive the run: not made yet, and impossible to guess."""
+        try:
+            directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
+        except FileNotFoundError as error:
+            text = "no directory for temporary files can be written to; make room, or set TMPDIR to one that can"
+            raise BootstrapError(text, code="directory-failed") from error
+        self.directories.append(directory)
+        if self._guard is not None:
+            self._guard.remove(directory)
+        if self._lock is not None:
+            self._lock.watch_directory(directory)
+        return directory
+
+    def remove_directories(self) -> None:
+        """Remove what is left; a directory stays listed where descriptors are too short to read it."""
+        for directory in list(self.directories):
+            shutil.rmtree(directory, ignore_errors=True)
+            if not directory.exists():
+                self.directories.remove(directory)
+                if self._guard is not None:
+                    self._guard.forget(directory)
+                if self._lock is not None:
+                    self._lock.forget_directory(directory)
+
+
+class Child:
+    """A process that leads a session and a process group of its own: the terminal signals the control process alone.
+
+    Its exit is noticed without reaping it, so its number belongs to it until `end` has ended its group. After that
+    nothing is sent to the number.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", grace: float, watchers: "Watchers") -> None:
+        self.pid = process.pid
+        self.grace = grace
+        self.status: int | None = None
+        """The exit status, or minus the signal; None until it is reaped."""
+        self.last = "started"
+        """The name of its last event."""
+        self.hurry = asyncio.Event()
+        """Set to end all graces now."""
+        self.reaped = False
+        self.is_worker = False
+        self._process = process
+        self._watchers = watchers
+        self._exited = asyncio.Event()
+        self._streams: dict[str, asyncio.StreamReader] = {}
+        self._transports: list[asyncio.ReadTransport] = []
+        self._exited_watch: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def worker(cls, backend: str, watchers: "Watchers", channel: socket.socket | None = None) -> Self:
+        """Start the process that holds MLX. `channel` is its end of the side channel."""
+        # The modules of this process, wherever they come from, and none from the current directory.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_IMPORT_PATH)}
+        arguments = [sys.executable, "-P", *WORKER, backend]
+        child = await cls._start(arguments, environment, channel, subprocess.PIPE, GRACE_SECONDS, watchers)
+        child.is_worker = True
+        return child
+
+    @classmethod
+    async def command(
+        cls,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        watchers: "Watchers",
+        grace: float,
+        channel: socket.socket | None = None,
+    ) -> Self:
+        """Start a command. BootstrapError if the system refuses it; OSError if it has nothing left for any."""
+        try:
+            return await cls._start(arguments, environment, channel, subprocess.DEVNULL, grace, watchers)
+        except OSError as error:
+            if error.errno in USED_UP:
+                raise
+            raise BootstrapError(
+                f"cannot start {arguments[0]}: {error.strerror}; check the command", code="command-refused"
+            ) from error
+
+    @classmethod
+    async def _start(
+        cls,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        channel: socket.socket | None,
+        stdin: int,
+        grace: float,
+        watchers: "Watchers",
+    ) -> Self:
+        own = {name: value for name, value in environment.items() if name != VARIABLE}  # not an outer run's
+        if channel is not None:
+            own[VARIABLE] = str(channel.fileno())
+        child = cls(
+            subprocess.Popen(  # noqa: ASYNC220 - it returns once the program is loaded
+                arguments,
+                pass_fds=() if channel is None else (channel.fileno(),),
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=own,
+            ),
+            grace,
+            watchers,
+        )
+        watchers.watch(child.pid)
+        child._exited_watch = asyncio.create_task(child._watch())
+        try:
+            for name in ("stdout", "stderr"):
+                reader = child._streams[name] = asyncio.StreamReader(LONGEST_LINE)
+                loop, pipe = asyncio.get_running_loop(), getattr(child._process, name)
+                transport, _ = await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), pipe)
+                child._transports.append(transport)
+        except BaseException:  # the caller was cancelled, and has no child to end
+            child.send(signal.SIGKILL)
+            await child.end(signal.SIGKILL)
+            child.close()
+            for pipe in (child._process.stdout, child._process.stderr):
+                assert pipe is not None  # noqa: S101
+                pipe.close()
+            raise
+        return child
+
+    # -- what it says --------------------------------------------------------------------------------------------------
+
+    async def next_event(self) -> Event:
+        """Return a worker's next event. ChildError for an error that it reports, for anything else, and for its end."""
+        line = await self.line("stdout")
+        if line is None:
+            await self.exited()
+            await self.end()
+            raise self._ended_early()
+        event = parse(line)
+        if event is None:
+            raise ChildError(f"the worker wrote something that is no event: {line[:80]!r}", code="worker-output")
+        if event["event"] == "error":
+            raise ChildError(str(event["message"]), code=str(event["code"]), stage=str(event["stage"]))
+        self.last = str(event["event"])
+        return event
+
+    async def log_line(self) -> str | None:
+        """Return a worker's next log line; None at the end."""
+        line = await self.line("stderr")
+        return None if line is None else line.decode(errors="backslashreplace").rstrip()
+
+    async def read(self, stream: str) -> bytes:
+        """Return the next bytes of a stream, b"" at its end."""
+        return await self._streams[stream].read(LONGEST_LINE)
+
+    def tell(self, order: msgspec.Struct) -> None:
+        """Give a worker its order. One that died says so by the end of its events."""
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101 - it is a pipe
+        with suppress(OSError):
+            os.set_blocking(stdin.fileno(), False)
+            os.write(stdin.fileno(), msgspec.json.encode(order) + b"\n")  # less than a pipe holds
+
+    async def line(self, stream: str) -> bytes | None:
+        """Return the next line of a stream without its end; None once all are taken."""
+        reader = self._streams[stream]
+        try:
+            line = await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            return error.partial or None
+        except asyncio.LimitOverrunError as error:
+            return await reader.readexactly(error.consumed)
+        return line[:-1]
+
+    def _ended_early(self) -> ChildError:
+        status = self.status if self.status is not None else 0
+        killed = status < 0 and -status not in _CRASHES
+        if self.last == "started" and not killed:
+            text = f"loading MLX failed: the worker ended {how_ended(status)}; see its log lines"
+            return ChildError(text, code="mlx-crashed")
+        return ChildError(
+            f"the worker ended early, {how_ended(status)} after '{self.last}'; see its log lines",
+            code="worker-killed" if killed else "worker-died",
+        )
+
+    # -- its end -------------------------------------------------------------------------------------------------------
+
+    async def exited(self) -> None:
+        """Wait until the process has exited. What it has started may still run."""
+        await self._exited.wait()
+
+    def send(self, number: int) -> bool:
+        """Signal the whole process group; say whether there is one. 0 only asks."""
+        if self.reaped:
+            return False
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            return False
+        return True
+
+    async def end(self, number: int = signal.SIGTERM) -> bool:
+        """End the process and its group: `number`, a grace, TERM, KILL. Return whether nothing is left.
+
+        Bounded: a process that KILL does not end is left to the system.
+        """
+        steps: list[tuple[int, float]] = [(number, self.grace)]
+        if number != signal.SIGTERM:
+            steps.append((signal.SIGTERM, GRACE_SECONDS))
+        for step, seconds in [*steps, (signal.SIGKILL, KILL_SECONDS)]:
+            if self._is_alone() or not self.send(step):
+                break
+            self.send(signal.SIGCONT)  # one that is stopped would not notice
+            await self._alone(seconds, patient=step == signal.SIGKILL)
+        if not self.reaped:
+            await self._reap()
+        if self._exited_watch is not None:
+            self._exited_watch.cancel()
+        return self.reaped
+
+    def close(self) -> None:
+        """Read nothing more of what it writes."""
+        for transport in self._transports:
+            transport.close()
+
+    async def _reap(self) -> None:
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + KILL_SECONDS
+        if not _runs(self.pid):
+            self._watchers.forget(self.pid)  # before its number is free
+        while (status := self._process.poll()) is None and loop.time() < limit:
+            if not _runs(self.pid):
+                await asyncio.sleep(POLL_SECONDS)  # a tracer may keep it from its parent
+            else:
+                return
+        if status is not None:
+            self.status, self.reaped = status, True
+            self._exited.set()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+
+    async def _alone(self, seconds: float, *, patient: bool) -> None:
+        """Wait until the group has ended, for a while, or until there is no more time to lose."""
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + seconds
+        while not self._is_alone() and loop.time() < limit and (patient or not self.hurry.is_set()):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _is_alone(self) -> bool:
+        """Whether the process has exited and nobody else of its group is left."""
+        return not _runs(self.pid) and not _group(self.pid)
+
+    async def _watch(self) -> None:
+        """Notice the exit, and leave the process as it is: its number is not free before it is reaped."""
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                await _readable(os.pidfd_open(self.pid))
+        while _runs(self.pid):  # noqa: ASYNC110 - no other way on this system
+            await asyncio.sleep(POLL_SECONDS)
+        self._exited.set()
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, ready.set)
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.Error, OSError):  # the system cannot say
+        return True
+
+
+def _group(pid: int) -> list[int]:
+    """Return the live members of a process group other than its leader."""
+    members = []
+    for each in psutil.pids():
+        with suppress(OSError, psutil.Error):
+            if each != pid and os.getpgid(each) == pid and _runs(each):
+                members.append(each)
+    return members
+
+
+def parse(line: bytes) -> Event | None:
+    """Return one event with all fields that its kind has; None for anything else."""
+    try:
+        event = json.loads(line)
+        return event if {"rank", "t_ms", *FIELDS[event["event"]]} <= event.keys() else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+async def end_strays(before: frozenset[int], children: Sequence[Child] = ()) -> None:
+    """End all descendants of this process but `children`, and those that were there `before`. Linux: see `adopt`."""
+    keep = {child.pid for child in children} | before
+
+    def strays() -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        try:
+            everyone = psutil.Process().children(recursive=True)
+        except (OSError, psutil.Error):  # no descriptors left
+            return found
+        for each in everyone:
+            with suppress(psutil.Error):
+                if each.pid in keep:
+                    continue
+                if each.status() == psutil.STATUS_ZOMBIE:
+                    with suppress(OSError):
+                        os.waitpid(each.pid, os.WNOHANG)
+                else:
+                    found.append(each)
+        return found
+
+    loop = asyncio.get_running_loop()
+    for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        for each in strays():
+            with suppress(psutil.Error):
+                each.send_signal(number)
+        limit = loop.time() + seconds
+        while strays() and loop.time() < limit:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def adopt() -> None:
+    """Become the parent of descendants whose own parent has ended, so that they can be found. Linux has this."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

@@ -1,13 +1,12 @@
-"""Ends the workers and removes their directories when the supervisor was killed and could not.
+"""Ends the children of a run and removes its directories when the control process was killed and could not.
 
-Run by the supervisor as a script, on the standard library alone. stdin has a JSON array a line: `["remove", path]` for
-a directory, `["kill", pid]` for a worker that started (`pid` is its process group too), `["forget", …]` for a worker
-that has ended, or a directory that is gone. The supervisor kills the guard when its work is done, so the end of stdin
-means that the supervisor is dead. That holds on every POSIX system, and for a worker that sits in native code, where a
-parent-death signal or a thread could not end it and tidy up.
+The control process runs it as a script, on the standard library alone. stdin has a JSON array per line:
+`["remove", path]` for a directory, `["kill", pid, ticks]` for a child (`pid` is its process group too, `ticks` its
+start by /proc, 0 where there is none), `["forget", …]` for a child or a directory that is gone. The control process
+kills the guard when its work is done, so the end of stdin means that the control process is dead. This works on every
+POSIX system, and for a child inside native code, where neither a parent-death signal nor a thread could end it.
 
-Arguments: the path of the run's lock file, if it has one; the guard inherits the lock itself, which is so held until
-all is tidy.
+The guard inherits the run's lock, and so holds it until everything is gone. Argument: the run's record, if it has one.
 """
 
 import json
@@ -24,33 +23,45 @@ GRACE_SECONDS = 1.0
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    workers: set[int] = set()
+    children: dict[int, int] = {}
     directories: set[str] = set()
     for line in sys.stdin:
         match json.loads(line):
             case ["remove", directory]:
                 directories.add(directory)
-            case ["kill", pid]:
-                workers.add(pid)
+            case ["kill", pid, ticks]:
+                children[pid] = ticks
             case ["forget", what]:
-                workers.discard(what)
+                children.pop(what, None)
                 directories.discard(what)
-    _signal(workers, signal.SIGTERM)
+    _signal(children, signal.SIGTERM)
     limit = time.monotonic() + GRACE_SECONDS
-    while _signal(workers, 0) and time.monotonic() < limit:
+    while _signal(children, 0) and time.monotonic() < limit:
         time.sleep(0.01)
-    _signal(workers, signal.SIGKILL)
+    _signal(children, signal.SIGKILL)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
-    for lock in sys.argv[1:]:
+    for record in sys.argv[1:]:
         with suppress(OSError):
-            os.unlink(lock)  # noqa: PTH108 - pathlib takes longer to import than all else here
+            os.unlink(record)  # noqa: PTH108 - pathlib takes longer to import than all else here
 
 
-def _signal(workers: set[int], number: int) -> bool:
-    """Send a signal to each worker's process group; say whether any was there."""
+def start_ticks(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 if /proc does not say."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return int(file.read().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
+def _signal(children: dict[int, int], number: int) -> bool:
+    """Signal each child's process group, unless a stranger has its number by now; say whether any was there."""
     there = False
-    for pid in workers:
+    for pid, ticks in children.items():
+        now = start_ticks(pid)
+        if ticks and now and now != ticks:
+            continue
         try:
             os.killpg(pid, number)
             there = True

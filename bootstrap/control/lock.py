@@ -1,19 +1,22 @@
-"""At most one live group a host: a lock file that names its holder, and what to tidy up when the holder was killed.
+"""One live group per host: a lock that the kernel holds, and a record of what to end when its holder was killed.
 
-The lock itself is the kernel's (flock), so it goes when its last holder ends, however that happens. The guard holds it
-too, so it goes only when nothing of the run is left. Where the guard was killed as well, the file still says which
-processes belonged to the run, and the next one ends them first.
+The lock is a bound UDP port on loopback. It is the same for every user and every TMPDIR, no file can stand in for it,
+and it goes when the last process that holds it ends. The guard holds it too, so it goes only when nothing of the run is
+left. The record is a file of the user's own; where both the run and its guard were killed, the next run ends the
+processes that it names.
 """
 
+import asyncio
 import errno
-import fcntl
 import os
 import shutil
 import signal
-import tempfile
+import socket
+import stat
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -23,197 +26,226 @@ import psutil
 
 from bootstrap.errors import BootstrapError
 
+LOCK_PORT: Final = 7776
+"""UDP, on 127.0.0.1."""
+RECORDS: Final = Path("/tmp")  # noqa: S108 - the same for every TMPDIR; each record is opened with care
 MAX_FILE: Final = 64 * 1024
-SAME_START: Final = 0.05
-"""Seconds within which two readings of a process's start are the same."""
-_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # nobody is waited for
-_ATTEMPTS: Final = 10
-"""How often the file may vanish between its opening and the lock: each time another run has just ended."""
+TIDY_SECONDS: Final = 15.0
+"""How long to wait for the guard of a killed run."""
+UNKNOWN_SECONDS: Final = 2.0
+"""The same where no record says whether the holder is alive."""
+_RETRY_SECONDS: Final = 0.05
 
 
 class LockError(BootstrapError):
-    """Another group is up on this host, or the lock file cannot be used."""
+    """Another group is up on this host, or the lock cannot be used."""
 
     stage = "lock"
 
 
 class Process(NamedTuple):
-    """A process, told from a later one with the same number by its start, in seconds since the epoch."""
+    """A process, told from a later one with the same number by its start. A step of the clock does not change it."""
 
     pid: Annotated[int, msgspec.Meta(ge=2, le=0x7FFFFFFF)]
-    start: float
+    start: str
+    """Linux: the boot's ID and the clock ticks since boot. Elsewhere: the time that the kernel noted at the start."""
 
     def alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            same = abs(float(process.create_time()) - self.start) < SAME_START
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return process(self.pid) == self and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
 
-UNKNOWN: Final = Process(0, 0.0)
+UNKNOWN: Final = Process(0, "")
 
 
 def process(pid: int) -> Process:
-    """The process `pid`, which has to run."""
-    return Process(pid, psutil.Process(pid).create_time())
+    """Return the identity of the process `pid`; psutil.NoSuchProcess if there is none."""
+    if not sys.platform.startswith("linux"):
+        return Process(pid, repr(psutil.Process(pid).create_time()))
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return Process(pid, f"{boot} {ticks}")
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What a lock file says."""
+    """The processes and directories of a run."""
 
     holder: Process
-    workers: tuple[Process, ...]
-    directories: tuple[str, ...]
-    """Those that the run makes."""
+    children: tuple[Process, ...] = ()
+    """Each leads a process group."""
+    directories: tuple[str, ...] = ()
 
 
-def lock_path(ip: str) -> Path:
-    """Where the lock of the host that holds `ip` lies.
+def lock_address(ip: str, link_port: int) -> tuple[str, int]:
+    """Return the UDP address whose owner holds the lock of the host with address `ip`.
 
-    Each loopback address stands for a host of its own, so that all ranks of a group can be tried on one.
+    A loopback address and a link port stand for a host of their own, so that all ranks of a group can run on one.
     """
-    address = IPv4Address(ip)
-    name = f"jaccl-bootstrap-{address}.lock" if address.is_loopback else "jaccl-bootstrap.lock"
-    return Path(tempfile.gettempdir(), name)
+    return (ip, link_port) if IPv4Address(ip).is_loopback else ("127.0.0.1", LOCK_PORT)
+
+
+def record_path(ip: str, link_port: int) -> Path:
+    host, port = lock_address(ip, link_port)
+    return RECORDS / f"jaccl-bootstrap-{os.geteuid()}-{host}-{port}.json"
 
 
 class Lock:
     """The lock, held. `descriptor` is for the guard to inherit."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, held: socket.socket, path: Path) -> None:
+        self.descriptor = held.fileno()
         self.path = path
-        self.descriptor = descriptor
         self.left_over: list[int] = []
-        """Process numbers of an earlier run's workers that had to be ended."""
-        self._workers: dict[int, Process] = {}
+        """Process numbers of a killed run that had to be ended."""
+        self._held = held
+        self._children: dict[int, Process] = {}
         self._directories: set[str] = set()
 
     def watch(self, pid: int) -> None:
-        """Write down a worker, so that it can be ended when this process and the guard are killed."""
+        """Record a child, so that the next run can end it when this process and the guard are killed."""
         with suppress(psutil.NoSuchProcess):  # ended already
-            self._workers[pid] = process(pid)
-            self.write()
+            self._children[pid] = process(pid)
+            self._write()
 
     def watch_directory(self, directory: Path) -> None:
-        """The same for a directory; to be called before it is made."""
+        """Record a directory; call this before it is made."""
         self._directories.add(str(directory))
-        self.write()
+        self._write()
 
-    def forget(self, pid: int, directory: Path) -> None:
-        """A worker has ended, and its directory is gone."""
-        self._workers.pop(pid, None)
+    def forget(self, pid: int) -> None:
+        """Drop a child that is gone."""
+        if self._children.pop(pid, None) is not None:
+            self._write()
+
+    def forget_directory(self, directory: Path) -> None:
         self._directories.discard(str(directory))
-        with suppress(LockError):  # a record of what is gone does no harm
-            self.write()
+        self._write()
 
-    def write(self) -> None:
-        record = Record(process(os.getpid()), tuple(self._workers.values()), tuple(self._directories))
-        with _lock_errors(self.path):
-            # Never cut: so a kill leaves all of one record, and a full disk the last one.
-            length = os.fstat(self.descriptor).st_size
-            os.pwrite(self.descriptor, msgspec.json.encode(record).ljust(length), 0)
+    async def _take_over(self) -> None:
+        """End what a killed run left, and start a record of this one."""
+        record = _read(self.path)
+        if record is not None:
+            self.left_over = await _reap(record)
+        self._write()
+
+    def _write(self) -> None:
+        """Write the record, whole or not at all. A run goes on without: only the crash of its guard would matter."""
+        record = Record(process(os.getpid()), tuple(self._children.values()), tuple(self._directories))
+        with suppress(OSError):
+            descriptor = _open(self.path, os.O_RDWR | os.O_CREAT)
+            try:
+                # Never truncated: a kill leaves all of one record, and a full disk the last one.
+                length = os.fstat(descriptor).st_size
+                os.pwrite(descriptor, msgspec.json.encode(record).ljust(length), 0)
+            finally:
+                os.close(descriptor)
+
+    def _release(self) -> None:
+        if not self._children:  # else the next run tries to end what this one could not
+            with suppress(OSError):
+                _check(self.path.lstat())
+                self.path.unlink(missing_ok=True)
+        self._held.close()
 
 
-@contextmanager
-def host_lock(ip: str) -> Iterator[Lock]:
-    """Hold the lock of the host that holds `ip`; end what a killed run left. LockError where another run lives."""
+@asynccontextmanager
+async def host_lock(ip: str, link_port: int) -> AsyncIterator[Lock]:
+    """Hold the lock of the host with address `ip`, and end what a killed run left.
+
+    LockError (`host-busy`) where another run is alive. A killed run's guard is waited for.
+    """
+    lock = Lock(await _bound(ip, link_port), record_path(ip, link_port))
     try:
-        path = lock_path(ip)
-    except FileNotFoundError as error:
-        raise LockError(
-            "no directory for temporary files can be written to; make room, or set TMPDIR to one that can",
-            code="lock-failed",
-        ) from error
-    with _lock_errors(path):
-        lock = Lock(path, _locked(path))
-    try:
-        with _lock_errors(path):
-            lock.left_over = _reap(os.pread(lock.descriptor, MAX_FILE, 0))
-            os.ftruncate(lock.descriptor, 0)
-        lock.write()
+        await lock._take_over()
         yield lock
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)  # while it is locked, so that nobody else's file is meant
-        os.close(lock.descriptor)
+        lock._release()
 
 
-@contextmanager
-def _lock_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LockError(
-            f"cannot use the lock file {path}: {error.strerror or error}; mend that, or set TMPDIR to another place",
-            code="lock-failed",
-        ) from error
-
-
-def holder(ip: str) -> Process | None:
-    """Who holds the lock of the host that holds `ip`, `UNKNOWN` where it does not say; None where nobody does."""
-    with suppress(OSError):
-        descriptor = os.open(lock_path(ip), os.O_RDONLY | _FLAGS)
+def holder(ip: str, link_port: int = 7777) -> Process | None:
+    """Return who holds the lock of the host with address `ip`, `UNKNOWN` if no record says; None if nobody does."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            record = _record(os.pread(descriptor, MAX_FILE, 0))
-            return UNKNOWN if record is None else record.holder
-        finally:
-            os.close(descriptor)
+            probe.bind(lock_address(ip, link_port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                record = _read(record_path(ip, link_port))
+                return UNKNOWN if record is None else record.holder
     return None
 
 
-def _locked(path: Path) -> int:
-    """A descriptor of the file at `path`, locked."""
-    for _ in range(_ATTEMPTS):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
-        try:
-            if os.fstat(descriptor).st_uid != os.geteuid():  # whose word would end processes of this user's
-                raise PermissionError(errno.EPERM, "it belongs to another user")
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.lstat()):
-                return descriptor
-        except FileNotFoundError:
-            pass  # its holder has just ended
-        except BlockingIOError:
-            record = _record(os.pread(descriptor, MAX_FILE, 0))
-            os.close(descriptor)
+async def _bound(ip: str, link_port: int) -> socket.socket:
+    began = time.monotonic()
+    held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        while True:
+            try:
+                held.bind(lock_address(ip, link_port))
+                return held
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise LockError(f"cannot take the host's lock: {error.strerror}", code="lock-failed") from error
+            record = _read(record_path(ip, link_port))
             who = "another process" if record is None else f"process {record.holder.pid}"
-            raise LockError(
-                f"{who} runs a group on this host already ({path}); wait for its end, or end it", code="host-busy"
-            ) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    raise LockError(f"the lock file {path} changes all the time; try again", code="host-busy")
+            limit = UNKNOWN_SECONDS if record is None else 0.0 if record.holder.alive() else TIDY_SECONDS
+            if time.monotonic() - began >= limit:
+                host, port = lock_address(ip, link_port)
+                raise LockError(
+                    f"{who} runs a group on this host already (it holds UDP {host}:{port}); wait for its end",
+                    code="host-busy",
+                )
+            await asyncio.sleep(_RETRY_SECONDS)
+    except BaseException:
+        held.close()
+        raise
 
 
-def _reap(data: bytes) -> list[int]:
-    """End the workers of a run whose holder and guard were killed, and remove their directories."""
+async def _reap(record: Record) -> list[int]:
+    """End the children of a run whose process and guard were killed, and remove its directories."""
     left_over = []
-    record = _record(data)
-    if record is None:
-        return []
-    for worker in record.workers:
-        if worker.alive():
+    for child in record.children:
+        if child.alive():
             with suppress(OSError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            left_over.append(worker.pid)
+                os.killpg(child.pid, signal.SIGKILL)
+            left_over.append(child.pid)
             limit = time.monotonic() + 1.0
-            while worker.alive() and time.monotonic() < limit:
-                time.sleep(0.01)
+            while child.alive() and time.monotonic() < limit:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
     for path in map(Path, record.directories):
-        if path.parent == Path(tempfile.gettempdir()) and path.name.startswith("jaccl-bootstrap-"):
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            if path.name.startswith("jaccl-bootstrap-") and path.lstat().st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
     return left_over
 
 
-def _record(data: bytes) -> Record | None:
-    """What a lock file says; None where its writer was killed half way."""
+def _read(path: Path) -> Record | None:
+    """Return the record at `path`; None if there is none, it is another user's, or its writer was killed half-way."""
     try:
-        return msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, RecursionError):
+        descriptor = _open(path, os.O_RDONLY)
+        try:
+            return msgspec.json.decode(os.pread(descriptor, MAX_FILE, 0), type=Record)
+        finally:
+            os.close(descriptor)
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
+
+
+def _open(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+    try:
+        _check(os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(status: os.stat_result) -> None:
+    """OSError unless the file is this user's own: its contents end processes."""
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "not a private file of this user")

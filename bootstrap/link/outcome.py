@@ -81,6 +81,8 @@ class Exchange:
             case Outcome(rank=rank, state=OutcomeState.FAILED) if self._is_theirs(peer, rank):
                 self._failures.setdefault(rank, message)
             case Outcome(rank=rank, state=state) if self._is_theirs(peer, rank) and rank != self._rank:
+                if state is OutcomeState.FINISHED and self._states.get(rank) is not state:
+                    self._report("finished", peer=rank)
                 self._states[rank] = state
                 if self._rank == 0:
                     self._post(message, but=peer)
@@ -137,6 +139,11 @@ class Exchange:
         """
         ranks = set(range(self._size) if self.agreed else ()) - {*but}
         await self._until(lambda: all(self._states.get(rank) is state for rank in ranks))
+
+    def unfinished(self) -> list[int]:
+        """Return the other ranks that have not finished yet; none where this rank is alone."""
+        others = range(self._size) if self.agreed else ()
+        return [r for r in others if r != self._rank and self._states.get(r) is not OutcomeState.FINISHED]
 
     async def others_started(self) -> None:
         """Wait until the init of every other rank has begun; at once where this rank is alone."""

@@ -1,7 +1,8 @@
-"""What goes over this process's links, recorded as pcapng: to a file for a bug report, or to a pipe to look in live."""
+"""Records this process's links as pcapng: to a file for a bug report, or to a pipe for a live view."""
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bootstrap.errors import ConfigError
+from bootstrap.files import open_private
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.tcp import Endpoint
 
@@ -19,16 +21,17 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def open_capture(path: Path | None) -> Iterator["Capture | None"]:
-    """A recording to a new file, mode 0600, or to a pipe, whose reader is waited for; None without a path."""
+    """Record to a file that only its owner can read, or to a pipe that has a reader; None without a path."""
     if path is None:
         yield None
         return
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        file = open_private(path)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            os.ftruncate(file, 0)
     except OSError as error:
         raise ConfigError(f"cannot record to {path}: {error.strerror}", code="bad-capture") from error
-    os.set_blocking(file, False)
-    logger.warning("the link is recorded in %s: whoever has it and the key log can read what was said", path)
+    logger.warning("the link is recorded in %s: whoever has it and the key log can read the traffic", path)
     try:
         yield Capture(file, path)
     finally:
@@ -36,7 +39,7 @@ def open_capture(path: Path | None) -> Iterator["Capture | None"]:
 
 
 class Capture:
-    """Writes what the sessions see as packets, with headers as TCP/IP has them.
+    """Writes the sessions' bytes as packets with TCP/IP headers.
 
     A link never waits for it, and never fails with it: when the disk is full, or the reader of a pipe is gone or too
     slow, the recording ends there.

@@ -52,6 +52,8 @@ class Times:
     """Until the peer takes what is sent."""
 
 
+LOADING_PING_EVERY = 0.2
+"""Seconds between pings to a rank that is still loading, and says so: the bootstrap waits for it."""
 MISSED_PONGS = 3
 """This many missed in a row end the session, unless the peer may be in its group init. [SESSION-MISSED, PLAIN-INIT]"""
 MAX_UNCONFIRMED = 8
@@ -128,10 +130,12 @@ class RankZero:
         self._established = asyncio.Event()
         self._lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
         self._answered = asyncio.Event()
+        self._heard = asyncio.Event()
         self._new_session()
 
     def _new_session(self) -> None:
         self._ponged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_loading = False  # the last pong named extensions, and no loaded model
         self._unanswered = 0  # pings
         self._pongs_until_init_is_over = 0
         """Of those to come: one for each ping that was sent before jacclBootstrap, and one for a ping sent after it."""
@@ -185,13 +189,17 @@ class RankZero:
     async def offered(self) -> frozenset[str]:
         """Return the extensions that the peer's pongs name.
 
-        Waits for a pong, in the next session where this one ends without any: silence offers nothing and refuses
+        Waits for a pong; where the peer has extensions, for one that says that the model is loaded: only then it names
+        all of them. Waits in the next session where this one ends without any: silence offers nothing and refuses
         nothing. [EXT-OFFER, PLAIN-OFFER]
         """
         while True:
             await self.established()
             either: set[asyncio.Future[Any]] = {self._ponged, self._lost}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            while self._is_loading:
+                self._heard.clear()
+                await self._heard.wait()
             if self._link is not None and self._ponged.done():
                 return self._link.session.offered
 
@@ -240,6 +248,8 @@ class RankZero:
             finally:
                 pings.cancel()
                 self._link = None
+                self._is_loading = False
+                self._heard.set()
                 self._lost.set_result(reason)
                 self._established.clear()
                 self.health = UNAVAILABLE
@@ -248,6 +258,8 @@ class RankZero:
         while True:
             match await link.receive():
                 case MessageReceived(PongPayload() as pong):
+                    self._is_loading = bool(link.session.offered) and not pong.model_loaded
+                    self._heard.set()
                     self._take_pong()
                     self._see(Health("ready" if pong.model_loaded else "degraded"))
                     self._report("pong", peer=self._peer, **to_builtins(pong))
@@ -283,7 +295,8 @@ class RankZero:
                             await self._answered.wait()
                     except TimeoutError:
                         self._miss(link)
-                await asyncio.sleep(max(0.0, started + self._times.ping_every - loop.time()))
+                every = LOADING_PING_EVERY if self._is_loading else self._times.ping_every
+                await asyncio.sleep(max(0.0, started + min(every, self._times.ping_every) - loop.time()))
 
     def _miss(self, link: Link) -> None:
         missed = self.health.missed + 1
@@ -310,8 +323,9 @@ Over: TypeAlias = asyncio.Future[LinkError | None]
 class RankOne:
     """Any rank but 0, of `size`: listens at `own_ip`:`port` for rank 0, while `run` runs.
 
-    `status` is called for each pong. `on_message` gets every message except pings and jacclBootstrap, and must return
-    at once. `on_seen` is told what last happened in the session before a jacclBootstrap came: a ping, say.
+    `status` and `offers`, the extensions to name, are called for each pong; `holds` says whether a group is up.
+    `on_message` gets every message except pings and jacclBootstrap, and must return at once. `on_seen` is told what
+    last happened in the session before a jacclBootstrap came: a ping, say.
     """
 
     def __init__(
@@ -324,6 +338,8 @@ class RankOne:
         on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
         on_seen: OnSeen = nothing,
+        offers: Callable[[], frozenset[str]] | None = None,
+        holds: Callable[[], bool] = lambda: False,
         status: Callable[[], PongPayload] = lambda: READY,
         interface: str | None = None,
         times: Times = DEFAULT_TIMES,
@@ -335,6 +351,7 @@ class RankOne:
         self._size = size
         self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
         self._on_seen = on_seen
+        self._offers, self._holds = offers, holds
         self._times = times
         self._report = report
         self._unconfirmed: dict[Link, None] = {}  # in the order in which they came
@@ -426,6 +443,9 @@ class RankOne:
             await next_event(link, Confirmed, self._times.confirm, "the peer's first box")
             self._report("confirmed", peer=0)
             self._on_confirmed(link.peer_ip, link.session.peer_key)
+        if self._current is not None and self._holds():
+            # Its connection is alive: TCP would have ended one whose peer has vanished. [SESSION-REPLACE]
+            raise LinkError("a group is up over the session with rank 0", code="link-taken")
         if self._current is not None:
             self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
         self._current = link
@@ -467,7 +487,8 @@ class RankOne:
 
     def _pong(self, link: Link) -> PongPayload:
         """The status, with what this side can do beyond the plain protocol. [EXT-OFFER]"""
-        return replace(self._status(), extensions=tuple(sorted(link.session.extensions)))
+        offers = link.session.extensions if self._offers is None else link.session.extensions & self._offers()
+        return replace(self._status(), extensions=tuple(sorted(offers)))
 
 
 def check_bootstrap(payload: JacclBootstrapPayload, size: int) -> None:

@@ -10,7 +10,7 @@ from typing import Self, cast
 import pytest
 
 from bootstrap import BootstrapError
-from bootstrap.control.run import Supervisor
+from bootstrap.control.run import Run
 from bootstrap.link.sessions import RankOne, RankZero, Times
 from bootstrap.link.side_channel import SideChannel
 from bootstrap.link.transport import Link
@@ -28,22 +28,22 @@ LIMIT = 1.0
 
 
 class Calm:
-    """A supervisor without processes, signals and deadline."""
+    """A run without processes, signals and deadline."""
 
     def __init__(self) -> None:
         self.steps = Steps()
         self.summary: dict[str, object] = {}
         self.is_met = False
         self.stopped_by: BootstrapError | None = None
-        self.late: BootstrapError | None = None
+        self.reason: BootstrapError | None = None
 
     def now(self) -> float:
         return 0.0
 
-    def report(self, event: str, rank: int | None, **fields: object) -> None:
+    def report(self, event: str, /, **fields: object) -> None:
         self.steps(event, **fields)
 
-    async def anew(self) -> None:
+    async def again(self) -> None:
         pass
 
 
@@ -57,14 +57,16 @@ class Acting(Member):
     @classmethod
     def of(cls, up: Up, trusted: Trust, act: "Act") -> Self:
         calm = Calm()
-        supervisor = cast(Supervisor, calm)
-        member = cls(up, trusted, key_log=None, capture=None, supervisor=supervisor, backend="jaccl", devices=None)
+        member = cls(up, trusted, key_log=None, capture=None, run=cast(Run, calm))
         member.calm, member.act, member.begun = calm, act, asyncio.Event()
         return member
 
     def begin(self, extensions: frozenset[str]) -> None:
         super().begin(extensions)
         self.begun.set()
+
+    async def load(self) -> None:
+        self._backend = "jaccl"
 
     @property
     def links(self) -> list[Link]:

@@ -77,8 +77,8 @@ def output(run: Any, stream: str = "stdout") -> list[str]:
 
 
 def failed(run: Any, *codes: str) -> dict[str, Any]:
-    """Check how a run ends that could not do its work: exit 3, one error, `done` last. Return the error."""
-    assert run.end() == 3, (run.events, run.stderr)
+    """Check how a failed run ends: exit 3, or 125 with a command; one error, `done` last. Return the error."""
+    assert run.end() == (125 if "--" in run.process.args else 3), (run.events, run.stderr)
     event = error(run)
     assert event["code"] in codes, event
     assert {"cause", "mend", "retry", "stage", "message"} <= event.keys()

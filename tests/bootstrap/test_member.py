@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap import BootstrapError
-from bootstrap.control.run import SupervisorError
+from bootstrap.control.child import ChildError
+from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.sessions import SessionLostError
 from bootstrap.link.side_channel import SideChannelError
@@ -135,7 +136,7 @@ def test_a_rank_fails_in_the_middle_of_a_gather(rank: int, group: Group) -> None
         if rank:
             await member.send(0, SideChannelPart(0, b"abcd"))
         group.fault()
-        raise SupervisorError("the worker ended early", code="worker-killed", stage="worker", rank=rank)
+        raise ChildError("the worker ended early", code="worker-killed")
 
     async def main() -> None:
         acts: list[Act] = [first_gather] * 3
@@ -270,11 +271,11 @@ def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
         await group.start([forever] * 3)
         await group.until_begun()
         group.fault()
-        group.members[rank].calm.stopped_by = SupervisorError("interrupted", code="interrupted", rank=rank)
+        group.members[rank].calm.stopped_by = RunError("stopped by SIGINT", code="interrupted")
         group.tasks[rank].cancel()
         with suppress(asyncio.CancelledError):
             await group.tasks[rank]
-        await group.ends_alike("interrupted", "interrupted", but={rank})
+        await group.ends_alike("interrupted", "stopped by SIGINT", but={rank})
 
     run(main)
 
@@ -334,6 +335,7 @@ def member_of(rank: int, command: tuple[str, ...] = ("true",)) -> Acting:
         pass
 
     member.send = send
+    member._backend = "jaccl"
     return member
 
 
@@ -380,5 +382,49 @@ def test_what_rank_0_heard_in_an_earlier_attempt_is_over() -> None:
         assert member.exchange._failures == {}
         member.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
         assert [*member.exchange._failures] == [1]
+
+    run(main)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_that_has_finished_limits_the_others(group: Group) -> None:
+    """And says whom it waits for; without a limit, they may go on. [EXT-OUTCOME-FINISH]"""
+
+    async def at_once(member: Acting) -> None:
+        object.__setattr__(member.up, "finish_timeout", 0.5 if member.up.rank == 1 else None)
+
+    async def main() -> None:
+        await group.start([forever, at_once, at_once])
+        errors = await group.ends()
+        text = "rank 0 did not finish within 0.5 s after this rank (--finish-timeout)"
+        for error in errors:
+            assert isinstance(error, BootstrapError)
+            assert (error.code, str(error)) == ("finish-timeout", text)
+        assert group.members[0].calm.steps.of("finished")[0]["peer"] in (1, 2)
+        assert group.members[1].calm.steps.of("unfinished")[0]["ranks"][0] == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
+    """Once the others took it for the orderly end."""
+
+    async def raises(member: Acting) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    async def main() -> None:
+        acts: list[Act] = [forever] * 3
+        acts[rank] = raises
+        await group.start(acts)
+        for each, error in enumerate(await group.ends()):
+            if each == rank:
+                assert isinstance(error, ZeroDivisionError)
+            else:
+                assert isinstance(error, PeerError)
+                assert (error.code, error.rank) == ("internal", rank)
+                assert str(error) == f"rank {rank} failed: ZeroDivisionError: division by zero"
 
     run(main)

@@ -37,6 +37,10 @@ CAUSES: Final = {
 """The codes that may say why a rank has ended, by fault. A rank may show the other's."""
 
 
+STOPPED = (0, 129, 130, 143)
+"""How a run ends that a user has stopped: this one by a signal, or another rank's."""
+
+
 def is_documented(code: str) -> bool:
     return code in ERROR_CODES or any(fnmatchcase(code, name) for name in ADVICE)
 
@@ -70,13 +74,16 @@ def _wrong_end(run: Running) -> Iterator[str]:
     if done.get("event") != "done":
         yield f"its last word is not `done`, status {status}: {stderr[-500:]}"
     elif done["ok"]:
-        if error is not None or status != done.get("status", 0):
+        if error is not None or status not in (done.get("status", 0), *(STOPPED if done.get("stopped") else ())):
             yield f"it says that all is well, and ends with status {status}"
+    elif done.get("stopped") and done.get("code") == "interrupted" and error is None:
+        if status not in STOPPED:
+            yield f"its user has stopped it, and it ends with status {status}"
     elif error is None or done.get("code") != error["code"]:
         yield "it has failed, and does not say why"
     elif not is_documented(error["code"]):
         yield f"the code {error['code']} is documented nowhere"
-    elif status != 3 and status not in [event.get("status") for event in run.events]:
+    elif status not in (3, 125) and status not in [event.get("status") for event in run.events]:
         yield f"it has failed, and ends with status {status}"
     elif not (error["message"] and error["cause"] and error["mend"]):
         yield f"there is no advice for {error['code']}"

@@ -12,7 +12,7 @@ from random import Random
 import psutil
 
 from bootstrap.control.child import GRACE_SECONDS
-from bootstrap.control.lock import lock_path
+from bootstrap.control.lock import record_path
 from tests.bootstrap.conftest import SCRIPTS
 from tests.bootstrap.ranks import CABLE_PORT, COORDINATOR_PORT, LINK_PORT, make_ranks
 from tests.campaign.namespaces import ADDRESSES, Host, Wire
@@ -165,9 +165,9 @@ class Scene:
         written = [
             event["path"] for run in self.runs.values() for event in run.events if event["event"] == "file-written"
         ]
-        locks = [lock_path(rank.ip) for rank in self.lane.ranks if self.lane.hosts is None]
+        records = [record_path(rank.ip, LINK_PORT) for rank in self.lane.ranks if self.lane.hosts is None]
         found = [path for tmp in self.lane.tmp for path in tmp.rglob("*")]
-        return sorted({str(path) for path in (*map(Path, written), *locks, *found) if path.exists()})
+        return sorted({str(path) for path in (*map(Path, written), *records, *found) if path.exists()})
 
     def processes(self) -> list[psutil.Process]:
         return [process for run in self.runs.values() for process in run.processes()]

@@ -80,7 +80,7 @@ def test_one_reference_peer_of_three_means_no_sum_for_all(
         reasons = [of(run, "sum-skipped")[0]["reason"] for run in runs]
         assert reasons == ["rank 2 offered no outcome/1", "rank 0 did not choose outcome/1"]
         runs[0].process.send_signal(signal.SIGINT)
-        assert [run.end() for run in runs] == [0, 0]
+        assert [run.end() for run in runs] == [130, 0]
     finally:
         peer.end()
 
@@ -94,7 +94,7 @@ def test_a_first_pong_that_was_late_switched_the_checks_off(pair: Pair, up: Star
     run.until(("holding", 0))
     assert [event["value"] for event in of(run, "sum-checked")] == [3]
     run.process.send_signal(signal.SIGINT)
-    assert (run.end(), late.end()) == (0, 0)
+    assert (run.end(), late.end()) == (130, 0)
 
 
 @pytest.mark.parametrize("option", ["--revision", "--extensions"])
@@ -107,7 +107,7 @@ def test_our_own_peer_counts_as_plain_and_the_event_says_so(option: str, pair: P
         (skipped,) = of(run, "sum-skipped")
         assert "every peer counts as one without outcome/1" in skipped["reason"]
     runs[0].process.send_signal(signal.SIGINT)
-    assert [run.end() for run in runs] == [0, 0]
+    assert [run.end() for run in runs] == [130, 0]
 
 
 def test_a_rank_that_holds_made_a_sum_with_a_command(pair: Pair, up: Start) -> None:
@@ -121,7 +121,7 @@ def test_a_rank_that_holds_made_a_sum_with_a_command(pair: Pair, up: Start) -> N
     runs[0].until(("holding", 0))
     assert [event["reason"] for event in of(runs[0], "sum-skipped")] == ["rank 1 runs a command"]
     runs[0].process.send_signal(signal.SIGINT)
-    assert runs[0].end() == 0
+    assert runs[0].end() == 130
     runs[1].end()
 
 

@@ -6,6 +6,7 @@ sent back. A `Seal` remembers the nonces of its session and refuses both. [SEAL-
 
 import os
 from collections.abc import Callable
+from os import getpid
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +26,8 @@ MAX_BOXES: Final = 2**24
 _DRAWN: Final = 256
 """Nonces that are drawn at a time: a system call for each takes as long as sealing a short frame."""
 _RECENT: Final = 16_384
-_ROWS: Final = 65_536
+_MASK: Final = 0xFFFF
+"""Selects one of 65,536 rows by a hash."""
 _SENT: Final = b"s"
 _OPENED: Final = b"o"
 _RECORD: Final = NONCE + len(_SENT)
@@ -53,17 +55,21 @@ class Seal:
     """
 
     def __init__(self, key: bytes, random: Random = os.urandom) -> None:
-        self.left = MAX_BOXES
-        """Boxes that the key may still seal or open."""
         self._aead = AESGCM(key)
         self._random = random
-        self._drawn = b""
-        self._used = 0  # bytes of _drawn
-        self._process = 0
+        self._drawn: list[bytes] = []  # nonces to use, in reverse order
+        self._process = 0  # that may use them
         self._recent: dict[bytes, bytes] = {}  # nonces, each with its origin
+        self._room = min(_RECENT, MAX_BOXES)  # for so many; 0 once the key is exhausted
         # The older ones in rows of records, which take less memory. The row is chosen by Python's hash of the nonce,
         # whose key is random in each process: a peer cannot choose nonces that share a row.
         self._old: list[bytes] = []
+        self._retired = 0
+
+    @property
+    def left(self) -> int:
+        """Boxes that the key may still seal or open."""
+        return MAX_BOXES - self._retired - len(self._recent)
 
     def encrypt(self, plaintext: _Buffer) -> bytes:
         """Return the box of a plaintext; for a long one, `encrypt_into` saves a copy."""
@@ -83,7 +89,9 @@ class Seal:
             plaintext = self._aead.decrypt(nonce, box[NONCE:], None)
         except InvalidTag:
             raise SealError("seal-tag", "the box does not open with this key", offset=0) from None
-        self._remember(nonce, _OPENED)
+        self._recent[nonce] = _OPENED
+        if len(self._recent) >= self._room:
+            self._retire()
         return plaintext
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
@@ -93,49 +101,49 @@ class Seal:
             self._aead.decrypt_into(nonce, memoryview(box)[NONCE:], None, out)
         except InvalidTag:
             raise SealError("seal-tag", "the box does not open with this key", offset=0) from None
-        self._remember(nonce, _OPENED)
+        self._recent[nonce] = _OPENED
+        if len(self._recent) >= self._room:
+            self._retire()
 
     def _next_nonce(self) -> bytes:
-        start = self._used
-        if start == len(self._drawn) or self._process != os.getpid():
-            self._drawn = draw(self._random, NONCE * _DRAWN)
-            self._process = os.getpid()
-            start = 0
-        self._used = start + NONCE
-        nonce = self._drawn[start : start + NONCE]
-        self._remember(nonce, _SENT)
+        if not self._drawn or self._process != getpid():
+            drawn = draw(self._random, NONCE * _DRAWN)
+            self._drawn = [drawn[at : at + NONCE] for at in range(len(drawn) - NONCE, -1, -NONCE)]
+            self._process = getpid()
+        nonce = self._drawn.pop()
+        self._recent[nonce] = _SENT
+        if len(self._recent) >= self._room:
+            self._retire()
         return nonce
 
     def _checked_nonce(self, box: bytes | memoryview) -> bytes:
         """Return the nonce of a box that may be opened."""
+        nonce = bytes(box[:NONCE])
         if len(box) < OVERHEAD:
             raise TruncatedError("truncated", f"a box has at least {OVERHEAD} bytes", offset=len(box))
-        nonce = bytes(box[:NONCE])
-        origin = self._recent.get(nonce)
-        if origin is None and self._old:
-            origin = self._old_origin(nonce)
-        if origin is None:
+        if nonce in self._recent:
+            origin = self._recent[nonce]
+        elif self._old and nonce in (row := self._old[hash(nonce) & _MASK]):
+            at = row.find(nonce)
+            while at % _RECORD:  # across two records; or -1, which is not divisible either
+                if at < 0:
+                    return nonce
+                at = row.find(nonce, at + 1)
+            origin = row[at + NONCE : at + _RECORD]
+        else:
             return nonce
         if origin == _SENT:
             raise SealError("seal-reflection", "the box was sealed on this side", offset=0)
         raise SealError("seal-replay", "a box with this nonce was opened before", offset=0)
 
-    def _old_origin(self, nonce: bytes) -> bytes | None:
-        row = self._old[hash(nonce) % _ROWS]
-        at = row.find(nonce)
-        while at % _RECORD:  # across two records; or -1, which is not divisible either
-            if at < 0:
-                return None
-            at = row.find(nonce, at + 1)
-        return row[at + NONCE : at + _RECORD]
-
-    def _remember(self, nonce: bytes, origin: bytes) -> None:
-        if not self.left:
-            raise SealError("seal-exhausted", f"the key has served for {MAX_BOXES} boxes: reconnect")
-        self.left -= 1
-        self._recent[nonce] = origin
-        if len(self._recent) >= _RECENT:
-            old = self._old = self._old or [b""] * _ROWS
-            for each, its_origin in self._recent.items():
-                old[hash(each) % _ROWS] += each + its_origin
+    def _retire(self) -> None:
+        """Move the recent nonces to the old ones."""
+        if not self._room:
             self._recent.clear()
+            raise SealError("seal-exhausted", f"the key has served for {MAX_BOXES} boxes: reconnect")
+        old = self._old = self._old or [b""] * (_MASK + 1)
+        for nonce, origin in self._recent.items():
+            old[hash(nonce) & _MASK] += nonce + origin
+        self._retired += len(self._recent)
+        self._recent.clear()
+        self._room = min(_RECENT, MAX_BOXES - self._retired)

@@ -49,16 +49,16 @@ def test_a_demo_forms_a_real_group(ranks: int, command: Start, nothing_left: Che
         assert round(event["t_ms"], 1) == event["t_ms"]
     for rank in range(ranks):
         own = [event for event in events if event.get("rank") == rank]
-        assert own[0]["event"] == "started"
-        assert [event["event"] for event in own[-4:]] == GROUP
+        group = [event["event"] for event in own if event["event"] in GROUP]
+        assert group == GROUP
         if rank:
-            assert [event["event"] for event in own[1:-4]] == LINK
+            assert [event["event"] for event in own if event["event"] in LINK] == LINK
         for peer in range(1, ranks if rank == 0 else 0):
             # Confirmed and a pong may come at any time after that.
             link = [event["event"] for event in own if event.get("peer") == peer and event["event"] in LINK_0]
             assert link == LINK_0
-        # The parent notes `started` after the child has been running for a while.
-        times = [event["t_ms"] for event in own[1:]]
+        # Events of the worker are on the same clock, and may be shown later.
+        times = [event["t_ms"] for event in own if event["event"] not in GROUP]
         assert times == sorted(times)
 
     sent, received = by_name(events, "bootstrap-sent"), by_name(events, "bootstrap-received")
@@ -184,8 +184,9 @@ def test_an_interrupted_demo_leaves_nothing(
 ) -> None:
     demo = stuck(command, worker=worker)
     demo.process.send_signal(number)
-    error = failed(demo, "interrupted")
-    assert (error["message"], error["rank"]) == ("interrupted", None)
+    assert demo.end() == 128 + number
+    assert by_name(demo.events, "error") == []
+    assert demo.events[-1]["stopped"] is True
     nothing_left(demo)
 
 
@@ -193,15 +194,14 @@ def test_an_impatient_second_ctrl_c_changes_nothing(command: Start, nothing_left
     demo = stuck(command, worker="deaf.py")
     demo.process.send_signal(signal.SIGINT)
     demo.process.send_signal(signal.SIGINT)
-    failed(demo, "interrupted")
+    assert demo.end() == 130
     nothing_left(demo)
 
 
 def test_the_deadline_ends_a_demo(command: Start, nothing_left: Check) -> None:
     demo = command("demo", "--json", "--timeout", "3", worker="stuck.py")
     error = failed(demo, "deadline")
-    assert error["message"].startswith("no group within 3 s (rank 0 after '")
-    assert error["rank"] is None
+    assert "no group within 3 s" in error["message"]
     assert demo.events[-1]["t_ms"] >= 3000
     nothing_left(demo)
 
@@ -226,7 +226,7 @@ def test_the_rank_that_died_is_blamed_not_those_that_noticed(command: Start, not
 
 def test_a_worker_that_ends_without_a_word(command: Start, nothing_left: Check) -> None:
     demo = command("demo", "--json", worker="exits.py")
-    assert "exit status 7 after 'started'" in failed(demo, "worker-died")["message"]
+    assert "the worker ended with exit status 7" in failed(demo, "mlx-crashed")["message"]
     nothing_left(demo)
 
 

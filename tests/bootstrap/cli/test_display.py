@@ -1,14 +1,17 @@
 """How a run's events are shown: to a person, on a terminal or in a file, and to a program."""
 
-import io
 import json
+import os
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from bootstrap.cli.display import LINES, RETRY, JsonDisplay, PlainDisplay, TerminalDisplay, columns, display_for
+from bootstrap.control.output import Output
 from bootstrap.events import FIELDS
 
 SAMPLES: dict[str, object] = {
@@ -72,7 +75,7 @@ def test_an_event_is_one_line(name: str) -> None:
         (sample("environment-set", cleared=[]), "environment set: MLX_RANK MLX_HOSTFILE"),
         (sample("would-set", cleared=[]), "would set: MLX_RANK=1 MLX_HOSTFILE=/d/f"),
         (DONE, "2 ranks form one ring group"),
-        ({**DONE, "stopped": True}, "the group is stopped"),
+        ({**DONE, "stopped": True}, "stopped"),
         ({**DONE, "status": 0}, "the command ended with exit status 0"),
         ({**DONE, "dry_run": True}, "dry run: the link works, and nothing was set or written"),
     ],
@@ -81,16 +84,39 @@ def test_what_a_line_says(event: dict[str, Any], line: str) -> None:
     assert what(event) == line
 
 
-def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    display = PlainDisplay("jaccl-bootstrap up")
+class Shown:
+    """A display on two files, or on one for both streams, and what it has written."""
+
+    def __init__(
+        self, kind: type[PlainDisplay], directory: Path, *, encoding: str = "utf-8", same: bool = False
+    ) -> None:
+        self._paths = [directory / name for name in ("out", "out" if same else "err")]
+        self._files = [path.open("a", encoding=encoding) for path in self._paths]
+        self.output = Output(*self._files)
+        self.display = kind("jaccl-bootstrap up", self.output)
+
+    def end(self) -> tuple[str, str]:
+        out, err = self.bytes()
+        return out.decode(), err.decode()
+
+    def bytes(self) -> tuple[bytes, bytes]:
+        self.output.close()
+        for file in self._files:
+            file.close()
+        out, err = (path.read_bytes() for path in self._paths)
+        return out, err
+
+
+def test_plain_lines(tmp_path: Path) -> None:
+    shown = Shown(PlainDisplay, tmp_path)
     for event in (sample("holding"), ERROR, {**DONE, "ok": False, "code": "link-lost"}):
-        display.event(event)
-    display.log(1, "native words")
-    display.output(1, "stdout", "out")
-    display.output(1, "stderr", "err")
-    said = capsys.readouterr()
-    assert said.out == "    1 ms  rank 1  holding the group; Ctrl-C ends it\n[rank 1] out\n"
-    assert said.err.splitlines() == [
+        shown.display.event(event)
+    shown.display.log(1, "native words")
+    shown.display.output(1, "stdout", b"out\n")
+    shown.display.output(1, "stderr", b"err\n")
+    out, err = shown.end()
+    assert out == "    1 ms  rank 1  holding the group; Ctrl-C ends it\n[rank 1] out\n"
+    assert err.splitlines() == [
         "jaccl-bootstrap up: rank 1: the session was lost",
         "  likely cause: the cable is out",
         "  what to do: look",
@@ -100,46 +126,151 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_done_has_no_rank(capsys: pytest.CaptureFixture[str]) -> None:
-    PlainDisplay("x").event(DONE)
-    assert capsys.readouterr().out == " 1234 ms  done    2 ranks form one ring group\n"
+def test_done_has_no_rank(tmp_path: Path) -> None:
+    shown = Shown(PlainDisplay, tmp_path)
+    shown.display.event(DONE)
+    assert shown.end()[0] == " 1234 ms  done    2 ranks form one ring group\n"
 
 
-def test_an_error_that_is_nobodys(capsys: pytest.CaptureFixture[str]) -> None:
-    PlainDisplay("x").event({**ERROR, "rank": None})
-    assert capsys.readouterr().err.splitlines()[0] == "x: the session was lost"
+def test_an_error_without_a_rank(tmp_path: Path) -> None:
+    shown = Shown(PlainDisplay, tmp_path)
+    shown.display.event({**ERROR, "rank": None})
+    assert shown.end()[1].splitlines()[0] == "jaccl-bootstrap up: the session was lost"
 
 
 @pytest.mark.parametrize("retry", ["safe", "mend-first", "unsafe"])
-def test_whether_to_try_again_is_said(retry: str, capsys: pytest.CaptureFixture[str]) -> None:
-    PlainDisplay("x").event({**ERROR, "retry": retry})
-    assert capsys.readouterr().err.splitlines()[-1] == f"  trying again: {RETRY[retry]}"
+def test_whether_to_try_again_is_said(retry: str, tmp_path: Path) -> None:
+    shown = Shown(PlainDisplay, tmp_path)
+    shown.display.event({**ERROR, "retry": retry})
+    assert shown.end()[1].splitlines()[-1] == f"  trying again: {RETRY[retry]}"
 
 
-def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    display = JsonDisplay("x")
-    display.event(ERROR)
-    display.output(1, "stdout", 'a "quoted" line \ufffd')
-    display.log(1, "native words")
-    said = capsys.readouterr()
-    assert [json.loads(line) for line in said.out.splitlines()] == [
-        ERROR,
-        {"event": "output", "rank": 1, "stream": "stdout", "line": 'a "quoted" line \ufffd'},
+@pytest.mark.parametrize("kind", [PlainDisplay, JsonDisplay])
+def test_a_pong_that_says_nothing_new_is_not_shown(kind: type[PlainDisplay], tmp_path: Path) -> None:
+    shown = Shown(kind, tmp_path)
+    for at, loaded in enumerate([False, False, True, True, False]):
+        shown.display.event(sample("pong", modelLoaded=loaded, t_ms=float(at)))
+    assert len(shown.end()[0].splitlines()) == 3
+
+
+def test_any_encoding_of_stdout_works(tmp_path: Path) -> None:
+    shown = Shown(PlainDisplay, tmp_path, encoding="ascii")
+    shown.display.event(sample("waiting", what="Köln → Zürich"))
+    assert shown.end()[0] == "    1 ms  rank 1  waiting: K\\xf6ln \\u2192 Z\\xfcrich\n"
+
+
+# -- a command's output ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        ([b"a\nb\n"], b"[rank 0] a\n[rank 0] b\n"),
+        ([b"\r 20%|#", b"\r 40%|##", b"\n"], b"[rank 0] \r[rank 0]  20%|#\r[rank 0]  40%|##\n"),
+        ([b"Password: "], b"[rank 0] Password: \n"),
+        ([b"a\r", b"\nb\r\n"], b"[rank 0] a\r\n[rank 0] b\r\n"),
+        ([b"\xff\xfe\x00 raw\n"], b"[rank 0] \xff\xfe\x00 raw\n"),
+        ([b"\xc3", b"\xa9\n"], "[rank 0] é\n".encode()),
+        ([b"\x1b[31mred\x1b[0m\n"], b"[rank 0] \x1b[31mred\x1b[0m\n"),
+        ([], b""),
+    ],
+)
+def test_bytes_of_a_command(pieces: list[bytes], shown: bytes, tmp_path: Path) -> None:
+    display = Shown(PlainDisplay, tmp_path)
+    for piece in [*pieces, b""]:
+        display.display.output(0, "stdout", piece)
+    assert display.bytes()[0] == shown
+
+
+def test_a_progress_bar_is_shown_as_it_is_drawn(tmp_path: Path) -> None:
+    shown = Shown(PlainDisplay, tmp_path)
+    shown.display.output(0, "stdout", b"\r 20%|#")
+    limit = time.monotonic() + 30
+    while (tmp_path / "out").read_bytes() != b"[rank 0] \r[rank 0]  20%|#":
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    shown.end()
+
+
+def test_no_line_sticks_to_an_unfinished_one(tmp_path: Path) -> None:
+    """And no character is split by another line."""
+    shown = Shown(PlainDisplay, tmp_path, same=True)
+    shown.display.output(0, "stdout", b"caf\xc3")
+    shown.display.log(0, "log")
+    shown.display.output(0, "stderr", b"error")
+    shown.display.output(0, "stdout", b"\xa9")
+    shown.display.event(sample("holding"))
+    text = shown.bytes()[0].decode()
+    assert text.splitlines() == [
+        "[rank 0] caf",
+        "[rank 0] log",
+        "[rank 0] error",
+        "[rank 0] é",
+        "    1 ms  rank 1  holding the group; Ctrl-C ends it",
     ]
-    assert said.err.splitlines()[0] == "x: rank 1: the session was lost"
-    assert said.err.splitlines()[-1] == "[rank 1] native words"
 
 
-def test_on_a_terminal_nothing_is_taken_for_markup() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=40, highlight=False)
-    display = TerminalDisplay("x", console)
-    display.event(sample("waiting", what="[red]a port[/] that is [not] usable, in a line longer than the terminal"))
-    display.event(DONE)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert "[red]a port[/] that is [not] usable, in a line longer than the terminal\n" in text.replace("\x1b[0m", "")
+def test_json_lines(tmp_path: Path) -> None:
+    shown = Shown(JsonDisplay, tmp_path)
+    shown.display.event(ERROR)
+    shown.display.output(1, "stdout", b'a "quoted" line \xff\r\nPassword: ')
+    shown.display.quiet(1, "stdout")
+    shown.display.output(1, "stdout", b"secret\nend")
+    shown.display.output(1, "stdout", b"")
+    shown.display.log(1, "native words")
+    out, err = shown.end()
+    line = {"event": "output", "rank": 1, "stream": "stdout"}
+    assert [json.loads(each) for each in out.splitlines()] == [
+        ERROR,
+        {**line, "line": 'a "quoted" line \\xff'},
+        {**line, "line": "Password: ", "partial": True},
+        {**line, "line": "secret"},
+        {**line, "line": "end"},
+    ]
+    assert err.splitlines()[0] == "jaccl-bootstrap up: rank 1: the session was lost"
+    assert err.splitlines()[-1] == "[rank 1] native words"
+
+
+# -- a terminal --------------------------------------------------------------------------------------------------------
+
+
+def test_on_a_terminal_nothing_is_taken_for_markup(tmp_path: Path) -> None:
+    shown = Shown(TerminalDisplay, tmp_path)
+    shown.display.event(
+        sample("waiting", what="[red]a port[/] that is [not] usable, in a line longer than the terminal")
+    )
+    shown.display.event(DONE)
+    text = shown.end()[0]
+    assert "[red]a port[/] that is [not] usable, in a line longer than the terminal\n" in text
     assert "2 ranks form one ring group" in text
     assert "\x1b[" in text
+
+
+def test_the_spinner_never_mixes_with_lines() -> None:
+    """It is cleared before each line, and not drawn any more once a command runs."""
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        output = Output(terminal, terminal)
+        display = TerminalDisplay("x", output)
+        output.spin("rank 0 of 2")
+        seen = read_until(master, lambda text: text.count(b"rank 0 of 2") > 2)
+        display.event(sample("holding"))
+        seen += read_until(master, lambda text: b"rank 0 of 2" in text.partition(b"holding")[2])
+        display.event(sample("environment-set"))
+        display.output(0, "stdout", b"a line\n")
+        output.close()
+        seen += read_until(master, lambda text: b"a line" in text)
+    os.close(master)
+    rows = [row.rpartition(b"\x1b[2K")[2] for row in seen.split(b"\r\n")]
+    assert not any(b"of 2" in row for row in rows if b"holding" in row or b"a line" in row)
+    assert b"of 2" not in seen.partition(b"a line")[2]
+
+
+def read_until(descriptor: int, condition: Callable[[bytes], bool]) -> bytes:
+    seen = b""
+    while not condition(seen):
+        seen += os.read(descriptor, 4096)
+    return seen
 
 
 def test_which_display_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
-"""One group a host: processes that really contend, and what a killed run left behind."""
+"""One live group per host: real locks, in this process and in others, and what a killed run left."""
 
 import errno
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,104 +22,88 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap.control import lock
-from bootstrap.control.lock import UNKNOWN, Lock, LockError, Process, Record, holder, host_lock, lock_path, process
-from tests.bootstrap.conftest import SECONDS, wait_until
+from bootstrap.control.lock import (
+    LOCK_PORT,
+    UNKNOWN,
+    Lock,
+    LockError,
+    Process,
+    Record,
+    holder,
+    host_lock,
+    lock_address,
+    process,
+    record_path,
+)
+from tests.bootstrap.links import run
 
-IP = "127.0.0.1"
-
+SECONDS = 60.0
+PORT = 7777
+PAUSE = "import signal; signal.pause()"
 HOLD = """
-import sys
-from bootstrap.control.lock import LockError, host_lock
-sys.stdin.readline()
-try:
-    with host_lock("127.0.0.1"):
-        print("held", flush=True)
-        sys.stdin.read()
-except LockError as error:
-    print(error.code, error, flush=True)
-"""
+import asyncio, os, sys
+from bootstrap.control import lock
+lock.UNKNOWN_SECONDS = 0.0
 
-CHURN = """
-import os, sys
-from pathlib import Path
-from bootstrap.control.lock import LockError, host_lock
-marker = Path(sys.argv[1])
-for _ in range(200):
+async def main():
+    sys.stdin.readline()
     try:
-        with host_lock("127.0.0.1"):
-            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))  # fails where another process is in here, too
-            marker.unlink()
-    except LockError as error:
-        assert error.code == "host-busy", error
+        async with lock.host_lock(sys.argv[1], 7777):
+            print("held", flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+    except lock.LockError as error:
+        print(error.code, flush=True)
+
+asyncio.run(main())
 """
-
-RUN = """
-import sys
-from pathlib import Path
-from subprocess import DEVNULL, Popen
-from bootstrap.control.lock import host_lock
-with host_lock("127.0.0.1") as lock:
-    worker = Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, stdin=DEVNULL, stdout=DEVNULL)
-    directory = Path(sys.argv[2])
-    lock.watch_directory(directory)
-    directory.mkdir()
-    lock.watch(worker.pid)
-    print(worker.pid, flush=True)
-    sys.stdin.read()
-"""
-"""A run with one worker, without a guard."""
-
-DEAF = """
-import signal, subprocess, sys
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
-signal.pause()
-"""
-
-
-@pytest.fixture(autouse=True)
-def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory for temporary files, of this process and of its children."""
-    tmp = tmp_path / "tmp"
-    tmp.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
-    monkeypatch.setenv("TMPDIR", str(tmp))
-    return tmp
-
-
-class Children:
-    """Processes with a pipe to and from each; none outlives its test."""
-
-    def __init__(self) -> None:
-        self._started: list[subprocess.Popen[str]] = []
-        self.groups: list[int] = []
-        """Process groups that these have started."""
-
-    def start(self, code: str, *arguments: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", code, *arguments]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._started.append(child)
-        return child
-
-    def end(self) -> None:
-        for child in self._started:
-            child.kill()
-            child.communicate()
-        for group in self.groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
 
 
 @pytest.fixture
-def children() -> Iterator[Children]:
-    children = Children()
-    yield children
-    children.end()
+def ip(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A host of its own; its record is removed with it."""
+    monkeypatch.setattr(lock, "UNKNOWN_SECONDS", 0.0)
+    return f"127.98.{secrets.randbelow(250)}.{secrets.randbelow(250) + 1}"
 
 
-def line(child: "subprocess.Popen[str]") -> str:
-    assert child.stdout is not None
-    return child.stdout.readline().rstrip("\n")
+@pytest.fixture(autouse=True)
+def no_record_left(ip: str) -> Iterator[None]:
+    yield
+    record_path(ip, PORT).unlink(missing_ok=True)
+
+
+def held(ip: str, act: Callable[[Lock], None] = lambda held: None, port: int = PORT) -> list[int]:
+    """Take the lock, do something, release it; return what was left over."""
+
+    async def main() -> list[int]:
+        async with host_lock(ip, port) as taken:
+            act(taken)
+            return taken.left_over
+
+    with ThreadPoolExecutor(1) as elsewhere:  # `act` may do the same once more
+        return elsewhere.submit(run, main).result()
+
+
+def refusal(ip: str) -> tuple[str, str]:
+    with pytest.raises(LockError) as caught:
+        held(ip, lambda _: pytest.fail("the lock was taken"))
+    assert caught.value.stage == "lock"
+    return caught.value.code, str(caught.value)
+
+
+@pytest.fixture
+def other(ip: str) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+    """Start another process that takes the lock when it gets a line."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start() -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", HOLD, ip]
+        children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
 
 
 def go(child: "subprocess.Popen[str]") -> None:
@@ -124,203 +112,141 @@ def go(child: "subprocess.Popen[str]") -> None:
     child.stdin.flush()
 
 
-def refusal(ip: str = IP) -> tuple[str, str]:
-    with pytest.raises(LockError) as caught, host_lock(ip):
-        pytest.fail("the lock was had")
-    assert caught.value.stage == "lock"
-    return caught.value.code, str(caught.value)
+def line(child: "subprocess.Popen[str]") -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
 
 
-def descriptors() -> int:
-    return psutil.Process().num_fds()
+def record(ip: str) -> Record:
+    return msgspec.json.decode(record_path(ip, PORT).read_bytes(), type=Record)
 
 
-# -- held, and let go --------------------------------------------------------------------------------------------------
+def leave(ip: str, children: Any = (), directories: Any = ()) -> None:
+    """A record as a killed run leaves it."""
+    path = record_path(ip, PORT)
+    path.write_bytes(msgspec.json.encode({"holder": (4, "boot 1"), "children": children, "directories": directories}))
+    path.chmod(0o600)
 
 
-def test_the_file_is_there_while_the_lock_is_held_and_gone_afterwards(tmp: Path) -> None:
-    with host_lock(IP) as held:
-        assert list(tmp.iterdir()) == [held.path] == [lock_path(IP)]
-        assert record(held) == Record(process(os.getpid()), (), ())
-        assert held.path.stat().st_mode & 0o777 == 0o600
-        assert held.left_over == []
-    assert list(tmp.iterdir()) == []
+# -- held, and released ------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_inside_lets_go_of_it_and_stays_what_it_is(tmp: Path) -> None:
-    before = descriptors()
-    with pytest.raises(BrokenPipeError), host_lock(IP):
+def test_a_lock_that_is_held_has_a_record_of_its_holder(ip: str) -> None:
+    def act(taken: Lock) -> None:
+        assert record(ip) == Record(process(os.getpid()))
+        assert record_path(ip, PORT).stat().st_mode & 0o777 == 0o600
+        assert holder(ip) == process(os.getpid())
+
+    assert held(ip, act) == []
+    assert holder(ip) is None
+    assert not record_path(ip, PORT).exists()
+
+
+def test_a_failure_inside_releases_it_and_stays_what_it_is(ip: str) -> None:
+    def fail(_: Lock) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-    assert list(tmp.iterdir()) == []
-    assert descriptors() == before
+
+    before = psutil.Process().num_fds()
+    with pytest.raises(BrokenPipeError):
+        held(ip, fail)
+    assert psutil.Process().num_fds() == before
+    held(ip)
 
 
-def test_one_host_has_one_lock_and_each_loopback_address_is_a_host(tmp: Path) -> None:
-    with host_lock("127.0.0.1"), host_lock("127.0.0.2"), host_lock("169.254.1.1"):
-        assert len(list(tmp.iterdir())) == 3
-        for ip in ("127.0.0.2", "169.254.1.1", "10.0.0.1"):
-            assert refusal(ip)[0] == "host-busy"
-    assert lock_path("169.254.1.1") == lock_path("10.0.0.1") == tmp / "jaccl-bootstrap.lock"
-    assert lock_path("127.1.2.3") == tmp / "jaccl-bootstrap-127.1.2.3.lock"
+def test_one_host_has_one_lock_and_a_loopback_address_and_link_port_are_a_host(ip: str) -> None:
+    assert lock_address("169.254.1.1", 7777) == lock_address("10.0.0.1", 8888) == ("127.0.0.1", LOCK_PORT)
+    assert lock_address(ip, 7777) == (ip, 7777)
+
+    def act(_: Lock) -> None:
+        held(ip, port=PORT + 1)  # another host
+        assert refusal(ip)[0] == "host-busy"
+
+    held(ip, act)
 
 
-def test_another_process_has_it(children: Children) -> None:
-    child = children.start(HOLD)
+def test_another_tmpdir_is_no_way_around_it(ip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(_: Lock) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        assert refusal(ip)[0] == "host-busy"
+
+    held(ip, act)
+
+
+def test_another_process_has_it(ip: str, other: Callable[[], Any]) -> None:
+    child = other()
     go(child)
     assert line(child) == "held"
-    code, text = refusal()
+    code, text = refusal(ip)
     assert code == "host-busy"
-    assert text.startswith(f"process {child.pid} runs a group on this host already ({lock_path(IP)})")
-    assert holder(IP) == process(child.pid)
+    assert text.startswith(f"process {child.pid} runs a group on this host already (it holds UDP {ip}:7777)")
+    assert holder(ip) == process(child.pid)
     child.communicate()
-    assert holder(IP) is None
-    with host_lock(IP) as held:
-        assert held.left_over == []
+    assert holder(ip) is None
+    assert held(ip) == []
 
 
-def test_of_many_at_once_one_has_it(children: Children, tmp: Path) -> None:
-    contenders = [children.start(HOLD) for _ in range(6)]
+def test_of_many_at_once_one_has_it(ip: str, other: Callable[[], Any]) -> None:
+    contenders = [other() for _ in range(4)]
     for child in contenders:
         go(child)
-    said = [line(child).split()[0] for child in contenders]
-    assert sorted(said) == ["held"] + ["host-busy"] * 5
-    for child in contenders:
-        child.communicate()
-    assert list(tmp.iterdir()) == []
+    assert sorted(line(child) for child in contenders) == ["held"] + ["host-busy"] * 3
 
 
-def test_never_two_at_once(children: Children, tmp: Path, tmp_path: Path) -> None:
-    """The file is removed and made anew all the time; who has locked one that is gone has locked nothing."""
-    churning = [children.start(CHURN, str(tmp_path / "marker")) for _ in range(3)]
-    for child in churning:
-        child.communicate(timeout=SECONDS)
-    assert [child.returncode for child in churning] == [0, 0, 0]
-    assert list(tmp.iterdir()) == []
-
-
-def test_a_child_that_lives_on_does_not_keep_it() -> None:
-    with host_lock(IP):
-        sleeper = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+def test_a_child_that_lives_on_does_not_keep_it(ip: str) -> None:
+    sleepers = []
+    held(ip, lambda _: sleepers.append(subprocess.Popen([sys.executable, "-c", PAUSE])))
     try:
-        with host_lock(IP):
-            pass
+        held(ip)
     finally:
-        sleeper.kill()
-        sleeper.wait()
+        sleepers[0].kill()
+        sleepers[0].wait()
 
 
-# -- what a killed run left --------------------------------------------------------------------------------------------
+def test_the_guard_of_a_killed_run_is_waited_for(ip: str) -> None:
+    """Not refused, as its holder is dead: the lock is free a moment later."""
+    leave(ip)
+    guard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    guard.bind((ip, PORT))
+
+    async def main() -> None:
+        import asyncio
+
+        asyncio.get_running_loop().call_later(0.3, guard.close)
+        async with host_lock(ip, PORT):
+            pass
+
+    run(main)
 
 
-def test_a_killed_runs_worker_is_ended_with_all_that_it_started(children: Children, tmp: Path) -> None:
-    directory = tmp / "jaccl-bootstrap-0011223344556677"
-    run = children.start(RUN, DEAF, str(directory))
-    worker = psutil.Process(int(line(run)))
-    children.groups.append(worker.pid)
-    wait_until(lambda: len(worker.children()) == 1, "the worker has a child")
-    (grandchild,) = worker.children()
-    run.kill()
-    run.communicate()
-    assert worker.is_running()
-    with host_lock(IP) as held:
-        assert held.left_over == [worker.pid]
-        assert not directory.exists()
-    wait_until(lambda: not process_lives(worker) and not process_lives(grandchild), "both are gone")
-    assert list(tmp.iterdir()) == []
+# -- a record that means nothing ---------------------------------------------------------------------------------------
 
 
-def test_a_killed_runs_directory_goes_even_where_its_worker_had_not_started(tmp: Path) -> None:
-    directory = tmp / "jaccl-bootstrap-x"
-    with host_lock(IP) as killed:
-        killed.watch_directory(directory)
-        directory.mkdir()
-        said = lock_path(IP).read_bytes()
-    lock_path(IP).write_bytes(said)
-    with host_lock(IP) as held:
-        assert held.left_over == []
-        assert not directory.exists()
+def test_a_file_that_nobody_has_locked_is_no_veto(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it; and what another user's file says is not believed."""
+    with subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True) as bystander:
+        leave(ip, [process(bystander.pid)])
+        uid, path = os.geteuid(), record_path(ip, PORT)
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+        monkeypatch.setattr(lock, "record_path", lambda *_: path)
+        assert held(ip) == []
+        assert holder(ip) is None
+        assert bystander.poll() is None
+        bystander.kill()
 
 
-def test_a_worker_that_has_ended_at_once_is_not_written_down() -> None:
-    worker = subprocess.Popen(["true"])
-    worker.wait()
-    with host_lock(IP) as held:
-        held.watch(worker.pid)
-        assert record(held).workers == ()
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_no_file_in_the_place_of_the_record_blocks_or_matters(make: Callable[[Path], None], ip: str) -> None:
+    path = record_path(ip, PORT)
+    make(path)
+    try:
+        held(ip)
+        assert path.is_symlink() or path.exists()
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
-def test_what_is_gone_is_forgotten(tmp: Path, bystander: Process) -> None:
-    """However often a run starts its worker anew, the record stays one that the next run reads."""
-    with host_lock(IP) as held:
-        before = record(held)
-        for number in range(2000):
-            directory = tmp / f"jaccl-bootstrap-{number}"
-            held.watch_directory(directory)
-            held.watch(bystander.pid)
-            assert record(held).workers == (bystander,)
-            assert record(held).directories == (str(directory),)
-            held.forget(bystander.pid, directory)
-        assert record(held) == before
-        assert held.path.stat().st_size < 1000
-
-
-def process_lives(each: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return each.is_running() and each.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-@pytest.fixture
-def bystander() -> Iterator[Process]:
-    """A process of its own group that has nothing to do with any run."""
-    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
-    yield process(child.pid)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL
-
-
-def record(held: Lock) -> Record:
-    return msgspec.json.decode(held.path.read_bytes(), type=Record)
-
-
-def leave(workers: Any = (), directories: Any = ()) -> None:
-    """A lock file as a killed run leaves it."""
-    said = {"holder": (4, 1.0), "workers": workers, "directories": directories}
-    lock_path(IP).write_bytes(msgspec.json.encode(said))
-
-
-def test_a_process_that_has_the_number_of_a_worker_is_not_touched(bystander: Process, tmp: Path) -> None:
-    leave([[bystander.pid, bystander.start - 1.0]])
-    with host_lock(IP) as held:
-        assert held.left_over == []
-    assert bystander.alive()
-
-
-def test_a_process_with_number_and_start_is_the_worker(bystander: Process, tmp: Path) -> None:
-    leave([[bystander.pid, bystander.start]])
-    with host_lock(IP) as held:
-        assert held.left_over == [bystander.pid]
-        assert not bystander.alive()
-
-
-def test_only_directories_of_runs_are_removed(tmp: Path, tmp_path: Path) -> None:
-    outside, other, file = tmp_path / "jaccl-bootstrap-outside", tmp / "precious", tmp / "jaccl-bootstrap-file"
-    for each in (outside, other):
-        each.mkdir()
-        (each / "file").touch()
-    file.touch()
-    link = tmp / "jaccl-bootstrap-link"
-    link.symlink_to(other)
-    wrong = [outside, other, link, file, tmp, tmp / "jaccl-bootstrap-x" / ".." / "precious", Path("/"), Path()]
-    leave(directories=[str(each) for each in wrong])
-    with host_lock(IP) as held:
-        assert held.left_over == []
-    assert (outside / "file").exists()
-    assert (other / "file").exists()
-    assert link.is_symlink()
-
-
-GOOD = msgspec.json.encode({"holder": [4, 1.0], "workers": [[5, 1.0]], "directories": ["/d"]})
+GOOD = msgspec.json.encode({"holder": [4, "b 1"], "children": [[5, "b 1"]], "directories": ["/d"]})
 
 
 @pytest.mark.parametrize(
@@ -330,205 +256,178 @@ GOOD = msgspec.json.encode({"holder": [4, 1.0], "workers": [[5, 1.0]], "director
         b"\0" * 100,
         b"\xff\xfe",
         b"null",
-        b"[]",
         b"[" * 60_000,
-        b'{"x":' * 10_000,
         b"x" * 1_000_000,
-        b'{"holder":[4,1.0]}',
-        b'{"holder":[4],"workers":[],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":5,"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[[5,1.0],"/d"]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[0,1.0]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[1,1.0]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[-1,1.0]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[1e999,1.0]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[99999999999999999999,1.0]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[["5",1.0]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[[5,NaN]],"directories":[]}',
-        b'{"holder":[4,1.0],"workers":[],"directories":[7]}',
-        b'{"holder":[4,1.0],"workers":[],"directories":5}',
+        b'{"holder":[4],"children":[],"directories":[]}',
+        b'{"holder":[4,"b"],"children":5,"directories":[]}',
+        b'{"holder":[4,"b"],"children":[[0,"b"]],"directories":[]}',
+        b'{"holder":[4,"b"],"children":[[1,"b"]],"directories":[]}',
+        b'{"holder":[4,"b"],"children":[[-1,"b"]],"directories":[]}',
+        b'{"holder":[4,"b"],"children":[[99999999999999999999,"b"]],"directories":[]}',
+        b'{"holder":[4,"b"],"children":[],"directories":[7]}',
         *(GOOD[:end] for end in range(1, len(GOOD), 7)),
     ],
 )
-def test_a_file_that_says_nothing_is_taken_over(data: bytes, tmp: Path) -> None:
-    lock_path(IP).write_bytes(data)
-    with host_lock(IP) as held:
-        assert held.left_over == []
-        assert record(held).workers == ()
-    assert list(tmp.iterdir()) == []
+def test_a_record_that_says_nothing_is_replaced(data: bytes, ip: str) -> None:
+    leave(ip)
+    record_path(ip, PORT).write_bytes(data)
+    assert held(ip, lambda _: None) == []
 
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["holder", "workers", "directories"]), inner)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["holder", "children", "directories"]), inner)
     ),
     max_leaves=12,
 )
 
 
 @given(VALUES.map(msgspec.json.encode) | st.binary(max_size=40))
-def test_whatever_a_file_says(data: bytes) -> None:
-    said = lock._record(data)
-    assert said is None or all(worker.pid > 1 for worker in said.workers)
-
-
-# -- a file that cannot be used ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_symbolic_link_is_not_followed(exists: bool, tmp: Path, tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    if exists:
-        target.write_bytes(b"precious")
-    lock_path(IP).symlink_to(target)
-    code, text = refusal()
-    assert code == "lock-failed"
-    assert text.startswith(f"cannot use the lock file {lock_path(IP)}: ")
-    assert target.exists() == exists
-    assert not exists or target.read_bytes() == b"precious"
-
-
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_file(make: Callable[[Path], None], tmp: Path) -> None:
-    make(lock_path(IP))
-    assert refusal()[0] == "lock-failed"
-
-
-def test_no_directory_for_temporary_files(tmp: Path) -> None:
-    tmp.rmdir()
-    code, text = refusal()
-    assert code == "lock-failed"
-    assert "No such file or directory; mend that, or set TMPDIR" in text
-
-
-def test_a_file_in_place_of_the_directory(tmp: Path) -> None:
-    tmp.rmdir()
-    tmp.touch()
-    assert refusal()[0] == "lock-failed"
-
-
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EMFILE])
-def test_the_file_cannot_be_opened(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Permission bits do not stop root, so the system's answer is put in its mouth."""
-
-    def refuse(*arguments: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "open", refuse)
-    code, text = refusal()
-    assert code == "lock-failed"
-    assert os.strerror(number) in text
+def test_whatever_a_record_says(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        said = lock._read(Path(file.name))
+    assert said is None or all(child.pid > 1 for child in said.children)
 
 
 def full(*arguments: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_the_disk_is_full(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = descriptors()
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", full)
-        assert refusal()[0] == "lock-failed"
-    assert list(tmp.iterdir()) == []
-    assert descriptors() == before
+def test_a_full_disk_is_no_reason_to_refuse(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tidying up after a crash of run and guard would miss the record."""
+    monkeypatch.setattr(os, "pwrite", full)
+    assert held(ip, lambda taken: taken.watch(os.getpid())) == []
 
 
-def test_the_disk_becomes_full(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with host_lock(IP) as held:
+def test_a_full_disk_leaves_the_last_record(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(taken: Lock) -> None:
+        taken.watch_directory(Path("/tmp/jaccl-bootstrap-x"))
+        before = record(ip)
         monkeypatch.setattr(os, "pwrite", full)
-        with pytest.raises(LockError) as caught:
-            held.watch(os.getpid())
-        assert caught.value.code == "lock-failed"
-    assert list(tmp.iterdir()) == []
+        taken.watch_directory(Path("/tmp/jaccl-bootstrap-y"))
+        assert record(ip) == before
+
+    held(ip, act)
 
 
-def test_a_full_disk_leaves_the_last_record(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with host_lock(IP) as held:
-        held.watch_directory(tmp / "jaccl-bootstrap-x")
-        before = record(held)
-        monkeypatch.setattr(os, "pwrite", full)
-        with pytest.raises(LockError, match="No space left on device"):
-            held.watch_directory(tmp / "jaccl-bootstrap-y")
-        held.forget(5, tmp / "jaccl-bootstrap-x")
-        assert record(held) == before
+def test_a_holder_that_does_not_say_who_it_is(ip: str) -> None:
+    def act(_: Lock) -> None:
+        record_path(ip, PORT).write_bytes(b"x" * 200)
+        assert holder(ip) == UNKNOWN
+        assert refusal(ip)[1].startswith("another process runs a group on this host already")
+
+    held(ip, act)
 
 
-def test_another_users_file_is_not_believed(bystander: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says would end processes of this user's."""
-    leave([[bystander.pid, bystander.start]])
-    uid = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
-    code, text = refusal()
-    assert code == "lock-failed"
-    assert "it belongs to another user" in text
+def test_an_address_that_cannot_be_bound(monkeypatch: pytest.MonkeyPatch, ip: str) -> None:
+    monkeypatch.setattr(lock, "lock_address", lambda *_: ("192.0.2.1", 7))
+    code, text = refusal(ip)
+    assert (code, "cannot take the host's lock" in text) == ("lock-failed", True)
+
+
+# -- what a killed run left --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bystander() -> Iterator[Process]:
+    """A process of its own group that has nothing to do with any run."""
+    child = subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True)
+    yield process(child.pid)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_a_process_with_number_and_start_is_ended(ip: str, bystander: Process) -> None:
+    leave(ip, [bystander])
+    assert held(ip) == [bystander.pid]
+    assert not bystander.alive()
+
+
+def test_a_process_that_has_the_number_of_a_child_is_not_touched(ip: str, bystander: Process) -> None:
+    boot, ticks = bystander.start.split()
+    leave(ip, [[bystander.pid, f"{boot} {int(ticks) - 1}"], [bystander.pid, f"another-boot {ticks}"]])
+    assert held(ip) == []
     assert bystander.alive()
-    assert lock_path(IP).exists()
 
 
-def test_a_file_that_vanishes_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = descriptors()
-    flock, calls = lock.fcntl.flock, []
-
-    def vanish(descriptor: int, operation: int) -> None:
-        flock(descriptor, operation)
-        calls.append(descriptor)
-        if len(calls) < 4:
-            lock_path(IP).unlink()
-            if len(calls) < 3:
-                lock_path(IP).touch()  # another run's
-
-    monkeypatch.setattr(lock.fcntl, "flock", vanish)
-    with host_lock(IP):
-        assert len(calls) == 4
-    assert descriptors() == before
+def test_a_step_of_the_clock_changes_no_identity(bystander: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the start was kept as a time of day, a killed run's command was not recognized after a step."""
+    monkeypatch.setattr(psutil, "boot_time", lambda: time.time() + 7)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert process(bystander.pid) == bystander
+    assert bystander.alive()
 
 
-def test_a_file_that_vanishes_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = descriptors()
-    monkeypatch.setattr(lock.fcntl, "flock", lambda descriptor, operation: lock_path(IP).unlink())
-    code, text = refusal()
-    assert (code, "changes all the time; try again" in text) == ("host-busy", True)
-    assert descriptors() == before
+def test_all_that_a_killed_runs_child_started_is_ended(ip: str) -> None:
+    code = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {PAUSE!r}]).pid, flush=True)\n{PAUSE}"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        grandchild = psutil.Process(int(child.stdout.readline()))
+        leave(ip, [process(child.pid)])
+        assert held(ip) == [child.pid]
+    limit = time.monotonic() + SECONDS
+    while lives(grandchild):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
-# -- who holds it ------------------------------------------------------------------------------------------------------
+def lives(each: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
-def test_nobody_holds_what_is_not_there() -> None:
-    assert holder(IP) is None
+def test_only_directories_of_runs_are_removed(ip: str, tmp_path: Path) -> None:
+    ours, other = tmp_path / "jaccl-bootstrap-1", tmp_path / "precious"
+    for each in (ours, other):
+        each.mkdir()
+        (each / "file").touch()
+    link = tmp_path / "jaccl-bootstrap-link"
+    link.symlink_to(other)
+    wrong = [ours, other, link, tmp_path / "jaccl-bootstrap-1" / ".." / "precious", Path("/"), Path()]
+    leave(ip, directories=[str(each) for each in wrong])
+    assert held(ip) == []
+    assert not ours.exists()
+    assert (other / "file").exists()
+    assert link.is_symlink()
 
 
-def test_nobody_holds_what_is_not_locked() -> None:
-    leave([])
-    assert holder(IP) is None
-    assert lock_path(IP).exists()
+def test_what_is_gone_is_forgotten(ip: str, bystander: Process) -> None:
+    """However often a run starts its child again, the next run can read the record."""
+
+    def act(taken: Lock) -> None:
+        before = record(ip)
+        for number in range(300):
+            directory = Path(f"/tmp/jaccl-bootstrap-{number}")
+            taken.watch_directory(directory)
+            taken.watch(bystander.pid)
+            assert record(ip).children == (bystander,)
+            taken.forget(bystander.pid)
+            taken.forget_directory(directory)
+        assert record(ip) == before
+        assert record_path(ip, PORT).stat().st_size < 1000
+
+    held(ip, act)
 
 
-@pytest.mark.parametrize("data", [b"", GOOD[:9], b"[" * 60_000])
-def test_a_holder_that_does_not_say_who_it_is(data: bytes) -> None:
-    with host_lock(IP) as held:
-        assert holder(IP) == process(os.getpid())
-        held.path.write_bytes(data)
-        assert holder(IP) == UNKNOWN
-        assert refusal() == (
-            "host-busy",
-            f"another process runs a group on this host already ({held.path}); wait for its end, or end it",
-        )
+def test_a_child_that_could_not_be_ended_stays_recorded(ip: str, bystander: Process) -> None:
+    """So the next run tries it."""
+    held(ip, lambda taken: taken.watch(bystander.pid))
+    assert record(ip).children == (bystander,)
+    assert held(ip) == [bystander.pid]
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
-def test_nobody_holds_what_is_no_file(make: Callable[[Path], None]) -> None:
-    """And nobody is waited for."""
-    make(lock_path(IP))
-    assert holder(IP) is None
+def test_a_child_that_has_ended_at_once_is_not_recorded(ip: str) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
 
+    def act(taken: Lock) -> None:
+        taken.watch(child.pid)
+        assert record(ip).children == ()
 
-def test_who_asks_lets_go_again() -> None:
-    leave([])
-    before = descriptors()
-    holder(IP)
-    assert descriptors() == before
-    with host_lock(IP):
-        holder(IP)
-        assert descriptors() == before + 1
+    held(ip, act)

@@ -39,6 +39,7 @@ from wireproto import (
     Revision,
     SessionEnd,
 )
+from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1
 from wireproto.session import Config, Role, Session, State
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
@@ -430,6 +431,51 @@ def test_a_confirmed_newcomer_takes_the_place_of_the_session() -> None:
                 await again.bootstrap(PAYLOAD)
                 assert await one.bootstrap() == PAYLOAD
                 assert one._current is not old
+
+    run(main)
+
+
+def test_while_a_group_is_up_a_newcomer_does_not_end_it() -> None:
+    """A second start of rank 0, or its dry run: its handshake is answered, and then its connection is closed.
+
+    [SESSION-REPLACE]
+    """
+
+    async def main() -> None:
+        patient = replace(QUICK, reconnect=SECONDS)
+        async with serving(holds=lambda: True) as (one, seen, port), leading(port, patient) as (_, first):
+            await seen.until("confirmed")
+            current = one._current
+            async with leading(port, patient) as (_, second):
+                await second.until("established")
+                await second.until("link-lost")
+                await seen.until("link-lost", code="link-taken")
+            assert one._current is current
+            assert first.of("link-lost") == []
+
+    run(main)
+
+
+def test_rank_0_waits_until_offers_are_complete() -> None:
+    """A rank 1 that still loads MLX does not know its extensions. [EXT-OFFER-COMPLETE, EXT-OFFER-WAIT]"""
+    loaded = False
+
+    async def main() -> None:
+        nonlocal loaded
+        every = {OUTCOME_1, SIDE_CHANNEL_1}
+        async with (
+            serving(
+                status=lambda: LOADED if loaded else UNLOADED,
+                offers=lambda: frozenset(every if loaded else {OUTCOME_1}),
+                make_session=partial(session_1, extensions=every),
+            ) as (_, _, port),
+            leading(port, make_session=partial(session_0, extensions=every)) as (zero, steps),
+        ):
+            offered = asyncio.create_task(zero.offered())
+            await steps.until("pong", 3)
+            assert not offered.done()
+            loaded = True
+            assert await offered == every
 
     run(main)
 

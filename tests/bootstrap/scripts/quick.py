@@ -1,9 +1,10 @@
 """`jaccl-bootstrap` that waits less: between pings and attempts to connect, and for a command that is told to end."""
 
+import sys
+
 from bootstrap import __main__
-from bootstrap.control import child as processes
 from bootstrap.link import sessions as roles
 
 roles.RankZero.__init__.__kwdefaults__["times"] = roles.Times(ping_every=0.1, pong=1.0, reconnect=0.1, retry=0.1)
-processes.COMMAND_GRACE_SECONDS = 0.5
+sys.argv[2:2] = ["--grace", "0.5"]
 __main__.main()

@@ -1,12 +1,13 @@
 """A seal's table of old nonces: none is forgotten, none is found that was not there, and no peer can slow it down."""
 
+import os
 from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wireproto.peers import box, source
+from tests.wireproto.peers import box
 from tests.wireproto.session.test_seal import FEWER, KEY
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
 from wireproto.session import seal
@@ -19,11 +20,11 @@ class OldSeal(Seal):
     @classmethod
     def ready(cls, monkeypatch: pytest.MonkeyPatch) -> "OldSeal":
         monkeypatch.setattr(seal, "_RECENT", 1)
-        monkeypatch.setattr(seal, "_ROWS", 1)
+        monkeypatch.setattr(seal, "_MASK", 0)
         return cls(KEY)
 
     def seal_with(self, nonce: bytes) -> None:
-        self._random, self._drawn, self._used = source(None, nonce), b"", 0
+        self._drawn, self._process = [nonce], os.getpid()
         assert self.encrypt(b"")[:12] == nonce
 
     def receive(self, nonce: bytes) -> Accepted | Rejected:
@@ -121,8 +122,8 @@ def test_a_peer_cannot_choose_nonces_that_share_a_row() -> None:
         lambda number: (number * (2**61 - 1)).to_bytes(12),
     ):
         one = Seal(KEY)
-        for number in range(65_536):
-            one._remember(make(number), b"o")
+        one._recent = {make(number): b"o" for number in range(65_536)}
+        one._retire()
         assert not one._recent
         # There is one record in a row on average, and 16 in any with a probability of 10^-9.
         assert max(map(len, one._old)) <= 15 * 13

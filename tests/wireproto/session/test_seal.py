@@ -476,7 +476,9 @@ def test_memory_of_the_nonces() -> None:
         for _ in range(count // 1000):
             drawn = os.urandom(12_000)
             for at in range(0, 12_000, 12):
-                one._remember(drawn[at : at + 12], b"o")
+                one._recent[drawn[at : at + 12]] = b"o"
+                if len(one._recent) == one._room:
+                    one._retire()
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

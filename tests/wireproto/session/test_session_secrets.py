@@ -2,12 +2,18 @@
 
 import io
 import json
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.wireproto.peers import (
     EPHEMERAL_0,
+    OTHER,
+    RANK_0,
     RANK_1,
     SIGNERS,
     by_hand,
@@ -22,8 +28,20 @@ from tests.wireproto.peers import (
 from tests.wireproto.session_states import EACH_REVISION, EACH_ROLE, INITIATOR, RESPONDER, V2
 from tests.wireproto.streams import link
 from wireproto import InferenceStep, InferenceToken, Ping, Revision
-from wireproto.session import Config, RemoteError, Role, Session, State
-from wireproto.session.handshake import Signer
+from wireproto.session import (
+    Config,
+    Established,
+    KeySigner,
+    MessageReceived,
+    RemoteError,
+    Role,
+    Session,
+    State,
+    TrustAnyKey,
+    seal,
+)
+from wireproto.session.handshake import Responder, Signer
+from wireproto.testing.fixed_keys import KNOWN
 
 # -- the key log ------------------------------------------------------------------------------------------------------
 
@@ -106,6 +124,38 @@ def test_no_key_log_unless_injected(
     assert capfd.readouterr() == ("", "")
 
 
+class Unwritable(io.StringIO):
+    """A full disk, or whatever else it raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, _: str) -> int:
+        raise self.error
+
+
+@EACH_ROLE
+def test_a_key_log_that_cannot_be_written_costs_no_frame(role: Role) -> None:
+    """The ack goes out, Established says what was wrong, and the session goes on."""
+    closed = io.StringIO()
+    closed.close()
+    for log in (Unwritable(OSError(28, "No space left on device")), closed):
+        one, peer = session(role, key_log=log), session(OTHER[role])
+        initiator, responder = (one, peer) if role is INITIATOR else (peer, one)
+        came = take(responder, output(initiator)) + take(initiator, output(responder))
+        errors = [event.key_log_error for event in came if isinstance(event, Established)]
+        assert [error is None for error in errors] == ([False, True] if role is RESPONDER else [True, False])
+        assert MessageReceived(Ping()) in take(responder, output(initiator, Ping()))
+
+
+def test_any_other_exception_in_the_key_log_fails_the_session() -> None:
+    one = session(RESPONDER, key_log=Unwritable(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        take(one, link(hello()))
+    assert one.state is State.FAILED
+
+
 # -- what is said about the session -----------------------------------------------------------------------------------
 
 
@@ -139,3 +189,85 @@ def test_signer_protocol() -> None:
     one = Session(Config(role=INITIATOR, signer=signer, pin=RANK_1.public_key))
     frame = json.loads(output(one)[9:])
     assert sorted(frame) == ["ephemeralX25519PubKey", "nonce", "sePubKeyRaw", "seSignature"]
+
+
+def test_no_secret_in_a_repr() -> None:
+    """Of the handshake's results, of a configuration, and of the keys for tests."""
+    _, secrets = Responder(RANK_1, RANK_0.public_key).respond(hello())
+    config = Config(role=INITIATOR, signer=KeySigner.from_scalar(KNOWN.rank_0.scalar), pin=RANK_1.public_key)
+    for each in (secrets, config, Session(config), config.signer, KNOWN, KNOWN.rank_0):
+        for secret in (secrets.key, KNOWN.rank_0.scalar, KNOWN.rank_0.ephemeral, KNOWN.rank_1.scalar):
+            assert repr(secret)[2:-1] not in repr(each)
+            assert secret.hex() not in repr(each)
+
+
+# -- what a session is made of ----------------------------------------------------------------------------------------
+
+
+class Long:
+    public_key = b"\x04" + RANK_1.public_key
+
+    def sign(self, commitment: bytes) -> bytes:
+        return RANK_1.sign(commitment)
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ({"role": "rank 2"}, ValueError),
+        ({"role": None}, ValueError),
+        ({"revision": 3}, ValueError),
+        ({"revision": True}, TypeError),
+        ({"revision": 2.0}, TypeError),
+        ({"revision": "2"}, TypeError),
+        ({"pin": bytes(63)}, ValueError),
+        ({"pin": bytes(65)}, ValueError),
+        ({"pin": "00" * 64}, TypeError),
+        ({"pin": TrustAnyKey}, TypeError),
+        ({"signer": Long()}, ValueError),
+        ({"signer": RANK_0.public_key}, TypeError),
+        ({"extensions": "outcome/1"}, TypeError),
+        ({"extensions": b"outcome/1"}, TypeError),
+        ({"extensions": (1,)}, TypeError),
+        ({"extensions": 1}, TypeError),
+        ({"key_log": "keys.log"}, TypeError),
+        ({"random": b"random"}, TypeError),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_arguments_are_checked_at_construction(argument: dict[str, Any], error: type[Exception]) -> None:
+    arguments = {"role": INITIATOR, "signer": RANK_0, "pin": RANK_1.public_key, **argument}
+    with pytest.raises(error):
+        Config(**arguments)
+
+
+def test_role_and_revision_are_coerced_and_read_only() -> None:
+    """A plain 2 means revision 2: nothing goes out in the clear because of it."""
+    pin: Any = bytearray(RANK_1.public_key)
+    role: Any = "rank 0"
+    one = Session(Config(role=role, signer=RANK_0, pin=pin, revision=2, extensions=["outcome/1"]))  # type: ignore[arg-type]
+    assert (one.role, one.revision, one.extensions) == (INITIATOR, V2, {"outcome/1"})
+    assert type(one.revision) is Revision
+    for name in ("role", "revision", "state", "extensions", "agreed", "offered", "peer_key", "boxes_left"):
+        with pytest.raises(AttributeError):
+            setattr(one, name, None)
+
+
+def test_sessions_in_several_threads() -> None:
+    """Each thread has a session of its own; they share nothing, so no call of one can disturb the other."""
+
+    def talk(_: int) -> int:
+        initiator, responder = session(INITIATOR), session(RESPONDER)
+        take(responder, output(initiator))
+        take(initiator, output(responder))
+        return sum(len(take(responder, output(initiator, Ping()))) for _ in range(1000))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(talk, range(4))) == [1001] * 4
+    finally:
+        sys.setswitchinterval(interval)
+    shared = [name for name, value in vars(seal).items() if isinstance(value, list | dict | set | deque)]
+    assert [name for name in shared if not name.startswith("__")] == []

@@ -238,9 +238,10 @@ seal = fault(seal_harness)
 
 @seal
 class ReplayPasses(Seal):
-    def _remember(self, nonce: bytes, origin: bytes) -> None:
-        if origin == b"s":
-            super()._remember(nonce, origin)
+    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
+        if self._recent.get(bytes(box[:12])) == b"o":
+            del self._recent[bytes(box[:12])]
+        return super()._checked_nonce(box)
 
 
 @seal
@@ -249,14 +250,14 @@ class RefusedCountsAsOpened(Seal):
         try:
             return super().decrypt(box)
         except SealError:
-            self._remember(bytes(box[:12]), b"o")
+            self._recent[bytes(box[:12])] = b"o"
             raise
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
         try:
             super().decrypt_into(box, out)
         except SealError:
-            self._remember(bytes(box[:12]), b"o")
+            self._recent[bytes(box[:12])] = b"o"
             raise
 
 

@@ -1,0 +1,78 @@
+"""Notices that both ranks of a pair were given the same number: two ranks 0 would connect, two ranks 1 would listen.
+
+A rank 0 listens on its own link port, where only another rank 0 sends anything. A rank 1 connects to the peer's link
+port, where a rank 0 closes at once, and another rank 1 waits for a hello.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from bootstrap.errors import LinkError
+
+WORD_SECONDS: Final = 2.0
+"""How long the other end has to send something, or to close."""
+LOOK_SECONDS: Final = 3.0
+"""Between two looks of a rank 1 that nobody has connected to."""
+STAY_SECONDS: Final = 2 * LOOK_SECONDS
+"""How long a rank 1 goes on listening once it knows, so that the other finds out too."""
+
+
+def _same(rank: int) -> LinkError:
+    return LinkError(
+        f"the peer has rank {rank}, and so has this rank; give one --rank 0 and the other --rank 1", code="same-rank"
+    )
+
+
+async def no_other_rank_0(own_ip: str, peer_ip: str, port: int) -> NoReturn:
+    """Raise LinkError (`same-rank`) when the peer connects, and speaks, as rank 0 does."""
+    found = asyncio.Event()
+
+    async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if writer.get_extra_info("peername")[0] == peer_ip:
+                async with asyncio.timeout(WORD_SECONDS):
+                    if await reader.read(1):
+                        found.set()
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            writer.close()
+
+    with suppress(OSError):  # another program has the port: nothing can be found out
+        async with await asyncio.start_server(look, own_ip, port):
+            await found.wait()
+            await asyncio.sleep(WORD_SECONDS)  # the other connects every second, and is to find this one
+            raise _same(0)
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def no_other_rank_1(own_ip: str, peer_ip: str, port: int, is_met: asyncio.Event) -> None:
+    """Raise LinkError (`same-rank`) when the peer listens as rank 1 does; return once `is_met`."""
+    while not is_met.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await is_met.wait()
+                return
+        if await _waits_for_a_hello(own_ip, peer_ip, port):
+            await asyncio.sleep(STAY_SECONDS)
+            raise _same(1)
+
+
+async def _waits_for_a_hello(own_ip: str, peer_ip: str, port: int) -> bool:
+    writer = None
+    try:
+        async with asyncio.timeout(WORD_SECONDS):
+            reader, writer = await asyncio.open_connection(peer_ip, port, local_addr=(own_ip, 0))
+        try:
+            async with asyncio.timeout(WORD_SECONDS / 2):
+                await reader.read(1)
+        except TimeoutError:
+            return True
+    except (OSError, TimeoutError):
+        pass
+    finally:
+        if writer is not None:
+            writer.close()
+    return False
