@@ -49,7 +49,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "device-missing": Advice(
         "device names change after a reboot, and differ on the two sides",
-        "ibv_devices, then mend the matrix",
+        "ibv_devices, then fix the matrix",
         mend_first=True,
     ),
     "rdma-query-failed": Advice(
@@ -138,6 +138,11 @@ ADVICE: Final[dict[str, Advice]] = {
     "backends-differ": Advice("the ranks were started differently", "the same --backend on all", mend_first=True),
     "commands-differ": Advice(
         "the ranks were started differently", "the same command, or none, on all but rank 0", mend_first=True
+    ),
+    "mlx-differs": Advice(
+        "MLX 0.32.4 and later use several cables of a mesh, older ones only one",
+        "the same MLX on all ranks, or one device for each pair",
+        mend_first=True,
     ),
     "devices-differ": Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
     "side-channel-late": Advice("a rank hangs, or runs another program", "see what the other ranks say"),

@@ -32,7 +32,7 @@ from bootstrap.plan import Backend, Plan, new_session_id
 from bootstrap.topology import backend_file, private_directory, written
 from bootstrap.up import Trust, Up
 from bootstrap.worker import Order
-from wireproto.jaccl.topology import DeviceMatrix, devices_of, format_device_file
+from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of, format_device_file
 from wireproto.messages import (
     OUTCOME_1,
     REHEARSAL_1,
@@ -433,15 +433,20 @@ class Member:
         """Hear what the other ranks run, and whether that can work."""
         if self.exchange.agreed:
             devices = b"" if self.up.devices is None else format_device_file(self.up.devices)
+            wires = 0
+            if self.up.devices is not None and self._backend == "jaccl":
+                wires = check_device_matrix(self.up.devices).wires
             if devices and self.up.jaccl_ring:
                 devices += b"ring"
+                wires = 0
             await self.exchange.compare(
                 Versions(
                     package=self._version,
                     mlx="" if self.up.command else self._mlx_version,
                     backend=self.backend,
                     devices=hashlib.sha256(devices).hexdigest() if devices else "",
-                )
+                ),
+                wires,
             )
 
     def plan(self, payload: JacclBootstrapPayload) -> Plan:

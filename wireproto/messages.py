@@ -34,7 +34,7 @@ EXTENSIONS: Final = (SIDE_CHANNEL_1, OUTCOME_1, REHEARSAL_1)
 MAX_GATHER: Final = 1024 * 1024
 """The most that a rank puts into one gather. [EXT-SIDE-CHANNEL-SIZE]"""
 MAX_WHOLE: Final = 8 * MAX_GATHER
-"""What 8 ranks put into it; JACCL takes no more."""
+"""The most that a gather gives: 1 MiB from each of 8 ranks, or 128 KiB from each of 64."""
 
 MAX_LINK_LENGTH: Final = 268_435_456
 """The longest cluster frame or sealed box that a link frame carries: 256 MiB. [LINK-LEN-MAX]"""

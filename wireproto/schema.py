@@ -716,8 +716,8 @@ Token: Final = Struct("tokenID" / I32)
 JacclHello: Final = Struct("rank" / Within(I32, 1, 63, "jaccl-rank"))
 """A worker's first message to the root, in a ring of up to 64 ranks. [JACCL-HELLO]"""
 
-JacclCount: Final = Struct("count" / Within(I32, 1, 32, "jaccl-count"))
-"""The length of a rank's list: up to 4 connections to each of 8 ranks. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
+JacclCount: Final = Struct("count" / Within(I32, 1, 32_768, "jaccl-count"))
+"""The length of a rank's list, which fits in a contribution of 1 MiB. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
 
 JacclEndpoint: Final = Struct(
     "queue_pair_number" / Within(I32, 0, 2**31 - 1, "jaccl-queue-pair"),

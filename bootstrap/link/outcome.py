@@ -5,6 +5,7 @@ one. [EXT-OUTCOME, EXT-VERSIONS]
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -87,10 +88,11 @@ class Exchange:
                     self._post(message, but=peer)
         self._news.set()
 
-    async def compare(self, own: Versions) -> None:
+    async def compare(self, own: Versions, wires: int = 1) -> None:
         """Send this rank's versions and wait for those of its peers. [EXT-VERSIONS-SEND]
 
-        Raises VersionError where the ranks cannot work together; reports a warning where they may not.
+        `wires` are the connections between two ranks of a JACCL mesh. Raises VersionError where the ranks cannot work
+        together; reports a warning where they may not.
         """
         self._post(own)
         try:
@@ -104,6 +106,8 @@ class Exchange:
                 raise self._differ("backend", own.backend, peer, other.backend, "backends-differ")
             if own.devices and other.devices and own.devices != other.devices:
                 raise self._differ("device matrix", own.devices[:16], peer, other.devices[:16], "devices-differ")
+            if wires > 1 and own.mlx and other.mlx and _all_wires(own.mlx) != _all_wires(other.mlx):
+                raise self._differ("MLX version", own.mlx, peer, other.mlx, "mlx-differs")
             for what, mine, theirs in (("cluster-wireproto", own.package, other.package), ("mlx", own.mlx, other.mlx)):
                 if mine and theirs and mine != theirs:
                     text = f"{what} is {mine} here, and {printable(theirs)} on rank {peer}"
@@ -230,6 +234,12 @@ async def say(send: Send, peer: int, message: Message) -> bool:
     except (LinkError, WireError):
         return False
     return True
+
+
+def _all_wires(mlx: str) -> bool:
+    """Return whether MLX uses every connection between two ranks of a mesh: from 0.32.4 on. [JACCL-MESH-INIT]"""
+    match = re.match(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?", mlx, re.ASCII)
+    return match is not None and tuple(int(each or 0) for each in match.groups()) >= (0, 32, 4)
 
 
 def printable(text: str) -> str:

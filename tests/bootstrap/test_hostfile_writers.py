@@ -112,7 +112,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes
         path.write_bytes(data)
         ranks: list[dict[str, str]] = []
 
-        def start(_: object, processes: list[Any], verbose: bool) -> None:
+        def start(_: object, processes: list[Any], _verbose: bool) -> None:
             for (rank, _host, _python, _cwd, files, env, _command), _options in processes:
                 ranks.append(dict(each.split("=", 1) for each in env) | files | {"MLX_RANK": str(rank)})
 

@@ -52,16 +52,16 @@ def _hello(name: str, comment: str, data: bytes, outcome: int | Fault) -> JacclR
 
 
 def _hellos() -> Iterator[JacclRecordTest]:
-    for rank in (1, 2, 7):
+    for rank in (1, 2, 7, 9, 63):
         yield _hello(f"rank-{rank}", f"Rank {rank}", pack("<i", rank), rank)
     for name, comment, rank in (
         ("rank-0", "Rank 0 is the root, and says no HELLO", 0),
-        ("rank-8", "A rank more than there can be", 8),
+        ("rank-64", "A rank more than there can be", 64),
         ("rank-minus-1", "A negative rank: a native root crashes", -1),
         ("rank-least", "-2^31", -(2**31)),
         ("rank-greatest", "2^31 - 1", 2**31 - 1),
         ("big-endian", "Rank 1 in the wrong byte order", 1 << 24),
-        ("http", "What a stranger says: `GET `", int.from_bytes(b"GET ", "little")),
+        ("http", "Another program's first bytes: `GET `", int.from_bytes(b"GET ", "little")),
     ):
         yield _hello(name, comment, pack("<i", rank), fault("jaccl-rank", 0, "rank"))
     for size in (0, 1, 3):
@@ -205,6 +205,7 @@ def _strangers() -> Iterator[JacclExchangeTest]:
     for name, comment, data in (
         ("rank-0", "Rank 0 is the root's", pack("<i", 0)),
         ("rank-2", "A rank that is not in the group", pack("<i", 2)),
+        ("rank-63", "A rank of a larger group", pack("<i", 63)),
         ("rank-minus-1", "A negative rank", pack("<i", -1)),
         ("http", "A stranger", b"GET / HTTP/1.1\r\n\r\n"),
     ):
@@ -339,7 +340,9 @@ def _inits() -> Iterator[JacclInitTest]:
     for rank in (0, 1):
         yield _init(f"mesh-of-2-rank-{rank}", "Two ranks", "mesh", rank, 2, _mesh(rank, 2))
     yield _init("mesh-of-3", "Three ranks", "mesh", 1, 3, _mesh(1, 3))
-    yield _init("mesh-of-8", "As many ranks as may be", "mesh", 7, 8, _mesh(7, 8))
+    yield _init("mesh-of-8", "As many ranks as JACCL's mesh may have", "mesh", 7, 8, _mesh(7, 8))
+    yield _init("mesh-5-wires", "Five connections between two ranks: a mesh has no limit", "mesh", 1, 2, _mesh(1, 2, 5))
+    yield _init("mesh-of-3-wires-2", "Two connections between each two of three ranks", "mesh", 2, 3, _mesh(2, 3, 2))
     yield _init("mesh-4-wires", "Four connections between two ranks", "mesh", 0, 2, _mesh(0, 2, 4))
     garbage = _mesh(0, 2)
     garbage[1] = [part.replace(_OWN, _OWN[:4] + bytes(range(0x60, 0x7C))) for part in garbage[1]]
@@ -349,6 +352,8 @@ def _inits() -> Iterator[JacclInitTest]:
         yield _init(
             f"ring-of-2-rank-{rank}", "Two ranks: both neighbours are one rank", "ring", rank, 2, _ring(rank, 2)
         )
+    yield _init("ring-4-wires", "As many connections to a neighbour as a ring may have", "ring", 0, 2, _ring(0, 2, 4))
+    yield _init("ring-of-9", "Nine ranks: more than a mesh may have", "ring", 8, 9, _ring(8, 9))
     yield _init("ring-of-3", "Three ranks, two connections each way", "ring", 2, 3, _ring(2, 3, 2))
 
 
@@ -363,6 +368,8 @@ def _init_faults() -> Iterator[JacclInitTest]:
 
     yield mesh("count-3", "A peer has another number of Destinations", 0, setter(1, pack("<i", 3)),
                fault("jaccl-count", 4, "mesh[1].count"))  # fmt: skip
+    yield mesh("count-of-older-mlx", "A peer with MLX before 0.32.4 uses one connection of two", 0,
+               setter(0, pack("<i", 4)), fault("jaccl-count", 4, "mesh[1].count"))  # fmt: skip
     yield mesh("count-huge", "A peer has 2^31 - 1 Destinations: nothing may be made ready for them", 0,
                setter(1, pack("<i", 2**31 - 1)), fault("jaccl-count", 4, "mesh[1].count"))  # fmt: skip
     yield mesh("count-negative", "A negative number", 0, setter(1, pack("<i", -2)),

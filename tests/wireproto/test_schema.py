@@ -302,11 +302,11 @@ def test_longest_frame_is_built() -> None:
     assert verdict(build, ClusterFrame, fits) == expected("payload-limit", None)
 
 
-@pytest.mark.parametrize("count", [1, 32])
+@pytest.mark.parametrize("count", [1, 32, 33, 32_768])
 def test_count(count: int) -> None:
     """[JACCL-COUNT, JACCL-MESH-INIT, JACCL-RING-INIT]"""
     common(schema.JacclCount, count.to_bytes(4, "little"), {"count": count}, 4)
-    for other in (0, 33, -1):
+    for other in (0, 32_769, -1):
         data = other.to_bytes(4, "little", signed=True)
         assert verdict(parse, schema.JacclCount, data) == expected("jaccl-count", 0, "count")
 

@@ -99,7 +99,18 @@ def _cluster_frame(frame: bytes) -> list[Span]:
         case PayloadKind.NUMBERED:
             name = "part" if spec.payload is SideChannelPart else "whole"
             number = str(int.from_bytes(payload[:4], "little"))
-            return [*spans, Span("sequence", payload[:4], number), Span(name, payload[4:])]
+            return [*spans, Span("sequence", payload[:4], number), Span(name, payload[4:], _counts(payload))]
+
+
+def _counts(payload: bytes) -> str:
+    """Return the counts in JACCL's first gather, as connections × ranks for a mesh; ranks may disagree on them."""
+    sequence, gathered = payload[:4], payload[4:]
+    counts = [int.from_bytes(gathered[at : at + 4], "little") for at in range(0, len(gathered), 4)]
+    if sequence != bytes(4) or len(gathered) % 4 or not counts or not all(1 <= count <= 32_768 for count in counts):
+        return ""
+    size = len(counts)
+    wires = [f"{count // size} × {size}" if size > 1 and not count % size else str(count) for count in counts]
+    return "count " + ", ".join(wires)
 
 
 def _json(frame: bytes) -> list[Span]:

@@ -9,10 +9,13 @@ from typing import Final, NamedTuple
 from wireproto.codec.buffers import byte_view
 from wireproto.errors import MalformedError, WireError
 from wireproto.jaccl.records import DESTINATION_SIZE, I32, OWN_ID, Destination, decode_destination, encode_destination
-from wireproto.jaccl.side_channel import check_own_place, check_size
+from wireproto.jaccl.side_channel import MAX_GATHER, check_own_place, check_size
 
 MAX_WIRES: Final = 4
-"""Parallel connections between two ranks. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
+"""Parallel connections to each neighbour in a ring: JACCL's own limit. A mesh has none. [JACCL-RING-INIT]"""
+
+_MAX_COUNT: Final = MAX_GATHER // DESTINATION_SIZE
+"""Destinations in one list: as many as a contribution may hold."""
 
 Destinations = tuple[Destination, ...]
 """One rank's list."""
@@ -31,8 +34,9 @@ def mesh_init(
     """Form a mesh: yield contributions, receive results, return the lists of all ranks.
 
     `destinations` has one entry per rank, with `OWN_ENTRY` for this rank. With w connections between two ranks it is w
-    such lists in a row. Rank r reaches peer p by entry r of p's list. Raise `MalformedError`, with offsets from the
-    start of the result; for the arguments, already at the call. [JACCL-MESH-INIT]
+    such lists in a row. Rank r reaches peer p by entry r of p's list. JACCL itself forms meshes of at most 8 ranks; the
+    rehearsal makes the same gathers for any group. Raise `MalformedError`, with offsets from the start of the result;
+    for the arguments, already at the call. [JACCL-MESH-INIT]
     """
     _check_rank(rank, size)
     return _mesh(rank, size, _encode_list("mesh", rank, destinations, size))
@@ -84,8 +88,9 @@ def _gather_lists(
 def _encode_list(name: str, rank: int, destinations: Sequence[Destination], per_wire: int) -> bytes:
     """Encode a rank's contribution: `per_wire` Destinations for each connection between two ranks."""
     count = len(destinations)
-    if count % per_wire or not 1 <= count // per_wire <= MAX_WIRES:
-        raise MalformedError("jaccl-count", f"{count} Destinations are not 1 to {MAX_WIRES} × {per_wire}", path=name)
+    most = MAX_WIRES if per_wire == 1 else _MAX_COUNT // per_wire
+    if count % per_wire or not 1 <= count // per_wire <= most:
+        raise MalformedError("jaccl-count", f"{count} Destinations are not 1 to {most} × {per_wire}", path=name)
     encoded = b""
     for entry, destination in enumerate(destinations):
         path = f"{name}[{rank}][{entry}]"

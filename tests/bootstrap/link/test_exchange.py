@@ -367,10 +367,10 @@ def test_a_peer_s_words_are_no_commands_for_a_terminal() -> None:
 # -- who runs what -----------------------------------------------------------------------------------------------------
 
 
-async def compared(group: Group, *versions: Versions) -> list[str]:
+async def compared(group: Group, *versions: Versions, wires: int = 1) -> list[str]:
     """Whether each rank goes on, or its error's code."""
     results = await asyncio.gather(
-        *(rank.compare(own) for rank, own in zip(group.ranks, versions, strict=True)), return_exceptions=True
+        *(rank.compare(own, wires) for rank, own in zip(group.ranks, versions, strict=True)), return_exceptions=True
     )
     for result in results:
         assert result is None or type(result) is VersionError
@@ -405,6 +405,29 @@ def test_versions(other: Versions, codes: list[str], warnings: list[str]) -> Non
         assert len(group.steps[1].of("warning")) == len(warnings)
         assert group.steps[2].of("warning") == []
         assert now() == 0
+
+    run_timeless(main)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "wires", "fits"),
+    [
+        ("0.32.4", "0.32.3", 2, False),
+        ("0.31.9", "0.32.4", 5, False),
+        ("0.32.3", "1.0", 2, False),
+        ("0.32.4.dev20260822", "0.29.1", 2, False),
+        ("0.32.4", "0.32.3", 1, True),  # with one connection all versions agree
+        ("0.32.4", "0.32.3", 0, True),  # no mesh
+        ("0.32.4", "0.40.0", 4, True),
+        ("0.32.3", "0.29.1", 4, True),
+    ],
+)
+def test_versions_of_mlx_that_count_cables_differently(own: str, other: str, wires: int, fits: bool) -> None:
+    """[EXT-VERSIONS-DIFFER, JACCL-MESH-INIT]"""
+
+    async def main() -> None:
+        code = "on" if fits else "mlx-differs"
+        assert await compared(Group(2), but(mlx=own), but(mlx=other), wires=wires) == [code, code]
 
     run_timeless(main)
 

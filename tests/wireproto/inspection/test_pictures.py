@@ -7,7 +7,16 @@ import pytest
 
 from tests.wireproto.inspection.captured import read
 from tests.wireproto.inspection.talks import BOOTSTRAP, PONG, Talk, a_talk, entries
-from wireproto import InferenceStep, Outcome, OutcomeState, Ping, Revision, SideChannelPart, encode_link_frame
+from wireproto import (
+    InferenceStep,
+    Outcome,
+    OutcomeState,
+    Ping,
+    Revision,
+    SideChannelPart,
+    SideChannelWhole,
+    encode_link_frame,
+)
 from wireproto.inspection.fields import layers
 from wireproto.inspection.hexdump import FAULT, Line, dump
 from wireproto.inspection.opened import OpenedCapture
@@ -33,6 +42,27 @@ def found() -> list[Entry]:
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sequence", "counts", "shown"),
+    [
+        (0, (2, 2), "count 1 × 2, 1 × 2"),
+        (0, (4, 2), "count 2 × 2, 1 × 2"),  # MLX 0.32.4 and an older one, which cannot form a group
+        (0, (15, 15, 3), "count 5 × 3, 5 × 3, 1 × 3"),
+        (0, (1, 1), "count 1, 1"),  # a ring
+        (0, (4,), "count 4"),  # what one rank says
+        (0, (0, 2), ""),
+        (1, (2, 2), ""),
+    ],
+)
+def test_the_counts_of_all_ranks_are_shown(sequence: int, counts: tuple[int, ...], shown: str) -> None:
+    """[JACCL-MESH-INIT]"""
+    gathered = b"".join(count.to_bytes(4, "little") for count in counts)
+    message = SideChannelWhole(sequence, gathered) if len(counts) > 1 else SideChannelPart(sequence, gathered)
+    talk = Talk().say(0, Ping()).say(1, PONG).say(0, BOOTSTRAP).say(int(len(counts) == 1), message)
+    spans = [span for layer in layers(entries(talk.segments, talk.keys())[-1]) for span in layer.spans]
+    assert [span.value for span in spans if span.name in ("part", "whole")] == [shown]
 
 
 def test_every_byte_has_a_field() -> None:
