@@ -1,18 +1,28 @@
-"""The error tree, and the one table of error codes.
+"""The error tree, and the table of error codes.
 
-Whatever bytes come in, the outcome is a message or a `WireError`; any other exception is a bug of this package.
-The same errors say that a message cannot be encoded: then `offset` is None, since no byte was made.
+Every byte string decodes to a message or raises a `WireError`; any other exception is a bug of this package. The same
+errors report a message that cannot be encoded, with `offset` None.
 """
 
 from functools import cache
 from typing import Final
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would obey instead of showing: control characters, and those that change the direction.
+
+    Everything that comes from a peer or a file passes through here before it is shown.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class WireError(ValueError):
     """Base of every error that bytes can cause.
 
-    `code` is stable and one of `ERROR_CODES`. `offset` counts bytes from the start of what was decoded (for a link
-    stream: from its first byte), None where nothing was decoded. `path` names the field as on the wire, if it is one's.
+    `code` is stable and one of `ERROR_CODES`. `offset` counts bytes from the start of the input (for a link stream:
+    from its first byte); it is None if nothing was decoded. `path` is the wire name of the field at fault, if any.
     """
 
     code: str

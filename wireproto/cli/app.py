@@ -15,11 +15,11 @@ from wireproto.cli import conform as conform_cli
 from wireproto.cli import fuzz as fuzz_cli
 from wireproto.cli import inspect as inspect_cli
 from wireproto.cli import vectors as vectors_cli
-from wireproto.cli.console import EXIT_NO, EXIT_OK, new_app
+from wireproto.cli.console import EXIT_NO, EXIT_OK, new_app, say
 from wireproto.codec.fields import decode_payload
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import LinkDecoder, encode_link_frame
-from wireproto.errors import MalformedError, WireError
+from wireproto.errors import MalformedError, WireError, printable
 from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, Message, MessageSpec, PayloadKind, Revision
 
 app = new_app(
@@ -47,7 +47,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line
 def decode(
     context: typer.Context,
     frames: Annotated[
-        list[str] | None, typer.Argument(metavar="[FRAME]...", help="Frames in hex or, if not hex, base64.")
+        list[str] | None,
+        typer.Argument(metavar="[FRAME]...", help="Frames in hex, with or without 0x, or else base64."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Read raw bytes from a file. Default: standard input.")
@@ -67,7 +68,7 @@ def decode(
     bad = 0
     for outcome in _outcomes(_inputs(context, frames, file), link, Revision(revision)):
         bad += isinstance(outcome, WireError)
-        typer.echo(_as_json(outcome) if as_json else _as_text(outcome))
+        say(_as_json(outcome) if as_json else _as_text(outcome))
     return EXIT_NO if bad else EXIT_OK
 
 
@@ -93,14 +94,14 @@ def encode(
         message = _message(spec, payload.encode(errors="surrogateescape"))
         frame = encode_frame(message, Revision(revision), EXTENSIONS)
     except WireError as error:
-        typer.echo(f"{context.command_path}: {error}", err=True)
+        say(f"{context.command_path}: {printable(str(error))}", err=True)
         return EXIT_NO
     frame = encode_link_frame(frame) if link else frame
     match form:
         case TextForm.HEX:
-            typer.echo(frame.hex())
+            say(frame.hex())
         case TextForm.BASE64:
-            typer.echo(base64.b64encode(frame).decode())
+            say(base64.b64encode(frame).decode())
         case TextForm.RAW:
             sys.stdout.buffer.write(frame)
     return EXIT_OK
@@ -153,7 +154,7 @@ def _inputs(context: typer.Context, frames: list[str] | None, file: Path | None)
 
 def _from_text(text: str) -> bytes:
     try:
-        return binascii.unhexlify(text)
+        return binascii.unhexlify(text[2:] if text[:2] in ("0x", "0X") else text)
     except ValueError:
         return base64.b64decode(text, validate=True)
 
@@ -220,7 +221,7 @@ def _as_json(outcome: Message | WireError) -> str:
     else:
         spec = SPEC_BY_CLASS[type(outcome)]
         answer = {"ok": True, "type": spec.msg_type.value, "payload": _payload(spec, outcome)}
-    return msgspec.json.encode(answer).decode()
+    return _json(answer)
 
 
 def _payload(spec: MessageSpec, message: Message) -> Any:
@@ -235,7 +236,7 @@ def _payload(spec: MessageSpec, message: Message) -> Any:
 
 def _as_text(outcome: Message | WireError) -> str:
     if isinstance(outcome, WireError):
-        return typer.style("error", fg="red", bold=True) + f"  {outcome}"
+        return typer.style("error", fg="red", bold=True) + f"  {printable(str(outcome))}"
     spec = SPEC_BY_CLASS[type(outcome)]
     name = typer.style(spec.msg_type.wire_name, fg="cyan", bold=True)
     lines = [f"0x{spec.msg_type:02X}  {name}  {spec.direction.value}"]
@@ -248,8 +249,21 @@ def _as_text(outcome: Message | WireError) -> str:
     return "\n".join(lines)
 
 
-def _short(value: object) -> str:
+def _json(value: object) -> str:
+    """Return compact JSON in which everything that is not printable is escaped."""
     text = msgspec.json.encode(value).decode()
+    return text if text.isprintable() else "".join(map(_json_character, text))
+
+
+def _json_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _short(value: object) -> str:
+    text = _json(value)
     return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"
 
 

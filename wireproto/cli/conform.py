@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from wireproto.cli.console import EXIT_OK
+from wireproto.cli.console import EXIT_OK, say
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ async def _shown(results: AsyncGenerator["Result", None], title: str, count: int
         if as_json:
             async for result in results:
                 total.results.append(result)
-                typer.echo(msgspec.json.encode(as_object(result)).decode())
-            typer.echo(msgspec.json.encode(total.as_object()).decode())
+                say(msgspec.json.encode(as_object(result)).decode())
+            say(msgspec.json.encode(total.as_object()).decode())
         else:
             await live.show(results, total, count, Console())
     return total
@@ -233,7 +233,7 @@ def _selected(
 def _show_list(cases: Collection["Selectable"]) -> int:
     width = max((len(each.id) for each in cases), default=0)
     for each in cases:
-        typer.echo(f"{each.id:<{width}}  {each.level.value:<6}  {', '.join(each.requirements)}  {each.about}")
+        say(f"{each.id:<{width}}  {each.level.value:<6}  {', '.join(each.requirements)}  {each.about}")
     return EXIT_OK
 
 

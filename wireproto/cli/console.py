@@ -7,6 +7,8 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
+from wireproto.errors import printable
+
 if TYPE_CHECKING:
     from typer import Typer
 
@@ -14,6 +16,7 @@ EXIT_OK: Final = 0
 EXIT_NO: Final = 1
 EXIT_WRONG_USAGE: Final = 2
 EXIT_COULD_NOT_RUN: Final = 3
+EXIT_INTERRUPTED: Final = 130
 
 _EXTRAS: Final = {
     "cryptography": "session",
@@ -38,7 +41,7 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        code = _complain(f"{prog}: interrupted", EXIT_COULD_NOT_RUN)
+        code = _complain(f"{prog}: interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has exited
         _drop_output()
         code = EXIT_COULD_NOT_RUN
@@ -70,6 +73,14 @@ def _complete_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Write a line, in colour if it goes to a terminal. Characters that the stream cannot encode are escaped."""
+    import typer
+
+    # Without a file, echo would write UTF-8 to a stream that is ASCII.
+    typer.echo(text, file=sys.stderr if err else sys.stdout)
+
+
 def _drop_output() -> None:
     """Keep buffered output from raising at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -90,7 +101,7 @@ def new_app(prog: str, summary: str) -> "Typer":
 
     def show_version(wanted: bool) -> None:
         if wanted:
-            typer.echo(version_line(prog))
+            say(version_line(prog))
             raise typer.Exit
 
     @app.callback()
@@ -146,6 +157,6 @@ def _usage_line(error: Exception, prog: str) -> str:
 def _complain(line: str, code: int) -> int:
     with suppress(OSError):
         if sys.stderr is not None:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(printable(line) + "\n")
             sys.stderr.flush()
     return code

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from wireproto.cli.conform import ConnectOption, IdentityOption, ListenOption, PeerKeyOption, RevisionOption, address
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.errors import printable
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def run(
 
     Example: wireproto fuzz run frame --seconds 600
 
-    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 Ctrl-C before any finding.
+    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 130 Ctrl-C before any finding.
     """
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.engine import Engine
@@ -91,9 +92,9 @@ def run(
     progress = engine.progress
     if as_json:
         values = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
-        typer.echo(json.dumps({"done": True, "seed": seed, **values}))
+        say(json.dumps({"done": True, "seed": seed, **values}))
     else:
-        typer.echo(display.line(progress))
+        say(display.line(progress))
     return _code(progress.findings, interrupted)
 
 
@@ -117,10 +118,10 @@ def replay(
         if layer not in harnesses:
             harnesses[layer] = _harness(context, layer)
         _, finding = watched(harnesses[layer], data)
-        typer.echo(f"{file}: {'good' if finding is None else f'{finding.oracle}: {finding.detail}'}")
+        _say(f"{file}: {'good' if finding is None else f'{finding.oracle}: {finding.detail}'}")
         if finding is not None:
             bad += 1
-            typer.echo(finding.trace, err=True)
+            say("\n".join(map(printable, finding.trace.splitlines())), err=True)
     return EXIT_NO if bad else EXIT_OK
 
 
@@ -145,7 +146,7 @@ def minimize(
     harness = _harness(context, layer)
     _, finding = watched(harness, data)
     if finding is None:
-        typer.echo(f"{context.command_path}: {file} is not a finding", err=True)
+        say(printable(f"{context.command_path}: {file} is not a finding"), err=True)
         return EXIT_NO
     wanted = finding.key
 
@@ -155,7 +156,7 @@ def minimize(
 
     smaller = minimized(data, is_same)
     path = store.keep(file.absolute().parent.parent, layer, smaller, "smaller-")
-    typer.echo(f"{len(data)} bytes, now {len(smaller)}: {path}")
+    _say(f"{len(data)} bytes, now {len(smaller)}: {path}")
     return EXIT_OK
 
 
@@ -178,7 +179,7 @@ def codec(
     A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format. It
     may leave out codes and offsets.
 
-    Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, or Ctrl-C.
+    Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.differential import Differential, Disagreement
@@ -193,10 +194,10 @@ def codec(
         if as_json:
             frame = found.frames[-1].hex()
             told = {"kind": found.kind, "frame": frame, "expected": found.expected, "answer": found.answer}
-            typer.echo(json.dumps({**told, "replay": again}))
+            say(json.dumps({**told, "replay": again}))
         else:
-            typer.echo(f"{found.kind}\n  frame: {_short(found.frames[-1].hex())}\n  expected: {_short(found.expected)}")
-            typer.echo(f"  answer: {_short(found.answer)}\n  again: {again}")
+            _say(found.kind, f"  frame: {_short(found.frames[-1].hex())}", f"  expected: {_short(found.expected)}")
+            _say(f"  answer: {_short(found.answer)}", f"  again: {again}")
         sys.stdout.flush()
 
     if replay_file is not None:
@@ -213,9 +214,9 @@ def codec(
             tell(found, store.keep(findings, "codec", found.text))
     total = len(differential.found)
     if as_json:
-        typer.echo(json.dumps({"done": True, "seed": seed, "frames": differential.frames, "disagreements": total}))
+        say(json.dumps({"done": True, "seed": seed, "frames": differential.frames, "disagreements": total}))
     else:
-        typer.echo(f"{differential.frames:,} frames, disagreements {total}")
+        say(f"{differential.frames:,} frames, disagreements {total}")
     return _code(total, interrupted)
 
 
@@ -248,7 +249,7 @@ def peer(
     pinned our key. CMD finds the address in CONFORM_HOST and CONFORM_PORT. Rank 0 is started for each session, or has
     to reconnect by itself. No group is formed.
 
-    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 could not run, or Ctrl-C.
+    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
     import msgspec
 
@@ -288,9 +289,9 @@ def peer(
         again = shlex.join(["wireproto", "fuzz", "peer", *options, "--replay", str(path)])
         if as_json:
             script = {"seed": finding.script.seed, "session": finding.script.number}
-            typer.echo(json.dumps({"kind": finding.kind, "came": finding.came, **script, "replay": again}))
+            say(json.dumps({"kind": finding.kind, "came": finding.came, **script, "replay": again}))
         else:
-            typer.echo(f"{finding.kind}\n  came: {finding.came}\n  again: {again}")
+            _say(finding.kind, f"  came: {finding.came}", f"  again: {again}")
         sys.stdout.flush()
 
     progress = PeerProgress()
@@ -304,14 +305,14 @@ def peer(
         try:
             fuzz(target, settings, scripts, seconds=seconds, rate=rate, found=found, tell=told)
         except (Missed, Undecided, PeerGoneError) as error:
-            typer.echo(f"{context.command_path}: {error}", err=True)
+            say(printable(f"{context.command_path}: {error}"), err=True)
             if not progress.findings:
                 return EXIT_COULD_NOT_RUN
     if as_json:
         done = {"sessions": progress.sessions, "findings": progress.findings, "seconds": progress.seconds}
-        typer.echo(json.dumps({"done": True, "seed": seed, **done}))
+        say(json.dumps({"done": True, "seed": seed, **done}))
     else:
-        typer.echo(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}")
+        say(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}")
     return _code(progress.findings, interrupted)
 
 
@@ -327,7 +328,7 @@ def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Create
     from wireproto.fuzzing.corpus import export as exported
 
     paths = list(exported(directory))
-    typer.echo(f"{len(paths)} files in {directory}")
+    _say(f"{len(paths)} files in {directory}")
     return EXIT_OK
 
 
@@ -341,8 +342,13 @@ def dictionary() -> int:
     from wireproto.fuzzing.corpus import dictionary as lines
 
     for line in lines():
-        typer.echo(line)
+        say(line)
     return EXIT_OK
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        say(printable(line))
 
 
 @contextmanager
@@ -405,7 +411,7 @@ def _tell_finding(finding: "Finding", path: Path, as_json: bool) -> None:
     again = f"wireproto fuzz replay {shlex.quote(str(path))}"
     if as_json:
         told = {"layer": finding.layer, "oracle": finding.oracle, "detail": finding.detail, "replay": again}
-        typer.echo(json.dumps(told))
+        say(json.dumps(told))
     else:
-        typer.echo(f"{finding.layer}: {finding.oracle}: {finding.detail}\n  again: {again}")
+        _say(f"{finding.layer}: {finding.oracle}: {finding.detail}", f"  again: {again}")
     sys.stdout.flush()

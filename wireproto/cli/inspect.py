@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
-from wireproto.cli.console import EXIT_NO, EXIT_OK
+from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.errors import printable
 from wireproto.messages import SPEC_BY_TYPE
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def inspect(
     from wireproto.inspection.report import JsonReport, Tally, TextReport
     from wireproto.inspection.sequence import SequenceDiagram
     from wireproto.inspection.source import Source
-    from wireproto.inspection.timeline import printable
 
     if as_hex and as_json:
         raise typer.BadParameter("give --hex or --json, not both", ctx=context)
@@ -112,7 +112,7 @@ def inspect(
     if fault is None and not tally.sessions:
         fault = "no session of the protocol is in it" + _unread(reading)
     if fault is not None:
-        typer.echo(f"{context.command_path}: {printable(str(file))}: {fault}", err=True)
+        say(f"{context.command_path}: {printable(str(file))}: {fault}", err=True)
     return EXIT_OK if tally.is_good and fault is None else EXIT_NO
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from wireproto.cli.console import EXIT_OK
+from wireproto.cli.console import EXIT_OK, say
+from wireproto.errors import printable
 
 
 def register(app: typer.Typer) -> None:
@@ -35,5 +36,5 @@ def export(
     for source in sorted(DIRECTORY.glob("*.json")):
         target = directory / source.name
         target.write_bytes(source.read_bytes())
-        typer.echo(str(target))
+        say(printable(str(target)))
     return EXIT_OK

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from wireproto.conformance.report import Sum, details, headline, is_worth_details
 from wireproto.conformance.verdicts import Result, Verdict
+from wireproto.errors import printable
 
 _STYLES = {
     Verdict.PASS: "green",
@@ -45,17 +46,17 @@ async def show(results: AsyncIterator[Result], total: Sum, count: int, console: 
 
 
 def _print(result: Result, console: Console) -> None:
-    console.print(Text(headline(result), _STYLES[result.verdict]), soft_wrap=True)
+    console.print(Text(printable(headline(result)), _STYLES[result.verdict]), soft_wrap=True)
     if is_worth_details(result):
         for line in details(result):
-            console.print(Text(line, "dim"), soft_wrap=True)
+            console.print(Text(printable(line), "dim"), soft_wrap=True)
 
 
 def _print_skipped(total: Sum, console: Console) -> None:
     reasons = dict.fromkeys(result.reason for result in total.results if result.verdict is Verdict.SKIPPED)
     for reason in reasons:
         count = sum(result.reason == reason for result in total.results)
-        console.print(Text(f"{count} skipped: {reason}", "dim"), soft_wrap=True)
+        console.print(Text(printable(f"{count} skipped: {reason}"), "dim"), soft_wrap=True)
 
 
 def _table(total: Sum) -> Table:

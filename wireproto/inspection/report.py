@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import typer
 
+from wireproto.errors import printable
 from wireproto.inspection.hexdump import FAULT, ROW, Line, dump
 from wireproto.inspection.reading import Reading
 from wireproto.inspection.sessions import Entry, Kind
-from wireproto.inspection.timeline import as_json, printable, summary, title
+from wireproto.inspection.timeline import as_json, summary, title
 
 _TITLES: Final[dict[Kind, dict[str, Any]]] = {
     Kind.MESSAGE: {"fg": "cyan", "bold": True},

@@ -7,19 +7,13 @@ from typing import Any
 import msgspec
 
 from wireproto.codec.fields import payload_fields
+from wireproto.errors import printable
 from wireproto.inspection.sessions import Entry, Kind, carries_token, hidden_dim
 from wireproto.inspection.tcp import Endpoint
 from wireproto.messages import InferenceStep, InferenceToken, Message
 
 _LONGEST = 48
 """Characters of a value that a line shows."""
-
-
-def printable(text: str) -> str:
-    """Return text with control characters escaped, and those that change its direction."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def address(end: Endpoint) -> str:

@@ -276,7 +276,7 @@ def test_ctrl_c_ends_a_tool_that_hangs(
     run = doctor(**path)
     soon(sign.exists, "the tool runs")
     run.process.send_signal(signal.SIGINT)
-    assert run.end() == 3
+    assert run.end() == 130
     assert run.stderr == ["jaccl-bootstrap: interrupted"]
     nothing_left_soon(run)
 

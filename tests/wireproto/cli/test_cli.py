@@ -260,5 +260,5 @@ def test_interrupt() -> None:
         process.stdin.flush()
         process.stdout.readline()
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(60) == 3
+        assert process.wait(60) == 130
         assert process.stderr.read() == b"wireproto: interrupted\n"

@@ -108,7 +108,7 @@ def test_ctrl_c_ends_a_run_with_its_summary(as_json: bool, tmp_path: Path) -> No
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (3, "wireproto: interrupted\n")
+    assert (process.returncode, err) == (130, "wireproto: interrupted\n")
     assert out.count("\n") == 1
     assert json.loads(out)["findings"] == 0 if as_json else "findings 0" in out
 

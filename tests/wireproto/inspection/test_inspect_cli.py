@@ -376,7 +376,7 @@ def test_a_pipe_is_shown_as_it_fills(files: tuple[Path, Path], tmp_path: Path) -
             assert b"opened" in child.stdout.readline()
             assert b"handshakeHello" in child.stdout.readline()
             child.send_signal(signal.SIGINT)
-            assert child.wait(30) == 3
+            assert child.wait(30) == 130
             assert child.stderr is not None
             assert child.stderr.read() == b"wireproto: interrupted\n"
 
@@ -393,7 +393,7 @@ def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
         assert child.stderr is not None
         child.stdout.readline()
         child.stdout.close()
-        assert child.wait(30) == 3
+        assert child.wait(30) == 130
         assert child.stderr.read() == b""
 
 

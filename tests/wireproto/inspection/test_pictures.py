@@ -17,12 +17,13 @@ from wireproto import (
     SideChannelWhole,
     encode_link_frame,
 )
+from wireproto.errors import printable
 from wireproto.inspection.fields import layers
 from wireproto.inspection.hexdump import FAULT, Line, dump
 from wireproto.inspection.opened import OpenedCapture
 from wireproto.inspection.sequence import SequenceDiagram
 from wireproto.inspection.sessions import Entry, Kind
-from wireproto.inspection.timeline import as_json, printable, summary, title
+from wireproto.inspection.timeline import as_json, summary, title
 
 EVIL = "\x1b[2J\x07 \u202e\x9b31m </text><script>"
 
