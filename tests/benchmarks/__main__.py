@@ -5,6 +5,7 @@ machines are noisy, and the table says what was met.
 """
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ LONG = 64 * 1024 * 1024
 BOOTSTRAP = JacclBootstrapPayload(29400, "6F9619FF-8B86-D011-B42D-00CF4FC964FF")
 FRAME = encode_frame(BOOTSTRAP)
 ACTIVATION_FRAME = encode_frame(PPActivationPayload("request-1", 128, os.urandom(1024 * 1024)))
+ITEM = b'{"a":[1,22,-333],"bb":{"c":"text","d":null},"e":1.5,"f":"\\u00e9"}'
+UNKNOWN = b'\x08{"uid":"u","tokens":[],"maxTokens":1,"x":[' + b",".join([ITEM] * (2**21 // len(ITEM))) + b"]}"
 STREAM = encode_link_frame(FRAME) * 10_000
 CHUNKS = [STREAM[at : at + 64 * 1024] for at in range(0, len(STREAM), 64 * 1024)]
 
@@ -143,7 +146,14 @@ def main() -> None:
             ("<=", 1.5),
         ),
     ]
-    races.append(fuzzing.race())
+    scan = Race(
+        "scan 2 MiB of unknown JSON",
+        "json.loads",
+        partial(decode_frame, UNKNOWN),
+        lambda: json.loads(UNKNOWN[1:]),
+        ("<=", 5),
+    )
+    races += [scan, fuzzing.race()]
     rows: list[Callable[[], Row]] = [partial(race.run, rounds, seconds) for race in races]
     rows += [partial(peak_memory, 3 if quick else 5), partial(import_time, rounds)]
     rows += [*session.rows(rounds, seconds), partial(gathers.gather, rounds)]

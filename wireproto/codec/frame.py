@@ -4,7 +4,7 @@
 accepts two things that the protocol does not, a repeated key and stray bits in base64 padding, and it may accept texts
 that break a rule inside unknown keys. A payload that is short or has few `"` bytes has room for neither. Every
 other payload goes to `fields`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
-name some. Benchmark rows: "decode jacclBootstrap", "decode ppActivation".
+name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
 import binascii

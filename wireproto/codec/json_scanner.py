@@ -8,7 +8,7 @@ Benchmark row: "scan 2 MiB of unknown JSON".
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from itertools import accumulate
 from typing import Any, Final, NoReturn, cast
 
@@ -107,7 +107,7 @@ def _opens_few(text: bytes, count: int) -> bool:
     return True
 
 
-_DELTAS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_DELTAS: Final = bytes(1 if byte in b"[{" else 0xFF if byte in b"]}" else 0 for byte in range(256))
 _NO_BRACKETS: Final = bytes({*range(256)} - {*b"[{]}"})
 
 
@@ -145,8 +145,23 @@ _KINDS: Final[dict[int, str]] = {
     **dict.fromkeys(b"-0123456789", "a number"),
 }  # fmt: skip
 _ESCAPED: Final = frozenset(b'"\\/bfnrt')
-_CUTS: Final = (b"},", b"],", b",")
-"""Where the last item of a leap may end."""
+
+
+def _outer_comma(part: bytes) -> int:
+    """Return the place of the last comma outside all brackets, -1 if there is none; brackets in strings mislead it."""
+    depths = [*accumulate(memoryview(part.translate(_DELTAS)).cast("b"))]
+    comma = part.rfind(b",")
+    while comma >= 0 and depths[comma]:
+        comma = part.rfind(b",", 0, comma)
+    return comma
+
+
+def _comma_after(closing: bytes) -> Callable[[bytes], int]:
+    return lambda part: part.rfind(closing + b",") + len(closing) if closing + b"," in part else -1
+
+
+_COMMAS: Final = (_comma_after(b"}"), _comma_after(b"]"), _comma_after(b""), _outer_comma)
+"""Where the last item of a leap may end; the fast guesses come first."""
 _SHORT_LEAP: Final = 4 * 1024
 _LONG_LEAP: Final = 64 * 1024
 
@@ -298,28 +313,28 @@ class Scanner:
         """
         size = _SHORT_LEAP
         while self._credit + self.pos >= 0:
-            cuts = (self.data.rfind(cut, self.pos, self.pos + size) + len(cut) - 1 for cut in _CUTS)
-            if self._leap_to(cuts, frame, levels, accept):
+            if self._leap_within(size, frame, levels, accept):
                 size = min(4 * size, _LONG_LEAP)
             elif size == _SHORT_LEAP:
                 return
             else:
                 size = _SHORT_LEAP
 
-    def _leap_to(self, cuts: Iterable[int], frame: bytes, levels: int, accept: Callable[[Any], bool]) -> bool:
-        tried = 0
-        for cut in cuts:
-            if cut <= self.pos or cut == tried:
+    def _leap_within(self, size: int, frame: bytes, levels: int, accept: Callable[[Any], bool]) -> bool:
+        tried = {-1}
+        for find in _COMMAS:
+            part = self.data[self.pos : self.pos + size]
+            if (comma := find(part)) in tried:
                 continue
-            tried = cut
+            tried.add(comma)
             try:
-                value = load_strictly(frame % self.data[self.pos : cut], levels)
+                value = load_strictly(frame % part[:comma], levels)
             except NotStrictError:
                 value = None
             if value is not None and accept(value):
-                self.pos = cut + 1
+                self.pos += comma + 1
                 return True
-            self._credit -= cut - self.pos
+            self._credit -= comma
         return False
 
     # -- tokens -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Long frames, right and wrong: what takes too much time or memory takes it with them."""
+"""Long frames, valid and invalid, for decoders that take too much time or memory for them."""
 
 from collections.abc import Callable
 from random import Random
@@ -13,16 +13,20 @@ def _stop(members: bytes) -> bytes:
     return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"a",' + members + b"}"
 
 
+def _prompt(members: bytes, uid: bytes = b"a") -> bytes:
+    return bytes([ClusterMsgType.PROMPT_TOKENS]) + b'{"tokens":[],"maxTokens":1,"uid":"%b",%b}' % (uid, members)
+
+
 def _unknown_keys(random: Random) -> bytes:
-    return _stop(b",".join(b'"%x":0' % number for number in range(_SIZE // 10)))
+    return _prompt(b",".join(b'"%x":0' % number for number in range(_SIZE // 10)))
 
 
 def _one_nested_object(random: Random) -> bytes:
-    return _stop(b'"x":{' + b",".join(b'"%x":0' % number for number in range(_SIZE // 10)) + b"}")
+    return _prompt(b'"x":{' + b",".join(b'"%x":0' % number for number in range(_SIZE // 10)) + b"}")
 
 
 def _escapes(random: Random) -> bytes:
-    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"' + rb"\u0041" * (_SIZE // 6) + b'"}'
+    return _prompt(b'"x":0', rb"\u0041" * (_SIZE // 6))
 
 
 def _tokens(random: Random) -> bytes:
@@ -32,31 +36,41 @@ def _tokens(random: Random) -> bytes:
 
 
 def _base64(random: Random) -> bytes:
-    return bytes([ClusterMsgType.PP_TOKEN]) + b'{"uid":"a","sealedToken":"' + b"AAAA" * (_SIZE // 4) + b'"}'
+    return (
+        bytes([ClusterMsgType.PP_ACTIVATION])
+        + b'{"uid":"a","seqLen":1,"sealedActivation":"'
+        + b"AAAA" * (_SIZE // 4)
+        + b'"}'
+    )
 
 
 def _digits(random: Random) -> bytes:
-    return _stop(b'"x":' + b"1" * _SIZE)
+    return _prompt(b'"x":' + b"1" * _SIZE)
 
 
 def _deep(random: Random) -> bytes:
-    return _stop(b'"x":' + b"[" * _SIZE)
+    return _prompt(b'"x":' + b"[" * _SIZE)
 
 
 def _spaces(random: Random) -> bytes:
-    return _stop(b'"x":' + b" " * _SIZE + b"0")
+    return _prompt(b'"x":' + b" " * _SIZE + b"0")
 
 
 def _open_string(random: Random) -> bytes:
-    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"' + b"a\\\\" * (_SIZE // 3)
+    return _prompt(b'"x":"' + b"a\\\\" * (_SIZE // 3))
 
 
 def _opaque(random: Random) -> bytes:
     return bytes([ClusterMsgType.INFERENCE_STEP]) + random.randbytes(_SIZE)
 
 
+def _over_limit(random: Random) -> bytes:
+    return _stop(b'"x":' + b" " * _SIZE + b"0")
+
+
 _KINDS: Final[tuple[Callable[[Random], bytes], ...]] = (
     _unknown_keys, _one_nested_object, _escapes, _tokens, _base64, _digits, _deep, _spaces, _open_string, _opaque,
+    _over_limit,
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Any, ClassVar
 
-from tests.wireproto.payloads import EXTENSION_OF, JSON_FIELDS, OPTIONAL, TYPE_BYTE
+from tests.wireproto.payloads import EXTENSION_OF, JSON_FIELDS, MAX_FRAME, OPTIONAL, TYPE_BYTE
 from wireproto import InferenceStep, InferenceToken, MemoryPressure, Ping, SessionEnd
 
 Answer = dict[str, Any]
@@ -27,6 +27,7 @@ class Parser:
     json_types: ClassVar = {TYPE_BYTE[cls]: fields for cls, fields in JSON_FIELDS.items() if cls not in EXTENSION_OF}
     empty_types = (TYPE_BYTE[Ping], TYPE_BYTE[SessionEnd])
     opaque_types = (TYPE_BYTE[InferenceStep], TYPE_BYTE[InferenceToken])
+    max_frame: ClassVar = MAX_FRAME
     max_nesting = 512
     i64 = (-(2**63), 2**63 - 1)
     u16 = (0, 65535)
@@ -46,6 +47,8 @@ class Parser:
         if frame[0] in self.opaque_types:
             return base64.b64encode(frame[1:]).decode()
         if frame[0] not in self.json_types:
+            raise RefusedError
+        if len(frame) > self.max_frame.get(frame[0], len(frame)):
             raise RefusedError
         value = self.load(self.text(frame[1:]))
         if not isinstance(value, dict):

@@ -5,12 +5,16 @@ import json
 import re
 import sys
 import unicodedata
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tests.wireproto.fuzzing.faulty.base import Answer, Parser, Real, RefusedError
 from wireproto import WireError, decode_frame
 
 # -- limits -----------------------------------------------------------------------------------------------------------
+
+
+class FramesOfAnyLength(Parser):
+    max_frame: ClassVar = {}
 
 
 class PortOneTooHigh(Parser):
