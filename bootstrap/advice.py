@@ -49,7 +49,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "device-missing": Advice(
         "device names change after a reboot, and differ on the two sides",
-        "ibv_devices, then mend the matrix",
+        "ibv_devices, then fix the matrix",
         mend_first=True,
     ),
     "rdma-query-failed": Advice(

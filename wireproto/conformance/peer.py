@@ -116,11 +116,13 @@ class Peer:
         await self.close()
         await self._target.fresh()
 
-    def misplaced(self, padding: str = "") -> bytes:
-        """A good frame that does not belong where it comes: to be ignored. A key that nobody knows makes it long."""
-        if self.role is Role.RESPONDER:
-            return PONG[:-1] + b',"x":"' + padding.encode() + b'"}'
-        return BOOTSTRAP[:-1] + b',"x":"' + padding.encode() + b'"}'
+    def misplaced(self) -> bytes:
+        """Return a good frame that does not belong where it comes: to be ignored."""
+        return PONG if self.role is Role.RESPONDER else BOOTSTRAP
+
+    def misplaced_tensor(self, size: int) -> bytes:
+        """Return one with an opaque payload, whose length is limited only by the link frame's."""
+        return (b"\x06" if self.role is Role.RESPONDER else b"\x05") + bytes(size)
 
     async def close(self) -> None:
         for link in self._links:

@@ -7,6 +7,7 @@ sent back. A `Seal` remembers the nonces of its session and refuses both. [SEAL-
 import os
 from collections.abc import Callable
 from os import getpid
+from struct import Struct
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -23,7 +24,7 @@ MAX_BOXES: Final = 2**24
 """Boxes that one key seals and opens. Random 96-bit nonces would allow 2^32, but each is remembered: 13 bytes a box,
 211 MiB at this limit, and 3 MiB for the latest. [SEAL-LIMIT]"""
 
-_DRAWN: Final = 256
+_DRAWN: Final = Struct("12s" * 256)
 """Nonces that are drawn at a time: a system call for each takes as long as sealing a short frame."""
 _RECENT: Final = 16_384
 _MASK: Final = 0xFFFF
@@ -84,7 +85,9 @@ class Seal:
 
     def decrypt(self, box: bytes | memoryview) -> bytes:
         """Return the plaintext of a box."""
-        nonce = self._checked_nonce(box)
+        nonce = bytes(box[:NONCE])
+        if nonce in self._recent or self._old or len(box) < OVERHEAD:
+            self._check(nonce, len(box))
         try:
             plaintext = self._aead.decrypt(nonce, box[NONCE:], None)
         except InvalidTag:
@@ -96,7 +99,8 @@ class Seal:
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
         """Write the plaintext of a box to `out`, which has its length: 28 bytes less than the box."""
-        nonce = self._checked_nonce(box)
+        nonce = bytes(box[:NONCE])
+        self._check(nonce, len(box))
         try:
             self._aead.decrypt_into(nonce, memoryview(box)[NONCE:], None, out)
         except InvalidTag:
@@ -107,8 +111,8 @@ class Seal:
 
     def _next_nonce(self) -> bytes:
         if not self._drawn or self._process != getpid():
-            drawn = draw(self._random, NONCE * _DRAWN)
-            self._drawn = [drawn[at : at + NONCE] for at in range(len(drawn) - NONCE, -1, -NONCE)]
+            self._drawn = list(_DRAWN.unpack(draw(self._random, _DRAWN.size)))
+            self._drawn.reverse()
             self._process = getpid()
         nonce = self._drawn.pop()
         self._recent[nonce] = _SENT
@@ -116,22 +120,21 @@ class Seal:
             self._retire()
         return nonce
 
-    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
-        """Return the nonce of a box that may be opened."""
-        nonce = bytes(box[:NONCE])
-        if len(box) < OVERHEAD:
-            raise TruncatedError("truncated", f"a box has at least {OVERHEAD} bytes", offset=len(box))
+    def _check(self, nonce: bytes, size: int) -> None:
+        """Refuse a box before it is opened."""
+        if size < OVERHEAD:
+            raise TruncatedError("truncated", f"a box has at least {OVERHEAD} bytes", offset=size)
         if nonce in self._recent:
             origin = self._recent[nonce]
         elif self._old and nonce in (row := self._old[hash(nonce) & _MASK]):
             at = row.find(nonce)
             while at % _RECORD:  # across two records; or -1, which is not divisible either
                 if at < 0:
-                    return nonce
+                    return
                 at = row.find(nonce, at + 1)
             origin = row[at + NONCE : at + _RECORD]
         else:
-            return nonce
+            return
         if origin == _SENT:
             raise SealError("seal-reflection", "the box was sealed on this side", offset=0)
         raise SealError("seal-replay", "a box with this nonce was opened before", offset=0)

@@ -158,7 +158,7 @@ def test_a_broken_worker_ends_the_others_at_once(
     options = ("--json", "--timeout", "100")
     runs = [up(each, hostfile, *options, worker="exits.py" if each.number == broken else None) for each in group]
     for run in runs:
-        told = failed(run, "worker-died")
+        told = failed(run, "worker-died", "mlx-crashed")
         assert (told["rank"], told["stage"]) == (broken, "worker")
         assert run.events[-1]["t_ms"] < SOON_MS
         assert of(run, "group-ready") == []

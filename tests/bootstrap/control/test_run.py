@@ -584,7 +584,6 @@ def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytes
     ("wrong", "code"),
     [
         ({"ranks": 1}, "bad-ranks"),
-        ({"ranks": 9}, "bad-ranks"),
         ({"backend": "any"}, "bad-backend"),
         ({"host": "169.254.1.1"}, "not-loopback"),
         ({"host": "::1"}, "bad-ip"),

@@ -10,7 +10,6 @@ import pytest
 
 from bootstrap import LinkError
 from bootstrap.link.transport import MAX_WAITING, Link, connect, listen
-from bootstrap.worker import LinkOrder
 from tests.bootstrap.links import HOST, SECONDS, linked, run, session_0, session_1
 from tests.wireproto.peers import output
 from wireproto import (
@@ -25,7 +24,7 @@ from wireproto import (
 )
 from wireproto.codec.link import HEADER
 from wireproto.messages import MAX_LINK_LENGTH
-from wireproto.session import Closed, Confirmed, Established, KeyNearLimit, KeySigner, MessageReceived, seal
+from wireproto.session import Closed, Confirmed, Established, KeyNearLimit, MessageReceived, seal
 
 PAYLOAD = JacclBootstrapPayload(29400, "S-1")
 PONG = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressure=MemoryPressure.NORMAL)
@@ -57,13 +56,6 @@ def test_a_frame_of_64_mib() -> None:
             await sending
 
     run(main)
-
-
-def test_the_order_to_a_worker_does_not_show_its_key() -> None:
-    key = KeySigner.generate()
-    order = LinkOrder(host=HOST, identity=key.scalar, keys=(key.public_key,), revision=Revision.V2)
-    assert repr(key.scalar)[2:-1] not in repr(order)
-    assert HOST in repr(order)
 
 
 def test_socket_options() -> None:

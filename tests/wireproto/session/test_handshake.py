@@ -366,7 +366,7 @@ MALFORMED: Final[dict[str, Callable[[int, int], bytes]]] = {
     "r-plus-2**256": lambda r, s: sequence(integer(r + 2**256), integer(s)),
     "swapped": lambda r, s: sequence(integer(s), integer(r)),
     "negated-r": lambda r, s: sequence(integer(P256_ORDER - r), integer(s)),
-    "huge-integers": lambda r, s: b"\x30\x82\x20\x08" + 2 * (b"\x02\x82\x10\x00" + b"\x7f" * 4096),
+    "huge-integers": lambda r, s: b"\x30\x82\x08\x08" + 2 * (b"\x02\x82\x04\x00" + b"\x7f" * 1024),
 }
 
 

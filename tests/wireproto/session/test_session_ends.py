@@ -73,14 +73,14 @@ def test_longest_before_the_handshake(role: Role, buffered: Callable[[int], bool
 
 
 @EVERY_STYLE
-def test_hello_of_64_kib(buffered: Callable[[int], bool]) -> None:
+def test_longest_hello(buffered: Callable[[int], bool]) -> None:
+    """4 KiB, the type byte included. [PAYLOAD-LIMIT]"""
     frame = hello()
-    for extra, right in ((0, True), (1, False)):
-        room = MAX_HANDSHAKE_LENGTH - len(frame) - len(',"x":""') + extra
+    for extra, failure in ((0, None), (1, expected("handshake-malformed", 1))):
+        room = 4 * KIB - len(frame) - len(',"x":""') + extra
         long = frame[:-1] + b',"x":"' + b"a" * room + b'"}'
-        assert len(long) == MAX_HANDSHAKE_LENGTH + extra
-        result = outcome(session(RESPONDER), [link(long)], buffered=buffered)
-        assert (result.failure is None) is right
+        assert len(long) == 4 * KIB + extra
+        assert outcome(session(RESPONDER), [link(long)], buffered=buffered).failure == failure
 
 
 @EACH_ROLE

@@ -238,10 +238,10 @@ seal = fault(seal_harness)
 
 @seal
 class ReplayPasses(Seal):
-    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
-        if self._recent.get(bytes(box[:12])) == b"o":
-            del self._recent[bytes(box[:12])]
-        return super()._checked_nonce(box)
+    def _check(self, nonce: bytes, size: int) -> None:
+        if self._recent.get(nonce) == b"o":
+            del self._recent[nonce]
+        super()._check(nonce, size)
 
 
 @seal
@@ -273,18 +273,18 @@ class ReflectionPasses(Seal):
 class NonceOf8Bytes(Seal):
     """Remembers only a part of each nonce."""
 
-    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
-        nonce = super()._checked_nonce(box)
-        for each in self._recent:
-            if nonce[:1] == each[:1]:
-                super()._checked_nonce(each + bytes(16))
-        return nonce
+    def _check(self, nonce: bytes, size: int) -> None:
+        super()._check(next((each for each in self._recent if nonce[:1] == each[:1]), nonce), size)
+
+    def decrypt(self, box: bytes | memoryview) -> bytes:
+        self._check(bytes(box[:12]), len(box))
+        return super().decrypt(box)
 
 
 @seal
 class TooShortIsNoBox(Seal):
-    def _checked_nonce(self, box: bytes | memoryview) -> bytes:
-        return super()._checked_nonce(bytes(box).ljust(28, b"\0"))
+    def _check(self, nonce: bytes, size: int) -> None:
+        super()._check(nonce, max(size, 28))
 
 
 # -- handshake --------------------------------------------------------------------------------------------------------
