@@ -1,4 +1,4 @@
-"""Long frames, right and wrong: what takes too much time or memory takes it with them."""
+"""Long frames, valid and not: with them a slow or greedy parser shows."""
 
 from collections.abc import Callable
 from random import Random
@@ -9,20 +9,21 @@ from wireproto.messages import ClusterMsgType
 _SIZE: Final = 200_000
 
 
-def _stop(members: bytes) -> bytes:
-    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"a",' + members + b"}"
+def _prompt(members: bytes, uid: bytes = b"a") -> bytes:
+    """A promptTokens frame: its only limit is that of the link."""
+    return bytes([ClusterMsgType.PROMPT_TOKENS]) + b'{"uid":"' + uid + b'","tokens":[1],"maxTokens":1' + members + b"}"
 
 
 def _unknown_keys(random: Random) -> bytes:
-    return _stop(b",".join(b'"%x":0' % number for number in range(_SIZE // 10)))
+    return _prompt(b"," + b",".join(b'"%x":0' % number for number in range(_SIZE // 10)))
 
 
 def _one_nested_object(random: Random) -> bytes:
-    return _stop(b'"x":{' + b",".join(b'"%x":0' % number for number in range(_SIZE // 10)) + b"}")
+    return _prompt(b',"x":{' + b",".join(b'"%x":0' % number for number in range(_SIZE // 10)) + b"}")
 
 
 def _escapes(random: Random) -> bytes:
-    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"' + rb"\u0041" * (_SIZE // 6) + b'"}'
+    return _prompt(b"", uid=rb"\u0041" * (_SIZE // 6))
 
 
 def _tokens(random: Random) -> bytes:
@@ -32,23 +33,28 @@ def _tokens(random: Random) -> bytes:
 
 
 def _base64(random: Random) -> bytes:
-    return bytes([ClusterMsgType.PP_TOKEN]) + b'{"uid":"a","sealedToken":"' + b"AAAA" * (_SIZE // 4) + b'"}'
+    return (
+        bytes([ClusterMsgType.PP_ACTIVATION])
+        + b'{"uid":"a","seqLen":1,"sealedActivation":"'
+        + b"AAAA" * (_SIZE // 4)
+        + b'"}'
+    )
 
 
 def _digits(random: Random) -> bytes:
-    return _stop(b'"x":' + b"1" * _SIZE)
+    return _prompt(b',"x":' + b"1" * _SIZE)
 
 
 def _deep(random: Random) -> bytes:
-    return _stop(b'"x":' + b"[" * _SIZE)
+    return _prompt(b',"x":' + b"[" * _SIZE)
 
 
 def _spaces(random: Random) -> bytes:
-    return _stop(b'"x":' + b" " * _SIZE + b"0")
+    return _prompt(b',"x":' + b" " * _SIZE + b"0")
 
 
 def _open_string(random: Random) -> bytes:
-    return bytes([ClusterMsgType.SESSION_STOP]) + b'{"uid":"' + b"a\\\\" * (_SIZE // 3)
+    return bytes([ClusterMsgType.PROMPT_TOKENS]) + b'{"uid":"' + b"a\\\\" * (_SIZE // 3)
 
 
 def _opaque(random: Random) -> bytes:

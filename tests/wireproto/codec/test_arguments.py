@@ -195,7 +195,7 @@ def test_generators_check_their_arguments_at_the_call() -> None:
     with pytest.raises(WireError, match="jaccl-count"):
         ring_init(0, 2, [Destination(1)], [])
     with pytest.raises(ValueError, match="ranks"):
-        ring_init(0, 9, [Destination(1)], [Destination(1)])
+        ring_init(0, 65, [Destination(1)], [Destination(1)])
     with pytest.raises(TypeError):
         LinkDecoder().feed(5)  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Any, ClassVar
 
-from tests.wireproto.payloads import EXTENSION_OF, JSON_FIELDS, OPTIONAL, TYPE_BYTE
+from tests.wireproto.payloads import EXTENSION_OF, JSON_FIELDS, MAX_FRAME, OPTIONAL, TYPE_BYTE
 from wireproto import InferenceStep, InferenceToken, MemoryPressure, Ping, SessionEnd
 
 Answer = dict[str, Any]
@@ -45,7 +45,7 @@ class Parser:
             return self.empty(frame[1:])
         if frame[0] in self.opaque_types:
             return base64.b64encode(frame[1:]).decode()
-        if frame[0] not in self.json_types:
+        if frame[0] not in self.json_types or len(frame) > MAX_FRAME.get(frame[0], len(frame)):
             raise RefusedError
         value = self.load(self.text(frame[1:]))
         if not isinstance(value, dict):
