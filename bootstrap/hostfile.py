@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Final
@@ -58,7 +58,7 @@ class Hostfile:
     """JACCL forms a ring even if the devices make a mesh: the backend is `jaccl-ring`, or `envs` set MLX_JACCL_RING."""
     envs: tuple[tuple[str, str], ...] = ()
     """Variables for every rank's process, as (name, value); a later one replaces an earlier one of the same name."""
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=(), compare=False)
     """The names in `ssh` and `ips`, without users."""
     ignored_envs: tuple[str, ...] = ()
     """Elements of `envs` whose name is not a variable's: mlx.launch skips them too."""

@@ -105,7 +105,7 @@ def up(
     timeout: TimeoutOption = 60.0,
     grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL for CMD.")] = 5.0,
     finish_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="End the ranks that go on so long after this one is done.")
+        float | None, typer.Option(metavar="SECONDS", help="Limit for the others once CMD is done.")
     ] = None,
     restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times if the link drops.")] = 0,
     extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
@@ -116,9 +116,7 @@ def up(
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Bring this rank up; then run CMD, or hold the group.
-
-    The way: link, handshake, bootstrap frame, rehearsal, group. A group without a CMD is held until Ctrl-C.
+    """Form the group from this rank; then run CMD, or hold it.
 
     Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -- python serve.py
 

@@ -328,9 +328,9 @@ def address(ip: str | None, macos: bool, peer_ips: Sequence[str] = ()) -> Check:
     return Check(name, "green", f"{ip} on {interface_of(ip) or 'no interface that tells'}")
 
 
-def lock(ip: str | None) -> Check:
+def lock(ip: str | None, link_port: int) -> Check:
     """Check whether another group is up: JACCL is safe with one per host."""
-    name, running = "lock", holder(ip or ANY)
+    name, running = "lock", holder(ip or ANY, link_port)
     if running is None:
         return Check(name, "green", "no other group is up on this host")
     who = f"process {running.pid}" if running.pid else "another process"

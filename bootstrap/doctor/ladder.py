@@ -104,7 +104,7 @@ def _ladder(patient: Patient) -> Iterator[Check]:
     yield checks.address(patient.own_ip, macos, patient.peer_ips)
     if jaccl:
         yield from checks.rdma_ports(patient.own_ip, patient.devices, devices, patient.peer_ips)
-    yield checks.lock(patient.own_ip)
+    yield checks.lock(patient.own_ip, patient.link_port)
     yield _link_port(patient)
     yield _coordinator_port(patient, jaccl)
     if not patient.peer_ips:

@@ -32,7 +32,7 @@ from wireproto.messages import (
 from wireproto.session import Role
 
 HELLO, ACK, PING, SESSION_END = b"\x01", b"\x02", b"\x03", b"\xff"
-PONG: Final = b'\x04{"modelLoaded":false,"inferenceInFlight":false,"memoryPressure":"normal"}'
+PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
 _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """What a rank 1 sends in a session that goes on: pongs, and the frames of extensions."""
 BOOTSTRAP: Final = b'\x07{"port":29400,"sessionID":"6F9619FF-8B86-D011-B42D-00CF4FC964FF"}'

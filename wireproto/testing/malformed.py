@@ -304,7 +304,7 @@ def _other_case(random: Random, message: Message) -> bytes:
 
 
 def _too_deep(random: Random, message: Message) -> bytes:
-    levels = MAX_NESTING + random.choice([0, 1, 100])  # and the payload is one more
+    levels = MAX_NESTING + random.choice([0, 1, 8])  # and the payload is one more; a hello has room for 4 KiB
     nested = [b"[" * levels + b"]" * levels, b'{"":' * levels + b"0" + b"}" * levels]
     return _put(random, message, [(_UNKNOWN, random.choice(nested))])
 
@@ -335,6 +335,15 @@ def _type_unknown(random: Random, message: Message) -> bytes:
     return bytes([random.choice(unknown)]) + foreign_frame(random, message)[1:]
 
 
+def _over_limit(random: Random, message: Message) -> bytes:
+    frame = foreign_frame(random, message)
+    return frame + b" " * (SPEC_BY_CLASS[type(message)].max_length - len(frame) + random.choice([1, 2, 1000]))
+
+
+def _is_limited(cls: type[Message]) -> bool:
+    return _is_json(cls) and SPEC_BY_CLASS[cls].max_length < MAX_LINK_LENGTH
+
+
 def _number_cut(random: Random, message: Message) -> bytes:
     return foreign_frame(random, message)[: random.randint(1, 4)]
 
@@ -348,6 +357,7 @@ VIOLATIONS: Final[tuple[Violation, ...]] = (
     Violation("type-unknown", "type-unknown", lambda cls: True, _type_unknown),
     Violation("payload-where-none-belongs", "payload-not-empty", _has_kind(PayloadKind.EMPTY),
               lambda random, message: foreign_frame(random, message) + random.choice([b"\0", b"{}", b" "])),
+    Violation("over-limit", "payload-limit", _is_limited, _over_limit),
     Violation("number-cut-short", "truncated", _has_kind(PayloadKind.NUMBERED), _number_cut),
     Violation("cut-short", "truncated", _is_json, _cut),
     Violation("trailing-bytes", "trailing-data", _is_json, _trailing),

@@ -1,5 +1,6 @@
 """The ladder, on a Mac that is made of tools on PATH, an MLX of Python, and this host's loopback addresses."""
 
+import asyncio
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bootstrap.control.lock import Process, host_lock
+from bootstrap.control.lock import UNKNOWN, host_lock
 from bootstrap.doctor import checks, rdma
 from bootstrap.doctor.checks import Check
 from bootstrap.doctor.ladder import NAMES, Patient, examine, unreached
@@ -543,15 +544,19 @@ def test_only_rank_0_of_jaccl_listens(mac: Mac) -> None:
 
 
 def test_another_group_is_up() -> None:
-    with host_lock(OWN):
-        check = last()
+    async def examined() -> Check:
+        async with host_lock(OWN, 7778):
+            assert checks.lock(OWN, 7779).verdict == "green"  # on loopback, a host of its own
+            return last(link_port=7778)
+
+    check = asyncio.run(examined())
     assert (check.name, check.verdict) == ("lock", "red")
     assert check.evidence == f"process {os.getpid()} runs a group on this host"
 
 
 def test_a_holder_that_cannot_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "holder", lambda ip: Process(0, 0.0))
-    check = checks.lock(OWN)
+    monkeypatch.setattr(checks, "holder", lambda ip, link_port: UNKNOWN)
+    check = checks.lock(OWN, 7777)
     assert (check.evidence, check.mend) == ("another process runs a group on this host", "wait for its end")
 
 

@@ -151,7 +151,7 @@ def _pong(name: str, rule: str, what: str, old: str, new: str) -> None:
     _refused(name, rule, what, lambda text: text.replace(old.encode(), new.encode(), 1), RANK_0)
 
 
-_pong("pong-number", "PAYLOAD-PONG", "A modelLoaded of 0", '"modelLoaded":false', '"modelLoaded":0')
+_pong("pong-number", "PAYLOAD-PONG", "A modelLoaded of 0", '"modelLoaded":true', '"modelLoaded":0')
 _pong(
     "pong-string",
     "PAYLOAD-PONG",
@@ -162,8 +162,8 @@ _pong(
 _pong("pong-pressure", "PAYLOAD-PONG", "A memoryPressure that is none", '"normal"', '"high"')
 _pong("pong-pressure-case", "PAYLOAD-PONG", "A memoryPressure in capitals", '"normal"', '"NORMAL"')
 _pong("pong-missing", "JSON-KEYS", "A pong without memoryPressure", ',"memoryPressure":"normal"', "")
-_pong("pong-null", "PAYLOAD-PONG", "A modelLoaded of null", '"modelLoaded":false', '"modelLoaded":null')
-_pong("pong-duplicate", "JSON-DUPLICATE-KEY", "A modelLoaded that stands twice", "false,", 'false,"modelLoaded":true,')
+_pong("pong-null", "PAYLOAD-PONG", "A modelLoaded of null", '"modelLoaded":true', '"modelLoaded":null')
+_pong("pong-duplicate", "JSON-DUPLICATE-KEY", "A modelLoaded that stands twice", "true,", 'true,"modelLoaded":false,')
 
 # -- the types of inference --------------------------------------------------------------------------------------------
 
