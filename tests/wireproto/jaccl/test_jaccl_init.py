@@ -349,7 +349,7 @@ def test_own_right_list_is_checked_before_anything_is_sent() -> None:
     assert verdict(ring_init, 0, 2, [PEER], [OWN_ENTRY]) == expected("jaccl-own-entry", None, "right[0][0].local_id")
 
 
-@pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 1), (0, 9)])
+@pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 1), (0, MAX_SIZE + 1)])
 def test_no_such_rank(rank: int, size: int) -> None:
     for init in (lambda: mesh_init(rank, size, []), lambda: ring_init(rank, size, [], [])):
         with pytest.raises(ValueError, match="rank"):
