@@ -149,7 +149,7 @@ types:
         type: s4
         valid:
           min: 1
-          max: 7
+          max: 63
       - id: end
         type: nothing
   jaccl_destination:
