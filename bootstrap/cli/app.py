@@ -10,7 +10,7 @@ from bootstrap.cli import doctor as doctor_cli
 from bootstrap.cli import identity as identity_cli
 from bootstrap.errors import ConfigError
 from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, new_session_id
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, new_app
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, new_app, say
 from wireproto.messages import Revision
 
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
@@ -166,7 +166,7 @@ def up(
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     except IdentityError as error:
-        typer.echo(f"{context.command_path}: {error}", err=True)
+        say(f"{context.command_path}: {error}", err=True)
         return EXIT_COULD_NOT_RUN
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from bootstrap.files import read_file
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 from wireproto.jaccl import MAX_SIZE
 from wireproto.jaccl.topology import MAX_FILE, DeviceVerdict, check_device_file, devices_of
 
@@ -50,7 +50,7 @@ def check(
         message = f"cannot read {file}: {error.strerror}"
         if as_json:
             _echo_json(event="error", code="unreadable", message=message)
-        typer.echo(f"{context.command_path}: {message}", err=True)
+        say(f"{context.command_path}: {message}", err=True)
         return EXIT_COULD_NOT_RUN
     verdict = check_device_file(data, rank=rank)
     (_show_json if as_json else _show)(verdict, rank)
@@ -66,15 +66,15 @@ def _read(file: str) -> bytes:
 
 def _show(verdict: DeviceVerdict, rank: int | None) -> None:
     if verdict.matrix is None:
-        typer.echo(typer.style("not usable", fg="red", bold=True))
+        say(typer.style("not usable", fg="red", bold=True))
         for fault in verdict.faults:
-            typer.echo(str(fault))
+            say(str(fault))
         return
     form = _FORMS[verdict.mesh, verdict.ring]
-    typer.echo(typer.style(f"valid {form}", fg="green", bold=True) + f", {len(verdict.matrix)} ranks")
+    say(typer.style(f"valid {form}", fg="green", bold=True) + f", {len(verdict.matrix)} ranks")
     if rank is not None:
         for peer, names in devices_of(verdict.matrix, rank).items():
-            typer.echo(f"rank {rank} uses {', '.join(names)} towards rank {peer}")
+            say(f"rank {rank} uses {', '.join(names)} towards rank {peer}")
 
 
 def _show_json(verdict: DeviceVerdict, rank: int | None) -> None:
@@ -93,4 +93,4 @@ def _show_json(verdict: DeviceVerdict, rank: int | None) -> None:
 
 
 def _echo_json(**fields: object) -> None:
-    typer.echo(json.dumps(fields))
+    say(json.dumps(fields))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, cast
 import typer
 
 from bootstrap.errors import ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 
 if TYPE_CHECKING:
     from bootstrap.doctor.checks import Check
@@ -104,7 +104,7 @@ def doctor(
         show(check)
     written = report is None or _write_report(context, report, patient, names, [*done, *rest], calls, as_json)
     if as_json:
-        typer.echo(json.dumps({"event": "done", "ok": ok}))
+        say(json.dumps({"event": "done", "ok": ok}))
     return EXIT_COULD_NOT_RUN if not written else EXIT_OK if ok else EXIT_NO
 
 
@@ -137,11 +137,11 @@ def _write_report(
         write_file(file, text.encode())
     except TopologyWriteError as error:
         if as_json:
-            typer.echo(json.dumps({"event": "error", "code": error.code, "message": str(error)}))
-        typer.echo(f"{context.command_path}: {error}", err=True)
+            say(json.dumps({"event": "error", "code": error.code, "message": str(error)}))
+        say(f"{context.command_path}: {error}", err=True)
         return False
     message = f"report written to {file}; read it before you publish it"
-    typer.echo(json.dumps({"event": "report", "path": str(file)}) if as_json else message)
+    say(json.dumps({"event": "report", "path": str(file)}) if as_json else message)
     return True
 
 
@@ -170,7 +170,7 @@ def _names(entry: "DeviceEntry") -> tuple[str, ...]:
 
 
 def _show_json(check: "Check") -> None:
-    typer.echo(json.dumps({"event": "check", **asdict(check)}))
+    say(json.dumps({"event": "check", **asdict(check)}))
 
 
 def _writer() -> Callable[["Check"], None]:
@@ -193,9 +193,9 @@ def _writer() -> Callable[["Check"], None]:
 
 
 def _show_plain(check: "Check") -> None:
-    typer.echo(f"{check.verdict:<7}  {check.name:<16}  {check.evidence}")
+    say(f"{check.verdict:<7}  {check.name:<16}  {check.evidence}")
     for label, text in _remedy(check):
-        typer.echo(f"{'':<7}  {label:<16}  {text}")
+        say(f"{'':<7}  {label:<16}  {text}")
 
 
 def _remedy(check: "Check") -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from bootstrap.errors import ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 
 if TYPE_CHECKING:
     from bootstrap.trust import IdentityError
@@ -51,10 +51,10 @@ def identity(
     file = os.fsencode(path.absolute()).decode(errors="backslashreplace")
     shown = {"public_key": encode_public_key(key), "fingerprint": fingerprint(key), "path": file}
     if as_json:
-        typer.echo(json.dumps(shown))
+        say(json.dumps(shown))
     else:
         for name, value in shown.items():
-            typer.echo(f"{name.replace('_', ' '):<12} {value}")
+            say(f"{name.replace('_', ' '):<12} {value}")
     return EXIT_OK
 
 
@@ -100,7 +100,7 @@ def _list(pins: dict[str, bytes], as_json: bool) -> None:
     for ip, key in pins.items():
         _show("pinned", ip, key, as_json)
     if not pins and not as_json:
-        typer.echo("no peer is pinned")
+        say("no peer is pinned")
 
 
 def _show(state: str, ip: str, key: bytes, as_json: bool) -> None:
@@ -109,13 +109,13 @@ def _show(state: str, ip: str, key: bytes, as_json: bool) -> None:
 
     if as_json:
         shown = {"state": state, "ip": ip, "public_key": encode_public_key(key), "fingerprint": fingerprint(key)}
-        typer.echo(json.dumps(shown))
+        say(json.dumps(shown))
     else:
-        typer.echo(f"{state} {ip:<15} {fingerprint(key)}")
+        say(f"{state} {ip:<15} {fingerprint(key)}")
 
 
 def _failed(context: typer.Context, error: "IdentityError", as_json: bool) -> int:
     if as_json:
-        typer.echo(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
-    typer.echo(f"{context.command_path}: {error}", err=True)
+        say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
+    say(f"{context.command_path}: {error}", err=True)
     return EXIT_NO if error.code in _ANSWERS_NO else EXIT_COULD_NOT_RUN
