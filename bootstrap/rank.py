@@ -392,7 +392,8 @@ class Member:
                 self._early = []
                 await self._run.again()
             except asyncio.CancelledError:
-                if self._early is None and (reason := self._run.stopped_by) is not None:
+                ends_in_order = self.is_met and self.up.rank == 0  # sessionEnd says so
+                if self._early is None and not ends_in_order and (reason := self._run.stopped_by) is not None:
                     await self.exchange.last_words(reason)
                 raise
             except Exception as error:
