@@ -52,7 +52,7 @@ class Demo:
         check_backend(self.backend)
         if not check_ip(self.host).is_loopback:
             raise ConfigError(
-                f"address {self.host} is not loopback, which the demo needs; use one such as 127.0.0.1",
+                f"address {self.host} is not loopback, which the demo needs, use one such as 127.0.0.1",
                 code="not-loopback",
             )
         if self.port is not None:

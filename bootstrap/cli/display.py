@@ -1,6 +1,7 @@
 """A run's events: plain lines, coloured lines on a terminal, or JSON lines for programs."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,12 +76,13 @@ class PlainDisplay:
             self._output.spin(None)
         if event["event"] == "error":
             where = "" if event["rank"] is None else f"rank {event['rank']}: "
-            for line in (
-                f"{self._prog}: {where}{event['message']}",
+            self._line("stderr", f"{self._prog}: {where}{event['message']}")
+            advice = (
                 f"  likely cause: {event['cause']}",
                 f"  what to do: {event['mend']}",
                 f"  trying again: {RETRY[str(event['retry'])]}",
-            ):
+            )
+            for line in () if event["code"] == "output-failed" else advice:  # its reader has enough with one line
                 self._line("stderr", line)
         elif event["event"] != "done" or event["ok"] or event.get("stopped"):
             self.step(*columns(event))
@@ -193,7 +195,7 @@ def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
             yield JsonDisplay(prog, output)
         elif output.is_terminal:
             output.spin(doing)
-            yield TerminalDisplay(prog, output)
+            yield (PlainDisplay if os.environ.get("NO_COLOR") else TerminalDisplay)(prog, output)
         else:
             yield PlainDisplay(prog, output)
     finally:

@@ -29,7 +29,7 @@ Start = Callable[..., Any]
         (["--host", "localhost"], "'localhost' is not the IPv4 address of a host, use one such as 169.254.1.1"),
         (
             ["--host", "10.0.0.1"],
-            "address 10.0.0.1 is not loopback, where the demo takes place, use one such as",
+            "address 10.0.0.1 is not loopback, which the demo needs, use one such as",
         ),
         (["--session-id", ""], "session ID '' is wrong, use 1 to 128 of"),
         (["--session-id", "../x"], "session ID '../x' is wrong, use 1 to 128 of"),
@@ -82,7 +82,7 @@ def test_version(command: Start) -> None:
 def test_a_missing_extra_is_named(missing: str) -> None:
     code = f"""
 import sys
-sys.argv = ["jaccl-bootstrap", "demo"]
+sys.argv = ["jaccl-bootstrap", "{"doctor" if missing == "rich" else "demo"}"]
 sys.modules["{missing}"] = None
 {"sys.stdout.isatty = lambda: True" if missing == "rich" else ""}
 from bootstrap.__main__ import main
@@ -117,7 +117,7 @@ def test_a_full_disk_is_one_line(unbuffered: str, tmp_path: Path) -> None:
         )
     assert done.returncode == 3
     assert [line for line in done.stderr.splitlines() if not line.startswith("[rank")] == [
-        "jaccl-bootstrap: No space left on device"
+        "jaccl-bootstrap demo: the output cannot be written: No space left on device"
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -149,7 +149,8 @@ def test_colour_and_a_spinner_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\x1b[32mgroup ready: size 2, ring\x1b[0m" in output
     assert "forming a group of 2" in output
     assert "[rank 1] INFO bootstrap.group: ring DistributedGroup ready (rank 1): size=2" in output
-    assert "\x1b[?25h" in output.rpartition("\x1b[?25l")[2]  # the cursor is shown again
+    assert "\x1b[?25l" not in output  # the cursor is never hidden, so no crash can leave it so
+    assert "forming" not in output.rpartition("\r\x1b[2K")[2]  # the spinner is cleared
 
 
 def test_json_on_a_terminal_is_still_json() -> None:
