@@ -54,8 +54,11 @@ WORD_SECONDS: Final = 60.0
 """Between two reports of the ranks that are still awaited at the end."""
 DRY_RUN_SECONDS: Final = 1.0
 """How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, so that it sees what it sends."""
+NEXT_SECONDS: Final = 10.0
+"""How long another rank waits for the next rank 0, where one has ended its session without a jacclBootstrap."""
 DEVICE_SECONDS: Final = 1.0
 """Between two looks at a device that is not usable yet."""
+ENDED_EARLY: Final = "rank 0 ended the session before the group was formed"
 MAX_EARLY: Final = 16
 """Messages that may wait until the bootstrap frame before them is acted on."""
 
@@ -163,6 +166,13 @@ async def _fail_when_lost(peer: RankZero, rank: int) -> None:
 # -- the others --------------------------------------------------------------------------------------------------------
 
 
+class EndedEarlyError(LinkError):
+    """Rank 0 ended its session without a jacclBootstrap."""
+
+    def __init__(self) -> None:
+        super().__init__(ENDED_EARLY, code="session-ended")
+
+
 async def follow(member: "Member") -> None:
     """Any other rank: a session with rank 0, the group when it says so."""
     up = member.up
@@ -190,7 +200,7 @@ async def follow(member: "Member") -> None:
 async def _follow_once(member: "Member", rank: RankOne) -> None:
     with member.side_channel_pair():
         await member.load()
-        payload = await (_dry_bootstrap(member, rank) if member.up.dry_run else rank.bootstrap())
+        payload = await _bootstrap(member, rank)
         if payload is None:
             return
         plan = member.plan(payload)
@@ -227,7 +237,7 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
         if (reason := over.result()) is not None:
             raise SessionLostError(0, reason)
         if not member.is_met:
-            raise LinkError("rank 0 ended the session before the group was formed", code="session-ended")
+            raise LinkError(ENDED_EARLY, code="session-ended")
         member.stopped()
         if member.up.command and not member.exchange.agreed:
             await asyncio.wait({run}, timeout=END_SECONDS)
@@ -239,25 +249,37 @@ async def _until_over(member: "Member", rank: RankOne, work: Coroutine[Any, Any,
         await asyncio.gather(run, over, return_exceptions=True)
 
 
-async def _dry_bootstrap(member: "Member", rank: RankOne) -> JacclBootstrapPayload | None:
-    """The jacclBootstrap; None where rank 0 ends its session without one, as a dry run of rank 0 may."""
+async def _bootstrap(member: "Member", rank: RankOne) -> JacclBootstrapPayload | None:
+    """The jacclBootstrap. EndedEarlyError where rank 0 ends its session without one, and no other takes its place.
+
+    A dry run returns None at once then: rank 0 may be a dry run as well.
+    """
     frame = asyncio.create_task(rank.bootstrap())
     end = asyncio.create_task(rank.ended_early())
     try:
-        await asyncio.wait({frame, end}, return_when=asyncio.FIRST_COMPLETED)
-        if frame.done():
-            return frame.result()
+        while True:
+            await asyncio.wait({frame, end}, return_when=asyncio.FIRST_COMPLETED)
+            if frame.done():
+                return frame.result()
+            if member.up.dry_run:
+                text = "rank 0 ended the session without a jacclBootstrap; is it a dry run as well?"
+                member.report("warning", message=text)
+                return None
+            error = EndedEarlyError()
+            member.ended_early(error)
+            await asyncio.wait({frame}, timeout=NEXT_SECONDS)
+            if rank.has_ended_early and not frame.done():
+                raise error
+            end = asyncio.create_task(rank.ended_early())
     finally:
         frame.cancel()
         end.cancel()
-    member.report("warning", message="rank 0 ended the session without a jacclBootstrap; is it a dry run as well?")
-    return None
 
 
 def _is_lost_session(error: BootstrapError) -> bool:
     """Whether another attempt may help: this rank lost a session, or rank 0 says that it lost one."""
     told = isinstance(error, PeerError) and error.stage == LinkError.stage and error.code != "session-ended"
-    return told or isinstance(error, SessionLostError)
+    return told or isinstance(error, SessionLostError | EndedEarlyError)
 
 
 # -- any rank ----------------------------------------------------------------------------------------------------------
@@ -496,6 +518,10 @@ class Member:
     def stopped(self) -> None:
         """Another rank has ended the group in order."""
         self._run.summary["stopped"] = True
+
+    def ended_early(self, error: LinkError) -> None:
+        """Remember that rank 0 went without a jacclBootstrap, for an error at the deadline."""
+        self._run.reason = self._reason or error
 
     def seen(self, what: str | LinkError | None) -> None:
         """Remember what rank 0 was last seen to do, for the error at the deadline; None for nothing to tell.

@@ -393,8 +393,13 @@ class RankOne:
         await self._current.send(message, self._times.send)
 
     async def ended_early(self) -> None:
-        """Wait until rank 0 has ended a session in order without a jacclBootstrap."""
+        """Wait until rank 0 has ended its session in order without a jacclBootstrap, and has no new one."""
         await self._ended_early.wait()
+
+    @property
+    def has_ended_early(self) -> bool:
+        """Whether that is how it is now."""
+        return self._ended_early.is_set()
 
     async def over(self) -> LinkError | None:
         """Wait for the end of the session that brought the last jacclBootstrap; return the reason unless in order."""
@@ -413,13 +418,14 @@ class RankOne:
     async def _serve(self, link: Link) -> None:
         over: Over = asyncio.get_running_loop().create_future()
         reason: LinkError | None = LinkError("this rank ended the session", code="link-closed")
+        bootstrapped = True
         try:
             async with link:
                 try:
                     await self._admit(link)
                 finally:
                     self._unconfirmed.pop(link, None)
-                await self._answer(link, over)
+                bootstrapped = await self._answer(link, over)
             reason = None
         except BootstrapError as error:
             reason = error if isinstance(error, LinkError) else LinkError(str(error), code=error.code)
@@ -429,6 +435,8 @@ class RankOne:
             if self._current is link:
                 self._current = None
                 self._on_seen(reason)
+                if not bootstrapped:
+                    self._ended_early.set()
 
     async def _admit(self, link: Link) -> None:
         """Let a connection become the session, once it has shown what it takes. [SESSION-CONFIRM]"""
@@ -449,11 +457,13 @@ class RankOne:
         if self._current is not None:
             self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
         self._current = link
+        self._ended_early.clear()  # an earlier session's
         self._on_seen("its session")
         while not self._bootstraps.empty():
             self._bootstraps.get_nowait()  # an earlier session's
 
-    async def _answer(self, link: Link, over: Over) -> None:
+    async def _answer(self, link: Link, over: Over) -> bool:
+        """Serve the session until rank 0 ends it in order; say whether it brought a jacclBootstrap."""
         bootstrapped = False
         while True:
             match await link.receive():
@@ -481,9 +491,7 @@ class RankOne:
                     self._report("ignored", peer=0, name=wire_name(message))
                 case Closed(orderly=True):
                     self._report("session-ended", peer=0)
-                    if not bootstrapped:
-                        self._ended_early.set()
-                    return
+                    return bootstrapped
 
     def _pong(self, link: Link) -> PongPayload:
         """The status, with what this side can do beyond the plain protocol. [EXT-OFFER]"""

@@ -268,7 +268,7 @@ def test_the_key_log(pair: tuple[Rank, Rank], up: Start, tmp_path: Path) -> None
     assert re.fullmatch(r"CLUSTER_SESSION_KEY [0-9a-f]{64} [0-9a-f]{64}\n", texts[0])
     assert texts[0] == texts[1]
     assert [stat.S_IMODE(log.stat().st_mode) for log in logs] == [0o600, 0o600]
-    assert any("whoever has it can read what was said" in line for line in zero.stderr)
+    assert any("whoever has it can read the traffic" in line for line in zero.stderr)
 
 
 def test_a_key_log_that_cannot_be_opened(pair: tuple[Rank, Rank], up: Start, tmp_path: Path) -> None:

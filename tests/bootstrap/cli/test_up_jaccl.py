@@ -110,7 +110,7 @@ def test_a_pair_without_a_matrix(pair: Pair, up_jaccl: Start, tools: Tools) -> N
 @pytest.mark.parametrize(
     ("printed", "code", "text"),
     [
-        ("ibv_devices-4.txt", "device-missing", "whose device rdma_lo is not among this host's (rdma_en2, "),
+        ("ibv_devices-4.txt", "device-missing", "whose device rdma_lo is not among those there are (rdma_en2, "),
         ("ibv_devices-0.txt", "no-rdma-device", "this host lists no RDMA device (ibv_devices); use --backend ring"),
     ],
 )
@@ -166,7 +166,8 @@ def test_a_port_that_is_not_ready_yet(
     assert [run.end() for run in runs] == [0, 0], [run.stderr for run in runs]
     for rank, run in enumerate(runs):
         assert [event["what"] for event in of(run, "waiting")] == [f"rdma_en{3 - rank} {said}"]
-        assert names(run, "waiting", "connected", "output")[:2] == ["waiting", "connected"]
+        bootstrap = "bootstrap-received" if rank else "bootstrap-sent"
+        assert names(run, "waiting", bootstrap, "output")[:3] == ["waiting", bootstrap, "output"]
         nothing_left(run, *pair)
 
 

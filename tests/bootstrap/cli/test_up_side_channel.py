@@ -126,11 +126,11 @@ def test_a_rank_dies_in_the_middle_of_a_gather(
     """[EXT-OUTCOME-FIRST]"""
     group = ranks(3)
     runs = start_all(group, ["dies" if each == rank else "waits" for each in range(3)], "--timeout", "100")
-    assert [run.end() for run in runs] == [137 if each == rank else 3 for each in range(3)]
+    assert [run.end() for run in runs] == [137 if each == rank else 125 for each in range(3)]
     for run in runs:
         told = error(run)
         assert (told["rank"], told["code"]) == (rank, "command-killed")
-        assert told["message"] == "the command ended with exit status 137"
+        assert told["message"] == "the command ended by signal SIGKILL"
         assert run.events[-1]["t_ms"] < SOON_MS
         nothing_left(run, *group)
 
@@ -156,12 +156,35 @@ def test_a_broken_worker_ends_the_others_at_once(
     group = ranks(3)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
     options = ("--json", "--timeout", "100")
-    runs = [up(each, hostfile, *options, worker="exits.py" if each.number == broken else None) for each in group]
+    runs = [up(each, hostfile, *options, worker="dies_in_init.py" if each.number == broken else None) for each in group]
     for run in runs:
-        told = failed(run, "worker-died", "mlx-crashed")
+        told = failed(run, "worker-died")
         assert (told["rank"], told["stage"]) == (broken, "worker")
         assert run.events[-1]["t_ms"] < SOON_MS
         assert of(run, "group-ready") == []
+        nothing_left(run, *group)
+
+
+def test_rank_0_cannot_load(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
+    """It ends before any bootstrap, and the others soon after it, unless another rank 0 comes. [BOOT-SEND]"""
+    group = ranks(3)
+    hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
+    options = ("--json", "--timeout", "100")
+    others = [up(each, hostfile, *options) for each in group[1:]]
+    go = tmp_path / "go"
+    zero = up(group[0], hostfile, *options, worker="exits_when.py", env={"EXIT_WHEN": str(go)})
+    for rank, run in enumerate(others, start=1):
+        run.until(("confirmed", rank))
+    go.touch()
+    told = failed(zero, "mlx-crashed")
+    assert (told["rank"], told["stage"]) == (0, "worker")
+    for rank, run in enumerate(others, start=1):
+        told = failed(run, "session-ended")
+        assert (told["rank"], told["stage"]) == (rank, "link")
+        assert told["message"] == "rank 0 ended the session before the group was formed"
+        assert run.events[-1]["t_ms"] < SOON_MS
+        assert of(run, "bootstrap-received") == []
+    for run in (zero, *others):
         nothing_left(run, *group)
 
 
