@@ -18,7 +18,7 @@ ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "comman
 """How a rank ends when the other was told to end; with --restart it waits for that one to come again."""
 
 CAUSES: Final = {
-    "kill": ("worker-killed", "command-failed", "command-killed", "link-lost", "session-ended", *LATE),
+    "kill": (*UNDER_WAY, "worker-killed", "command-failed", "command-killed", *LATE),
     "stop": (*UNDER_WAY, *LATE),
     "close": (*UNDER_WAY, *LATE),
     "reset": (*UNDER_WAY, *LATE),
