@@ -91,7 +91,15 @@ def lock_address(ip: str, link_port: int) -> tuple[str, int]:
 
 def record_path(ip: str, link_port: int) -> Path:
     host, port = lock_address(ip, link_port)
-    return RECORDS / f"jaccl-bootstrap-{os.geteuid()}-{host}-{port}.json"
+    return RECORDS / f"jaccl-bootstrap-{os.geteuid()}-{_network()}{host}-{port}.json"
+
+
+def _network() -> str:
+    """Tell the hosts apart that share RECORDS, as containers may: on Linux, by the network namespace."""
+    try:
+        return f"{Path('/proc/self/ns/net').stat().st_ino}-"
+    except OSError:
+        return ""
 
 
 class Lock:
@@ -129,7 +137,7 @@ class Lock:
     async def _take_over(self) -> None:
         """End what a killed run left, and start a record of this one."""
         record = _read(self.path)
-        if record is not None:
+        if record is not None and not record.holder.alive():
             self.left_over = await _reap(record)
         self._write()
 

@@ -244,10 +244,11 @@ class Attack:
         self.rank.close()
         self.rank = self._start()
 
-    def _check_end(self) -> None:
-        """It has ended, as it may behind the jacclBootstrap: in order."""
-        error, stderr = self.rank.error, "\n".join(self.rank.stderr)
-        if "Traceback" in stderr or error is None or self.rank.events[-1]["event"] != "done":
+    def _check_end(self, *, stopped: bool = False) -> None:
+        """It has ended in order: with an error, as it may after the jacclBootstrap, or without one where we stopped it."""
+        error, stderr, done = self.rank.error, "\n".join(self.rank.stderr), self.rank.events[-1]
+        right = (done.get("stopped") and error is None) if stopped else error is not None
+        if "Traceback" in stderr or not right or done["event"] != "done":
             self.count.wrong.append(f"the rank has ended: {self.rank.events[-2:]} {stderr[-2000:]}")
 
     def _measure(self) -> None:
@@ -272,7 +273,7 @@ class Attack:
             if not self._news.until(lambda: self.rank.is_over, ANSWER):
                 count.wrong.append("the rank does not end")
             else:
-                self._check_end()
+                self._check_end(stopped=True)
         count.wrong += [f"the code {code} is documented nowhere" for code in count.codes if not is_documented(code)]
 
 

@@ -66,7 +66,7 @@ def _play(scene: Scene, result: Result) -> Iterator[str]:
         yield from _more_open(scene, before)
         yield from _end(scene)
     yield from wrong_ends(scene.case, scene.runs)
-    result.recovered = scene.both(lambda run: run.process.returncode == 0)
+    result.recovered = scene.both(_ended_well)
     result.codes = tuple(str(run.error["code"]) if run.error else "-" for _, run in sorted(scene.runs.items()))
     scene.heal()
     yield from _left(scene)
@@ -154,8 +154,13 @@ def _end(scene: Scene) -> Iterator[str]:
         scene.signal(0, signal.SIGINT)
     if not scene.news.until(lambda: scene.is_over, scene.case.timeout + SLACK):
         yield f"a rank that is well does not end: {[run.events[-3:] for run in scene.runs.values()]}"
-    elif not scene.both(lambda run: run.process.returncode == 0):
+    elif not scene.both(_ended_well):
         yield f"ranks that are well end badly: {[run.events[-2:] for run in scene.runs.values()]}"
+
+
+def _ended_well(run: Running) -> bool:
+    """It has done what it was started for, or its user has stopped it with Ctrl-C."""
+    return run.error is None and run.process.returncode in (0, 128 + signal.SIGINT)
 
 
 def _descriptors(scene: Scene) -> dict[int, int]:

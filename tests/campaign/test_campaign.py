@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bootstrap.control.lock import lock_address
+from tests.bootstrap.ranks import LINK_PORT
 from tests.campaign import play as playing
 from tests.campaign import process
 from tests.campaign.judge import CAUSES, is_documented
@@ -156,8 +159,9 @@ def test_the_next_bootstrap_has_to_work(tmp_path: Path, monkeypatch: pytest.Monk
     once_more = playing._once_more
 
     def in_the_way(scene: Scene) -> Iterator[str]:
-        (lane.tmp[0] / f"jaccl-bootstrap-{lane.ranks[0].ip}.lock").mkdir()
-        return once_more(scene)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+            held.bind(lock_address(lane.ranks[0].ip, LINK_PORT))
+            yield from once_more(scene)
 
     monkeypatch.setattr(playing, "_once_more", in_the_way)
     with lane_of(tmp_path, "loopback") as lane:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bootstrap.cli import display
+from bootstrap.control.output import Output
 
 LIE = os.environ["LIE"]
 
@@ -45,15 +45,15 @@ def fail():
 
 def say(**changes):
     """From now on each error has these fields."""
-    write = display._write
+    write = Output.line
 
-    def change(stream, line):
+    def change(output, stream, line):
         if line.startswith("{") and json.loads(line)["event"] in ("error", "done"):
             event = json.loads(line)
             line = json.dumps({**event, **{name: value for name, value in changes.items() if name in event}})
-        write(stream, line)
+        write(output, stream, line)
 
-    display._write = change
+    Output.line = change
 
 
 AT_THE_END = {"file": leave_file, "process": leave_process, "listener": leave_listener, "hang": hang, "traceback": fail}
