@@ -141,11 +141,10 @@ class PlainDisplay:
 
 
 class JsonDisplay(PlainDisplay):
-    """One object per line on stdout. An error is on stderr as well, for whoever watches the program."""
+    """One object per line on stdout, each pong included. An error is on stderr as well, for whoever watches."""
 
     def event(self, event: Event) -> None:
-        if not self._is_routine(event):
-            self._output.line("stdout", json.dumps(event))
+        self._output.line("stdout", json.dumps(event))
         if event["event"] == "error":
             super().event(event)
 

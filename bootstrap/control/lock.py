@@ -137,7 +137,7 @@ class Lock:
     async def _take_over(self) -> None:
         """End what a killed run left, and start a record of this one."""
         record = _read(self.path)
-        if record is not None and not record.holder.alive():
+        if record is not None:
             self.left_over = await _reap(record)
         self._write()
 

@@ -245,7 +245,7 @@ class Attack:
         self.rank = self._start()
 
     def _check_end(self, *, stopped: bool = False) -> None:
-        """It has ended in order: with an error, as it may after the jacclBootstrap, or without one where we stopped it."""
+        """It has ended in order: with an error, as it may after the jacclBootstrap, or without where we stopped it."""
         error, stderr, done = self.rank.error, "\n".join(self.rank.stderr), self.rank.events[-1]
         right = (done.get("stopped") and error is None) if stopped else error is not None
         if "Traceback" in stderr or not right or done["event"] != "done":

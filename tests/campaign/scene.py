@@ -165,7 +165,8 @@ class Scene:
         written = [
             event["path"] for run in self.runs.values() for event in run.events if event["event"] == "file-written"
         ]
-        records = [record_path(rank.ip, LINK_PORT) for rank in self.lane.ranks if self.lane.hosts is None]
+        ports = (CABLE_PORT, LINK_PORT) if self.lane.hosts is None else ()
+        records = [record_path(rank.ip, port) for rank, port in zip(self.lane.ranks, ports, strict=False)]
         found = [path for tmp in self.lane.tmp for path in tmp.rglob("*")]
         return sorted({str(path) for path in (*map(Path, written), *records, *found) if path.exists()})
 

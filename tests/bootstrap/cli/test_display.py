@@ -145,12 +145,14 @@ def test_whether_to_try_again_is_said(retry: str, tmp_path: Path) -> None:
     assert shown.end()[1].splitlines()[-1] == f"  trying again: {RETRY[retry]}"
 
 
-@pytest.mark.parametrize("kind", [PlainDisplay, JsonDisplay])
-def test_a_pong_that_says_nothing_new_is_not_shown(kind: type[PlainDisplay], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "count"), [(PlainDisplay, 3), (JsonDisplay, 5)])
+def test_a_pong_that_says_nothing_new_is_for_programs_alone(
+    kind: type[PlainDisplay], count: int, tmp_path: Path
+) -> None:
     shown = Shown(kind, tmp_path)
     for at, loaded in enumerate([False, False, True, True, False]):
         shown.display.event(sample("pong", modelLoaded=loaded, t_ms=float(at)))
-    assert len(shown.end()[0].splitlines()) == 3
+    assert len(shown.end()[0].splitlines()) == count
 
 
 def test_any_encoding_of_stdout_works(tmp_path: Path) -> None:
