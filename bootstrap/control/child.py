@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -33,6 +33,8 @@ KILL_SECONDS: Final = 3.0
 """How long a process may take to end after KILL before it is left to the system."""
 LONGEST_LINE: Final = 64 * 1024
 POLL_SECONDS: Final = 0.02
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+"""Of prctl(2)."""
 _IMPORT_PATH = [str(Path(entry).absolute()) for entry in sys.path]
 _CRASHES: Final = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 """Native code can end so because another rank failed; any other signal came from outside."""
@@ -352,9 +354,11 @@ class Child:
         return self.reaped
 
     def close(self) -> None:
-        """Read nothing more of what it writes."""
+        """Read nothing more of what it writes, and tell it nothing more."""
         for transport in self._transports:
             transport.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     async def _reap(self) -> None:
         loop = asyncio.get_running_loop()
@@ -433,7 +437,7 @@ def parse(line: bytes) -> Event | None:
 
 
 async def end_strays(before: frozenset[int], children: Sequence[Child] = ()) -> None:
-    """End all descendants of this process but `children`, and those that were there `before`. Linux: see `adopt`."""
+    """End all descendants of this process but `children`, and those that were there `before`. Linux: see `adopting`."""
     keep = {child.pid for child in children} | before
 
     def strays() -> list[psutil.Process]:
@@ -463,10 +467,18 @@ async def end_strays(before: frozenset[int], children: Sequence[Child] = ()) -> 
             await asyncio.sleep(POLL_SECONDS)
 
 
-def adopt() -> None:
-    """Become the parent of descendants whose own parent has ended, so that they can be found. Linux has this."""
-    if sys.platform.startswith("linux"):
-        import ctypes
+@contextmanager
+def adopting() -> Iterator[None]:
+    """Be the parent of descendants whose own parent has ended, so that they can be found. Linux has this."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    import ctypes
 
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    libc, before = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)

@@ -20,7 +20,7 @@ from bootstrap.control.child import (
     CommandError,
     Guard,
     Watchers,
-    adopt,
+    adopting,
     end_strays,
     exit_code,
 )
@@ -212,7 +212,6 @@ class Run:
 
     async def main(self, act: Callable[["Run"], Coroutine[Any, Any, None]]) -> None:
         """Raise BootstrapError or Stopped; whichever way it ends, no process and no file of a child is left."""
-        adopt()
         with suppress(OSError):
             tempfile.gettempdir()  # chosen now, and kept: a disk that is full later is an error, not another place
         self._before = frozenset(each.pid for each in psutil.Process().children(recursive=True))
@@ -224,6 +223,7 @@ class Run:
         self._set_alarm()
         output = asyncio.create_task(self._output_failed())
         async with AsyncExitStack() as held:
+            held.enter_context(adopting())
             main = asyncio.create_task(self._guarded(act, held))
             try:
                 await asyncio.wait({main, self._stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -246,9 +246,9 @@ class Attack:
 
     def _check_end(self, *, stopped: bool = False) -> None:
         """It has ended in order: with an error, as it may after the jacclBootstrap, or without where we stopped it."""
-        error, stderr, done = self.rank.error, "\n".join(self.rank.stderr), self.rank.events[-1]
+        error, stderr, done = self.rank.error, "\n".join(self.rank.stderr), (self.rank.events or [{}])[-1]
         right = (done.get("stopped") and error is None) if stopped else error is not None
-        if "Traceback" in stderr or not right or done["event"] != "done":
+        if "Traceback" in stderr or not right or done.get("event") != "done":
             self.count.wrong.append(f"the rank has ended: {self.rank.events[-2:]} {stderr[-2000:]}")
 
     def _measure(self) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from bootstrap import BootstrapError, ConfigError, LinkError
 from bootstrap.cli.demo import Demo
+from bootstrap.control.child import Child
 from bootstrap.control.lock import holder, process, record_path
 from bootstrap.control.run import Run, execute
 from bootstrap.events import FIELDS
@@ -560,10 +561,10 @@ def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytes
     monkeypatch.setattr("bootstrap.control.child.KILL_SECONDS", 0.2)
     monkeypatch.setattr("bootstrap.control.child.GRACE_SECONDS", 0.1)
     kill = os.killpg
-    pids: list[int] = []
+    children: list[Child] = []
 
     async def act(run: Run) -> None:
-        pids.append((await run.start_worker("ring")).pid)
+        children.append(await run.start_worker("ring"))
         monkeypatch.setattr(os, "killpg", lambda *_: None)
         monkeypatch.setattr(psutil.Process, "send_signal", lambda *_: None)
         raise BootstrapError("text", code="link-lost")
@@ -572,9 +573,9 @@ def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytes
     _, shown = executed(act)
     assert time.monotonic() - began < 10
     (warning,) = shown.of("warning")
-    assert warning["message"] == f"process {pids[0]} did not end after SIGKILL; a reboot may be needed"
-    kill(pids[0], signal.SIGKILL)
-    os.waitpid(pids[0], 0)
+    assert warning["message"] == f"process {children[0].pid} did not end after SIGKILL; a reboot may be needed"
+    kill(children[0].pid, signal.SIGKILL)
+    children[0]._process.wait(10)
 
 
 # -- the demo ----------------------------------------------------------------------------------------------------------
