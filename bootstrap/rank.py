@@ -626,8 +626,7 @@ class Member:
             side_channel=self._side_channel is not None,
             no_sum=self.no_sum(),
         )
-        if self.backend == "ring" and plan.rank == plan.size - 1:
-            await self.exchange.others_started()  # see RING_STAGGER
+        await self._turn(plan)
         worker.tell(order)
         kept: list[Event] = []
         while worker.last not in ("sum-checked", "sum-skipped"):
@@ -649,6 +648,14 @@ class Member:
         self._run.met()
         self.report("holding")
 
+    async def _turn(self, plan: Plan) -> None:
+        """Wait for this rank's turn to start its init: after rank 0, whose rehearsal has left its port by then.
+
+        The last rank of a ring comes after all others: it connects first, see RING_STAGGER.
+        """
+        is_last = self.backend == "ring" and plan.rank == plan.size - 1
+        await self.exchange.started(range(plan.rank if is_last else min(plan.rank, 1)))
+
     async def _run_command(self, plan: Plan) -> None:
         directory = self._run.watchers.new_directory()
         form, path, data = backend_file(replace(plan, directory=str(directory)), self.backend)
@@ -658,6 +665,7 @@ class Member:
             cleared = contrary_names(variables)
             inherited = {name: value for name, value in os.environ.items() if name not in cleared}
             self.report("environment-set", variables=variables, cleared=cleared)
+            await self._turn(plan)
             self._run.met()
             self.exchange.tell(OutcomeState.STARTED)
             channel = None if self._side_channel is None else self._workers_end

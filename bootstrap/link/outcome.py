@@ -145,10 +145,10 @@ class Exchange:
         others = range(self._size) if self.agreed else ()
         return [r for r in others if r != self._rank and self._states.get(r) is not OutcomeState.FINISHED]
 
-    async def others_started(self) -> None:
-        """Wait until the init of every other rank has begun; at once where this rank is alone."""
-        others = set(range(self._size if self.agreed else 0)) - {self._rank}
-        await self._until(lambda: self._states.keys() >= others)
+    async def started(self, ranks: Collection[int]) -> None:
+        """Wait until these ranks have started their init or command; at once where nothing is agreed."""
+        awaited = set(ranks if self.agreed else ())
+        await self._until(lambda: self._states.keys() >= awaited)
 
     async def failure(self) -> NoReturn:
         """Wait until another rank has failed, and raise PeerError."""

@@ -4,9 +4,12 @@ import asyncio
 import errno
 import os
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,7 +19,8 @@ from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.sessions import SessionLostError
 from bootstrap.link.side_channel import SideChannelError
-from bootstrap.rank import MAX_EARLY, own_version
+from bootstrap.plan import Plan
+from bootstrap.rank import MAX_EARLY, Member, own_version
 from bootstrap.up import Trust, Up
 from tests.bootstrap.links import run
 from tests.bootstrap.members import LIMIT, Act, Acting, Group, forever
@@ -195,7 +199,7 @@ def test_each_bootstrap_counts_its_gathers_anew(group: Group) -> None:
         for _ in range(3):
             await member.gathers.gather(b"abcd")
         if rounds[0] == 1 and member.up.rank == 0:
-            await member.exchange.others_started()
+            await member.exchange.started(range(1, member.up.size))
             member.links[1]._transport.abort()
         if rounds[member.up.rank] == 1:
             member.exchange.tell(OutcomeState.STARTED)
@@ -428,3 +432,19 @@ def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
                 assert str(error) == f"rank {rank} failed: ZeroDivisionError: division by zero"
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("backend", "rank", "awaited"),
+    [("ring", 0, []), ("ring", 1, [0]), ("ring", 2, [0, 1]), ("jaccl", 0, []), ("jaccl", 1, [0]), ("jaccl", 2, [0])],
+)
+def test_no_init_meets_the_rehearsal_of_rank_0(backend: str, rank: int, awaited: list[int]) -> None:
+    """MLX hung once: the last rank of a ring had connected to the listener of rank 0's rehearsal, on the same port."""
+    waited: list[int] = []
+
+    async def started(ranks: Collection[int]) -> None:
+        waited.extend(ranks)
+
+    member = SimpleNamespace(backend=backend, exchange=SimpleNamespace(started=started))
+    asyncio.run(Member._turn(cast(Member, member), cast(Plan, SimpleNamespace(rank=rank, size=3))))
+    assert waited == awaited

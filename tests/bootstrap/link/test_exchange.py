@@ -123,7 +123,7 @@ def test_what_a_peer_cannot_say_means_nothing(rank: int, peer: int, message: Mes
 def test_a_ring_s_last_rank_waits_until_the_others_have_started() -> None:
     async def main() -> None:
         group = Group(3)
-        waiting = asyncio.create_task(group.ranks[2].others_started())
+        waiting = asyncio.create_task(group.ranks[2].started({0, 1}))
         group.ranks[0].tell(STARTED)
         await asyncio.sleep(1)
         assert not waiting.done()
@@ -141,7 +141,7 @@ def test_a_rank_that_is_alone_waits_for_nobody() -> None:
         for each in group.ranks:
             each.tell(STARTED)
             await each.all(READY)
-            await each.others_started()
+            await each.started({0, 1})
             error = BootstrapError("x", code=CONSEQUENCE)
             assert await each.settle(error) is error
             await each.last_words(error)
