@@ -1,6 +1,7 @@
 """What can go wrong on the way to a group. Every text is one line: what, where, what to do."""
 
 import errno
+import os
 from typing import Final
 
 USED_UP: Final = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -48,6 +49,11 @@ class LinkError(BootstrapError):
     """The link to another rank failed, or carried something else than was due."""
 
     stage = "link"
+
+
+def system_reason(error: OSError) -> str:
+    """Return the system's words for an error: asyncio's own ("Connect call failed") leave the reason out."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def refused(error: OSError) -> BootstrapError:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-from bootstrap.errors import BootstrapError
+from bootstrap.errors import BootstrapError, system_reason
 from bootstrap.plan import Plan
 from wireproto.errors import TruncatedError, WireError
 from wireproto.jaccl import OWN_ENTRY, Connection, Destination, Destinations, Root, Worker, mapped_gid, mesh_init
@@ -176,7 +176,7 @@ async def rehearse(plan: Plan) -> None:
         raise RehearsalError(text, code=code) from None
     except OSError as error:
         raise RehearsalError(
-            f"the coordinator {plan.coordinator} cannot be reached: {error.strerror or error}",
+            f"the coordinator {plan.coordinator} cannot be reached: {system_reason(error)}",
             code="rehearsal-unreachable",
         ) from error
     except WireError as error:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self, cast
 
-from bootstrap.errors import LinkError
+from bootstrap.errors import LinkError, system_reason
 from bootstrap.link.record import Capture, LinkCapture
 from wireproto.errors import RemoteError, SealError
 from wireproto.messages import Message
@@ -282,4 +282,4 @@ def link_error(error: OSError, doing: str) -> LinkError:
             f"{doing} took too long; raise the deadline, or see what the other rank waits for", code="link-timeout"
         )
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "link-failed")
-    return LinkError(f"{doing} failed: {error.strerror or error}; see what the other rank logged", code=code)
+    return LinkError(f"{doing} failed: {system_reason(error)}", code=code)

@@ -196,8 +196,8 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     run = up(*pair, "--timeout", "0.5", *arguments)
     assert run.end() == 3
     message, why, mend, again = run.stderr
-    assert message.startswith(f"jaccl-bootstrap up: rank 0: connecting to {pair[1].ip}:7777 failed")
-    assert message.endswith("; no group within 0.5 s")
+    refused = f"connecting to {pair[1].ip}:7777 failed: Connection refused"
+    assert message == f"jaccl-bootstrap up: rank 0: {refused}; no group within 0.5 s"
     assert [why, mend, again] == [
         "  likely cause: the other rank does not listen yet",
         "  what to do: start it there",
