@@ -64,13 +64,18 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
 
 
 def _complete_streams() -> None:
-    """Treat a standard stream that is closed as /dev/null, and escape characters that the output cannot encode."""
+    """Treat a standard stream that is closed as /dev/null, and escape characters that the output cannot encode.
+
+    A pipe that another process has made non-blocking would lose what its reader is too slow for.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+            if os.name == "posix":
+                os.set_blocking(stream.fileno(), True)
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,26 @@ def test_a_closed_stream_is_as_dev_null(name: str, missing: str) -> None:
 def test_a_full_disk_is_one_line(name: str) -> None:
     done = shell(f"{COMMANDS[name]} >/dev/full")
     assert (done.returncode, done.stderr) == (3, b"wireproto: No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no non-blocking pipes")
+@pytest.mark.parametrize(("command", "frame"), [("codec", b"03\n"), ("decode --link", b"\1\0\0\0\0\0\0\0\3")])
+def test_a_slow_reader_of_a_non_blocking_pipe_gets_all(command: str, frame: bytes, tmp_path: Path) -> None:
+    """A neighbour such as Node leaves its pipes non-blocking: what did not fit was lost, and the exit code was 0."""
+    (tmp_path / "in").write_bytes(frame * 20_000)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with (tmp_path / "in").open("rb") as given, os.fdopen(reader, "rb") as output:
+        arguments = [*COMMAND, *command.split()]
+        with subprocess.Popen(arguments, stdin=given, stdout=writer, stderr=subprocess.PIPE) as process:
+            while process.poll() is None and select.select([], [writer], [], 0.01)[1]:
+                pass  # until the pipe is full
+            os.close(writer)
+            lines = output.read().splitlines()
+            _, complaint = process.communicate(timeout=60)
+    assert (process.returncode, complaint) == (0, b"")
+    assert len(lines) == 20_000
+    assert len(set(lines)) == 1
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8", "utf-16"])
