@@ -511,10 +511,10 @@ def test_signals_reach_the_command_as_they_came(number: int, again: bool, seen: 
             time.sleep(0.01)
 
     def send() -> None:
-        until(b"ready")
+        until(b"ready\n")
         os.kill(os.getpid(), number)
         if again:
-            until(b"SIGINT")
+            until(b"SIGINT\n")
             os.kill(os.getpid(), number)
 
     sender = threading.Thread(target=send)
