@@ -153,7 +153,8 @@ def test_rank_1_sends_frames_uninvited(message: Message) -> None:
             one._current.session._agreed = frozenset(EXTENSIONS)
             await one.send(message)
             await steps.until("link-lost", code="type-unknown")
-            await seen.until("link-lost", code="link-closed")
+            lost = await seen.until("link-lost")
+            assert lost["code"] in ("link-closed", "link-reset", "link-replaced")  # rank 0 may be back before its end
             await steps.until("established", 2)
 
     run(main)
