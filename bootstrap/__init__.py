@@ -8,7 +8,7 @@ from bootstrap.errors import (
     LinkError,
     TopologyWriteError,
 )
-from bootstrap.forming import bootstrap, form_group
+from bootstrap.group import bootstrap, form_group
 from bootstrap.link.side_channel import side_channel_factory
 from bootstrap.plan import BootstrapConfig, Plan
 

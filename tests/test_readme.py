@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.advice import advise
-from bootstrap.ports import reserved_ports
+from bootstrap.network import reserved_ports
 from tests.wireproto.conformance.trying import free_port
 from wireproto.session import KeySigner
 

@@ -25,9 +25,10 @@ from bootstrap.control.child import (
     exit_code,
 )
 from bootstrap.control.lock import host_lock
-from bootstrap.errors import BootstrapError, ConfigError, refused
+from bootstrap.errors import BootstrapError, refused
 from bootstrap.events import Event
 from bootstrap.link.outcome import PeerError
+from bootstrap.link.reason import Reason
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK
 
 WORKER_SLACK: Final = 1.0
@@ -42,7 +43,6 @@ QUIET_SECONDS: Final = 0.2
 """After this time without more, the beginning of a line is passed on as it is."""
 EXIT_RUN_FAILED: Final = 125
 """The exit code for a failure of the run around a user's program, as env and timeout have it."""
-MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 3600.0
 
 
 class Display(Protocol):
@@ -77,14 +77,6 @@ class Stopped(Exception):  # noqa: N818 - no error
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
-
-
-def check_timeout(seconds: float) -> None:
-    """ConfigError for a deadline that is too short to reach, or out of sight."""
-    if not MIN_TIMEOUT <= seconds <= MAX_TIMEOUT:
-        raise ConfigError(
-            f"timeout {seconds} is wrong, use {MIN_TIMEOUT} to {MAX_TIMEOUT:.0f} seconds", code="bad-timeout"
-        )
 
 
 def execute(
@@ -159,8 +151,8 @@ class Run:
         """Whether native code was set to work."""
         self.is_met = False
         """Whether the group is there."""
-        self.reason: BootstrapError | None = None
-        """What the deadline is to be blamed on: the last failure of a link, while there is no session."""
+        self.reason = Reason()
+        """What the deadline is to be blamed on."""
         self.command_status: int | None = None
         """How the command ended; None while it runs, or where none ran."""
         self.watchers = Watchers()
@@ -314,9 +306,9 @@ class Run:
             return
         states = ", ".join(f"the worker after '{child.last}'" for child in self._children)
         late = f"no group within {self._timeout:g} s"
-        if self.reason is not None:
-            error: BootstrapError = RunError(f"{self.reason}; {late}", code=self.reason.code)
-            error.stage = self.reason.stage
+        if (reason := self.reason.error) is not None:
+            error: BootstrapError = RunError(f"{reason}; {late}", code=reason.code)
+            error.stage = reason.stage
         elif any(child.is_worker and child.last == "started" for child in self._children):
             error = RunError(f"{late}: MLX is still being imported; try: python -c 'import mlx.core'", code="mlx-hangs")
         else:

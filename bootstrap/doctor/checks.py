@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from bootstrap.addresses import holds, interface_of, interfaces
 from bootstrap.control.lock import holder
 from bootstrap.doctor.rdma import ACTIVE, RdmaPort, device_for, local_rdma_devices, parse_rdma_ctl, port_of, usable
 from bootstrap.doctor.system import (
@@ -31,8 +30,8 @@ from bootstrap.doctor.system import (
     run_tool,
 )
 from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.network import holds, interface_of, interfaces, reserved_ports
 from bootstrap.plan import Backend, BackendChoice
-from bootstrap.ports import reserved_ports
 from bootstrap.trust import IdentityError, Pins, load_identity
 from wireproto.session.handshake import fingerprint
 

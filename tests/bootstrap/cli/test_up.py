@@ -217,7 +217,7 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.1"], "give --rank"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.1", "--rank", "0"], "two ranks have the same address"),
         (["--own-ip", "127.0.0.1"], "--peer-ip"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--rank", "2"], "rank '2' is wrong"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--rank", "2"], "rank 2 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--link-port", "0"], "link port 0 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--coordinator-port", "65535"], "port 65535 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "3"], "--revision"),

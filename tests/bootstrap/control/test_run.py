@@ -21,14 +21,13 @@ import msgspec
 import psutil
 import pytest
 
-from bootstrap import BootstrapError, ConfigError, LinkError
-from bootstrap.cli.demo import Demo
+from bootstrap import BootstrapError, LinkError
 from bootstrap.control.child import Child
 from bootstrap.control.lock import holder, process, record_path
 from bootstrap.control.run import Run, execute
 from bootstrap.events import FIELDS
+from bootstrap.files import private_directory
 from bootstrap.link.outcome import PeerError
-from bootstrap.topology import private_directory
 from wireproto.messages import Outcome, OutcomeState
 
 IP = f"127.97.{secrets.randbelow(250)}.{secrets.randbelow(250) + 1}"
@@ -147,7 +146,7 @@ def test_the_deadline_names_its_reason() -> None:
     """The last failure of a link, with its own code."""
 
     async def act(run: Run) -> None:
-        run.reason = LinkError("connecting to 127.0.0.9:7777 failed: Connection refused", code="link-refused")
+        run.reason.lost(LinkError("connecting to 127.0.0.9:7777 failed: Connection refused", code="link-refused"))
         await forever(run)
 
     code, shown = executed(act, timeout=0.1)
@@ -576,31 +575,3 @@ def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytes
     assert warning["message"] == f"process {children[0].pid} did not end after SIGKILL; a reboot may be needed"
     kill(children[0].pid, signal.SIGKILL)
     children[0]._process.wait(10)
-
-
-# -- the demo ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wrong", "code"),
-    [
-        ({"ranks": 1}, "bad-ranks"),
-        ({"backend": "any"}, "bad-backend"),
-        ({"host": "169.254.1.1"}, "not-loopback"),
-        ({"host": "::1"}, "bad-ip"),
-        ({"port": 0}, "bad-port"),
-        ({"ranks": 8, "port": 65529}, "bad-port"),
-        ({"session_id": ".."}, "bad-session-id"),
-        ({"timeout": 0.0}, "bad-timeout"),
-        ({"timeout": float("nan")}, "bad-timeout"),
-        ({"timeout": 1e9}, "bad-timeout"),
-    ],
-)
-def test_a_demo_that_cannot_be(wrong: dict[str, Any], code: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Demo(**wrong)
-    assert caught.value.code == code
-
-
-def test_loopback_is_the_whole_of_127() -> None:
-    assert Demo(host="127.8.9.10").ranks == 2

@@ -25,7 +25,7 @@ from bootstrap.doctor.checks import Check
 from bootstrap.doctor.ladder import NAMES, Patient, examine, unreached
 from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
-from bootstrap.ports import reserved_ports
+from bootstrap.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.system_tools import Tools, fake_mlx
 

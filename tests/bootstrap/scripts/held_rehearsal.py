@@ -4,12 +4,11 @@ import asyncio
 import os
 from pathlib import Path
 
-from bootstrap import __main__
-from bootstrap import rank as member
+from bootstrap import __main__, rank
 from bootstrap.link import relay as rehearsal
 
 GO = Path(os.environ.get("REHEARSE_WHEN", "/nowhere"))
-rehearse = member.rehearse
+rehearse = rank.rehearse
 
 
 async def rehearse_then(plan):
@@ -19,5 +18,5 @@ async def rehearse_then(plan):
 
 
 rehearsal.SECONDS = 60.0
-member.rehearse = rehearse_then
+rank.rehearse = rehearse_then
 __main__.main()
