@@ -123,9 +123,12 @@ class Watchers:
 
     def __init__(self, guard: Guard | None = None, lock: Lock | None = None) -> None:
         self.directories: list[Path] = []
+        self.children: set[int] = set()
+        """Process numbers of children that are not reaped yet."""
         self._guard, self._lock = guard, lock
 
     def watch(self, pid: int) -> None:
+        self.children.add(pid)
         if self._guard is not None:
             self._guard.watch(pid)
         if self._lock is not None:
@@ -133,6 +136,7 @@ class Watchers:
 
     def forget(self, pid: int) -> None:
         """A child has ended, and its number is about to become free."""
+        self.children.discard(pid)
         if self._guard is not None:
             self._guard.forget(pid)
         if self._lock is not None:

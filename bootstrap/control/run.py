@@ -290,7 +290,7 @@ class Run:
 
     def _reap_orphans(self) -> None:
         """Reap descendants that became this process's children and have ended."""
-        keep = self._before | {child.pid for child in self._children}
+        keep = self._before | self.watchers.children | {child.pid for child in self._children}
         with suppress(OSError, psutil.Error):
             for each in psutil.Process().children():
                 if each.pid not in keep and each.status() == psutil.STATUS_ZOMBIE:

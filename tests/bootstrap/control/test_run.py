@@ -575,3 +575,21 @@ def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytes
     assert warning["message"] == f"process {children[0].pid} did not end after SIGKILL; a reboot may be needed"
     kill(children[0].pid, signal.SIGKILL)
     children[0]._process.wait(10)
+
+
+def test_the_exit_status_of_a_command_that_ended_at_once_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it was reaped as an orphan before the run had it, and counted as a success."""
+
+    async def act(run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        connect = loop.connect_read_pipe
+
+        async def slowly(*arguments: Any) -> Any:
+            await asyncio.sleep(0.1)
+            return await connect(*arguments)
+
+        monkeypatch.setattr(loop, "connect_read_pipe", slowly)
+        await run.run_command(("/bin/sh", "-c", "exit 7"), os.environ)
+
+    code, shown = executed(act, has_command=True)
+    assert (code, shown.of("error")[0]["code"]) == (7, "command-failed")
