@@ -8,7 +8,7 @@ from typing import Any, Final
 from bootstrap.capabilities import Capabilities, devices_usable
 from bootstrap.control.child import Child
 from bootstrap.control.run import WORKER_SLACK, Run, RunError
-from bootstrap.events import Event
+from bootstrap.events import EventDict
 from bootstrap.files import private_directory
 from bootstrap.group import Prepared, prepare
 from bootstrap.link.outcome import Exchange, Send
@@ -124,7 +124,7 @@ class Attempt:
         )
         await self._turn()
         worker.tell(order)
-        kept: list[Event] = []
+        kept: list[EventDict] = []
         while worker.last not in ("sum-checked", "sum-skipped"):
             event = await worker.next_event()
             if event["event"] in ("group-ready", "sum-checked", "sum-skipped"):
@@ -137,7 +137,7 @@ class Attempt:
         await alongside(self._announce(kept), _until_it_ends(worker))  # [EXT-OUTCOME-READY]
         await _until_it_ends(worker)
 
-    async def _announce(self, kept: list[Event]) -> None:
+    async def _announce(self, kept: list[EventDict]) -> None:
         await self.exchange.all(OutcomeState.READY, but=self.exchange.commands)
         for event in kept:
             self.run.show(event)

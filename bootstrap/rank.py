@@ -7,19 +7,23 @@ followed by another one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from time import monotonic
 from typing import Any, Final, TextIO, cast
 
 from msgspec import structs
 
 from bootstrap.attempt import Attempt
 from bootstrap.capabilities import Capabilities, chosen, load, offered, supported
-from bootstrap.control.run import Display, Run, RunError, execute
-from bootstrap.errors import BootstrapError, LinkError, refused
+from bootstrap.control.output import EventQueue
+from bootstrap.control.run import Display, Run, RunError, Stopped
+from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
+from bootstrap.events import Event
 from bootstrap.keylog import KeyLog
 from bootstrap.link.outcome import PeerError, Send
 from bootstrap.link.record import Capture
@@ -53,21 +57,102 @@ MAX_EARLY: Final = 16
 """Messages that may wait until the bootstrap frame before them is acted on."""
 
 
-def run_up(
-    plan: Plan, trust: Trust, display: Display, key_log: KeyLog | None = None, capture: Capture | None = None
-) -> int:
-    """Run `up` to its end; the last event is `done`. Return the exit code."""
-    return execute(
-        lambda run: Rank(plan, trust, run, key_log, capture).main(),
+@asynccontextmanager
+async def rank(
+    plan: Plan,
+    trust: Trust,
+    *,
+    key_log: KeyLog | None = None,
+    capture: Capture | None = None,
+    run: Run | None = None,
+) -> AsyncIterator["RankRun"]:
+    """Run one rank of a group inside the block: link, bootstrap, and the group or the plan's command.
+
+        async with bootstrap.rank(plan, trust) as run:
+            async for event in run:
+                if isinstance(event, events.Holding): ...  # the group is up
+
+    MLX and the command run in processes of their own. Leaving the block ends the rank in order, as Ctrl-C ends
+    `jaccl-bootstrap up`: rank 0 ends the group on every rank. A failure of the rank is raised as a BootstrapError by
+    the iteration and by `RankRun.ended`, or else at the end of the block. Signals and other processes of this process
+    are left alone, and several ranks may run in one event loop.
+
+    `run` takes over the events and the deadline; by default they are this function's.
+    """
+    if not plan.link_ports:
+        raise ConfigError("a rank needs a link port to be reached at", code="bad-port")
+    events = EventQueue()
+    if run is None:
+        run = run_for(plan, events, owns_process=False, clock=asyncio.get_running_loop().time)
+    script = Rank(plan, trust, run, key_log, capture)
+    running = RankRun(asyncio.create_task(run.main(lambda _: script.main())), events)
+    try:
+        yield running
+    finally:
+        running.leave()
+        run.stop(Stopped(signal.SIGTERM))
+        await running.settled()
+    running.raise_failure()
+
+
+class RankRun:
+    """A rank that runs. Iterate over it for its events, which are kept until they are taken.
+
+    The iteration ends when the rank has ended well, and raises BootstrapError when it has failed: CommandError with the
+    command's `exit_code`, PeerError for another rank's failure.
+    """
+
+    def __init__(self, task: "asyncio.Task[None]", events: EventQueue) -> None:
+        self._task, self._events = task, events
+        self._was_raised = self._is_left = False
+        task.add_done_callback(self._end)
+
+    def __aiter__(self) -> "RankRun":
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._events.next()
+        if event is None:
+            self.raise_failure()
+            raise StopAsyncIteration
+        return event
+
+    async def ended(self) -> None:
+        """Wait for the end of the rank, whether or not its events are taken."""
+        await self.settled()
+        self.raise_failure()
+
+    async def settled(self) -> None:
+        """Wait for the end of the rank, however it ends."""
+        await asyncio.wait({self._task})
+
+    def leave(self) -> None:
+        """Expect the rank to be stopped: that is no failure."""
+        self._is_left = not self._task.done()
+
+    def raise_failure(self) -> None:
+        """Raise the failure of a rank that has ended, once."""
+        error = self._task.exception()
+        if error is not None and not self._was_raised and not (self._is_left and isinstance(error, Stopped)):
+            self._was_raised = True
+            raise error
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        self._events.end()
+        if not task.cancelled():
+            task.exception()  # asyncio complains about one that nobody looks at
+
+
+def run_for(plan: Plan, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic) -> Run:
+    """Return the run of a plan's rank."""
+    return Run(
         display,
         timeout=plan.timeout,
         rank=plan.rank,
         host=(plan.own_ip, plan.link_port(plan.rank)),
-        has_command=bool(plan.command),
         grace=plan.grace,
-        ranks=plan.size,
-        backend=plan.backend,
-        dry_run=plan.dry_run,
+        owns_process=owns_process,
+        clock=clock,
     )
 
 

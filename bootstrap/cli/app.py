@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+import bootstrap
 from bootstrap.cli import devices as devices_cli
 from bootstrap.cli import doctor as doctor_cli
 from bootstrap.cli import identity as identity_cli
@@ -125,10 +126,11 @@ def up(
     Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; with CMD, its own, and 125 for 3.
     """
     from bootstrap.cli.display import display_for
+    from bootstrap.control.run import execute
     from bootstrap.hostfile import read_hostfile
     from bootstrap.keylog import open_key_log, set_key_log
     from bootstrap.link.record import open_capture
-    from bootstrap.rank import run_up
+    from bootstrap.rank import run_for
     from bootstrap.trust import IdentityError, Trust
 
     try:
@@ -162,7 +164,14 @@ def up(
             open_capture(capture) as recorded,
             display_for(context.command_path, f"rank {plan.rank} of {plan.size}", as_json) as display,
         ):
-            return run_up(plan, trust, display, key_log, recorded)
+            run = run_for(plan, display)
+
+            async def main() -> None:
+                async with bootstrap.rank(plan, trust, key_log=key_log, capture=recorded, run=run) as running:
+                    await running.ended()
+
+            summary = {"ranks": plan.size, "backend": plan.backend, "dry_run": plan.dry_run}
+            return execute(run, main, has_command=bool(plan.command), **summary)
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     except IdentityError as error:

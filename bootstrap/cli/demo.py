@@ -12,7 +12,7 @@ from typing import Final
 from bootstrap.control.child import Child, ChildError, how_ended
 from bootstrap.control.run import Display, Run, execute
 from bootstrap.errors import ConfigError
-from bootstrap.events import Event
+from bootstrap.events import EventDict
 from bootstrap.files import private_directory
 from bootstrap.network import reserved_ports
 from bootstrap.plan import Plan, check_ip
@@ -47,7 +47,7 @@ class Demo:
 class RankError(ChildError):
     """The failure of one rank."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: EventDict) -> None:
         super().__init__(str(event["message"]), code=str(event["code"]), stage=str(event["stage"]))
         self.rank = event["rank"]
 
@@ -63,8 +63,8 @@ def run_demo(demo: Demo, display: Display) -> int:
         with private_directory(directory):
             await _form(demo, run, directory, port, [link + rank for rank in range(size)])
 
-    plan, timeout = demo.plan, demo.plan.timeout + SLACK_SECONDS
-    return execute(act, display, timeout=timeout, grace=SLACK_SECONDS, ranks=plan.size, backend=plan.backend)
+    run = Run(display, timeout=demo.plan.timeout + SLACK_SECONDS, grace=SLACK_SECONDS)
+    return execute(run, lambda: run.main(act), ranks=demo.plan.size, backend=demo.plan.backend)
 
 
 async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: list[int]) -> None:
@@ -129,7 +129,7 @@ class _Rank:
     def __init__(self, rank: int, run: Run, child: Child) -> None:
         self.rank = rank
         self.child = child
-        self.failure: Event | None = None
+        self.failure: EventDict | None = None
         self.listening, self.holding = asyncio.Event(), asyncio.Event()
         self._run = run
         self._started: float | None = None  # on the clock of the demo
@@ -137,7 +137,7 @@ class _Rank:
     async def follow(self) -> None:
         """Pass on its events until it ends."""
         while (line := await self.child.line("stdout")) is not None:
-            event: Event = json.loads(line)
+            event: EventDict = json.loads(line)
             t_ms = event["t_ms"]
             assert isinstance(t_ms, float | int)  # noqa: S101
             if self._started is None:

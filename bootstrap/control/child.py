@@ -22,7 +22,7 @@ import psutil
 from bootstrap.control.guard import start_ticks
 from bootstrap.control.lock import Lock
 from bootstrap.errors import USED_UP, BootstrapError
-from bootstrap.events import FIELDS, Event
+from bootstrap.events import EVENTS, EventDict
 from bootstrap.link.side_channel import VARIABLE
 
 WORKER = ("-m", "bootstrap.worker")
@@ -268,7 +268,7 @@ class Child:
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
-    async def next_event(self) -> Event:
+    async def next_event(self) -> EventDict:
         """Return a worker's next event. ChildError for an error that it reports, for anything else, and for its end."""
         line = await self.line("stdout")
         if line is None:
@@ -431,12 +431,13 @@ def _group(pid: int) -> list[int]:
     return members
 
 
-def parse(line: bytes) -> Event | None:
+def parse(line: bytes) -> EventDict | None:
     """Return one event with all fields that its kind has; None for anything else."""
     try:
-        event = json.loads(line)
-        return event if {"rank", "t_ms", *FIELDS[event["event"]]} <= event.keys() else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        event: EventDict = json.loads(line)
+        msgspec.convert(event, EVENTS[str(event["event"])])
+        return event if {"rank", "t_ms"} <= event.keys() else None
+    except (ValueError, TypeError, KeyError, RecursionError, msgspec.ValidationError):
         return None
 
 

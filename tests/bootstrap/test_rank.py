@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -256,7 +257,7 @@ def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
 
 def test_a_finished_that_was_lost_kept_rank_0_waiting_for_ever(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """[EXT-OUTCOME-AGAIN]"""
-    monkeypatch.setattr("bootstrap.rank.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(sys.modules["bootstrap.rank"], "AGAIN_SECONDS", 0.05)
     lost: list[Message] = []
 
     async def loses_its_first(acting: Acting) -> None:

@@ -78,9 +78,18 @@ def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp
 
 
-def executed(act: Act, timeout: float = 60.0, **more: Any) -> tuple[int, Shown]:
-    shown = Shown()
-    return execute(act, shown, timeout=timeout, rank=1, **more), shown
+def executed(
+    act: Act,
+    shown: Shown | None = None,
+    *,
+    timeout: float = 60.0,
+    host: tuple[str, int] | None = None,
+    grace: float = 5.0,
+    **more: Any,
+) -> tuple[int, Shown]:
+    shown = shown or Shown()
+    run = Run(shown, timeout=timeout, rank=1, host=host, grace=grace)
+    return execute(run, lambda: run.main(act), **more), shown
 
 
 async def nothing(run: Run) -> None:
@@ -232,14 +241,14 @@ def test_a_failure_around_a_command_is_125() -> None:
 def test_a_reader_that_has_left_ends_the_run_without_a_word() -> None:
     shown = Shown()
     shown.failure = BrokenPipeError(errno.EPIPE, "Broken pipe")
-    assert execute(forever, shown, timeout=60) == 3
+    assert executed(forever, shown)[0] == 3
     assert shown.events == [{"event": "done", "ok": False, "code": "output-closed"}]
 
 
 def test_an_output_that_cannot_be_written_is_named() -> None:
     shown = Shown()
     shown.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert execute(forever, shown, timeout=60) == 3
+    assert executed(forever, shown)[0] == 3
     assert shown.of("error")[0]["message"] == "the output cannot be written: No space left on device"
 
 
@@ -415,7 +424,7 @@ def commanded(code: str, shown: Shown | None = None, **more: Any) -> tuple[int, 
         run.met()
         await run.run_command([sys.executable, "-c", code], dict(os.environ))
 
-    return execute(act, shown, rank=1, has_command=True, **{"timeout": 60.0, "grace": 0.5, **more}), shown
+    return executed(act, shown, has_command=True, **{"timeout": 60.0, "grace": 0.5, **more})
 
 
 def test_a_commands_bytes_are_passed_on_as_they_are() -> None:

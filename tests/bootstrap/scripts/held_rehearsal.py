@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
-from bootstrap import __main__, rank
+from bootstrap import __main__
 from bootstrap.link import relay as rehearsal
+from bootstrap.rank import Rank
 
+rank = sys.modules[Rank.__module__]  # `bootstrap.rank` is the function
 GO = Path(os.environ.get("REHEARSE_WHEN", "/nowhere"))
 rehearse = rank.rehearse
 
