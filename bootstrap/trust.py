@@ -29,8 +29,8 @@ MAX_PINS_FILE: Final = 1024 * 1024  # some 9000 peers
 LOCK_SECONDS: Final = 3.0
 """How long to wait for another process that changes the same file; it takes milliseconds."""
 
-_OTHER_KEY: Final = "mend that, or name another file with --identity PATH"
-_OTHER_PINS: Final = "mend that, or set XDG_CONFIG_HOME to another directory"
+_OTHER_KEY: Final = "fix that, or name another file with --identity PATH"
+_OTHER_PINS: Final = "fix that, or set XDG_CONFIG_HOME to another directory"
 
 
 class IdentityError(BootstrapError):
@@ -184,7 +184,7 @@ class Pins:
             return _in_order(dict(_pin(ip, text) for ip, text in value.items()))
         except (ValueError, RecursionError) as error:
             raise IdentityError(
-                f"{self.path} does not hold pins: {error}; mend that, or remove it and pin the peers again",
+                f"{self.path} does not hold pins: {error}; fix that, or remove it and pin the peers again",
                 code="pins-malformed",
             ) from error
 

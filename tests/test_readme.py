@@ -107,16 +107,16 @@ def test_a_peer_is_tried(tmp_path: Path) -> None:
     command = command.replace("KEY", key).replace(":7777", f":{free_port()}")
     done = run(f"{command} --section handshake", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing to mend" in done.stdout
+    assert "nothing to fix" in done.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_the_table_of_errors() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) > 12
-    for code, cause, mend in rows:
+    for code, cause, remedy in rows:
         advice = advise(code)
-        assert (cause, mend) == (advice.cause, advice.mend), code
+        assert (cause, remedy) == (advice.cause, advice.remedy), code
 
 
 def here(command: str) -> str:

@@ -48,7 +48,7 @@ STOPPED: Final = "stopped"
 FORMED: Final = "{ranks} ranks form one {backend} group"
 RETRY: Final = {
     "safe": "safe, nothing native has run",
-    "mend-first": "will fail until this is fixed",
+    "fix-first": "will fail until this is fixed",
     "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
 }
 RANK_COLOURS: Final = ("36", "35", "33", "34")
@@ -75,7 +75,7 @@ class PlainDisplay:
             self._line("stderr", f"{self._prog}: {where}{event['message']}")
             advice = (
                 f"  likely cause: {event['cause']}",
-                f"  what to do: {event['mend']}",
+                f"  what to do: {event['remedy']}",
                 f"  trying again: {RETRY[str(event['retry'])]}",
             )
             for line in () if event["code"] == "output-failed" else advice:  # its reader has enough with one line

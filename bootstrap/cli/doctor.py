@@ -199,7 +199,9 @@ def _show_plain(check: "Check") -> None:
 
 
 def _remedy(check: "Check") -> list[tuple[str, str]]:
-    return [(f"  {label}", text) for label, text in (("cause", check.cause), ("mend", check.mend)) if text is not None]
+    return [
+        (f"  {label}", text) for label, text in (("cause", check.cause), ("remedy", check.remedy)) if text is not None
+    ]
 
 
 class _TimeIsUpError(Exception):

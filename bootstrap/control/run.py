@@ -194,7 +194,7 @@ class Run:
                 "code": error.code,
                 "message": str(error),
                 "cause": advice.cause,
-                "mend": advice.mend,
+                "remedy": advice.remedy,
                 "retry": advice.retry(self.native),
                 "t_ms": self.now(),
             }

@@ -195,10 +195,10 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     """Four lines for people; for programs one event besides, in one line."""
     run = up(*pair, "--timeout", "0.5", *arguments)
     assert run.end() == 3
-    message, why, mend, again = run.stderr
+    message, why, remedy, again = run.stderr
     assert message.startswith(f"jaccl-bootstrap up: rank 0: connecting to {pair[1].ip}:7777 failed")
     assert message.endswith("; no group within 0.5 s")
-    assert [why, mend, again] == [
+    assert [why, remedy, again] == [
         "  likely cause: the other rank does not listen yet",
         "  what to do: start it there",
         "  trying again: safe, nothing native has run",
@@ -206,7 +206,7 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     if arguments:
         event = error(run)
         assert message.endswith(f"rank 0: {event['message']}")
-        assert [event["cause"], event["mend"]] == [why.partition(": ")[2], mend.partition(": ")[2]]
+        assert [event["cause"], event["remedy"]] == [why.partition(": ")[2], remedy.partition(": ")[2]]
         assert event["retry"] == "safe"
 
 

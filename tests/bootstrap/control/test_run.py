@@ -42,6 +42,7 @@ class Shown:
         self.events: list[dict[str, Any]] = []
         self.bytes: dict[str, bytes] = {}
         self.is_full = False
+        self.was_full = threading.Event()
         self.failure: OSError | None = None
 
     def event(self, event: dict[str, Any]) -> None:
@@ -58,6 +59,8 @@ class Shown:
         pass
 
     def full(self, stream: str) -> bool:
+        if self.is_full:
+            self.was_full.set()
         return self.is_full
 
     async def failed(self) -> OSError:
@@ -100,6 +103,19 @@ async def forever(run: Run) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+def alarm(run: Run) -> float:
+    """When the timer of this attempt rings, on the event loop's clock."""
+    assert run._alarm is not None
+    return run._alarm.when()
+
+
+async def later_than(when: float) -> None:
+    """Wait until every timer that was set for `when` has rung."""
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_at(when + 0.01, over.set)
+    await over.wait()
+
+
 # -- how it ends -------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +144,7 @@ def test_a_failure_comes_with_advice(native: bool, retry: str) -> None:
             "code": "link-lost",
             "message": "what was seen",
             "cause": "the other rank ended, or the cable is out",
-            "mend": "see what the other rank says",
+            "remedy": "see what the other rank says",
             "retry": retry,
         },
         {"event": "done", "ok": False, "code": "link-lost"},
@@ -166,8 +182,9 @@ def test_the_deadline_names_its_reason() -> None:
 
 def test_a_group_that_is_there_has_met_the_deadline() -> None:
     async def act(run: Run) -> None:
+        when = alarm(run)
         run.met()
-        await asyncio.sleep(0.3)
+        await later_than(when)
 
     assert executed(act, timeout=0.1)[0] == 0
 
@@ -187,12 +204,12 @@ def test_the_timer_of_an_earlier_attempt_ends_no_later_one() -> None:
     """It stayed set where that attempt had not formed its group."""
 
     async def act(run: Run) -> None:
-        await asyncio.sleep(0.2)
+        when = alarm(run)
         await run.again()
         run.met()
-        await asyncio.sleep(0.6)
+        await later_than(when)
 
-    assert executed(act, timeout=0.5)[0] == 0
+    assert executed(act, timeout=0.2)[0] == 0
 
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -484,10 +501,15 @@ def test_what_a_command_leaves_running_is_ended() -> None:
 def test_a_stalled_reader_holds_back_the_command_and_not_the_signals() -> None:
     shown = Shown()
     shown.is_full = True
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    code, _ = commanded("print('x' * 1_000_000); import time; time.sleep(60)", shown)
-    timer.join()
+
+    def stop() -> None:
+        shown.was_full.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    code, _ = commanded("print('x' * 1_000_000); import signal; signal.pause()", shown)
+    stopping.join()
     assert code == 143
     assert len(shown.bytes.get("stdout", b"")) < 1_000_000
 
@@ -546,7 +568,7 @@ def test_a_command_at_the_deadline() -> None:
 @pytest.mark.parametrize(
     ("worker", "code", "text"),
     [
-        ("import time; time.sleep(60)", "mlx-hangs", "MLX is still being imported"),
+        ("import signal; signal.pause()", "mlx-hangs", "MLX is still being imported"),
         ("import os; os.abort()", "mlx-crashed", "loading MLX failed: the worker ended by signal SIGABRT"),
         ("raise SystemExit(7)", "mlx-crashed", "loading MLX failed: the worker ended with exit status 7"),
     ],
