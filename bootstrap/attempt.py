@@ -147,7 +147,7 @@ class Attempt:
     async def _turn(self) -> None:
         """Wait for this rank's turn to start its init: after rank 0, whose rehearsal has left its port by then.
 
-        The last rank of a ring comes after all others: it connects first, see RING_STAGGER. [BOOT-TURN]
+        The last rank of a ring comes after all others: it connects first, see RING_STAGGER. [EXT-REHEARSAL-TURN]
         """
         rank = self.plan.rank
         is_last = self.able.backend == "ring" and rank == self.plan.size - 1

@@ -296,7 +296,7 @@ class Rank:
     async def _bootstrap(self, zero: RankOne) -> JacclBootstrapPayload | None:
         """Return the jacclBootstrap. EndedEarlyError if rank 0 ends its session without one and does not return.
 
-        A dry run returns None at once then: rank 0 may be a dry run as well. [BOOT-NEXT]
+        A dry run returns None at once then: rank 0 may be a dry run as well.
         """
         frame = asyncio.create_task(zero.bootstrap())
         end = asyncio.create_task(zero.ended_early())

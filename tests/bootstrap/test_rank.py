@@ -458,7 +458,10 @@ def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
     [("ring", 0, []), ("ring", 1, [0]), ("ring", 2, [0, 1]), ("jaccl", 0, []), ("jaccl", 1, [0]), ("jaccl", 2, [0])],
 )
 def test_no_init_meets_the_rehearsal_of_rank_0(backend: str, rank: int, awaited: list[int]) -> None:
-    """MLX hung once: the last rank of a ring had connected to the listener of rank 0's rehearsal, on the same port."""
+    """MLX hung once: the last rank of a ring had connected to the listener of rank 0's rehearsal, on the same port.
+
+    [EXT-REHEARSAL-TURN]
+    """
     waited: list[int] = []
 
     async def started(ranks: Collection[int]) -> None:
