@@ -3,7 +3,7 @@
 import re
 from typing import Final, Literal, NamedTuple
 
-Retry = Literal["safe", "mend-first", "unsafe"]
+Retry = Literal["safe", "fix-first", "unsafe"]
 """safe: nothing native has run. unsafe: on jaccl each failed init can wedge the port until a reboot."""
 
 
@@ -11,51 +11,44 @@ class Advice(NamedTuple):
     """The likely cause of an error and its remedy. PORT and IP in the remedy stand for those in the error's message."""
 
     cause: str
-    mend: str
-    mend_first: bool = False
+    remedy: str
+    fix_first: bool = False
     """Trying again without the remedy fails in the same way."""
 
     def retry(self, native: bool) -> Retry:
         """Return whether to try again; `native` says whether native code has run."""
-        return "mend-first" if self.mend_first else "unsafe" if native else "safe"
+        return "fix-first" if self.fix_first else "unsafe" if native else "safe"
+
+
+def _fix_first(cause: str, remedy: str) -> Advice:
+    return Advice(cause, remedy, fix_first=True)
 
 
 ADVICE: Final[dict[str, Advice]] = {
     # config
-    "bad-*": Advice("an argument cannot work", "give it as the message says (see --help)", mend_first=True),
-    "not-own-address": Advice(
-        "the address is another host's, or its interface has lost it",
-        "jaccl-bootstrap doctor --own-ip IP",
-        mend_first=True,
+    "bad-*": _fix_first("an argument cannot work", "give it as the message says (see --help)"),
+    "not-own-address": _fix_first(
+        "the address is another host's, or its interface has lost it", "jaccl-bootstrap doctor --own-ip IP"
     ),
-    "not-loopback": Advice("the demo runs on one host", "leave --host out", mend_first=True),
-    "devices-needed": Advice(
-        "only a pair's device can be guessed", "mlx.distributed_config, then --hostfile", mend_first=True
-    ),
+    "not-loopback": _fix_first("the demo runs on one host", "leave --host out"),
+    "devices-needed": _fix_first("only a pair's device can be guessed", "mlx.distributed_config, then --hostfile"),
     # lock
-    "host-busy": Advice("another group is up on this host", "end it, or wait for its end", mend_first=True),
-    "lock-failed": Advice(
-        "the loopback interface is down, or a file of the pins is kept locked",
-        "ip link set lo up, or end who holds it",
-        mend_first=True,
+    "host-busy": _fix_first("another group is up on this host", "end it, or wait for its end"),
+    "lock-failed": _fix_first(
+        "the loopback interface is down, or a file of the pins is kept locked", "ip link set lo up, or end who holds it"
     ),
     # RDMA
-    "no-interface": Advice("the address has gone, as link-local ones do", "ifconfig", mend_first=True),
-    "bridge-interface": Advice("the Thunderbolt bridge holds the port", "sudo ifconfig bridge0 down", mend_first=True),
-    "no-rdma-device": Advice(
+    "no-interface": _fix_first("the address has gone, as link-local ones do", "ifconfig"),
+    "bridge-interface": _fix_first("the Thunderbolt bridge holds the port", "sudo ifconfig bridge0 down"),
+    "no-rdma-device": _fix_first(
         "RDMA is not enabled, or the hardware has none (Thunderbolt 4)",
         "jaccl-bootstrap doctor --backend jaccl; with Thunderbolt 4: --backend ring",
-        mend_first=True,
     ),
-    "device-missing": Advice(
-        "device names change after a reboot, and differ on the two sides",
-        "ibv_devices, then fix the matrix",
-        mend_first=True,
+    "device-missing": _fix_first(
+        "device names change after a reboot, and differ on the two sides", "ibv_devices, then fix the matrix"
     ),
-    "rdma-query-failed": Advice(
-        "the driver does not answer", "jaccl-bootstrap doctor --backend jaccl", mend_first=True
-    ),
-    "rdma-query-hangs": Advice("the RDMA port is wedged", "reboot this host", mend_first=True),
+    "rdma-query-failed": _fix_first("the driver does not answer", "jaccl-bootstrap doctor --backend jaccl"),
+    "rdma-query-hangs": _fix_first("the RDMA port is wedged", "reboot this host"),
     # link
     "link-refused": Advice("the other rank does not listen yet", "start it there"),
     "link-timeout": Advice(
@@ -63,38 +56,31 @@ ADVICE: Final[dict[str, Advice]] = {
         "jaccl-bootstrap doctor --peer-ip IP",
     ),
     "link-lost": Advice("the other rank ended, or the cable is out", "see what the other rank says"),
-    "link-taken": Advice("another rank 0 has a session with this one", "end that one", mend_first=True),
+    "link-taken": _fix_first("another rank 0 has a session with this one", "end that one"),
     "link-crowded": Advice("another program opens connections and sends nothing", "see which: lsof -nP -iTCP:PORT"),
     "link-replaced": Advice("rank 0 was started again", "start this rank again, or use --restart"),
-    "link-length-*": Advice("the other side is no peer", "check --link-port", mend_first=True),
+    "link-length-*": _fix_first("the other side is no peer", "check --link-port"),
     "link-*": Advice("the link broke", "jaccl-bootstrap doctor --peer-ip IP"),
     "session-ended": Advice("rank 0 was stopped, or failed", "see what rank 0 says"),
     "ping-timeout": Advice("the other rank hangs, or the cable is out", "see whether its process still runs"),
-    "handshake-no-pin": Advice(
-        "this rank does not know the other's key", "jaccl-bootstrap pin IP KEY", mend_first=True
-    ),
-    "handshake-wrong-pin": Advice(
+    "handshake-no-pin": _fix_first("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY"),
+    "handshake-wrong-pin": _fix_first(
         "the other rank has a new key, or is another host",
         "jaccl-bootstrap identity there; pin --remove IP, then pin IP KEY here",
-        mend_first=True,
     ),
-    "handshake-*": Advice(
-        "the other side is no peer, or another revision's", "check --link-port and --revision", mend_first=True
-    ),
+    "handshake-*": _fix_first("the other side is no peer, or another revision's", "check --link-port and --revision"),
     "seal-exhausted": Advice("the session key has served its time", "start again, or use --restart"),
-    "seal-*": Advice(
-        "the other rank speaks another revision, or somebody is in between",
-        "the same --revision on both",
-        mend_first=True,
+    "seal-*": _fix_first(
+        "the other rank speaks another revision, or somebody is in between", "the same --revision on both"
     ),
     "no-bootstrap": Advice(
         "rank 0 awaits another rank, or is a reference build that never sends the frame",
         "see rank 0's output; use a build that tries again once it is ready",
     ),
-    "bad-bootstrap": Advice("rank 0 sent a port or a session ID that cannot be used", "mend rank 0", mend_first=True),
+    "bad-bootstrap": _fix_first("rank 0 sent a port or a session ID that cannot be used", "fix rank 0"),
     # identity and pins
-    "not-pinned": Advice("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY", mend_first=True),
-    "no-home": Advice("there is no place for the identity key", "set HOME, or use --identity PATH", mend_first=True),
+    "not-pinned": _fix_first("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY"),
+    "no-home": _fix_first("there is no place for the identity key", "set HOME, or use --identity PATH"),
     **dict.fromkeys(
         (
             "encrypted",
@@ -109,19 +95,13 @@ ADVICE: Final[dict[str, Advice]] = {
             "too-large",
             "wrong-owner",
         ),
-        Advice(
-            "the file of the identity key, or of the pins, is not as it has to be",
-            "do as the message says",
-            mend_first=True,
-        ),
+        _fix_first("the file of the identity key, or of the pins, is not as it has to be", "do as the message says"),
     ),
     # rehearsal
-    "port-in-use": Advice(
-        "another program, or an earlier group, has the port",
-        "lsof -nP -iTCP:PORT, or another --coordinator-port",
-        mend_first=True,
+    "port-in-use": _fix_first(
+        "another program, or an earlier group, has the port", "lsof -nP -iTCP:PORT, or another --coordinator-port"
     ),
-    "port-refused": Advice("this user may not listen there", "another --coordinator-port", mend_first=True),
+    "port-refused": _fix_first("this user may not listen there", "another --coordinator-port"),
     "rehearsal-refused": Advice(
         "the coordinator port is closed, or forwarded elsewhere", "lsof -nP -iTCP:PORT on rank 0"
     ),
@@ -130,67 +110,54 @@ ADVICE: Final[dict[str, Advice]] = {
         "packets to the coordinator port are dropped, or a rank has another hostfile", "compare the hostfiles; doctor"
     ),
     "rehearsal-lost": Advice("another rank has failed first", "see what the other ranks say"),
-    "rehearsal-foreign": Advice(
-        "another program or session uses the coordinator port", "another --coordinator-port", mend_first=True
+    "rehearsal-foreign": _fix_first(
+        "another program or session uses the coordinator port", "another --coordinator-port"
     ),
     # exchange and side channel
     "versions-missing": Advice("the other rank hangs, or is of another version", "compare the versions"),
-    "backends-differ": Advice("the ranks were started differently", "the same --backend on all", mend_first=True),
-    "commands-differ": Advice(
-        "the ranks were started differently", "the same command, or none, on all but rank 0", mend_first=True
-    ),
-    "mlx-differs": Advice(
+    "backends-differ": _fix_first("the ranks were started differently", "the same --backend on all"),
+    "commands-differ": _fix_first("the ranks were started differently", "the same command, or none, on all but rank 0"),
+    "mlx-differs": _fix_first(
         "MLX 0.32.4 and later use several cables of a mesh, older ones only one",
         "the same MLX on all ranks, or one device for each pair",
-        mend_first=True,
     ),
-    "devices-differ": Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
+    "devices-differ": _fix_first("the ranks have different hostfiles", "copy one hostfile to all ranks"),
     "side-channel-late": Advice("a rank hangs, or runs another program", "see what the other ranks say"),
     "side-channel-*": Advice("the ranks do not run the same program", "compare what they run"),
     # file and environment
-    "directory-failed": Advice(
-        "the directory for temporary files cannot be used", "set TMPDIR to one that can", mend_first=True
-    ),
-    "write-failed": Advice("the disk is full, or read-only", "df, or set TMPDIR to another directory", mend_first=True),
-    "remove-failed": Advice("the directory has become read-only", "remove the file by hand", mend_first=True),
-    "not-a-regular-file": Advice("something else has the file's name", "remove it", mend_first=True),
-    "variable-refused": Advice("a value holds what no variable can", "mend the value", mend_first=True),
+    "directory-failed": _fix_first("the directory for temporary files cannot be used", "set TMPDIR to one that can"),
+    "write-failed": _fix_first("the disk is full, or read-only", "df, or set TMPDIR to another directory"),
+    "remove-failed": _fix_first("the directory has become read-only", "remove the file by hand"),
+    "not-a-regular-file": _fix_first("something else has the file's name", "remove it"),
+    "variable-refused": _fix_first("a value holds what no variable can", "fix the value"),
     # MLX
-    "mlx-missing": Advice(
-        "MLX is not installed for this Python", "pip install 'cluster-wireproto[bootstrap]'", mend_first=True
+    "mlx-missing": _fix_first("MLX is not installed for this Python", "pip install 'cluster-wireproto[bootstrap]'"),
+    "backend-unavailable": _fix_first(
+        "jaccl needs macOS 26.2 and Thunderbolt 5", "--backend ring, or jaccl-bootstrap doctor --backend jaccl"
     ),
-    "backend-unavailable": Advice(
-        "jaccl needs macOS 26.2 and Thunderbolt 5",
-        "--backend ring, or jaccl-bootstrap doctor --backend jaccl",
-        mend_first=True,
-    ),
-    "already-formed": Advice("a group is made once in each process", "start a new process", mend_first=True),
+    "already-formed": _fix_first("a group is made once in each process", "start a new process"),
     "init-failed": Advice("MLX says why", "jaccl-bootstrap doctor on each rank"),
     "wrong-group": Advice("the ranks do not agree on who is in the group", "compare the hostfiles"),
     "sum-failed": Advice("another rank ended right after the init", "see what the other ranks say"),
     "sum-wrong": Advice("ranks of two groups were paired", "end all groups, then start again"),
     # worker and supervisor
-    "mlx-crashed": Advice(
-        "MLX, or a library of it, is broken or of another system", "python -c 'import mlx.core'", mend_first=True
-    ),
+    "mlx-crashed": _fix_first("MLX, or a library of it, is broken or of another system", "python -c 'import mlx.core'"),
     "mlx-hangs": Advice("the import waits: for a slow disk, a network home, or the GPU", "python -c 'import mlx.core'"),
     "worker-died": Advice("native code crashed, or another rank failed first", "see the log lines above"),
     "worker-killed": Advice("somebody killed it: the system, short of memory, or a user", "see the system's log"),
     "worker-output": Advice("something writes to the worker's event pipe", "report it"),
     "system-refused": Advice("descriptors, processes or memory are used up", "ulimit -n; ulimit -u; free them"),
-    "command-refused": Advice("the command does not exist, or may not be run", "check it in a shell", mend_first=True),
+    "command-refused": _fix_first("the command does not exist, or may not be run", "check it in a shell"),
     "command-failed": Advice("the command says why", "see its output above"),
     "command-crashed": Advice("native code of the command crashed", "see its output, and its core dump"),
     "command-killed": Advice(
         "somebody killed it: the system, short of memory, or a user", "see its output, and the system's log"
     ),
-    "output-failed": Advice("the disk is full, or its place has gone", "df; write it elsewhere", mend_first=True),
+    "output-failed": _fix_first("the disk is full, or its place has gone", "df; write it elsewhere"),
     "output-closed": Advice("the reader of the output has left", "keep it, or send the output to a file"),
     "finish-timeout": Advice("the ranks' programs do not end together", "see what the awaited rank does"),
-    "same-rank": Advice(
-        "both ranks were started with the same --rank",
-        "give one 0 and the other 1, or leave --rank out",
-        mend_first=True,
+    "same-rank": _fix_first(
+        "both ranks were started with the same --rank", "give one 0 and the other 1, or leave --rank out"
     ),
     "internal": Advice("a bug of this program, on the rank that is named", "report it with that rank's output"),
     "deadline": Advice("a rank is missing, or hangs", "see how far each rank came; --timeout gives more time"),
@@ -198,19 +165,15 @@ ADVICE: Final[dict[str, Advice]] = {
 }
 """By code; a name with a star is for all codes that start so and have no line of their own."""
 
-_PROTOCOL: Final = Advice(
-    "the other side does not keep to the protocol", "compare the versions of both sides", mend_first=True
-)
+_PROTOCOL: Final = _fix_first("the other side does not keep to the protocol", "compare the versions of both sides")
 
 _OTHER_FAILED: Final = Advice("the other rank failed first, or its cable is out", "see what the other rank says")
 _NO_ADDRESS: Final = Advice(
     "the interface has no IPv4 address yet, or the Thunderbolt bridge is on",
     "ibv_devinfo -v; jaccl-bootstrap doctor --backend jaccl",
 )
-_MATRIX: Final = Advice(
-    "the device matrix does not describe this group",
-    "jaccl-bootstrap devices check FILE, or mlx.distributed_config",
-    mend_first=True,
+_MATRIX: Final = _fix_first(
+    "the device matrix does not describe this group", "jaccl-bootstrap devices check FILE, or mlx.distributed_config"
 )
 _TIMEOUT, _REFUSED, _NO_ROUTE = (rf"err(no|or)[ =:]*({numbers})\b" for numbers in ("60|110", "61|111", "51|65|101|113"))
 
@@ -244,11 +207,7 @@ NATIVE: Final[tuple[tuple[str, Advice], ...]] = (
     ),
     (
         r"Could not find device",
-        Advice(
-            "the matrix names a device that this host does not have",
-            "ibv_devices, then correct the matrix",
-            mend_first=True,
-        ),
+        _fix_first("the matrix names a device that this host does not have", "ibv_devices, then correct the matrix"),
     ),
     (
         r"Could not open device",
@@ -283,7 +242,7 @@ NATIVE: Final[tuple[tuple[str, Advice], ...]] = (
     ),
     (
         r"Can't parse address",
-        Advice("the coordinator or the hostfile names no ip:port", "give IPv4 addresses", mend_first=True),
+        _fix_first("the coordinator or the hostfile names no ip:port", "give IPv4 addresses"),
     ),
     # what MLX reads
     (
@@ -292,11 +251,11 @@ NATIVE: Final[tuple[tuple[str, Advice], ...]] = (
     ),
     (
         r"json.exception|parse_error",
-        Advice("the file that MLX reads is not JSON", "jaccl-bootstrap devices check FILE", mend_first=True),
+        _fix_first("the file that MLX reads is not JSON", "jaccl-bootstrap devices check FILE"),
     ),
     (
         r"as many connections to the left|has no sockets|Rank cannot be larger",
-        Advice("the ranks have different hostfiles", "copy one hostfile to all ranks", mend_first=True),
+        _fix_first("the ranks have different hostfiles", "copy one hostfile to all ranks"),
     ),
     (
         r"via environment variables",
@@ -304,16 +263,15 @@ NATIVE: Final[tuple[tuple[str, Advice], ...]] = (
     ),
     (
         r"Cannot initialize jaccl|[Bb]ackend .*not available",
-        Advice(
+        _fix_first(
             "this MLX has no jaccl: it needs macOS 26.2 and Thunderbolt 5",
             "--backend ring, or jaccl-bootstrap doctor --backend jaccl",
-            mend_first=True,
         ),
     ),
-    (r"split not supported", Advice("JACCL and ring cannot split a group", "use the whole group", mend_first=True)),
+    (r"split not supported", _fix_first("JACCL and ring cannot split a group", "use the whole group")),
     (
         r"only supported (to|from) direct neighbors|sum_scatter not supported|Unsupported dtype",
-        Advice("the program uses what this backend does not support", "another backend", mend_first=True),
+        _fix_first("the program uses what this backend does not support", "another backend"),
     ),
 )
 """What native code says when init fails: patterns of its message, the first that matches counts."""
@@ -340,14 +298,14 @@ def _advice(code: str, message: str) -> Advice:
 
 def _filled(advice: Advice, message: str) -> Advice:
     """Replace IP and PORT by those in the message, or else drop the option that needs them."""
-    if not message or not re.search(r"\b(IP|PORT)\b", advice.mend):
+    if not message or not re.search(r"\b(IP|PORT)\b", advice.remedy):
         return advice
     address, port = _ADDRESS.search(message), _PORT.search(message)
     number = port[1] if port else address[2] if address else None
-    mend = advice.mend
+    remedy = advice.remedy
     if address:
-        mend = re.sub(r"\bIP\b", address[1], mend)
+        remedy = re.sub(r"\bIP\b", address[1], remedy)
     if number:
-        mend = re.sub(r"\bPORT\b", number, mend)
-    mend = mend.replace(" --peer-ip IP", "").replace(" --own-ip IP", "").replace("-iTCP:PORT", "-iTCP")
-    return advice._replace(mend=mend)
+        remedy = re.sub(r"\bPORT\b", number, remedy)
+    remedy = remedy.replace(" --peer-ip IP", "").replace(" --own-ip IP", "").replace("-iTCP:PORT", "-iTCP")
+    return advice._replace(remedy=remedy)

@@ -1,11 +1,18 @@
-"""Files that a user names: nothing here blocks, follows a link, or reads without a limit."""
+"""Reads and writes files: nothing here blocks, follows a symbolic link, or reads without a limit."""
 
 import errno
 import io
 import os
+import secrets
+import shutil
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from os import PathLike
+from pathlib import Path
+
+from bootstrap.errors import TopologyWriteError
 
 
 def read_file(path: str | PathLike[str], limit: int) -> bytes:
@@ -52,6 +59,87 @@ def _check_private(status: os.stat_result) -> None:
         raise OSError(None, f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); chmod 600 it, or remove it")
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         raise OSError(None, "it has a second name (a hard link)")
+
+
+@contextmanager
+def temporary(path: Path, data: bytes, *, durable: bool = False) -> Iterator[Path]:
+    """Keep `data` in a new file next to `path`, mode 0600, inside the block: to be renamed there, or linked.
+
+    A `durable` file survives a power cut whole.
+    """
+    name = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}.tmp")
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, 0o600)  # whatever the umask removed
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(fd)
+        yield name
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> os.stat_result:
+    """Write `data` to `path` with mode 0600, whole or not at all; return the new file's status."""
+    try:
+        _refuse_irregular(path)
+        with temporary(path, data) as new:
+            status = new.stat()
+            new.replace(path)  # swaps the name itself: a link put there meanwhile is overwritten, not followed
+    except OSError as error:
+        raise TopologyWriteError(
+            f"cannot write {path}: {error.strerror}; check the directory, or name another one", code="write-failed"
+        ) from error
+    return status
+
+
+def remove_file(path: Path) -> None:
+    """Remove `path`, if it exists."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise TopologyWriteError(
+            f"cannot remove {path}: {error.strerror}; remove it by hand", code="remove-failed"
+        ) from error
+
+
+@contextmanager
+def written(path: Path, data: bytes) -> Iterator[Path]:
+    """Keep `data` in `path` inside the block, then remove it, unless another file has taken its name."""
+    mine = write_file(path, data)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            if os.path.samestat(mine, path.lstat()):
+                remove_file(path)
+
+
+def _refuse_irregular(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+        raise TopologyWriteError(f"cannot write {path}: it is {kind}; remove it", code="not-a-regular-file")
+
+
+@contextmanager
+def private_directory(path: Path) -> Iterator[None]:
+    """Keep a new directory, accessible to its owner only, inside the block. Raise TopologyWriteError if that fails."""
+    try:
+        path.mkdir(0o700)
+    except OSError as error:
+        raise TopologyWriteError(
+            f"cannot make {path}: {error.strerror}; check TMPDIR", code="directory-failed"
+        ) from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def prepare_standard_streams() -> None:

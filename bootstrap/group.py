@@ -1,22 +1,180 @@
-"""The one call into MLX: strict, with a named backend, and checked."""
+"""The files and variables that MLX reads, and the one call into MLX: strict, with a named backend, and checked."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
-from types import ModuleType
-from typing import TYPE_CHECKING
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from bootstrap.errors import GroupInitError
+from bootstrap.doctor.rdma import device_for
+from bootstrap.errors import ConfigError, EnvironmentSetError, GroupInitError
+from bootstrap.events import OnStep, silent
+from bootstrap.files import written
 from bootstrap.link.side_channel import Gather
-from bootstrap.plan import Backend, BackendChoice
+from bootstrap.network import holds
+from bootstrap.plan import Backend, BackendChoice, BootstrapConfig, Plan
+from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, format_device_file, format_ring_hostfile
 
 if TYPE_CHECKING:
     from mlx.core.distributed import Group
 
+DEADLINE_SECONDS: Final = 60.0
+# A JACCL_* name beats its MLX_* twin, and JACCL_RING counts when it is merely present.
+READ_BY_MLX: Final = (
+    "JACCL_RANK",
+    "JACCL_COORDINATOR",
+    "JACCL_IBV_DEVICES",
+    "JACCL_RING",
+    "MLX_JACCL_RING",
+    "MLX_RANK",
+    "MLX_JACCL_COORDINATOR",
+    "MLX_IBV_DEVICES",
+    "MLX_HOSTFILE",
+)
+
 logger = logging.getLogger(__name__)
 _formed: list[Group] = []
+
+
+def bootstrap(config: BootstrapConfig, deadline: float | None = DEADLINE_SECONDS) -> Group:
+    """Form the group of two that `config` describes. Blocks until the other rank does the same.
+
+    Raises a BootstrapError; after `deadline` seconds that is GroupInitError (`deadline`). The file is removed,
+    the variables stay set. A process forms one group in its life.
+
+    The deadline is the kernel's SIGALRM, as MLX's init lets no other Python code of this process run. So it works on
+    the main thread only, and has to be None elsewhere; it replaces a timer of the caller's; it breaks what native code
+    waits for in the kernel, but no loop of its own. `bootstrap.rank`, with a process for MLX, has no such limits.
+    """
+    preload()  # its own start, broken off by an exception, would end the process
+    with _deadline(deadline):
+        return form_group(config.plan())
+
+
+def form_group(
+    plan: Plan, on_step: OnStep = silent, gather_factory: Callable[[int, int], Gather] | None = None
+) -> Group:
+    """Write the file that MLX reads, set the variables, init the group; report each step when it is done."""
+    backend = resolve_backend(plan.backend)
+    prepared = prepare(checked(plan, backend), backend)
+    with prepared.written():
+        on_step("file-written", path=str(prepared.path), format=prepared.format)
+        prepared.set_variables()
+        on_step("environment-set", variables=prepared.variables, cleared=prepared.cleared)
+        group = init_group(backend, plan.rank, plan.size, gather_factory)
+        on_step("group-ready", size=plan.size, backend=backend)
+    return group
+
+
+# -- what MLX reads ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The file and the variables that make MLX form one group; nothing is written or set yet."""
+
+    format: str
+    path: Path
+    content: bytes
+    variables: dict[str, str]
+    cleared: list[str]
+    """Names set in this process that MLX would read and that contradict `variables`."""
+
+    def written(self) -> AbstractContextManager[Path]:
+        """Keep the file inside the block."""
+        return written(self.path, self.content)
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment with the variables, for a command."""
+        inherited = {name: value for name, value in os.environ.items() if name not in self.cleared}
+        return inherited | self.variables
+
+    def set_variables(self) -> None:
+        """Set the variables in this process, and clear the contradicting ones."""
+        for name in self.cleared:
+            del os.environ[name]
+        for name, value in self.variables.items():
+            try:
+                os.environ[name] = value
+            except (OSError, ValueError, TypeError) as error:
+                raise EnvironmentSetError(
+                    f"cannot set the variable {name!r} to {value!r}: {error}; correct the name or the value",
+                    code="variable-refused",
+                ) from error
+
+
+def prepare(plan: Plan, backend: Backend) -> Prepared:
+    """Return the file and the variables with which MLX forms `plan`; for jaccl the plan has to be `checked`.
+
+    The plan's own variables are among them, except those that MLX reads to form a group. JACCL forms a mesh if it can;
+    MLX_JACCL_RING tells it to form a ring.
+    """
+    directory = Path(plan.directory or tempfile.gettempdir())
+    variables = {name: value for name, value in plan.envs if name not in READ_BY_MLX}
+    variables |= {"MLX_RANK": str(plan.rank), "MLX_JACCL_COORDINATOR": plan.coordinator}
+    if backend == "ring":
+        form, content = "ring-hostfile", _ring_hostfile(plan)
+        path = directory / f"darkbloom-ring-hosts-{plan.session_id}.json"
+        variables["MLX_HOSTFILE"] = str(path)
+    else:
+        matrix = _device_matrix(plan)
+        form, content = "device-matrix", format_device_file(matrix)
+        path = directory / f"darkbloom-jaccl-topology-{plan.session_id}.json"
+        variables["MLX_IBV_DEVICES"] = str(path)
+        if plan.jaccl_ring or not check_device_matrix(matrix).mesh:
+            variables["MLX_JACCL_RING"] = "1"
+    cleared = [name for name in READ_BY_MLX if name in os.environ and name not in variables]
+    return Prepared(form, path, content, variables, cleared)
+
+
+def checked(plan: Plan, backend: Backend) -> Plan:
+    """Return the plan with all that `backend` needs. ConfigError for what makes native code crash or wait forever."""
+    if plan.rank == 0 and not holds(plan.ips[0]):
+        raise ConfigError(
+            f"rank 0 is the coordinator at {plan.ips[0]}, an address that this host does not have",
+            code="not-own-address",
+        )
+    return replace(plan, devices=_device_matrix(plan)) if backend == "jaccl" else plan
+
+
+def _ring_hostfile(plan: Plan) -> bytes:
+    """Return the file that MLX's ring reads, such as `[["ip:port"],["ip:port"]]`.
+
+    Ports count up from the plan's, one for each connection of each rank, as in mlx.launch: ranks can share a host.
+    MLX needs equally many addresses in all rows, so what a rank has more than another is left out.
+    """
+    count = plan.connections
+    rows = (
+        tuple((ip, plan.port + rank * count + index) for index, ip in enumerate(ips[:count]))
+        for rank, ips in enumerate(plan.all_ips)
+    )
+    return format_ring_hostfile(tuple(rows))
+
+
+def _device_matrix(plan: Plan) -> DeviceMatrix:
+    """Return the plan's matrix; for two ranks without one, the device that has this rank's address.
+
+    A rank uses only its own row. The other must exist for the matrix to be valid, so it names the same device.
+    """
+    if plan.devices is not None:
+        return plan.devices
+    if plan.size > 2:
+        raise ConfigError(
+            f"jaccl: {plan.size} ranks need a device matrix; use a hostfile with `rdma` rows", code="devices-needed"
+        )
+    device = device_for(plan.own_ip)
+    return ((None, device), (device, None))
+
+
+# -- MLX ---------------------------------------------------------------------------------------------------------------
 
 
 def resolve_backend(requested: BackendChoice) -> Backend:
@@ -104,3 +262,34 @@ def _mlx() -> ModuleType:
             f"MLX cannot be imported ({error}); run: pip install 'cluster-wireproto[bootstrap]'", code="mlx-missing"
         ) from error
     return mlx.core
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """GroupInitError once the time is over."""
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("a deadline works on the main thread only; give deadline=None elsewhere", code="bad-timeout")
+    if not seconds > 0:
+        raise ConfigError(f"deadline {seconds} is wrong, use a number of seconds", code="bad-timeout")
+    late = GroupInitError(f"no group within {seconds:g} s; see whether the other rank has started", code="deadline")
+    rang = False
+
+    def ring(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal rang
+        rang = True
+        raise late
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except GroupInitError as error:
+        if rang and error is not late:
+            raise late from error  # native code tells of its broken wait in words of its own
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)

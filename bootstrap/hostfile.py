@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
-from bootstrap.addresses import holds
 from bootstrap.errors import ConfigError
 from bootstrap.files import read_file
-from bootstrap.plan import BackendChoice, check_backend, check_devices, check_ip, check_size
+from bootstrap.network import holds
+from bootstrap.plan import BackendChoice, Plan, check_backend, check_devices, check_ip, check_size
 from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import WireError
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix
@@ -62,6 +62,21 @@ class Hostfile:
     """The names in `ssh` and `ips`, without users."""
     ignored_envs: tuple[str, ...] = ()
     """Elements of `envs` whose name is not a variable's: mlx.launch skips them too."""
+
+    def plan(self, rank: int | Literal["auto"], backend: BackendChoice = "auto", **options: Any) -> Plan:
+        """Return one rank's plan; `auto` finds the rank by this host's addresses. ConfigError for what cannot work."""
+        if rank != "auto" and not 0 <= rank < len(self.ips):
+            raise ConfigError(f"rank {rank} is wrong, use 0 to {len(self.ips) - 1}, or auto", code="bad-rank")
+        return Plan(
+            rank=self.own_rank() if rank == "auto" else rank,
+            ips=self.ips,
+            all_ips=self.all_ips,
+            devices=self.devices,
+            backend=self.backend_for(backend),
+            jaccl_ring=self.jaccl_ring,
+            envs=self.envs,
+            **options,
+        )
 
     def own_rank(self) -> int:
         """Return the only rank with an address of this host. Raise ConfigError (`bad-rank`) for none or several."""

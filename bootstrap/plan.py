@@ -1,20 +1,26 @@
-"""What group to form: ranks, addresses, port, backend. Checked here, once, for everything that follows."""
+"""What group to form, and how: ranks, addresses, ports, backend, deadlines. Checked here, once."""
 
 import os
 import re
+import shutil
 import uuid
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
-from typing import Literal, cast, get_args
+from typing import Any, Final, Literal, Self, cast, get_args
 
 from bootstrap.errors import ConfigError
 from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
+from wireproto.messages import Revision
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]
 
 DEFAULT_PORT = 29400
+LINK_PORT = 7777
+MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 3600.0
+MAX_SECONDS: Final = 7 * 86400.0
+"""The longest `grace` and `finish_timeout`."""
 MIN_RANKS, MAX_RANKS = MIN_SIZE, MAX_SIZE
 
 _SESSION_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
@@ -27,15 +33,21 @@ def new_session_id() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One rank's view of a group of 2 to 64 ranks. `ips` is in rank order."""
+    """One rank's part in a group of 2 to 64 ranks. ConfigError for what cannot work. Times are in seconds."""
 
     rank: int
     ips: tuple[str, ...]
-    """The first address of each rank."""
+    """The first address of each rank, in rank order."""
     all_ips: tuple[tuple[str, ...], ...] = ()
     """Every address of each rank, for the connections of MLX's ring; by default the first ones."""
     port: int = DEFAULT_PORT
+    """The coordinator port; on a ring each rank listens on ports counted from it."""
+    link_ports: tuple[int, ...] = (LINK_PORT,)
+    """The port that each rank listens on for links: one for all, or one per rank; empty for a group without links.
+
+    A loopback address and a link port together stand for a host of their own."""
     session_id: str = field(default_factory=new_session_id)
+    """Names the first bootstrap, on rank 0. The others take the name that jacclBootstrap gives."""
     backend: BackendChoice = "auto"
     devices: DeviceMatrix | None = None
     jaccl_ring: bool = False
@@ -43,6 +55,24 @@ class Plan:
     envs: tuple[tuple[str, str], ...] = ()
     """More variables for this rank's process, as (name, value)."""
     directory: str | None = None
+    """For the file that MLX reads; by default the system's for temporary files."""
+    command: tuple[str, ...] = ()
+    """Runs once the group can be formed; without one the group is held."""
+    revision: Revision = Revision.V2
+    extensions: bool = True
+    """Use the protocol's extensions with peers that offer them."""
+    rehearse: bool = True
+    """Try the coordinator port before MLX does."""
+    timeout: float = 60.0
+    """Until the group is there."""
+    grace: float = 5.0
+    """From SIGTERM to SIGKILL for the command, which may have something to save."""
+    finish_timeout: float | None = None
+    """For the other ranks to finish once this one has; None for no limit."""
+    restarts: int = 0
+    """How many more bootstraps may follow lost links."""
+    dry_run: bool = False
+    """Do everything but form the group."""
 
     def __post_init__(self) -> None:
         check_size(len(self.ips))
@@ -64,10 +94,60 @@ class Plan:
                     f"the device matrix has {len(self.devices)} rows for {self.size} ranks, give one row per rank",
                     code="bad-devices",
                 )
+        if self.link_ports:
+            self._check_links()
+        check_timeout(self.timeout)
+        for name, seconds in (("grace", self.grace), ("finish-timeout", self.finish_timeout)):
+            if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+                raise ConfigError(
+                    f"--{name} {seconds} is wrong, use 0 to {MAX_SECONDS:.0f} seconds", code="bad-timeout"
+                )
+        if self.restarts < 0:
+            raise ConfigError(f"--restart {self.restarts} is wrong, use 0 or more", code="bad-restart")
+        if self.command and shutil.which(self.command[0]) is None:
+            raise ConfigError(f"the command {self.command[0]!r} is not on PATH; check its name", code="bad-command")
+        if self.command and self.dry_run:
+            raise ConfigError("a dry run starts no command; leave one of the two out", code="bad-command")
+
+    def _check_links(self) -> None:
+        if len(self.link_ports) not in (1, self.size):
+            raise ConfigError(f"give one link port, or one for each of the {self.size} ranks", code="bad-port")
+        ports = [self.link_port(rank) for rank in range(self.size)]
+        if len({*zip(self.ips, ports, strict=True)}) < self.size or any(
+            self.ips.count(ip) > 1 and not check_ip(ip).is_loopback for ip in self.ips
+        ):
+            raise ConfigError("two ranks have the same address", code="bad-ip")
+        for port in ports:
+            if not 1 <= port <= 65535:
+                raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
+            if 0 <= port - self.port < self.size:
+                last = self.port + self.size - 1
+                raise ConfigError(
+                    f"link port {port} is one of the group's ports, {self.port} to {last}; use another",
+                    code="bad-port",
+                )
+
+    @classmethod
+    def of_pair(cls, own_ip: str, peer_ip: str, rank: int | Literal["auto"], **options: Any) -> Self:
+        """Return one rank's plan for a group of two; `auto` makes the lower address rank 0. [BOOT-ELECTION]"""
+        own_rank = elect(own_ip, peer_ip) if rank == "auto" else rank
+        return cls(rank=own_rank, ips=(peer_ip, own_ip) if own_rank == 1 else (own_ip, peer_ip), **options)
 
     @property
     def size(self) -> int:
         return len(self.ips)
+
+    @property
+    def own_ip(self) -> str:
+        return self.ips[self.rank]
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The ranks that this one has a session with: rank 0 with all others, they with rank 0."""
+        return tuple(range(1, self.size)) if self.rank == 0 else (0,)
+
+    def link_port(self, rank: int) -> int:
+        return self.link_ports[rank if len(self.link_ports) > 1 else 0]
 
     @property
     def connections(self) -> int:
@@ -82,7 +162,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapConfig:
-    """One rank's view of a group of two."""
+    """One rank's part in a group of two that needs no link: both ranks know all of it."""
 
     own_rank: int
     own_ip: str
@@ -97,15 +177,16 @@ class BootstrapConfig:
         self.plan()
 
     def plan(self) -> Plan:
-        ips = (self.peer_ip, self.own_ip) if self.own_rank == 1 else (self.own_ip, self.peer_ip)
-        return Plan(
-            rank=self.own_rank,
-            ips=ips,
-            port=self.port,
-            session_id=self.session_id,
-            backend=self.backend,
-            devices=self.devices,
-            directory=None if self.directory is None else os.fspath(self.directory),
+        directory = None if self.directory is None else os.fspath(self.directory)
+        given = {name: getattr(self, name) for name in ("port", "session_id", "backend", "devices")}
+        return Plan.of_pair(self.own_ip, self.peer_ip, self.own_rank, link_ports=(), directory=directory, **given)
+
+
+def check_timeout(seconds: float) -> None:
+    """ConfigError for a deadline that is too short to reach, or out of sight."""
+    if not MIN_TIMEOUT <= seconds <= MAX_TIMEOUT:
+        raise ConfigError(
+            f"timeout {seconds} is wrong, use {MIN_TIMEOUT} to {MAX_TIMEOUT:.0f} seconds", code="bad-timeout"
         )
 
 

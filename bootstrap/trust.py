@@ -5,36 +5,84 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import shlex
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bootstrap.errors import BootstrapError, ConfigError
-from bootstrap.plan import check_ip
-from wireproto.session.handshake import IDENTITY_SIZE, KeySigner, fingerprint
+from bootstrap.files import temporary
+from bootstrap.plan import Plan, check_ip
+from wireproto.messages import Revision
+from wireproto.session.handshake import IDENTITY_SIZE, KeySigner, Pin, Signer, TrustAnyKey, fingerprint
 
 MAX_KEY_FILE: Final = 16 * 1024  # a P-256 key is 241 bytes of PEM; people keep comments beside it
 MAX_PINS_FILE: Final = 1024 * 1024  # some 9000 peers
 LOCK_SECONDS: Final = 3.0
 """How long to wait for another process that changes the same file; it takes milliseconds."""
 
-_OTHER_KEY: Final = "mend that, or name another file with --identity PATH"
-_OTHER_PINS: Final = "mend that, or set XDG_CONFIG_HOME to another directory"
+_OTHER_KEY: Final = "fix that, or name another file with --identity PATH"
+_OTHER_PINS: Final = "fix that, or set XDG_CONFIG_HOME to another directory"
 
 
 class IdentityError(BootstrapError):
     """The identity key or the pinned keys cannot be used, or the answer is no."""
 
     stage = "identity"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Who this rank is, and which keys it accepts from its peers."""
+
+    signer: Signer
+    pins: dict[str, Pin]
+    """By the peer's IP."""
+    on_confirmed: Callable[[str, bytes], None] = lambda ip, key: None
+    """Called, off the event loop, with a peer's IP and the identity key that it has proved to hold."""
+
+    @classmethod
+    def of(cls, plan: Plan, identity: Path | None = None, peer_key: str | None = None, first_use: bool = False) -> Self:
+        """Return the trust of a plan's rank: its key from the file `identity`, and its peers' keys.
+
+        Those are `peer_key`, in base64, or the pinned ones; on `first_use` an unpinned peer's key is pinned when it has
+        proved to hold it. Raises IdentityError, and ConfigError for options that contradict each other.
+        """
+        peers = [plan.ips[rank] for rank in plan.peers]
+        if peer_key is not None and first_use:
+            raise ConfigError("give --peer-key or --trust-first-use, not both", code="bad-trust")
+        if peer_key is not None and len(peers) > 1:
+            raise ConfigError("--peer-key is for one peer; pin the keys of several", code="bad-trust")
+        if first_use and plan.revision is Revision.V1:
+            raise ConfigError("revision 1 proves no key at the start, so give --peer-key, or pin it", code="bad-trust")
+        if peer_key is not None:
+            key = decode_public_key(peer_key)  # before an identity is made
+            return cls(load_identity(identity), {peers[0]: key})
+        stored = Pins()
+        pins: dict[str, Pin] = {}
+        for ip in peers:
+            pinned = stored.get(ip)
+            if pinned is None and not first_use:
+                raise IdentityError(
+                    f"no key is pinned for {ip}; run 'jaccl-bootstrap identity' there, "
+                    f"then 'jaccl-bootstrap pin {ip} KEY' here",
+                    code="not-pinned",
+                )
+            pins[ip] = TrustAnyKey() if pinned is None else pinned
+
+        def pin_new(ip: str, key: bytes) -> None:
+            if isinstance(pins.get(ip), TrustAnyKey):
+                stored.add(ip, key)
+
+        return cls(load_identity(identity), pins, pin_new)
 
 
 def load_identity(path: Path | None = None, *, create: bool = True) -> KeySigner:
@@ -136,7 +184,7 @@ class Pins:
             return _in_order(dict(_pin(ip, text) for ip, text in value.items()))
         except (ValueError, RecursionError) as error:
             raise IdentityError(
-                f"{self.path} does not hold pins: {error}; mend that, or remove it and pin the peers again",
+                f"{self.path} does not hold pins: {error}; fix that, or remove it and pin the peers again",
                 code="pins-malformed",
             ) from error
 
@@ -263,22 +311,22 @@ class _PrivateFile:
 
     def create(self, data: bytes) -> None:
         """Write it, unless it exists or another process is quicker."""
-        with self._attempt("write"), self._temporary(data) as temporary:
+        with self._attempt("write"), self._temporary(data) as new:
             try:
-                self.path.hardlink_to(temporary)
+                self.path.hardlink_to(new)
             except FileExistsError:
                 pass
             except OSError:
                 # No hard links here. With O_EXCL instead, others could read a file that is not all there yet.
                 with self.locked():
                     if not os.path.lexists(self.path):
-                        temporary.replace(self.path)
+                        new.replace(self.path)
 
     def replace(self, data: bytes) -> None:
         if len(data) > self._limit:
             raise self._too_large()
-        with self._attempt("write"), self._temporary(data) as temporary:
-            temporary.replace(self.path)
+        with self._attempt("write"), self._temporary(data) as new:
+            new.replace(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -297,19 +345,9 @@ class _PrivateFile:
 
     @contextmanager
     def _temporary(self, data: bytes) -> Iterator[Path]:
-        """`data` in a file in the same directory, mode 0600, which is gone afterwards unless it was renamed."""
         _make_directory(self.path.parent)
-        temporary = self.path.with_name(f".{self.path.stem[:16]}-{secrets.token_hex(8)}.tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                os.fchmod(fd, 0o600)  # whatever the umask took away
-                file.write(data)
-                file.flush()
-                os.fsync(fd)  # a power cut must not leave an empty key under the name
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary(self.path, data, durable=True) as new:
+            yield new
 
     def _check(self, status: os.stat_result) -> None:
         mode = stat.S_IMODE(status.st_mode)

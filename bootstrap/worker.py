@@ -21,12 +21,10 @@ import msgspec
 
 from bootstrap.errors import BootstrapError
 from bootstrap.events import OnStep
-from bootstrap.forming import form_group
-from bootstrap.group import check_sum, mlx_version, resolve_backend, takes_gather_factory
+from bootstrap.files import private_directory
+from bootstrap.group import check_sum, form_group, mlx_version, resolve_backend, takes_gather_factory
 from bootstrap.link.side_channel import side_channel_factory
-from bootstrap.plan import Backend, BackendChoice, Plan
-from bootstrap.topology import private_directory
-from wireproto.jaccl.topology import DeviceMatrix
+from bootstrap.plan import BackendChoice, Plan
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the control process, or else the guard, ends this process in a cleaner way."""
@@ -38,19 +36,10 @@ nobody listens yet MLX sleeps for a second."""
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """The group to form, as the control process gives it. Times are of the system's monotonic clock."""
 
-    rank: int
-    ips: tuple[str, ...]
-    port: int
-    session_id: str
-    backend: Backend
-    directory: str
-    """Where the file for MLX goes; this process makes and removes it, as all ranks may share one host."""
+    plan: Plan
+    """With its `directory`, which this process makes and removes: all ranks may share one host."""
     origin: float
     deadline: float
-    all_ips: tuple[tuple[str, ...], ...] = ()
-    devices: DeviceMatrix | None = None
-    jaccl_ring: bool = False
-    envs: tuple[tuple[str, str], ...] = ()
     side_channel: bool = False
     """JACCL's gathers go over the link."""
     no_sum: str = ""
@@ -77,7 +66,7 @@ def main() -> int:
         if not line:
             return 3  # the control process is gone
         order = msgspec.json.decode(line, type=Order)
-        rank, origin = order.rank, order.origin
+        rank, origin = order.plan.rank, order.origin
         left = max(0.0, order.deadline - time.monotonic())
         signal.setitimer(signal.ITIMER_REAL, left + ALARM_AFTER_DEADLINE)
         run(order, emit)
@@ -89,21 +78,10 @@ def main() -> int:
 
 def run(order: Order, emit: OnStep) -> None:
     """Form the group, check it, and keep it until stdin ends."""
-    plan = Plan(
-        rank=order.rank,
-        ips=order.ips,
-        all_ips=order.all_ips,
-        port=order.port,
-        session_id=order.session_id,
-        backend=order.backend,
-        devices=order.devices,
-        jaccl_ring=order.jaccl_ring,
-        envs=order.envs,
-        directory=order.directory,
-    )
-    if order.backend == "ring" and plan.rank == plan.size - 1:
+    plan = order.plan
+    if plan.backend == "ring" and plan.rank == plan.size - 1:
         time.sleep(RING_STAGGER)
-    with private_directory(Path(order.directory)):
+    with private_directory(Path(str(plan.directory))):
         group = form_group(plan, emit, side_channel_factory() if order.side_channel else None)
     if order.no_sum:
         emit("sum-skipped", reason=order.no_sum)

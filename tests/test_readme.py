@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.advice import advise
-from bootstrap.ports import reserved_ports
+from bootstrap.network import reserved_ports
+from bootstrap.trust import Pins, load_identity
 from tests.wireproto.conformance.trying import free_port
 from wireproto.session import KeySigner
 
@@ -105,16 +107,16 @@ def test_a_peer_is_tried(tmp_path: Path) -> None:
     command = command.replace("KEY", key).replace(":7777", f":{free_port()}")
     done = run(f"{command} --section handshake", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing to mend" in done.stdout
+    assert "nothing to fix" in done.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_the_table_of_errors() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) > 12
-    for code, cause, mend in rows:
+    for code, cause, remedy in rows:
         advice = advise(code)
-        assert (cause, mend) == (advice.cause, advice.mend), code
+        assert (cause, remedy) == (advice.cause, advice.remedy), code
 
 
 def here(command: str) -> str:
@@ -156,6 +158,7 @@ def test_codec_example() -> None:
 
 
 SERVER, CLIENT = CODE[1:3]
+LIBRARY = CODE[4]
 
 
 def test_server_and_client_examples(tmp_path: Path) -> None:
@@ -197,10 +200,11 @@ def _client(folder: Path, port: int, own: KeySigner, peer: KeySigner) -> str:
 
 def test_examples_are_short_and_typed_from_outside(tmp_path: Path) -> None:
     """30 lines each at most; `mypy --strict` on a user's side has nothing to say."""
-    for name, code in {"server.py": SERVER, "client.py": CLIENT}.items():
+    files = {"server.py": SERVER, "client.py": CLIENT, "rank.py": LIBRARY}
+    for name, code in files.items():
         assert len(code.splitlines()) <= 30
         (tmp_path / name).write_text(code)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "server.py", "client.py"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", *files]
     done = subprocess.run(
         command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=110, check=False
     )
@@ -224,3 +228,25 @@ def test_embedding_example(tmp_path: Path) -> None:
                 rank.kill()
                 rank.wait()
     assert said == ["rank 0 of 2: 3\n", "rank 1 of 2: 3\n"]
+
+
+def test_library_example(tmp_path: Path) -> None:
+    """On two loopback addresses; each rank has a home of its own, with its key and the other's pin."""
+    ips = [f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}" for number in (1, 2)]
+    homes = [tmp_path / ip for ip in ips]
+    keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
+    (tmp_path / "serve.py").write_text(SERVE)
+    (tmp_path / "rank.py").write_text(LIBRARY.replace("169.254.1.1", ips[0]).replace("169.254.1.2", ips[1]))
+    ranks = []
+    for rank, home in enumerate(homes):
+        Pins(home / "cluster-wireproto" / "peers.json").add(ips[1 - rank], keys[1 - rank])
+        command = [sys.executable, "rank.py", str(rank)]
+        env = {**ENVIRONMENT, "XDG_CONFIG_HOME": str(home)}
+        ranks.append(subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True))
+    try:
+        said = [rank.communicate(timeout=60)[0] for rank in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    assert said == ["rank 0: sum 3\n", "rank 1: sum 3\n"]

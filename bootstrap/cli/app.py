@@ -1,15 +1,16 @@
 """The command `jaccl-bootstrap`."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
+import bootstrap
 from bootstrap.cli import devices as devices_cli
 from bootstrap.cli import doctor as doctor_cli
 from bootstrap.cli import identity as identity_cli
 from bootstrap.errors import ConfigError
-from bootstrap.plan import MAX_RANKS, MIN_RANKS, BackendChoice, new_session_id
+from bootstrap.plan import DEFAULT_PORT, MAX_RANKS, MIN_RANKS, BackendChoice, Plan, check_size, new_session_id
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, new_app, say
 from wireproto.messages import Revision
 
@@ -60,16 +61,18 @@ def demo(
     from bootstrap.keylog import set_key_log
 
     try:
-        wanted = Demo(
-            ranks=ranks,
-            backend=cast(BackendChoice, backend),
-            host=host,
-            port=port,
+        check_size(ranks)
+        plan = Plan(
+            rank=0,
+            ips=(host,) * ranks,
+            port=DEFAULT_PORT if port is None else port,
+            link_ports=(),
             session_id=new_session_id() if session_id is None else session_id,
+            backend=cast(BackendChoice, backend),
             revision=Revision(revision),
             timeout=timeout,
-            capture=capture,
         )
+        wanted = Demo(plan, free_ports=port is None, capture=capture)
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     set_key_log(keylog)
@@ -123,51 +126,63 @@ def up(
     Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; with CMD, its own, and 125 for 3.
     """
     from bootstrap.cli.display import display_for
+    from bootstrap.control.run import execute
     from bootstrap.hostfile import read_hostfile
     from bootstrap.keylog import open_key_log, set_key_log
     from bootstrap.link.record import open_capture
-    from bootstrap.rank import run_up
-    from bootstrap.trust import IdentityError
-    from bootstrap.up import Up, trust
+    from bootstrap.rank import run_for
+    from bootstrap.trust import IdentityError, Trust
 
     try:
+        if extensions not in ("on", "off"):
+            raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
         options: dict[str, Any] = {
             "link_ports": _ports(link_port),
-            "grace": grace,
-            "finish_timeout": finish_timeout,
-            "session_id": session_id,
-            "coordinator_port": coordinator_port,
-            "revision": Revision(revision),
+            "port": coordinator_port,
+            "session_id": session_id or new_session_id(),
             "backend": backend,
             "command": tuple(command or ()),
-            "restarts": restart,
+            "revision": Revision(revision),
             "extensions": extensions == "on",
             "rehearse": not no_rehearsal,
             "timeout": timeout,
+            "grace": grace,
+            "finish_timeout": finish_timeout,
+            "restarts": restart,
             "dry_run": dry_run,
         }
-        if extensions not in ("on", "off"):
-            raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
         if hostfile is not None and (own_ip, peer_ip) == (None, None):
-            wanted = Up.of_hostfile(read_hostfile(hostfile), rank, **options)
+            plan = read_hostfile(hostfile).plan(_rank(rank), **options)
         elif hostfile is None and own_ip is not None and peer_ip is not None:
-            wanted = Up.of_pair(own_ip, peer_ip, rank, **options)
+            plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **options)
         else:
             raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
-        trusted = trust(wanted, identity, peer_key, trust_first_use)
-        doing = f"rank {wanted.rank} of {wanted.size}"
+        trust = Trust.of(plan, identity, peer_key, trust_first_use)
         set_key_log(keylog)
         with (
             open_key_log() as key_log,
             open_capture(capture) as recorded,
-            display_for(context.command_path, doing, as_json) as display,
+            display_for(context.command_path, f"rank {plan.rank} of {plan.size}", as_json) as display,
         ):
-            return run_up(wanted, trusted, display, key_log, recorded)
+            run = run_for(plan, display)
+
+            async def main() -> None:
+                async with bootstrap.rank(plan, trust, key_log=key_log, capture=recorded, run=run) as running:
+                    await running.ended()
+
+            summary = {"ranks": plan.size, "backend": plan.backend, "dry_run": plan.dry_run}
+            return execute(run, main, has_command=bool(plan.command), **summary)
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     except IdentityError as error:
         say(f"{context.command_path}: {error}", err=True)
         return EXIT_COULD_NOT_RUN
+
+
+def _rank(text: str) -> int | Literal["auto"]:
+    if text != "auto" and not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"rank {text!r} is wrong, use a number, or auto", code="bad-rank")
+    return "auto" if text == "auto" else int(text)
 
 
 def _ports(text: str) -> tuple[int, ...]:

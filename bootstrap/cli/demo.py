@@ -5,27 +5,18 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bootstrap.control.child import Child, ChildError, how_ended
-from bootstrap.control.run import Display, Run, check_timeout, execute
+from bootstrap.control.run import Display, Run, execute
 from bootstrap.errors import ConfigError
-from bootstrap.events import Event
-from bootstrap.plan import (
-    BackendChoice,
-    check_backend,
-    check_ip,
-    check_port,
-    check_session_id,
-    check_size,
-    new_session_id,
-)
-from bootstrap.ports import reserved_ports
-from bootstrap.topology import private_directory
+from bootstrap.events import EventDict
+from bootstrap.files import private_directory
+from bootstrap.network import reserved_ports
+from bootstrap.plan import Plan, check_ip
 from bootstrap.trust import Pins, load_identity
-from wireproto.messages import Revision
 
 PROGRAM = ("-m", "bootstrap")
 SLACK_SECONDS: Final = 5.0
@@ -33,38 +24,30 @@ SLACK_SECONDS: Final = 5.0
 HIDDEN: Final = ("done", "error", "holding")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Demo:
-    """The group to form. ConfigError if that is impossible."""
+    """The group to form, by the plan of its rank 0, whose address all ranks share. ConfigError if that is impossible.
 
-    ranks: int = 2
-    backend: BackendChoice = "auto"
-    host: str = "127.0.0.1"
-    port: int | None = None
-    session_id: str = field(default_factory=new_session_id)
-    revision: Revision = Revision.V2
-    timeout: float = 60.0
+    With `free_ports` the coordinator's are chosen, and the plan's left alone. `capture` is where rank 0 records its
+    links, which are all that there are.
+    """
+
+    plan: Plan
+    free_ports: bool = True
     capture: Path | None = None
-    """Where rank 0 records its links, which are all that there are."""
 
     def __post_init__(self) -> None:
-        check_size(self.ranks)
-        check_backend(self.backend)
-        if not check_ip(self.host).is_loopback:
+        if not check_ip(self.plan.own_ip).is_loopback:
             raise ConfigError(
-                f"address {self.host} is not loopback, which the demo needs, use one such as 127.0.0.1",
+                f"address {self.plan.own_ip} is not loopback, which the demo needs, use one such as 127.0.0.1",
                 code="not-loopback",
             )
-        if self.port is not None:
-            check_port(self.port, self.ranks)
-        check_session_id(self.session_id)
-        check_timeout(self.timeout)
 
 
 class RankError(ChildError):
     """The failure of one rank."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: EventDict) -> None:
         super().__init__(str(event["message"]), code=str(event["code"]), stage=str(event["stage"]))
         self.rank = event["rank"]
 
@@ -73,29 +56,30 @@ def run_demo(demo: Demo, display: Display) -> int:
     """Run `demo` to its end; the last event is `done`. Return the exit code."""
 
     async def act(run: Run) -> None:
-        with reserved_ports(demo.host, demo.ranks, demo.port) as port, reserved_ports(demo.host, demo.ranks) as link:
+        host, size, wanted = demo.plan.own_ip, demo.plan.size, None if demo.free_ports else demo.plan.port
+        with reserved_ports(host, size, wanted) as port, reserved_ports(host, size) as link:
             pass  # free; another program may still take one, and the rank says so
         directory = run.watchers.new_directory()
         with private_directory(directory):
-            await _form(demo, run, directory, port, [link + rank for rank in range(demo.ranks)])
+            await _form(demo, run, directory, port, [link + rank for rank in range(size)])
 
-    timeout = demo.timeout + SLACK_SECONDS
-    return execute(act, display, timeout=timeout, grace=SLACK_SECONDS, ranks=demo.ranks, backend=demo.backend)
+    run = Run(display, timeout=demo.plan.timeout + SLACK_SECONDS, grace=SLACK_SECONDS)
+    return execute(run, lambda: run.main(act), ranks=demo.plan.size, backend=demo.plan.backend)
 
 
 async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: list[int]) -> None:
     hosts = directory / "hosts.json"
-    hosts.write_text(json.dumps({"hosts": [{"ssh": "localhost", "ips": [demo.host]}] * demo.ranks}))
+    hosts.write_text(json.dumps({"hosts": [{"ssh": "localhost", "ips": [demo.plan.own_ip]}] * demo.plan.size}))
     # Pins are by address, and all ranks have the same: so rank 0 has one key, and all others share another.
     homes = [directory / "rank-0", directory / "other-ranks"]
     keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
     for home, key in zip(homes, reversed(keys), strict=True):
-        Pins(home / "cluster-wireproto" / "peers.json").add(demo.host, key)
+        Pins(home / "cluster-wireproto" / "peers.json").add(demo.plan.own_ip, key)
     runs: list[_Rank] = []
     following: list[asyncio.Task[None]] = []
     reached: list[asyncio.Task[bool]] = []
     try:
-        for rank in (*range(1, demo.ranks), 0):  # rank 0 connects, and all others listen
+        for rank in (*range(1, demo.plan.size), 0):  # rank 0 connects, and all others listen
             if rank == 0:
                 reached.append(asyncio.create_task(_all([each.listening for each in runs])))
                 await asyncio.wait({*reached, *following}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,10 +107,10 @@ def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[i
         "--rank": rank,
         "--link-port": ",".join(map(str, link_ports)),
         "--coordinator-port": port,
-        "--backend": demo.backend,
-        "--revision": demo.revision.value,
-        "--timeout": demo.timeout,
-        "--session-id": demo.session_id,
+        "--backend": demo.plan.backend,
+        "--revision": demo.plan.revision.value,
+        "--timeout": demo.plan.timeout,
+        "--session-id": demo.plan.session_id,
     }
     if rank == 0 and demo.capture is not None:
         options["--capture"] = demo.capture.absolute()
@@ -145,7 +129,7 @@ class _Rank:
     def __init__(self, rank: int, run: Run, child: Child) -> None:
         self.rank = rank
         self.child = child
-        self.failure: Event | None = None
+        self.failure: EventDict | None = None
         self.listening, self.holding = asyncio.Event(), asyncio.Event()
         self._run = run
         self._started: float | None = None  # on the clock of the demo
@@ -153,7 +137,7 @@ class _Rank:
     async def follow(self) -> None:
         """Pass on its events until it ends."""
         while (line := await self.child.line("stdout")) is not None:
-            event: Event = json.loads(line)
+            event: EventDict = json.loads(line)
             t_ms = event["t_ms"]
             assert isinstance(t_ms, float | int)  # noqa: S101
             if self._started is None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, cast
 
-from bootstrap.control.output import Output, Stream
-from bootstrap.events import Event
+from bootstrap.control.output import Lines, Output, Stream, whole_characters
+from bootstrap.events import EventDict
 
 LINES: Final = {
     "started": "started, process {pid}",
@@ -48,15 +48,11 @@ STOPPED: Final = "stopped"
 FORMED: Final = "{ranks} ranks form one {backend} group"
 RETRY: Final = {
     "safe": "safe, nothing native has run",
-    "mend-first": "will fail until this is fixed",
+    "fix-first": "will fail until this is fixed",
     "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
 }
 RANK_COLOURS: Final = ("36", "35", "33", "34")
-LONGEST_LINE: Final = 64 * 1024
-"""A longer line of output is passed on in pieces in JSON."""
 _PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
-_UNFINISHED: Final = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2}|\r)\Z")
-"""The beginning of a UTF-8 character, or of a line end, at the end of the bytes so far."""
 
 
 class PlainDisplay:
@@ -65,11 +61,11 @@ class PlainDisplay:
     def __init__(self, prog: str, output: Output) -> None:
         self._prog = prog
         self._output = output
-        self._pongs: dict[tuple[object, object], Event] = {}
+        self._pongs: dict[tuple[object, object], EventDict] = {}
         self._held: dict[str, bytes] = {}
         self._open: set[str] = set()  # streams whose line has begun and not ended
 
-    def event(self, event: Event) -> None:
+    def event(self, event: EventDict) -> None:
         if self._is_routine(event):
             return
         if event["event"] in ("environment-set", "output", "done", "error"):
@@ -79,7 +75,7 @@ class PlainDisplay:
             self._line("stderr", f"{self._prog}: {where}{event['message']}")
             advice = (
                 f"  likely cause: {event['cause']}",
-                f"  what to do: {event['mend']}",
+                f"  what to do: {event['remedy']}",
                 f"  trying again: {RETRY[str(event['retry'])]}",
             )
             for line in () if event["code"] == "output-failed" else advice:  # its reader has enough with one line
@@ -96,9 +92,8 @@ class PlainDisplay:
     def output(self, rank: int | None, stream: str, data: bytes) -> None:
         """Show bytes of a command at once, each line after its rank. No character is split by another line."""
         text = self._held.pop(stream, b"") + data
-        if data and (unfinished := _UNFINISHED.search(text)):
-            self._held[stream] = text[unfinished.start() :]
-            text = text[: unfinished.start()]
+        if data:
+            text, self._held[stream] = whole_characters(text)
         prefix = f"[rank {rank}] ".encode()
         shown = bytearray()
         for piece in _PIECES.findall(text):
@@ -120,7 +115,7 @@ class PlainDisplay:
     async def failed(self) -> OSError:
         return await self._output.failed()
 
-    def _is_routine(self, event: Event) -> bool:
+    def _is_routine(self, event: EventDict) -> bool:
         """Whether a pong says the same as the one before it."""
         if event["event"] != "pong":
             return False
@@ -143,36 +138,20 @@ class PlainDisplay:
 class JsonDisplay(PlainDisplay):
     """One object per line on stdout, each pong included. An error is on stderr as well, for whoever watches."""
 
-    def event(self, event: Event) -> None:
+    def __init__(self, prog: str, output: Output) -> None:
+        super().__init__(prog, output)
+        self._lines = Lines(self.event)
+
+    def event(self, event: EventDict) -> None:
         self._output.line("stdout", json.dumps(event))
         if event["event"] == "error":
             super().event(event)
 
     def output(self, rank: int | None, stream: str, data: bytes) -> None:
-        *lines, rest = (self._held.pop(stream, b"") + data).split(b"\n")
-        for line in lines:
-            self._show(rank, stream, line.removesuffix(b"\r"))
-        while len(rest) >= LONGEST_LINE:
-            self._show(rank, stream, rest[:LONGEST_LINE], partial=True)
-            rest = rest[LONGEST_LINE:]
-        if rest and not data:
-            self._show(rank, stream, rest)
-        elif rest:
-            self._held[stream] = rest
+        self._lines.take(rank, stream, data)
 
     def quiet(self, rank: int | None, stream: str) -> None:
-        """Show the beginning of a line: a prompt, or a progress bar."""
-        text = self._held.pop(stream, b"")
-        if unfinished := _UNFINISHED.search(text):
-            self._held[stream] = text[unfinished.start() :]
-            text = text[: unfinished.start()]
-        if text:
-            self._show(rank, stream, text, partial=True)
-
-    def _show(self, rank: int | None, stream: str, line: bytes, *, partial: bool = False) -> None:
-        text = line.decode(errors="backslashreplace")
-        event: Event = {"event": "output", "rank": rank, "stream": stream, "line": text}
-        self.event({**event, "partial": True} if partial else event)
+        self._lines.quiet(rank, stream)
 
 
 class TerminalDisplay(PlainDisplay):
@@ -201,7 +180,7 @@ def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
         output.close()
 
 
-def columns(event: Event) -> tuple[str, str, str]:
+def columns(event: EventDict) -> tuple[str, str, str]:
     """Return when, who and what, the first two padded."""
     when = f"{event['t_ms']:5.0f} ms"
     if event["event"] == "done":

@@ -60,10 +60,10 @@ def doctor(
     Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 could not run.
     """
     # Here, so that --help and --version need none of it.
-    from bootstrap.control.run import check_timeout
     from bootstrap.doctor.checks import Check
     from bootstrap.doctor.ladder import Patient, examine, unreached
     from bootstrap.doctor.system import recorded
+    from bootstrap.plan import check_timeout
 
     names: tuple[str, ...] = ()
     try:
@@ -120,7 +120,7 @@ def _write_report(
     """Write the report, and say so; return whether that could be done."""
     from bootstrap.doctor.report import Redaction, write_report
     from bootstrap.errors import TopologyWriteError
-    from bootstrap.topology import write_file
+    from bootstrap.files import write_file
 
     link = [ip for ip in (patient.own_ip, *patient.peer_ips) if ip is not None]
     options: dict[str, object] = {
@@ -199,7 +199,9 @@ def _show_plain(check: "Check") -> None:
 
 
 def _remedy(check: "Check") -> list[tuple[str, str]]:
-    return [(f"  {label}", text) for label, text in (("cause", check.cause), ("mend", check.mend)) if text is not None]
+    return [
+        (f"  {label}", text) for label, text in (("cause", check.cause), ("remedy", check.remedy)) if text is not None
+    ]
 
 
 class _TimeIsUpError(Exception):

@@ -22,7 +22,7 @@ import psutil
 from bootstrap.control.guard import start_ticks
 from bootstrap.control.lock import Lock
 from bootstrap.errors import USED_UP, BootstrapError
-from bootstrap.events import FIELDS, Event
+from bootstrap.events import EVENTS, EventDict
 from bootstrap.link.side_channel import VARIABLE
 
 WORKER = ("-m", "bootstrap.worker")
@@ -123,9 +123,12 @@ class Watchers:
 
     def __init__(self, guard: Guard | None = None, lock: Lock | None = None) -> None:
         self.directories: list[Path] = []
+        self.children: set[int] = set()
+        """Process numbers of children that are not reaped yet."""
         self._guard, self._lock = guard, lock
 
     def watch(self, pid: int) -> None:
+        self.children.add(pid)
         if self._guard is not None:
             self._guard.watch(pid)
         if self._lock is not None:
@@ -133,6 +136,7 @@ class Watchers:
 
     def forget(self, pid: int) -> None:
         """A child has ended, and its number is about to become free."""
+        self.children.discard(pid)
         if self._guard is not None:
             self._guard.forget(pid)
         if self._lock is not None:
@@ -264,7 +268,7 @@ class Child:
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
-    async def next_event(self) -> Event:
+    async def next_event(self) -> EventDict:
         """Return a worker's next event. ChildError for an error that it reports, for anything else, and for its end."""
         line = await self.line("stdout")
         if line is None:
@@ -427,12 +431,13 @@ def _group(pid: int) -> list[int]:
     return members
 
 
-def parse(line: bytes) -> Event | None:
+def parse(line: bytes) -> EventDict | None:
     """Return one event with all fields that its kind has; None for anything else."""
     try:
-        event = json.loads(line)
-        return event if {"rank", "t_ms", *FIELDS[event["event"]]} <= event.keys() else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        event: EventDict = json.loads(line)
+        msgspec.convert(event, EVENTS[str(event["event"])])
+        return event if {"rank", "t_ms"} <= event.keys() else None
+    except (ValueError, TypeError, KeyError, RecursionError, msgspec.ValidationError):
         return None
 
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import stat
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
@@ -188,7 +187,8 @@ def holder(ip: str, link_port: int = 7777) -> Process | None:
 
 
 async def _bound(ip: str, link_port: int) -> socket.socket:
-    began = time.monotonic()
+    clock = asyncio.get_running_loop().time
+    began = clock()
     held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         while True:
@@ -201,7 +201,7 @@ async def _bound(ip: str, link_port: int) -> socket.socket:
             record = _read(record_path(ip, link_port))
             who = "another process" if record is None else f"process {record.holder.pid}"
             limit = UNKNOWN_SECONDS if record is None else 0.0 if record.holder.alive() else TIDY_SECONDS
-            if time.monotonic() - began >= limit:
+            if clock() - began >= limit:
                 host, port = lock_address(ip, link_port)
                 raise LockError(
                     f"{who} runs a group on this host already (it holds UDP {host}:{port}); wait for its end",
@@ -221,8 +221,9 @@ async def _reap(record: Record) -> list[int]:
             with suppress(OSError):
                 os.killpg(child.pid, signal.SIGKILL)
             left_over.append(child.pid)
-            limit = time.monotonic() + 1.0
-            while child.alive() and time.monotonic() < limit:  # noqa: ASYNC110
+            clock = asyncio.get_running_loop().time
+            limit = clock() + 1.0
+            while child.alive() and clock() < limit:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     for path in map(Path, record.directories):
         with suppress(OSError):

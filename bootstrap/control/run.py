@@ -25,9 +25,10 @@ from bootstrap.control.child import (
     exit_code,
 )
 from bootstrap.control.lock import host_lock
-from bootstrap.errors import BootstrapError, ConfigError, refused
-from bootstrap.events import Event
+from bootstrap.errors import BootstrapError, refused
+from bootstrap.events import EventDict
 from bootstrap.link.outcome import PeerError
+from bootstrap.link.reason import Reason
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK
 
 WORKER_SLACK: Final = 1.0
@@ -42,13 +43,12 @@ QUIET_SECONDS: Final = 0.2
 """After this time without more, the beginning of a line is passed on as it is."""
 EXIT_RUN_FAILED: Final = 125
 """The exit code for a failure of the run around a user's program, as env and timeout have it."""
-MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 3600.0
 
 
 class Display(Protocol):
     """Where events, a worker's log lines and a command's output go. Nothing here blocks."""
 
-    def event(self, event: Event) -> None: ...
+    def event(self, event: EventDict) -> None: ...
 
     def log(self, rank: int | None, line: str) -> None: ...
 
@@ -79,38 +79,20 @@ class Stopped(Exception):  # noqa: N818 - no error
         self.number = number
 
 
-def check_timeout(seconds: float) -> None:
-    """ConfigError for a deadline that is too short to reach, or out of sight."""
-    if not MIN_TIMEOUT <= seconds <= MAX_TIMEOUT:
-        raise ConfigError(
-            f"timeout {seconds} is wrong, use {MIN_TIMEOUT} to {MAX_TIMEOUT:.0f} seconds", code="bad-timeout"
-        )
-
-
 def execute(
-    act: Callable[["Run"], Coroutine[Any, Any, None]],
-    display: Display,
-    *,
-    timeout: float,
-    rank: int | None = None,
-    host: tuple[str, int] | None = None,
-    has_command: bool = False,
-    grace: float = COMMAND_GRACE_SECONDS,
-    **summary: object,
+    run: "Run", main: Callable[[], Coroutine[Any, Any, None]], *, has_command: bool = False, **summary: object
 ) -> int:
-    """Run `act` to its end, the deadline, or a signal; return the exit code. The last event is `done`.
+    """Run `main`, which is `run.main` or contains it, to its end; return the exit code. The last event is `done`.
 
-    `rank` is the rank whose run this is; `host` is its address and link port, whose lock is held meanwhile. `done` has
-    `summary`, and what the run adds. A stop by a signal is no error: 130 for SIGINT, 143 for SIGTERM. With a command,
-    the exit code is the command's, and 125 for a failure of the run around it.
+    `done` has `summary`, and what the run adds. A stop by a signal is no error: 130 for SIGINT, 143 for SIGTERM. With a
+    command, the exit code is the command's, and 125 for a failure of the run around it.
     """
-    run = Run(display, timeout=timeout, rank=rank, host=host, grace=grace)
     run.summary.update(summary)
     failure: dict[str, object] = {}
     code = EXIT_OK
     try:
         try:
-            asyncio.run(run.main(act))
+            asyncio.run(main())
         except OSError as error:
             raise refused(error) from error
         finally:
@@ -135,12 +117,17 @@ def execute(
             run.summary["stopped"] = True
         elif error.code != "output-closed":  # nobody is left to read it
             run.fail(error)
-    display.event({"event": "done", "ok": not failure, **run.summary, **failure, "t_ms": run.now()})
+    run.display.event({"event": "done", "ok": not failure, **run.summary, **failure, "t_ms": run.now()})
     return code
 
 
 class Run:
-    """The clock, the events, the signals and the children of one run."""
+    """The clock, the events, the signals and the children of one run.
+
+    `rank` is the rank whose run this is; `host` is its address and link port, whose lock is held meanwhile. A run that
+    `owns_process` handles signals, and ends whatever has been started in this process meanwhile; another one ends its
+    own children.
+    """
 
     def __init__(
         self,
@@ -150,8 +137,12 @@ class Run:
         rank: int | None = None,
         host: tuple[str, int] | None = None,
         grace: float = COMMAND_GRACE_SECONDS,
+        owns_process: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.origin = time.monotonic()
+        self.display = display
+        self._clock = clock
+        self.origin = clock()
         self.deadline = self.origin + timeout
         self.summary: dict[str, object] = {}
         """What `done` tells besides."""
@@ -159,12 +150,11 @@ class Run:
         """Whether native code was set to work."""
         self.is_met = False
         """Whether the group is there."""
-        self.reason: BootstrapError | None = None
-        """What the deadline is to be blamed on: the last failure of a link, while there is no session."""
+        self.reason = Reason()
+        """What the deadline is to be blamed on."""
         self.command_status: int | None = None
         """How the command ended; None while it runs, or where none ran."""
         self.watchers = Watchers()
-        self._display = display
         self._timeout = timeout
         self._rank = rank
         self._host = host
@@ -173,7 +163,9 @@ class Run:
         self._logs: list[asyncio.Task[None]] = []
         self._complaints: set[str] = set()
         self._alarm: asyncio.TimerHandle | None = None
-        self._stop: asyncio.Future[None]
+        self._owns_process = owns_process
+        self._stop_reason: Stopped | BootstrapError | None = None
+        self._stopped = asyncio.Event()
         self._before: frozenset[int] = frozenset()
         self._hurries = False
 
@@ -181,15 +173,15 @@ class Run:
 
     def now(self) -> float:
         """Milliseconds since the start."""
-        return round((time.monotonic() - self.origin) * 1000, 1)
+        return round((self._clock() - self.origin) * 1000, 1)
 
     def report(self, event: str, /, **fields: object) -> None:
         self.show({"event": event, "rank": self._rank, **fields, "t_ms": self.now()})
 
-    def show(self, event: Event) -> None:
+    def show(self, event: EventDict) -> None:
         """Pass on an event as it is."""
         self.native |= event["event"] == "environment-set"
-        self._display.event(event)
+        self.display.event(event)
 
     def fail(self, error: BootstrapError) -> None:
         """Report an error with its advice."""
@@ -202,7 +194,7 @@ class Run:
                 "code": error.code,
                 "message": str(error),
                 "cause": advice.cause,
-                "mend": advice.mend,
+                "remedy": advice.remedy,
                 "retry": advice.retry(self.native),
                 "t_ms": self.now(),
             }
@@ -214,27 +206,33 @@ class Run:
         """Raise BootstrapError or Stopped; whichever way it ends, no process and no file of a child is left."""
         with suppress(OSError):
             tempfile.gettempdir()  # chosen now, and kept: a disk that is full later is an error, not another place
-        self._before = frozenset(each.pid for each in psutil.Process().children(recursive=True))
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._complain)
-        self._stop = loop.create_future()
-        self._stop.add_done_callback(lambda done: done.cancelled() or done.exception())  # read here, or by nobody
-        self._handle_signals(loop)
-        self._set_alarm()
-        output = asyncio.create_task(self._output_failed())
         async with AsyncExitStack() as held:
-            held.enter_context(adopting())
+            if self._owns_process:
+                self._before = frozenset(each.pid for each in psutil.Process().children(recursive=True))
+                self._handle_signals(asyncio.get_running_loop())
+                held.enter_context(adopting())
+            self._set_alarm()
+            output = asyncio.create_task(self._output_failed())
+            stopped = asyncio.create_task(self._stopped.wait())
             main = asyncio.create_task(self._guarded(act, held))
             try:
-                await asyncio.wait({main, self._stop}, return_when=asyncio.FIRST_COMPLETED)
-                (self._stop if self._stop.done() else main).result()
+                await asyncio.wait({main, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if self._stop_reason is not None:
+                    raise self._stop_reason
+                main.result()
             finally:
-                output.cancel()
-                main.cancel()
+                for task in (output, stopped, main):
+                    task.cancel()
                 await self.end_children()
                 await asyncio.wait({main}, timeout=LAST_WORDS_SECONDS)
                 if self._alarm is not None:
                     self._alarm.cancel()
+
+    def stop(self, reason: Stopped | BootstrapError) -> None:
+        """End the run for a reason from outside; only the first one counts."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            self._stopped.set()
 
     async def _guarded(self, act: Callable[["Run"], Coroutine[Any, Any, None]], held: AsyncExitStack) -> None:
         lock = None
@@ -260,18 +258,18 @@ class Run:
         self.is_met = False
         self.command_status = None
         await self.end_children()
-        self.deadline = time.monotonic() + self._timeout
+        self.deadline = self._clock() + self._timeout
         self._set_alarm()
 
     @property
     def stopped_by(self) -> BootstrapError | None:
         """What ends the run from outside, for the other ranks: a signal, the deadline, or an output that is gone."""
-        failure = self._stop.exception() if self._stop.done() and not self._stop.cancelled() else None
-        if isinstance(failure, Stopped):
-            return RunError(f"stopped by {failure}", code="interrupted")
-        return failure if isinstance(failure, BootstrapError) else None
+        if isinstance(self._stop_reason, Stopped):
+            return RunError(f"stopped by {self._stop_reason}", code="interrupted")
+        return self._stop_reason
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.set_exception_handler(self._complain)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_IGN and number == signal.SIGHUP:
                 continue  # nohup asked for that
@@ -280,13 +278,11 @@ class Run:
         loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self._reap_orphans))
 
     def _interrupt(self, number: int) -> None:
-        if self._stop.done():
-            if number == signal.SIGINT:  # a second Ctrl-C
-                self._hurries = True
-                for child in self._children:
-                    child.hurry.set()
-        else:
-            self._stop.set_exception(Stopped(number))
+        if self._stop_reason is not None and number == signal.SIGINT:  # a second Ctrl-C
+            self._hurries = True
+            for child in self._children:
+                child.hurry.set()
+        self.stop(Stopped(number))
 
     def _suspend(self) -> None:
         """Ctrl-Z stops the children too; they go on with this process."""
@@ -298,7 +294,7 @@ class Run:
 
     def _reap_orphans(self) -> None:
         """Reap descendants that became this process's children and have ended."""
-        keep = self._before | {child.pid for child in self._children}
+        keep = self._before | self.watchers.children | {child.pid for child in self._children}
         with suppress(OSError, psutil.Error):
             for each in psutil.Process().children():
                 if each.pid not in keep and each.status() == psutil.STATUS_ZOMBIE:
@@ -310,29 +306,25 @@ class Run:
         self._alarm = asyncio.get_running_loop().call_later(self._timeout, self._too_late)
 
     def _too_late(self) -> None:
-        if self._stop.done():
-            return
         states = ", ".join(f"the worker after '{child.last}'" for child in self._children)
         late = f"no group within {self._timeout:g} s"
-        if self.reason is not None:
-            error: BootstrapError = RunError(f"{self.reason}; {late}", code=self.reason.code)
-            error.stage = self.reason.stage
+        if (reason := self.reason.error) is not None:
+            error: BootstrapError = RunError(f"{reason}; {late}", code=reason.code)
+            error.stage = reason.stage
         elif any(child.is_worker and child.last == "started" for child in self._children):
             error = RunError(f"{late}: MLX is still being imported; try: python -c 'import mlx.core'", code="mlx-hangs")
         else:
             error = RunError(
                 f"{late} ({states or 'no worker yet'}); see the log lines, or raise --timeout", code="deadline"
             )
-        self._stop.set_exception(error)
+        self.stop(error)
 
     async def _output_failed(self) -> None:
-        error = await self._display.failed()
-        if not self._stop.done():
-            if isinstance(error, BrokenPipeError):
-                self._stop.set_exception(RunError("the reader of the output has left", code="output-closed"))
-            else:
-                text = f"the output cannot be written: {error.strerror or error}"
-                self._stop.set_exception(RunError(text, code="output-failed"))
+        error = await self.display.failed()
+        if isinstance(error, BrokenPipeError):
+            self.stop(RunError("the reader of the output has left", code="output-closed"))
+        else:
+            self.stop(RunError(f"the output cannot be written: {error.strerror or error}", code="output-failed"))
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Report what the event loop cannot do, such as accept without descriptors; a bug goes the default way."""
@@ -380,9 +372,10 @@ class Run:
         self._logs += outputs
         await child.exited()
         await child.end()
-        await end_strays(self._before, [each for each in self._children if each is not child])
+        if self._owns_process:
+            await end_strays(self._before, [each for each in self._children if each is not child])
         while (await asyncio.wait(outputs, timeout=OUTPUT_SECONDS))[1]:
-            if not (self._display.full("stdout") or self._display.full("stderr")):
+            if not (self.display.full("stdout") or self.display.full("stderr")):
                 break
         status = self.command_status = child.status if child.status is not None else -signal.SIGKILL
         self.report("command-ended", status=exit_code(status))
@@ -399,8 +392,7 @@ class Run:
         """End all children, and all that they have started; say what cannot be ended."""
         children, self._children = self._children, []
         logs, self._logs = self._logs, []
-        failure = self._stop.exception() if self._stop.done() and not self._stop.cancelled() else None
-        number = failure.number if isinstance(failure, Stopped) else signal.SIGTERM
+        number = self._stop_reason.number if isinstance(self._stop_reason, Stopped) else signal.SIGTERM
         for child in children:
             if self._hurries:
                 child.hurry.set()
@@ -411,7 +403,8 @@ class Run:
             )
         finally:
             self._children = []
-        await end_strays(self._before)
+        if self._owns_process:
+            await end_strays(self._before)
         self.watchers.remove_directories()
         if logs:
             await asyncio.wait(logs, timeout=OUTPUT_SECONDS)
@@ -426,18 +419,18 @@ class Run:
     async def _log(self, child: Child) -> None:
         while (line := await child.log_line()) is not None:
             if child.is_worker or line.startswith("["):  # a run of the demo's has told of its errors in its events
-                self._display.log(self._rank, line)
+                self.display.log(self._rank, line)
 
     async def _pass_on(self, child: Child, stream: str) -> None:
         data = b"begin"
         while data:
-            while self._display.full(stream):  # noqa: ASYNC110 - threads tell no event loop
+            while self.display.full(stream):  # noqa: ASYNC110 - threads tell no event loop
                 await asyncio.sleep(POLL_SECONDS)
             reading = asyncio.create_task(child.read(stream))
             try:
                 if not (await asyncio.wait({reading}, timeout=QUIET_SECONDS))[0]:
-                    self._display.quiet(self._rank, stream)
+                    self.display.quiet(self._rank, stream)
                 data = await reading
             finally:
                 reading.cancel()
-            self._display.output(self._rank, stream, data)
+            self.display.output(self._rank, stream, data)

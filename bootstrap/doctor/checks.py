@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from bootstrap.addresses import holds, interface_of, interfaces
 from bootstrap.control.lock import holder
 from bootstrap.doctor.rdma import ACTIVE, RdmaPort, device_for, local_rdma_devices, parse_rdma_ctl, port_of, usable
 from bootstrap.doctor.system import (
@@ -31,8 +30,8 @@ from bootstrap.doctor.system import (
     run_tool,
 )
 from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.network import holds, interface_of, interfaces, reserved_ports
 from bootstrap.plan import Backend, BackendChoice
-from bootstrap.ports import reserved_ports
 from bootstrap.trust import IdentityError, Pins, load_identity
 from wireproto.session.handshake import fingerprint
 
@@ -69,13 +68,13 @@ _COUNT: Final = 254 * 256
 
 @dataclass(frozen=True)
 class Check:
-    """One rung of the ladder. `cause` is the likely one, `mend` the remedy; a red or yellow check has both."""
+    """One rung of the ladder. `cause` is the likely one, `remedy` the remedy; a red or yellow check has both."""
 
     name: str
     verdict: Verdict
     evidence: str
     cause: str | None = None
-    mend: str | None = None
+    remedy: str | None = None
 
     def __post_init__(self) -> None:
         # One line, whatever a tool printed. A remedy is never cut: half a command can do harm.
@@ -131,8 +130,8 @@ def mlx(backend: BackendChoice) -> tuple[Mlx | None, Check]:
         return None, Check(name, "red", evidence, cause, _INSTALL)
     evidence = f"MLX {found.version} with {', '.join(found.backends) or 'neither jaccl nor ring'}"
     if not found.backends or (backend != "auto" and backend not in found.backends):
-        mend = USE_RING if "ring" in found.backends else _INSTALL
-        return None, Check(name, "red", evidence, "this build of MLX, or this system, is without that backend", mend)
+        remedy = USE_RING if "ring" in found.backends else _INSTALL
+        return None, Check(name, "red", evidence, "this build of MLX, or this system, is without that backend", remedy)
     return found, Check(name, "green", evidence)
 
 
@@ -174,8 +173,8 @@ def thunderbolt() -> tuple[Literal[4, 5] | None, Check]:
     if slow:
         which = f" to {', '.join(slow)}" if len(found.links) > 1 else ""
         cause = f"the cable{which}, a dock on the way, or the other Mac is Thunderbolt 4 or older"
-        mend = f"use a Thunderbolt 5 cable (80 Gb/s){which}, without a slower dock"
-        return found.generation, Check(name, "yellow", evidence, cause, mend)
+        remedy = f"use a Thunderbolt 5 cable (80 Gb/s){which}, without a slower dock"
+        return found.generation, Check(name, "yellow", evidence, cause, remedy)
     return found.generation, Check(name, "green", evidence)
 
 
@@ -187,8 +186,8 @@ def rdma_ctl(generation: Literal[4, 5] | None) -> Check:
         return Check(name, "green", "RDMA is enabled")
     if state == "disabled":
         only = "" if generation == 5 else "on a Mac with Thunderbolt 5, "
-        mend = f"{only}restart into macOS Recovery, open Utilities, Terminal, and run: rdma_ctl enable"
-        return Check(name, "red", "RDMA is disabled", "it is so until it is enabled once from Recovery", mend)
+        remedy = f"{only}restart into macOS Recovery, open Utilities, Terminal, and run: rdma_ctl enable"
+        return Check(name, "red", "RDMA is disabled", "it is so until it is enabled once from Recovery", remedy)
     said = (told.stdout or told.stderr).strip() or "nothing"
     evidence = "rdma_ctl status hangs" if told.status == "hung" else f"rdma_ctl status says: {said}"
     return Check(name, "yellow", evidence, "another macOS than this check knows", "rdma_ctl status")
@@ -228,14 +227,14 @@ def bridge(there: Sequence[str]) -> Check:
         return Check(name, "green", "no bridge holds a Thunderbolt port")
     evidence = "; ".join(f"{device} is up, with {', '.join(members)}" for device, (members, _) in holding.items())
     # Internet Sharing and virtual machines need the rest of their bridge.
-    mend = "; ".join(
+    remedy = "; ".join(
         f"sudo ifconfig {device} down"
         if device == "bridge0"
         else "; ".join(f"sudo ifconfig {device} deletem {member}" for member in members)
         for device, (_, members) in holding.items()
     )
     cause = "macOS, Internet Sharing or a virtual machine made it; it takes the ports that RDMA needs"
-    return Check(name, "yellow", evidence, cause, mend)
+    return Check(name, "yellow", evidence, cause, remedy)
 
 
 def rdma_ports(
@@ -250,9 +249,9 @@ def rdma_ports(
     try:
         devices = list(dict.fromkeys(named)) or [device_for(str(own_ip))]
     except ConfigError as error:
-        what, _, mend = str(error).removeprefix("jaccl: ").partition("; ")
+        what, _, remedy = str(error).removeprefix("jaccl: ").partition("; ")
         cause = "the address is not on a Thunderbolt port that RDMA can use"
-        yield Check("rdma-port", "red", what, cause, mend)
+        yield Check("rdma-port", "red", what, cause, remedy)
         return
     yield from _with_addresses([_port(device) for device in devices], peer_ips)
 
@@ -263,11 +262,11 @@ def _with_addresses(found: Sequence[tuple[Check, RdmaPort | None]], peer_ips: Se
     yield from (check for check, port in found if port is None)
     if lacking:
         addresses = link_local([port.device.removeprefix("rdma_") for port in lacking], peer_ips)
-        mend = "; ".join(
+        remedy = "; ".join(
             f"sudo ifconfig {interface} inet {ip} netmask 255.255.0.0 alias" for interface, ip in addresses.items()
         )
         cause = "a self-assigned address is not there yet, which can take minutes, or the bridge has taken the port"
-        yield Check("rdma-port", "red", "; ".join(str(usable(port)) for port in lacking), cause, mend)
+        yield Check("rdma-port", "red", "; ".join(str(usable(port)) for port in lacking), cause, remedy)
 
 
 def link_local(interfaces_: Sequence[str], others: Iterable[str] = ()) -> dict[str, str]:
@@ -304,8 +303,8 @@ def _port(device: str) -> tuple[Check, RdmaPort | None]:
         return Check(name, "green", f"{device}: {', '.join(str(each) for each in told)}"), None
     if port.state != ACTIVE:
         cause = "no cable, or RDMA is not enabled on the other Mac"
-        mend = f"on the other Mac: jaccl-bootstrap doctor; here: ibv_devinfo -d {device}"
-        return Check(name, "red", reason, cause, mend), None
+        remedy = f"on the other Mac: jaccl-bootstrap doctor; here: ibv_devinfo -d {device}"
+        return Check(name, "red", reason, cause, remedy), None
     return Check(name, "red", reason, "no address", "see below"), port
 
 
@@ -334,8 +333,8 @@ def lock(ip: str | None, link_port: int) -> Check:
     if running is None:
         return Check(name, "green", "no other group is up on this host")
     who = f"process {running.pid}" if running.pid else "another process"
-    mend = "wait for its end" + (f", or: kill {running.pid}" if running.pid else "")
-    return Check(name, "red", f"{who} runs a group on this host", "one group a host is the limit", mend)
+    remedy = "wait for its end" + (f", or: kill {running.pid}" if running.pid else "")
+    return Check(name, "red", f"{who} runs a group on this host", "one group a host is the limit", remedy)
 
 
 def port_is_free(name: str, ip: str | None, port: int, option: str) -> Check:
@@ -388,10 +387,10 @@ def identity(path: Path | None) -> Check:
     try:
         return Check(name, "green", f"own key {fingerprint(load_identity(path, create=False).public_key)}")
     except IdentityError as error:
-        what, _, mend = str(error).partition("; ")
+        what, _, remedy = str(error).partition("; ")
         if error.code == "no-identity":
-            return Check(name, "yellow", what, "none was made yet, so no peer can have pinned it", mend)
-        return Check(name, "red", what, "the key must be a P-256 key in a file for its owner alone", mend)
+            return Check(name, "yellow", what, "none was made yet, so no peer can have pinned it", remedy)
+        return Check(name, "red", what, "the key must be a P-256 key in a file for its owner alone", remedy)
 
 
 def pin(ip: str) -> Check:
@@ -399,11 +398,11 @@ def pin(ip: str) -> Check:
     try:
         key = Pins().get(ip)
     except IdentityError as error:
-        what, _, mend = str(error).partition("; ")
-        return Check(name, "red", what, "the pins must be JSON in a file for their owner alone", mend)
+        what, _, remedy = str(error).partition("; ")
+        return Check(name, "red", what, "the pins must be JSON in a file for their owner alone", remedy)
     if key is None:
-        mend = f"jaccl-bootstrap pin {ip} KEY, with the key that jaccl-bootstrap identity shows there"
-        return Check(name, "yellow", f"no key is pinned for {ip}", "the two hosts have not met yet", mend)
+        remedy = f"jaccl-bootstrap pin {ip} KEY, with the key that jaccl-bootstrap identity shows there"
+        return Check(name, "yellow", f"no key is pinned for {ip}", "the two hosts have not met yet", remedy)
     return Check(name, "green", f"{ip} is pinned to {fingerprint(key)}")
 
 

@@ -10,8 +10,9 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
-from typing import Final, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple, NoReturn
 
 from bootstrap.errors import BootstrapError
 from bootstrap.link.outcome import Send, say
@@ -26,6 +27,13 @@ SLACK_SECONDS: Final = 1.0
 _HEADER: Final = struct.Struct("<I")
 
 Gather = Callable[[bytes, int], bytes]
+
+
+class SocketPair(NamedTuple):
+    """The two ends: this process's, and that of the worker or command."""
+
+    control: socket.socket
+    child: socket.socket
 
 
 class SideChannelError(BootstrapError):
@@ -79,6 +87,21 @@ def _exactly(channel: socket.socket, count: int) -> bytes:
 
 
 # -- in the control process --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def socket_pair(wanted: bool) -> Iterator[SocketPair | None]:
+    """Keep a socket pair inside the block; None unless it is wanted."""
+    if not wanted:
+        yield None
+        return
+    pair = SocketPair(*socket.socketpair())
+    pair.control.setblocking(False)
+    try:
+        yield pair
+    finally:
+        for end in pair:
+            end.close()
 
 
 class SideChannel:

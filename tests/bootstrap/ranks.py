@@ -81,7 +81,7 @@ def failed(run: Any, *codes: str) -> dict[str, Any]:
     assert run.end() == (125 if "--" in run.process.args else 3), (run.events, run.stderr)
     event = error(run)
     assert event["code"] in codes, event
-    assert {"cause", "mend", "retry", "stage", "message"} <= event.keys()
+    assert {"cause", "remedy", "retry", "stage", "message"} <= event.keys()
     done = run.events[-1]
     assert (done["event"], done["ok"], done["code"]) == ("done", False, event["code"])
     assert "Traceback" not in "".join(run.stderr), run.stderr

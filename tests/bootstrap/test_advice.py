@@ -101,7 +101,7 @@ def test_every_advice_is_somebodys(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_an_advice_is_two_short_lines(name: str) -> None:
-    for text in (TEXTS[name].cause, TEXTS[name].mend):
+    for text in (TEXTS[name].cause, TEXTS[name].remedy):
         assert text
         assert text.isprintable()
         assert len(text) <= 80
@@ -118,9 +118,9 @@ def options(command: click.Command) -> Iterator[str]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_an_advice_names_is_there(name: str) -> None:
     known = {*options(typer.main.get_command(app)), "--help"}
-    assert set(re.findall(r"--[a-z][a-z-]*", TEXTS[name].mend)) <= known
+    assert set(re.findall(r"--[a-z][a-z-]*", TEXTS[name].remedy)) <= known
     commands = {"doctor", "identity", "pin", "devices"}
-    assert set(re.findall(r"jaccl-bootstrap (\w+)", TEXTS[name].mend)) <= commands
+    assert set(re.findall(r"jaccl-bootstrap (\w+)", TEXTS[name].remedy)) <= commands
 
 
 def test_the_code_itself_comes_before_its_family() -> None:
@@ -174,7 +174,7 @@ def test_an_errno_of_a_queue_pair_is_about_the_rdma_link(step: str, errno: int, 
     """TCP over the same link has worked just before."""
     advice = advise("init-failed", f"{prefix}[jaccl] Changing queue pair to {step} failed with errno {errno}")
     assert advice is not ADVICE["init-failed"]
-    text = f"{advice.cause}; {advice.mend}"
+    text = f"{advice.cause}; {advice.remedy}"
     assert any(word in text for word in RDMA)
     assert not any(word in text for word in ("VPN", "Local Network", "route", "listen"))
 
@@ -219,7 +219,7 @@ def test_every_message_of_mlx_has_its_advice(message: str, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "mend"),
+    ("code", "message", "remedy"),
     [
         ("port-in-use", "port 31000 on 10.0.0.1 is in use", "lsof -nP -iTCP:31000"),
         ("link-crowded", "16 connections of 10.0.0.9 to 10.0.0.1:7001", "lsof -nP -iTCP"),
@@ -230,9 +230,9 @@ def test_every_message_of_mlx_has_its_advice(message: str, word: str) -> None:
         ("rehearsal-refused", "10.0.0.1:29500 refused", "lsof -nP -iTCP:29500 on rank 0"),
     ],
 )
-def test_a_remedy_names_what_the_message_names(code: str, message: str, mend: str) -> None:
-    found = advise(code, message).mend
-    assert mend in found
+def test_a_remedy_names_what_the_message_names(code: str, message: str, remedy: str) -> None:
+    found = advise(code, message).remedy
+    assert remedy in found
     assert not re.search(r"\b(IP|PORT)\b", found)
 
 
@@ -243,4 +243,4 @@ def test_native_words_in_another_failure_mean_nothing() -> None:
 def test_whether_to_try_again() -> None:
     assert Advice("c", "m").retry(native=False) == "safe"
     assert Advice("c", "m").retry(native=True) == "unsafe"
-    assert Advice("c", "m", mend_first=True).retry(native=True) == "mend-first"
+    assert Advice("c", "m", fix_first=True).retry(native=True) == "fix-first"

@@ -1,8 +1,10 @@
-"""Files that hold secrets, or that a user names: what is refused, and that nothing blocks."""
+"""Files that hold secrets, or that a user names: what is refused, and that nothing blocks; how files are written."""
 
 import errno
 import logging
 import os
+import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.errors import ConfigError
-from bootstrap.files import open_private
+from bootstrap import files
+from bootstrap.errors import ConfigError, TopologyWriteError
+from bootstrap.files import open_private, private_directory, remove_file, write_file, written
 from bootstrap.keylog import VARIABLE, open_key_log
 from bootstrap.link.record import open_capture
 
@@ -101,3 +104,139 @@ def test_any_encoding_of_stdout_works(tmp_path: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, timeout=60, check=False, env=env)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"schl\\xfcssel" in done.stdout
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_a_file_is_for_its_owner_alone(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "file.json"
+    before = os.umask(umask)
+    try:
+        write_file(path, b"data")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == b"data"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_file(path, b"first")
+    with path.open("rb") as reader:
+        write_file(path, b"second")
+        assert reader.read() == b"first"
+    assert path.read_bytes() == b"second"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_is_refused(tmp_path: Path, exists: bool) -> None:
+    target, path = tmp_path / "target", tmp_path / "file.json"
+    if exists:
+        target.write_bytes(b"precious")
+    path.symlink_to(target)
+    with pytest.raises(TopologyWriteError, match="symbolic link") as caught:
+        write_file(path, b"data")
+    assert caught.value.code == "not-a-regular-file"
+    assert path.is_symlink()
+    assert target.exists() == exists
+    assert not exists or target.read_bytes() == b"precious"
+
+
+def test_a_link_put_there_in_the_middle_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, path = tmp_path / "target", tmp_path / "file.json"
+    target.write_bytes(b"precious")
+    monkeypatch.setattr(files, "_refuse_irregular", lambda path: path.symlink_to(target))
+    write_file(path, b"data")
+    assert target.read_bytes() == b"precious"
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, make: type[Path]) -> None:
+    path = tmp_path / "file.json"
+    make(path)
+    with pytest.raises(TopologyWriteError, match="not a regular file"):
+        write_file(path, b"data")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_directory_is_named_with_the_systems_reason(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "file.json"
+    with pytest.raises(
+        TopologyWriteError, match=re.escape(f"cannot write {path}: No such file or directory")
+    ) as caught:
+        write_file(path, b"data")
+    assert caught.value.stage == "topology"
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(TopologyWriteError, match="No space left"):
+        write_file(tmp_path / "file.json", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_written_removes_the_file_even_after_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+
+    def fail_inside() -> None:
+        with written(path, b"data"):
+            assert path.read_bytes() == b"data"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_written_leaves_what_somebody_else_wrote(tmp_path: Path) -> None:
+    path, other = tmp_path / "file.json", tmp_path / "other"
+    other.write_bytes(b"theirs")
+    with written(path, b"data"):
+        other.replace(path)
+    assert path.read_bytes() == b"theirs"
+
+
+def test_written_does_not_mind_that_the_file_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    with written(path, b"data"):
+        remove_file(path)
+        remove_file(path)
+
+
+def test_a_removal_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TopologyWriteError, match="cannot remove") as caught:
+        remove_file(tmp_path)
+    assert caught.value.code == "remove-failed"
+
+
+def test_a_private_directory_is_for_its_owner_alone_and_gone_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "private"
+
+    def fail_inside() -> None:
+        with private_directory(path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+            (path / "file").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("target")])
+def test_a_private_directory_is_new(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "private"
+    make(path)
+    with pytest.raises(TopologyWriteError, match="File exists; check TMPDIR") as caught, private_directory(path):
+        pass
+    assert caught.value.code == "directory-failed"
+    assert list(tmp_path.iterdir()) == [path]

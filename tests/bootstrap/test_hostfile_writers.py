@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from bootstrap.environment import environment_for
 from bootstrap.errors import ConfigError
+from bootstrap.group import prepare
 from bootstrap.hostfile import Hostfile, parse_hostfile
-from bootstrap.topology import backend_file
-from bootstrap.up import Up
 
 pytest.importorskip("mlx._distributed_utils.config", reason="MLX's own tools are not installed")
 
@@ -128,13 +126,11 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes
 
 def ours(hostfile: Hostfile, rank: int) -> dict[str, str]:
     """Return the variables that `up` would set for a rank, with the file's content in place of its path."""
-    up = Up.of_hostfile(hostfile, str(rank), backend="auto")
-    plan = up.plan(PORT, "id")
-    assert up.backend in ("jaccl", "ring")
-    backend: Any = up.backend
-    _, path, data = backend_file(plan, backend)
-    variables = environment_for(plan, backend, path)
-    return {name: data.decode() if value == str(path) else value for name, value in variables.items()}
+    plan = hostfile.plan(rank, port=PORT, session_id="id")
+    assert plan.backend != "auto"
+    prepared = prepare(plan, plan.backend)
+    content = prepared.content.decode()
+    return {name: content if value == str(prepared.path) else value for name, value in prepared.variables.items()}
 
 
 def same(own: dict[str, str], mlx: dict[str, str]) -> None:

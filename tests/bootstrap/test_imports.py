@@ -17,7 +17,7 @@ def test_the_package_needs_neither_mlx_nor_the_command_line() -> None:
 
 def test_the_supervisor_does_not_load_mlx() -> None:
     assert (
-        loaded_after("import bootstrap.control.run, bootstrap.cli.demo, bootstrap.up, bootstrap.cli.display")
+        loaded_after("import bootstrap.control.run, bootstrap.cli.demo, bootstrap.rank, bootstrap.cli.display")
         & {"mlx", "mlx.core", "rich"}
         == set()
     )

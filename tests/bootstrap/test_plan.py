@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from bootstrap import BootstrapConfig, BootstrapError, ConfigError, Plan
-from bootstrap.plan import check_session_id, elect, new_session_id
+from bootstrap.plan import check_devices, check_session_id, elect, new_session_id
 
 GOOD: dict[str, Any] = {"own_rank": 0, "own_ip": "10.0.0.1", "peer_ip": "10.0.0.2", "port": 29400, "session_id": "s"}
 UNSAFE_SESSION_IDS = [
@@ -77,6 +77,28 @@ def test_devices_that_cannot_be(devices: Any, fault: str) -> None:
     assert fault in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "devices",
+    [
+        (),
+        ((None,),),
+        ((None, "a"), ("a",)),
+        ((None, "a", "a"), ("a", None, "a")),
+        ((None, None), (None, None)),  # JACCL: "valid", the first all_sum crashes
+        ((None, ""), ("a", None)),  # JACCL: "valid", init crashes
+        (("a", "a"), ("a", None)),
+        ((None, "a\n"), ("a", None)),
+        ((None, " "), ("a", None)),
+        ((None, 5), ("a", None)),
+        ((None, ("a", "b")), (None, None)),  # one-sided
+        tuple(tuple(None if r == c else "a" for c in range(9)) for r in range(9)),
+    ],
+)
+def test_device_matrices_that_jaccl_must_not_see(devices: tuple[tuple[str | None, ...], ...]) -> None:
+    with pytest.raises(ConfigError):
+        check_devices(devices)
+
+
 def test_devices_fit_the_ranks() -> None:
     assert Plan(rank=2, ips=("10.0.0.1", "10.0.0.2", "10.0.0.3"), devices=THREE).devices == THREE
 
@@ -110,9 +132,9 @@ def test_a_group_has_2_to_64_ranks(size: int) -> None:
 @pytest.mark.parametrize("size", range(2, 9))
 def test_the_last_rank_has_the_last_port(size: int) -> None:
     last = 65536 - size
-    assert Plan(rank=size - 1, ips=("10.0.0.1",) * size, port=last).size == size
+    assert Plan(rank=size - 1, ips=("10.0.0.1",) * size, port=last, link_ports=()).size == size
     with pytest.raises(ConfigError, match=f"use 1 to {last} with {size} ranks"):
-        Plan(rank=0, ips=("10.0.0.1",) * size, port=last + 1)
+        Plan(rank=0, ips=("10.0.0.1",) * size, port=last + 1, link_ports=())
 
 
 @pytest.mark.parametrize("addresses", [1, 2, 4])

@@ -3,27 +3,30 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from bootstrap import BootstrapConfig, EnvironmentSetError, GroupInitError, TopologyWriteError
-from bootstrap.environment import environment_for
+from bootstrap.group import prepare
 from bootstrap.plan import Plan
-from bootstrap.topology import rank_entries, topology_path
 from wireproto import ClusterMsgType, JacclBootstrapPayload, decode_frame, encode_frame
+from wireproto.jaccl.topology import RankEntry, format_rank_entries
 
 RANK_0 = BootstrapConfig(own_rank=0, own_ip="169.254.1.1", peer_ip="169.254.1.2", port=29400, session_id="S-1")
 RANK_1 = BootstrapConfig(own_rank=1, own_ip="169.254.1.2", peer_ip="169.254.1.1", port=29400, session_id="S-1")
+DEVICES = ((None, "rdma_en5"), ("rdma_en4", None))
 BOTH = pytest.mark.parametrize("config", [RANK_0, RANK_1], ids=["rank 0", "rank 1"])
 
 
 def variables(config: BootstrapConfig) -> dict[str, str]:
-    plan = config.plan()
-    return environment_for(plan, "jaccl", topology_path(plan.session_id))
+    return prepare(replace(config.plan(), devices=DEVICES), "jaccl").variables
 
 
 def entries(config: BootstrapConfig) -> list[dict[str, object]]:
-    parsed: list[dict[str, object]] = json.loads(rank_entries(config.plan().ips))
+    """The reference peer's topology file for these ranks; JACCL itself reads a device matrix."""
+    rows = [RankEntry("bridge100", ip, rank) for rank, ip in enumerate(config.plan().ips)]
+    parsed: list[dict[str, object]] = json.loads(format_rank_entries(rows))
     return parsed
 
 
@@ -55,8 +58,8 @@ def test_05_coordinator_is_rank_0s_address(config: BootstrapConfig) -> None:
 
 @pytest.mark.parametrize("port", [1, 29400, 65534])
 def test_06_port_is_verbatim(port: int) -> None:
-    plan = Plan(rank=1, ips=("10.0.0.1", "10.0.0.2"), port=port)
-    assert environment_for(plan, "jaccl", topology_path("s"))["MLX_JACCL_COORDINATOR"] == f"10.0.0.1:{port}"
+    plan = Plan(rank=1, ips=("10.0.0.1", "10.0.0.2"), port=port, devices=DEVICES, link_ports=())
+    assert prepare(plan, "jaccl").variables["MLX_JACCL_COORDINATOR"] == f"10.0.0.1:{port}"
 
 
 @BOTH
@@ -65,7 +68,8 @@ def test_07_topology_file_is_json(config: BootstrapConfig) -> None:
 
 
 def test_08_topology_path_holds_the_session_id() -> None:
-    assert topology_path("S-1").name == "darkbloom-jaccl-topology-S-1.json"
+    path = prepare(replace(RANK_0.plan(), devices=DEVICES), "jaccl").path
+    assert path.name == "darkbloom-jaccl-topology-S-1.json"
 
 
 @BOTH

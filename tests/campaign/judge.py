@@ -85,7 +85,7 @@ def _wrong_end(run: Running) -> Iterator[str]:
         yield f"the code {error['code']} is documented nowhere"
     elif status not in (3, 125) and status not in [event.get("status") for event in run.events]:
         yield f"it has failed, and ends with status {status}"
-    elif not (error["message"] and error["cause"] and error["mend"]):
+    elif not (error["message"] and error["cause"] and error["remedy"]):
         yield f"there is no advice for {error['code']}"
 
 

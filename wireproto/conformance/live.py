@@ -38,7 +38,7 @@ async def show(results: AsyncIterator[Result], total: Sum, count: int, console: 
             live.update(Group(_table(total), progress))
     console.print(_table(total))
     spoilt = sum(result.spoils for result in total.results)
-    verdict = Text(f"{spoilt} to mend", "bold red") if spoilt else Text("nothing to mend", "bold green")
+    verdict = Text(f"{spoilt} to fix", "bold red") if spoilt else Text("nothing to fix", "bold green")
     console.print(verdict)
     for id_ in total.unexpected_passes:
         console.print(Text(f"{id_} was expected to fail, and did not: take it off the list", "bold red"))

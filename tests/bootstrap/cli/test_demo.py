@@ -13,8 +13,10 @@ import mlx.core as mx
 import pytest
 
 import bootstrap
+from bootstrap import ConfigError, Plan
+from bootstrap.cli.demo import Demo
 from bootstrap.events import FIELDS
-from bootstrap.ports import reserved_ports
+from bootstrap.network import reserved_ports
 
 Start = Callable[..., Any]
 Check = Callable[[Any], None]
@@ -278,3 +280,32 @@ def test_events_are_json_as_python_writes_it(command: Start) -> None:
     demo = command("demo", "--json")
     assert demo.end() == 0
     assert [json.dumps(event) + "\n" for event in demo.events] == demo.seen
+
+
+def demo_of(ranks: int = 2, host: str = "127.0.0.1", **more: Any) -> Demo:
+    return Demo(Plan(rank=0, ips=(host,) * ranks, link_ports=(), **more))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"ranks": 1}, "bad-ranks"),
+        ({"backend": "any"}, "bad-backend"),
+        ({"host": "169.254.1.1"}, "not-loopback"),
+        ({"host": "::1"}, "bad-ip"),
+        ({"port": 0}, "bad-port"),
+        ({"ranks": 8, "port": 65529}, "bad-port"),
+        ({"session_id": ".."}, "bad-session-id"),
+        ({"timeout": 0.0}, "bad-timeout"),
+        ({"timeout": float("nan")}, "bad-timeout"),
+        ({"timeout": 1e9}, "bad-timeout"),
+    ],
+)
+def test_a_demo_that_cannot_be(wrong: dict[str, Any], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        demo_of(**wrong)
+    assert caught.value.code == code
+
+
+def test_loopback_is_the_whole_of_127() -> None:
+    assert demo_of(host="127.8.9.10").plan.size == 2

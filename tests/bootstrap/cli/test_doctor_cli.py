@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.ports import reserved_ports
+from bootstrap.network import reserved_ports
 from tests.bootstrap.system_tools import Tools, fake_mlx
 
 Start = Callable[..., Any]
@@ -73,9 +73,9 @@ def test_a_good_host_for_programs(doctor: Start, free: list[str]) -> None:
         "leftovers",
     ]
     for check in checks:
-        assert [*check] == ["event", "name", "verdict", "evidence", "cause", "mend"]
+        assert [*check] == ["event", "name", "verdict", "evidence", "cause", "remedy"]
         assert check["event"] == "check"
-        assert (check["cause"] is not None) == (check["mend"] is not None) == (check["verdict"] == "yellow")
+        assert (check["cause"] is not None) == (check["remedy"] is not None) == (check["verdict"] == "yellow")
     assert [check["verdict"] for check in checks if check["name"] != "link-port"][:8] == ["green"] * 6 + ["yellow"] * 2
     assert run.stderr == []
 
@@ -126,10 +126,10 @@ def test_a_report_that_cannot_be_written(doctor: Start, tmp_path: Path) -> None:
 def test_plain_lines_when_nobody_watches(doctor: Start) -> None:
     run = doctor("--backend", "jaccl")
     assert run.end() == 1
-    check, cause, mend = (line.rstrip("\n") for line in run.seen)
+    check, cause, remedy = (line.rstrip("\n") for line in run.seen)
     assert check.startswith("red      platform          Linux ")
     assert cause == "           cause           JACCL needs macOS 26.2 or later"
-    assert mend == "           mend            use --backend ring"
+    assert remedy == "           remedy          use --backend ring"
     assert run.stderr == []
 
 

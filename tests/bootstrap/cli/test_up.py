@@ -195,10 +195,10 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     """Four lines for people; for programs one event besides, in one line."""
     run = up(*pair, "--timeout", "0.5", *arguments)
     assert run.end() == 3
-    message, why, mend, again = run.stderr
+    message, why, remedy, again = run.stderr
     refused = f"connecting to {pair[1].ip}:7777 failed: Connection refused"
     assert message == f"jaccl-bootstrap up: rank 0: {refused}; no group within 0.5 s"
-    assert [why, mend, again] == [
+    assert [why, remedy, again] == [
         "  likely cause: the other rank does not listen yet",
         "  what to do: start it there",
         "  trying again: safe, nothing native has run",
@@ -206,7 +206,7 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     if arguments:
         event = error(run)
         assert message.endswith(f"rank 0: {event['message']}")
-        assert [event["cause"], event["mend"]] == [why.partition(": ")[2], mend.partition(": ")[2]]
+        assert [event["cause"], event["remedy"]] == [why.partition(": ")[2], remedy.partition(": ")[2]]
         assert event["retry"] == "safe"
 
 
@@ -217,7 +217,7 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.1"], "give --rank"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.1", "--rank", "0"], "two ranks have the same address"),
         (["--own-ip", "127.0.0.1"], "--peer-ip"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--rank", "2"], "rank '2' is wrong"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--rank", "2"], "rank 2 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--link-port", "0"], "link port 0 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--coordinator-port", "65535"], "port 65535 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "3"], "--revision"),

@@ -160,7 +160,7 @@ def test_a_command_that_cannot_be_run(on_both: Start, pair: Pair, tmp_path: Path
     garbage.write_bytes(b"\x7fELF and no more")
     garbage.chmod(0o755)
     zero, one = on_both((str(garbage),), ("true",), "--json")
-    assert failed(zero, "command-refused")["retry"] == "mend-first"
+    assert failed(zero, "command-refused")["retry"] == "fix-first"
     one.end()
     for run in (zero, one):
         nothing_left(run, *pair)

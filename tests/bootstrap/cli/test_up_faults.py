@@ -30,7 +30,7 @@ def holding(both: Start) -> tuple[Any, Any]:
 def survives_not(run: Any) -> dict[str, Any]:
     """How a rank ends whose other rank has died."""
     event = failed(run, *LOST)
-    assert event["mend"]
+    assert event["remedy"]
     return event
 
 
@@ -186,7 +186,7 @@ def test_a_second_session_on_one_host(arguments: list[str], both: Start, pair: P
     second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
     event = failed(second, "host-busy")
     assert f"process {zero.process.pid} runs a group on this host already" in event["message"]
-    assert (event["stage"], event["retry"]) == ("lock", "mend-first")
+    assert (event["stage"], event["retry"]) == ("lock", "fix-first")
     zero.process.send_signal(signal.SIGINT)
     assert (zero.end(), one.end()) == (130, 0)
 

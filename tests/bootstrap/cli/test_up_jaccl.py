@@ -250,5 +250,5 @@ def test_the_group_itself_needs_jaccl(pair: Pair, up_jaccl: Start, tmp_path: Pat
         pytest.skip("this host has jaccl")
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], mesh(2))
     run = up_jaccl(pair[0], hostfile)
-    assert "--backend ring" in failed(run, "backend-unavailable")["mend"]
+    assert "--backend ring" in failed(run, "backend-unavailable")["remedy"]
     nothing_left(run, *pair)

@@ -113,7 +113,7 @@ def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--hostfile", "HOSTS", "--rank", "3"], "rank '3' is wrong, use 0 to 2, or auto"),
+        (["--hostfile", "HOSTS", "--rank", "3"], "rank 3 is wrong, use 0 to 2, or auto"),
         (["--hostfile", "HOSTS", "--rank", "-1"], "rank '-1' is wrong"),
         (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1"], "give --own-ip and --peer-ip, or --hostfile"),
         (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2"], "or --hostfile"),

@@ -21,6 +21,7 @@ from bootstrap.control import child as processes
 from bootstrap.control.child import GUARD, LONGEST_LINE, Child, Guard, Watchers, parse
 from bootstrap.control.lock import holder, host_lock
 from bootstrap.events import Event
+from bootstrap.plan import Plan
 from bootstrap.worker import Order
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.links import run
@@ -249,9 +250,7 @@ def test_a_command_is_not_to_blame_where_nothing_can_be_started(monkeypatch: pyt
 def test_an_order_to_a_worker_that_died_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end says so."""
     monkeypatch.setattr("bootstrap.control.child.WORKER", ("-c", "raise SystemExit(7)"))
-    order = Order(
-        rank=0, ips=("127.0.0.1",) * 2, port=1, session_id="s", backend="ring", directory="/d", origin=0.0, deadline=0.0
-    )
+    order = Order(plan=Plan(rank=0, ips=("127.0.0.1", "127.0.0.2"), backend="ring"), origin=0.0, deadline=0.0)
 
     async def main() -> None:
         worker = await Child.worker("ring", Watchers())

@@ -25,7 +25,7 @@ from bootstrap.doctor.checks import Check
 from bootstrap.doctor.ladder import NAMES, Patient, examine, unreached
 from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
-from bootstrap.ports import reserved_ports
+from bootstrap.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.system_tools import Tools, fake_mlx
 
@@ -93,7 +93,7 @@ def climb(**patient: Any) -> dict[str, Check]:
     found = list(examine(Patient(**{"own_ip": OWN, "coordinator_port": 29400, **patient})))
     assert [check.verdict for check in found[:-1]].count("red") == 0
     for check in found:
-        assert ((check.cause is not None) and (check.mend is not None)) == (check.verdict in ("yellow", "red")), check
+        assert ((check.cause is not None) and (check.remedy is not None)) == (check.verdict in ("yellow", "red")), check
     return {check.name: check for check in found}
 
 
@@ -162,7 +162,7 @@ def test_ring_on_a_mac_needs_no_rdma(mac: Mac, port: int) -> None:
 
 def test_jaccl_on_linux_is_refused_at_once() -> None:
     check = last(backend="jaccl")
-    assert (check.name, check.verdict, check.mend) == ("platform", "red", "use --backend ring")
+    assert (check.name, check.verdict, check.remedy) == ("platform", "red", "use --backend ring")
 
 
 # -- macOS and MLX -----------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_an_mlx_that_cannot_be_imported(mac: Mac, before: str, evidence: str) ->
     mac.has_mlx("ring", before=before)
     check = last()
     assert (check.name, check.verdict, check.evidence) == ("mlx", "red", evidence.strip())
-    assert check.mend == "pip install --upgrade 'cluster-wireproto[bootstrap]'"
+    assert check.remedy == "pip install --upgrade 'cluster-wireproto[bootstrap]'"
 
 
 def test_an_mlx_that_hangs(mac: Mac, short: None) -> None:
@@ -209,14 +209,14 @@ def test_what_libraries_print_does_not_matter(mac: Mac) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backends", "backend", "mend"),
+    ("backends", "backend", "remedy"),
     [(("ring",), "jaccl", "use --backend ring"), ((), "auto", "pip install"), (("jaccl",), "ring", "pip install")],
 )
-def test_an_mlx_without_the_backend(mac: Mac, backends: tuple[str, ...], backend: str, mend: str) -> None:
+def test_an_mlx_without_the_backend(mac: Mac, backends: tuple[str, ...], backend: str, remedy: str) -> None:
     mac.has_mlx(*backends)
     check = last(backend=backend)
     assert (check.name, check.verdict) == ("mlx", "red")
-    assert mend in str(check.mend)
+    assert remedy in str(check.remedy)
 
 
 def test_auto_is_ring_where_mlx_has_no_jaccl(mac: Mac) -> None:
@@ -227,7 +227,7 @@ def test_auto_is_ring_where_mlx_has_no_jaccl(mac: Mac) -> None:
 def test_an_mlx_before_the_factory(mac: Mac) -> None:
     mac.has_mlx("jaccl", "ring", factory=False)
     check = climb()["gather-factory"]
-    assert (check.verdict, check.mend) == ("yellow", "pip install --upgrade mlx")
+    assert (check.verdict, check.remedy) == ("yellow", "pip install --upgrade mlx")
 
 
 # -- Thunderbolt and RDMA ----------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_an_owner_of_thunderbolt_4_is_not_sent_to_recovery(mac: Mac, name: str) 
     mac.tools.prints("rdma_ctl", "rdma_ctl-disabled.txt")
     mac.tools.prints("ibv_devices", "ibv_devices-0.txt")
     check = last()
-    assert (check.name, check.verdict, check.mend) == ("thunderbolt", "red", "use --backend ring")
+    assert (check.name, check.verdict, check.remedy) == ("thunderbolt", "red", "use --backend ring")
     assert not any("Recovery" in str(each) for each in climb().values())
 
 
@@ -259,15 +259,15 @@ def test_thunderbolt_that_may_do(mac: Mac, name: str, evidence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "mend"),
+    ("profile", "remedy"),
     [("tb5-linked", "restart into macOS Recovery"), ("none", "on a Mac with Thunderbolt 5, restart")],
 )
-def test_rdma_that_was_never_enabled(mac: Mac, profile: str, mend: str) -> None:
+def test_rdma_that_was_never_enabled(mac: Mac, profile: str, remedy: str) -> None:
     mac.tools.prints("system_profiler", f"system_profiler-{profile}.json")
     mac.tools.prints("rdma_ctl", "rdma_ctl-disabled.txt")
     check = last()
     assert (check.name, check.verdict, check.evidence) == ("rdma-ctl", "red", "RDMA is disabled")
-    assert str(check.mend).startswith(mend)
+    assert str(check.remedy).startswith(remedy)
 
 
 def test_an_unknown_answer_of_rdma_ctl(mac: Mac, short: None) -> None:
@@ -291,7 +291,7 @@ def test_no_device(mac: Mac, name: str, status: int) -> None:
 def test_a_tool_that_hangs_means_a_reboot(mac: Mac, short: None, tool: str, name: str) -> None:
     mac.tools.hangs(tool)
     check = last()
-    assert (check.name, check.verdict, check.mend) == (name, "red", "sudo reboot")
+    assert (check.name, check.verdict, check.remedy) == (name, "red", "sudo reboot")
     assert check.evidence.startswith(tool)
     assert check.evidence.endswith("hangs")
 
@@ -315,7 +315,7 @@ def test_a_bridge_is_a_warning(mac: Mac) -> None:
     mac.tools.prints("ifconfig", "ifconfig-bridge-up.txt")
     check = climb()["bridge"]
     assert (check.verdict, check.evidence) == ("yellow", "bridge0 is up, with en2, en5")
-    assert check.mend == "sudo ifconfig bridge0 down"
+    assert check.remedy == "sudo ifconfig bridge0 down"
     mac.tools.prints("ifconfig", "ifconfig-bridge-down.txt")
     assert climb()["bridge"].verdict == "green"
     mac.tools.prints("ifconfig", "ifconfig-bridge-missing.txt", status=1)
@@ -330,7 +330,7 @@ def test_a_bridge_is_found_by_its_members(mac: Mac, name: str) -> None:
     mac.tools.runs("ifconfig", f"/bin/cat <<'E'\n{IFCONFIG.format(name, 'vmenet0', 'en5')}E")
     check = climb()["bridge"]
     assert (check.verdict, check.evidence) == ("yellow", f"{name} is up, with vmenet0, en5")
-    assert check.mend == f"sudo ifconfig {name} deletem en5"  # the virtual machine keeps its own
+    assert check.remedy == f"sudo ifconfig {name} deletem en5"  # the virtual machine keeps its own
 
 
 def test_several_bridges(mac: Mac) -> None:
@@ -339,8 +339,8 @@ def test_several_bridges(mac: Mac) -> None:
     mac.tools.runs("ifconfig", f"/bin/cat <<'E'\n{text}E")
     check = climb()["bridge"]
     assert check.evidence == "bridge0 is up, with en2, en3; bridge100 is up, with en4, en5"
-    assert check.mend is not None
-    assert check.mend.split("; ")[1:] == [f"sudo ifconfig bridge100 deletem {name}" for name in ("en4", "en5")]
+    assert check.remedy is not None
+    assert check.remedy.split("; ")[1:] == [f"sudo ifconfig bridge100 deletem {name}" for name in ("en4", "en5")]
 
 
 def test_a_bridge_without_a_thunderbolt_port_is_none_of_ours(mac: Mac) -> None:
@@ -369,18 +369,18 @@ def test_a_remedy_never_gives_a_lan_address_to_a_thunderbolt_port(
     devices = ("rdma_en5", "rdma_en4", "rdma_en3")
     check = last(own_ip=own, peer_ips=("10.0.0.2", "10.0.0.3"), rank=0, devices=devices)
     assert (check.name, check.verdict) == ("rdma-port", "red")
-    given = re.findall(r"sudo ifconfig (\w+) inet ([\d.]+) netmask 255.255.0.0 alias", str(check.mend))
+    given = re.findall(r"sudo ifconfig (\w+) inet ([\d.]+) netmask 255.255.0.0 alias", str(check.remedy))
     assert [name for name, _ in given] == ["en5", "en4", "en3"]
     assert len({ip for _, ip in given}) == 3
     assert all(ip.startswith("169.254.") for _, ip in given)
-    assert own not in str(check.mend)
+    assert own not in str(check.remedy)
 
 
 def test_only_ports_without_an_address_get_one(mac: Mac) -> None:
     no_address(mac, "rdma_en4")
     found = list(checks.rdma_ports(OWN, ("rdma_en4", "rdma_en5"), ()))
     assert [check.verdict for check in found] == ["green", "red"]
-    assert "en4" not in str(found[1].mend)
+    assert "en4" not in str(found[1].remedy)
 
 
 @pytest.mark.parametrize("where", ["own", "peer", "arp", "ifconfig", "other port"])
@@ -432,7 +432,7 @@ def test_each_peer_is_judged_by_its_own_speed(mac: Mac, links: list[str], verdic
     check = climb()["thunderbolt"]
     assert (check.verdict, check.evidence) == (verdict, evidence)
     slow = [f"Mac{n}" for n, speed in enumerate(links) if int(speed) < 80]
-    assert all(name in str(check.mend) for name in slow)
+    assert all(name in str(check.remedy) for name in slow)
 
 
 def test_an_address_on_the_bridge(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,22 +440,22 @@ def test_an_address_on_the_bridge(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> 
     check = last()
     assert (check.name, check.verdict) == ("rdma-port", "red")
     assert check.evidence == f"{OWN} is on bridge0, which is no RDMA device"
-    assert "sudo ifconfig bridge0 down" in str(check.mend)
+    assert "sudo ifconfig bridge0 down" in str(check.remedy)
 
 
 @pytest.mark.parametrize(
-    ("name", "evidence", "mend"),
+    ("name", "evidence", "remedy"),
     [
         ("down", "rdma_en5 is PORT_DOWN, not PORT_ACTIVE", "on the other Mac: jaccl-bootstrap doctor"),
         ("no-ipv4", "rdma_en5 has no IPv4-mapped GID", "sudo ifconfig en5 inet 169.254."),
     ],
 )
-def test_a_port_that_cannot_be_used(mac: Mac, name: str, evidence: str, mend: str) -> None:
+def test_a_port_that_cannot_be_used(mac: Mac, name: str, evidence: str, remedy: str) -> None:
     mac.tools.prints("ibv_devinfo", f"ibv_devinfo-{name}.txt")
     check = last()
     assert (check.name, check.verdict) == ("rdma-port", "red")
     assert check.evidence.startswith(evidence)
-    assert str(check.mend).startswith(mend)
+    assert str(check.remedy).startswith(remedy)
 
 
 def test_without_an_address_any_good_port_will_do(mac: Mac, port: int) -> None:
@@ -477,7 +477,7 @@ def test_without_an_address_any_good_port_will_do(mac: Mac, port: int) -> None:
 
 def test_an_address_that_this_host_does_not_hold(mac: Mac) -> None:
     check = last(own_ip="203.0.113.9")
-    assert (check.name, check.verdict, check.mend) == ("address", "red", "ifconfig")
+    assert (check.name, check.verdict, check.remedy) == ("address", "red", "ifconfig")
     assert check.evidence == f"this host does not hold 203.0.113.9; it holds 127.0.0.1 on lo0, {OWN} on en5"
 
 
@@ -485,7 +485,7 @@ def test_the_coordinator_port_is_taken() -> None:
     with socket.create_server((OWN, 0)) as other:
         port = other.getsockname()[1]
         check = last(coordinator_port=port)
-    assert (check.name, check.verdict, check.mend) == ("coordinator-port", "red", f"lsof -nP -iTCP:{port}")
+    assert (check.name, check.verdict, check.remedy) == ("coordinator-port", "red", f"lsof -nP -iTCP:{port}")
 
 
 def test_a_stranger_who_would_share_the_port_is_seen() -> None:
@@ -499,7 +499,7 @@ def test_the_own_link_port_is_taken(rank: int | None, port: int) -> None:
         link = other.getsockname()[1]
         check = last(rank=rank, link_port=link, coordinator_port=port)
         assert climb(rank=0, link_port=link, coordinator_port=port)["link-port"].verdict == "skipped"
-    assert (check.name, check.verdict, check.mend) == ("link-port", "red", f"lsof -nP -iTCP:{link}")
+    assert (check.name, check.verdict, check.remedy) == ("link-port", "red", f"lsof -nP -iTCP:{link}")
 
 
 @pytest.mark.parametrize("own", ["127.0.0.1", "127.0.1.1", OWN])
@@ -557,7 +557,7 @@ def test_another_group_is_up() -> None:
 def test_a_holder_that_cannot_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "holder", lambda ip, link_port: UNKNOWN)
     check = checks.lock(OWN, 7777)
-    assert (check.evidence, check.mend) == ("another process runs a group on this host", "wait for its end")
+    assert (check.evidence, check.remedy) == ("another process runs a group on this host", "wait for its end")
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_a_peer_that_does_not_listen_yet(rank: int | None, verdict: str, port: i
     assert found["peer"].verdict == verdict
     assert found["peer"].evidence.startswith(f"{PEER} is there, and refuses port {closed} (errno {errno.ECONNREFUSED})")
     if verdict == "yellow":
-        assert found["peer"].mend == f"on {PEER}: jaccl-bootstrap up"
+        assert found["peer"].remedy == f"on {PEER}: jaccl-bootstrap up"
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ def test_a_peer_that_cannot_be_reached(
     assert (check.name, check.verdict) == ("peer", "red")
     assert check.evidence.startswith(f"{PEER}:7777 {evidence}")
     assert str(check.cause).startswith(cause)
-    assert ("Local Network" in f"{check.cause} {check.mend}") == (macos and cause != "this system")
+    assert ("Local Network" in f"{check.cause} {check.remedy}") == (macos and cause != "this system")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another system answers when its queue is full")
@@ -612,7 +612,7 @@ def test_no_key_is_made(tmp_path: Path, port: int) -> None:
     check = climb(coordinator_port=port)["identity"]
     file = tmp_path / "config" / "cluster-wireproto" / "identity.pem"
     assert (check.verdict, check.evidence) == ("yellow", f"there is no identity key in {file}")
-    assert check.mend == f"make one: jaccl-bootstrap identity --identity {file}"
+    assert check.remedy == f"make one: jaccl-bootstrap identity --identity {file}"
     assert not file.exists()
 
 
@@ -621,13 +621,13 @@ def test_a_key_that_others_can_read(tmp_path: Path) -> None:
     load_identity(file)
     file.chmod(0o644)
     check = checks.identity(file)
-    assert (check.verdict, check.mend) == ("red", f"run: chmod 600 {file}")
+    assert (check.verdict, check.remedy) == ("red", f"run: chmod 600 {file}")
 
 
 def test_a_peer_whose_key_is_not_pinned() -> None:
     check = checks.pin(PEER)
     assert check.verdict == "yellow"
-    assert str(check.mend).startswith(f"jaccl-bootstrap pin {PEER} KEY")
+    assert str(check.remedy).startswith(f"jaccl-bootstrap pin {PEER} KEY")
 
 
 def test_pins_that_cannot_be_read(tmp_path: Path) -> None:
@@ -648,7 +648,7 @@ def test_a_directory_that_was_left(tmp_path: Path) -> None:
     left = tmp_path / "tmp" / "jaccl-bootstrap-0123456789abcdef"
     left.mkdir()
     check = checks.leftovers()
-    assert (check.verdict, check.mend) == ("yellow", f"rm -r {left}")
+    assert (check.verdict, check.remedy) == ("yellow", f"rm -r {left}")
 
 
 WORKER = "import time; print('there', flush=True); time.sleep(60)"
@@ -670,7 +670,7 @@ def test_what_belongs_to_a_live_run_is_no_leftover(
     ids = SimpleNamespace(real=os.getuid())
     run = SimpleNamespace(uids=lambda: ids, cmdline=lambda: arguments, create_time=lambda: began, pid=7)
     monkeypatch.setattr(psutil, "process_iter", lambda: iter([run]))
-    assert checks.leftovers().mend == f"rm -r {old}"  # it was there before the run
+    assert checks.leftovers().remedy == f"rm -r {old}"  # it was there before the run
     began -= 60
     live.mkdir()
     assert checks.leftovers().verdict == "green"
@@ -718,7 +718,7 @@ def test_a_worker_whose_launcher_is_gone(tmp_path: Path, worker: tuple[str, int]
     if kind == "launched":
         assert check.verdict == "green"
     else:
-        assert (check.verdict, check.mend) == ("yellow", f"kill -KILL {pid}")
+        assert (check.verdict, check.remedy) == ("yellow", f"kill -KILL {pid}")
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------------
@@ -759,4 +759,4 @@ def test_a_check_is_one_line_whatever_a_tool_says() -> None:
     assert check.evidence.startswith("a [31m b cx")
     assert len(check.evidence) == 300
     assert check.evidence.isprintable()
-    assert len(str(check.mend)) == 1006  # half a command can do harm
+    assert len(str(check.remedy)) == 1006  # half a command can do harm

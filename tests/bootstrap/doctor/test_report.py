@@ -98,7 +98,7 @@ def test_a_report(redact: Redaction) -> None:
         ("pin", "skipped"),
     ]
     assert found[0]["evidence"] == "10.7.0.2 on en5"
-    assert found[1]["mend"] == "ping -c 3 <address 1>"
+    assert found[1]["remedy"] == "ping -c 3 <address 1>"
     assert "- backend: jaccl" in text
     assert "### sw_vers: ok, exit status 0\n\nProductVersion:\t26.2\n?[31m" in text
     assert "### ibv_devinfo -v: hung" in text

@@ -9,9 +9,9 @@ import pytest
 
 from bootstrap import LinkError
 from bootstrap.link.side_channel import SideChannelError
-from bootstrap.rank import Member
+from bootstrap.rank import Rank
 from tests.bootstrap.links import leading, run, serving, session_0, session_1
-from tests.bootstrap.members import Acting, Group
+from tests.bootstrap.working_ranks import Acting, Group
 from wireproto import (
     JacclBootstrapPayload,
     Message,
@@ -59,14 +59,14 @@ def test_a_peer_without_extensions_meets_the_plain_protocol(
 
     [EXT-OFFER, EXT-CHOICE, EXT-EMPTY]
     """
-    monkeypatch.setattr("bootstrap.rank.new_session_id", lambda: "S-1")
 
-    async def act(member: Acting) -> None:
-        assert not member.exchange.agreed
-        assert member._side_channel is None
+    async def act(rank: Acting) -> None:
+        assert not rank.exchange.agreed
+        assert rank.attempt is not None
+        assert rank.attempt.side_channel is None
 
     async def main() -> None:
-        await group.start([act, act], without=without)
+        await group.start([act, act], without=without, session_id="S-1")
         assert await group.ends() == [None, None]
 
     run(main)
@@ -77,8 +77,8 @@ def test_a_peer_without_extensions_meets_the_plain_protocol(
 def test_all_ranks_have_to_offer_an_extension(group: Group, frames: list[bytes]) -> None:
     """One of three does not: nothing is used with the others either."""
 
-    async def act(member: Acting) -> None:
-        assert not member.exchange.agreed
+    async def act(rank: Acting) -> None:
+        assert not rank.exchange.agreed
         await asyncio.sleep(0)
 
     async def main() -> None:
@@ -91,24 +91,25 @@ def test_all_ranks_have_to_offer_an_extension(group: Group, frames: list[bytes])
 
 def offer(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """All ranks but 0 offer these."""
-    make = Member.session
+    make = Rank.session
 
-    def make_session(member: Member, role: Role, peer_ip: str) -> Session:
-        made = make(member, role, peer_ip)
+    def make_session(rank: Rank, role: Role, peer_ip: str) -> Session:
+        made = make(rank, role, peer_ip)
         if role is Role.RESPONDER:
             made._supported = frozenset(names)
         return made
 
-    monkeypatch.setattr(Member, "session", make_session)
+    monkeypatch.setattr(Rank, "session", make_session)
 
 
 def test_names_that_rank_0_does_not_know(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are ignored, and what it does know is used. [EXT-UNKNOWN]"""
     offer({OUTCOME_1, "outcome/2", "zz-9/9999"}, monkeypatch)
 
-    async def act(member: Acting) -> None:
-        assert member.exchange.agreed
-        assert member._side_channel is None
+    async def act(rank: Acting) -> None:
+        assert rank.exchange.agreed
+        assert rank.attempt is not None
+        assert rank.attempt.side_channel is None
 
     async def main() -> None:
         await group.start([act, act])
@@ -121,9 +122,9 @@ def test_without_outcomes_a_fault_ends_the_connections(group: Group, monkeypatch
     """[EXT-SIDE-CHANNEL-FAULT]"""
     offer({SIDE_CHANNEL_1}, monkeypatch)
 
-    async def act(member: Acting) -> None:
-        assert not member.exchange.agreed
-        await member.gathers.gather(bytes(member.up.rank))
+    async def act(rank: Acting) -> None:
+        assert not rank.exchange.agreed
+        await rank.gathers.gather(bytes(rank.plan.rank))
 
     async def main() -> None:
         await group.start([act] * 3)

@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import os
+import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,17 +16,28 @@ from typing import cast
 import pytest
 
 from bootstrap import BootstrapError
+from bootstrap.attempt import Attempt
+from bootstrap.capabilities import Capabilities, chosen, own_version
 from bootstrap.control.child import ChildError
 from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.sessions import SessionLostError
 from bootstrap.link.side_channel import SideChannelError
 from bootstrap.plan import Plan
-from bootstrap.rank import MAX_EARLY, Member, own_version
-from bootstrap.up import Trust, Up
+from bootstrap.rank import MAX_EARLY
+from bootstrap.trust import Trust
 from tests.bootstrap.links import run
-from tests.bootstrap.members import LIMIT, Act, Acting, Group, forever
-from wireproto import Message, Outcome, OutcomeState, SideChannelPart, SideChannelWhole, StepTokenPayload
+from tests.bootstrap.working_ranks import LIMIT, Act, Acting, Group, forever
+from wireproto import (
+    JacclBootstrapPayload,
+    Message,
+    Outcome,
+    OutcomeState,
+    SideChannelPart,
+    SideChannelWhole,
+    StepTokenPayload,
+    Versions,
+)
 from wireproto.messages import EXTENSIONS, OUTCOME_1, REHEARSAL_1, SIDE_CHANNEL_1
 from wireproto.session.handshake import KeySigner
 
@@ -42,9 +55,9 @@ def test_gathers_over_real_links(size: int, group: Group) -> None:
     """[EXT-SIDE-CHANNEL]"""
     counts = (0, 1, 32 * size, 65_536, 1024 * 1024)
 
-    async def act(member: Acting) -> None:
+    async def act(acting: Acting) -> None:
         for count in counts:
-            whole = await member.gathers.gather(bytes([member.up.rank]) * count)
+            whole = await acting.gathers.gather(bytes([acting.plan.rank]) * count)
             assert whole == b"".join(bytes([rank]) * count for rank in range(size))
 
     async def main() -> None:
@@ -54,22 +67,22 @@ def test_gathers_over_real_links(size: int, group: Group) -> None:
     run(main)
 
 
-async def first_gather(member: Acting) -> None:
-    await member.gathers.gather(b"abcd")
+async def first_gather(acting: Acting) -> None:
+    await acting.gathers.gather(b"abcd")
 
 
-async def second_gather(member: Acting) -> None:
+async def second_gather(acting: Acting) -> None:
     for part in (b"abcd", b"efgh"):
-        await member.gathers.gather(part)
+        await acting.gathers.gather(part)
 
 
 def says(*messages: Message) -> Act:
     """A rank whose control process says this to rank 0, and then waits."""
 
-    async def act(member: Acting) -> None:
+    async def act(acting: Acting) -> None:
         for message in messages:
-            await member.send(0, message)
-        await forever(member)
+            await acting.send(0, message)
+        await forever(acting)
 
     return act
 
@@ -77,11 +90,11 @@ def says(*messages: Message) -> Act:
 def answers(message: SideChannelWhole) -> Act:
     """A rank 0 that says this to rank 1."""
 
-    async def act(member: Acting) -> None:
-        while 1 not in member.gathers._parts:  # noqa: ASYNC110
+    async def act(acting: Acting) -> None:
+        while 1 not in acting.gathers._parts:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        await member.send(1, message)
-        await forever(member)
+        await acting.send(1, message)
+        await forever(acting)
 
     return act
 
@@ -136,9 +149,9 @@ def test_rank_0_breaks_the_rules(answer: SideChannelWhole, code: str, text: str,
 def test_a_rank_fails_in_the_middle_of_a_gather(rank: int, group: Group) -> None:
     """The others do not wait for it."""
 
-    async def dies(member: Acting) -> None:
+    async def dies(acting: Acting) -> None:
         if rank:
-            await member.send(0, SideChannelPart(0, b"abcd"))
+            await acting.send(0, SideChannelPart(0, b"abcd"))
         group.fault()
         raise ChildError("the worker ended early", code="worker-killed")
 
@@ -161,7 +174,7 @@ def test_a_control_process_is_gone_in_the_middle_of_a_gather(rank: int, group: G
         await group.start(acts)
         await group.until_begun()
         group.fault()
-        for link in group.members[rank].links:  # as the system does for a process that was killed
+        for link in group.ranks[rank].links:  # as the system does for a process that was killed
             link._transport.abort()
         group.tasks[rank].cancel()
         await group.ends_alike("link-lost", f"the session with rank {rank} was lost; see what it says", but={rank})
@@ -172,12 +185,12 @@ def test_a_control_process_is_gone_in_the_middle_of_a_gather(rank: int, group: G
 def test_the_link_is_cut_in_the_middle_of_a_gather(group: Group) -> None:
     """Rank 1 and rank 0 know it of themselves, and rank 2 from rank 0."""
 
-    async def cut(member: Acting) -> None:
-        while 2 not in member.gathers._parts:  # noqa: ASYNC110
+    async def cut(acting: Acting) -> None:
+        while 2 not in acting.gathers._parts:  # noqa: ASYNC110
             await asyncio.sleep(0)
         group.fault()
-        group.members[1].links[0]._transport.abort()
-        await first_gather(member)
+        group.ranks[1].links[0]._transport.abort()
+        await first_gather(acting)
 
     async def main() -> None:
         await group.start([cut, forever, first_gather])
@@ -194,16 +207,16 @@ def test_each_bootstrap_counts_its_gathers_anew(group: Group) -> None:
     """After a lost link, with another session and another exchange. [EXT-SIDE-CHANNEL-SEQUENCE]"""
     rounds = [0, 0, 0]
 
-    async def act(member: Acting) -> None:
-        rounds[member.up.rank] += 1
+    async def act(acting: Acting) -> None:
+        rounds[acting.plan.rank] += 1
         for _ in range(3):
-            await member.gathers.gather(b"abcd")
-        if rounds[0] == 1 and member.up.rank == 0:
-            await member.exchange.started(range(1, member.up.size))
-            member.links[1]._transport.abort()
-        if rounds[member.up.rank] == 1:
-            member.exchange.tell(OutcomeState.STARTED)
-            await forever(member)
+            await acting.gathers.gather(b"abcd")
+        if rounds[0] == 1 and acting.plan.rank == 0:
+            await acting.exchange.started(range(1, acting.plan.size))
+            acting.links[1]._transport.abort()
+        if rounds[acting.plan.rank] == 1:
+            acting.exchange.tell(OutcomeState.STARTED)
+            await forever(acting)
 
     async def main() -> None:
         await group.start([act] * 3, restarts=1)
@@ -220,7 +233,7 @@ def test_each_bootstrap_counts_its_gathers_anew(group: Group) -> None:
 def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
     """What it says is no command for a terminal. [EXT-OUTCOME-FIRST]"""
 
-    async def fails(member: Acting) -> None:
+    async def fails(acting: Acting) -> None:
         group.fault()
         raise BootstrapError("no\x1b[2J device", code="device-missing")
 
@@ -244,11 +257,11 @@ def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
 
 def test_a_finished_that_was_lost_kept_rank_0_waiting_for_ever(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """[EXT-OUTCOME-AGAIN]"""
-    monkeypatch.setattr("bootstrap.rank.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(sys.modules["bootstrap.rank"], "AGAIN_SECONDS", 0.05)
     lost: list[Message] = []
 
-    async def loses_its_first(member: Acting) -> None:
-        send = member.send
+    async def loses_its_first(acting: Acting) -> None:
+        send = acting.exchange._send
 
         async def lossy(peer: int, message: Message) -> None:
             if isinstance(message, Outcome) and not lost:
@@ -256,9 +269,9 @@ def test_a_finished_that_was_lost_kept_rank_0_waiting_for_ever(group: Group, mon
             else:
                 await send(peer, message)
 
-        member.exchange._send = lossy
+        acting.exchange._send = lossy
 
-    async def at_once(member: Acting) -> None:
+    async def at_once(acting: Acting) -> None:
         pass
 
     async def main() -> None:
@@ -275,7 +288,7 @@ def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
         await group.start([forever] * 3)
         await group.until_begun()
         group.fault()
-        group.members[rank].calm.stopped_by = RunError("stopped by SIGINT", code="interrupted")
+        group.ranks[rank].calm.stopped_by = RunError("stopped by SIGINT", code="interrupted")
         group.tasks[rank].cancel()
         with suppress(asyncio.CancelledError):
             await group.tasks[rank]
@@ -287,12 +300,11 @@ def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
 def test_ranks_that_run_other_versions(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before anything is run. [EXT-VERSIONS-SEND, EXT-VERSIONS-DIFFER]"""
 
-    async def never(member: Acting) -> None:
+    async def never(acting: Acting) -> None:
         raise AssertionError
 
     async def main() -> None:
-        await group.start([never, never])
-        group.members[1]._backend = "ring"
+        await group.start([never, never], backends={1: "ring"})
         group.fault()
         errors = await group.ends()
         assert {error.code for error in errors if isinstance(error, BootstrapError)} == {"backends-differ"}
@@ -306,7 +318,7 @@ def test_ranks_that_run_other_versions(group: Group, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_others_hear_what_the_system_refused(rank: int, group: Group) -> None:
-    async def act(member: Acting) -> None:
+    async def act(acting: Acting) -> None:
         await group.until_begun()
         group.fault()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -331,61 +343,67 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.Monk
     assert own_version() == ""
 
 
-def member_of(rank: int, command: tuple[str, ...] = ("true",)) -> Acting:
-    up = Up(rank=rank, ips=("127.0.0.2", "127.0.0.3"), backend="jaccl", command=command)
-    member = Acting.of(up, Trust(KeySigner.generate(), {}), forever)
+def plan_of(rank: int, command: tuple[str, ...] = ("true",)) -> Plan:
+    return Plan(rank=rank, ips=("127.0.0.2", "127.0.0.3"), backend="jaccl", command=command)
 
-    async def send(peer: int, message: Message) -> None:
-        pass
 
-    member.send = send
-    member._backend = "jaccl"
-    return member
+ABLE = Capabilities(plan_of(0), "jaccl", Versions("1", "", "jaccl", ""))
 
 
 def test_a_side_channel_leaves_nothing_to_rehearse() -> None:
     """[EXT-CHOICE]"""
-    member = member_of(0, command=())
-    assert member.choose(frozenset(EXTENSIONS)) == {OUTCOME_1, SIDE_CHANNEL_1}
-    assert member.choose(frozenset({OUTCOME_1, REHEARSAL_1, "outcome/2"})) == {OUTCOME_1, REHEARSAL_1}
-    assert member.choose(frozenset()) == set()
+    plan = plan_of(0, command=())
+    assert chosen(plan, ABLE, frozenset(EXTENSIONS)) == {OUTCOME_1, SIDE_CHANNEL_1}
+    assert chosen(plan, ABLE, frozenset({OUTCOME_1, REHEARSAL_1, "outcome/2"})) == {OUTCOME_1, REHEARSAL_1}
+    assert chosen(plan, ABLE, frozenset()) == set()
 
 
 def test_a_command_may_use_the_port_all_the_same_so_it_is_rehearsed() -> None:
     """[EXT-CHOICE]"""
-    assert member_of(0).choose(frozenset(EXTENSIONS)) == frozenset(EXTENSIONS)
+    assert chosen(plan_of(0), ABLE, frozenset(EXTENSIONS)) == frozenset(EXTENSIONS)
+
+
+def begun(rank: Acting) -> Acting:
+    """Begin an attempt in which whatever this rank sends is lost."""
+
+    async def send(peer: int, message: Message) -> None:
+        pass
+
+    payload = JacclBootstrapPayload(29400, "S-1", tuple(sorted(EXTENSIONS)))
+    rank.begin(replace(ABLE, plan=rank.plan), payload, send, None)
+    return rank
 
 
 def test_what_comes_right_behind_the_bootstrap_frame_waits_for_it() -> None:
     """So many messages as there can be; an inference's are none of them."""
 
     async def main() -> None:
-        member = member_of(1)
+        rank = Acting(plan_of(1), Trust(KeySigner.generate(), {}), forever)
         early: list[Message] = [Outcome(0, OutcomeState.STARTED, "", "", "")] * (MAX_EARLY - 1)
         early += [Outcome(0, OutcomeState.FINISHED, "", "", ""), Outcome(0, OutcomeState.FAILED, "", "x", "")]
         for message in early:
-            member.take(0, StepTokenPayload("u", 1))
-            member.take(0, message)
-        member.begin(frozenset(EXTENSIONS))
-        assert member.exchange._states == {0: OutcomeState.FINISHED}
-        assert member.exchange._failures == {}
-        member.take(0, SideChannelWhole(0, b""))
-        member.take(0, early[-1])
-        assert [*member.exchange._failures] == [0]
+            rank.take(0, StepTokenPayload("u", 1))
+            rank.take(0, message)
+        begun(rank)
+        assert rank.exchange._states == {0: OutcomeState.FINISHED}
+        assert rank.exchange._failures == {}
+        rank.take(0, SideChannelWhole(0, b""))
+        rank.take(0, early[-1])
+        assert [*rank.exchange._failures] == [0]
         with pytest.raises(SideChannelError, match="unasked"):
-            await member.gathers.fault()
+            await rank.gathers.fault()
 
     run(main)
 
 
 def test_what_rank_0_heard_in_an_earlier_attempt_is_over() -> None:
     async def main() -> None:
-        member = member_of(0)
-        member.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
-        member.begin(frozenset(EXTENSIONS))
-        assert member.exchange._failures == {}
-        member.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
-        assert [*member.exchange._failures] == [1]
+        rank = Acting(plan_of(0), Trust(KeySigner.generate(), {}), forever)
+        rank.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
+        begun(rank)
+        assert rank.exchange._failures == {}
+        rank.take(1, Outcome(1, OutcomeState.FAILED, "", "x", ""))
+        assert [*rank.exchange._failures] == [1]
 
     run(main)
 
@@ -396,8 +414,9 @@ def test_what_rank_0_heard_in_an_earlier_attempt_is_over() -> None:
 def test_a_rank_that_has_finished_limits_the_others(group: Group) -> None:
     """And says whom it waits for; without a limit, they may go on. [EXT-OUTCOME-FINISH]"""
 
-    async def at_once(member: Acting) -> None:
-        object.__setattr__(member.up, "finish_timeout", 0.5 if member.up.rank == 1 else None)
+    async def at_once(acting: Acting) -> None:
+        assert acting.attempt is not None
+        object.__setattr__(acting.attempt.plan, "finish_timeout", 0.5 if acting.plan.rank == 1 else None)
 
     async def main() -> None:
         await group.start([forever, at_once, at_once])
@@ -406,8 +425,8 @@ def test_a_rank_that_has_finished_limits_the_others(group: Group) -> None:
         for error in errors:
             assert isinstance(error, BootstrapError)
             assert (error.code, str(error)) == ("finish-timeout", text)
-        assert group.members[0].calm.steps.of("finished")[0]["peer"] in (1, 2)
-        assert group.members[1].calm.steps.of("unfinished")[0]["ranks"][0] == 0
+        assert group.ranks[0].calm.steps.of("finished")[0]["peer"] in (1, 2)
+        assert group.ranks[1].calm.steps.of("unfinished")[0]["ranks"][0] == 0
 
     run(main)
 
@@ -416,7 +435,7 @@ def test_a_rank_that_has_finished_limits_the_others(group: Group) -> None:
 def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
     """Once the others took it for the orderly end."""
 
-    async def raises(member: Acting) -> None:
+    async def raises(acting: Acting) -> None:
         raise ZeroDivisionError("division by zero")
 
     async def main() -> None:
@@ -439,12 +458,19 @@ def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
     [("ring", 0, []), ("ring", 1, [0]), ("ring", 2, [0, 1]), ("jaccl", 0, []), ("jaccl", 1, [0]), ("jaccl", 2, [0])],
 )
 def test_no_init_meets_the_rehearsal_of_rank_0(backend: str, rank: int, awaited: list[int]) -> None:
-    """MLX hung once: the last rank of a ring had connected to the listener of rank 0's rehearsal, on the same port."""
+    """MLX hung once: the last rank of a ring had connected to the listener of rank 0's rehearsal, on the same port.
+
+    [EXT-REHEARSAL-TURN]
+    """
     waited: list[int] = []
 
     async def started(ranks: Collection[int]) -> None:
         waited.extend(ranks)
 
-    member = SimpleNamespace(backend=backend, exchange=SimpleNamespace(started=started))
-    asyncio.run(Member._turn(cast(Member, member), cast(Plan, SimpleNamespace(rank=rank, size=3))))
+    attempt = SimpleNamespace(
+        able=SimpleNamespace(backend=backend),
+        exchange=SimpleNamespace(started=started),
+        plan=SimpleNamespace(rank=rank, size=3),
+    )
+    asyncio.run(Attempt._turn(cast(Attempt, attempt)))
     assert waited == awaited

@@ -2,25 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from inspect import getclosurevars
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, cast
 
 import pytest
 
 from bootstrap import BootstrapError
+from bootstrap.attempt import Attempt
+from bootstrap.capabilities import Capabilities
 from bootstrap.control.run import Run
+from bootstrap.link.outcome import Exchange
+from bootstrap.link.reason import Reason
 from bootstrap.link.sessions import RankOne, RankZero, Times
-from bootstrap.link.side_channel import SideChannel
+from bootstrap.link.side_channel import SideChannel, SocketPair
 from bootstrap.link.transport import Link
-from bootstrap.plan import Plan
-from bootstrap.rank import Member, follow, lead
-from bootstrap.trust import load_identity
-from bootstrap.up import Trust, Up
+from bootstrap.plan import Backend, Plan
+from bootstrap.rank import Rank
+from bootstrap.trust import Trust, load_identity
 from tests.bootstrap.links import Steps
 from tests.bootstrap.ranks import make_ranks
-from wireproto import OutcomeState
+from wireproto import Message, OutcomeState, Versions
 
 QUICK = Times(ping_every=0.1, pong=5, reconnect=0.1, retry=0.05)
 LIMIT = 1.0
@@ -35,7 +38,7 @@ class Calm:
         self.summary: dict[str, object] = {}
         self.is_met = False
         self.stopped_by: BootstrapError | None = None
-        self.reason: BootstrapError | None = None
+        self.reason = Reason()
 
     def now(self) -> float:
         return 0.0
@@ -47,49 +50,58 @@ class Calm:
         pass
 
 
-class Acting(Member):
+class Acting(Rank):
     """A rank whose part in the group is `act`, in the place of a command."""
 
-    calm: Calm
-    act: "Act"
-    begun: asyncio.Event
+    def __init__(self, plan: Plan, trust: Trust, act: "Act") -> None:
+        self.calm = Calm()
+        super().__init__(plan, trust, cast(Run, self.calm))
+        self.act = act
+        self.begun = asyncio.Event()
+        self.backend: Backend = "jaccl"
 
-    @classmethod
-    def of(cls, up: Up, trusted: Trust, act: "Act") -> Self:
-        calm = Calm()
-        member = cls(up, trusted, key_log=None, capture=None, run=cast(Run, calm))
-        member.calm, member.act, member.begun = calm, act, asyncio.Event()
-        return member
+    @property
+    def exchange(self) -> Exchange:
+        """Of this attempt."""
+        assert self.attempt is not None
+        return self.attempt.exchange
 
-    def begin(self, extensions: frozenset[str]) -> None:
-        super().begin(extensions)
-        self.begun.set()
+    @property
+    def gathers(self) -> SideChannel:
+        assert self.attempt is not None
+        assert self.attempt.side_channel is not None
+        return self.attempt.side_channel
 
-    async def load(self) -> None:
-        self._backend = "jaccl"
+    async def send(self, peer: int, message: Message) -> None:
+        await self.exchange._send(peer, message)
 
     @property
     def links(self) -> list[Link]:
         """Its sessions with other ranks."""
-        held = getclosurevars(self.send).nonlocals
-        roles = held["peers"] if self.up.rank == 0 else [held["rank"]]
-        links = [role._link if self.up.rank == 0 else role._current for role in roles]
+        held = getclosurevars(self.exchange._send).nonlocals
+        roles = held["peers"] if self.plan.rank == 0 else [held["zero"]]
+        links = [role._link if self.plan.rank == 0 else role._current for role in roles]
         return [link for link in links if link is not None]
 
-    @property
-    def gathers(self) -> SideChannel:
-        assert self._side_channel is not None
-        return self._side_channel
+    async def load(self, pair: SocketPair | None) -> Capabilities:
+        return Capabilities(self.plan, self.backend, Versions("1", "", self.backend, ""))
 
-    async def run(self, plan: Plan) -> None:
-        await self.act(self)
-        self.exchange.tell(OutcomeState.FINISHED)
+    def begin(self, *arguments: Any) -> Attempt:
+        attempt = super().begin(*arguments)
+
+        async def work() -> None:
+            await self.act(self)
+            attempt.exchange.tell(OutcomeState.FINISHED)
+
+        attempt.work = work  # type: ignore[method-assign]
+        self.begun.set()
+        return attempt
 
 
 Act = Callable[[Acting], Awaitable[None]]
 
 
-async def forever(member: Acting) -> None:
+async def forever(rank: Acting) -> None:
     await asyncio.Event().wait()
 
 
@@ -100,29 +112,37 @@ class Group:
         for role in (RankZero, RankOne):
             monkeypatch.setitem(role.__init__.__kwdefaults__, "times", QUICK)  # type: ignore[misc]
         self._directory = directory
-        self.members: list[Acting] = []
+        self.ranks: list[Acting] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.fault_at = 0.0
 
-    async def start(self, acts: list[Act], *, without: Collection[int] = (), restarts: int = 0) -> None:
-        """Start all ranks; those in `without` have their extensions turned off."""
+    async def start(
+        self,
+        acts: list[Act],
+        *,
+        without: Collection[int] = (),
+        backends: Mapping[int, Backend] | None = None,
+        **options: Any,
+    ) -> None:
+        """Start all ranks; those in `without` have their extensions turned off. MLX is found to have `backends`."""
         ranks = make_ranks(self._directory, len(acts))
         for rank, act in reversed(list(zip(ranks, acts, strict=True))):
-            up = Up(
+            plan = Plan(
                 rank=rank.number,
                 ips=tuple(each.ip for each in ranks),
                 backend="jaccl",
                 command=("true",),
-                restarts=restarts,
                 extensions=rank.number not in without,
                 rehearse=False,
+                **options,
             )
             pins = {each.ip: each.key for each in ranks}
-            member = Acting.of(up, Trust(load_identity(rank.identity), pins), act)
-            self.members.insert(0, member)
-            self.tasks.insert(0, asyncio.create_task((lead if rank.number == 0 else follow)(member)))
+            acting = Acting(plan, Trust(load_identity(rank.identity), pins), act)
+            acting.backend = (backends or {}).get(rank.number, "jaccl")
+            self.ranks.insert(0, acting)
+            self.tasks.insert(0, asyncio.create_task(acting.main()))
             if rank.number:
-                await member.calm.steps.until("listening")
+                await acting.calm.steps.until("listening")
 
     async def ends(self) -> list[BaseException | None]:
         """How each rank ended."""
@@ -130,8 +150,8 @@ class Group:
 
     async def until_begun(self) -> None:
         """Wait until the bootstrap frame has come to all."""
-        for member in self.members:
-            await member.begun.wait()
+        for rank in self.ranks:
+            await rank.begun.wait()
 
     def fault(self) -> None:
         """From here on all have to end."""

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap import BootstrapConfig, ConfigError, GroupInitError, TopologyWriteError, form_group, forming
+from bootstrap import BootstrapConfig, ConfigError, GroupInitError, TopologyWriteError, bootstrap, form_group, group
+from bootstrap.network import reserved_ports
 from bootstrap.plan import Plan
-from bootstrap.ports import reserved_ports
-from bootstrap.topology import ring_hostfile, ring_hostfile_path
 
 # Else pytest's own limit is a SIGALRM, too.
 pytestmark = pytest.mark.timeout(120, method="thread")
@@ -74,8 +73,7 @@ def test_two_processes_form_a_group_without_a_supervisor(tmp_path: Path) -> None
 
 SEVERAL = """
 import os, sys
-from bootstrap.forming import form_group
-from bootstrap.group import check_sum
+from bootstrap.group import check_sum, form_group
 from bootstrap.plan import Plan
 
 rank, port, directory, *counts = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])
@@ -143,9 +141,9 @@ def test_native_words_after_the_deadline_are_its_cause(tmp_path: Path, monkeypat
         except GroupInitError:  # as native code that takes the broken wait for a failure of its own
             raise native from None
 
-    monkeypatch.setattr(forming, "init_group", init)
+    monkeypatch.setattr(group, "init_group", init)
     with pytest.raises(GroupInitError) as caught:
-        forming.bootstrap(config_of(tmp_path), deadline=60)
+        bootstrap(config_of(tmp_path), deadline=60)
     assert caught.value.code == "deadline"
     assert caught.value.__cause__ is native
 
@@ -157,34 +155,34 @@ def test_a_failure_before_the_deadline_stays_what_it_is(tmp_path: Path, monkeypa
     def init(*arguments: object) -> None:
         raise native
 
-    monkeypatch.setattr(forming, "init_group", init)
+    monkeypatch.setattr(group, "init_group", init)
     with pytest.raises(GroupInitError) as caught:
-        forming.bootstrap(config_of(tmp_path), deadline=60)
+        bootstrap(config_of(tmp_path), deadline=60)
     assert caught.value is native
 
 
 @pytest.mark.parametrize("deadline", [0, -1, 0.0, float("nan")])
 def test_a_deadline_that_cannot_be(deadline: float, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use a number of seconds") as caught:
-        forming.bootstrap(config_of(tmp_path), deadline=deadline)
+        bootstrap(config_of(tmp_path), deadline=deadline)
     assert caught.value.code == "bad-timeout"
 
 
 @pytest.mark.usefixtures("clean_environment")
 def test_in_a_thread_there_is_no_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forming, "init_group", lambda *arguments: arguments)
+    monkeypatch.setattr(group, "init_group", lambda *arguments: arguments)
 
     with ThreadPoolExecutor(1) as threads:
         with pytest.raises(ConfigError, match="give deadline=None elsewhere") as caught:
-            threads.submit(forming.bootstrap, config_of(tmp_path)).result(60)
+            threads.submit(bootstrap, config_of(tmp_path)).result(60)
         assert caught.value.code == "bad-timeout"
-        assert threads.submit(forming.bootstrap, config_of(tmp_path), None).result(60) == ("ring", 0, 2, None)
+        assert threads.submit(bootstrap, config_of(tmp_path), None).result(60) == ("ring", 0, 2, None)
 
 
 def test_rank_0_has_to_have_the_coordinators_address() -> None:
     config = BootstrapConfig(own_rank=0, own_ip="192.0.2.1", peer_ip="127.0.0.1", backend="ring")
     with pytest.raises(ConfigError, match=r"rank 0 is the coordinator at 192\.0\.2\.1") as caught:
-        forming.bootstrap(config)
+        bootstrap(config)
     assert caught.value.code == "not-own-address"
 
 
@@ -196,18 +194,21 @@ def config_of(directory: Path) -> BootstrapConfig:
 def test_the_file_is_there_during_init_and_gone_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(rank=1, ips=("127.0.0.1", "127.0.0.1"), session_id="S", backend="ring", directory=str(tmp_path))
-    path = ring_hostfile_path("S", str(tmp_path))
+    plan = Plan(
+        rank=1, ips=("127.0.0.1", "127.0.0.1"), session_id="S", backend="ring", directory=str(tmp_path), link_ports=()
+    )
+    prepared = group.prepare(plan, "ring")
+    path = prepared.path
     steps: list[str] = []
 
     def init(backend: str, rank: int, size: int, gather_factory: object) -> None:
         assert (backend, rank, size, gather_factory) == ("ring", 1, 2, None)
-        assert path.read_bytes() == ring_hostfile(plan)
+        assert path.read_bytes() == prepared.content
         assert os.environ["MLX_HOSTFILE"] == str(path)
         assert os.environ["MLX_RANK"] == "1"
         raise GroupInitError("native words", code="init-failed")
 
-    monkeypatch.setattr(forming, "init_group", init)
+    monkeypatch.setattr(group, "init_group", init)
     with pytest.raises(GroupInitError):
         form_group(plan, lambda event, /, **fields: steps.append(event))
     assert steps == ["file-written", "environment-set"]
@@ -221,5 +222,5 @@ def test_when_the_file_cannot_be_written_nothing_else_is_touched(tmp_path: Path)
         own_rank=0, own_ip="127.0.0.1", peer_ip="127.0.0.1", backend="ring", directory=tmp_path / "missing"
     )
     with pytest.raises(TopologyWriteError):
-        forming.bootstrap(config)
+        bootstrap(config)
     assert dict(os.environ) == before

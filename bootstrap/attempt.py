@@ -1,0 +1,180 @@
+"""One bootstrap of one rank, from the jacclBootstrap frame on: form and hold the group, or run the user's command."""
+
+import asyncio
+from collections.abc import Awaitable, Collection, Coroutine
+from dataclasses import replace
+from typing import Any, Final
+
+from bootstrap.capabilities import Capabilities, devices_usable
+from bootstrap.control.child import Child
+from bootstrap.control.run import WORKER_SLACK, Run, RunError
+from bootstrap.events import EventDict
+from bootstrap.files import private_directory
+from bootstrap.group import Prepared, prepare
+from bootstrap.link.outcome import Exchange, Send
+from bootstrap.link.sessions import alongside
+from bootstrap.link.side_channel import SideChannel, SocketPair
+from bootstrap.plan import Plan
+from bootstrap.worker import Order
+from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Message, OutcomeState, Revision
+
+AWAITED_SECONDS: Final = 60.0
+"""Between two reports of the ranks that are still awaited at the end."""
+
+
+class Attempt:
+    """One rank's part in one bootstrap, whose jacclBootstrap names `extensions`.
+
+    `plan` has the frame's port and name, and the devices. `without_outcome` are, on rank 0, the ranks that have not
+    offered outcome/1.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        able: Capabilities,
+        run: Run,
+        send: Send,
+        extensions: Collection[str],
+        pair: SocketPair | None,
+        without_outcome: Collection[int] = (),
+    ) -> None:
+        self.plan, self.able, self.run = plan, able, run
+        self.extensions = extensions
+        self.exchange = Exchange(plan.rank, plan.size, OUTCOME_1 in extensions, send, run.report)
+        self.side_channel = SideChannel(plan.rank, plan.size, send) if SIDE_CHANNEL_1 in extensions else None
+        self._pair = pair
+        self._without_outcome = without_outcome
+
+    def take(self, peer: int, message: Message) -> None:
+        """Take an extension's message from the rank at the other end of a link."""
+        self.exchange.take(peer, message)
+        if self.side_channel is not None:
+            self.side_channel.take(peer, message)
+
+    def services(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what goes on besides, and ends the attempt when it fails."""
+        services: list[Coroutine[Any, Any, None]] = [self.exchange.failure()]
+        if self.side_channel is not None:
+            assert self._pair is not None  # noqa: S101 - this rank supports it
+            services += [self.side_channel.serve(self._pair.control), self.side_channel.fault()]
+        return services
+
+    async def compare(self) -> None:
+        """Exchange versions with the other ranks. BootstrapError if they cannot work together."""
+        if self.exchange.agreed:
+            await self.exchange.compare(self.able.versions, self.able.wires)
+
+    async def work(self) -> None:
+        """Form the group and hold it, or run the command to its end; on a dry run, say what would be done."""
+        await devices_usable(self.plan, self.run.report)
+        if self.able.worker is not None:
+            await self._hold_group(self.able.worker)
+        else:
+            directory = self.plan.directory if self.plan.dry_run else str(self.run.watchers.new_directory())
+            prepared = prepare(replace(self.plan, directory=directory), self.able.backend)
+            await (self._show(prepared) if self.plan.dry_run else self._run_command(prepared))
+        self.exchange.tell(OutcomeState.FINISHED)
+
+    async def all_finished(self, wait: Awaitable[None]) -> None:
+        """Wait until all ranks have finished; say at once and every minute which are awaited. RunError if late."""
+        loop = asyncio.get_running_loop()
+        waiting, began, limit = asyncio.ensure_future(wait), loop.time(), self.plan.finish_timeout
+        try:
+            while not waiting.done():
+                left = AWAITED_SECONDS if limit is None else min(AWAITED_SECONDS, began + limit - loop.time())
+                awaited = " and ".join(f"rank {rank}" for rank in self.exchange.unfinished())
+                if left <= 0:
+                    text = f"{awaited or 'another rank'} did not finish within {limit:g} s after this rank"
+                    raise RunError(f"{text} (--finish-timeout)", code="finish-timeout")
+                if awaited and not self.plan.dry_run:
+                    self.run.report("unfinished", ranks=self.exchange.unfinished())
+                await asyncio.wait({waiting}, timeout=left)
+            waiting.result()
+        finally:
+            waiting.cancel()
+
+    def no_sum(self) -> str:
+        """Return why the group must not be checked by a sum; empty where every rank is known to make one. [PLAIN-SUM]
+
+        Another rank's first collective is part of its own work, and would be paired with the sum.
+        """
+        if self.plan.revision is Revision.V1:
+            return "revision 1 has no extensions, so every peer counts as one without outcome/1"
+        if not self.plan.extensions:
+            return "extensions are off, so every peer counts as one without outcome/1"
+        if self._without_outcome:
+            ranks = ", ".join(f"rank {rank}" for rank in self._without_outcome)
+            return f"{ranks} offered no outcome/1"
+        if not self.exchange.agreed:
+            return "rank 0 did not choose outcome/1"
+        return ", ".join(f"rank {rank} runs a command" for rank in self.exchange.commands)
+
+    # -- the group, in the worker --------------------------------------------------------------------------------------
+
+    async def _hold_group(self, worker: Child) -> None:
+        """Form the group in the worker, check it, and hold it until the worker ends or this is cancelled."""
+        directory = str(self.run.watchers.new_directory())
+        order = Order(
+            plan=replace(self.plan, backend=self.able.backend, directory=directory),
+            origin=self.run.origin,
+            deadline=self.run.deadline + WORKER_SLACK,
+            side_channel=self.side_channel is not None,
+            no_sum=self.no_sum(),
+        )
+        await self._turn()
+        worker.tell(order)
+        kept: list[EventDict] = []
+        while worker.last not in ("sum-checked", "sum-skipped"):
+            event = await worker.next_event()
+            if event["event"] in ("group-ready", "sum-checked", "sum-skipped"):
+                kept.append(event)  # to be shown when all ranks say so
+            else:
+                self.run.show(event)
+            if event["event"] == "environment-set":
+                self.exchange.tell(OutcomeState.STARTED)
+        self.exchange.tell(OutcomeState.READY)
+        await alongside(self._announce(kept), _until_it_ends(worker))  # [EXT-OUTCOME-READY]
+        await _until_it_ends(worker)
+
+    async def _announce(self, kept: list[EventDict]) -> None:
+        await self.exchange.all(OutcomeState.READY, but=self.exchange.commands)
+        for event in kept:
+            self.run.show(event)
+        self.run.met()
+        self.run.report("holding")
+
+    async def _turn(self) -> None:
+        """Wait for this rank's turn to start its init: after rank 0, whose rehearsal has left its port by then.
+
+        The last rank of a ring comes after all others: it connects first, see RING_STAGGER. [EXT-REHEARSAL-TURN]
+        """
+        rank = self.plan.rank
+        is_last = self.able.backend == "ring" and rank == self.plan.size - 1
+        await self.exchange.started(range(rank if is_last else min(rank, 1)))
+
+    # -- the user's command, and a dry run -----------------------------------------------------------------------------
+
+    async def _run_command(self, prepared: Prepared) -> None:
+        with private_directory(prepared.path.parent), prepared.written():
+            self.run.report("file-written", path=str(prepared.path), format=prepared.format)
+            self.run.report("environment-set", variables=prepared.variables, cleared=prepared.cleared)
+            await self._turn()
+            self.run.met()
+            self.exchange.tell(OutcomeState.STARTED)
+            channel = None if self.side_channel is None or self._pair is None else self._pair.child
+            environment = {"PYTHONUNBUFFERED": "1", **prepared.environment()}
+            await self.run.run_command(self.plan.command, environment, channel)
+
+    async def _show(self, prepared: Prepared) -> None:
+        content = prepared.content.decode()
+        self.run.report("would-write", path=str(prepared.path), format=prepared.format, content=content)
+        self.run.report("would-set", variables=prepared.variables, cleared=prepared.cleared)
+        if self.plan.rank != 0 and not self.exchange.agreed:
+            text = "rank 0 has started its init, which will fail: this rank, a dry run, takes no part in it"
+            self.run.report("warning", message=text)
+
+
+async def _until_it_ends(worker: Child) -> None:
+    """Wait until a worker that has nothing more to say ends, and raise ChildError."""
+    await worker.next_event()

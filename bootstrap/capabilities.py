@@ -1,0 +1,133 @@
+"""What one rank can do: its backend, versions, devices and extensions, found before the bootstrap."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Final, cast
+
+from bootstrap.control.child import Child
+from bootstrap.control.run import Run
+from bootstrap.doctor.rdma import local_rdma_devices, port_of, usable
+from bootstrap.errors import ConfigError
+from bootstrap.events import OnStep
+from bootstrap.group import checked
+from bootstrap.link.side_channel import SocketPair
+from bootstrap.plan import Backend, Plan
+from wireproto.jaccl.topology import check_device_matrix, devices_of, format_device_file
+from wireproto.messages import OUTCOME_1, REHEARSAL_1, SIDE_CHANNEL_1, Revision, Versions
+
+DEVICE_SECONDS: Final = 1.0
+"""Between two looks at a device that is not usable yet."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a rank can do once MLX is loaded, or once it is known that a command loads its own."""
+
+    plan: Plan
+    """With the devices that the backend needs."""
+    backend: Backend
+    versions: Versions
+    """What the other ranks are told."""
+    wires: int = 0
+    """The connections between two ranks of a JACCL mesh."""
+    gathers: bool = True
+    """Whether MLX, or the command, takes another side channel."""
+    worker: Child | None = None
+    """The process that holds MLX; None for a command and on a dry run."""
+
+
+async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
+    """Find the backend, and check all that can be checked before the bootstrap. BootstrapError if it fails.
+
+    MLX is imported in a process of its own, while the link comes up. A command with a named backend may come with
+    an MLX of its own, and needs none here. `pair` connects that process to the side channel.
+    """
+    worker, version, gathers = None, "", True
+    if plan.command and plan.backend != "auto":
+        backend: Backend = plan.backend
+    else:
+        if plan.rank == 0:
+            checked(plan, "ring")  # what needs no MLX
+        is_probe = bool(plan.command or plan.dry_run)
+        worker = await run.start_worker(plan.backend, pair and pair.child, quiet=is_probe)
+        if pair is not None and not plan.command:
+            pair.child.close()  # so that the end of the worker is seen; a command is still to get it
+        loaded = await worker.next_event()
+        backend, version = cast(Backend, loaded["backend"]), str(loaded["version"])
+        gathers = bool(plan.command or loaded["gather_factory"])
+        if is_probe:
+            await run.end(worker)
+            worker = None
+    usable_plan = checked(plan, backend)
+    await devices_usable(usable_plan, run.report)
+    return Capabilities(usable_plan, backend, *_versions(plan, backend, version), gathers, worker)
+
+
+async def devices_usable(plan: Plan, report: OnStep) -> None:
+    """Wait until this rank's RDMA devices have an IPv4 address each. ConfigError (`device-missing`) if one is absent.
+
+    Link-local addresses come late, and change.
+    """
+    if plan.devices is None:
+        return
+    names = sorted({name for each in devices_of(plan.devices, plan.rank).values() for name in each})
+    there = await asyncio.to_thread(local_rdma_devices)
+    if missing := [name for name in names if name not in there]:
+        raise ConfigError(
+            f"the device matrix names {', '.join(missing)} for this host, which has {', '.join(there) or 'none'}",
+            code="device-missing",
+        )
+    for name in names:
+        said = None
+        while reason := usable(await asyncio.to_thread(port_of, name)):
+            if reason != said:
+                report("waiting", what=reason)
+            said = reason
+            await asyncio.sleep(DEVICE_SECONDS)
+
+
+def supported(plan: Plan) -> frozenset[str]:
+    """Return the extensions that a rank with this plan can use, some depending on the backend."""
+    if not plan.extensions or plan.revision is Revision.V1:
+        return frozenset()
+    optional = {REHEARSAL_1: plan.rehearse, SIDE_CHANNEL_1: plan.backend != "ring"}
+    return frozenset({OUTCOME_1, *(name for name, wanted in optional.items() if wanted)})
+
+
+def offered(plan: Plan, able: Capabilities | None) -> frozenset[str]:
+    """Return the extensions to offer. They are complete once the rank's capabilities are known. [EXT-OFFER]"""
+    has_side_channel = able is not None and able.backend == "jaccl" and able.gathers
+    return supported(plan) if has_side_channel else supported(plan) - {SIDE_CHANNEL_1}
+
+
+def chosen(plan: Plan, able: Capabilities, by_all: frozenset[str]) -> frozenset[str]:
+    """Return the extensions to use, of those that all other ranks offer. [EXT-CHOICE]
+
+    A side channel over the link leaves no port to rehearse, unless a command may use the port all the same.
+    """
+    used = by_all & offered(plan, able)
+    return used - {REHEARSAL_1} if SIDE_CHANNEL_1 in used and not plan.command else used
+
+
+def _versions(plan: Plan, backend: Backend, mlx: str) -> tuple[Versions, int]:
+    """Return what this rank runs, with the devices that were given for all ranks; and the connections of a mesh."""
+    devices, wires = b"", 0
+    if plan.devices is not None:
+        devices = format_device_file(plan.devices)
+        if plan.jaccl_ring:
+            devices += b"ring"
+        elif backend == "jaccl":
+            wires = check_device_matrix(plan.devices).wires
+    digest = hashlib.sha256(devices).hexdigest() if devices else ""
+    told = Versions(package=own_version(), mlx="" if plan.command else mlx, backend=backend, devices=digest)
+    return told, wires
+
+
+def own_version() -> str:
+    """Return this package's version; empty in a source tree that is not installed, or if no file can be opened."""
+    try:
+        return metadata.version("cluster-wireproto")
+    except metadata.PackageNotFoundError:
+        return ""

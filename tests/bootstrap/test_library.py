@@ -1,0 +1,169 @@
+"""`bootstrap.rank` as a program uses it: real ranks over real links, with MLX in processes of their own."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import bootstrap
+from bootstrap import BootstrapError, ConfigError, Plan, Trust, events
+from bootstrap.control.child import CommandError
+from bootstrap.link.outcome import PeerError
+from bootstrap.trust import load_identity
+from tests.bootstrap.ranks import Rank, make_ranks
+
+SECONDS = 60.0
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Rank]:
+    return make_ranks(tmp_path, 2)
+
+
+def parts(pair: list[Rank], rank: int, **more: Any) -> tuple[Plan, Trust]:
+    options = {"rank": rank, "ips": tuple(each.ip for each in pair), "backend": "ring"} | more
+    pins = {each.ip: each.key for each in pair}
+    return Plan(**options), Trust(load_identity(pair[rank].identity), dict(pins))
+
+
+def both(*mains: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What the ranks return or raise, in one event loop; nothing of them is left."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    async def main() -> list[Any]:
+        async with asyncio.timeout(SECONDS):
+            return await asyncio.gather(*mains, return_exceptions=True)
+
+    results = asyncio.run(main())
+    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+    return results
+
+
+def test_two_ranks_form_a_group_in_one_event_loop(pair: list[Rank]) -> None:
+    holding = asyncio.Event()
+
+    async def zero() -> list[events.Event]:
+        taken = []
+        async with bootstrap.rank(*parts(pair, 0)) as run:
+            async for event in run:
+                taken.append(event)
+                if isinstance(event, events.Holding):
+                    await holding.wait()
+                    break
+        return taken
+
+    async def one() -> list[events.Event]:
+        taken = []
+        async with bootstrap.rank(*parts(pair, 1)) as run:
+            async for event in run:
+                taken.append(event)
+                if isinstance(event, events.Holding):
+                    holding.set()  # rank 0 leaves its block, which ends the group on this rank too
+        return taken
+
+    for rank, taken in enumerate(both(zero(), one())):
+        assert [event.size for event in taken if isinstance(event, events.GroupReady)] == [2]
+        assert [event.value for event in taken if isinstance(event, events.SumChecked)] == [3]
+        assert {event.rank for event in taken} == {rank}
+        times = [event.t_ms for event in taken if event.t_ms is not None]
+        assert all(time >= 0 for time in times)
+    assert isinstance(taken[-1], events.SessionEnded)
+
+
+def test_commands_and_what_they_write(pair: list[Rank]) -> None:
+    """A command's failure is raised by the iteration, once, with its exit code; the other rank names it too."""
+
+    async def runs(rank: int, script: str) -> list[events.Event]:
+        taken = []
+
+        async def take() -> None:
+            async for event in run:
+                taken.append(event)
+
+        async with bootstrap.rank(*parts(pair, rank, command=("/bin/sh", "-c", script), grace=0.5)) as run:
+            with pytest.raises(BootstrapError) as caught:
+                await take()
+        assert caught.value.code == "command-failed"
+        if rank == 0:
+            assert isinstance(caught.value, CommandError)
+            assert caught.value.exit_code == 7
+        else:
+            assert isinstance(caught.value, PeerError)
+            assert caught.value.rank == 0
+        return taken
+
+    zero, _ = both(runs(0, "echo one; printf two >&2; exit 7"), runs(1, "sleep 60"))
+    output = [(event.stream, event.line) for event in zero if isinstance(event, events.Output)]
+    assert sorted(output) == [("stderr", "two"), ("stdout", "one")]
+    assert any(isinstance(event, events.CommandEnded) and event.status == 7 for event in zero)
+
+
+async def ends(plan: Plan, trust: Trust) -> None:
+    async with bootstrap.rank(plan, trust) as run:
+        await run.ended()
+
+
+async def leaves(plan: Plan, trust: Trust) -> str:
+    async with bootstrap.rank(plan, trust):
+        await asyncio.sleep(plan.timeout + 2)
+    return "not reached"
+
+
+@pytest.mark.parametrize("main", [ends, leaves])
+def test_a_failure_reaches_whoever_takes_no_events(main: Callable[..., Any], pair: list[Rank]) -> None:
+    """Where it is not asked for, at the end of the block."""
+    (error,) = both(main(*parts(pair, 0, timeout=0.5)))
+    assert isinstance(error, BootstrapError)
+    assert error.code == "link-refused"
+
+
+def test_an_exception_in_the_block_ends_the_rank_and_stays_what_it_is(pair: list[Rank]) -> None:
+    async def fails() -> None:
+        async with bootstrap.rank(*parts(pair, 1)) as run:
+            async for event in run:
+                if isinstance(event, events.Listening):
+                    raise KeyError("own")
+
+    (error,) = both(fails())
+    assert isinstance(error, KeyError)
+
+
+def test_a_rank_that_is_left_at_once(pair: list[Rank]) -> None:
+    async def leaves() -> None:
+        async with bootstrap.rank(*parts(pair, 1)):
+            pass
+
+    assert both(leaves()) == [None]
+
+
+def test_processes_of_the_caller_are_left_alone(pair: list[Rank]) -> None:
+    """The command ends all that was started meanwhile; a library must not."""
+
+    async def main() -> int | None:
+        async with bootstrap.rank(*parts(pair, 1)):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
+            )
+        try:
+            return process.returncode
+        finally:
+            process.kill()
+            await process.wait()
+
+    assert both(main()) == [None]
+
+
+def test_a_plan_without_links_has_no_rank_to_run(pair: list[Rank]) -> None:
+    (error,) = both(ends(*parts(pair, 1, link_ports=())))
+    assert isinstance(error, ConfigError)
+
+
+def test_the_name_stays_the_function() -> None:
+    """Although a submodule has it too, which the import system puts in its place."""
+    code = "import bootstrap, bootstrap.rank; from bootstrap.rank import Rank; assert callable(bootstrap.rank)"
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0  # noqa: S606
