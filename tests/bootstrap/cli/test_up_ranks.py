@@ -154,7 +154,7 @@ def test_ranks_in_another_order(ranks: Ranks, up: Start, tmp_path: Path, nothing
     right = write_hostfile(tmp_path / "right.json", [group[n].ip for n in (0, 1, 2)])
     wrong = write_hostfile(tmp_path / "wrong.json", [group[n].ip for n in (0, 2, 1)])
     group[1].number, group[2].number = 2, 1
-    runs = run_all(group, up, [right, wrong, wrong])
+    runs = run_all(group, up, [right, wrong, wrong], "--timeout", "40")
     assert error(runs[0])["code"] == "rehearsal-foreign"
     assert f"came from {group[1].ip}, not from {group[2].ip}" in error(runs[0])["message"] or (
         f"came from {group[2].ip}, not from {group[1].ip}" in error(runs[0])["message"]
