@@ -624,3 +624,23 @@ def test_the_exit_status_of_a_command_that_ended_at_once_was_lost(monkeypatch: p
 
     code, shown = executed(act, has_command=True)
     assert (code, shown.of("error")[0]["code"]) == (7, "command-failed")
+
+
+def test_clock_and_children_can_be_replaced() -> None:
+    """As a simulation does."""
+    started: list[str] = []
+
+    class Pretended(Child):
+        @classmethod
+        async def worker(cls, backend: str, *_: Any) -> Any:
+            started.append(backend)
+            raise BootstrapError("pretended", code="mlx-missing")
+
+    async def act(run: Run) -> None:
+        await run.start_worker("ring")
+
+    shown = Shown()
+    run = Run(shown, timeout=60, clock=iter(range(100, 200)).__next__, children=Pretended)
+    assert (execute(run, lambda: run.main(act)), started) == (3, ["ring"])
+    assert run.origin == 100
+    assert shown.events[-1] == {"event": "done", "ok": False, "code": "mlx-missing"}
