@@ -23,9 +23,8 @@ from bootstrap.capabilities import Capabilities, chosen, load, offered, supporte
 from bootstrap.control.run import Display, Run, RunError, Stopped
 from bootstrap.control.running import EventQueue, RunningRank
 from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
-from bootstrap.keylog import KeyLog
 from bootstrap.link.outcome import PeerError, Send
-from bootstrap.link.record import Capture
+from bootstrap.link.record import Capture, KeyLog
 from bootstrap.link.relay import rehearsal, rehearse
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
 from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
