@@ -19,7 +19,6 @@ from bootstrap.plan import BootstrapConfig, Plan
 
 if TYPE_CHECKING:
     from bootstrap.rank import rank
-    from bootstrap.trust import Trust
 
 __all__ = [
     "BootstrapConfig",
@@ -30,7 +29,6 @@ __all__ = [
     "LinkError",
     "Plan",
     "TopologyWriteError",
-    "Trust",
     "bootstrap",
     "form_group",
     "rank",
@@ -39,9 +37,9 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """This package: `rank` and `Trust` are imported on first use, since they need more than a process for MLX has.
+    """This package, whose `rank` is imported on first use: it needs more than the process that holds MLX.
 
-    `rank` is always the function: the import system would put the submodule of that name in its place.
+    It is always the function: the import system would put the submodule of that name in its place.
     """
 
     @property
@@ -51,10 +49,6 @@ class _Package(ModuleType):
     @rank.setter
     def rank(self, module: ModuleType) -> None:
         """Leave the submodule where it is found anyway, in sys.modules."""
-
-    @property
-    def Trust(self) -> Any:  # noqa: N802 - a class
-        return import_module("bootstrap.trust").Trust
 
 
 sys.modules[__name__].__class__ = _Package

@@ -8,7 +8,7 @@ queue pair number comes from the session ID, so that ranks of different sessions
 import asyncio
 import errno
 import hashlib
-import socket
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -37,25 +37,21 @@ async def rehearsal(plan: Plan) -> AsyncIterator["Rehearsal"]:
     """Rank 0's part, listening inside the block. RehearsalError if the coordinator port cannot be had."""
     host, port = plan.ips[0], plan.port
     part = Rehearsal(plan)
-    listener = socket.socket()
     try:
-        try:
-            # Without SO_REUSEPORT, with which MLX would share the port with a stranger and never know.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.setblocking(False)
-            server = await asyncio.start_server(part.accept, sock=listener, limit=_CHUNK)
-        except OSError as error:
-            text = "another program listens there" if error.errno == errno.EADDRINUSE else str(error.strerror)
-            code = "port-in-use" if error.errno == errno.EADDRINUSE else "port-refused"
-            raise RehearsalError(f"cannot listen on the coordinator's {host}:{port}: {text}", code=code) from error
-        try:
-            yield part
-        finally:
-            server.close()
-            await part.close()
+        # Without SO_REUSEPORT, with which MLX would share the port with a stranger and never know.
+        server = await asyncio.start_server(part.accept, host, port, reuse_address=True, limit=_CHUNK)
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        text = "another program listens there" if in_use else os.strerror(error.errno or 0)
+        raise RehearsalError(
+            f"cannot listen on the coordinator's {host}:{port}: {text}",
+            code="port-in-use" if in_use else "port-refused",
+        ) from error
+    try:
+        yield part
     finally:
-        listener.close()
+        server.close()
+        await part.close()
 
 
 class Rehearsal:
