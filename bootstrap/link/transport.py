@@ -1,7 +1,6 @@
 """Bytes between a TCP socket and a `wireproto` session: one `Link` a connection."""
 
 import asyncio
-import os
 import socket
 import sys
 from collections import deque
