@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -45,7 +46,10 @@ RestartOption = Annotated[
     str | None, typer.Option("--restart-command", metavar="CMD", help="Starts the peer for each case.")
 ]
 JobsOption = Annotated[
-    int, typer.Option("--jobs", min=1, metavar="N", help="N at a time, at PORT to PORT+N-1; with --restart-command.")
+    int,
+    typer.Option(
+        "--jobs", min=1, metavar="N", help="N at a time, at PORT and free ports after it; with --restart-command."
+    ),
 ]
 PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
 
@@ -81,6 +85,7 @@ def peer(
     session_id_file: Annotated[
         bool, typer.Option("--session-id-file", help="The session ID names a file on the peer.")
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Send all generated content, not some of each kind.")] = False,
     section: SectionOption = None,
     level: LevelOption = None,
     list_cases: ListOption = False,
@@ -129,6 +134,7 @@ def peer(
         revision=Revision(revision),
         has_extensions=None if extensions == "auto" else False,
         names_file=session_id_file,
+        full=full,
     )
     again = ["--listen" if connect is None else "--connect", f"{host}:{port}", "--revision", f"{revision:d}"]
     for option, value in (("restart-command", restart_command), ("identity", identity), ("peer-key", peer_key)):
@@ -136,6 +142,7 @@ def peer(
             again += [f"--{option}", str(value)]
     again += ["--extensions", "none"] if extensions == "none" else []
     again += ["--session-id-file"] if session_id_file else []
+    again += ["--full"] if full else []
 
     def rerun(case: "Case") -> str:
         return shlex.join(["wireproto", "conform", "peer", *again, case.id])
@@ -149,7 +156,7 @@ def peer(
 
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)
-    title = f"a peer as {role.value}, revision {revision:d}"
+    title = f"a peer as {role.value}, revision {revision:d}, {'all' if full else 'standard'} content"
     where = restart_command or f"{host}:{port}"
     return report(results(), title, where, len(planned(cases, role)), as_json, junit, html)
 
@@ -216,6 +223,7 @@ def targets_of(
 ) -> "list[Target]":
     """Return the peers that are tried side by side, each at a port of its own."""
     from wireproto.conformance import RankOneTarget, RankZeroTarget, command_launcher
+    from wireproto.conformance.targets import free_ports
     from wireproto.session import Role
 
     try:
@@ -224,7 +232,8 @@ def targets_of(
         wrong(context, f"--restart-command {restart_command!r}: {error}")
     if launcher is None and (jobs > 1 or keep):
         wrong(context, f"add --restart-command to {'--jobs' if jobs > 1 else '--keep'}")
-    if port + jobs - 1 > 65535:
-        wrong(context, f"--jobs {jobs}: there are not as many ports from {port} on")
     kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
-    return [kind(host, port + job, launcher, keep=keep) for job in range(jobs)]
+    ports = [port, *islice(free_ports(host, port + 1), jobs - 1)]
+    if len(ports) < jobs:
+        wrong(context, f"--jobs {jobs}: there are not as many free ports after {port}")
+    return [kind(host, each, launcher, keep=keep) for each in ports]

@@ -22,6 +22,7 @@ SECTIONS: Final = (
     "session",
     "bootstrap",
     "extensions",
+    "vectors",
 )
 RANK_0: Final = (Role.INITIATOR,)
 RANK_1: Final = (Role.RESPONDER,)
@@ -52,6 +53,11 @@ class Case:
     @property
     def level(self) -> Level:
         return strictest(self.requirements).level
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it has points along a dimension, or test vectors, instead of one example."""
+        return self.script.__module__.rpartition(".")[2] in ("generated", "vectors")
 
 
 class Registry:

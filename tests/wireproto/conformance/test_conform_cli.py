@@ -223,7 +223,10 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
         (("--connect", "127.0.0.1:7777", "--restart-command", "'"), "No closing quotation"),
         (("--connect", "127.0.0.1:7777", "--jobs", "2"), "add --restart-command to --jobs"),
         (("--connect", "127.0.0.1:7777", "--keep"), "add --restart-command to --keep"),
-        (("--connect", "127.0.0.1:65535", "--restart-command", "x", "--jobs", "2"), "not as many ports from 65535 on"),
+        (
+            ("--connect", "127.0.0.1:65535", "--restart-command", "x", "--jobs", "2"),
+            "not as many free ports after 65535",
+        ),
         (("--connect", "127.0.0.1:7777", "--profile", "nobody"), "no such profile; there is reference"),
     ],
 )

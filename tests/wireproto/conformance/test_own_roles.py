@@ -10,7 +10,7 @@ import pytest
 from bootstrap import LinkError
 from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
-from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings
+from tests.wireproto.conformance.trying import AT_ONCE, OURS, PATIENCE, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
@@ -85,7 +85,10 @@ def target(role: Role, revision: Revision) -> Target:
 
 
 async def results(role: Role, revision: Revision) -> list[Result]:
-    return [result async for result in run([target(role, revision)], settings(revision), cases_of(role))]
+    return [
+        result
+        async for result in run([target(role, revision) for _ in range(AT_ONCE)], settings(revision), cases_of(role))
+    ]
 
 
 @pytest.mark.parametrize("revision", Revision)
