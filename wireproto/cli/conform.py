@@ -27,9 +27,7 @@ ExpectedOption = Annotated[
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Expect the failures of a known peer: reference.")
 ]
-ExtensionsOption = Annotated[
-    Literal["auto", "none"], typer.Option("--extensions", help="Whether it has extensions; auto looks at its offers.")
-]
+ExtensionsOption = Annotated[Literal["auto", "none"], typer.Option("--extensions", help="Auto looks at its offers.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.")]
@@ -47,9 +45,7 @@ RestartOption = Annotated[
 ]
 JobsOption = Annotated[
     int,
-    typer.Option(
-        "--jobs", min=1, metavar="N", help="N at a time, at PORT and free ports after it; with --restart-command."
-    ),
+    typer.Option("--jobs", min=1, metavar="N", help="N at a time, each at its own port."),
 ]
 PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
 
@@ -76,7 +72,7 @@ def peer(
     listen: ListenOption = None,
     connect: ConnectOption = None,
     restart_command: RestartOption = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Start the peer once, and again only after it exits.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Restart the peer only after it exits.")] = False,
     jobs: JobsOption = 1,
     identity: IdentityOption = None,
     peer_key: PeerKeyOption = None,

@@ -29,6 +29,7 @@ RANK_1: Final = (Role.RESPONDER,)
 BOTH: Final = (*RANK_0, *RANK_1)
 V1: Final = (Revision.V1,)
 V2: Final = (Revision.V2,)
+FULL_ONLY: Final = "only with --full"
 
 Script = Callable[[Peer], Awaitable[None]]
 

@@ -142,7 +142,7 @@ class LosesWhatComesWithTheAck(RankZero):
         (ComparesFourBytesOfANonce, "seal.nonces-share-a-prefix", "SEAL-LAYOUT"),
         (RemembersNoncesOfOtherSessions, "seal.nonce-of-the-last-session", "SEAL-LAYOUT"),
         (FixedPrefix, "seal.nonces-have-no-pattern", "SEAL-NONCE"),
-        (ChecksTheFirstTags, "seal.later-box-changed", "SESSION-BOX"),
+        (ChecksTheFirstTags, "seal.changed-after-100", "SESSION-BOX"),
         (StrangersThatLeftStillCount, "session.12-strangers-pass", "SESSION-DISPLACE"),
         (ResetEndsTheServer, "session.cut-anywhere", "SESSION-ROLES"),
         (HandshakeTimerIsNotStopped, "session.idle-stays", "SESSION-TIMES"),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,7 +21,7 @@ from wireproto.session.handshake import KeySigner
 TIMES = Times(
     connect=PATIENCE.start,
     handshake=PATIENCE.handshake,
-    confirm=PATIENCE.handshake,
+    confirm=2 * PATIENCE.handshake,
     ping_every=PATIENCE.ping_every,
     pong=PATIENCE.pong,
     reconnect=PATIENCE.reconnect,
@@ -85,10 +86,9 @@ def target(role: Role, revision: Revision) -> Target:
 
 
 async def results(role: Role, revision: Revision) -> list[Result]:
-    return [
-        result
-        async for result in run([target(role, revision) for _ in range(AT_ONCE)], settings(revision), cases_of(role))
-    ]
+    targets = [target(role, revision) for _ in range(AT_ONCE)]
+    how = replace(settings(revision), full=True)
+    return [result async for result in run(targets, how, cases_of(role))]
 
 
 @pytest.mark.parametrize("revision", Revision)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from wireproto.conformance.byhand import KEYS
-from wireproto.conformance.case import RANK_0, RANK_1, V2, case
+from wireproto.conformance.case import FULL_ONLY, RANK_0, RANK_1, V2, case
 from wireproto.conformance.frames import PING, link_frame
 from wireproto.conformance.peer import Link, Peer
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
@@ -118,7 +118,7 @@ def _replay_after(distance: int) -> None:
     @case("seal", f"replay-after-{distance}", "SEAL-REPLAY", roles=RANK_1, revisions=V2, about=about, deadline=60.0)
     async def script(peer: Peer) -> None:
         if distance > 2000 and not peer.settings.full:
-            raise Undecided(Verdict.SKIPPED, "only with --full")
+            raise Undecided(Verdict.SKIPPED, FULL_ONLY)
         link = await peer.session()
         box = link.body(peer.misplaced())
         await link.send_body("a box", box)
@@ -177,15 +177,21 @@ async def nonces_have_no_pattern(peer: Peer) -> None:
         raise Missed("random nonces", ", ".join(nonce.hex() for nonce in nonces[:4]))
 
 
-@case("seal", "later-box-changed", "SESSION-BOX", "SEAL-LAYOUT", roles=RANK_1, revisions=V2)
-async def later_box_changed(peer: Peer) -> None:
-    """A box that does not open ends the connection, though 100 before it were good."""
-    link = await peer.session()
-    await link.send_others(100)
-    await link.ping()
-    box = link.body(peer.misplaced())
-    await link.send_body("a box with one bit changed", box[:20] + bytes([box[20] ^ 1]) + box[21:])
-    await link.expect_closed()
+def _later_box(count: int) -> None:
+    about = f"A box that does not open ends the connection, though {count:,} before it were good."
+
+    @case("seal", f"changed-after-{count}", "SESSION-BOX", "SEAL-LAYOUT", roles=RANK_1, revisions=V2, about=about)
+    async def script(peer: Peer) -> None:
+        link = await peer.session()
+        await link.send_others(count)
+        await link.ping()
+        box = link.body(peer.misplaced())
+        await link.send_body("a box with one bit changed", box[:20] + bytes([box[20] ^ 1]) + box[21:])
+        await link.expect_closed()
+
+
+for _count in (2, 16, 100, 1_000):
+    _later_box(_count)
 
 
 # -- other connections -------------------------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ def _beside(count: int) -> None:
     @case("session", f"{count}-strangers-pass", "SESSION-DISPLACE", roles=RANK_1, about=about, deadline=40.0)
     async def script(peer: Peer) -> None:
         if count > 50 and not peer.settings.full:
-            raise Undecided(Verdict.SKIPPED, "only with --full")
+            raise Undecided(Verdict.SKIPPED, FULL_ONLY)
         link = await peer.session()
         await link.ping()
         for _ in range(count):
@@ -210,6 +216,42 @@ def _beside(count: int) -> None:
 
 for _count in (1, 12, 200):
     _beside(_count)
+
+
+def _crowd_beside(count: int) -> None:
+    about = f"A session goes on while {count} silent strangers are connected, and after they have left."
+
+    @case("session", f"{count}-strangers-stay", "SESSION-DISPLACE", roles=RANK_1, about=about, deadline=40.0)
+    async def script(peer: Peer) -> None:
+        if count > 50 and not peer.settings.full:
+            raise Undecided(Verdict.SKIPPED, FULL_ONLY)
+        link = await peer.session()
+        await link.ping()
+        strangers = [await peer.connect() for _ in range(count)]
+        try:
+            await link.ping()
+            for stranger in strangers:
+                await stranger.wire.close()
+            await link.ping()
+        except Missed as missed:
+            raise Missed("the session to go on", missed.came, missed.requirement) from None
+
+
+for _count in (1, 4, 8, 24, 200):
+    _crowd_beside(_count)
+
+
+@case("session", "replace-beside-strangers", "SESSION-REPLACE", roles=RANK_1, needs=("session.replace",), revisions=V2)
+async def replace_beside_strangers(peer: Peer) -> None:
+    """A newcomer that is confirmed takes the place of the session before it, also while others are connected."""
+    link = await peer.session()
+    await link.ping()
+    for _ in range(6):
+        await peer.connect()
+    newcomer = await peer.session()
+    await newcomer.ping()
+    await link.expect_closed(probe=False)
+    await newcomer.ping()
 
 
 @case("session", "old-connection-closes", "SESSION-DISPLACE", roles=RANK_1, needs=("session.replace",), revisions=V2)
@@ -242,13 +284,24 @@ async def idle_stays(peer: Peer) -> None:
         raise Missed("a session that is still there", missed.came, missed.requirement) from None
 
 
+@case("session", "idle-at-first", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
+async def idle_at_first(peer: Peer) -> None:
+    """A session in which nothing has been sent yet is alive when the time of the handshake is over."""
+    link = await peer.session()
+    await _idle(peer, link)
+    try:
+        await link.ping()
+    except Missed as missed:
+        raise Missed("a session that is still there", missed.came, missed.requirement) from None
+
+
 async def _idle(peer: Peer, link: Link) -> None:
     seconds = peer.settings.patience.handshake + 1
     link.step(f"say nothing for {seconds:g} s")
     await asyncio.sleep(seconds)
 
 
-@case("session", "hello-drips", "SESSION-LEN-MAX", roles=RANK_1, deadline=40.0)
+@case("session", "hello-drips", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
 async def hello_drips(peer: Peer) -> None:
     """A hello of which a byte comes now and then is not waited for without end; this implementation gives it 10 s."""
     link = await peer.connect()
