@@ -125,6 +125,17 @@ class TakesADuplicateInAStepToken(RankOne):
         return frame[:1] == b"\x0c" and error.code == "json-duplicate-key"
 
 
+class NoSpaceAtTheStartOfAString(RankOne):
+    def look_at(self, frame: bytes) -> None:
+        if b'" a"' in frame:
+            raise Fault("a space")
+
+
+class TakesCodePointsBeyondTheLast(RankOne):
+    def tolerates(self, error: WireError, frame: bytes) -> bool:
+        return b"\xf5\x80\x80\x80" in frame
+
+
 class LosesWhatComesWithTheAck(RankZero):
     def established(self, key: bytes) -> None:
         super().established(key)
@@ -148,6 +159,8 @@ class LosesWhatComesWithTheAck(RankZero):
         (HandshakeTimerIsNotStopped, "session.idle-stays", "SESSION-TIMES"),
         (TakesNullForTheSignature, "handshake.field-null", "PAYLOAD-HELLO"),
         (TakesADuplicateInAStepToken, "vectors.rejects-pp-token-json-duplicate-key", "JSON-DUPLICATE-KEY"),
+        (NoSpaceAtTheStartOfAString, "payload.strings-of-every-character", "JSON-STRING"),
+        (TakesCodePointsBeyondTheLast, "payload.utf-8-leads", "JSON-STRING"),
         (LosesWhatComesWithTheAck, "framing.box-with-the-ack", "LINK-CHUNKS"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from wireproto.conformance.byhand import KEYS
 from wireproto.conformance.case import FULL_ONLY, RANK_0, RANK_1, V2, case
-from wireproto.conformance.frames import PING, link_frame
+from wireproto.conformance.frames import BOOTSTRAP, PING, PONG, link_frame
 from wireproto.conformance.peer import Link, Peer
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 from wireproto.conformance.wire import Silence
@@ -56,6 +56,40 @@ async def types_unknown(peer: Peer) -> None:
             return
         link = await peer.session()
         await link.send(f"the type 0x{byte:02x}", bytes([byte]) + b"{}" * (number % 2))
+        await link.expect_closed()
+        await link.wire.close()
+
+
+# -- characters --------------------------------------------------------------------------------------------------------
+
+
+def _with_unknown(peer: Peer, value: bytes) -> bytes:
+    """A good frame with one more member."""
+    good = BOOTSTRAP if peer.role is Role.RESPONDER else PONG
+    return good[:-1] + b',"x":' + value + b"}"
+
+
+@case("payload", "strings-of-every-character", "JSON-STRING")
+async def strings_of_every_character(peer: Peer) -> None:
+    """Strings that begin with any character, a space, DEL or U+FEFF among them, are taken; so is an empty one."""
+    characters = [chr(code) for code in (*range(0x20, 0x82), 0xFEFF, 0x2028, 0xFFFF, 0x10000, 0x10FFFF)]
+    value = json.dumps(["", *characters, *(f"{each}a{each}" for each in characters)], ensure_ascii=False)
+    link = await peer.session()
+    await link.send("strings of every character", _with_unknown(peer, value.encode()))
+    await link.expect_alive("that they are taken")
+
+
+_NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
+
+
+@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=60.0)
+async def utf_8_leads(peer: Peer) -> None:
+    """Each byte with which no UTF-8 sequence begins ends the connection, whatever follows it."""
+    for number, lead in enumerate(_points(peer, _NO_LEADS)):
+        if number and not await peer.again():
+            return
+        link = await peer.session()
+        await link.send(f"a sequence that begins with {lead:02x}", _with_unknown(peer, b'"%c\x80\x80\x80"' % lead))
         await link.expect_closed()
         await link.wire.close()
 
