@@ -127,7 +127,7 @@ class TakesADuplicateInAStepToken(RankOne):
 
 class NoSpaceAtTheStartOfAString(RankOne):
     def look_at(self, frame: bytes) -> None:
-        if b'" a"' in frame:
+        if b'" a ' in frame:
             raise Fault("a space")
 
 
