@@ -89,12 +89,12 @@ class _Work:
 
     async def judged(self, target: Target, case: Case, *, served: bool) -> tuple[Result, bool]:
         """The result of a case, and whether the target's peer has had a session."""
+        if case.section != "sanity":
+            await self.verdicts[next(iter(self.verdicts))]
         if self.settings.revision not in case.revisions:
             return _skipped(case, f"it is not about revision {self.settings.revision:d}"), served
         if case.section == "extensions" and self.settings.has_extensions is False:
             return _result(case, Verdict.UNIMPLEMENTED, reason=NO_EXTENSIONS), served
-        if case.section != "sanity":
-            await self.verdicts[next(iter(self.verdicts))]
         if self.insane:
             return _skipped(case, INSANE.format(self.insane)), served
         for need in case.needs:

@@ -22,12 +22,13 @@ from wireproto.testing.requirements import Level
 Rank = type[RankOne] | type[RankZero]
 
 
-def results(make: Rank, *patterns: str, how: Settings | None = None) -> dict[str, Result]:
+def results(make: Rank, *names: str, how: Settings | None = None, at_once: int = 1) -> dict[str, Result]:
     """Those of the cases, by id, without the sanity case."""
-    cases = [CASES[name] for name in patterns]
+    cases = [CASES[name] for name in names]
 
     async def main() -> list[Result]:
-        return [result async for result in run([target(make)], how or settings(), cases)]
+        targets = [target(make) for _ in range(at_once)]
+        return [result async for result in run(targets, how or settings(), cases)]
 
     return {result.id: result for result in asyncio.run(main()) if result.section != "sanity"}
 
