@@ -14,8 +14,7 @@ from bootstrap.group import Prepared, prepare
 from bootstrap.link.outcome import Exchange, Send
 from bootstrap.link.sessions import alongside
 from bootstrap.link.side_channel import SideChannel, SocketPair
-from bootstrap.plan import Plan
-from bootstrap.worker import Order
+from bootstrap.plan import Order, Plan
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Message, OutcomeState, Revision
 
 AWAITED_SECONDS: Final = 60.0

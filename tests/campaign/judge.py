@@ -31,7 +31,7 @@ CAUSES: Final = {
     "flood": (*UNDER_WAY, *LATE),
     "clock": (),
     "disk": ("write-failed", "directory-failed", "lock-failed"),
-    "permission": ("write-failed", "directory-failed", "lock-failed"),
+    "permission": ("write-failed", "directory-failed", "lock-failed", *UNDER_WAY),
     "descriptors": ("system-refused", "write-failed", "directory-failed", "lock-failed", *UNDER_WAY, *LATE),
 }
 """The codes that may say why a rank has ended, by fault. A rank may show the other's."""
