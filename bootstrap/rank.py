@@ -173,7 +173,7 @@ class Rank:
         with socket_pair(SIDE_CHANNEL_1 in supported(self.plan)) as pair:
             able = self.able = await self.load(pair)
             await asyncio.gather(*(peer.offered() for peer in peers))
-            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have come anew meanwhile
+            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have reconnected meanwhile
             extensions = chosen(self.plan, able, frozenset.intersection(*offers))
             without = [rank for rank, names in zip(self.plan.peers, offers, strict=True) if OUTCOME_1 not in names]
             payload = JacclBootstrapPayload(self.plan.port, next(self._session_ids), tuple(sorted(extensions)))

@@ -140,7 +140,7 @@ class RankZero:
         """Of those to come: one for each ping that was sent before jacclBootstrap, and one for a ping sent after it."""
 
     async def run(self) -> None:
-        """Connect, serve, and connect anew after a failure, until cancelled or stopped.
+        """Connect, serve, and reconnect after a failure, until cancelled or stopped.
 
         Raises LinkError only where another attempt cannot help: when the peer fails the handshake.
         """

@@ -83,7 +83,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             self.session.send(message)
         except SealError as error:
-            failure = LinkError(f"the session has to be made anew: {error}", code=error.code)
+            failure = LinkError(f"a new session is needed: {error}", code=error.code)
             self.close(failure)
             raise failure from error
         self._flush()

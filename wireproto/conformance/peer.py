@@ -131,7 +131,7 @@ class Peer:
         await self._target.restart()
 
     async def again(self) -> bool:
-        """Make another connection possible: a rank 0 is started anew. False where that cannot be."""
+        """Make another connection possible: a rank 0 is restarted. False where that cannot be."""
         if self.role is Role.INITIATOR and self._target.restarts:
             await self.restart()
         return self.role is Role.RESPONDER or self._target.restarts

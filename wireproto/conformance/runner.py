@@ -16,7 +16,7 @@ from wireproto.conformance.verdicts import BAD, Failure, Missed, Record, Result,
 from wireproto.session import Role
 from wireproto.testing.requirements import Level
 
-NO_RESTART = "there is no --restart-command, and a rank 0 connects anew only after 10 s"
+NO_RESTART = "there is no --restart-command, and a rank 0 reconnects only after 10 s"
 INSANE = "the sanity case did not pass: {}"
 NO_EXTENSIONS = "the peer has no extensions"
 
