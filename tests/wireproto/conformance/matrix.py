@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from tests.wireproto.conformance.trying import cases_of, results_of, role_of
+from tests.wireproto.conformance.trying import PATIENT, cases_of, results_of, role_of
 from wireproto import Revision
 from wireproto.conformance import Case, Result, Verdict
 from wireproto.session import Role
@@ -72,7 +72,7 @@ def _in_process(names: list[str]) -> list[Row]:
 async def wrong_of_the_references() -> list[str]:
     """What is not passed by a peer without a bug."""
     runs = [(make, revision) for make in (RankOne, RankZero) for revision in Revision]
-    found = await asyncio.gather(*(results_of(make, revision) for make, revision in runs))
+    found = await asyncio.gather(*(results_of(make, revision, patience=PATIENT) for make, revision in runs))
     return [
         f"{each.id}, revision {revision:d}: {each.reason}"
         for (_, revision), results in zip(runs, found, strict=True)

@@ -11,6 +11,7 @@ from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.trying import (
     PATIENCE,
+    PATIENT,
     cases_of,
     free_port,
     launcher,
@@ -34,7 +35,7 @@ Rank = type[RankOne] | type[RankZero]
 @pytest.mark.parametrize("revision", Revision)
 @pytest.mark.parametrize("make", [RankOne, RankZero])
 def test_a_reference_peer_passes(make: Rank, revision: Revision) -> None:
-    results = asyncio.run(results_of(make, revision))
+    results = asyncio.run(results_of(make, revision, patience=PATIENT))
     assert {result.id: result.reason for result in results if result.verdict not in FINE} == {}
     assert len(results) == len(cases_of(role_of(make)))
     skipped = [result for result in results if result.verdict is Verdict.SKIPPED]

@@ -13,11 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.wireproto.conformance.peers.conversation import Fault
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings, target
+from tests.wireproto.conformance.trying import OURS, PATIENCE, PATIENT, THEIRS, cases_of, free_port, settings, target
 from wireproto import Message, PongPayload, Revision, SessionEnd, WireError
 from wireproto.conformance import (
     CASES,
-    Patience,
     RankOneTarget,
     Result,
     Settings,
@@ -305,10 +304,6 @@ class EndsInOrder(RankZero):
         if self.ponged:
             self.send(SessionEnd())
             self.end()
-
-
-PATIENT = replace(PATIENCE, close=Patience().close)
-"""One of 240 connections of a case may be slow to close on a busy machine."""
 
 
 @pytest.mark.parametrize("make", [ClosesAfterSessionEndLate, AnswersAnyTime, LongerCrowd, EndsInOrder])
