@@ -31,12 +31,14 @@ CAUSES: Final = {
     "flood": (*UNDER_WAY, *LATE),
     "clock": (),
     "disk": ("write-failed", "directory-failed", "lock-failed"),
-    "permission": ("write-failed", "directory-failed", "lock-failed", *UNDER_WAY),
+    "permission": ("write-failed", "directory-failed", "lock-failed"),
     "descriptors": ("system-refused", "write-failed", "directory-failed", "lock-failed", *UNDER_WAY, *LATE),
 }
 """The codes that may say why a rank has ended, by fault. A rank may show the other's."""
 
 
+AT_DEADLINE: Final = "no group within"
+"""In the message of every error at the deadline."""
 STOPPED = (0, 129, 130, 143)
 """How a run ends that a user has stopped: this one by a signal, or another rank's."""
 
@@ -53,7 +55,9 @@ def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
         yield from (f"rank {rank}: {text}" for text in _wrong_end(run))
         if run.error is not None:
             code = run.error["code"]
-            if not _fits(code, (*causes, *CONSEQUENCES, "deadline")):  # the last for a rank that waits for the other
+            # A rank that waits for the other ends at its deadline, with the code of what it last saw of the link.
+            waited = ("deadline", *UNDER_WAY) if AT_DEADLINE in run.error["message"] else ()
+            if not _fits(code, (*causes, *CONSEQUENCES, *waited)):
                 yield f"rank {rank}: {code} is no consequence of {case.fault}: {run.error['message']}"
     told = {run.error["code"] for run in failures.values() if run.error is not None}
     seen = {code for run in runs.values() for code in run.codes}
