@@ -56,7 +56,7 @@ def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
         if run.error is not None:
             code = run.error["code"]
             # A rank that waits for the other ends at its deadline, with the code of what it last saw of the link.
-            waited = ("deadline", *UNDER_WAY) if AT_DEADLINE in run.error["message"] else ()
+            waited = ("deadline", "no-bootstrap", *UNDER_WAY) if AT_DEADLINE in run.error["message"] else ()
             if not _fits(code, (*causes, *CONSEQUENCES, *waited)):
                 yield f"rank {rank}: {code} is no consequence of {case.fault}: {run.error['message']}"
     told = {run.error["code"] for run in failures.values() if run.error is not None}
