@@ -50,6 +50,9 @@ class Times:
     """The same, where nobody listens yet."""
     send: float = 10.0
     """Until the peer takes what is sent."""
+    end: float = 1.0
+    """Rank 0: from its sessionEnd to the peer's close. To close first would reset the connection where bytes of the
+    peer's are under way; a sessionEnd that was lost would not be sent again."""
 
 
 LOADING_PING_EVERY = 0.2
@@ -214,9 +217,11 @@ class RankZero:
     async def stop(self) -> None:
         """End the session in order, if there is one; `run` makes no other. It is to be cancelled after that."""
         self._is_stopped = True
-        if self._link is not None:
+        link = self._link
+        if link is not None:
             with suppress(LinkError):
-                await self._link.send(SessionEnd(), self._times.send)
+                await link.send(SessionEnd(), self._times.send)
+                await link.ended(self._times.end)
 
     async def _serve(self) -> None:
         link = await connect(

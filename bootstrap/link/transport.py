@@ -5,6 +5,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -101,6 +102,12 @@ class Link(asyncio.BufferedProtocol):
             self._failure = failure
         self._news.set()
         self._transport.close()
+
+    async def ended(self, seconds: float) -> None:
+        """Wait until the connection has ended, but no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
 
     async def __aenter__(self) -> Self:
         return self
