@@ -387,9 +387,10 @@ class Rank:
 
     def report(self, event: str, /, **fields: object) -> None:
         if event == "link-lost":
-            self.run.reason.lost(LinkError(str(fields["message"]), code=str(fields["code"])))
+            error = LinkError(str(fields["message"]), code=str(fields["code"]))
+            self.run.reason.lost(cast(int | None, fields["peer"]), error)
         elif event == "established":
-            self.run.reason.established()
+            self.run.reason.established(cast(int, fields["peer"]))
             self._met_peer.set()
         self.run.report(event, **fields)
 

@@ -156,7 +156,9 @@ class RankZero:
                 if self._is_stopped:
                     return
                 wait = self._times.retry if error.code == "link-refused" else self._times.reconnect
-                self._report("link-lost", host=self._host, code=error.code, message=str(error), retry_s=wait)
+                self._report(
+                    "link-lost", peer=self._peer, host=self._host, code=error.code, message=str(error), retry_s=wait
+                )
                 await asyncio.sleep(wait)
 
     async def established(self) -> None:
@@ -430,7 +432,9 @@ class RankOne:
             reason = None
         except BootstrapError as error:
             reason = error if isinstance(error, LinkError) else LinkError(str(error), code=error.code)
-            self._report("link-lost", host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
+            self._report(
+                "link-lost", peer=None, host=link.peer_ip, code=error.code, message=str(error), retry_s=None
+            )
         finally:
             over.set_result(reason)
             if self._current is link:
