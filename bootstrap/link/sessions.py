@@ -432,9 +432,7 @@ class RankOne:
             reason = None
         except BootstrapError as error:
             reason = error if isinstance(error, LinkError) else LinkError(str(error), code=error.code)
-            self._report(
-                "link-lost", peer=None, host=link.peer_ip, code=error.code, message=str(error), retry_s=None
-            )
+            self._report("link-lost", peer=None, host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
         finally:
             over.set_result(reason)
             if self._current is link:
