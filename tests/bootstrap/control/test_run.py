@@ -171,7 +171,7 @@ def test_the_deadline_names_its_reason() -> None:
     """The last failure of a link, with its own code."""
 
     async def act(run: Run) -> None:
-        run.reason.lost(LinkError("connecting to 127.0.0.9:7777 failed: Connection refused", code="link-refused"))
+        run.reason.lost(1, LinkError("connecting to 127.0.0.9:7777 failed: Connection refused", code="link-refused"))
         await forever(run)
 
     code, shown = executed(act, timeout=0.1)
