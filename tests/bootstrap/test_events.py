@@ -26,7 +26,6 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
     (events.Ignored, "ignored", {"peer": 1, "name": "ping"}),
     (events.SessionEnded, "session-ended", {"peer": 0}),
     (events.LinkLost, "link-lost", {"host": "127.0.0.1", "code": "link-reset", "message": "text", "retry_s": None}),
-    (events.Rehearsed, "rehearsed", {"coordinator": "127.0.0.1:29400", "turned_away": []}),
     (events.Waiting, "waiting", {"what": "text"}),
     (events.Restarting, "restarting", {"left": 2, "message": "text"}),
     (events.Reaped, "reaped", {"pids": [7]}),
