@@ -20,13 +20,11 @@ from msgspec import structs
 
 from bootstrap.attempt import Attempt
 from bootstrap.capabilities import Capabilities, load, offered, supported
-from bootstrap.control.output import EventQueue
 from bootstrap.control.run import Display, Run, RunError, Stopped
+from bootstrap.control.running import EventQueue, RunningRank
 from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
-from bootstrap.events import Event
-from bootstrap.keylog import KeyLog
 from bootstrap.link.outcome import PeerError, Send
-from bootstrap.link.record import Capture
+from bootstrap.link.record import Capture, KeyLog
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
 from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SocketPair, socket_pair
@@ -63,7 +61,7 @@ async def rank(
     key_log: KeyLog | None = None,
     capture: Capture | None = None,
     run: Run | None = None,
-) -> AsyncIterator["RankRun"]:
+) -> AsyncIterator[RunningRank]:
     """Run one rank of a group inside the block: link, bootstrap, and the group or the plan's command.
 
         async with bootstrap.rank(plan, trust) as run:
@@ -72,8 +70,8 @@ async def rank(
 
     MLX and the command run in processes of their own. Leaving the block ends the rank in order, as Ctrl-C ends
     `jaccl-bootstrap up`: rank 0 ends the group on every rank. A failure of the rank is raised as a BootstrapError by
-    the iteration and by `RankRun.ended`, or else at the end of the block. Signals and other processes of this process
-    are left alone, and several ranks may run in one event loop.
+    the iteration and by `RunningRank.ended`, or else at the end of the block. Signals and other processes of the
+    caller are left alone, and several ranks may run in one event loop.
 
     `run` takes over the events and the deadline; by default they are this function's.
     """
@@ -83,7 +81,7 @@ async def rank(
     if run is None:
         run = run_for(plan, events, owns_process=False, clock=asyncio.get_running_loop().time)
     script = Rank(plan, trust, run, key_log, capture)
-    running = RankRun(asyncio.create_task(run.main(lambda _: script.main())), events)
+    running = RunningRank(asyncio.create_task(run.main(lambda _: script.main())), events)
     try:
         yield running
     finally:
@@ -91,54 +89,6 @@ async def rank(
         run.stop(Stopped(signal.SIGTERM))
         await running.settled()
     running.raise_failure()
-
-
-class RankRun:
-    """A rank that runs. Iterate over it for its events, which are kept until they are taken.
-
-    The iteration ends when the rank has ended well, and raises BootstrapError when it has failed: CommandError with the
-    command's `exit_code`, PeerError for another rank's failure.
-    """
-
-    def __init__(self, task: "asyncio.Task[None]", events: EventQueue) -> None:
-        self._task, self._events = task, events
-        self._was_raised = self._is_left = False
-        task.add_done_callback(self._end)
-
-    def __aiter__(self) -> "RankRun":
-        return self
-
-    async def __anext__(self) -> Event:
-        event = await self._events.next()
-        if event is None:
-            self.raise_failure()
-            raise StopAsyncIteration
-        return event
-
-    async def ended(self) -> None:
-        """Wait for the end of the rank, whether or not its events are taken."""
-        await self.settled()
-        self.raise_failure()
-
-    async def settled(self) -> None:
-        """Wait for the end of the rank, however it ends."""
-        await asyncio.wait({self._task})
-
-    def leave(self) -> None:
-        """Expect the rank to be stopped: that is no failure."""
-        self._is_left = not self._task.done()
-
-    def raise_failure(self) -> None:
-        """Raise the failure of a rank that has ended, once."""
-        error = self._task.exception()
-        if error is not None and not self._was_raised and not (self._is_left and isinstance(error, Stopped)):
-            self._was_raised = True
-            raise error
-
-    def _end(self, task: "asyncio.Task[None]") -> None:
-        self._events.end()
-        if not task.cancelled():
-            task.exception()  # asyncio complains about one that nobody looks at
 
 
 def run_for(plan: Plan, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic) -> Run:

@@ -58,7 +58,7 @@ def demo(
     # Here, so that --help and --version need none of it.
     from bootstrap.cli.demo import Demo, run_demo
     from bootstrap.cli.display import display_for
-    from bootstrap.keylog import set_key_log
+    from bootstrap.link.record import set_key_log
 
     try:
         check_size(ranks)
@@ -127,8 +127,7 @@ def up(
     from bootstrap.cli.display import display_for
     from bootstrap.control.run import execute
     from bootstrap.hostfile import read_hostfile
-    from bootstrap.keylog import open_key_log, set_key_log
-    from bootstrap.link.record import open_capture
+    from bootstrap.link.record import open_capture, open_key_log, set_key_log
     from bootstrap.rank import run_for
     from bootstrap.trust import IdentityError, Trust
 

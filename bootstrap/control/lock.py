@@ -110,6 +110,7 @@ class Lock:
         self.left_over: list[int] = []
         """Process numbers of a killed run that had to be ended."""
         self._held = held
+        self._own = process(os.getpid())  # while there are descriptors to find out
         self._children: dict[int, Process] = {}
         self._directories: set[str] = set()
 
@@ -142,7 +143,7 @@ class Lock:
 
     def _write(self) -> None:
         """Write the record, whole or not at all. A run goes on without: only the crash of its guard would matter."""
-        record = Record(process(os.getpid()), tuple(self._children.values()), tuple(self._directories))
+        record = Record(self._own, tuple(self._children.values()), tuple(self._directories))
         with suppress(OSError):
             descriptor = _open(self.path, os.O_RDWR | os.O_CREAT)
             try:

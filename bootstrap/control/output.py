@@ -15,9 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal, TextIO
 
-import msgspec
-
-from bootstrap.events import EVENTS, Event, EventDict, Log
+from bootstrap.events import EventDict
 
 Stream = Literal["stdout", "stderr"]
 
@@ -30,8 +28,6 @@ DRAIN_SECONDS: Final = 1.0
 SPIN_SECONDS: Final = 0.1
 LONGEST_LINE: Final = 64 * 1024
 """A longer line of output is passed on in pieces."""
-MANY_EVENTS: Final = 1000
-"""With more events than this in the queue, a command's output waits."""
 _UNFINISHED: Final = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2}|\r)\Z")
 _CLEAR: Final = b"\r\x1b[2K"
 _FRAMES: Final = b"-\\|/"
@@ -67,51 +63,6 @@ class Lines:
         text = line.decode(errors="backslashreplace")
         event: EventDict = {"event": "output", "rank": rank, "stream": stream, "line": text}
         self._show({**event, "partial": True} if partial else event)
-
-
-class EventQueue:
-    """Keeps typed events until they are taken; a command's output waits while many are there."""
-
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
-        self._news = asyncio.Event()
-        self._is_over = False
-        self._lines = Lines(self.event)
-
-    async def next(self) -> Event | None:
-        """Return the next event; None once there will be no more."""
-        while not self._events and not self._is_over:
-            self._news.clear()
-            await self._news.wait()
-        return self._events.popleft() if self._events else None
-
-    def end(self) -> None:
-        """Say that no more events come."""
-        self._is_over = True
-        self._news.set()
-
-    def event(self, event: EventDict) -> None:
-        self._put(msgspec.convert(event, EVENTS[str(event["event"])]))
-
-    def log(self, rank: int | None, line: str) -> None:
-        self._put(Log(rank=rank, line=line))
-
-    def output(self, rank: int | None, stream: str, data: bytes) -> None:
-        self._lines.take(rank, stream, data)
-
-    def quiet(self, rank: int | None, stream: str) -> None:
-        self._lines.quiet(rank, stream)
-
-    def full(self, stream: str) -> bool:
-        return len(self._events) > MANY_EVENTS
-
-    async def failed(self) -> OSError:
-        await asyncio.Event().wait()  # it can always be kept
-        raise AssertionError
-
-    def _put(self, event: Event) -> None:
-        self._events.append(event)
-        self._news.set()
 
 
 def whole_characters(text: bytes) -> tuple[bytes, bytes]:

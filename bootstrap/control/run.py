@@ -128,6 +128,9 @@ class Run:
     `rank` is the rank whose run this is; `host` is its address and link port, whose lock is held meanwhile. A run that
     `owns_process` handles signals, and ends whatever has been started in this process meanwhile; another one ends its
     own children.
+
+    What a simulation replaces: `clock` and `children` here; timers and network, which are the event loop's; the tools
+    of the system (`doctor.system.tools_run_by`) and files (`bootstrap.files`).
     """
 
     def __init__(
@@ -140,9 +143,10 @@ class Run:
         grace: float = COMMAND_GRACE_SECONDS,
         owns_process: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        children: type[Child] = Child,
     ) -> None:
         self.display = display
-        self._clock = clock
+        self._clock, self._child = clock, children
         self.origin = clock()
         self.deadline = self.origin + timeout
         self.summary: dict[str, object] = {}
@@ -347,7 +351,7 @@ class Run:
 
         `quiet` reports no start: the worker is to say what MLX can do, and no more.
         """
-        child = await Child.worker(backend, self.watchers, channel)
+        child = await self._child.worker(backend, self.watchers, channel)
         self._children.append(child)
         if not quiet:
             self.report("started", pid=child.pid)
@@ -356,7 +360,7 @@ class Run:
 
     async def start_run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
         """Start another run of this program, for the demo; its log lines are shown."""
-        child = await Child.command(arguments, environment, self.watchers, self._grace)
+        child = await self._child.command(arguments, environment, self.watchers, self._grace)
         self._children.append(child)
         self._logs.append(asyncio.create_task(self._log(child)))
         return child
@@ -365,7 +369,7 @@ class Run:
         self, arguments: Sequence[str], environment: Mapping[str, str], channel: socket.socket | None = None
     ) -> None:
         """Run a user's command to its end, and pass on what it writes. CommandError unless its exit status is 0."""
-        child = await Child.command(arguments, environment, self.watchers, self._grace, channel)
+        child = await self._child.command(arguments, environment, self.watchers, self._grace, channel)
         self._children.append(child)
         self.report("started", pid=child.pid)
         self.native = True

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import IO, Final, Literal, NamedTuple
+from typing import IO, Final, Literal, NamedTuple, Protocol
 
 SECONDS: Final = 5.0
 MAX_OUTPUT: Final = 1 << 20
@@ -54,32 +54,46 @@ class Call(NamedTuple):
     result: ToolResult
 
 
-_calls: ContextVar[list[Call] | None] = ContextVar("_calls", default=None)
+class RunTool(Protocol):
+    """Runs a program without input and in the C locale, for at most `seconds` until it and its output end."""
+
+    def __call__(self, argv: Sequence[str], seconds: float) -> ToolResult: ...
+
+
+@contextmanager
+def tools_run_by(runner: RunTool) -> Iterator[None]:
+    """Have `runner` run the system's tools inside the block: all of them go through it."""
+    token = _runner.set(runner)
+    try:
+        yield
+    finally:
+        _runner.reset(token)
 
 
 @contextmanager
 def recorded() -> Iterator[list[Call]]:
     """Collect the calls of `run_tool` inside the block."""
     calls: list[Call] = []
-    token = _calls.set(calls)
-    try:
+    inner = _runner.get()
+
+    def run(argv: Sequence[str], seconds: float) -> ToolResult:
+        result = inner(argv, seconds)
+        calls.append(Call(tuple(argv), result))
+        return result
+
+    with tools_run_by(run):
         yield calls
-    finally:
-        _calls.reset(token)
 
 
 def run_tool(argv: Sequence[str], seconds: float = SECONDS) -> ToolResult:
-    """Run a program without input and in the C locale, for at most `seconds` until it and its output end.
+    """Run a program as `RunTool` says.
 
     It gets a process group of its own, which is killed when the time is over, together with its children.
     """
-    result = _run(argv, seconds)
-    if (calls := _calls.get()) is not None:
-        calls.append(Call(tuple(argv), result))
-    return result
+    return _runner.get()(argv, seconds)
 
 
-def _run(argv: Sequence[str], seconds: float) -> ToolResult:
+def _run_process(argv: Sequence[str], seconds: float) -> ToolResult:
     deadline = time.monotonic() + seconds
     process: subprocess.Popen[bytes] | None = None
     ended = False
@@ -144,6 +158,9 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     _wait(process, _REAP_SECONDS)
+
+
+_runner: ContextVar[RunTool] = ContextVar("_runner", default=_run_process)
 
 
 # -- macOS's tools -----------------------------------------------------------------------------------------------------

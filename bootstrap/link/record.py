@@ -1,4 +1,7 @@
-"""Records this process's links as pcapng: to a file for a bug report, or to a pipe for a live view."""
+"""Records this process's links (pcapng) and their session keys: to files for a bug report, or to pipes for a live view.
+
+WIREPROTO_KEYLOGFILE names the file for the keys. [KEY-LOG]
+"""
 
 import logging
 import os
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Final
 
 from bootstrap.errors import ConfigError
 from bootstrap.files import open_private
@@ -16,52 +20,27 @@ from wireproto.inspection.tcp import Endpoint
 
 Address = tuple[str, int]
 
+VARIABLE: Final = "WIREPROTO_KEYLOGFILE"
+
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def open_capture(path: Path | None) -> Iterator["Capture | None"]:
-    """Record to a file that only its owner can read, or to a pipe that has a reader; None without a path."""
-    if path is None:
-        yield None
-        return
-    try:
-        file = open_private(path)
-        if stat.S_ISREG(os.fstat(file).st_mode):
-            os.ftruncate(file, 0)
-    except OSError as error:
-        raise ConfigError(f"cannot record to {path}: {error.strerror}", code="bad-capture") from error
-    logger.warning("the link is recorded in %s: whoever has it and the key log can read the traffic", path)
-    try:
-        yield Capture(file, path)
-    finally:
-        os.close(file)
-
-
-class Capture:
-    """Writes the sessions' bytes as packets with TCP/IP headers.
+class Record:
+    """A file that only its owner can read, or a pipe that has a reader.
 
     A link never waits for it, and never fails with it: when the disk is full, or the reader of a pipe is gone or too
-    slow, the recording ends there.
+    slow, the record ends there.
     """
 
-    def __init__(self, file: int, path: Path) -> None:
-        self._file = file
-        self._path = path
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor, self._name = descriptor, name
         self._is_over = False
-        self._writer = Writer(self._write)
 
-    def link(self, own: Address, peer: Address, *, connects: bool) -> "LinkCapture":
-        """Record a new link; `connects` says which of its ends this is."""
-        ends = (_endpoint(own), _endpoint(peer))
-        connection = TcpWriter(self._writer, ends if connects else ends[::-1], time.time())
-        return LinkCapture(connection, own_side=0 if connects else 1)
-
-    def _write(self, data: bytes) -> None:
+    def put(self, data: bytes) -> None:
         if self._is_over:
             return
         try:
-            if os.write(self._file, data) == len(data):
+            if os.write(self._descriptor, data) == len(data):
                 return
             reason = "its reader is too slow"
         except BlockingIOError:
@@ -69,7 +48,77 @@ class Capture:
         except OSError as error:
             reason = error.strerror or str(error)
         self._is_over = True
-        logger.warning("the recording in %s ends here: %s", self._path, reason)
+        logger.warning("%s ends here: %s", self._name, reason)
+
+
+class KeyLog(Record):
+    """The key log, as a session writes to it."""
+
+    def write(self, text: str) -> int:
+        self.put(text.encode())
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: each write goes out at once."""
+
+
+class Capture(Record):
+    """Writes the sessions' bytes as packets with TCP/IP headers."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        super().__init__(descriptor, name)
+        self._writer = Writer(self.put)
+
+    def link(self, own: Address, peer: Address, *, connects: bool) -> "LinkCapture":
+        """Record a new link; `connects` says which of its ends this is."""
+        ends = (_endpoint(own), _endpoint(peer))
+        connection = TcpWriter(self._writer, ends if connects else ends[::-1], time.time())
+        return LinkCapture(connection, own_side=0 if connects else 1)
+
+
+@contextmanager
+def open_capture(path: Path | None) -> Iterator[Capture | None]:
+    """Record to a new file, or to a pipe; None without a path. ConfigError if it is unsafe."""
+    if path is None:
+        yield None
+        return
+    try:
+        descriptor = open_private(path)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.ftruncate(descriptor, 0)
+    except OSError as error:
+        raise ConfigError(f"cannot record to {path}: {error.strerror}", code="bad-capture") from error
+    logger.warning("the link is recorded in %s: whoever has it and the key log can read the traffic", path)
+    try:
+        yield Capture(descriptor, f"the recording in {path}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_key_log() -> Iterator[KeyLog | None]:
+    """Open the file to append, mode 0600 where it is new; None where the variable is not set. ConfigError if unsafe."""
+    path = os.environ.get(VARIABLE)
+    if not path:
+        yield None
+        return
+    try:
+        descriptor = open_private(path, os.O_APPEND)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot open {path}, which {VARIABLE} names: {error.strerror}", code="bad-key-log"
+        ) from error
+    logger.warning("the keys of every session go to %s: whoever has it can read the traffic", path)
+    try:
+        yield KeyLog(descriptor, f"the key log {path}")
+    finally:
+        os.close(descriptor)
+
+
+def set_key_log(path: Path | None) -> None:
+    """Let the variable name a file, for this process and for those that it starts; None leaves it as it is."""
+    if path is not None:
+        os.environ[VARIABLE] = str(path.absolute())
 
 
 class LinkCapture:

@@ -109,7 +109,6 @@ class RankZero:
         *,
         peer: int = 1,
         own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
-        interface: str | None = None,
         times: Times = DEFAULT_TIMES,
         on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
@@ -120,7 +119,7 @@ class RankZero:
         self.inference_in_flight = False
         """No pings are sent while this is set."""
         self._host, self._port, self._peer = host, port, peer
-        self._own_ip, self._interface = own_ip, interface
+        self._own_ip = own_ip
         self._make_session, self._capture = make_session, capture
         self._times = times
         self._on_message, self._on_confirmed = on_message, on_confirmed
@@ -226,7 +225,6 @@ class RankZero:
             self._make_session,
             seconds=self._times.connect,
             own_ip=self._own_ip,
-            interface=self._interface,
             capture=self._capture,
         )
         async with link:
@@ -341,12 +339,11 @@ class RankOne:
         offers: Callable[[], frozenset[str]] | None = None,
         holds: Callable[[], bool] = lambda: False,
         status: Callable[[], PongPayload] = lambda: READY,
-        interface: str | None = None,
         times: Times = DEFAULT_TIMES,
         capture: Capture | None = None,
         report: OnStep = silent,
     ) -> None:
-        self._own_ip, self._port, self._interface = own_ip, port, interface
+        self._own_ip, self._port = own_ip, port
         self._make_session, self._capture = make_session, capture
         self._size = size
         self._on_message, self._on_confirmed, self._status = on_message, on_confirmed, status
@@ -368,7 +365,6 @@ class RankOne:
             self._port,
             self._make_session,
             self._accept,
-            interface=self._interface,
             capture=self._capture,
         )
         try:

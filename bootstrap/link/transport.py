@@ -5,7 +5,6 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -20,8 +19,7 @@ CLOSE_SECONDS: Final = 1.0
 """How long the last bytes of a link may take to leave."""
 
 MAX_WAITING: Final = 4 * 1024 * 1024
-_IP_BOUND_IF: Final = 25  # macOS; the socket module has no name for it, nor for the next one
-_TCP_RXT_CONNDROPTIME: Final = 0x80
+_TCP_RXT_CONNDROPTIME: Final = 0x80  # macOS; the socket module has no name for it
 
 _CODES: Final[dict[type[OSError], str]] = {
     ConnectionRefusedError: "link-refused",
@@ -201,18 +199,15 @@ async def connect(
     *,
     seconds: float,
     own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
-    interface: str | None = None,
     capture: Capture | None = None,
 ) -> Link:
-    """Connect, from an own address and over an interface where they are given, and say hello."""
+    """Connect, from an own address where one is given, and say hello."""
     loop = asyncio.get_running_loop()
     try:
-        with ExitStack() as until_connected:
-            connection = until_connected.enter_context(_bound_socket(own_ip, 0, interface))
-            async with asyncio.timeout(seconds):
-                await loop.sock_connect(connection, (host, port))
-                _, link = await loop.create_connection(lambda: Link(make_session, None, capture), sock=connection)
-            until_connected.pop_all()
+        async with asyncio.timeout(seconds):
+            _, link = await loop.create_connection(
+                lambda: Link(make_session, None, capture), host, port, local_addr=(own_ip, 0)
+            )
     except OSError as error:
         raise link_error(error, f"connecting to {host}:{port}") from error
     return link
@@ -224,37 +219,16 @@ async def listen(
     make_session: MakeSession,
     on_connection: Callable[[Link], None],
     *,
-    interface: str | None = None,
     capture: Capture | None = None,
 ) -> asyncio.Server:
     """Listen at an own address; `on_connection` gets each connection before any of its bytes is read."""
     loop = asyncio.get_running_loop()
     try:
-        with ExitStack() as until_listening:
-            listener = until_listening.enter_context(_bound_socket(own_ip, port, interface))
-            server = await loop.create_server(
-                lambda: Link(make_session, on_connection, capture), sock=listener, backlog=16
-            )
-            until_listening.pop_all()
+        return await loop.create_server(
+            lambda: Link(make_session, on_connection, capture), own_ip, port, backlog=16, reuse_address=True
+        )
     except OSError as error:
         raise link_error(error, f"listening on {own_ip}:{port}") from error
-    return server
-
-
-def _bound_socket(own_ip: str, port: int, interface: str | None) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        bound.setblocking(False)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if interface is not None and sys.platform == "darwin":
-            bound.setsockopt(socket.IPPROTO_IP, _IP_BOUND_IF, socket.if_nametoindex(interface))
-        elif interface is not None:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        bound.bind((own_ip, port))
-    except BaseException:
-        bound.close()
-        raise
-    return bound
 
 
 def tune(connection: socket.socket) -> None:

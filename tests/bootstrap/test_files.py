@@ -15,8 +15,7 @@ import pytest
 from bootstrap import files
 from bootstrap.errors import ConfigError, TopologyWriteError
 from bootstrap.files import open_private, private_directory, remove_file, write_file, written
-from bootstrap.keylog import VARIABLE, open_key_log
-from bootstrap.link.record import open_capture
+from bootstrap.link.record import VARIABLE, open_capture, open_key_log
 
 
 def wide(path: Path) -> None:

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 import bootstrap
-from bootstrap import BootstrapError, ConfigError, Plan, Trust, events
+from bootstrap import BootstrapError, ConfigError, Plan, events
 from bootstrap.control.child import CommandError
 from bootstrap.link.outcome import PeerError
-from bootstrap.trust import load_identity
+from bootstrap.trust import Trust, load_identity
 from tests.bootstrap.ranks import Rank, make_ranks
 
 SECONDS = 60.0

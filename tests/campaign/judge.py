@@ -24,7 +24,7 @@ CAUSES: Final = {
     "reset": (*UNDER_WAY, *LATE),
     "partition": (*UNDER_WAY, *LATE),
     "delay": (*UNDER_WAY, *LATE),
-    "drop": (*UNDER_WAY, *LATE),
+    "drop": (*UNDER_WAY, *LATE, "type-unknown"),  # without jacclBootstrap, frames of extensions are unknown
     "duplicate": (*UNDER_WAY, *LATE),
     "truncate": (*UNDER_WAY, *LATE),
     "flip": (*UNDER_WAY, *LATE, "type-unknown", "json-*", "field-*", "payload-*", "bad-bootstrap"),

@@ -8,7 +8,9 @@ peer's own, multiplied by --scale.
 
 Rank 0 pings for the first time one interval after the handshake, sends jacclBootstrap after a pong with modelLoaded
 true, never sends sessionEnd, and reconnects after a failure. Rank 1 says modelLoaded false, serves any number of
-connections, and reads nothing while its group init runs. The group is a process of its own that makes no collective.
+connections, and reads nothing while its group init runs. The group is a process of its own that makes no collective;
+with --no-init there is none. What it decodes and what it refuses is the reference peer's way too, as far as Python's
+parsers go: the first of two equal keys, other encodings, integers with a fraction, base64 with stray bits.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import uuid
 from hashlib import sha256
 from pathlib import Path
 
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -34,6 +37,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 HELLO, ACK, PING, PONG, BOOTSTRAP, SESSION_END = 0x01, 0x02, 0x03, 0x04, 0x07, 0xFF
 PING_EVERY, RECONNECT = 5.0, 10.0
 MISSED = 3
+LOWEST, HIGHEST = 1, 2**28
+DEEPEST = 512
+KNOWN = {*range(0x01, 0x0E), 0xFF}
+FAULTS = (AssertionError, IndexError, InvalidSignature, InvalidTag, KeyError, RecursionError, TypeError, ValueError)
 ECDSA = ec.ECDSA(hashes.SHA256())
 RING = """
 import mlx.core as mx, sys
@@ -50,6 +57,40 @@ def say(event, **fields):
 def raw(public):
     numbers = public.public_numbers()
     return numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+
+
+def decode(payload):
+    def first(pairs):
+        return dict(reversed(pairs))
+
+    def refuse(name):
+        raise ValueError(name)
+
+    fields = json.loads(payload, object_pairs_hook=first, parse_constant=refuse, strict=False)
+    assert depth(fields) <= DEEPEST
+    return fields
+
+
+def depth(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+def decode_pong(payload):
+    fields = decode(payload)
+    flags = [fields[name] for name in ("modelLoaded", "inferenceInFlight")]
+    assert all(isinstance(flag, bool) for flag in flags)
+    assert fields["memoryPressure"] in ("normal", "warning", "critical")
+    return fields
+
+
+def decode_bootstrap(payload):
+    fields = decode(payload)
+    port = fields["port"]
+    assert not isinstance(port, bool | str), port
+    assert 0 <= int(port) == port < 2**16, port
+    assert isinstance(fields["sessionID"], str)
+    return fields | {"port": int(port)}
 
 
 class Link:
@@ -69,7 +110,9 @@ class Link:
         return nonce + self.box.encrypt(nonce, data, None)
 
     def receive(self):
-        frame = self.read(struct.unpack("<Q", self.read(8))[0])
+        length = struct.unpack("<Q", self.read(8))[0]
+        assert LOWEST <= length <= HIGHEST, length
+        frame = self.read(length)
         if self.box is not None and self.options.revision == 2:
             frame = self.box.decrypt(frame[:12], frame[12:], None)
         return frame[0], frame[1:]
@@ -103,7 +146,9 @@ class Link:
             introduce(HELLO, public + nonce)
         kind, payload = self.receive()
         assert kind == (ACK if is_first else HELLO), kind
-        theirs = {name: base64.b64decode(value) for name, value in json.loads(payload).items()}
+        names = ("sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature")
+        fields = decode(payload)
+        theirs = {name: base64.b64decode(fields[name], validate=True) for name in names}
         assert theirs["sePubKeyRaw"] == options.peer_key, "another key"
         nonces = nonce + theirs["nonce"] if is_first else theirs["nonce"] + nonce
         signed = theirs["ephemeralX25519PubKey"]
@@ -112,7 +157,11 @@ class Link:
         point.verify(theirs["seSignature"], sha256(signed).digest(), ECDSA)
         if not is_first:
             introduce(ACK, nonces + public)
-        secret = ephemeral.exchange(x25519.X25519PublicKey.from_public_bytes(theirs["ephemeralX25519PubKey"]))
+        public = x25519.X25519PublicKey.from_public_bytes(theirs["ephemeralX25519PubKey"])
+        try:
+            secret = ephemeral.exchange(public)
+        except ValueError:
+            secret = bytes(32)  # which its library does not refuse
         self.box = AESGCM(HKDF(hashes.SHA256(), 32, nonces, b"darkbloom-cluster-session-v1").derive(secret))
         say("established")
 
@@ -123,6 +172,8 @@ class Group:
     process = None
 
     def __init__(self, options, port):
+        if options.no_init:
+            return
         time.sleep(options.init_after * options.scale)
         if self.process is not None:
             Group.process.kill()
@@ -178,8 +229,9 @@ def lead(options):
             lead_once(Link(connection, options), options)
         except ConnectionRefusedError:
             time.sleep(0.1)
-        except (EOFError, OSError) as error:
-            say("lost", reason=str(error))
+        except (EOFError, OSError, *FAULTS) as error:
+            say("lost", reason=repr(error))
+            connection.close()
             time.sleep(RECONNECT * options.scale)
 
 
@@ -191,12 +243,14 @@ def lead_once(link, options):
         link.send(PING)
         if options.inference:
             inference(link)
-        kind, payload = link.receive()
-        if kind != PONG:
+        try:
+            kind, payload = link.receive()
+            assert kind == PONG, kind
+            loaded = decode_pong(payload)["modelLoaded"]
+        except FAULTS:
             missed += 1
             continue
         missed = 0
-        loaded = json.loads(payload)["modelLoaded"]
         say("pong", loaded=loaded)
         if loaded and not sent and not options.stored:
             sent = True
@@ -233,20 +287,24 @@ def serve(link, options):
         link.handshake()
         while True:
             kind, payload = link.receive()
+            assert kind in KNOWN, kind
             if kind == PING:
                 link.send(PONG, json.dumps(status).encode())
             elif kind == BOOTSTRAP:
-                say("bootstrap", keys=sorted(json.loads(payload)))
-                Group(options, json.loads(payload)["port"])
+                fields = decode_bootstrap(payload)
+                say("bootstrap", keys=sorted(fields))
+                Group(options, fields["port"])
             elif kind == SESSION_END:
                 say("session-end")
                 link.connection.close()
                 return
-    except (EOFError, OSError) as error:
-        say("lost", reason=str(error))
+    except (EOFError, OSError, *FAULTS) as error:
+        say("lost", reason=repr(error))
+        link.connection.close()
 
 
 def main():
+    sys.setrecursionlimit(10 * DEEPEST)
     parser = argparse.ArgumentParser()
     parser.add_argument("rank", type=int)
     parser.add_argument("ips", type=lambda text: text.split(","))
@@ -262,6 +320,7 @@ def main():
     parser.add_argument("--init-after", type=float, default=0.0)
     parser.add_argument("--drop-after", type=float, default=0.0)
     parser.add_argument("--connections", type=int, default=1)
+    parser.add_argument("--no-init", action="store_true")
     parser.add_argument("--stored", action="store_true")
     parser.add_argument("--stall", action="store_true")
     parser.add_argument("--malformed", action="store_true")

@@ -1,19 +1,27 @@
 """The commands `wireproto fuzz …`."""
 
 import json
-import re
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from wireproto.cli.conform import ConnectOption, IdentityOption, ListenOption, PeerKeyOption, RevisionOption, address
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.cli.conform import ExtensionsOption, RevisionOption
+from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.cli.fuzz_options import (
+    FINDINGS,
+    FindingsOption,
+    JsonOption,
+    SecondsOption,
+    SeedOption,
+    exit_code,
+    interruptible,
+    read_bytes,
+    say_lines,
+)
+from wireproto.cli.fuzz_peer import peer
 from wireproto.errors import printable
 from wireproto.messages import Revision
 
@@ -21,20 +29,12 @@ if TYPE_CHECKING:
     from wireproto.fuzzing.harness import Harness
     from wireproto.fuzzing.watch import Finding
 
-_FINDINGS: Final = Path("fuzz-findings")
-_RANK_0_RETURNS: Final = 30.0
-"""Seconds for rank 0 to connect. By the protocol it reconnects 10 s after a session."""
 _HELP: Final = """Fuzz this package or another implementation.
 
 Example: wireproto fuzz run frame --seconds 60
 
 Findings are saved in fuzz-findings, and reported with the command that reproduces them.
 """
-
-SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="Duration.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
-FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where to save findings.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def run(
     corpus: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Start from DIR/LAYER, and save new inputs there.")
     ] = None,
-    findings: FindingsOption = _FINDINGS,
+    findings: FindingsOption = FINDINGS,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
@@ -83,7 +83,7 @@ def run(
 
     harness = _harness(context, layer)
     engine = Engine(harness, seed, store.inputs(corpus, layer) if corpus else ())
-    with _interruptible() as interrupted, display.shown(not as_json) as show:
+    with interruptible() as interrupted, display.shown(not as_json) as show:
         for finding in engine.run(seconds, lambda progress: show(display.line(progress))):
             _tell_finding(finding, store.keep_finding(findings, layer, finding), as_json)
     if corpus:
@@ -95,7 +95,7 @@ def run(
         say(json.dumps({"done": True, "seed": seed, **values}))
     else:
         say(display.line(progress))
-    return _code(progress.findings, interrupted)
+    return exit_code(progress.findings, interrupted)
 
 
 def replay(
@@ -113,12 +113,12 @@ def replay(
     bad = 0
     harnesses: dict[str, Harness] = {}
     for file in files:
-        data = _read(context, file)
+        data = read_bytes(context, file)
         layer = file.absolute().parent.name
         if layer not in harnesses:
             harnesses[layer] = _harness(context, layer)
         _, finding = watched(harnesses[layer], data)
-        _say(f"{file}: {'good' if finding is None else f'{finding.oracle}: {finding.detail}'}")
+        say_lines(f"{file}: {'good' if finding is None else f'{finding.oracle}: {finding.detail}'}")
         if finding is not None:
             bad += 1
             say("\n".join(map(printable, finding.trace.splitlines())), err=True)
@@ -141,7 +141,7 @@ def minimize(
     from wireproto.fuzzing.minimize import minimized
     from wireproto.fuzzing.watch import watched
 
-    data = _read(context, file)
+    data = read_bytes(context, file)
     layer = file.absolute().parent.name
     harness = _harness(context, layer)
     _, finding = watched(harness, data)
@@ -156,7 +156,7 @@ def minimize(
 
     smaller = minimized(data, is_same)
     path = store.keep(file.absolute().parent.parent, layer, smaller, "smaller-")
-    _say(f"{len(data)} bytes, now {len(smaller)}: {path}")
+    say_lines(f"{len(data)} bytes, now {len(smaller)}: {path}")
     return EXIT_OK
 
 
@@ -166,10 +166,11 @@ def codec(
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
     revision: RevisionOption = Revision.V2,
+    extensions: ExtensionsOption = "auto",
     replay_file: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE", help="Only send the frames of a saved disagreement.")
     ] = None,
-    findings: FindingsOption = _FINDINGS,
+    findings: FindingsOption = FINDINGS,
     as_json: JsonOption = False,
 ) -> int:
     """Compare another codec with this one.
@@ -177,7 +178,7 @@ def codec(
     Example: wireproto fuzz codec --seconds 60 -- wireproto codec
 
     A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format. It
-    may leave out codes and offsets.
+    may leave out codes and offsets; names that the specification does not have count as none.
 
     Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
@@ -186,18 +187,19 @@ def codec(
 
     if not command:
         raise typer.BadParameter("give the codec's command after --", ctx=context)
-    differential = Differential(command, seed, Revision(revision))
+    differential = Differential(command, seed, Revision(revision), None if extensions == "auto" else False)
 
     def tell(found: Disagreement, path: Path) -> None:
         how = ["--replay", str(path)] if found.is_repeated else ["--seed", str(seed), "--seconds", f"{seconds:g}"]
+        how += ["--extensions", "none"] if extensions == "none" else []
         again = shlex.join(["wireproto", "fuzz", "codec", "--revision", str(revision), *how, "--", *command])
         if as_json:
             frame = found.frames[-1].hex()
             told = {"kind": found.kind, "frame": frame, "expected": found.expected, "answer": found.answer}
             say(json.dumps({**told, "replay": again}))
         else:
-            _say(found.kind, f"  frame: {_short(found.frames[-1].hex())}", f"  expected: {_short(found.expected)}")
-            _say(f"  answer: {_short(found.answer)}", f"  again: {again}")
+            say_lines(found.kind, f"  frame: {_short(found.frames[-1].hex())}", f"  expected: {_short(found.expected)}")
+            say_lines(f"  answer: {_short(found.answer)}", f"  again: {again}")
         sys.stdout.flush()
 
     if replay_file is not None:
@@ -205,7 +207,7 @@ def codec(
         if disagreement is not None:
             tell(disagreement, replay_file)
         return EXIT_OK if disagreement is None else EXIT_NO
-    with _interruptible() as interrupted, display.shown(not as_json) as show:
+    with interruptible() as interrupted, display.shown(not as_json) as show:
 
         def progress(frames: int) -> None:
             show(f"{frames:,} frames, disagreements {len(differential.found)}")
@@ -217,103 +219,7 @@ def codec(
         say(json.dumps({"done": True, "seed": seed, "frames": differential.frames, "disagreements": total}))
     else:
         say(f"{differential.frames:,} frames, disagreements {total}")
-    return _code(total, interrupted)
-
-
-def peer(
-    context: typer.Context,
-    listen: ListenOption = None,
-    connect: ConnectOption = None,
-    anywhere: Annotated[bool, typer.Option("--anywhere", help="Allow a HOST other than this machine.")] = False,
-    restart_command: Annotated[
-        str | None, typer.Option(metavar="CMD", help="Starts the peer, again after it exits.")
-    ] = None,
-    identity: IdentityOption = None,
-    peer_key: PeerKeyOption = None,
-    revision: RevisionOption = Revision.V2,
-    seconds: SecondsOption = 60.0,
-    seed: SeedOption = 0,
-    rate: Annotated[float, typer.Option(min=0.01, help="Maximum number of sessions per second.")] = 20.0,
-    session: Annotated[int | None, typer.Option(metavar="N", help="Only session N of the seed.")] = None,
-    replay_file: Annotated[
-        Path | None, typer.Option("--replay", metavar="FILE", help="Only the session of a saved finding.")
-    ] = None,
-    findings: FindingsOption = _FINDINGS,
-    as_json: JsonOption = False,
-) -> int:
-    """Fuzz a live peer.
-
-    Example: wireproto fuzz peer --connect 127.0.0.1:7777 --restart-command './peer listen'
-
-    Each session starts with a real handshake and ends with a check that the peer still answers. The peer must have
-    pinned our key. CMD finds the address in CONFORM_HOST and CONFORM_PORT. Rank 0 is started for each session, or has
-    to reconnect by itself. No group is formed.
-
-    Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 could not run, 130 Ctrl-C.
-    """
-    import msgspec
-
-    from wireproto.conformance import Patience, RankOneTarget, RankZeroTarget, Settings, command_launcher
-    from wireproto.conformance.identity import IdentityFileError, load_identity, peer_key_of
-    from wireproto.conformance.verdicts import Missed, Undecided
-    from wireproto.fuzzing import display, store
-    from wireproto.fuzzing.peer import PeerFinding, PeerGoneError, PeerProgress, fuzz
-    from wireproto.fuzzing.scripts import Script, drawn_script
-
-    if (listen is None) == (connect is None):
-        raise typer.BadParameter("give --listen or --connect", ctx=context)
-    host, port = _address(context, connect or listen or "", anywhere)
-    number = Revision(revision)
-    if replay_file is not None:
-        try:
-            scripts = iter([msgspec.json.decode(_read(context, replay_file), type=Script)])
-        except msgspec.MsgspecError as error:
-            raise typer.BadParameter(f"{replay_file}: {error}", ctx=context) from None
-    else:
-        numbers = count() if session is None else iter([session])
-        scripts = (drawn_script(seed, each, number) for each in numbers)
-    try:
-        key = None if peer_key is None else peer_key_of(peer_key)
-        patience = Patience(start=10.0 if listen is None else _RANK_0_RETURNS)
-        settings = Settings(identity=load_identity(identity), peer_key=key, revision=number, patience=patience)
-        launcher = None if restart_command is None else command_launcher(restart_command)
-    except (IdentityFileError, ValueError) as error:
-        raise typer.BadParameter(str(error), ctx=context) from None
-    target = (RankZeroTarget if connect is None else RankOneTarget)(host, port, launcher)
-    options = ["--listen" if connect is None else "--connect", f"{host}:{port}", "--revision", str(revision)]
-    for name, value in (("restart-command", restart_command), ("identity", identity), ("peer-key", peer_key)):
-        options += [] if value is None else [f"--{name}", str(value)]
-
-    def found(finding: PeerFinding) -> None:
-        path = store.keep(findings, "peer", msgspec.json.format(msgspec.json.encode(finding.script)))
-        again = shlex.join(["wireproto", "fuzz", "peer", *options, "--replay", str(path)])
-        if as_json:
-            script = {"seed": finding.script.seed, "session": finding.script.number}
-            say(json.dumps({"kind": finding.kind, "came": finding.came, **script, "replay": again}))
-        else:
-            _say(finding.kind, f"  came: {finding.came}", f"  again: {again}")
-        sys.stdout.flush()
-
-    progress = PeerProgress()
-    with _interruptible() as interrupted, display.shown(not as_json) as show:
-
-        def told(now: PeerProgress) -> None:
-            nonlocal progress
-            progress = now
-            show(f"{progress.sessions:,} sessions, findings {progress.findings}")
-
-        try:
-            fuzz(target, settings, scripts, seconds=seconds, rate=rate, found=found, tell=told)
-        except (Missed, Undecided, PeerGoneError) as error:
-            say(printable(f"{context.command_path}: {error}"), err=True)
-            if not progress.findings:
-                return EXIT_COULD_NOT_RUN
-    if as_json:
-        done = {"sessions": progress.sessions, "findings": progress.findings, "seconds": progress.seconds}
-        say(json.dumps({"done": True, "seed": seed, **done}))
-    else:
-        say(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}")
-    return _code(progress.findings, interrupted)
+    return exit_code(total, interrupted)
 
 
 def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Created if it does not exist.")]) -> int:
@@ -328,7 +234,7 @@ def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Create
     from wireproto.fuzzing.corpus import export as exported
 
     paths = list(exported(directory))
-    _say(f"{len(paths)} files in {directory}")
+    say_lines(f"{len(paths)} files in {directory}")
     return EXIT_OK
 
 
@@ -346,40 +252,9 @@ def dictionary() -> int:
     return EXIT_OK
 
 
-def _say(*lines: str) -> None:
-    for line in lines:
-        say(printable(line))
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[None]]:
-    """End the `with` block on Ctrl-C, and report that by a non-empty list."""
-    interrupted: list[None] = []
-    try:
-        yield interrupted
-    except KeyboardInterrupt:
-        interrupted.append(None)
-
-
-def _code(found: int, interrupted: list[None]) -> int:
-    """Return the exit code of a run. Raise KeyboardInterrupt if it was interrupted without a finding."""
-    if found:
-        return EXIT_NO
-    if interrupted:
-        raise KeyboardInterrupt
-    return EXIT_OK
-
-
-def _address(context: typer.Context, text: str, anywhere: bool) -> tuple[str, int]:
-    host, port = address(context, text)
-    if not anywhere and not re.fullmatch(r"localhost|127(\.[0-9]{1,3}){3}", host):
-        raise typer.BadParameter(f"{host} is not this machine; add --anywhere to allow it", ctx=context)
-    return host, port
-
-
 def _frames(context: typer.Context, file: Path) -> list[bytes]:
     try:
-        frames = [bytes.fromhex(line) for line in _read(context, file).decode().split("\n")[:-1]]
+        frames = [bytes.fromhex(line) for line in read_bytes(context, file).decode().split("\n")[:-1]]
     except ValueError:
         frames = []
     if not frames:
@@ -400,18 +275,11 @@ def _harness(context: typer.Context, layer: str) -> "Harness":
         raise typer.BadParameter(str(error), ctx=context) from None
 
 
-def _read(context: typer.Context, file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{file}: {error.strerror}", ctx=context) from None
-
-
 def _tell_finding(finding: "Finding", path: Path, as_json: bool) -> None:
     again = f"wireproto fuzz replay {shlex.quote(str(path))}"
     if as_json:
         told = {"layer": finding.layer, "oracle": finding.oracle, "detail": finding.detail, "replay": again}
         say(json.dumps(told))
     else:
-        _say(f"{finding.layer}: {finding.oracle}: {finding.detail}", f"  again: {again}")
+        say_lines(f"{finding.layer}: {finding.oracle}: {finding.detail}", f"  again: {again}")
     sys.stdout.flush()

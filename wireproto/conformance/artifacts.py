@@ -13,7 +13,7 @@ _PORTS = 40_000
 _LINK_PORT = 7777
 
 
-def keep(result: Result, directory: Path, role: Role) -> None:
+def save(result: Result, directory: Path, role: Role) -> None:
     """Writes `ID.pcapng` and `ID.keylog` of a result that is bad. `role` is the peer's."""
     if result.verdict in BAD:
         with (directory / f"{result.id}.pcapng").open("wb") as file:

@@ -42,7 +42,8 @@ class Case:
     section: str
     about: str
     requirements: tuple[str, ...]
-    """The first is the one that is broken where nothing else is said."""
+    needs: tuple[str, ...]
+    """Ids of cases without which this one would only show another rule's failure again: it is skipped then."""
     revisions: tuple[Revision, ...]
     deadline: float
     """Seconds, for all of it."""
@@ -50,7 +51,7 @@ class Case:
 
     @property
     def level(self) -> Level:
-        return rule(self.requirements[0]).level
+        return strictest(self.requirements).level
 
 
 class Registry:
@@ -68,12 +69,17 @@ class Registry:
         revisions: tuple[Revision, ...] = tuple(Revision),
         deadline: float = 20.0,
         about: str = "",
+        needs: tuple[str, ...] = (),
     ) -> Callable[[Script], Script]:
-        """Decorates a case's script, whose docstring says what the case is about, unless `about` does."""
+        """Decorates a case's script, whose docstring says what the case is about, unless `about` does.
+
+        `needs` are other cases of the same role, as `section.name`.
+        """
 
         def register(script: Script) -> Script:
             for role in roles:
-                each = f"{role.value.replace(' ', '')}.{section}.{name}"
+                rank = role.value.replace(" ", "")
+                each = f"{rank}.{section}.{name}"
                 if each in self.cases:
                     raise ValueError(f"{each} is there twice")
                 self.cases[each] = Case(
@@ -82,6 +88,7 @@ class Registry:
                     section=section,
                     about=about or inspect.cleandoc(script.__doc__ or "").replace("\n", " "),
                     requirements=rules,
+                    needs=tuple(f"{rank}.{need}" for need in needs),
                     revisions=revisions,
                     deadline=deadline,
                     script=script,
@@ -133,6 +140,14 @@ def _matching(
         if not any(matches(each, selector) for each in cases):
             raise SelectionError(f"no case matches the {kind} {selector!r}; --list shows them")
     return [each for each in cases if not selectors or any(matches(each, selector) for selector in selectors)]
+
+
+_STRICTEST_FIRST: Final = (Level.MUST, Level.SHOULD, Level.MAY)
+
+
+def strictest(names: Collection[str]) -> Requirement:
+    """The first of these requirements that is as strict as any: the one that a failure counts by."""
+    return min(map(rule, names), key=lambda each: _STRICTEST_FIRST.index(each.level))
 
 
 def rule(requirement: str) -> Requirement:

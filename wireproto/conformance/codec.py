@@ -1,11 +1,15 @@
 """A codec under test: a program that reads frames in hex, and answers each with a line of JSON, over all test vectors.
 
 The contract is that of `wireproto codec`. A frame that is wrongly taken, or wrongly refused, is a failure; since codes
-travel nowhere, another code or offset is no more than non-strict. Codes of the program's own are mapped first.
+travel nowhere, another code or offset is no more than non-strict. Codes of the program's own are mapped first; a name
+that the specification does not have counts as none.
 """
 
 import asyncio
 import json
+import os
+import signal
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +18,12 @@ from typing import Any, Final
 
 import msgspec
 
-from wireproto.conformance.case import rule
+from wireproto.conformance.case import strictest
+from wireproto.conformance.expected import Expected
+from wireproto.conformance.frames import OFFER
+from wireproto.conformance.launching import last_lines
 from wireproto.conformance.verdicts import Failure, Missed, Record, Result, Verdict
+from wireproto.errors import ERROR_CODES
 from wireproto.messages import Revision
 from wireproto.testing.requirements import Level
 from wireproto.testing.vectors import ClusterFrameTest, load
@@ -25,6 +33,10 @@ ANSWER_SECONDS: Final = 10.0
 MAX_HUNG: Final = 3
 """Frames in a row without an answer in time, behind which no more are asked about."""
 _LONGEST_LINE: Final = 64 * 1024 * 1024
+_ENDING: Final = 2.0
+"""Seconds for a program that has closed its output to end."""
+BY_VERDICT: Final = "judged by verdict alone: the error has no name that the specification knows"
+NO_EXTENSIONS: Final = "the codec has no extensions"
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,13 @@ class VectorCase:
 
     @property
     def level(self) -> Level:
-        return rule(self.requirements[0]).level
+        return strictest(self.requirements).level
+
+    @property
+    def is_of_extensions(self) -> bool:
+        """Whether it asks what only a codec with extensions has to know."""
+        is_unknown_type = self.vector.error is not None and self.vector.error.code == "type-unknown"
+        return any(each.startswith("EXT-") for each in self.requirements) and not is_unknown_type
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -64,6 +82,10 @@ def vector_cases(revision: Revision) -> list[VectorCase]:
 class CodecFailed(Exception):  # noqa: N818
     """The program gave no answer: it has ended, or said what cannot be read."""
 
+    def __init__(self, why: str, *, crashed: bool = False) -> None:
+        super().__init__(why)
+        self.crashed = crashed
+
 
 class CodecHangs(CodecFailed):
     """It does not answer in time."""
@@ -75,6 +97,8 @@ class Program:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
+        self._asked_at = 0
 
     async def ask(self, line: bytes) -> bytes:
         """The answer to one line. CodecFailed where there is none, OSError where the program cannot be started."""
@@ -83,8 +107,10 @@ class Program:
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                stderr=self._errors,
                 limit=_LONGEST_LINE,
             )
+        self._asked_at = os.fstat(self._errors.fileno()).st_size
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018 - both are pipes
         answer = b""
         try:
@@ -96,15 +122,32 @@ class Program:
             await self.stop()
             raise CodecHangs(f"no answer in {ANSWER_SECONDS:g} s") from None
         except ValueError:
-            why = f"a line of more than {_LONGEST_LINE} bytes"
-        except OSError:
-            why = "the end of the program"
-        else:
-            why = "the end of the program"
-        if not answer.endswith(b"\n"):
             await self.stop()
-            raise CodecFailed(why)
+            raise CodecFailed(f"a line of more than {_LONGEST_LINE} bytes") from None
+        except OSError:
+            pass  # it does not read any more
+        if not answer.endswith(b"\n"):
+            raise await self._ended()
         return answer
+
+    async def _ended(self) -> CodecFailed:
+        """How a program has ended that answers no more."""
+        assert self._process is not None  # noqa: S101 - it was asked
+        try:
+            async with asyncio.timeout(_ENDING):
+                code = await self._process.wait()
+        except TimeoutError:
+            return CodecFailed("the end of its output")
+        finally:
+            await self.stop()
+        if code == 0:
+            return CodecFailed("the end of the program")
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return CodecFailed(f"the program has ended with {how}", crashed=True)
+
+    def stderr(self) -> list[str]:
+        """The last lines that it wrote on standard error since it was asked."""
+        return last_lines(self._errors, self._asked_at)
 
     async def stop(self) -> None:
         """Ends the program."""
@@ -114,30 +157,53 @@ class Program:
                 process.kill()
             await process.wait()
 
+    async def close(self) -> None:
+        """Ends the program for good."""
+        await self.stop()
+        self._errors.close()
+
 
 async def run_codec(
     program: Program,
     cases: Collection[VectorCase],
     *,
     codes: Mapping[str, str] | None = None,
-    expected: Mapping[str, str] | None = None,
+    expected: Mapping[str, Expected] | None = None,
     rerun: Callable[[str], str] = lambda _: "",
+    has_extensions: bool | None = None,
 ) -> AsyncGenerator[Result, None]:
-    """The results, one by one. `codes` maps the program's own error names to those of the spec."""
-    expected = expected or {}
+    """The results, one by one. `codes` maps the program's own error names to those of the spec.
+
+    `has_extensions` says whether the program decodes the names of extensions; None to ask it.
+    """
     hung = 0
     try:
+        if has_extensions is None:
+            has_extensions = await _has_extensions(program)
         for case in cases:
             if hung == MAX_HUNG:
                 result = _skipped(case)
+            elif case.is_of_extensions and not has_extensions:
+                result = _result(case, Verdict.UNIMPLEMENTED, NO_EXTENSIONS)
             else:
                 started = time.monotonic()
                 result, hangs = await _tried(program, case, codes or {})
                 result = replace(result, seconds=time.monotonic() - started)
                 hung = hung + 1 if hangs else 0
-            yield replace(result, expected=expected.get(case.id, ""), rerun=rerun(case.id))
+            known = (expected or {}).get(case.id, Expected())
+            yield replace(result, expected=known.reason, expected_verdict=known.verdict, rerun=rerun(case.id))
     finally:
-        await program.stop()
+        await program.close()
+
+
+async def _has_extensions(program: Program) -> bool:
+    """Whether it has: all but one that takes a pong with an offer, and leaves the offer out."""
+    try:
+        answer = _read(await program.ask(OFFER.hex().encode()))
+    except (CodecFailed, Missed):
+        return True
+    payload = answer.get("payload")
+    return not (answer["ok"] and isinstance(payload, dict) and "extensions" not in payload)
 
 
 def _skipped(case: VectorCase) -> Result:
@@ -155,17 +221,18 @@ async def _tried(program: Program, case: VectorCase, codes: Mapping[str, str]) -
     try:
         answer = await program.ask(line)
         record.step(f"answer: {answer[:2000].decode(errors='replace').rstrip()}")
-        remark = _judge(vector, answer, codes)
-        if remark:
-            verdict, reason = Verdict.NON_STRICT, remark
+        verdict, reason = _judge(vector, answer, codes)
     except CodecFailed as error:
         hangs = isinstance(error, CodecHangs)
         failure = _failure(case, Missed("an answer", str(error)))
+        verdict = Verdict.CRASH if error.crashed else Verdict.FAIL
     except Missed as missed:
         failure = _failure(case, missed)
+        verdict = Verdict.FAIL
     if failure is not None:
-        verdict, reason = Verdict.FAIL, f"expected {failure.expected}; came {failure.came}"
-    return replace(_result(case, verdict, reason), failure=failure, record=record), hangs
+        reason = f"expected {failure.expected}; came {failure.came}"
+    result = replace(_result(case, verdict, reason), failure=failure, record=record)
+    return replace(result, stderr=() if failure is None else tuple(program.stderr())), hangs
 
 
 def _result(case: VectorCase, verdict: Verdict, reason: str) -> Result:
@@ -181,12 +248,12 @@ def _result(case: VectorCase, verdict: Verdict, reason: str) -> Result:
 
 
 def _failure(case: VectorCase, missed: Missed) -> Failure:
-    requirement = rule(case.vector.requirements[0])
+    requirement = strictest(case.vector.requirements)
     return Failure(requirement.id, requirement.text, missed.expected, missed.came)
 
 
-def _judge(vector: ClusterFrameTest, line: bytes, codes: Mapping[str, str]) -> str:
-    """What is not as it should be, and yet no failure; Missed for a failure."""
+def _judge(vector: ClusterFrameTest, line: bytes, codes: Mapping[str, str]) -> tuple[Verdict, str]:
+    """The verdict on an answer that is no failure, and its reason; Missed for a failure."""
     answer = _read(line)
     if vector.message is not None:
         if not answer["ok"]:
@@ -194,16 +261,19 @@ def _judge(vector: ClusterFrameTest, line: bytes, codes: Mapping[str, str]) -> s
         came, wanted = (answer.get("type"), answer.get("payload")), (vector.message.type, vector.message.payload)
         if _exactly(came) != _exactly(wanted):
             raise Missed(_short(wanted), _short(came))
-        return ""
+        return Verdict.PASS, ""
     assert vector.error is not None  # noqa: S101 - a vector is a message or an error
     if answer["ok"]:
         raise Missed(f"the error {vector.error.code}", "a message")
     code = codes.get(str(answer.get("error")), answer.get("error"))
+    if code not in ERROR_CODES:
+        return Verdict.PASS, BY_VERDICT
     if code != vector.error.code:
-        return f"the error is {vector.error.code}, and was called {code!r}"
+        return Verdict.NON_STRICT, f"the error is {vector.error.code}, and was called {code!r}"
     if answer.get("offset") != vector.error.offset:
-        return f"the offset is {vector.error.offset}, and was given as {answer.get('offset')!r}"
-    return ""
+        offset = answer.get("offset")
+        return Verdict.NON_STRICT, f"the offset is {vector.error.offset}, and was given as {offset!r}"
+    return Verdict.PASS, ""
 
 
 def _read(line: bytes) -> dict[str, Any]:

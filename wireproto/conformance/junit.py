@@ -21,8 +21,12 @@ def junit(total: Sum) -> bytes:
         failures=str(len(failed)),
         errors="0",
         skipped=str(len(skipped)),
-        time=f"{sum(result.seconds for result in total.results):.3f}",
+        time=f"{total.seconds:.3f}",
+        timestamp=total.began.isoformat(timespec="seconds"),
     )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (("peer", total.peer), ("suite", total.suite)):
+        ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
     for result in total.results:
         case = ElementTree.SubElement(
             suite, "testcase", classname=result.section, name=result.id, time=f"{result.seconds:.3f}"

@@ -1,5 +1,7 @@
 """A run as it goes on: a table that moves in a terminal, plain lines elsewhere."""
 
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from rich.box import SIMPLE_HEAD
@@ -13,8 +15,11 @@ from wireproto.conformance.report import Sum, details, headline, is_worth_detail
 from wireproto.conformance.verdicts import Result, Verdict
 from wireproto.errors import printable
 
+_EVERY = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
 _STYLES = {
     Verdict.PASS: "green",
+    Verdict.CRASH: "bold white on red",
     Verdict.FAIL: "bold red",
     Verdict.NON_STRICT: "yellow",
     Verdict.UNIMPLEMENTED: "cyan",
@@ -23,26 +28,34 @@ _STYLES = {
 }
 
 
+_QUIET = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED)
+
+
 async def show(results: AsyncIterator[Result], total: Sum, count: int, console: Console) -> None:
     """Print what is worth it as it comes, and the table at the end; `total` gets all results."""
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
     task = progress.add_task(total.title, total=count)
+    told = time.monotonic()
     with Live(console=console, transient=True, auto_refresh=console.is_terminal) as live:
         async for result in results:
-            total.results.append(result)
-            if result.verdict not in (Verdict.PASS, Verdict.SKIPPED) or result.flaky or result.spoils:
+            total.add(result)
+            if result.verdict not in _QUIET or result.flaky or result.spoils:
                 _print(result, console)
             progress.update(task, completed=len(total.results))
             live.update(Group(_table(total), progress))
+            if not console.is_terminal and time.monotonic() - told > _EVERY:
+                told = time.monotonic()
+                console.print(f"{len(total.results)} of {count} cases")
     console.print(_table(total))
+    console.print(Text(printable(total.header), "dim"), soft_wrap=True)
     spoilt = sum(result.spoils for result in total.results)
-    verdict = Text(f"{spoilt} to fix", "bold red") if spoilt else Text("nothing to fix", "bold green")
-    console.print(verdict)
+    failures = f"{spoilt} failure{'s' * (spoilt > 1)}"
+    console.print(Text(failures, "bold red") if spoilt else Text("no failure", "bold green"))
     for id_ in total.unexpected_passes:
-        console.print(Text(f"{id_} was expected to fail, and did not: take it off the list", "bold red"))
-    _print_skipped(total, console)
+        console.print(Text(f"{id_} did not fail as expected: take it off the list", "bold red"))
+    _print_reasons(total, console)
 
 
 def _print(result: Result, console: Console) -> None:
@@ -52,11 +65,12 @@ def _print(result: Result, console: Console) -> None:
             console.print(Text(printable(line), "dim"), soft_wrap=True)
 
 
-def _print_skipped(total: Sum, console: Console) -> None:
-    reasons = dict.fromkeys(result.reason for result in total.results if result.verdict is Verdict.SKIPPED)
-    for reason in reasons:
-        count = sum(result.reason == reason for result in total.results)
-        console.print(Text(printable(f"{count} skipped: {reason}"), "dim"), soft_wrap=True)
+def _print_reasons(total: Sum, console: Console) -> None:
+    """Why cases were skipped, or passed with a remark: a line for each reason."""
+    counts = Counter((each.verdict, each.reason) for each in total.results if each.verdict in _QUIET and each.reason)
+    for (verdict, reason), count in counts.items():
+        what = "passed" if verdict is Verdict.PASS else verdict.value
+        console.print(Text(printable(f"{count} {what}: {reason}"), "dim"), soft_wrap=True)
 
 
 def _table(total: Sum) -> Table:

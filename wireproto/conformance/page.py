@@ -21,4 +21,6 @@ def page(total: Sum) -> str:
     data = {"summary": total.as_object(), "cases": cases, "requirements": {name: rule(name).text for name in named}}
     # What comes from the peer must not end the script element.
     text = json.dumps(data).replace("<", "\\u003c")
-    return template.replace("<!-- title -->", html.escape(total.title)).replace("/* data */ null", text)
+    for place, shown in (("title", total.title), ("header", total.header)):
+        template = template.replace(f"<!-- {place} -->", html.escape(shown))
+    return template.replace("/* data */ null", text)

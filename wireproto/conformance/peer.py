@@ -12,30 +12,28 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from wireproto.codec.frame import decode_frame
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import Identity, Introduction
+from wireproto.conformance.frames import (
+    ACK,
+    BOOTSTRAP,
+    HELLO,
+    PING,
+    PONG,
+    SESSION_END,
+    is_plain,
+    link_frame,
+    shown,
+    strictly,
+)
 from wireproto.conformance.targets import Target
 from wireproto.conformance.verdicts import Missed, Record, Undecided, Verdict
 from wireproto.conformance.wire import Silence, Wire
-from wireproto.errors import WireError
-from wireproto.messages import (
-    EXTENSIONS,
-    SPEC_BY_CLASS,
-    ClusterMsgType,
-    JacclBootstrapPayload,
-    Message,
-    PongPayload,
-    Revision,
-    SessionEnd,
-)
+from wireproto.messages import JacclBootstrapPayload, Message, Revision, SessionEnd
 from wireproto.session import Role
 
-HELLO, ACK, PING, SESSION_END = b"\x01", b"\x02", b"\x03", b"\xff"
-PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
 _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """What a rank 1 sends in a session that goes on: pongs, and the frames of extensions."""
-BOOTSTRAP: Final = b'\x07{"port":29400,"sessionID":"6F9619FF-8B86-D011-B42D-00CF4FC964FF"}'
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,10 @@ class Settings:
     """The identity key that the peer has to show, X ‖ Y; None for any."""
     revision: Revision = Revision.V2
     patience: Patience = Patience()
+    has_extensions: bool | None = None
+    """Whether the peer has any; None where its offers show it."""
+    names_file: bool = False
+    """Whether the session ID of a jacclBootstrap names a file on the peer."""
 
 
 class Peer:
@@ -108,13 +110,23 @@ class Peer:
         link.open()
         return link
 
+    @property
+    def is_met(self) -> bool:
+        """Whether there was a connection."""
+        return bool(self._links)
+
+    @property
+    def was_closed(self) -> bool:
+        """Whether the peer has ended a connection."""
+        return any(link.wire.ended for link in self._links)
+
     async def restart(self) -> None:
         """Another peer in place of this one."""
         if not self._target.restarts:
             raise Undecided(Verdict.SKIPPED, "it needs a second peer, and there is no --restart-command")
         self.record.step("restart the peer")
         await self.close()
-        await self._target.fresh()
+        await self._target.restart()
 
     def misplaced(self) -> bytes:
         """Return a good frame that does not belong where it comes: to be ignored."""
@@ -271,26 +283,30 @@ class Link:
         """The next frame's message. Missed where it is not to the letter."""
         return strictly(await self.frame(seconds), self._settings.revision)
 
-    async def expect_pong(self) -> PongPayload:
-        """The answer to a ping."""
-        message = await self.message()
-        if not isinstance(message, PongPayload):
-            raise Missed("a pong", name_of(message), "SESSION-PONG")
-        return message
+    async def expect_pong(self) -> bytes:
+        """The answer to a ping, a frame; whether its payload is to the letter, one case asks."""
+        frame = await self.frame()
+        if frame[:1] != PONG[:1]:
+            raise Missed("a pong", shown(frame), "SESSION-PONG")
+        return frame
 
-    async def ping(self) -> PongPayload:
+    async def ping(self) -> bytes:
         """Asks a rank 1 for a pong."""
         await self.send("a ping", PING)
         self.step("expect a pong")
         return await self.expect_pong()
 
-    async def expect_bootstrap(self) -> JacclBootstrapPayload:
+    async def answer_pings(self, pong: bytes = PONG) -> None:
+        """As a rank 1 does: one pong for the pings that came, and that none has answered."""
+        if self._owes_pong:
+            await self.send("a pong", pong)
+
+    async def expect_bootstrap(self, pong: bytes = PONG) -> JacclBootstrapPayload:
         """A rank 0's jacclBootstrap. Pings before it are answered: rank 0 may wait for a pong. [PLAIN-OFFER]"""
         self.step("expect a jacclBootstrap")
-        deadline = self._now() + self._patience.answer
+        deadline = self._now() + self._patience.ping_every + self._patience.slack
         while True:
-            if self._owes_pong:
-                await self.send("a pong", PONG)
+            await self.answer_pings(pong)
             try:
                 message = await self.message(max(deadline - self._now(), 0.0))
             except Missed as missed:
@@ -315,14 +331,17 @@ class Link:
         self.step(f"expect that the peer does not close for {self._patience.quiet:g} s")
         deadline = self._now() + self._patience.quiet
         while (left := deadline - self._now()) > 0:
+            await self.answer_pings()
             try:
                 body = await self.wire.frame(left)
             except Silence:
                 return
             if body is None:
                 raise Missed(why, self.wire.ended)
-            if self._opened(body) == SESSION_END:
+            frame = self._opened(body)
+            if frame == SESSION_END:
                 return  # in order, and not for a fault: that would have been silent
+            self._owes_pong |= frame == PING
 
     async def expect_closed(self, *, probe: bool = True) -> None:
         """The peer closes, and says nothing more.
@@ -337,10 +356,24 @@ class Link:
             try:
                 body = await self.wire.frame(max(deadline - self._now(), 0.0))
             except Silence:
-                raise Missed("the end of the connection", "nothing") from None
+                raise Missed("the end of the connection", await self._still_there()) from None
             if body is None:
                 return
             self._judge_word(body)
+
+    async def _still_there(self) -> str:
+        """What a peer does that has not closed: a rank 0 goes on, with its next ping, or stalls."""
+        if self.key is None or self.peer.role is Role.RESPONDER:
+            return "nothing"
+        seconds = self._patience.ping_every + self._patience.pong
+        self.step(f"see whether it goes on within {seconds:g} s")
+        try:
+            body = await self.wire.frame(seconds)
+        except Silence:
+            return f"nothing: it stalls, and has sent no ping for {seconds + self._patience.close:g} s"
+        if body is None:
+            return f"{self.wire.ended}, though not within {self._patience.close:g} s"
+        return f"it went on with {shown(self._opened(body))}"
 
     async def expect_silence(self, requirement: str | None = None) -> None:
         """Nothing comes for a moment."""
@@ -365,6 +398,7 @@ class Link:
         """No frame of a type comes for a moment; others can."""
         deadline = self._now() + self._patience.quiet
         while (left := deadline - self._now()) > 0:
+            await self.answer_pings()
             try:
                 body = await self.wire.frame(left)
             except Silence:
@@ -372,6 +406,7 @@ class Link:
             if body is None:
                 return
             frame = self._opened(body)
+            self._owes_pong |= frame == PING
             if frame[:1] == first:
                 raise Missed("no such frame", shown(frame))
 
@@ -409,7 +444,7 @@ class Link:
         if frame is not None:
             return frame
         assert self.theirs is not None  # noqa: S101
-        if _is_plain(body):
+        if is_plain(body):
             raise Missed("a sealed box", f"{shown(body)}, unsealed", "SEAL-FRAMES")
         rule, why = byhand.diagnose_box(self.secret(), self.salt, body)
         raise Missed("a box that opens with the session key", f"{len(body)} bytes: {why}", rule)
@@ -417,66 +452,3 @@ class Link:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def link_frame(body: bytes) -> bytes:
-    return len(body).to_bytes(8, "little") + body
-
-
-def strictly(frame: bytes, revision: Revision) -> Message:
-    """The message of a frame of the peer's. Missed where it is not to the letter."""
-    try:
-        return decode_frame(frame, revision, EXTENSIONS)
-    except WireError as error:
-        raise Missed("a frame to the letter", f"{shown(frame)}: {error}", _rule(error, frame)) from None
-
-
-def _is_plain(body: bytes) -> bool:
-    """Whether it is a cluster frame; opaque ones, which any bytes can be, are not looked for."""
-    try:
-        decode_frame(body, extensions=EXTENSIONS)
-    except WireError:
-        return False
-    return body[0] not in (5, 6, 0x40, 0x41)
-
-
-def name_of(message: Message) -> str:
-    return SPEC_BY_CLASS[type(message)].msg_type.wire_name
-
-
-def shown(frame: bytes) -> str:
-    """A frame in a few words."""
-    try:
-        name = ClusterMsgType(frame[0]).wire_name
-    except (ValueError, IndexError):
-        name = f"a frame of {len(frame)} bytes"
-    text = frame[1:60]
-    more = "…" if len(frame) > 60 else ""
-    shown = text.decode() if text.isascii() and text.decode().isprintable() else text.hex()
-    return f"{name} {shown}{more}".rstrip()
-
-
-_RULES: Final = {
-    "json-bom": "JSON-TEXT",
-    "json-utf8": "JSON-TEXT",
-    "json-syntax": "JSON-TEXT",
-    "payload-not-object": "JSON-TEXT",
-    "json-duplicate-key": "JSON-DUPLICATE-KEY",
-    "json-control-character": "JSON-STRING",
-    "json-escape": "JSON-STRING",
-    "json-surrogate": "JSON-STRING",
-    "json-nesting": "JSON-NESTING",
-    "field-base64": "JSON-BASE64",
-    "field-not-integer": "JSON-INTEGER",
-    "field-pattern": "EXT-NAMES",
-    "field-duplicate": "EXT-NAMES",
-    "payload-not-empty": "PAYLOAD-EMPTY",
-    "type-unknown": "FRAME-TYPE",
-    "truncated": "JSON-TEXT",
-}
-_PAYLOADS: Final = {1: "PAYLOAD-HELLO", 2: "PAYLOAD-HELLO", 4: "PAYLOAD-PONG", 7: "PAYLOAD-BOOTSTRAP"}
-
-
-def _rule(error: WireError, frame: bytes) -> str:
-    """The requirement that a frame of the peer's breaks."""
-    return _RULES.get(error.code) or _PAYLOADS.get(frame[0], "FRAME-TYPE")

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from wireproto.conformance.verdicts import BAD, Entry, Result, Verdict
@@ -17,6 +18,23 @@ class Sum:
 
     title: str
     results: list[Result] = field(default_factory=list)
+    peer: str = ""
+    """Its command or address."""
+    suite: str = ""
+    """The version of the suite."""
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: float = 0.0
+
+    def add(self, result: Result) -> None:
+        """Adds the result that came last."""
+        self.results.append(result)
+        self.seconds = (datetime.now(UTC) - self.began).total_seconds()
+
+    @property
+    def header(self) -> str:
+        """What was tried, by which suite, when and for how long."""
+        parts = (self.peer, self.suite, f"{self.began:%Y-%m-%d %H:%M:%S} UTC", f"{self.seconds:.1f} s")
+        return ", ".join(part for part in parts if part)
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -47,6 +65,10 @@ class Sum:
         return {
             "event": "summary",
             "title": self.title,
+            "peer": self.peer,
+            "suite": self.suite,
+            "began": self.began.isoformat(timespec="seconds"),
+            "seconds": round(self.seconds, 1),
             "verdicts": self.verdicts,
             "flakes": self.flakes,
             "unexpected_passes": self.unexpected_passes,
@@ -75,6 +97,8 @@ def as_object(result: Result, *, most: int | None = None) -> dict[str, Any]:
             shown[name] = value
     if result.failure is not None:
         shown["failure"] = vars(result.failure)
+    if result.stderr:
+        shown["stderr"] = list(result.stderr)
     if result.verdict is not Verdict.PASS or most is not None:
         shown["log"] = [_entry(entry, most) for entry in result.record.entries]
     return shown
@@ -113,6 +137,7 @@ def details(result: Result) -> Iterator[str]:
         yield f"    expected {result.failure.expected}"
         yield f"    came     {result.failure.came}"
     yield from (f"    {line}" for line in log_lines(result.record.entries))
+    yield from (f"    stderr   {line}" for line in result.stderr)
     if result.rerun:
         yield f"    again: {result.rerun}"
 

@@ -1,12 +1,15 @@
-"""Runs cases one after the other, each against a fresh peer where there can be one, and makes verdicts of them."""
+"""Runs cases, each against a fresh peer where there can be one, side by side where there are several targets."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from wireproto.conformance.case import Case, rule
+from wireproto.conformance.case import Case, rule, strictest
 from wireproto.conformance.cases import CASES
+from wireproto.conformance.expected import Expected
 from wireproto.conformance.peer import Peer, Settings
 from wireproto.conformance.targets import Target
 from wireproto.conformance.verdicts import BAD, Failure, Missed, Record, Result, Undecided, Verdict
@@ -15,55 +18,97 @@ from wireproto.testing.requirements import Level
 
 NO_RESTART = "there is no --restart-command, and a rank 0 connects anew only after 10 s"
 INSANE = "the sanity case did not pass: {}"
+NO_EXTENSIONS = "the peer has no extensions"
 
 
 def planned(cases: Collection[Case], role: Role) -> list[Case]:
-    """The cases as they are run: first the sanity case of the peer's role, whether it is among them or not."""
+    """The cases as they are started: the sanity case of the peer's role, what others need, then the longest first."""
     sanity = next(each for each in CASES.values() if each.section == "sanity" and each.role is role)
-    return [sanity, *(each for each in cases if each is not sanity)]
+    needs = [CASES[need] for each in cases for need in each.needs]
+    rest = sorted(cases, key=lambda each: -each.deadline)
+    return list(dict.fromkeys([sanity, *needs, *rest]))
 
 
 async def run(
-    target: Target,
+    targets: Sequence[Target],
     settings: Settings,
     cases: Collection[Case],
     *,
     retries: int = 0,
-    expected: Mapping[str, str] | None = None,
+    expected: Mapping[str, Expected] | None = None,
     rerun: Callable[[Case], str] = lambda _: "",
 ) -> AsyncGenerator[Result, None]:
-    """The results, one by one, in the order of `planned`.
+    """The results, one by one, as they come; as many cases at a time as there are targets, all of one role.
 
     `expected` says of cases by id why they fail. `rerun` makes the command that runs one case again.
     """
-    expected = expected or {}
-    insane = ""
-    served = False
+    plan = planned(cases, targets[0].role)
+    work = _Work(settings, retries, deque(plan))
+    loop = asyncio.get_running_loop()
+    work.verdicts = {case.id: loop.create_future() for case in plan}
+    done: asyncio.Queue[Result | None] = asyncio.Queue()
+
+    async def worker(target: Target) -> None:
+        served = False
+        while work.left:
+            case = work.left.popleft()
+            result, served = await work.judged(target, case, served=served)
+            work.verdicts[case.id].set_result(result.verdict)
+            known = (expected or {}).get(case.id, Expected())
+            done.put_nowait(replace(result, expected=known.reason, expected_verdict=known.verdict, rerun=rerun(case)))
+
+    async def workers() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for target in targets:
+                    group.create_task(worker(target))
+        finally:
+            for target in targets:
+                await target.stop()
+            done.put_nowait(None)
+
+    running = asyncio.create_task(workers())
     try:
-        for case in planned(cases, target.role):
-            if settings.revision not in case.revisions:
-                result = _skipped(case, f"it is not about revision {settings.revision:d}")
-            elif insane:
-                result = _skipped(case, INSANE.format(insane))
-            elif served and not target.restarts and target.role is Role.INITIATOR:
-                result = _skipped(case, NO_RESTART)
-            else:
-                result = await _judged(target, settings, case, retries)
-                served = True
-            if case.section == "sanity" and result.verdict is not Verdict.PASS:
-                insane = result.reason
-            yield replace(result, expected=expected.get(case.id, ""), rerun=rerun(case))
+        while (result := await done.get()) is not None:
+            yield result
+        await running
     finally:
-        await target.stop()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
-async def _judged(target: Target, settings: Settings, case: Case, retries: int) -> Result:
-    """The last result of up to 1 + `retries` attempts."""
-    for attempt in range(1, retries + 2):
-        result = replace(await attempt_at(target, settings, case), attempts=attempt)
-        if result.verdict not in BAD:
-            break
-    return result
+@dataclass
+class _Work:
+    settings: Settings
+    retries: int
+    left: deque[Case]
+    verdicts: dict[str, asyncio.Future[Verdict]] = field(default_factory=dict)
+    """Of each case, once it has ended. What a case waits for was started before it."""
+    insane: str = ""
+
+    async def judged(self, target: Target, case: Case, *, served: bool) -> tuple[Result, bool]:
+        """The result of a case, and whether the target's peer has had a session."""
+        if self.settings.revision not in case.revisions:
+            return _skipped(case, f"it is not about revision {self.settings.revision:d}"), served
+        if case.section == "extensions" and self.settings.has_extensions is False:
+            return _result(case, Verdict.UNIMPLEMENTED, reason=NO_EXTENSIONS), served
+        if case.section != "sanity":
+            await self.verdicts[next(iter(self.verdicts))]
+        if self.insane:
+            return _skipped(case, INSANE.format(self.insane)), served
+        for need in case.needs:
+            if await self.verdicts[need] is not Verdict.PASS:
+                return _skipped(case, f"it needs {need}, which did not pass"), served
+        if served and not target.restarts and not target.returns and target.role is Role.INITIATOR:
+            return _skipped(case, NO_RESTART), served
+        for attempt in range(1, self.retries + 2):
+            result = replace(await attempt_at(target, self.settings, case), attempts=attempt)
+            if result.verdict not in BAD:
+                break
+        if case.section == "sanity" and result.verdict is not Verdict.PASS:
+            self.insane = result.reason
+        return result, True
 
 
 async def attempt_at(target: Target, settings: Settings, case: Case) -> Result:
@@ -77,7 +122,6 @@ async def attempt_at(target: Target, settings: Settings, case: Case) -> Result:
             await target.fresh()
             try:
                 await case.script(peer)
-                await target.settle()
             finally:
                 await peer.close()
     except Missed as missed:
@@ -91,12 +135,16 @@ async def attempt_at(target: Target, settings: Settings, case: Case) -> Result:
         reason = str(endless)
     except OSError as error:
         verdict, reason = Verdict.INCONCLUSIVE, f"the peer cannot be started: {error}"
+    if peer.is_met and (crash := await target.crash(was_closed=peer.was_closed)):
+        verdict, failure = _missed(case, Missed("a peer that lives on", crash))
+        verdict, reason = Verdict.CRASH, crash
     seconds = time.monotonic() - started
-    return _result(case, verdict, reason=reason, failure=failure, record=record, seconds=seconds)
+    result = _result(case, verdict, reason=reason, failure=failure, record=record, seconds=seconds)
+    return result if verdict is Verdict.PASS else replace(result, stderr=tuple(target.stderr()))
 
 
 def _missed(case: Case, missed: Missed) -> tuple[Verdict, Failure]:
-    requirement = rule(missed.requirement or case.requirements[0])
+    requirement = rule(missed.requirement) if missed.requirement else strictest(case.requirements)
     verdict = Verdict.FAIL if requirement.level is Level.MUST else Verdict.NON_STRICT
     return verdict, Failure(requirement.id, requirement.text, missed.expected, missed.came)
 

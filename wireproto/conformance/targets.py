@@ -1,31 +1,52 @@
 """Where the peer under test comes from: how it is started, and how a connection with it is made."""
 
 import asyncio
-import os
-import shlex
-import signal
-import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from wireproto.conformance.verdicts import Missed, Undecided, Verdict
+from wireproto.conformance.verdicts import Undecided, Verdict
 from wireproto.session import Role
+
+_FATAL_STATUS: Final = 128
+"""A shell exits with this and the number of the signal that ended its command."""
 
 
 class Ended(NamedTuple):
     """How a peer has ended that was not stopped."""
 
     how: str
-    crashed: bool
+    code: int
+    """As of subprocess: negative for a signal."""
+
+    def is_crash(self, role: Role) -> bool:
+        """Tell whether no peer may end so. A rank 0 may exit with a status that says its session has failed."""
+        if role is Role.RESPONDER:
+            return self.code != 0
+        return self.code < 0 or self.code > _FATAL_STATUS
 
 
-Launcher = Callable[[str, int], AbstractAsyncContextManager[Callable[[], Ended | None]]]
-"""Starts a peer under test: rank 1 has to listen at the address, rank 0 to connect to it. What it gives says how the
-peer has ended, if it has; on leaving the peer is stopped."""
+def _alive() -> Ended | None:
+    return None
 
-STOP_SECONDS: Final = 2.0
+
+@dataclass(frozen=True)
+class Running:
+    """A peer that was started."""
+
+    ended: Callable[[], Ended | None] = _alive
+    """How it has ended, unless it was stopped; None while it lives."""
+    stderr: Callable[[], Sequence[str]] = tuple
+    """The last lines that it wrote on standard error."""
+
+
+Launcher = Callable[[str, int], AbstractAsyncContextManager[Running]]
+"""Starts a peer under test: rank 1 has to listen at the address, rank 0 to connect to it. On leaving it is stopped."""
+
 _RETRY: Final = 0.02
+_DYING: Final = 0.05
+"""Seconds between the end of a process's connections and the end of the process."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -38,105 +59,162 @@ class Target(Protocol):
 
     @property
     def restarts(self) -> bool:
-        """Whether `fresh` gives a peer that has had no connection yet."""
+        """Whether `restart` gives a peer that has had no connection yet."""
+
+    @property
+    def returns(self) -> bool:
+        """Whether a rank 0 that has had a session is waited for until it connects again."""
 
     async def fresh(self) -> None:
+        """Gives the peer of the next case: another one, or the same where it is kept. OSError where that cannot be."""
+
+    async def restart(self) -> None:
         """Stops the peer, and starts another one. OSError where that cannot be."""
 
     async def connect(self, seconds: float) -> Streams:
         """The next connection with the peer. Undecided where there is none in time."""
 
-    async def settle(self) -> None:
-        """Missed if the peer has crashed."""
+    async def crash(self, *, was_closed: bool) -> str:
+        """How the peer's process has died, or nothing. `was_closed`: it has ended a connection, and may be dying."""
+
+    def stderr(self) -> Sequence[str]:
+        """The last lines that the peer wrote on standard error."""
 
     async def stop(self) -> None:
         """Stops all."""
 
 
 class _Launched:
-    def __init__(self, launcher: Launcher | None) -> None:
+    role: Role
+
+    def __init__(self, host: str, port: int, launcher: Launcher | None, *, keep: bool) -> None:
+        self._host, self._port = host, port
         self._launcher = launcher
+        self._keep = keep
         self._stack = AsyncExitStack()
-        self._ended: Callable[[], Ended | None] = _lives
+        self._running: Running | None = None
 
     @property
     def restarts(self) -> bool:
         return self._launcher is not None
 
-    async def settle(self) -> None:
-        ended = self._ended()
-        if ended is not None and ended.crashed:
-            raise Missed("a peer that lives on", ended.how)
+    @property
+    def returns(self) -> bool:
+        return self._keep
+
+    async def fresh(self) -> None:
+        if not self._keep or self._running is None or self._running.ended() is not None:
+            await self.restart()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self._prepare()
+        if self._launcher is not None:
+            self._running = await self._stack.enter_async_context(self._launcher(self._host, self._port))
+
+    async def _prepare(self) -> None:
+        """What has to be there before the peer is."""
+
+    async def crash(self, *, was_closed: bool) -> str:
+        if self._running is None:
+            return ""
+        deadline = asyncio.get_running_loop().time() + (_DYING if was_closed else 0)
+        while (ended := self._running.ended()) is None:
+            if asyncio.get_running_loop().time() >= deadline:
+                return ""
+            await asyncio.sleep(_DYING / 10)
+        return ended.how if ended.is_crash(self.role) else ""
+
+    def stderr(self) -> Sequence[str]:
+        return () if self._running is None else self._running.stderr()
 
     async def stop(self) -> None:
         await self._stack.aclose()
+        self._running = None
+
+    def _has_ended(self) -> bool:
+        return self._running is not None and self._running.ended() is not None
 
     def _unreachable(self, text: str) -> Undecided:
-        ended = self._ended()
+        ended = None if self._running is None else self._running.ended()
         return Undecided(Verdict.INCONCLUSIVE, text if ended is None else f"{text}; {ended.how}")
-
-    async def _start(self, host: str, port: int) -> None:
-        if self._launcher is not None:
-            self._ended = await self._stack.enter_async_context(self._launcher(host, port))
 
 
 class RankOneTarget(_Launched):
-    """A rank 1 that listens at `host`:`port`, where we connect; started by `launcher` if there is one."""
+    """A rank 1 that listens at `host`:`port`, where we connect; started by `launcher` if there is one.
+
+    `keep`: one process serves case after case as long as it lives.
+    """
 
     role = Role.RESPONDER
 
-    def __init__(self, host: str, port: int, launcher: Launcher | None = None) -> None:
-        super().__init__(launcher)
-        self._address = host, port
+    def __init__(self, host: str, port: int, launcher: Launcher | None = None, *, keep: bool = False) -> None:
+        super().__init__(host, port, launcher, keep=keep)
 
     async def fresh(self) -> None:
         if self.restarts:
-            await self.stop()
-            await self._start(*self._address)
+            await super().fresh()
 
     async def connect(self, seconds: float) -> Streams:
-        host, port = self._address
         refused = ""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        return await asyncio.open_connection(host, port)
+                        return await asyncio.open_connection(self._host, self._port)
                     except OSError as error:
                         refused = f": {error.strerror or error}"
+                        if self._has_ended():
+                            break
                         await asyncio.sleep(_RETRY)
-        except TimeoutError:
-            raise self._unreachable(f"no connection to {host}:{port} in {seconds:g} s{refused}") from None
+        where = f"{self._host}:{self._port}"
+        waited = "" if self._has_ended() else f" in {seconds:g} s"
+        raise self._unreachable(f"no connection to {where}{waited}{refused}")
 
 
 class RankZeroTarget(_Launched):
-    """A rank 0 that connects to us at `host`:`port`; started by `launcher` if there is one. Port 0 is any free one."""
+    """A rank 0 that connects to us at `host`:`port`; started by `launcher` if there is one. Port 0 is any free one.
+
+    `keep`: one process leads session after session as long as it lives; it connects again when it wants to.
+    """
 
     role = Role.INITIATOR
 
-    def __init__(self, host: str, port: int, launcher: Launcher | None = None) -> None:
-        super().__init__(launcher)
-        self._host, self._port = host, port
+    def __init__(self, host: str, port: int, launcher: Launcher | None = None, *, keep: bool = False) -> None:
+        super().__init__(host, port, launcher, keep=keep)
         self._listens = False
         self._arrived: asyncio.Queue[Streams] = asyncio.Queue()
 
     async def fresh(self) -> None:
-        """A listener of its own for each peer: what the last one still had under way is gone with it."""
         if self.restarts or not self._listens:
-            await self.stop()
-            server = await asyncio.start_server(self._accept, self._host, self._port)
-            self._port = server.sockets[0].getsockname()[1]
-            self._stack.callback(self._turn_away)
-            self._stack.callback(server.close)
-            self._listens = True
-            await self._start(self._host, self._port)
+            await super().fresh()
+
+    async def _prepare(self) -> None:
+        """A listener of its own for each peer: what the last one still had under way is gone with it."""
+        server = await asyncio.start_server(self._accept, self._host, self._port)
+        self._port = server.sockets[0].getsockname()[1]
+        self._stack.callback(self._turn_away)
+        self._stack.callback(server.close)
+        self._listens = True
 
     async def connect(self, seconds: float) -> Streams:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                return await self._arrived.get()
+                while True:
+                    streams = await self._next()
+                    if streams is not None and not streams[0].at_eof():
+                        return streams
+                    if streams is None and self._has_ended():
+                        break
+        waited = "" if self._has_ended() else f" in {seconds:g} s"
+        raise self._unreachable(f"no connection at {self._host}:{self._port}{waited}")
+
+    async def _next(self) -> Streams | None:
+        """The next connection; None where none comes for a moment."""
+        try:
+            return await asyncio.wait_for(self._arrived.get(), _DYING)
         except TimeoutError:
-            raise self._unreachable(f"no connection at {self._host}:{self._port} in {seconds:g} s") from None
+            return None
 
     def _turn_away(self) -> None:
         """Closes what came, and what no case took."""
@@ -146,55 +224,3 @@ class RankZeroTarget(_Launched):
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._arrived.put_nowait((reader, writer))
-
-
-def command_launcher(command: str) -> Launcher:
-    """Runs a command, in words as a shell splits them; CONFORM_HOST and CONFORM_PORT tell it the address."""
-    words = shlex.split(command)
-
-    @asynccontextmanager
-    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], Ended | None]]:
-        environment = {**os.environ, "CONFORM_HOST": host, "CONFORM_PORT": str(port)}
-        with tempfile.TemporaryFile() as errors:
-            process = await asyncio.create_subprocess_exec(
-                *words,
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
-            stopping = False
-
-            def ended() -> Ended | None:
-                code = process.returncode
-                if stopping or code is None:
-                    return None
-                errors.seek(0)
-                lines = errors.read()[-4096:].decode(errors="replace").split("\n")
-                last = next((line for line in reversed(lines) if line.strip()), "")
-                name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-                return Ended(f"the peer has ended with {name}" + (f": {last}" if last else ""), crashed=code < 0)
-
-            try:
-                yield ended
-            finally:
-                stopping = True
-                await _stop(process)
-
-    return launch
-
-
-def _lives() -> None:
-    """For a peer of which nothing is known."""
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """The whole process group: a shell's children, too."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await process.wait()
-                return

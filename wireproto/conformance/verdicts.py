@@ -13,6 +13,8 @@ class Verdict(Enum):
     """What a case says about the peer under test."""
 
     PASS = "pass"  # noqa: S105 - no password
+    CRASH = "crash"
+    """The peer's process has ended; above all others, whatever else the case found."""
     FAIL = "fail"
     """A MUST is broken."""
     NON_STRICT = "non-strict"
@@ -25,7 +27,7 @@ class Verdict(Enum):
     """Not run; the reason says why."""
 
 
-BAD: Final = (Verdict.FAIL, Verdict.INCONCLUSIVE)
+BAD: Final = (Verdict.CRASH, Verdict.FAIL, Verdict.INCONCLUSIVE)
 """The verdicts that make a run fail."""
 
 
@@ -37,7 +39,7 @@ class Missed(Exception):  # noqa: N818 - what the peer did, not an error of this
         self.expected = expected
         self.came = came
         self.requirement = requirement
-        """Where it is another one than the case's first."""
+        """Where it is not the strictest of the case's."""
 
 
 class Undecided(Exception):  # noqa: N818
@@ -134,8 +136,12 @@ class Result:
     attempts: int = 1
     expected: str = ""
     """Why it was expected to fail, where it was."""
+    expected_verdict: Verdict | None = None
+    """The verdict that was expected; None for any that is not a pass."""
     rerun: str = ""
     """The command that runs just this case again."""
+    stderr: tuple[str, ...] = ()
+    """The last lines that the peer wrote on standard error, unless it passed."""
 
     @property
     def flaky(self) -> bool:
@@ -147,4 +153,8 @@ class Result:
         """It makes the run fail: it is bad and was not expected to be, or the other way round."""
         if self.verdict is Verdict.SKIPPED:
             return False
-        return (self.verdict in BAD) != bool(self.expected)
+        if not self.expected:
+            return self.verdict in BAD
+        if self.expected_verdict is not None:
+            return self.verdict is not self.expected_verdict
+        return self.verdict not in (*BAD, Verdict.NON_STRICT)

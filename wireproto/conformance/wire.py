@@ -33,7 +33,7 @@ class Wire:
                 self._writer.write(data)
                 await self._writer.drain()
         except TimeoutError:
-            raise Missed("that the peer takes what is sent", "nothing was taken", "SESSION-TIMES") from None
+            raise Missed("that the peer takes what is sent", f"nothing was taken in {seconds:g} s") from None
         except OSError:
             pass
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -20,7 +21,9 @@ from typing import Any, Final
 import msgspec
 
 from wireproto.codec.frame import decode_frame
-from wireproto.errors import WireError
+from wireproto.conformance.frames import OFFER
+from wireproto.errors import ERROR_CODES, WireError
+from wireproto.fuzzing import seeds
 from wireproto.fuzzing.long_frames import long_frame
 from wireproto.fuzzing.minimize import fewest
 from wireproto.fuzzing.mutations import mutate_frame, random_frame
@@ -66,14 +69,18 @@ class Disagreement:
         return _lines(self.frames)
 
 
-def expected_answer(frame: bytes, revision: Revision) -> dict[str, Any]:
-    """What `wireproto codec` answers."""
+def expected_answer(frame: bytes, revision: Revision, *, has_extensions: bool = True) -> dict[str, Any]:
+    """What `wireproto codec` answers, or would without extensions; nothing where that depends on them."""
     try:
         message = decode_frame(frame, revision)
     except WireError as error:
+        if not has_extensions and (error.path or "").startswith("extensions"):
+            return {}  # an unknown key to it: the value may be anything, and what follows it decides
         return {"ok": False, "error": error.code, "offset": error.offset}
     spec = SPEC_BY_CLASS[type(message)]
     payload = msgspec.to_builtins(message)
+    if not has_extensions and isinstance(payload, dict):
+        payload.pop("extensions", None)
     match spec.kind:
         case PayloadKind.EMPTY:
             payload = None
@@ -195,29 +202,32 @@ class Codec:
 class Differential:
     """One run against one decoder. `run` gives each kind of disagreement once."""
 
-    def __init__(self, command: Sequence[str], seed: int, revision: Revision = Revision.V2) -> None:
+    def __init__(
+        self, command: Sequence[str], seed: int, revision: Revision = Revision.V2, has_extensions: bool | None = None
+    ) -> None:
+        """`has_extensions`: whether the decoder knows their names; None to ask it."""
         self.frames = 0
         self.found: list[Disagreement] = []
         self._random = Random(seed)
         self._revision = revision
         self._command = command
         self._codec = Codec(command)
+        self._has_extensions = has_extensions
+        self._vectors = [data for _, data in seeds.frame()]
         self._before: deque[bytes] = deque(maxlen=_REMEMBERED)
         self._kinds: set[str] = set()
         self._first_peak = 0
 
     def run(self, seconds: float, tell: Callable[[int], None] = lambda frames: None) -> Iterator[Disagreement]:
         end = time.monotonic() + seconds
-        number = 0
         try:
-            while time.monotonic() < end:
-                number += 1
-                long = number % _EVERY_LONG == 0
-                batch = [long_frame(self._random)] if long else [*self._batch()]
+            for batch in self._batches():
+                if time.monotonic() >= end:
+                    break
                 for kind, frames in self._asked(batch):
                     if kind in self._kinds:
                         continue
-                    found = self._smaller(kind, frames)
+                    found = self._smaller(kind, frames, min(end, time.monotonic() + _MINIMIZING))
                     if found.is_repeated or kind != _TOO_SLOW:
                         self._kinds.add(kind)
                         self.found.append(found)
@@ -238,15 +248,43 @@ class Differential:
             return None
         return Disagreement(kind, tuple(frames), self._expected(frames[-1]), answer, is_repeated=True)
 
+    def _batches(self) -> Iterator[Sequence[bytes]]:
+        """First every test vector, valid or not, then frames from nothing and from the vectors, without end."""
+        short = [frame for frame in self._vectors if len(frame) < _LONG]
+        yield from (short[at : at + _BATCH] for at in range(0, len(short), _BATCH))
+        yield from ([frame] for frame in self._vectors if len(frame) >= _LONG)
+        for number in count(1):
+            yield [long_frame(self._random)] if number % _EVERY_LONG == 0 else [*self._batch()]
+
     def _batch(self) -> Iterator[bytes]:
         random = self._random
         for _ in range(_BATCH):
-            frame = random_frame(random)
-            frame = mutate_frame(random, frame) if random.random() < 0.2 else frame
+            if random.random() < 0.2:
+                frame = mutate_frame(random, random.choice(self._vectors))
+            else:
+                frame = random_frame(random)
+                frame = mutate_frame(random, frame) if random.random() < 0.2 else frame
             yield frame[: _LONG - 1]
 
+    def _answer(self, frame: bytes) -> dict[str, Any]:
+        if self._has_extensions is None:
+            self._has_extensions = self._asks_for_extensions()
+        return expected_answer(frame, self._revision, has_extensions=self._has_extensions)
+
+    def _asks_for_extensions(self) -> bool:
+        """Whether the decoder has any: all but one that takes an offer, and leaves it out."""
+        codec = Codec(self._command)
+        try:
+            (line,) = codec.ask([OFFER])
+            payload = json.loads(line)["payload"]
+            return not isinstance(payload, dict) or "extensions" in payload
+        except (CodecError, ValueError, TypeError, KeyError):
+            return True
+        finally:
+            codec.stop()
+
     def _expected(self, frame: bytes) -> str:
-        return json.dumps(expected_answer(frame, self._revision))
+        return json.dumps(self._answer(frame))
 
     def _asked(self, batch: Sequence[bytes]) -> Iterator[tuple[str, list[bytes]]]:
         """The kinds of disagreements in a batch, each with the frames up to the one that shows it."""
@@ -256,7 +294,7 @@ class Differential:
         except CodecError as error:
             answers, failure = error.answers, error.kind
         for at, (frame, answer) in enumerate(zip(batch, answers, strict=False)):
-            if kind := wrong(expected_answer(frame, self._revision), answer):
+            if kind := wrong(self._answer(frame), answer):
                 yield kind, [*self._before, *batch[: at + 1]]
         if failure:
             yield failure, [*self._before, *batch[: len(answers) + 1]]
@@ -273,9 +311,8 @@ class Differential:
 
     # -- smaller ------------------------------------------------------------------------------------------------------
 
-    def _smaller(self, kind: str, frames: list[bytes]) -> Disagreement:
-        """As few frames, and as few bytes of the last one, as still give this kind in a fresh process."""
-        end = time.monotonic() + _MINIMIZING
+    def _smaller(self, kind: str, frames: list[bytes], end: float) -> Disagreement:
+        """As few frames, and as few bytes of the last one, as still give this kind in a fresh process; until `end`."""
         codec = Codec(self._command)
 
         answer = kind
@@ -325,7 +362,7 @@ class Differential:
             answer = codec.ask([last])[0]
         except CodecError as error:
             return error.kind, error.kind
-        kind = wrong(expected_answer(last, self._revision), answer)
+        kind = wrong(self._answer(last), answer)
         if not kind and codec.peak() - first > MUCH_MEMORY:
             kind = _TOO_LARGE
         return kind, answer.decode(errors="replace")
@@ -334,7 +371,7 @@ class Differential:
 def wrong(expected: dict[str, Any], line: bytes) -> str:
     """What is wrong with an answer, in words that say the kind; empty where nothing is.
 
-    A decoder that has no error codes leaves them out, and is held to its verdict alone.
+    A decoder that has no error codes, or others than the specification's, is held to its verdict alone.
     """
     try:
         answer = json.loads(line)
@@ -343,10 +380,14 @@ def wrong(expected: dict[str, Any], line: bytes) -> str:
             raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
         return "an answer that is none"
+    if not expected:
+        return ""
     if ok != expected["ok"]:
         return f"accepts {expected['error']}" if ok else f"refuses what is right, with {answer.get('error', 'no code')}"
     if not ok:
-        code = answer.get("error", expected["error"])
+        code = answer.get("error")
+        if code not in ERROR_CODES:
+            return ""
         if code != expected["error"]:
             return f"{code} where it is {expected['error']}"
         if answer.get("offset", expected["offset"]) != expected["offset"]:

@@ -6,6 +6,7 @@ from random import Random
 from typing import Final
 
 from wireproto.codec.frame import encode_frame
+from wireproto.codec.json_scanner import MAX_NESTING
 from wireproto.messages import EXTENSIONS, REGISTRY, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind, Revision
 from wireproto.testing.encodings import (
     Members,
@@ -185,8 +186,27 @@ def _substitute(random: Random, frame: bytes, pattern: re.Pattern[bytes], by: by
     return frame[:start] + by + frame[stop:]
 
 
+def nest_to_the_limit(random: Random, frame: bytes) -> bytes:
+    """Brackets up to the nesting limit or just past it, under an unknown key; closed, or cut after the last one."""
+    levels = random.choice((MAX_NESTING - 1, MAX_NESTING, MAX_NESTING + 1))
+    opening, closing = random.choice(((b"[", b"]"), (b'{"":', b"}")))
+    # The payload's own brace is the first level.
+    opened = frame[:1] + b'{"x":' + opening * (levels - 2) + random.choice((b"[", b"{"))
+    if random.random() < 0.5:
+        return opened
+    last = {b"[": b"]", b"{": b"}"}[opened[-1:]]
+    return opened + last + closing * (levels - 2) + (b"," + frame[2:] if frame[1:2] == b"{" else b"}")
+
+
+def cut_after_structure(random: Random, frame: bytes) -> bytes:
+    """A frame that ends right after one of JSON's structural characters."""
+    places = [at for at, byte in enumerate(frame[:_MOST]) if byte in b'{}[],:"\\']
+    return frame[: random.choice(places) + 1] if places else frame
+
+
 TEXT_MUTATIONS: Final[tuple[Mutation, ...]] = (
     other_type, byte_order_mark, other_encoding, respell_number, replace_value, break_string, break_base64,
+    nest_to_the_limit, cut_after_structure,
 )  # fmt: skip
 
 # -- members ----------------------------------------------------------------------------------------------------------

@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from random import Random
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from wireproto.codec.frame import decode_frame
+from wireproto.conformance.frames import name_of, payload_rule, rule_of
 from wireproto.errors import WireError
+from wireproto.fuzzing import seeds
 from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.messages import (
     MAX_LINK_LENGTH,
+    SPEC_BY_CLASS,
+    ClusterMsgType,
+    Direction,
+    HandshakeHello,
     InferenceStep,
     InferenceToken,
     JacclBootstrapPayload,
@@ -25,6 +32,8 @@ from wireproto.session import Role
 
 _NONCE: Final = 12
 _PING: Final = b"\x03"
+_LONGEST: Final = 16 * 1024
+"""Bytes of a test vector that is worth sending in every session."""
 
 
 class End(Enum):
@@ -56,6 +65,23 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     acts: tuple[Act, ...]
 
 
+class Listener(NamedTuple):
+    """The peer that a script is played to."""
+
+    role: Role
+    revision: Revision
+    has_extensions: bool | None = True
+    """None where that is not known."""
+
+
+class Judgement(NamedTuple):
+    """What one act must come to, by which rule, and what it is in a few words."""
+
+    end: End
+    rule: str
+    shape: str
+
+
 def drawn_script(seed: int, number: int, revision: Revision) -> Script:
     """The session of this number in a run from a seed: always the same."""
     random = Random(f"{seed}/{number}")
@@ -65,9 +91,7 @@ def drawn_script(seed: int, number: int, revision: Revision) -> Script:
 def _acts(random: Random, revision: Revision) -> Iterator[Act]:
     nonces: list[str] = []
     for _ in range(random.randint(1, 6)):
-        frame = random_frame(random) or b"\x03"
-        if random.random() < 0.3:
-            frame = mutate_frame(random, frame) or b"\x03"
+        frame = _frame(random)
         if _starts_a_group(frame, revision):
             continue  # which is real work, and not undone
         nonce = random.choice(nonces) if nonces and random.random() < 0.05 else random.randbytes(_NONCE).hex()
@@ -84,47 +108,80 @@ def _acts(random: Random, revision: Revision) -> Iterator[Act]:
             yield Act(do="bytes", data=(length.to_bytes(8, "little") + frame).hex())
 
 
-def end_of(acts: tuple[Act, ...], role: Role, revision: Revision) -> tuple[int, End]:
-    """How many acts are worth sending to a peer of a role, and what must come of them."""
+def _frame(random: Random) -> bytes:
+    """A frame from nothing, or a test vector, valid or not; some of them changed."""
+    frame = random.choice(_vectors()) if random.random() < 0.3 else random_frame(random)
+    return (mutate_frame(random, frame) if random.random() < 0.3 else frame) or _PING
+
+
+@cache
+def _vectors() -> list[bytes]:
+    return [data for _, data in seeds.frame() if 0 < len(data) <= _LONGEST]
+
+
+def end_of(acts: tuple[Act, ...], peer: Listener) -> tuple[int, End]:
+    """How many acts are worth sending to a peer, and what must come of them."""
     nonces: set[str] = set()
     end = End.OPEN
     for number, act in enumerate(acts, 1):
-        one = _end_of_one(act, role, revision, nonces)
+        one = judged(act, peer, nonces).end
         if one is End.CLOSED:
             return number, end if end is End.EITHER else one
         end = one if end is End.OPEN else end
     return len(acts), end
 
 
-def is_answered(acts: tuple[Act, ...], role: Role, revision: Revision) -> bool:
-    """Whether a peer of a role must answer the last of these acts: it is a ping, the peer rank 1, the session open."""
-    if role is Role.INITIATOR or bytes.fromhex(acts[-1].data) != _PING:
+def is_answered(acts: tuple[Act, ...], peer: Listener) -> bool:
+    """Whether a peer must answer the last of these acts: it is a ping, the peer rank 1, the session open."""
+    if peer.role is Role.INITIATOR or bytes.fromhex(acts[-1].data) != _PING:
         return False
-    return end_of(acts, role, revision) == (len(acts), End.OPEN)
+    return end_of(acts, peer) == (len(acts), End.OPEN)
 
 
-def _end_of_one(act: Act, role: Role, revision: Revision, nonces: set[str]) -> End:
-    is_sealed = revision is Revision.V2
-    if act.do == "bytes" or (is_sealed and act.do in ("unsealed", "broken box")):
-        return End.CLOSED
+def judged(act: Act, peer: Listener, nonces: set[str]) -> Judgement:
+    """What must come of one act. `nonces` are those of the acts before it, and get its own."""
+    data = bytes.fromhex(act.data)
+    is_sealed = peer.revision is Revision.V2
+    if act.do == "bytes":
+        rule = "LINK-LEN-MAX" if any(data[:8]) else "LINK-LEN-MIN"
+        return Judgement(End.CLOSED, rule, f"a link frame's length of {int.from_bytes(data[:8], 'little')}")
+    if is_sealed and act.do == "unsealed":
+        return Judgement(End.CLOSED, "SEAL-FRAMES", "a frame that is not sealed")
+    if is_sealed and act.do == "broken box":
+        return Judgement(End.CLOSED, "SESSION-BOX", "a box that does not open")
     if is_sealed and act.nonce in nonces:
-        return End.EITHER  # to refuse it is no must
+        return Judgement(End.EITHER, "SEAL-REPLAY", "a repeated nonce")  # to refuse it is no must
     nonces.add(act.nonce)
     try:
-        message = decode_frame(bytes.fromhex(act.data), revision)
-    except WireError:
-        return End.CLOSED
-    return _end_of_message(message, role)
+        message = decode_frame(data, peer.revision)
+    except WireError as error:
+        shape = f"{_name(data)} with {error.code}"
+        is_of_extensions = (error.path or "").startswith("extensions")
+        if is_of_extensions and not peer.has_extensions:
+            return Judgement(End.EITHER, "JSON-UNKNOWN-KEY", shape)
+        return Judgement(End.CLOSED, rule_of(error, data), shape)
+    return _judged_message(message, data, peer.role)
 
 
-def _end_of_message(message: Message, role: Role) -> End:
+def _name(frame: bytes) -> str:
+    try:
+        return ClusterMsgType(frame[0]).wire_name
+    except (ValueError, IndexError):
+        return "a frame"
+
+
+def _judged_message(message: Message, frame: bytes, role: Role) -> Judgement:
+    shape = f"a valid {name_of(message)}"
     match message:
         case SessionEnd() if role is Role.RESPONDER:
-            return End.CLOSED
+            return Judgement(End.CLOSED, "SESSION-END", shape)
         case InferenceStep() | InferenceToken() | PPActivationPayload() | PPTokenPayload():
-            return End.EITHER  # with a tensor box that does not open, where it is opened at all
+            # with a tensor box that does not open, where it is opened at all
+            return Judgement(End.EITHER, "SESSION-BOX", shape)
         case _:
-            return End.OPEN
+            own = Direction.RANK_0_TO_1 if role is Role.INITIATOR else Direction.RANK_1_TO_0
+            is_misplaced = SPEC_BY_CLASS[type(message)].direction is own or isinstance(message, HandshakeHello)
+            return Judgement(End.OPEN, "SESSION-IGNORE" if is_misplaced else payload_rule(frame), shape)
 
 
 def _starts_a_group(frame: bytes, revision: Revision) -> bool:

@@ -50,7 +50,7 @@ def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[
     is_stream = None
     for chunk in rest:
         head += chunk
-        is_stream = _starts_with_frame(head)
+        is_stream = starts_with_frame(head)
         if is_stream is not None:
             break
     if is_stream is None:  # that is all
@@ -81,7 +81,7 @@ def entries_of_stream(chunks: Iterable[bytes], keys: KeyLog | None) -> Iterator[
         raise NotAStreamError
 
 
-def _starts_with_frame(head: bytes) -> bool | None:
+def starts_with_frame(head: bytes) -> bool | None:
     """Whether a link frame can start so; None where more bytes, if there are any, are needed to tell.
 
     Its length is within the limits, and after it is a known type, or a box that another frame follows.

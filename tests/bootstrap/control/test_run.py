@@ -402,6 +402,23 @@ def test_a_directory_is_removed_once_there_are_descriptors_again(tmp: Path) -> N
     assert list(tmp.iterdir()) == []
 
 
+def test_without_descriptors_the_record_of_a_run_ended_it(tmp: Path) -> None:
+    """The run could not read who it is itself, and took that for a process that is gone."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def act(run: Run) -> None:
+        with socket.socket() as next_one:
+            free = next_one.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        run.watchers.new_directory()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    try:
+        assert executed(act, host=(IP, PORT))[0] == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_what_the_event_loop_has_to_say() -> None:
     """The same once, and without a traceback; what is a bug stays one."""
 
@@ -624,3 +641,23 @@ def test_the_exit_status_of_a_command_that_ended_at_once_was_lost(monkeypatch: p
 
     code, shown = executed(act, has_command=True)
     assert (code, shown.of("error")[0]["code"]) == (7, "command-failed")
+
+
+def test_clock_and_children_can_be_replaced() -> None:
+    """As a simulation does."""
+    started: list[str] = []
+
+    class Pretended(Child):
+        @classmethod
+        async def worker(cls, backend: str, *_: Any) -> Any:
+            started.append(backend)
+            raise BootstrapError("pretended", code="mlx-missing")
+
+    async def act(run: Run) -> None:
+        await run.start_worker("ring")
+
+    shown = Shown()
+    run = Run(shown, timeout=60, clock=iter(range(100, 200)).__next__, children=Pretended)
+    assert (execute(run, lambda: run.main(act)), started) == (3, ["ring"])
+    assert run.origin == 100
+    assert shown.events[-1] == {"event": "done", "ok": False, "code": "mlx-missing"}

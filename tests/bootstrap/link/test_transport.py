@@ -90,25 +90,6 @@ def test_an_own_address_to_leave_by() -> None:
     assert run(main) == "127.0.0.9"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface is named lo on Linux")
-def test_an_interface_to_leave_by() -> None:
-    """[SESSION-INTERFACE]"""
-
-    async def main() -> None:
-        accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
-        server = await listen(HOST, 0, session_1, accepted.set_result, interface="lo")
-        port = server.sockets[0].getsockname()[1]
-        async with await connect(HOST, port, session_0, seconds=SECONDS, interface="lo"), await accepted:
-            server.close()
-
-    run(main)
-
-
-def test_an_interface_that_is_not_there() -> None:
-    with pytest.raises(LinkError, match=r"No such device|not found"):
-        run(partial(connect, HOST, 1, session_0, seconds=SECONDS, interface="no0such"))
-
-
 def test_nobody_listens() -> None:
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]

@@ -62,6 +62,50 @@ def events(done: Done) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("rank", ["rank1", "rank0"])
+def test_several_at_a_time(conform: Callable[..., Done], rank: str) -> None:
+    """Each job has a process and a port of its own."""
+    names = [f"{rank}.handshake.{name}" for name in ("identity", "fields", "signature", "keys-reordered")]
+    done = conform(rank, "--json", "--jobs", "3", *names)
+    *cases, summary = events(done)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {str(case["id"]) for case in cases if case["verdict"] == "pass"} >= set(names)
+    assert summary["seconds"]
+    assert str(summary["suite"]).startswith("wireproto ")
+    assert "tests.wireproto.conformance.peers" in str(summary["peer"])
+
+
+def test_a_peer_that_is_kept(conform: Callable[..., Done], tmp_path: Path) -> None:
+    """One process for all cases: it is started once."""
+    words = [sys.executable, "-m", "tests.wireproto.conformance.peers", "rank1", str(tmp_path / "theirs.pem")]
+    started = tmp_path / "started"
+    peer = f"{shlex.join(words)} {(tmp_path / 'ours.pub').read_text()}"
+    start = shlex.join(["sh", "-c", f"echo >> {started}; exec {peer}"])
+    done = conform("rank1", "--json", "--keep", "rank1.handshake.k*", start=start)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert started.read_text() == "\n"
+
+
+def test_the_reference_profile(conform: Callable[..., Done]) -> None:
+    """What the profile expects, and does not come, is told."""
+    done = conform("rank1", "--json", "--profile", "reference", "rank1.seal.re*")
+    *_, summary = events(done)
+    assert done.returncode == 1
+    missing = summary["unexpected_passes"]
+    assert isinstance(missing, list)
+    assert sorted(missing) == [f"rank1.seal.{name}" for name in ("reflection", "replay", "replay-later")]
+
+
+def test_the_own_lines_of_a_peer_that_ends(conform: Callable[..., Done]) -> None:
+    """Not those of node or the shell; and nobody waits for it."""
+    text = "import sys; print('no such key\\n\\nNode.js v22.1.0', file=sys.stderr); sys.exit(3)"
+    done = conform("rank1", "--json", start=shlex.join([sys.executable, "-c", text]))
+    first = events(done)[0]
+    assert done.returncode == 3
+    assert str(first["reason"]).endswith("the peer has ended with exit status 3: no such key")
+    assert float(str(first["seconds"])) < 5
+
+
+@pytest.mark.parametrize("rank", ["rank1", "rank0"])
 def test_a_good_peer(conform: Callable[..., Done], rank: str) -> None:
     done = conform(rank, "--json", f"{rank}.framing.length-zero", f"{rank}.handshake.identity")
     *cases, summary = events(done)
@@ -177,6 +221,10 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
         (("--connect", "127.0.0.1:7777", "--section", "seals"), "no case matches the section 'seals'"),
         (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "there is no identity key in /nonexistent"),
         (("--connect", "127.0.0.1:7777", "--restart-command", "'"), "No closing quotation"),
+        (("--connect", "127.0.0.1:7777", "--jobs", "2"), "add --restart-command to --jobs"),
+        (("--connect", "127.0.0.1:7777", "--keep"), "add --restart-command to --keep"),
+        (("--connect", "127.0.0.1:65535", "--restart-command", "x", "--jobs", "2"), "not as many ports from 65535 on"),
+        (("--connect", "127.0.0.1:7777", "--profile", "nobody"), "no such profile; there is reference"),
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:

@@ -1,7 +1,7 @@
 """The suite on the ranks of `jaccl-bootstrap up`, as far as their link goes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -12,7 +12,7 @@ from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
 from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
-from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Target, Verdict, run
+from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
 from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
@@ -70,10 +70,10 @@ async def rank_0(host: str, port: int, revision: Revision) -> None:
 
 def target(role: Role, revision: Revision) -> Target:
     @asynccontextmanager
-    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], None]]:
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
         task = asyncio.create_task((rank_1 if role is Role.RESPONDER else rank_0)(host, port, revision))
         try:
-            yield lambda: None
+            yield Running()
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError, LinkError):  # a rank 0 ends where a handshake fails
@@ -85,7 +85,7 @@ def target(role: Role, revision: Revision) -> Target:
 
 
 async def results(role: Role, revision: Revision) -> list[Result]:
-    return [result async for result in run(target(role, revision), settings(revision), cases_of(role))]
+    return [result async for result in run([target(role, revision)], settings(revision), cases_of(role))]
 
 
 @pytest.mark.parametrize("revision", Revision)

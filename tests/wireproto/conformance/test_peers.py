@@ -1,7 +1,7 @@
 """The suite on peers without a bug, on some with one, and on some that are hardly peers at all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -20,9 +20,8 @@ from tests.wireproto.conformance.trying import (
     target,
 )
 from wireproto import Revision
-from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Settings, Verdict, run
+from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Running, Settings, Verdict, run
 from wireproto.conformance.runner import NO_RESTART, attempt_at
-from wireproto.conformance.targets import Ended
 from wireproto.session import Role
 
 FINE = (Verdict.PASS, Verdict.SKIPPED)
@@ -181,10 +180,10 @@ class Stutters(Troublesome):
 
 def troublesome(make: type[Troublesome]) -> RankOneTarget:
     @asynccontextmanager
-    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], Ended | None]]:
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
         server = await asyncio.get_running_loop().create_server(make, host, port)
         try:
-            yield lambda: None
+            yield Running()
         finally:
             server.close()
 
@@ -234,7 +233,7 @@ def test_nobody_connects() -> None:
 
 
 async def _all(peer: RankOneTarget | RankZeroTarget, how: Settings) -> list[Result]:
-    return [result async for result in run(peer, how, cases_of(peer.role))]
+    return [result async for result in run([peer], how, cases_of(peer.role))]
 
 
 def test_without_a_restart_command_a_rank_0_is_met_once() -> None:
@@ -243,7 +242,7 @@ def test_without_a_restart_command_a_rank_0_is_met_once() -> None:
         peer = RankZeroTarget("127.0.0.1", port)
         cases = [CASES["rank0.framing.length-zero"], CASES["rank0.seal.replay"]]
         async with launcher(RankZero)("127.0.0.1", port):
-            return [result async for result in run(peer, settings(), cases)]
+            return [result async for result in run([peer], settings(), cases)]
 
     first, *rest = asyncio.run(main())
     assert first.verdict is Verdict.PASS
@@ -256,24 +255,24 @@ def test_retries_tell_a_flake() -> None:
     makes = iter([RankOne, MUTANTS["rank1.length-zero-accepted"].make, RankOne])
 
     @asynccontextmanager
-    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], Ended | None]]:
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
         async with launcher(next(makes))(host, port) as how:
             yield how
 
     async def main() -> Result:
         peer = RankOneTarget("127.0.0.1", free_port(), launch)
         case = CASES["rank1.framing.length-zero"]
-        return [result async for result in run(peer, settings(), [case], retries=2)][-1]
+        return [result async for result in run([peer], settings(), [case], retries=2)][-1]
 
     result = asyncio.run(main())
     assert (result.verdict, result.attempts, result.flaky, result.spoils) == (Verdict.PASS, 2, True, False)
 
 
-def test_retries_do_not_mend_a_failure() -> None:
+def test_retries_do_not_hide_a_failure() -> None:
     async def main() -> Result:
         peer = target(MUTANTS["rank1.length-zero-accepted"].make)
         case = CASES["rank1.framing.length-zero"]
-        return [result async for result in run(peer, settings(), [case], retries=1)][-1]
+        return [result async for result in run([peer], settings(), [case], retries=1)][-1]
 
     result = asyncio.run(main())
     assert (result.verdict, result.attempts, result.flaky) == (Verdict.FAIL, 2, False)

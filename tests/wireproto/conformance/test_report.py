@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.wireproto.conformance.results import FAILED, FLAKE, PASSED, REACHED, SKIPPED
-from wireproto.conformance.artifacts import keep
+from wireproto.conformance.artifacts import save
 from wireproto.conformance.junit import junit
 from wireproto.conformance.report import Sum, as_object, details, headline
 from wireproto.conformance.verdicts import MAX_RECORDED, Record, Result, Verdict
@@ -54,7 +54,7 @@ def test_the_summary() -> None:
     shown = total.as_object()
     assert shown["event"] == "summary"
     assert shown["verdicts"] == {
-        "pass": 3, "fail": 1, "non-strict": 0, "unimplemented": 0, "inconclusive": 0, "skipped": 0
+        "pass": 3, "crash": 0, "fail": 1, "non-strict": 0, "unimplemented": 0, "inconclusive": 0, "skipped": 0
     }  # fmt: skip
     assert shown["flakes"] == [FLAKE.id]
     assert shown["unexpected_passes"] == [PASSED.id]
@@ -105,8 +105,8 @@ def test_junit() -> None:
 
 
 def test_what_is_kept_of_a_failure(tmp_path: Path) -> None:
-    keep(FAILED, tmp_path, Role.RESPONDER)
-    keep(PASSED, tmp_path, Role.RESPONDER)
+    save(FAILED, tmp_path, Role.RESPONDER)
+    save(PASSED, tmp_path, Role.RESPONDER)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{FAILED.id}.keylog", f"{FAILED.id}.pcapng"]
     assert (tmp_path / f"{FAILED.id}.keylog").read_text() == "CLUSTER_SESSION_KEY 00 11\n"
     assert (tmp_path / f"{FAILED.id}.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")

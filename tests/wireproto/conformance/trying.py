@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +19,7 @@ from wireproto.conformance import (
     RankOneTarget,
     RankZeroTarget,
     Result,
+    Running,
     Settings,
     Target,
     run,
@@ -36,7 +37,7 @@ def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision
     """Starts a peer of a class in this process."""
 
     @asynccontextmanager
-    async def launch(host: str, port: int) -> AsyncIterator[Callable[[], None]]:
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
         shared = Shared(
             THEIRS,
             OURS.public,
@@ -49,13 +50,13 @@ def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision
         if issubclass(make, RankOne):
             server = await listen(make, shared, host, port)
             try:
-                yield lambda: None
+                yield Running()
             finally:
                 server.close()
         else:
             task = asyncio.create_task(connect(make, shared, host, port))
             try:
-                yield lambda: None
+                yield Running()
             finally:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -72,7 +73,7 @@ def target(make: type[RankOne] | type[RankZero], revision: Revision = Revision.V
 
 
 def settings(revision: Revision = Revision.V2, patience: Patience = PATIENCE) -> Settings:
-    return Settings(identity=OURS, peer_key=public_bytes(THEIRS), revision=revision, patience=patience)
+    return Settings(identity=OURS, peer_key=public_bytes(THEIRS), revision=revision, patience=patience, names_file=True)
 
 
 def cases_of(role: Role) -> list[Case]:
@@ -90,7 +91,7 @@ async def results_of(
 ) -> list[Result]:
     """What the suite says of a peer of a class."""
     cases = cases_of(role_of(make)) if cases is None else cases
-    return [result async for result in run(target(make, revision), settings(revision), cases)]
+    return [result async for result in run([target(make, revision)], settings(revision), cases)]
 
 
 def free_port() -> int:

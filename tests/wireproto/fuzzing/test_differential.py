@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -42,6 +43,7 @@ REFUSED = {"ok": False, "error": "truncated", "offset": 0}
         (BOOTSTRAP, RIGHT | {"type": 8}, "another type"),
         (BOOTSTRAP, {"ok": False}, "refuses what is right, with no code"),
         (BOOTSTRAP, {"ok": False, "error": "json-syntax"}, "refuses what is right, with json-syntax"),
+        (b"", REFUSED | {"error": "EOF", "offset": 7}, ""),  # its own name for it
         (b"", REFUSED, ""),
         (b"", {"ok": False}, ""),
         (b"", {"ok": True, "type": 3, "payload": None}, "accepts truncated"),
@@ -171,20 +173,44 @@ def test_what_costs_too_much_is_made_small_and_shown_again(
 ) -> None:
     monkeypatch.setattr(f"wireproto.fuzzing.differential.{limit}", {"SLOW": 0.5, "MUCH_MEMORY": 64 * 2**20}[limit])
     differential = Differential([sys.executable, "-c", COSTLY, seconds], 1)
-    found = differential._smaller(kind, [b"\x03", b"\x05"])
+    found = differential._smaller(kind, [b"\x03", b"\x05"], time.monotonic() + 10)
     assert (found.kind, found.frames, found.is_repeated) == (kind, (b"\x05",), True)
     assert differential.replay(found.frames) == found
 
 
 def test_what_the_last_frames_do_not_show_again() -> None:
     """It is kept as it was, and told with the seed."""
-    found = Differential(faulty("Parser"), 1)._smaller("accepts field-range", [b"\x03", BOOTSTRAP])
+    found = Differential(faulty("Parser"), 1)._smaller(
+        "accepts field-range", [b"\x03", BOOTSTRAP], time.monotonic() + 10
+    )
     assert (found.kind, found.frames, found.is_repeated) == ("accepts field-range", (b"\x03", BOOTSTRAP), False)
 
 
 def test_the_same_frames_for_the_same_seed() -> None:
     batches = [list(Differential([], seed)._batch()) for seed in (1, 1, 2)]
     assert batches[0] == batches[1] != batches[2]
+
+
+def test_a_decoder_without_extensions_was_accused() -> None:
+    named = BOOTSTRAP[:-1] + b',"extensions":["a/1"]}'
+    assert expected_answer(named, Revision.V2, has_extensions=False) == RIGHT
+    assert expected_answer(named.replace(b"a/1", b"a"), Revision.V2, has_extensions=False) == {}
+    plain = program(
+        "frame = bytes.fromhex(line); print(json.dumps({'ok': True, 'type': 4, 'payload': {'modelLoaded': True}}))"
+    )
+    assert not Differential(plain, 1)._asks_for_extensions()
+    assert Differential([sys.executable, "-m", "wireproto", "codec"], 1)._asks_for_extensions()
+
+
+def test_every_vector_is_asked_first_invalid_ones_too() -> None:
+    """One of them is the payload whose 513th opening bracket is its last byte."""
+    batches = Differential([], 1)._batches()
+    vectors = [data for _, data in frames()]
+    asked: list[bytes] = []
+    while len(asked) < len(vectors):
+        asked += next(batches)
+    assert sorted(asked) == sorted(vectors)
+    assert any(frame.count(b"[") > 500 and frame.endswith(b"[") for frame in asked)
 
 
 def test_every_fault_is_a_fault() -> None:

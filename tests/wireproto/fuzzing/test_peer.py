@@ -4,7 +4,9 @@ import base64
 import json
 import shlex
 import sys
+import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -12,15 +14,18 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from tests.wireproto.conformance.trying import OURS, THEIRS, free_port, settings, target
+from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, free_port, settings, target
 from tests.wireproto.fuzzing.test_fuzz_cli import fuzz as fuzz_command
 from wireproto import Revision, WireError, decode_frame
 from wireproto.conformance import RankOneTarget, Target, command_launcher
+from wireproto.conformance.frames import PONG
 from wireproto.fuzzing.peer import PeerFinding, fuzz
-from wireproto.fuzzing.scripts import Act, End, Script, drawn_script, end_of, is_answered
+from wireproto.fuzzing.scripts import Act, End, Listener, Script, drawn_script, end_of, is_answered
 from wireproto.messages import JacclBootstrapPayload
 from wireproto.session import Role
 
+RANK_0, RANK_1 = (Listener(role, Revision.V2) for role in Role)
+RANK_1_V1 = Listener(Role.RESPONDER, Revision.V1)
 PING, STEP, STOP, END = "03", "05", b'\x0a{"uid":""}'.hex(), "ff"
 
 
@@ -76,13 +81,20 @@ def test_scripts_do_everything_but_start_a_group() -> None:
     ],
 )
 def test_what_must_come_of_a_script(acts: list[Act], count: int, end: End) -> None:
-    assert end_of(tuple(acts), Role.RESPONDER, Revision.V2) == (count, end)
+    assert end_of(tuple(acts), RANK_1) == (count, end)
 
 
 def test_what_depends_on_role_and_revision() -> None:
-    assert end_of((act("frame", END),), Role.INITIATOR, Revision.V2)[1] is End.OPEN
-    assert end_of((act("unsealed", PING),), Role.RESPONDER, Revision.V1)[1] is End.OPEN
-    assert end_of((act("frame", STOP),), Role.RESPONDER, Revision.V1)[1] is End.CLOSED
+    assert end_of((act("frame", END),), RANK_0)[1] is End.OPEN
+    assert end_of((act("unsealed", PING),), RANK_1_V1)[1] is End.OPEN
+    assert end_of((act("frame", STOP),), RANK_1_V1)[1] is End.CLOSED
+
+
+def test_a_peer_without_extensions_was_accused_of_what_it_makes_of_their_names() -> None:
+    names = PONG[:-1] + b',"extensions":["no version"]}'
+    for has_extensions, end in ((True, End.CLOSED), (False, End.EITHER), (None, End.EITHER)):
+        peer = Listener(Role.INITIATOR, Revision.V2, has_extensions)
+        assert end_of((act("frame", names.hex()),), peer)[1] is end
 
 
 # -- live peers -------------------------------------------------------------------------------------------------------
@@ -92,7 +104,7 @@ def findings(make: type[RankOne] | type[RankZero], scripts: list[Script], revisi
     found: list[PeerFinding] = []
     seen: list[int] = []
     progress = fuzz(
-        target(make, revision),
+        [target(make, revision)],
         settings(revision),
         scripts,
         seconds=60,
@@ -120,10 +132,10 @@ def test_what_a_peer_must_answer() -> None:
         ([act("frame", PING), act("frame", PING)], False),  # the same nonce
         ([act("frame", STEP), act("frame", PING, 1)], False),  # there may be nobody any more
     ):
-        assert is_answered(tuple(acts), Role.RESPONDER, Revision.V2) is answered
-    assert not is_answered((act("frame", PING),), Role.INITIATOR, Revision.V2)
-    assert not is_answered((act("unsealed", PING),), Role.RESPONDER, Revision.V2)
-    assert is_answered((act("unsealed", PING),), Role.RESPONDER, Revision.V1)
+        assert is_answered(tuple(acts), RANK_1) is answered
+    assert not is_answered((act("frame", PING),), RANK_0)
+    assert not is_answered((act("unsealed", PING),), RANK_1)
+    assert is_answered((act("unsealed", PING),), RANK_1_V1)
 
 
 def test_a_good_rank_0() -> None:
@@ -136,8 +148,14 @@ def peer_command(name: str, identity: Path) -> str:
     return shlex.join([sys.executable, "-m", "tests.wireproto.conformance.peers", name, str(identity), pin])
 
 
-@pytest.mark.parametrize("name", ["rank1.trailing-bytes-accepted", "rank1.duplicate-key-accepted"])
-def test_a_tolerant_peer_is_found_and_the_script_made_small(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "rule"),
+    [
+        ("rank1.trailing-bytes-accepted", "json-syntax", "JSON-TEXT"),
+        ("rank1.duplicate-key-accepted", "json-duplicate-key", "JSON-DUPLICATE-KEY"),
+    ],
+)
+def test_a_tolerant_peer_is_found_and_the_script_made_small(name: str, code: str, rule: str, tmp_path: Path) -> None:
     """A process, started anew for each try to make it smaller."""
     pem = THEIRS.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "theirs.pem").write_bytes(pem)
@@ -153,11 +171,11 @@ def test_a_tolerant_peer_is_found_and_the_script_made_small(name: str, tmp_path:
             yield drawn_script(1, number, Revision.V2)
 
     found: list[PeerFinding] = []
-    fuzz(process(name), settings(), until_found(), seconds=100, rate=1000, found=found.append)
-    assert [finding.kind for finding in found] == ["expected the end of the connection"]
+    fuzz([process(name)], settings(), until_found(), seconds=100, rate=1000, found=found.append)
+    assert [(finding.kind.partition(" with ")[2], finding.rule) for finding in found] == [(code, rule)]
     assert len(found[0].script.acts) == 1
     again: list[PeerFinding] = []
-    fuzz(process(name), settings(), [found[0].script], seconds=60, rate=1, found=again.append)
+    fuzz([process(name)], settings(), [found[0].script], seconds=60, rate=1, found=again.append)
     assert [each.kind for each in again] == [found[0].kind]
     assert findings(RankOne, [found[0].script], Revision.V2) == []
 
@@ -186,13 +204,13 @@ def test_the_command(name: str, code: int, tmp_path: Path) -> None:
     *told, last = map(json.loads, done.stdout.splitlines())
     assert (last["done"], last["sessions"], last["findings"], len(told)) == (True, 1, code, code)
     for finding in told:
-        assert finding["kind"] == "expected the end of the connection"
+        assert (finding["kind"], finding["rule"]) == ("takes sessionStop with trailing-data", "JSON-TEXT")
         again = shlex.split(finding["replay"])[2:]
         assert fuzz_command(*again, cwd=Path.cwd()).returncode == 1
 
 
 def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two sessions is what is left of their time."""
+    """A session waits for its turn, counted from the turn before it."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -200,7 +218,85 @@ def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("wireproto.fuzzing.peer.asyncio.sleep", sleep)
     one = script(act("frame", PING))
-    fuzz(target(RankOne), settings(), [one] * 3, seconds=60, rate=0.01, found=lambda finding: None)
-    waits = [seconds for seconds in slept if seconds > 50]
-    assert len(waits) == 3
-    assert all(wait <= 100 for wait in waits)
+    fuzz([target(RankOne)], settings(), [one] * 3, seconds=60, rate=0.01, found=lambda finding: None)
+    assert [round(seconds, -2) for seconds in slept if seconds > 50] == [100, 200]
+
+
+def test_findings_of_two_rules_were_one() -> None:
+    """A peer that takes whatever does not decode: one finding for each rule and input."""
+    faults = [b'\x0a{"uid":""}x', b'\x0a{"uid":"","uid":""}', b'\x0a{"uid":"","uid":"b"}', b"\x0a{}"]
+    scripts = [script(act("frame", frame.hex())) for frame in faults]
+    found = findings(TakesEverything, scripts, Revision.V2)
+    assert [(each.kind, each.rule) for each in found] == [
+        ("takes sessionStop with trailing-data", "JSON-TEXT"),
+        ("takes sessionStop with json-duplicate-key", "JSON-DUPLICATE-KEY"),
+        ("takes sessionStop with field-missing", "JSON-KEYS"),
+    ]
+
+
+class TakesEverything(RankOne):
+    def tolerates(self, error: WireError, frame: bytes) -> bool:
+        return True
+
+
+def test_expected_failures_are_left_out() -> None:
+    scripts = [script(act("frame", frame.hex())) for frame in (b'\x0a{"uid":""}x', b"\x0a{}")]
+    found: list[PeerFinding] = []
+    progress = fuzz(
+        [target(TakesEverything)],
+        settings(),
+        scripts,
+        seconds=60,
+        rate=1000,
+        found=found.append,
+        expected=["JSON-TEXT"],
+    )
+    assert [each.rule for each in found] == ["JSON-KEYS"]
+    assert (progress.sessions, progress.findings, progress.expected) == (2, 1, 1)
+
+
+def test_waits_overlap() -> None:
+    """Each session waits for the end of a connection that does not come."""
+    scripts = [script(act("frame", b"\x0a{}".hex()))] * 8
+    began = time.monotonic()
+    fuzz([target(TakesEverything) for _ in range(8)], settings(), scripts, seconds=60, rate=1000, found=lambda _: None)
+    assert time.monotonic() - began < 4 * PATIENCE.close
+
+
+def test_the_time_given_holds() -> None:
+    began = time.monotonic()
+    progress = fuzz(
+        [target(TakesEverything)],
+        settings(),
+        (script(act("frame", b"\x0a{}".hex())) for _ in count()),
+        seconds=0.3,
+        rate=1000,
+        found=lambda _: None,
+    )
+    assert progress.sessions == 0
+    assert time.monotonic() - began < 0.3 + PATIENCE.close
+
+
+DYING = """
+import asyncio, os, sys
+from tests.wireproto.conformance.peers import __main__ as main
+from tests.wireproto.conformance.peers.conversation import Conversation
+
+Conversation.look_at = lambda self, frame: os.abort() if frame.count(b"[") > 2 else None
+asyncio.run(main.main("rank1", open(sys.argv[1]).read(), sys.argv[2]))
+"""
+
+
+def test_the_death_of_the_process_is_told_with_the_shortest_input(tmp_path: Path) -> None:
+    pem = THEIRS.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "theirs.pem").write_bytes(pem)
+    pin = base64.b64encode(OURS.public).decode()
+    command = shlex.join([sys.executable, "-c", DYING, str(tmp_path / "theirs.pem"), pin])
+    one = script(act("frame", STOP), act("frame", b'\x0a{"x":[[[]]],"uid":""}'.hex(), 1))
+    found: list[PeerFinding] = []
+    peer = RankOneTarget("127.0.0.1", free_port(), command_launcher(command))
+    fuzz([peer], settings(), [one], seconds=60, rate=1000, found=found.append, expected=["JSON-TEXT", "PAYLOAD-UID"])
+    (crash,) = found
+    assert crash.is_crash
+    assert crash.came == "the peer has ended with SIGABRT"
+    assert [bytes.fromhex(each.data) for each in crash.script.acts] == [b"[[["]

@@ -4,9 +4,11 @@ import json
 import re
 
 from wireproto.conformance.case import RANK_0, RANK_1, case
-from wireproto.conformance.peer import BOOTSTRAP, PONG, SESSION_END, Peer, link_frame
-from wireproto.conformance.verdicts import Missed
+from wireproto.conformance.frames import BOOTSTRAP, PONG_UNLOADED, SESSION_END, link_frame
+from wireproto.conformance.peer import Peer
+from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 
+NO_FILE = "it binds a peer whose session ID names a file: --session-id-file"
 _UUID = re.compile(r"[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}")
 _FILE_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
@@ -72,6 +74,8 @@ def _refused(name: str, rule: str, what: str, frame: bytes) -> None:
 
     @case("bootstrap", name, *rules, roles=RANK_1, about=f"{what} ends the connection.")
     async def script(peer: Peer) -> None:
+        if rule == "BOOT-SESSION-ID" and not peer.settings.names_file:
+            raise Undecided(Verdict.SKIPPED, NO_FILE)
         link = await peer.session()
         await link.send(what, frame)
         await link.expect_closed()
@@ -102,9 +106,9 @@ async def sent(peer: Peer) -> None:
 async def sent_without_a_model(peer: Peer) -> None:
     """A jacclBootstrap comes though the pong says that no model is loaded."""
     link = await peer.session_at_ack()
-    await link.send("a pong: no model is loaded", PONG)
+    await link.send("a pong: no model is loaded", PONG_UNLOADED)
     try:
-        await link.expect_bootstrap()
+        await link.expect_bootstrap(PONG_UNLOADED)
     except Missed as missed:
         raise Missed(missed.expected, missed.came) from None
 
@@ -118,16 +122,16 @@ async def sent_once(peer: Peer) -> None:
     await link.expect_no_frame(b"\x07")
 
 
-@case("bootstrap", "usable", "BOOT-SESSION-ID", "BOOT-REFUSE", roles=RANK_0)
+@case("bootstrap", "usable", "BOOT-REFUSE", "BOOT-SESSION-ID", roles=RANK_0)
 async def usable(peer: Peer) -> None:
-    """Its port and its session ID are such that rank 1 can use them."""
+    """Its port is such that rank 1 can use it; so is its session ID, if that names a file."""
     link = await peer.session_at_ack()
     bootstrap = await link.expect_bootstrap()
     link.step("look at port and session ID")
     if not 0 < bootstrap.port < 65535:
         raise Missed("a port from 1 to 65,534", str(bootstrap.port), "BOOT-REFUSE")
-    if not _FILE_NAME.fullmatch(bootstrap.session_id):
-        raise Missed("a session ID that can name a file", repr(bootstrap.session_id))
+    if peer.settings.names_file and not _FILE_NAME.fullmatch(bootstrap.session_id):
+        raise Missed("a session ID that can name a file", repr(bootstrap.session_id), "BOOT-SESSION-ID")
 
 
 @case("bootstrap", "uuid", "BOOT-FRESH-ID", roles=RANK_0)

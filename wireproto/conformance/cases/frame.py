@@ -4,7 +4,8 @@ import base64
 
 from wireproto.conformance import byhand
 from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
-from wireproto.conformance.peer import ACK, BOOTSTRAP, HELLO, PING, PONG, SESSION_END, Peer
+from wireproto.conformance.frames import ACK, BOOTSTRAP, HELLO, PING, PONG, SESSION_END
+from wireproto.conformance.peer import Peer
 from wireproto.messages import Revision
 from wireproto.session import Role
 
@@ -104,7 +105,7 @@ async def ping_is_not_answered(peer: Peer) -> None:
     await link.expect_no_frame(b"\x04")
 
 
-@case("frame", "revision-not-guessed", "REV-EXPLICIT", revisions=V1)
+@case("frame", "revision-not-guessed", "REV-EXPLICIT", revisions=V1, needs=("frame.type-unknown",))
 async def revision_not_guessed(peer: Peer) -> None:
     """A box in revision 1 is no frame: its first byte is a type, here one that is unknown."""
     link = await peer.session()

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import Identity
 from wireproto.conformance.case import BOTH, RANK_0, RANK_1, case
-from wireproto.conformance.peer import ACK, BOOTSTRAP, HELLO, PING, PONG, Link, Peer, strictly
+from wireproto.conformance.frames import ACK, BOOTSTRAP, HELLO, PING, PONG, strictly
+from wireproto.conformance.peer import Link, Peer
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 from wireproto.messages import HandshakeAck, HandshakeHello, Revision
 from wireproto.session import Role
@@ -74,7 +75,9 @@ async def identity(peer: Peer) -> None:
 @case("handshake", "identity-lasts", "HANDSHAKE-PIN", roles=RANK_1)
 async def identity_lasts(peer: Peer) -> None:
     """The identity key is the same in the next handshake."""
-    first, second = await _introduced(peer), await _introduced(peer)
+    first = await _introduced(peer)
+    await first.wire.close()
+    second = await _introduced(peer)
     assert first.theirs is not None and second.theirs is not None  # noqa: S101, PT018 - they have come
     if first.theirs.identity != second.theirs.identity:
         raise Missed(f"the key {first.theirs.identity.hex()}", second.theirs.identity.hex())
@@ -84,6 +87,7 @@ async def identity_lasts(peer: Peer) -> None:
 async def fresh(peer: Peer) -> None:
     """X25519 key and nonce are new in the next handshake."""
     first = await _introduced(peer)
+    await first.wire.close()
     if peer.role is Role.INITIATOR:
         await peer.restart()
     second = await _introduced(peer)
@@ -203,6 +207,7 @@ async def own_identity(peer: Peer) -> None:
         await link.send_body("a hello, to see the peer's key", link.introduction())
         await link.take_introduction()
         shown = link.theirs
+        await link.wire.close()
         link = await peer.connect()
     else:
         shown = link.theirs
@@ -293,6 +298,16 @@ _spelt(
 _spelt("no-json", "A hello or an ack that is no JSON", lambda _: b"hello", "HANDSHAKE-ORDER", "JSON-TEXT")
 
 
+@case("handshake", "nesting-513-last", "JSON-NESTING", "HANDSHAKE-ORDER")
+async def nesting_513_last(peer: Peer) -> None:
+    """A hello or an ack whose 513th opening bracket is its last byte ends the connection, and nothing else."""
+    link = await peer.connect()
+    first = HELLO if peer.role is Role.RESPONDER else ACK
+    await _refuse(link, "513 opening brackets", first + b'{"x":' + b"[" * 512)
+    if peer.role is Role.RESPONDER:
+        await (await peer.session()).ping()
+
+
 @case("handshake", "base64-url-safe", "JSON-BASE64")
 async def base64_url_safe(peer: Peer) -> None:
     """Base64 in the URL-safe alphabet ends the connection."""
@@ -302,7 +317,7 @@ async def base64_url_safe(peer: Peer) -> None:
     await _refuse(link, "hello or ack in URL-safe base64", frame[:1] + _url_safe(frame[1:]))
 
 
-@case("handshake", "as-swift-writes", "JSON-SPELLING", "JSON-UNKNOWN-KEY")
+@case("handshake", "as-swift-writes", "JSON-BASE64", "JSON-UNKNOWN-KEY", "JSON-SPELLING")
 async def as_swift_writes(peer: Peer) -> None:
     """A hello or an ack with \\/ in its base64, and a key that nobody knows, is taken."""
     link = await peer.connect()

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 
 from wireproto.conformance.case import BOTH, RANK_0, RANK_1, V2, case
-from wireproto.conformance.peer import BOOTSTRAP, PONG, Peer
+from wireproto.conformance.frames import BOOTSTRAP, PONG
+from wireproto.conformance.peer import Peer
 from wireproto.session import Role
 
 Change = Callable[[bytes], bytes]
@@ -99,9 +100,20 @@ _refused(
 )
 _refused("nesting-513", "JSON-NESTING", "Nesting of 513 levels", _nested(513))
 
+
+@case("payload", "nesting-513-last", "JSON-NESTING")
+async def nesting_513_last(peer: Peer) -> None:
+    """A payload whose 513th opening bracket is its last byte ends the connection, and nothing else."""
+    link = await peer.session()
+    await link.send("513 opening brackets", _vehicle(peer, lambda _: b'{"x":' + b"[" * 512))
+    await link.expect_closed()
+    if peer.role is Role.RESPONDER:
+        await (await peer.session()).ping()
+
+
 _taken("keys-reordered", "JSON-KEYS", "An object whose keys come in another order", _reordered)
 _taken("white-space", "JSON-TEXT", "White space wherever it may stand", _spaced)
-_taken("escapes", "JSON-SPELLING", "Keys and strings spelt in \\uXXXX escapes", _escaped)
+_taken("escapes", "JSON-STRING", "Keys and strings spelt in \\uXXXX escapes", _escaped)
 _taken("escaped-solidus", "JSON-STRING", "\\/ in a string", _with('"x":"a\\/b"'))
 _taken("surrogate-pair", "JSON-STRING", "A surrogate pair in escapes", _with('"x":"\\ud83d\\ude00"'))
 _taken("unknown-key", "JSON-UNKNOWN-KEY", "A key that nobody knows", _with('"x":{"y":[1,null,true,"z"]}'))

@@ -5,7 +5,8 @@ A failure here says least about its cause, so some of the likeliest are tried.
 
 from wireproto.conformance import byhand
 from wireproto.conformance.case import RANK_0, RANK_1, case
-from wireproto.conformance.peer import PING, Peer, link_frame, shown
+from wireproto.conformance.frames import PING, link_frame, shown
+from wireproto.conformance.peer import Peer
 from wireproto.conformance.verdicts import Missed
 from wireproto.messages import Revision
 

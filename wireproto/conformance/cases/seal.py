@@ -7,7 +7,8 @@ from typing import Literal
 
 from wireproto.conformance import byhand
 from wireproto.conformance.case import RANK_1, V2, case
-from wireproto.conformance.peer import PING, Link, Peer
+from wireproto.conformance.frames import PING
+from wireproto.conformance.peer import Link, Peer
 from wireproto.conformance.verdicts import Missed
 from wireproto.session import Role
 

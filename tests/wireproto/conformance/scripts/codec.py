@@ -4,7 +4,8 @@ import json
 import sys
 import time
 
-from wireproto import WireError, decode_frame
+from wireproto import Revision, WireError, decode_frame
+from wireproto.fuzzing.differential import expected_answer
 
 
 def main(fault: str) -> None:
@@ -31,6 +32,14 @@ def answer(fault: str, text: str) -> str:
                 name = "BOM" if error.code == "json-bom" else "ERROR"
                 return json.dumps({"ok": False, "error": name, "offset": error.offset})
             return '{"ok": true}'
+        case "plain":
+            answer = expected_answer(bytes.fromhex(text), Revision.V2, has_extensions=False)
+            return json.dumps(answer or {"ok": False})
+        case "dies-of-nesting":
+            if bytes.fromhex(text).endswith(b"[") and text.count("5b") > 500:
+                print("out of stack", file=sys.stderr)  # noqa: T201
+                raise SystemExit(70)
+            return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
     raise SystemExit(2)
 
 

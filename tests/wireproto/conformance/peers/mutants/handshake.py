@@ -241,3 +241,12 @@ class HelloTwice(RankZero):
     def begin(self) -> None:
         super().begin()
         self.later(0.05, lambda: None if self.key else self.hello())
+
+
+@mutant("JSON-NESTING")
+class DeepIntroductionIgnored(Conversation):
+    """A hello or an ack that nests too deep is left without an answer, and the connection open."""
+
+    def shake_hands(self, frame: bytes) -> None:
+        if frame.count(b"[") < 500:
+            super().shake_hands(frame)

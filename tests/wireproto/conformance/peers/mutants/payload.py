@@ -114,9 +114,9 @@ _picky("JSON-KEYS", "OrderRequired", "Keys have to come in the order of the spec
 _picky(
     "JSON-TEXT", "WhiteSpaceRefused", "White space has no place.", lambda text: re.search(rb"[:,{]\s", text) is not None
 )
-_picky("JSON-SPELLING", "EscapesNotKnown", "Keys are compared as they are written.", lambda text: b"\\u0" in text)
+_picky("JSON-STRING", "EscapesNotKnown", "Keys are compared as they are written.", lambda text: b"\\u0" in text)
 _picky("JSON-STRING", "SolidusNotKnown", "\\/ is no escape.", lambda text: b"\\/" in text)
-_picky("JSON-SPELLING", "SolidusInBase64", "Base64 has no escapes.", lambda text: b"\\/" in text and b"seSig" in text)
+_picky("JSON-BASE64", "SolidusInBase64", "Base64 has no escapes.", lambda text: b"\\/" in text and b"seSig" in text)
 _picky("JSON-STRING", "PairNotKnown", "\\u stands for 16 bits.", lambda text: b"\\ud83d" in text)
 _picky(
     "JSON-UNKNOWN-KEY",

@@ -74,14 +74,14 @@ class PongMalformed(SentOtherwise):
     old, new = b'"modelLoaded":false', b'"modelLoaded":0'
 
 
-@mutant("PAYLOAD-PONG", roles=ONE)
+@mutant("JSON-KEYS", roles=ONE)
 class PongWithoutField(SentOtherwise):
     """A pong leaves out a field that is false."""
 
     old, new = b'"inferenceInFlight":false,', b""
 
 
-@mutant("PAYLOAD-PONG", roles=ONE)
+@mutant("JSON-KEYS", roles=ONE)
 class PongEmpty(RankOne):
     """A pong has no payload."""
 

@@ -1,0 +1,49 @@
+"""Shared by the commands of `wireproto fuzz`: their options, and how a run ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.errors import printable
+
+FINDINGS: Final = Path("fuzz-findings")
+
+SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="Duration.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
+FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where to save findings.")]
+
+
+@contextmanager
+def interruptible() -> Iterator[list[None]]:
+    """End the `with` block on Ctrl-C, and report that by a non-empty list."""
+    interrupted: list[None] = []
+    try:
+        yield interrupted
+    except KeyboardInterrupt:
+        interrupted.append(None)
+
+
+def exit_code(found: int, interrupted: list[None]) -> int:
+    """Return the exit code of a run. Raise KeyboardInterrupt if it was interrupted without a finding."""
+    if found:
+        return EXIT_NO
+    if interrupted:
+        raise KeyboardInterrupt
+    return EXIT_OK
+
+
+def say_lines(*lines: str) -> None:
+    for line in lines:
+        say(printable(line))
+
+
+def read_bytes(context: typer.Context, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror}", ctx=context) from None

@@ -1,0 +1,115 @@
+"""The frames that cases send, and what a frame of the peer's is: its text, its message, the rule that it breaks."""
+
+import json
+from typing import Final
+
+from wireproto.codec.frame import decode_frame
+from wireproto.conformance.verdicts import Missed
+from wireproto.errors import WireError
+from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, ClusterMsgType, Message, Revision
+
+HELLO, ACK, PING, SESSION_END = b"\x01", b"\x02", b"\x03", b"\xff"
+PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
+OFFER: Final = PONG[:-1] + b',"extensions":["outcome/1"]}'
+"""A pong that offers an extension."""
+PONG_UNLOADED: Final = PONG.replace(b"true", b"false")
+BOOTSTRAP: Final = b'\x07{"port":29400,"sessionID":"6F9619FF-8B86-D011-B42D-00CF4FC964FF"}'
+
+
+def link_frame(body: bytes) -> bytes:
+    return len(body).to_bytes(8, "little") + body
+
+
+def strictly(frame: bytes, revision: Revision) -> Message:
+    """The message of a frame of the peer's. Missed where it is not to the letter."""
+    try:
+        return decode_frame(frame, revision, EXTENSIONS)
+    except WireError as error:
+        raise Missed("a frame to the letter", f"{shown(frame)}: {error}", rule_of(error, frame)) from None
+
+
+def offered(pong: bytes) -> tuple[str, ...]:
+    """The extensions that a pong names, read loosely: how strict its JSON is, is another case's question."""
+    try:
+        names = json.loads(pong[1:])["extensions"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether it is a cluster frame; opaque ones, which any bytes can be, are not looked for."""
+    try:
+        decode_frame(body, extensions=EXTENSIONS)
+    except WireError:
+        return False
+    return body[0] not in (5, 6, 0x40, 0x41)
+
+
+def name_of(message: Message) -> str:
+    return SPEC_BY_CLASS[type(message)].msg_type.wire_name
+
+
+def shown(frame: bytes) -> str:
+    """A frame in a few words."""
+    try:
+        name = ClusterMsgType(frame[0]).wire_name
+    except (ValueError, IndexError):
+        name = f"a frame of {len(frame)} bytes"
+    text = frame[1:60]
+    more = "…" if len(frame) > 60 else ""
+    shown = text.decode() if text.isascii() and text.decode().isprintable() else text.hex()
+    return f"{name} {shown}{more}".rstrip()
+
+
+_RULES: Final = {
+    "json-bom": "JSON-TEXT",
+    "json-utf8": "JSON-TEXT",
+    "json-syntax": "JSON-TEXT",
+    "payload-not-object": "JSON-TEXT",
+    "trailing-data": "JSON-TEXT",
+    "json-duplicate-key": "JSON-DUPLICATE-KEY",
+    "json-control-character": "JSON-STRING",
+    "json-escape": "JSON-STRING",
+    "json-surrogate": "JSON-STRING",
+    "json-nesting": "JSON-NESTING",
+    "field-missing": "JSON-KEYS",
+    "field-base64": "JSON-BASE64",
+    "field-not-integer": "JSON-INTEGER",
+    "field-pattern": "EXT-NAMES",
+    "field-duplicate": "EXT-NAMES",
+    "payload-limit": "PAYLOAD-LIMIT",
+    "payload-not-empty": "PAYLOAD-EMPTY",
+    "type-unknown": "FRAME-TYPE",
+    "truncated": "JSON-TEXT",
+}
+_PAYLOADS: Final = {
+    3: "PAYLOAD-EMPTY",
+    5: "PAYLOAD-OPAQUE",
+    6: "PAYLOAD-OPAQUE",
+    0xFF: "PAYLOAD-EMPTY",
+    1: "PAYLOAD-HELLO",
+    2: "PAYLOAD-HELLO",
+    4: "PAYLOAD-PONG",
+    7: "PAYLOAD-BOOTSTRAP",
+    8: "PAYLOAD-PROMPT",
+    9: "PAYLOAD-STEP-TOKEN",
+    10: "PAYLOAD-UID",
+    11: "PAYLOAD-PP-ACTIVATION",
+    12: "PAYLOAD-PP-TOKEN",
+    13: "PAYLOAD-UID",
+}
+
+
+def rule_of(error: WireError, frame: bytes) -> str:
+    """The requirement that a malformed frame breaks."""
+    if (error.path or "").startswith("extensions"):
+        return "EXT-NAMES"
+    if not frame:
+        return "FRAME-TYPE"
+    return _RULES.get(error.code) or payload_rule(frame)
+
+
+def payload_rule(frame: bytes) -> str:
+    """The requirement that says what a frame of this type holds."""
+    return _PAYLOADS.get(frame[0], "FRAME-TYPE")

@@ -1,0 +1,73 @@
+"""Starts a peer under test by a command, and keeps what it says on standard error."""
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import IO, Final
+
+from wireproto.conformance.targets import Ended, Launcher, Running
+
+STOP_SECONDS: Final = 2.0
+_LAST_LINES: Final = 20
+_LAST_BYTES: Final = 16 * 1024
+_NOISE: Final = re.compile(r"\s*$|Node\.js v\d|\s+at \S|\s+\^")
+"""Lines that say nothing of the cause: empty ones, node's version and its frames of the stack."""
+
+
+def command_launcher(command: str) -> Launcher:
+    """Runs a command, in words as a shell splits them; CONFORM_HOST and CONFORM_PORT tell it the address."""
+    words = shlex.split(command)
+
+    @asynccontextmanager
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
+        environment = {**os.environ, "CONFORM_HOST": host, "CONFORM_PORT": str(port)}
+        with tempfile.TemporaryFile() as errors:
+            process = await asyncio.create_subprocess_exec(
+                *words,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+            stopping = False
+
+            def ended() -> Ended | None:
+                code = process.returncode
+                if stopping or code is None:
+                    return None
+                name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+                last = next((line.strip() for line in reversed(last_lines(errors)) if not _NOISE.match(line)), "")
+                return Ended(f"the peer has ended with {name}" + (f": {last}" if last else ""), code)
+
+            try:
+                yield Running(ended, lambda: last_lines(errors))
+            finally:
+                stopping = True
+                await _stop(process)
+
+    return launch
+
+
+def last_lines(errors: IO[bytes], since: int = 0) -> list[str]:
+    """The last lines of a file that a process is still writing to, from byte `since` on."""
+    size = os.fstat(errors.fileno()).st_size
+    # The peer writes at the file's position, which this leaves as it is.
+    text = os.pread(errors.fileno(), _LAST_BYTES, max(size - _LAST_BYTES, since))
+    return text.decode(errors="replace").splitlines()[-_LAST_LINES:]
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """The whole process group: a shell's children, too."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+                return
