@@ -164,7 +164,7 @@ def test_a_stranger_listens_on_the_ring_port_of_rank_1(both: Start, pair: Pair, 
         for run in runs:
             told = failed(run, "ring-port-taken")
             assert (told["rank"], told["stage"], told["retry"]) == (1, "ports", "fix-first")
-            assert f"ring port {pair[1].ip}:29401 cannot be used: another program listens there" in told["message"]
+            assert f"ring port at {pair[1].ip}:29401 cannot be used: another program listens there" in told["message"]
             assert of(run, "environment-set") == []
     for run in runs:
         nothing_left(run, *pair)
