@@ -1,5 +1,10 @@
 """Two or more processes, one MLX group."""
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from bootstrap.errors import (
     BootstrapError,
     ConfigError,
@@ -11,7 +16,9 @@ from bootstrap.errors import (
 from bootstrap.group import bootstrap, form_group
 from bootstrap.link.side_channel import side_channel_factory
 from bootstrap.plan import BootstrapConfig, Plan
-from bootstrap.rank import rank
+
+if TYPE_CHECKING:
+    from bootstrap.rank import rank
 
 __all__ = [
     "BootstrapConfig",
@@ -27,3 +34,21 @@ __all__ = [
     "rank",
     "side_channel_factory",
 ]
+
+
+class _Package(ModuleType):
+    """This package, whose `rank` is imported on first use: it needs more than the process that holds MLX.
+
+    It is always the function: the import system would put the submodule of that name in its place.
+    """
+
+    @property
+    def rank(self) -> Any:
+        return import_module("bootstrap.rank").rank
+
+    @rank.setter
+    def rank(self, module: ModuleType) -> None:
+        """Leave the submodule where it is found anyway, in sys.modules."""
+
+
+sys.modules[__name__].__class__ = _Package

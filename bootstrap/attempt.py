@@ -18,8 +18,7 @@ from bootstrap.link.relay import HOST, relay
 from bootstrap.link.sessions import alongside
 from bootstrap.link.side_channel import SideChannel, SocketPair
 from bootstrap.network import free_port
-from bootstrap.plan import Plan
-from bootstrap.worker import Order
+from bootstrap.plan import Order, Plan
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Message, OutcomeState, Revision
 
 AWAITED_SECONDS: Final = 60.0

@@ -117,6 +117,8 @@ class SessionEnded(Event, frozen=True):
 class LinkLost(Event, frozen=True):
     """A connection failed, or could not be made."""
 
+    peer: int | None
+    """The other rank; None on a rank that listens, where anybody can connect."""
     host: str
     code: str
     message: str

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any, Final, Literal, Self, cast, get_args
 
+import msgspec
+
 from bootstrap.errors import ConfigError
 from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
@@ -279,3 +281,16 @@ def _neighbours_over_limit(devices: DeviceMatrix) -> str | None:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """The group to form, as the control process gives it. Times are of the system's monotonic clock."""
+
+    plan: Plan
+    """With its `directory`, which the worker makes and removes: all ranks may share one host."""
+    origin: float
+    deadline: float
+    side_channel: bool = False
+    """JACCL's gathers go over the link."""
+    no_sum: str = ""
+    """Why the group is not checked by a sum; empty where it is. [PLAIN-SUM]"""

@@ -171,7 +171,7 @@ class Rank:
         with socket_pair(SIDE_CHANNEL_1 in supported(self.plan)) as pair:
             able = self.able = await self.load(pair)
             await asyncio.gather(*(peer.offered() for peer in peers))
-            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have come anew meanwhile
+            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have reconnected meanwhile
             extensions = offered(self.plan, able).intersection(*offers)  # [EXT-CHOICE]
             without = [rank for rank, names in zip(self.plan.peers, offers, strict=True) if OUTCOME_1 not in names]
             payload = JacclBootstrapPayload(self.plan.port, next(self._session_ids), tuple(sorted(extensions)))
@@ -376,9 +376,10 @@ class Rank:
 
     def report(self, event: str, /, **fields: object) -> None:
         if event == "link-lost":
-            self.run.reason.lost(LinkError(str(fields["message"]), code=str(fields["code"])))
+            error = LinkError(str(fields["message"]), code=str(fields["code"]))
+            self.run.reason.lost(cast(int | None, fields["peer"]), error)
         elif event == "established":
-            self.run.reason.established()
+            self.run.reason.established(cast(int, fields["peer"]))
             self._met_peer.set()
         self.run.report(event, **fields)
 

@@ -24,26 +24,13 @@ from bootstrap.events import OnStep
 from bootstrap.files import private_directory
 from bootstrap.group import check_sum, form_group, mlx_version, resolve_backend, takes_gather_factory
 from bootstrap.link.side_channel import side_channel_factory
-from bootstrap.plan import BackendChoice, Plan
+from bootstrap.plan import BackendChoice, Order
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the control process, or else the guard, ends this process in a cleaner way."""
 RING_STAGGER = 0.01
 """Seconds by which the last rank of a ring starts its init later: it connects first, all others listen first, and where
 nobody listens yet MLX sleeps for a second."""
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """The group to form, as the control process gives it. Times are of the system's monotonic clock."""
-
-    plan: Plan
-    """With its `directory`, which this process makes and removes: all ranks may share one host."""
-    origin: float
-    deadline: float
-    side_channel: bool = False
-    """JACCL's gathers go over the link."""
-    no_sum: str = ""
-    """Why the group is not checked by a sum; empty where it is. [PLAIN-SUM]"""
 
 
 def main() -> int:

@@ -154,7 +154,7 @@ class Lock:
                 os.close(descriptor)
 
     def _release(self) -> None:
-        if not self._children:  # else the next run tries to end what this one could not
+        if not self._children and not self._directories:  # else the next run removes what this one could not
             with suppress(OSError):
                 _check(self.path.lstat())
                 self.path.unlink(missing_ok=True)

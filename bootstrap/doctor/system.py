@@ -272,7 +272,7 @@ def _links(bus: dict[str, object], speed: int, own: set[str]) -> Iterator[Link]:
             name = item.get("device_name_key") or item.get("_name")
             yield Link(here, name if isinstance(name, str) else "another Mac")
             continue
-        # Which of its ports leads to which device is not told: the fastest one in use may be it.
+        # The system does not say which port leads to which device, so assume the fastest one in use.
         down = [each.gbps for each in _speeds(item, _RECEPTACLE) if not each.free]
         below = min(here, max(down)) if down else here
         waiting += [(each, below) for each in _objects(item.get("_items"))][::-1]

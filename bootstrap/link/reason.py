@@ -5,35 +5,48 @@ from bootstrap.link.sessions import SessionLostError
 
 
 class Reason:
-    """`error` is the last failure of a link, or how far rank 0 was seen to come; None where nothing is wrong."""
+    """`error` is why there is no group, or how far rank 0 was seen to come; None where nothing is wrong.
+
+    Where several links are down it is the failure of the one that was lost first: a rank that gives up because another
+    is missing closes its link, too.
+    """
 
     def __init__(self) -> None:
-        self.error: LinkError | None = None
+        self._lost: dict[int | None, LinkError] = {}  # by rank, None where it is not known; in the order of the losses
+        self._seen: LinkError | None = None
         self._protocol: LinkError | None = None  # stays the reason, since rank 0 reconnects and repeats it
 
-    def lost(self, error: LinkError) -> None:
-        """A link was lost, or could not be made."""
-        self.error = error
+    @property
+    def error(self) -> LinkError | None:
+        return next(iter(self._lost.values()), self._seen)
 
-    def established(self) -> None:
-        """There is a session."""
-        self.error = self._protocol
+    def lost(self, peer: int | None, error: LinkError) -> None:
+        """The link with a rank was lost, or could not be made."""
+        self._lost[peer] = error
+
+    def established(self, peer: int) -> None:
+        """There is a session with a rank."""
+        self._lost.pop(peer, None)
+        self._lost.pop(None, None)
+        self._seen = self._protocol
 
     def ended_early(self, error: LinkError) -> None:
         """Rank 0 has ended its session without a jacclBootstrap."""
-        self.error = self._protocol or error
+        self._lost.clear()
+        self._seen = self._protocol or error
 
     def seen(self, what: str | LinkError | None, now: float) -> None:
         """Rank 0 did `what`, `now` milliseconds after the start, or its session ended; None if nothing is amiss."""
+        self._lost.clear()
         if what is None:
-            self._protocol = self.error = None
+            self._protocol = self._seen = None
         elif isinstance(what, LinkError):
             if not what.code.startswith("link-"):
                 self._protocol = LinkError(str(SessionLostError(0, what)), code=what.code)
-            self.error = self._protocol or what
+            self._seen = self._protocol or what
         elif self._protocol is None:
             text = (
                 f"rank 0 is there (last seen: {what}, {now / 1000:.1f} s after the start of this run), "
                 "and has not sent a jacclBootstrap"
             )
-            self.error = LinkError(text, code="no-bootstrap")
+            self._seen = LinkError(text, code="no-bootstrap")

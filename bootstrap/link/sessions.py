@@ -50,6 +50,9 @@ class Times:
     """The same, where nobody listens yet."""
     send: float = 10.0
     """Until the peer takes what is sent."""
+    end: float = 1.0
+    """Rank 0: from its sessionEnd to the peer's close. To close first would reset the connection where bytes of the
+    peer's are under way; a sessionEnd that was lost would not be sent again."""
 
 
 LOADING_PING_EVERY = 0.2
@@ -140,7 +143,7 @@ class RankZero:
         """Of those to come: one for each ping that was sent before jacclBootstrap, and one for a ping sent after it."""
 
     async def run(self) -> None:
-        """Connect, serve, and connect anew after a failure, until cancelled or stopped.
+        """Connect, serve, and reconnect after a failure, until cancelled or stopped.
 
         Raises LinkError only where another attempt cannot help: when the peer fails the handshake.
         """
@@ -153,7 +156,9 @@ class RankZero:
                 if self._is_stopped:
                     return
                 wait = self._times.retry if error.code == "link-refused" else self._times.reconnect
-                self._report("link-lost", host=self._host, code=error.code, message=str(error), retry_s=wait)
+                self._report(
+                    "link-lost", peer=self._peer, host=self._host, code=error.code, message=str(error), retry_s=wait
+                )
                 await asyncio.sleep(wait)
 
     async def established(self) -> None:
@@ -214,9 +219,11 @@ class RankZero:
     async def stop(self) -> None:
         """End the session in order, if there is one; `run` makes no other. It is to be cancelled after that."""
         self._is_stopped = True
-        if self._link is not None:
+        link = self._link
+        if link is not None:
             with suppress(LinkError):
-                await self._link.send(SessionEnd(), self._times.send)
+                await link.send(SessionEnd(), self._times.send)
+                await link.ended(self._times.end)
 
     async def _serve(self) -> None:
         link = await connect(
@@ -425,7 +432,7 @@ class RankOne:
             reason = None
         except BootstrapError as error:
             reason = error if isinstance(error, LinkError) else LinkError(str(error), code=error.code)
-            self._report("link-lost", host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
+            self._report("link-lost", peer=None, host=link.peer_ip, code=error.code, message=str(error), retry_s=None)
         finally:
             over.set_result(reason)
             if self._current is link:

@@ -5,6 +5,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -83,7 +84,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             self.session.send(message)
         except SealError as error:
-            failure = LinkError(f"the session has to be made anew: {error}", code=error.code)
+            failure = LinkError(f"a new session is needed: {error}", code=error.code)
             self.close(failure)
             raise failure from error
         self._flush()
@@ -101,6 +102,12 @@ class Link(asyncio.BufferedProtocol):
             self._failure = failure
         self._news.set()
         self._transport.close()
+
+    async def ended(self, seconds: float) -> None:
+        """Wait until the connection has ended, but no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
 
     async def __aenter__(self) -> Self:
         return self

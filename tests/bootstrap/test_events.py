@@ -25,7 +25,11 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
     (events.BootstrapReceived, "bootstrap-received", {"peer": 0, "port": 29400, "session_id": "S"}),
     (events.Ignored, "ignored", {"peer": 1, "name": "ping"}),
     (events.SessionEnded, "session-ended", {"peer": 0}),
-    (events.LinkLost, "link-lost", {"host": "127.0.0.1", "code": "link-reset", "message": "text", "retry_s": None}),
+    (
+        events.LinkLost,
+        "link-lost",
+        {"peer": 1, "host": "127.0.0.1", "code": "link-reset", "message": "text", "retry_s": None},
+    ),
     (events.Waiting, "waiting", {"what": "text"}),
     (events.Restarting, "restarting", {"left": 2, "message": "text"}),
     (events.Reaped, "reaped", {"pids": [7]}),

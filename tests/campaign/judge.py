@@ -7,7 +7,7 @@ from typing import Final
 from bootstrap.advice import ADVICE
 from bootstrap.link.outcome import CONSEQUENCES
 from tests.campaign.plan import Case
-from tests.campaign.process import Running
+from tests.campaign.process import Event, Running
 from wireproto.errors import ERROR_CODES
 
 UNDER_WAY: Final = ("link-*", "handshake-*", "seal-*", "truncated", "ping-timeout", "session-ended")
@@ -37,6 +37,8 @@ CAUSES: Final = {
 """The codes that may say why a rank has ended, by fault. A rank may show the other's."""
 
 
+AT_DEADLINE: Final = "no group within"
+"""In the message of every error at the deadline."""
 STOPPED = (0, 129, 130, 143)
 """How a run ends that a user has stopped: this one by a signal, or another rank's."""
 
@@ -51,14 +53,19 @@ def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
     failures = {rank: run for rank, run in runs.items() if not _was_killed(case, run)}
     for rank, run in failures.items():
         yield from (f"rank {rank}: {text}" for text in _wrong_end(run))
-        if run.error is not None:
-            code = run.error["code"]
-            if not _fits(code, (*causes, *CONSEQUENCES, "deadline")):  # the last for a rank that waits for the other
-                yield f"rank {rank}: {code} is no consequence of {case.fault}: {run.error['message']}"
-    told = {run.error["code"] for run in failures.values() if run.error is not None}
-    seen = {code for run in runs.values() for code in run.codes}
+        if run.error is not None and not _fits(_code(run.error), (*causes, *CONSEQUENCES, "deadline")):
+            # A deadline is for a rank that waits for the other.
+            yield f"rank {rank}: {run.error['code']} is no consequence of {case.fault}: {run.error['message']}"
+    told = {_code(run.error) for run in failures.values() if run.error is not None}
+    seen = told.union(*(run.codes for run in runs.values()))
     if told and not any(_fits(code, causes) for code in seen):
         yield f"nobody names the cause: {sorted(seen)}"
+
+
+def _code(error: Event) -> str:
+    """Return the error's code; `deadline` where a deadline has the code of what the rank last saw of the link."""
+    waited = _fits(error["code"], ("no-bootstrap", *UNDER_WAY)) and AT_DEADLINE in error["message"]
+    return "deadline" if waited else str(error["code"])
 
 
 def _was_killed(case: Case, run: Running) -> bool:

@@ -51,6 +51,8 @@ NEW: Final = {
     "rank0.session.pings-unanswered-in-init": "its ping loop stalls; a case that was not there yet",
 }
 """Cases in the profile that were not measured."""
+GENERATED: Final = {case.id for case in CASES.values() if case.is_generated}
+"""Cases that the suite did not have then; a peer that behaves as the reference peer fails them below."""
 
 
 def known(part: str, revision: int) -> dict[str, Expected]:
@@ -72,7 +74,7 @@ def test_each_measured_verdict_is_in_the_profile_or_its_change_explained(part: s
 @pytest.mark.parametrize("revision", [1, 2])
 @pytest.mark.parametrize("part", PARTS)
 def test_nothing_else_is_in_the_profile(part: str, revision: int) -> None:
-    assert known(part, revision).keys() - NEW.keys() <= MEASURED[part][str(revision)].keys()
+    assert known(part, revision).keys() - NEW.keys() - GENERATED <= MEASURED[part][str(revision)].keys()
 
 
 def test_each_case_is_there_once_and_exists() -> None:
@@ -93,12 +95,13 @@ def test_each_reason_is_a_statement_of_the_specification() -> None:
 
 SCALE: Final = 0.04
 PATIENCE: Final = Patience(
-    start=4.0, answer=1.5, close=0.4, quiet=0.15, ping_every=0.2, pong=0.12, handshake=0.4, reconnect=0.4, slack=1.0
+    start=10.0, answer=6.0, close=3.0, quiet=0.15, ping_every=0.2, pong=0.12, handshake=0.4, reconnect=0.4, slack=1.0
 )
 _PARSER: Final = "Python's parser refuses that"
 _FOUNDATION: Final = "only Foundation's parser dies of it"
 NOT_SHOWN: Final = {
     "*.nesting-513-last": _FOUNDATION,
+    "*.replay-after-20000": "only with --full",
     "*.payload.trailing-comma": _PARSER,
     "*.payload.leading-zero": _PARSER,
     "*.payload.bad-escape": _PARSER,

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -26,9 +27,7 @@ ExpectedOption = Annotated[
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Expect the failures of a known peer: reference.")
 ]
-ExtensionsOption = Annotated[
-    Literal["auto", "none"], typer.Option("--extensions", help="Whether it has extensions; auto looks at its offers.")
-]
+ExtensionsOption = Annotated[Literal["auto", "none"], typer.Option("--extensions", help="Auto looks at its offers.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.")]
@@ -45,7 +44,8 @@ RestartOption = Annotated[
     str | None, typer.Option("--restart-command", metavar="CMD", help="Starts the peer for each case.")
 ]
 JobsOption = Annotated[
-    int, typer.Option("--jobs", min=1, metavar="N", help="N at a time, at PORT to PORT+N-1; with --restart-command.")
+    int,
+    typer.Option("--jobs", min=1, metavar="N", help="N at a time, each at its own port."),
 ]
 PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
 
@@ -72,7 +72,7 @@ def peer(
     listen: ListenOption = None,
     connect: ConnectOption = None,
     restart_command: RestartOption = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Start the peer once, and again only after it exits.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Restart the peer only after it exits.")] = False,
     jobs: JobsOption = 1,
     identity: IdentityOption = None,
     peer_key: PeerKeyOption = None,
@@ -81,6 +81,7 @@ def peer(
     session_id_file: Annotated[
         bool, typer.Option("--session-id-file", help="The session ID names a file on the peer.")
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Send all generated content, not some of each kind.")] = False,
     section: SectionOption = None,
     level: LevelOption = None,
     list_cases: ListOption = False,
@@ -129,6 +130,7 @@ def peer(
         revision=Revision(revision),
         has_extensions=None if extensions == "auto" else False,
         names_file=session_id_file,
+        full=full,
     )
     again = ["--listen" if connect is None else "--connect", f"{host}:{port}", "--revision", f"{revision:d}"]
     for option, value in (("restart-command", restart_command), ("identity", identity), ("peer-key", peer_key)):
@@ -136,6 +138,7 @@ def peer(
             again += [f"--{option}", str(value)]
     again += ["--extensions", "none"] if extensions == "none" else []
     again += ["--session-id-file"] if session_id_file else []
+    again += ["--full"] if full else []
 
     def rerun(case: "Case") -> str:
         return shlex.join(["wireproto", "conform", "peer", *again, case.id])
@@ -149,7 +152,7 @@ def peer(
 
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)
-    title = f"a peer as {role.value}, revision {revision:d}"
+    title = f"a peer as {role.value}, revision {revision:d}, {'all' if full else 'standard'} content"
     where = restart_command or f"{host}:{port}"
     return report(results(), title, where, len(planned(cases, role)), as_json, junit, html)
 
@@ -216,6 +219,7 @@ def targets_of(
 ) -> "list[Target]":
     """Return the peers that are tried side by side, each at a port of its own."""
     from wireproto.conformance import RankOneTarget, RankZeroTarget, command_launcher
+    from wireproto.conformance.targets import free_ports
     from wireproto.session import Role
 
     try:
@@ -224,7 +228,8 @@ def targets_of(
         wrong(context, f"--restart-command {restart_command!r}: {error}")
     if launcher is None and (jobs > 1 or keep):
         wrong(context, f"add --restart-command to {'--jobs' if jobs > 1 else '--keep'}")
-    if port + jobs - 1 > 65535:
-        wrong(context, f"--jobs {jobs}: there are not as many ports from {port} on")
     kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
-    return [kind(host, port + job, launcher, keep=keep) for job in range(jobs)]
+    ports = [port, *islice(free_ports(host, port + 1), jobs - 1)]
+    if len(ports) < jobs:
+        wrong(context, f"--jobs {jobs}: there are not as many free ports after {port}")
+    return [kind(host, each, launcher, keep=keep) for each in ports]

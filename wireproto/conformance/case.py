@@ -22,12 +22,14 @@ SECTIONS: Final = (
     "session",
     "bootstrap",
     "extensions",
+    "vectors",
 )
 RANK_0: Final = (Role.INITIATOR,)
 RANK_1: Final = (Role.RESPONDER,)
 BOTH: Final = (*RANK_0, *RANK_1)
 V1: Final = (Revision.V1,)
 V2: Final = (Revision.V2,)
+FULL_ONLY: Final = "only with --full"
 
 Script = Callable[[Peer], Awaitable[None]]
 
@@ -52,6 +54,11 @@ class Case:
     @property
     def level(self) -> Level:
         return strictest(self.requirements).level
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it has points along a dimension, or test vectors, instead of one example."""
+        return self.script.__module__.rpartition(".")[2] in ("generated", "vectors")
 
 
 class Registry:

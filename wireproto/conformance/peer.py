@@ -69,6 +69,8 @@ class Settings:
     """Whether the peer has any; None where its offers show it."""
     names_file: bool = False
     """Whether the session ID of a jacclBootstrap names a file on the peer."""
+    full: bool = False
+    """Whether every generated content is sent, instead of some of each kind."""
 
 
 class Peer:
@@ -128,6 +130,12 @@ class Peer:
         await self.close()
         await self._target.restart()
 
+    async def again(self) -> bool:
+        """Make another connection possible: a rank 0 is restarted. False where that cannot be."""
+        if self.role is Role.INITIATOR and self._target.restarts:
+            await self.restart()
+        return self.role is Role.RESPONDER or self._target.restarts
+
     def misplaced(self) -> bytes:
         """Return a good frame that does not belong where it comes: to be ignored."""
         return PONG if self.role is Role.RESPONDER else BOOTSTRAP
@@ -178,6 +186,13 @@ class Link:
         if frame[:1] == PONG[:1]:
             self._owes_pong = False
         await self.send_body(what, self.body(frame))
+
+    async def send_others(self, count: int) -> None:
+        """So many messages that do not belong here, without a step for each."""
+        self.step(f"send {count:,} messages that do not belong here")
+        for _ in range(count):
+            await self.wire.send(link_frame(self.body(self.peer.misplaced())), self._patience.answer)
+            await asyncio.sleep(0)  # cases beside this one have timers
 
     def body(self, frame: bytes, **deviation: bytes) -> bytes:
         """What a link frame has to hold for a cluster frame; `deviation` is `byhand.sealed`'s."""

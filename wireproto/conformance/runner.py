@@ -16,7 +16,7 @@ from wireproto.conformance.verdicts import BAD, Failure, Missed, Record, Result,
 from wireproto.session import Role
 from wireproto.testing.requirements import Level
 
-NO_RESTART = "there is no --restart-command, and a rank 0 connects anew only after 10 s"
+NO_RESTART = "there is no --restart-command, and a rank 0 reconnects only after 10 s"
 INSANE = "the sanity case did not pass: {}"
 NO_EXTENSIONS = "the peer has no extensions"
 
@@ -89,12 +89,12 @@ class _Work:
 
     async def judged(self, target: Target, case: Case, *, served: bool) -> tuple[Result, bool]:
         """The result of a case, and whether the target's peer has had a session."""
+        if case.section != "sanity":
+            await self.verdicts[next(iter(self.verdicts))]
         if self.settings.revision not in case.revisions:
             return _skipped(case, f"it is not about revision {self.settings.revision:d}"), served
         if case.section == "extensions" and self.settings.has_extensions is False:
             return _result(case, Verdict.UNIMPLEMENTED, reason=NO_EXTENSIONS), served
-        if case.section != "sanity":
-            await self.verdicts[next(iter(self.verdicts))]
         if self.insane:
             return _skipped(case, INSANE.format(self.insane)), served
         for need in case.needs:

@@ -1,7 +1,8 @@
 """Where the peer under test comes from: how it is started, and how a connection with it is made."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -48,6 +49,18 @@ _RETRY: Final = 0.02
 _DYING: Final = 0.05
 """Seconds between the end of a process's connections and the end of the process."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def free_ports(host: str, first: int) -> Iterator[int]:
+    """The ports of a host from `first` on that nobody listens at."""
+    for port in range(first, 65536):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        yield port
 
 
 class Target(Protocol):

@@ -1,6 +1,8 @@
 """One TCP connection with the peer under test, every byte of it recorded, every wait with a deadline."""
 
 import asyncio
+import socket
+import struct
 from typing import Final
 
 from wireproto.conformance.verdicts import Missed, Record
@@ -53,6 +55,12 @@ class Wire:
         except TimeoutError:
             raise Silence from None
         return body
+
+    async def reset(self) -> None:
+        """Closes it by a reset."""
+        own = self._writer.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
 
     async def close(self) -> None:
         """Closes it without a word."""

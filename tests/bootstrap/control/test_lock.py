@@ -422,6 +422,17 @@ def test_a_child_that_could_not_be_ended_stays_recorded(ip: str, bystander: Proc
     assert held(ip) == [bystander.pid]
 
 
+def test_a_directory_that_could_not_be_removed_stays_recorded(ip: str) -> None:
+    """It was forgotten, and stayed for ever: in a directory that had been made read-only for a while."""
+    directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
+    directory.mkdir()
+    held(ip, lambda taken: taken.watch_directory(directory))
+    assert record(ip).directories == (str(directory),)
+    held(ip)
+    assert not directory.exists()
+    assert not record_path(ip, PORT).exists()
+
+
 def test_a_child_that_has_ended_at_once_is_not_recorded(ip: str) -> None:
     child = subprocess.Popen(["true"])
     child.wait()

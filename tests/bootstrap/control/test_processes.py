@@ -21,8 +21,7 @@ from bootstrap.control import child as processes
 from bootstrap.control.child import GUARD, LONGEST_LINE, Child, Guard, Watchers, parse
 from bootstrap.control.lock import holder, host_lock
 from bootstrap.events import Event
-from bootstrap.plan import Plan
-from bootstrap.worker import Order
+from bootstrap.plan import Order, Plan
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.links import run
 

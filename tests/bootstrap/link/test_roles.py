@@ -174,6 +174,35 @@ def test_a_session_that_was_ended_in_order_was_told_as_lost() -> None:
     run(main)
 
 
+def test_an_end_in_order_was_reset_by_bytes_that_crossed_it() -> None:
+    """Rank 0 leaves the close to rank 1: its own, with a pong under way, would reset what sessionEnd needs."""
+
+    async def main() -> None:
+        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()
+        server = await asyncio.start_server(lambda *streams: connected.set_result(streams), HOST, 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, leading(port, times=replace(QUICK, end=SECONDS)) as (zero, steps):
+            reader, writer = await connected
+            one = session_1()
+            stopping = None
+            while one.state is not State.CLOSED:
+                one.receive_data(await reader.read(65536))
+                while one.next_event() is not None:
+                    pass
+                writer.writelines(one.data_to_send())
+                if stopping is None:
+                    await steps.until("established")
+                    stopping = asyncio.create_task(zero.stop())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(1), 0.2)
+            assert stopping is not None
+            assert not stopping.done()
+            writer.close()
+            await stopping
+
+    run(main)
+
+
 def test_a_session_that_is_lost_is_made_anew() -> None:
     """[SESSION-RECONNECT]"""
 

@@ -4,6 +4,7 @@
 
     --runs N    of each role (default: 10)
     --busy      with one core kept busy by something else
+    --full      with all generated content
 
 Prints a line a run, and is 1 where one did not pass, or took a minute or more with both cores for it.
 """
@@ -26,6 +27,7 @@ PEER = ROOT / "tests" / "interop" / "peer.mjs"
 ROLES = {"rank 1": ("listen", "--connect"), "rank 0": ("connect", "--listen")}
 FINE = ("pass", "unimplemented", "non-strict", "skipped")
 MOST_SECONDS = 60.0
+JOBS = 8
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def busy_core() -> Iterator[None]:
             process.kill()
 
 
-def one_run(directory: Path, role: str) -> tuple[float, dict[str, int], list[str]]:
+def one_run(directory: Path, role: str, *options: str) -> tuple[float, dict[str, int], list[str]]:
     """Seconds, how many cases have each verdict, and what was wrong."""
     mode, option = ROLES[role]
     theirs, ours = new_key(directory / "theirs.pem"), new_key(directory / "ours.pem")
@@ -47,7 +49,7 @@ def one_run(directory: Path, role: str) -> tuple[float, dict[str, int], list[str
     done = subprocess.run(
         [
             *(sys.executable, "-m", "wireproto", "conform", "peer", "--json"),
-            *(option, f"127.0.0.1:{free_port()}"),
+            *(option, f"127.0.0.1:{free_port()}", "--jobs", str(JOBS), "--session-id-file", *options),
             *("--identity", str(directory / "ours.pem"), "--peer-key", theirs),
             *("--restart-command", shlex.join(["node", str(PEER), mode, *keys])),
         ],
@@ -69,14 +71,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
     bad = 0
     for number in range(1, options.runs + 1):
         for role in ROLES:
             with TemporaryDirectory() as directory, busy_core() if options.busy else nullcontext():
-                seconds, verdicts, wrong = one_run(Path(directory), role)
+                seconds, verdicts, wrong = one_run(Path(directory), role, *["--full"] * options.full)
             counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items() if count)
-            late = f", more than {MOST_SECONDS:g} s" if seconds > MOST_SECONDS and not options.busy else ""
+            late = (
+                f", more than {MOST_SECONDS:g} s"
+                if seconds > MOST_SECONDS and not options.busy and not options.full
+                else ""
+            )
             bad += bool(wrong or late)
             print(f"run {number}, {role}: {seconds:.1f} s{late}; {counts}", flush=True)  # noqa: T201
             for line in wrong:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from bootstrap import LinkError
 from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
-from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings
+from tests.wireproto.conformance.trying import AT_ONCE, OURS, PATIENCE, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
@@ -20,7 +21,7 @@ from wireproto.session.handshake import KeySigner
 TIMES = Times(
     connect=PATIENCE.start,
     handshake=PATIENCE.handshake,
-    confirm=PATIENCE.handshake,
+    confirm=2 * PATIENCE.handshake,
     ping_every=PATIENCE.ping_every,
     pong=PATIENCE.pong,
     reconnect=PATIENCE.reconnect,
@@ -85,7 +86,9 @@ def target(role: Role, revision: Revision) -> Target:
 
 
 async def results(role: Role, revision: Revision) -> list[Result]:
-    return [result async for result in run([target(role, revision)], settings(revision), cases_of(role))]
+    targets = [target(role, revision) for _ in range(AT_ONCE)]
+    how = replace(settings(revision), full=True)
+    return [result async for result in run(targets, how, cases_of(role))]
 
 
 @pytest.mark.parametrize("revision", Revision)

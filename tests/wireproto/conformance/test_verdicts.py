@@ -13,21 +13,30 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.wireproto.conformance.peers.conversation import Fault
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, cases_of, free_port, settings, target
+from tests.wireproto.conformance.trying import OURS, PATIENCE, PATIENT, THEIRS, cases_of, free_port, settings, target
 from wireproto import Message, PongPayload, Revision, SessionEnd, WireError
-from wireproto.conformance import CASES, RankOneTarget, Result, Settings, Verdict, command_launcher, run
+from wireproto.conformance import (
+    CASES,
+    RankOneTarget,
+    Result,
+    Settings,
+    Verdict,
+    command_launcher,
+    run,
+)
 from wireproto.session import Role
 from wireproto.testing.requirements import Level
 
 Rank = type[RankOne] | type[RankZero]
 
 
-def results(make: Rank, *patterns: str, how: Settings | None = None) -> dict[str, Result]:
+def results(make: Rank, *names: str, how: Settings | None = None, at_once: int = 1) -> dict[str, Result]:
     """Those of the cases, by id, without the sanity case."""
-    cases = [CASES[name] for name in patterns]
+    cases = [CASES[name] for name in names]
 
     async def main() -> list[Result]:
-        return [result async for result in run([target(make)], how or settings(), cases)]
+        targets = [target(make) for _ in range(at_once)]
+        return [result async for result in run(targets, how or settings(), cases)]
 
     return {result.id: result for result in asyncio.run(main()) if result.section != "sanity"}
 
@@ -303,6 +312,6 @@ def test_a_harmless_variant_is_not_accused(make: Rank) -> None:
 
     async def main() -> list[Result]:
         targets = [target(make, Revision.V2) for _ in range(8)]
-        return [result async for result in run(targets, settings(), cases_of(role))]
+        return [result async for result in run(targets, settings(patience=PATIENT), cases_of(role))]
 
     assert {each.id: each.reason for each in asyncio.run(main()) if each.spoils} == {}

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -26,11 +27,15 @@ from wireproto.conformance import (
 )
 from wireproto.session import Role
 
+AT_ONCE = 4
+"""Cases that run side by side."""
 OURS = Identity()
 THEIRS = ec.generate_private_key(ec.SECP256R1())
 PATIENCE = Patience(
     start=3.0, answer=1.5, close=0.8, quiet=0.2, ping_every=0.8, pong=0.5, handshake=1.5, reconnect=0.4, slack=1.5
 )
+PATIENT = replace(PATIENCE, answer=Patience().answer, close=Patience().close)
+"""For peers that are to pass. A pause of this process, as for garbage, lets a timer expire before what was in time."""
 
 
 def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2) -> Launcher:
@@ -88,10 +93,12 @@ async def results_of(
     make: type[RankOne] | type[RankZero],
     revision: Revision = Revision.V2,
     cases: Collection[Case] | None = None,
+    patience: Patience = PATIENCE,
 ) -> list[Result]:
     """What the suite says of a peer of a class."""
     cases = cases_of(role_of(make)) if cases is None else cases
-    return [result async for result in run([target(make, revision)], settings(revision), cases)]
+    targets = [target(make, revision) for _ in range(AT_ONCE)]
+    return [result async for result in run(targets, settings(revision, patience), cases)]
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ from wireproto.conformance.case import SECTIONS, Case, case
 
 for _section in SECTIONS:
     import_module(f"{__name__}.{_section}")
+import_module(f"{__name__}.generated")
 
 CASES: dict[str, Case] = case.cases
 """By id, in the order of the sections."""

@@ -324,7 +324,7 @@ async def pong_answers(peer: Peer) -> None:
 
 @case("session", "reconnect", "SESSION-RECONNECT", "HANDSHAKE-FRESH", roles=RANK_0, deadline=40.0)
 async def reconnect(peer: Peer) -> None:
-    """After a failure rank 0 connects anew, 10 s later, with another nonce and another X25519 key."""
+    """After a failure rank 0 reconnects 10 s later, with another nonce and another X25519 key."""
     patience = peer.settings.patience
     link = await peer.session()
     link.step("close without a word")

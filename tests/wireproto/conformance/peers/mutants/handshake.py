@@ -77,7 +77,7 @@ class PeerNotChecked(Conversation):
 
 @mutant("HANDSHAKE-PIN")
 class NewIdentityEachTime(Conversation):
-    """The identity key is made anew for each connection."""
+    """Each connection gets a new identity key."""
 
     def __init__(self, shared: Any) -> None:
         super().__init__(shared)

@@ -1,0 +1,40 @@
+"""Why there is no group, of several links."""
+
+from bootstrap.errors import LinkError
+from bootstrap.link.reason import Reason
+
+REFUSED = LinkError("127.0.0.4 refused the connection", code="link-refused")
+CLOSED = LinkError("127.0.0.3 closed the connection", code="link-closed")
+
+
+def test_a_rank_that_gave_up_was_named_instead_of_the_one_that_was_missing() -> None:
+    reason = Reason()
+    reason.lost(1, REFUSED)
+    reason.lost(2, REFUSED)
+    reason.established(1)
+    reason.lost(1, CLOSED)
+    assert reason.error is REFUSED
+    reason.lost(2, CLOSED)
+    assert reason.error is CLOSED
+
+
+def test_a_link_that_is_back_is_no_reason() -> None:
+    reason = Reason()
+    reason.lost(1, REFUSED)
+    reason.lost(2, CLOSED)
+    reason.established(1)
+    assert reason.error is CLOSED
+    reason.established(2)
+    assert reason.error is None
+
+
+def test_what_rank_0_did_last_is_the_reason() -> None:
+    reason = Reason()
+    reason.lost(None, CLOSED)
+    reason.seen("a ping", 1500.0)
+    assert reason.error is not None
+    assert (reason.error.code, "last seen: a ping, 1.5 s" in str(reason.error)) == ("no-bootstrap", True)
+    reason.lost(None, CLOSED)
+    assert reason.error is CLOSED
+    reason.seen(None, 2000.0)
+    assert reason.error is None

@@ -1,0 +1,78 @@
+"""Mechanical mutants of the JavaScript peer: one operator, constant, condition or call changed, anywhere in it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Final, NamedTuple
+
+FILES: Final = ("peer.mjs", "session.mjs", "seal.mjs", "link.mjs", "json.mjs", "frames.mjs", "handshake.mjs")
+
+
+class Edit(NamedTuple):
+    """A piece of a file, and what is in its place."""
+
+    file: str
+    start: int
+    stop: int
+    text: str
+
+
+class Mutant(NamedTuple):
+    """A peer with one change."""
+
+    name: str
+    rules: tuple[str, ...]
+    """Those that it breaks; empty where that is not known."""
+    edits: tuple[Edit, ...]
+
+
+_OPERATORS: Final = {
+    " === ": " !== ", " !== ": " === ", " < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > ",
+    " && ": " || ", " || ": " && ", " + ": " - ", " - ": " + ", " += ": " -= ",
+}  # fmt: skip
+_PLACES: Final = {
+    "operator": re.compile("|".join(map(re.escape, sorted(_OPERATORS, key=len, reverse=True)))),
+    "constant": re.compile(r"(?<![\w.\"])(?:0x[0-9a-f]+|\d+)(?![\w.])"),
+    "flag": re.compile(r"\b(?:true|false)\b"),
+    "condition": re.compile(r"\bif \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"),
+    "call": re.compile(r"^ +[\w.#?]+\([^;{}]*\);$", re.M),
+    "arguments": re.compile(r"(?<=\()[\w.#]+, [\w.#]+(?=\))"),
+}
+_NO_CODE: Final = re.compile(r"//[^\n]*|/\*.*?\*/|^import [^;]*;|\"(?:[^\"\\\n]|\\.)*\"|`[^`]*`", re.S | re.M)
+
+
+def mutants(directory: Path, random: Random) -> Iterator[Mutant]:
+    """All of them in a random order, which the same seed repeats."""
+    found = [each for file in FILES for each in _of(file, (directory / file).read_text())]
+    random.shuffle(found)
+    for kind, edit in found:
+        choice = _changed(kind, edit.text, random)
+        if choice is not None:
+            name = f"mechanical-{edit.file.partition('.')[0]}-{edit.start}-{kind}-{random.randrange(1000)}"
+            yield Mutant(name, (), (edit._replace(text=choice),))
+
+
+def _of(file: str, text: str) -> Iterator[tuple[str, Edit]]:
+    code = _NO_CODE.sub(lambda match: " " * len(match[0]), text)
+    for kind, pattern in _PLACES.items():
+        for match in pattern.finditer(code):
+            yield kind, Edit(file, match.start(), match.end(), text[match.start() : match.end()])
+
+
+def _changed(kind: str, text: str, random: Random) -> str | None:
+    match kind:
+        case "operator":
+            return _OPERATORS[text]
+        case "constant":
+            value = int(text, 0)
+            return str(max(value + random.choice((-1, 1)), 0)) if value else "1"
+        case "flag":
+            return "false" if text == "true" else "true"
+        case "condition":
+            return random.choice(("if (true)", "if (false)", f"if (!{text[3:]})"))
+        case "arguments":
+            one, _, other = text.partition(", ")
+            return f"{other}, {one}"
+        case _:
+            return ""

@@ -1,0 +1,68 @@
+"""The generators of mutants: the same for the same seed, and JavaScript; a sample is run by the command."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.interop.mutants.__main__ import GENERATORS, PEER, Peers, summary
+from tests.interop.mutants.by_rule import RULES
+from tests.wireproto.conformance.test_conform_cli import ROOT
+from wireproto.testing.requirements import requirements
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_seed_repeats_its_mutants(kind: str) -> None:
+    one, again, other = (list(islice(GENERATORS[kind](PEER, Random(seed)), 40)) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert len({mutant.name for mutant in one}) == 40
+
+
+def test_each_rule_is_one_of_the_specification() -> None:
+    assert {rule for rules in RULES.values() for rule in rules} <= {each.id for each in requirements()}
+
+
+def test_a_change_is_where_it_belongs(tmp_path: Path) -> None:
+    """By rule, every kind once: the peer differs, and is still JavaScript."""
+    peers = Peers(tmp_path, full=False)
+    peers.change(None)
+    good = {path.name: path.read_bytes() for path in tmp_path.glob("*.mjs")}
+    for mutant in islice(GENERATORS["rule"](PEER, Random(3)), len(RULES)):
+        peers.change(mutant)
+        changed = [path for path in tmp_path.glob("*.mjs") if path.read_bytes() != good[path.name]]
+        assert {path.name for path in changed} == {edit.file for edit in mutant.edits}
+        done = subprocess.run(["node", "--check", *changed], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (mutant, done.stderr)
+
+
+def test_what_a_run_comes_to() -> None:
+    rows = [
+        {"counts": False, "rules": ["A"]},
+        {"counts": True, "rules": ["A"], "case": "x", "rule": "A"},
+        {"counts": True, "rules": ["A"], "case": "x", "rule": "B"},
+        {"counts": True, "rules": ["A"], "case": None},
+    ]
+    assert summary(rows) == "2 of 3 found, 1 by a rule that they break; 1 cannot talk at all"
+
+
+def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    """What is noted is not tried again; here all of it is."""
+    drawn = list(islice(GENERATORS["rule"](PEER, Random("5/rule")), 2))
+    rows = [{"name": each.name, "rules": each.rules, "counts": True, "case": "x", "rule": "A"} for each in drawn]
+    noted = tmp_path / "noted.jsonl"
+    noted.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = [sys.executable, "-m", "tests.interop.mutants", "--seed", "5", "--count", "2", "--only", "rule"]
+    done = subprocess.run(
+        [*command, "--results", str(noted)], capture_output=True, text=True, timeout=100, check=False, cwd=ROOT
+    )
+    assert (
+        done.stdout.splitlines()[-1] == "rule, seed 5: 2 of 2 found, 0 by a rule that they break; 0 cannot talk at all"
+    )

@@ -1,0 +1,433 @@
+"""Cases along a rule's dimensions: numbers, pieces, histories, time, other connections, fields of the handshake.
+
+Each has a list of points; a rank 0 that has to be restarted for each gets the first few in the standard profile, and
+all of them with `--full`.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from wireproto.conformance.byhand import KEYS
+from wireproto.conformance.case import FULL_ONLY, RANK_0, RANK_1, V2, case
+from wireproto.conformance.frames import BOOTSTRAP, PING, PONG, link_frame
+from wireproto.conformance.peer import Link, Peer
+from wireproto.conformance.verdicts import Missed, Undecided, Verdict
+from wireproto.conformance.wire import Silence
+from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_TYPE
+from wireproto.session import Role
+
+_Point = TypeVar("_Point")
+_FEW: Final = 3
+_NONCE: Final = 12
+
+
+def _points(peer: Peer, points: Sequence[_Point]) -> Sequence[_Point]:
+    return points if peer.settings.full or peer.role is Role.RESPONDER else points[:_FEW]
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+_LENGTHS: Final = (2**32 + 40, 2**31, MAX_LINK_LENGTH + 1, 2**48 + 40, 2**53, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+@case("framing", "lengths", "LINK-LEN-MAX", deadline=60.0)
+async def lengths(peer: Peer) -> None:
+    """A length over 256 MiB ends the connection, also where its low 16, 31, 32, 48 or 53 bits are a good one."""
+    for number, length in enumerate(_points(peer, _LENGTHS)):
+        if number and not await peer.again():
+            return
+        link = await peer.session()
+        await link.send_bytes(f"a length of {length}", length.to_bytes(8, "little"))
+        await link.expect_closed(probe=False)
+        await link.wire.close()
+
+
+_UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not in {int(each) for each in SPEC_BY_TYPE}]
+
+
+@case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=60.0)
+async def types_unknown(peer: Peer) -> None:
+    """Each type byte that no revision has ends the connection."""
+    for number, byte in enumerate(_points(peer, _UNKNOWN)):
+        if number and not await peer.again():
+            return
+        link = await peer.session()
+        await link.send(f"the type 0x{byte:02x}", bytes([byte]) + b"{}" * (number % 2))
+        await link.expect_closed()
+        await link.wire.close()
+
+
+# -- characters --------------------------------------------------------------------------------------------------------
+
+
+def _with_unknown(peer: Peer, value: bytes) -> bytes:
+    """A good frame with one more member."""
+    good = BOOTSTRAP if peer.role is Role.RESPONDER else PONG
+    return good[:-1] + b',"x":' + value + b"}"
+
+
+@case("payload", "strings-of-every-character", "JSON-STRING")
+async def strings_of_every_character(peer: Peer) -> None:
+    """Strings that begin with any character, a space, DEL or U+FEFF among them, are taken; so is an empty one."""
+    characters = [chr(code) for code in (*range(0x20, 0x82), 0xFEFF, 0x2028, 0xFFFF, 0x10000, 0x10FFFF)]
+    value = json.dumps(["", *characters, *(f"{each}a{each}" for each in characters)], ensure_ascii=False)
+    link = await peer.session()
+    await link.send("strings of every character", _with_unknown(peer, value.encode()))
+    await link.expect_alive("that they are taken")
+
+
+_NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
+
+
+@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=60.0)
+async def utf_8_leads(peer: Peer) -> None:
+    """Each byte with which no UTF-8 sequence begins ends the connection, whatever follows it."""
+    for number, lead in enumerate(_points(peer, _NO_LEADS)):
+        if number and not await peer.again():
+            return
+        link = await peer.session()
+        await link.send(f"a sequence that begins with {lead:02x}", _with_unknown(peer, b'"%c\x80\x80\x80"' % lead))
+        await link.expect_closed()
+        await link.wire.close()
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+@case("framing", "every-split", "LINK-CHUNKS", needs=("session.pong-each",), roles=RANK_1, deadline=40.0)
+async def every_split(peer: Peer) -> None:
+    """A frame is taken whichever of its bytes the second piece begins with."""
+    link = await peer.session()
+    size = len(link_frame(link.body(PING)))
+    for at in range(1, size):
+        data = link_frame(link.body(PING))
+        await link.send_bytes(f"the first {at} of {size} bytes of a ping", data[:at])
+        await asyncio.sleep(0.002)
+        await link.send_bytes("the rest", data[at:])
+        await link.expect_pong()
+
+
+@case("framing", "box-with-the-ack", "LINK-CHUNKS", roles=RANK_0, revisions=V2)
+async def box_with_the_ack(peer: Peer) -> None:
+    """A box that comes in one piece with the ack is taken, and a bad one ends the connection."""
+    for number, flip in enumerate((0, 1)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        ack = link_frame(link.introduction())
+        link.open()
+        box = bytearray(link.body(peer.misplaced()))
+        box[-1] ^= flip
+        await link.send_bytes("the ack and a box", ack + link_frame(bytes(box)))
+        if flip:
+            await link.expect_closed()
+        else:
+            await link.expect_alive("that the box is taken")
+        await link.wire.close()
+
+
+@case("session", "cut-anywhere", "SESSION-ROLES", "LINK-EOF", roles=RANK_1)
+async def cut_anywhere(peer: Peer) -> None:
+    """A connection that is cut inside a hello, or reset, does no harm to the next one."""
+    for reset in (False, True):
+        for size in (0, 1, 7, 8, 9, 200):
+            link = await peer.connect()
+            await link.send_bytes(f"the first {size} bytes of a hello", link_frame(link.introduction())[:size])
+            await (link.wire.reset() if reset else link.wire.close())
+        link = await peer.session()
+        await link.send_bytes("half a frame", link_frame(link.body(PING))[:-3])
+        await (link.wire.reset() if reset else link.wire.close())
+    await (await peer.session()).ping()
+
+
+# -- histories ---------------------------------------------------------------------------------------------------------
+
+
+def _replay_after(distance: int) -> None:
+    about = f"A box that comes a second time is refused, though {distance:,} others have come in between."
+
+    @case("seal", f"replay-after-{distance}", "SEAL-REPLAY", roles=RANK_1, revisions=V2, about=about, deadline=60.0)
+    async def script(peer: Peer) -> None:
+        if distance > 2000 and not peer.settings.full:
+            raise Undecided(Verdict.SKIPPED, FULL_ONLY)
+        link = await peer.session()
+        box = link.body(peer.misplaced())
+        await link.send_body("a box", box)
+        await link.send_others(distance)
+        await link.ping()
+        await link.send_body("the first box again", box)
+        await link.expect_closed()
+
+
+for _distance in (1, 2, 16, 65, 1_000, 20_000):
+    _replay_after(_distance)
+
+
+@case("seal", "reflection-of-the-first", "SEAL-REFLECTION", roles=RANK_1, revisions=V2)
+async def reflection_of_the_first(peer: Peer) -> None:
+    """The first of the peer's own boxes is refused, though it has sent others since."""
+    link = await peer.session()
+    for _ in range(20):
+        await link.ping()
+    await link.send_body("the peer's first box", link.bodies[0])
+    await link.expect_closed()
+
+
+@case("seal", "nonce-of-the-last-session", "SEAL-LAYOUT", roles=RANK_1, revisions=V2)
+async def nonce_of_the_last_session(peer: Peer) -> None:
+    """A nonce that an earlier session has used, with another key, is a nonce like any other."""
+    nonce = os.urandom(_NONCE)
+    for _ in range(2):
+        link = await peer.session()
+        await link.send_body("a box with the nonce", link.body(peer.misplaced(), nonce=nonce))
+        await link.expect_alive("that the box is taken")
+        await link.wire.close()
+
+
+@case("seal", "nonces-share-a-prefix", "SEAL-LAYOUT", revisions=V2)
+async def nonces_share_a_prefix(peer: Peer) -> None:
+    """Nonces that differ in one byte are different nonces, wherever that byte is."""
+    link = await peer.session()
+    nonce = os.urandom(_NONCE)
+    for at in range(_NONCE):
+        changed = nonce[:at] + bytes([nonce[at] ^ 1]) + nonce[at + 1 :]
+        await link.send_body(f"a box whose nonce differs in byte {at}", link.body(peer.misplaced(), nonce=changed))
+    await link.expect_alive("that the boxes are taken")
+
+
+@case("seal", "nonces-have-no-pattern", "SEAL-NONCE", roles=RANK_1, revisions=V2)
+async def nonces_have_no_pattern(peer: Peer) -> None:
+    """Of 64 nonces no byte is the same in all, none is repeated, and none is text."""
+    link = await peer.session()
+    for _ in range(64):
+        await link.ping()
+    link.step("look at the nonces")
+    nonces = [body[:_NONCE] for body in link.bodies]
+    fixed = [at for at in range(_NONCE) if len({nonce[at] for nonce in nonces}) < 8]
+    if fixed or len(set(nonces)) < len(nonces) or all(nonce.isascii() for nonce in nonces):
+        raise Missed("random nonces", ", ".join(nonce.hex() for nonce in nonces[:4]))
+
+
+def _later_box(count: int) -> None:
+    about = f"A box that does not open ends the connection, though {count:,} before it were good."
+
+    @case("seal", f"changed-after-{count}", "SESSION-BOX", "SEAL-LAYOUT", roles=RANK_1, revisions=V2, about=about)
+    async def script(peer: Peer) -> None:
+        link = await peer.session()
+        await link.send_others(count)
+        await link.ping()
+        box = link.body(peer.misplaced())
+        await link.send_body("a box with one bit changed", box[:20] + bytes([box[20] ^ 1]) + box[21:])
+        await link.expect_closed()
+
+
+for _count in (2, 16, 100, 1_000):
+    _later_box(_count)
+
+
+# -- other connections -------------------------------------------------------------------------------------------------
+
+
+def _beside(count: int) -> None:
+    about = f"{count} strangers that come and go, one after the other, do not end the session."
+
+    @case("session", f"{count}-strangers-pass", "SESSION-DISPLACE", roles=RANK_1, about=about, deadline=40.0)
+    async def script(peer: Peer) -> None:
+        if count > 50 and not peer.settings.full:
+            raise Undecided(Verdict.SKIPPED, FULL_ONLY)
+        link = await peer.session()
+        await link.ping()
+        for _ in range(count):
+            await (await peer.connect()).wire.close()
+        await link.expect_alive()
+
+
+for _count in (1, 12, 200):
+    _beside(_count)
+
+
+def _crowd_beside(count: int) -> None:
+    about = f"A session goes on while {count} silent strangers are connected, and after they have left."
+
+    @case("session", f"{count}-strangers-stay", "SESSION-DISPLACE", roles=RANK_1, about=about, deadline=40.0)
+    async def script(peer: Peer) -> None:
+        if count > 50 and not peer.settings.full:
+            raise Undecided(Verdict.SKIPPED, FULL_ONLY)
+        link = await peer.session()
+        await link.ping()
+        strangers = [await peer.connect() for _ in range(count)]
+        await link.expect_alive()
+        for stranger in strangers:
+            await stranger.wire.close()
+        await link.expect_alive()
+
+
+for _count in (1, 4, 8, 24, 200):
+    _crowd_beside(_count)
+
+
+@case("session", "replace-beside-strangers", "SESSION-REPLACE", roles=RANK_1, needs=("session.replace",), revisions=V2)
+async def replace_beside_strangers(peer: Peer) -> None:
+    """A newcomer that is confirmed takes the place of the session before it, also while others are connected."""
+    link = await peer.session()
+    await link.ping()
+    for _ in range(6):
+        await peer.connect()
+    newcomer = await peer.session()
+    await newcomer.ping()
+    await link.expect_closed(probe=False)
+    await newcomer.ping()
+
+
+@case("session", "old-connection-closes", "SESSION-DISPLACE", roles=RANK_1, needs=("session.replace",), revisions=V2)
+async def old_connection_closes(peer: Peer) -> None:
+    """The end of a connection that was replaced does not end the session in its place."""
+    old = await peer.session()
+    await old.ping()
+    link = await peer.session()
+    await link.ping()
+    await old.wire.close()
+    for _ in range(3):
+        await link.expect_alive()
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+@case("session", "idle-stays", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
+async def idle_stays(peer: Peer) -> None:
+    """A session that is idle for longer than a handshake may take is alive: that timer is for the handshake."""
+    link = await peer.session()
+    await link.ping()
+    await _idle(peer, link)
+    try:
+        await link.ping()
+    except Missed as missed:
+        raise Missed("a session that is still there", missed.came, missed.requirement) from None
+
+
+@case("session", "idle-at-first", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
+async def idle_at_first(peer: Peer) -> None:
+    """A session in which nothing has been sent yet is alive when the time of the handshake is over."""
+    link = await peer.session()
+    await _idle(peer, link)
+    try:
+        await link.ping()
+    except Missed as missed:
+        raise Missed("a session that is still there", missed.came, missed.requirement) from None
+
+
+async def _idle(peer: Peer, link: Link) -> None:
+    seconds = peer.settings.patience.handshake + 1
+    link.step(f"say nothing for {seconds:g} s")
+    await asyncio.sleep(seconds)
+
+
+@case("session", "hello-drips", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
+async def hello_drips(peer: Peer) -> None:
+    """A hello of which a byte comes now and then is not waited for without end; this implementation gives it 10 s."""
+    link = await peer.connect()
+    patience = peer.settings.patience
+    end = asyncio.get_running_loop().time() + patience.handshake + patience.slack
+    data = link_frame(link.introduction())
+    pause = (patience.handshake + patience.slack) / 20
+    for at in range(0, 40, 2):
+        await link.send_bytes("two more bytes of the hello", data[at : at + 2])
+        try:
+            if await link.wire.frame(pause) is None:
+                return
+        except Silence:
+            pass
+        if asyncio.get_running_loop().time() > end:
+            break
+    raise Undecided(Verdict.NON_STRICT, "it waits for a hello as long as bytes of it come")
+
+
+# -- every field of the handshake --------------------------------------------------------------------------------------
+
+_Fault = Callable[[str], str]
+"""Makes another JSON text of a base64 string, quotes included."""
+
+
+def _stray_bits(text: str) -> str:
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    digits = text.strip('"').rstrip("=")
+    last = alphabet[alphabet.index(digits[-1]) | 1]
+    return f'"{digits[:-1]}{last}{text.strip(chr(34))[len(digits) :]}"'
+
+
+_FAULTS: Final[dict[str, tuple[str, str, _Fault]]] = {
+    "null": ("PAYLOAD-HELLO", "null", lambda _: "null"),
+    "number": ("PAYLOAD-HELLO", "a number", lambda _: "0"),
+    "array": ("PAYLOAD-HELLO", "an array of it", lambda text: f"[{text}]"),
+    "space": ("JSON-BASE64", "base64 with a space in it", lambda text: f'"{text[1:5]} {text[5:]}'),
+    "padding": ("JSON-BASE64", "base64 with more padding", lambda text: f'{text[:-1]}===="'),
+    "letter": ("JSON-BASE64", "base64 with a letter of no alphabet", lambda text: f'"{text[1:5]}*{text[6:]}'),
+    "stray-bits": ("JSON-BASE64", "base64 with stray bits", _stray_bits),
+    "escape": ("JSON-STRING", "an escape that JSON does not have", lambda text: f'"\\x41{text[2:]}'),
+}
+
+
+def _introductions(link: Link, fault: _Fault, is_stray: bool) -> Iterator[tuple[str, bytes]]:
+    """A good hello or ack with the fault in each of its fields."""
+    frame = link.introduction()
+    values = json.loads(frame[1:])
+    for key in KEYS:
+        if is_stray and not values[key].endswith("="):
+            continue  # it has no bits to spare
+        texts = {name: f'"{value}"' for name, value in values.items()}
+        members = [f'"{name}":{fault(text) if name == key else text}' for name, text in texts.items()]
+        yield key, frame[:1] + ("{" + ",".join(members) + "}").encode()
+
+
+def _field_fault(name: str) -> None:
+    first, what, fault = _FAULTS[name]
+    about = f"In place of each field of a hello or an ack, {what} ends the connection."
+
+    @case("handshake", f"field-{name}", first, "HANDSHAKE-ORDER", about=about, deadline=60.0)
+    async def script(peer: Peer) -> None:
+        for number in range(len(KEYS)):
+            if number and not await peer.again():
+                return
+            link = await peer.connect()
+            found = [*_introductions(link, fault, name == "stray-bits")]
+            if number >= len(found) or (number and peer.role is Role.INITIATOR and not peer.settings.full):
+                return
+            key, frame = found[number]
+            await link.send_body(f"{what} as {key}", frame)
+            await link.expect_closed()
+            await link.wire.close()
+
+
+for _name in _FAULTS:
+    _field_fault(_name)
+
+
+@case("handshake", "field-twice", "JSON-DUPLICATE-KEY", "HANDSHAKE-ORDER", deadline=60.0)
+async def field_twice(peer: Peer) -> None:
+    """A field of a hello or an ack that stands twice ends the connection, also where its key is escaped."""
+    for number, key in enumerate(_points(peer, KEYS)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        frame = link.introduction()
+        value = json.loads(frame[1:])[key]
+        escaped = f"\\u{ord(key[0]):04x}{key[1:]}" if number % 2 else key
+        await link.send_body(f"{key} twice", frame[:-1] + f',"{escaped}":"{value}"}}'.encode())
+        await link.expect_closed()
+        await link.wire.close()
+
+
+@case("handshake", "swift-escapes-everywhere", "JSON-BASE64", "JSON-SPELLING")
+async def swift_escapes_everywhere(peer: Peer) -> None:
+    """A hello or an ack with white space, unknown keys of every kind, and \\u escapes in its base64 is taken."""
+    link = await peer.connect()
+    frame = link.introduction()
+    values = json.loads(frame[1:])
+    members = [f' "{key}"\t: "\\u{ord(value[0]):04X}{value[1:]}"\r\n' for key, value in values.items()]
+    unknown = ['"":[]', '"x":-1234567890123456789012345678901234567890e-12', '"y":{"a":{"a":"\\u007f\ufeff"}}']
+    text = "{" + ",".join((*unknown, *members)) + "}\n"
+    await link.shake_hands(frame[:1] + text.encode())
