@@ -97,21 +97,20 @@ ADVICE: Final[dict[str, Advice]] = {
         ),
         _fix_first("the file of the identity key, or of the pins, is not as it has to be", "do as the message says"),
     ),
-    # rehearsal
-    "port-in-use": _fix_first(
+    # ports
+    "port-in-use": _fix_first("another program, or an earlier group, has the port", "lsof -nP -iTCP:PORT"),
+    "port-refused": _fix_first("this user may not listen there", "another --coordinator-port"),
+    "coordinator-port-taken": _fix_first(
         "another program, or an earlier group, has the port", "lsof -nP -iTCP:PORT, or another --coordinator-port"
     ),
-    "port-refused": _fix_first("this user may not listen there", "another --coordinator-port"),
-    "rehearsal-refused": Advice(
-        "the coordinator port is closed, or forwarded elsewhere", "lsof -nP -iTCP:PORT on rank 0"
+    "coordinator-port-refused": _fix_first("this user may not listen there", "another --coordinator-port"),
+    "ring-port-taken": _fix_first(
+        "another program, or an earlier group, has the port", "lsof -nP -iTCP:PORT, or another --coordinator-port"
     ),
-    "rehearsal-unreachable": Advice("there is no route to rank 0's address", "jaccl-bootstrap doctor --peer-ip IP"),
-    "rehearsal-timeout": Advice(
-        "packets to the coordinator port are dropped, or a rank has another hostfile", "compare the hostfiles; doctor"
-    ),
-    "rehearsal-lost": Advice("another rank has failed first", "see what the other ranks say"),
-    "rehearsal-foreign": _fix_first(
-        "another program or session uses the coordinator port", "another --coordinator-port"
+    "ring-port-refused": _fix_first("this user may not listen there", "another --coordinator-port"),
+    "ring-unreachable": Advice(
+        "there is no route to that rank, or packets are dropped: a VPN, or a firewall",
+        "jaccl-bootstrap doctor --peer-ip IP",
     ),
     # exchange and side channel
     "versions-missing": Advice("the other rank hangs, or is of another version", "compare the versions"),
@@ -123,6 +122,8 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "devices-differ": _fix_first("the ranks have different hostfiles", "copy one hostfile to all ranks"),
     "side-channel-late": Advice("a rank hangs, or runs another program", "see what the other ranks say"),
+    "side-channel-lost": Advice("native code failed in the middle of its init", "see its output above"),
+    "side-channel-rank": _fix_first("the command changes MLX_RANK", "leave MLX_* as they are"),
     "side-channel-*": Advice("the ranks do not run the same program", "compare what they run"),
     # file and environment
     "directory-failed": _fix_first("the directory for temporary files cannot be used", "set TMPDIR to one that can"),

@@ -1,8 +1,9 @@
 """One bootstrap of one rank, from the jacclBootstrap frame on: form and hold the group, or run the user's command."""
 
 import asyncio
-from collections.abc import Awaitable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from bootstrap.capabilities import Capabilities, devices_usable
@@ -10,10 +11,13 @@ from bootstrap.control.child import Child
 from bootstrap.control.run import WORKER_SLACK, Run, RunError
 from bootstrap.events import EventDict
 from bootstrap.files import private_directory
-from bootstrap.group import Prepared, prepare
+from bootstrap.group import forms_jaccl_ring, prepare
 from bootstrap.link.outcome import Exchange, Send
+from bootstrap.link.ports import check_neighbour, check_own_ports
+from bootstrap.link.relay import HOST, relay
 from bootstrap.link.sessions import alongside
 from bootstrap.link.side_channel import SideChannel, SocketPair
+from bootstrap.network import free_port
 from bootstrap.plan import Order, Plan
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Message, OutcomeState, Revision
 
@@ -59,6 +63,22 @@ class Attempt:
             services += [self.side_channel.serve(self._pair.control), self.side_channel.fault()]
         return services
 
+    async def check_ports(self) -> None:
+        """Check the ports that native code will open to the network, before it runs on any rank. PortError.
+
+        Rank 0 does so before it sends jacclBootstrap, another rank before it sends its versions: then no native code
+        meets the check of its neighbour.
+        """
+        if self.side_channel is not None or self.plan.dry_run:
+            return
+        check_own_ports(self.plan, self.able.backend)
+        if self.able.backend == "ring":
+            if self.exchange.agreed:
+                await check_neighbour(self.plan)
+        elif self.plan.rank == 0:
+            text = f"JACCL will listen at {self.plan.coordinator}, where anybody on the network can reach it"
+            self.run.report("warning", message=f"{text}, since not every rank offers {SIDE_CHANNEL_1}")
+
     async def compare(self) -> None:
         """Exchange versions with the other ranks. BootstrapError if they cannot work together."""
         if self.exchange.agreed:
@@ -67,12 +87,12 @@ class Attempt:
     async def work(self) -> None:
         """Form the group and hold it, or run the command to its end; on a dry run, say what would be done."""
         await devices_usable(self.plan, self.run.report)
-        if self.able.worker is not None:
-            await self._hold_group(self.able.worker)
+        if self.plan.dry_run:
+            await self._show()
+        elif self.able.worker is not None:
+            await self._relayed(partial(self._hold_group, self.able.worker), native=not self.able.gathers)
         else:
-            directory = self.plan.directory if self.plan.dry_run else str(self.run.watchers.new_directory())
-            prepared = prepare(replace(self.plan, directory=directory), self.able.backend)
-            await (self._show(prepared) if self.plan.dry_run else self._run_command(prepared))
+            await self._relayed(self._run_command, native=True)
         self.exchange.tell(OutcomeState.FINISHED)
 
     async def all_finished(self, wait: Awaitable[None]) -> None:
@@ -111,14 +131,13 @@ class Attempt:
 
     # -- the group, in the worker --------------------------------------------------------------------------------------
 
-    async def _hold_group(self, worker: Child) -> None:
+    async def _hold_group(self, worker: Child, plan: Plan) -> None:
         """Form the group in the worker, check it, and hold it until the worker ends or this is cancelled."""
-        directory = str(self.run.watchers.new_directory())
         order = Order(
-            plan=replace(self.plan, backend=self.able.backend, directory=directory),
+            plan=replace(plan, backend=self.able.backend),
             origin=self.run.origin,
             deadline=self.run.deadline + WORKER_SLACK,
-            side_channel=self.side_channel is not None,
+            side_channel=self.side_channel is not None and self.able.gathers,
             no_sum=self.no_sum(),
         )
         await self._turn()
@@ -144,17 +163,32 @@ class Attempt:
         self.run.report("holding")
 
     async def _turn(self) -> None:
-        """Wait for this rank's turn to start its init: after rank 0, whose rehearsal has left its port by then.
+        """Wait for this rank's turn to start its init on MLX's ring. [EXT-OUTCOME-TURN]
 
-        The last rank of a ring comes after all others: it connects first, see RING_STAGGER. [EXT-REHEARSAL-TURN]
+        After rank 0: then every rank has checked its neighbour's port. The last rank comes after all others, as it
+        connects first, see RING_STAGGER.
         """
         rank = self.plan.rank
-        is_last = self.able.backend == "ring" and rank == self.plan.size - 1
-        await self.exchange.started(range(rank if is_last else min(rank, 1)))
+        if self.able.backend == "ring":
+            await self.exchange.started(range(rank if rank == self.plan.size - 1 else min(rank, 1)))
+
+    async def _relayed(self, work: Callable[[Plan], Coroutine[Any, Any, None]], *, native: bool) -> None:
+        """Do `work` beside a relay for a native side channel, where the ranks have agreed on one.
+
+        Its plan has the relay's port, and a directory for the file that MLX reads.
+        """
+        plan = replace(self.plan, directory=str(self.run.watchers.new_directory()))
+        if self.side_channel is None or not native:
+            await work(plan)
+            return
+        ring = forms_jaccl_ring(plan)
+        async with relay(plan.rank, plan.size, self.side_channel, self.run, ring=ring) as part:
+            await alongside(work(replace(plan, relay_port=part.port)), part.serve())
 
     # -- the user's command, and a dry run -----------------------------------------------------------------------------
 
-    async def _run_command(self, prepared: Prepared) -> None:
+    async def _run_command(self, plan: Plan) -> None:
+        prepared = prepare(plan, self.able.backend)
         with private_directory(prepared.path.parent), prepared.written():
             self.run.report("file-written", path=str(prepared.path), format=prepared.format)
             self.run.report("environment-set", variables=prepared.variables, cleared=prepared.cleared)
@@ -165,7 +199,9 @@ class Attempt:
             environment = {"PYTHONUNBUFFERED": "1", **prepared.environment()}
             await self.run.run_command(self.plan.command, environment, channel)
 
-    async def _show(self, prepared: Prepared) -> None:
+    async def _show(self) -> None:
+        port = None if self.side_channel is None else free_port(HOST)
+        prepared = prepare(replace(self.plan, relay_port=port), self.able.backend)
         content = prepared.content.decode()
         self.run.report("would-write", path=str(prepared.path), format=prepared.format, content=content)
         self.run.report("would-set", variables=prepared.variables, cleared=prepared.cleared)

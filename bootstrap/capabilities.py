@@ -15,7 +15,7 @@ from bootstrap.group import checked
 from bootstrap.link.side_channel import SocketPair
 from bootstrap.plan import Backend, Plan
 from wireproto.jaccl.topology import check_device_matrix, devices_of, format_device_file
-from wireproto.messages import OUTCOME_1, REHEARSAL_1, SIDE_CHANNEL_1, Revision, Versions
+from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Revision, Versions
 
 DEVICE_SECONDS: Final = 1.0
 """Between two looks at a device that is not usable yet."""
@@ -32,8 +32,8 @@ class Capabilities:
     """What the other ranks are told."""
     wires: int = 0
     """The connections between two ranks of a JACCL mesh."""
-    gathers: bool = True
-    """Whether MLX, or the command, takes another side channel."""
+    gathers: bool = False
+    """Whether this rank's MLX takes a function in place of its side channel."""
     worker: Child | None = None
     """The process that holds MLX; None for a command and on a dry run."""
 
@@ -44,7 +44,7 @@ async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
     MLX is imported in a process of its own, while the link comes up. A command with a named backend may come with
     an MLX of its own, and needs none here. `pair` connects that process to the side channel.
     """
-    worker, version, gathers = None, "", True
+    worker, version, gathers = None, "", False
     if plan.command and plan.backend != "auto":
         backend: Backend = plan.backend
     else:
@@ -56,7 +56,7 @@ async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
             pair.child.close()  # so that the end of the worker is seen; a command is still to get it
         loaded = await worker.next_event()
         backend, version = cast(Backend, loaded["backend"]), str(loaded["version"])
-        gathers = bool(plan.command or loaded["gather_factory"])
+        gathers = bool(loaded["gather_factory"])
         if is_probe:
             await run.end(worker)
             worker = None
@@ -92,23 +92,12 @@ def supported(plan: Plan) -> frozenset[str]:
     """Return the extensions that a rank with this plan can use, some depending on the backend."""
     if not plan.extensions or plan.revision is Revision.V1:
         return frozenset()
-    optional = {REHEARSAL_1: plan.rehearse, SIDE_CHANNEL_1: plan.backend != "ring"}
-    return frozenset({OUTCOME_1, *(name for name, wanted in optional.items() if wanted)})
+    return frozenset({OUTCOME_1} if plan.backend == "ring" else {OUTCOME_1, SIDE_CHANNEL_1})
 
 
 def offered(plan: Plan, able: Capabilities | None) -> frozenset[str]:
     """Return the extensions to offer. They are complete once the rank's capabilities are known. [EXT-OFFER]"""
-    has_side_channel = able is not None and able.backend == "jaccl" and able.gathers
-    return supported(plan) if has_side_channel else supported(plan) - {SIDE_CHANNEL_1}
-
-
-def chosen(plan: Plan, able: Capabilities, by_all: frozenset[str]) -> frozenset[str]:
-    """Return the extensions to use, of those that all other ranks offer. [EXT-CHOICE]
-
-    A side channel over the link leaves no port to rehearse, unless a command may use the port all the same.
-    """
-    used = by_all & offered(plan, able)
-    return used - {REHEARSAL_1} if SIDE_CHANNEL_1 in used and not plan.command else used
+    return supported(plan) if able is not None and able.backend == "jaccl" else supported(plan) - {SIDE_CHANNEL_1}
 
 
 def _versions(plan: Plan, backend: Backend, mlx: str) -> tuple[Versions, int]:

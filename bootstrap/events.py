@@ -126,14 +126,6 @@ class LinkLost(Event, frozen=True):
     """Seconds to the next attempt; None where this rank makes none."""
 
 
-class Rehearsed(Event, frozen=True):
-    """The coordinator port works between all ranks."""
-
-    coordinator: str
-    turned_away: list[str]
-    """Who else connected, and why that was no rank."""
-
-
 class Waiting(Event, frozen=True):
     """Something has to change before the run goes on."""
 

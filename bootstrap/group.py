@@ -114,25 +114,29 @@ class Prepared:
 def prepare(plan: Plan, backend: Backend) -> Prepared:
     """Return the file and the variables with which MLX forms `plan`; for jaccl the plan has to be `checked`.
 
-    The plan's own variables are among them, except those that MLX reads to form a group. JACCL forms a mesh if it can;
-    MLX_JACCL_RING tells it to form a ring.
+    The plan's own variables are among them, except those that MLX reads to form a group.
     """
     directory = Path(plan.directory or tempfile.gettempdir())
     variables = {name: value for name, value in plan.envs if name not in READ_BY_MLX}
     variables |= {"MLX_RANK": str(plan.rank), "MLX_JACCL_COORDINATOR": plan.coordinator}
     if backend == "ring":
-        form, content = "ring-hostfile", _ring_hostfile(plan)
+        rows = tuple(plan.ring_addresses(rank) for rank in range(plan.size))
+        form, content = "ring-hostfile", format_ring_hostfile(rows)
         path = directory / f"darkbloom-ring-hosts-{plan.session_id}.json"
         variables["MLX_HOSTFILE"] = str(path)
     else:
-        matrix = _device_matrix(plan)
-        form, content = "device-matrix", format_device_file(matrix)
+        form, content = "device-matrix", format_device_file(_device_matrix(plan))
         path = directory / f"darkbloom-jaccl-topology-{plan.session_id}.json"
         variables["MLX_IBV_DEVICES"] = str(path)
-        if plan.jaccl_ring or not check_device_matrix(matrix).mesh:
+        if forms_jaccl_ring(plan):
             variables["MLX_JACCL_RING"] = "1"
     cleared = [name for name in READ_BY_MLX if name in os.environ and name not in variables]
     return Prepared(form, path, content, variables, cleared)
+
+
+def forms_jaccl_ring(plan: Plan) -> bool:
+    """Whether JACCL forms a ring of a plan that is `checked`: it forms a mesh if it can, and is not told otherwise."""
+    return plan.jaccl_ring or not check_device_matrix(_device_matrix(plan)).mesh
 
 
 def checked(plan: Plan, backend: Backend) -> Plan:
@@ -143,20 +147,6 @@ def checked(plan: Plan, backend: Backend) -> Plan:
             code="not-own-address",
         )
     return replace(plan, devices=_device_matrix(plan)) if backend == "jaccl" else plan
-
-
-def _ring_hostfile(plan: Plan) -> bytes:
-    """Return the file that MLX's ring reads, such as `[["ip:port"],["ip:port"]]`.
-
-    Ports count up from the plan's, one for each connection of each rank, as in mlx.launch: ranks can share a host.
-    MLX needs equally many addresses in all rows, so what a rank has more than another is left out.
-    """
-    count = plan.connections
-    rows = (
-        tuple((ip, plan.port + rank * count + index) for index, ip in enumerate(ips[:count]))
-        for rank, ips in enumerate(plan.all_ips)
-    )
-    return format_ring_hostfile(tuple(rows))
 
 
 def _device_matrix(plan: Plan) -> DeviceMatrix:

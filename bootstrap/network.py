@@ -68,6 +68,12 @@ def reserved_ports(host: str, count: int, port: int | None = None) -> Iterator[i
         yield base
 
 
+def free_port(host: str) -> int:
+    """Return a port that is free now, and that systems do not hand out to clients."""
+    with reserved_ports(host, 1) as port:
+        return port
+
+
 def _hold(host: str, base: int, count: int, held: ExitStack) -> None:
     for port in range(base, base + count):
         sock = held.enter_context(socket.socket())

@@ -44,6 +44,8 @@ class Plan:
     """Every address of each rank, for the connections of MLX's ring; by default the first ones."""
     port: int = DEFAULT_PORT
     """The coordinator port; on a ring each rank listens on ports counted from it."""
+    relay_port: int | None = None
+    """A loopback port where native JACCL finds its side channel, in place of the coordinator port."""
     link_ports: tuple[int, ...] = (LINK_PORT,)
     """The port that each rank listens on for links: one for all, or one per rank; empty for a group without links.
 
@@ -63,8 +65,6 @@ class Plan:
     revision: Revision = Revision.V2
     extensions: bool = True
     """Use the protocol's extensions with peers that offer them."""
-    rehearse: bool = True
-    """Try the coordinator port before MLX does."""
     timeout: float = 60.0
     """Until the group is there."""
     grace: float = 5.0
@@ -158,8 +158,17 @@ class Plan:
 
     @property
     def coordinator(self) -> str:
-        """Return rank 0's `ip:port`, the same on every rank."""
-        return f"{self.ips[0]}:{self.port}"
+        """Return the `ip:port` of JACCL's side channel: rank 0's, or this host's own where that is relayed."""
+        return f"{self.ips[0]}:{self.port}" if self.relay_port is None else f"127.0.0.1:{self.relay_port}"
+
+    def ring_addresses(self, rank: int) -> tuple[tuple[str, int], ...]:
+        """Return where a rank listens on MLX's ring, one address for each connection.
+
+        Ports count up from the plan's, as in mlx.launch: ranks can share a host. MLX needs equally many addresses of
+        each rank, so what one has more than another is left out.
+        """
+        count = self.connections
+        return tuple((ip, self.port + rank * count + index) for index, ip in enumerate(self.all_ips[rank][:count]))
 
 
 @dataclass(frozen=True, kw_only=True)

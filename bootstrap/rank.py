@@ -1,6 +1,6 @@
 """One rank, from start to end.
 
-    session with the other ranks → jacclBootstrap → versions → rehearsal → group or command → end on every rank
+    session with the other ranks → ports → jacclBootstrap → versions → group or command → end on every rank
 
 Rank 0 leads, and all others follow. What happens from the jacclBootstrap on is an `Attempt`; a lost link may be
 followed by another one.
@@ -9,7 +9,7 @@ followed by another one.
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -19,13 +19,12 @@ from typing import Any, Final, TextIO, cast
 from msgspec import structs
 
 from bootstrap.attempt import Attempt
-from bootstrap.capabilities import Capabilities, chosen, load, offered, supported
+from bootstrap.capabilities import Capabilities, load, offered, supported
 from bootstrap.control.run import Display, Run, RunError, Stopped
 from bootstrap.control.running import EventQueue, RunningRank
 from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
 from bootstrap.link.outcome import PeerError, Send
 from bootstrap.link.record import Capture, KeyLog
-from bootstrap.link.relay import rehearsal, rehearse
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
 from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SocketPair, socket_pair
@@ -33,7 +32,6 @@ from bootstrap.plan import Plan, new_session_id
 from bootstrap.trust import Trust
 from wireproto.messages import (
     OUTCOME_1,
-    REHEARSAL_1,
     SIDE_CHANNEL_1,
     SPEC_BY_CLASS,
     JacclBootstrapPayload,
@@ -174,7 +172,7 @@ class Rank:
             able = self.able = await self.load(pair)
             await asyncio.gather(*(peer.offered() for peer in peers))
             offers = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have reconnected meanwhile
-            extensions = chosen(self.plan, able, frozenset.intersection(*offers))
+            extensions = offered(self.plan, able).intersection(*offers)  # [EXT-CHOICE]
             without = [rank for rank, names in zip(self.plan.peers, offers, strict=True) if OUTCOME_1 not in names]
             payload = JacclBootstrapPayload(self.plan.port, next(self._session_ids), tuple(sorted(extensions)))
             attempt = self.begin(able, payload, lambda peer, message: peers[peer - 1].send(message), pair, without)
@@ -183,24 +181,17 @@ class Rank:
                 self.report("warning", message=f"no jacclBootstrap is sent, since {attempt.no_sum()}")
                 await attempt.work()
                 return
-            async with AsyncExitStack() as until_rehearsed:
-                part = None
-                if REHEARSAL_1 in extensions:
-                    part = await until_rehearsed.enter_async_context(rehearsal(attempt.plan))
-                for peer in peers:
-                    await peer.bootstrap(payload)
+            await attempt.check_ports()
+            for peer in peers:
+                await peer.bootstrap(payload)
 
-                async def work() -> None:
-                    await attempt.compare()
-                    if part is not None:
-                        turned_away = await part.run()
-                        self.report("rehearsed", coordinator=attempt.plan.coordinator, turned_away=turned_away)
-                        await until_rehearsed.aclose()
-                    await attempt.work()
-                    await attempt.all_finished(attempt.exchange.all(OutcomeState.FINISHED))
+            async def work() -> None:
+                await attempt.compare()
+                await attempt.work()
+                await attempt.all_finished(attempt.exchange.all(OutcomeState.FINISHED))
 
-                lost = (_fail_when_lost(peer, rank) for rank, peer in enumerate(peers, start=1))
-                await alongside(work(), *attempt.services(), *lost)
+            lost = (_fail_when_lost(peer, rank) for rank, peer in enumerate(peers, start=1))
+            await alongside(work(), *attempt.services(), *lost)
 
     # -- the others ----------------------------------------------------------------------------------------------------
 
@@ -235,10 +226,8 @@ class Rank:
             attempt = self.begin(able, payload, lambda peer, message: zero.send(message), pair)
 
             async def work() -> None:
+                await attempt.check_ports()
                 await attempt.compare()
-                if REHEARSAL_1 in payload.extensions:
-                    await rehearse(attempt.plan)
-                    self.report("rehearsed", coordinator=attempt.plan.coordinator, turned_away=[])
                 await attempt.work()
 
             await alongside(self._until_over(attempt, zero, work()), *attempt.services())

@@ -26,9 +26,7 @@ SIDE_CHANNEL_1: Final = "side-channel/1"
 """JACCL's gathers travel over the link. [EXT-SIDE-CHANNEL]"""
 OUTCOME_1: Final = "outcome/1"
 """Both ranks say how their init goes, and what they run. [EXT-OUTCOME, EXT-VERSIONS]"""
-REHEARSAL_1: Final = "rehearsal/1"
-"""JACCL's mesh init is played once over plain TCP before the native one; it has no frames. [EXT-REHEARSAL]"""
-EXTENSIONS: Final = (SIDE_CHANNEL_1, OUTCOME_1, REHEARSAL_1)
+EXTENSIONS: Final = (SIDE_CHANNEL_1, OUTCOME_1)
 """Every extension that has a meaning here. [EXT-NAMES]"""
 
 MAX_GATHER: Final = 1024 * 1024

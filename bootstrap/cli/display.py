@@ -24,7 +24,6 @@ LINES: Final = {
     "ignored": "ignored unexpected {name} from rank {peer}",
     "session-ended": "rank {peer} ended the session",
     "link-lost": "link with {host} lost: {message}{retry}",
-    "rehearsed": "rehearsed the side channel at {coordinator}{strangers}",
     "waiting": "waiting: {what}",
     "finished": "rank {peer} has finished",
     "unfinished": "waiting for other ranks to finish: {ranks}",
@@ -194,9 +193,6 @@ def columns(event: EventDict) -> tuple[str, str, str]:
             variables if event["event"] == "environment-set" else map("=".join, variables.items())
         )
         fields["cleared"] = "; cleared: " + " ".join(cleared) if cleared else ""
-    if event["event"] == "rehearsed":
-        turned_away = cast(list[str], event["turned_away"])
-        fields["strangers"] = "; turned away: " + "; ".join(turned_away) if turned_away else ""
     if event["event"] == "reaped":
         fields["processes"] = " ".join(map(str, cast(list[int], event["pids"])))
     if event["event"] == "link-lost":

@@ -324,6 +324,10 @@ class Child:
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
+    @property
+    def has_exited(self) -> bool:
+        return self._exited.is_set()
+
     async def exited(self) -> None:
         """Wait until the process has exited. What it has started may still run."""
         await self._exited.wait()
@@ -429,6 +433,18 @@ def _group(pid: int) -> list[int]:
             if each != pid and os.getpgid(each) == pid and _runs(each):
                 members.append(each)
     return members
+
+
+def owns_port(pids: Sequence[int], port: int) -> bool:
+    """Whether one of these processes, or a descendant, has a TCP socket with this local port."""
+    for pid in pids:
+        with suppress(OSError, psutil.Error):
+            process = psutil.Process(pid)
+            for each in (process, *process.children(recursive=True)):
+                with suppress(OSError, psutil.Error):
+                    if any(socket.laddr and socket.laddr.port == port for socket in each.net_connections("tcp4")):
+                        return True
+    return False
 
 
 def parse(line: bytes) -> EventDict | None:

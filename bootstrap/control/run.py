@@ -23,6 +23,7 @@ from bootstrap.control.child import (
     adopting,
     end_strays,
     exit_code,
+    owns_port,
 )
 from bootstrap.control.lock import host_lock
 from bootstrap.errors import BootstrapError, refused
@@ -385,6 +386,14 @@ class Run:
         self.report("command-ended", status=exit_code(status))
         if status:
             raise CommandError(status)
+
+    def is_running(self) -> bool:
+        """Whether a child has not exited."""
+        return any(not child.has_exited for child in self._children)
+
+    async def owns_port(self, port: int) -> bool:
+        """Whether a child, or what it has started, has a TCP socket with this local port."""
+        return await asyncio.to_thread(owns_port, [child.pid for child in self._children], port)
 
     async def end(self, child: Child) -> None:
         """End one child that is not needed any more."""

@@ -31,7 +31,6 @@ CONSEQUENCES: Final = frozenset(
         "command-failed",
         "init-failed",
         "link-lost",
-        "rehearsal-lost",
         "session-ended",
         "side-channel-lost",
         "sum-failed",

@@ -1,204 +1,294 @@
-"""JACCL's mesh init played once over plain TCP before the native one: code that cannot crash finds what is wrong.
+"""Native JACCL's side channel, kept on this host: TCP over loopback here, sealed frames between the hosts.
 
-Rank 0 listens on the coordinator address and port before it sends jacclBootstrap, so the others find it at their first
-try. The workers close first: a port whose listener closed first would be kept by the system for a while. Each rank's
-queue pair number comes from the session ID, so that ranks of different sessions notice. [EXT-REHEARSAL]
+    rank 0    native root ◀── TCP, as ranks 1, 2, … ── control process ══ link
+    others    native worker ── TCP, to its coordinator ─▶ control process ══ link
+
+Native code trusts what it reads, so every gather is checked before it gets there. Start order does not matter: rank 0's
+root is tried until it listens, and on the other ranks the control process listens before native code starts. A command
+may form groups one after the other; all of them use the same port. [EXT-SIDE-CHANNEL-NATIVE]
 """
 
 import asyncio
-import errno
-import hashlib
-import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Final, Protocol
 
-from bootstrap.errors import BootstrapError, system_reason
-from bootstrap.plan import Plan
-from wireproto.errors import TruncatedError, WireError
-from wireproto.jaccl import OWN_ENTRY, Connection, Destination, Destinations, Root, Worker, mapped_gid, mesh_init
+from bootstrap.errors import system_reason
+from bootstrap.link.sessions import alongside
+from bootstrap.link.side_channel import SideChannel, SideChannelError
+from bootstrap.network import free_port
+from wireproto.errors import StateError, TruncatedError, WireError
+from wireproto.jaccl import InitGathers, Worker
+from wireproto.jaccl.records import I32
 
-SECONDS: Final = 2.0
-"""The whole rehearsal, from the bootstrap frame on."""
-_RETRY_SECONDS: Final = 0.05
-_CHUNK: Final = 4096
+HOST: Final = "127.0.0.1"
+RETRY_SECONDS: Final = 0.01
+"""Between two attempts to reach rank 0's root. It is open to other local processes until the last one is connected."""
+HELLO_SECONDS: Final = 5.0
+"""For a connection to say its rank; a native worker does so at once."""
+MAX_CANDIDATES: Final = 8
+"""Connections that have not said their rank; one more ends the oldest of them."""
+LEFT_SECONDS: Final = 0.3
+"""How long the process whose connection has ended may take to end as well. Then its exit status says why."""
+_CHUNK: Final = 64 * 1024
 
-T = TypeVar("T")
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class RehearsalError(BootstrapError):
-    """The side channel does not work on the coordinator address and port; nothing native has run."""
+class Native(Protocol):
+    """The process with native JACCL, and all that it has started."""
 
-    stage = "rehearsal"
+    def is_running(self) -> bool: ...
+
+    async def owns_port(self, port: int) -> bool:
+        """Whether it has a TCP socket with this local port."""
+
+
+class Relay:
+    """One rank's relay, made by `relay`."""
+
+    port: int
+    """On HOST, where native JACCL is to find its side channel, or as rank 0 to make it."""
+
+    def __init__(self, rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
+        self._rank, self._size, self._ring = rank, size, ring
+        self._side_channel, self._native = side_channel, native
+        self._init = InitGathers(size, ring=ring)
+
+    async def serve(self) -> None:
+        """Pass on the gathers of one init after the other, until the process ends in one. SideChannelError."""
+        while await self._serve_once():
+            self._init = InitGathers(self._size, ring=self._ring)
+
+    async def _serve_once(self) -> bool:
+        """Pass on the gathers of one init, and wait until native code closes its connection; say whether it may."""
+        async with self._connected() as streams:
+            try:
+                await self._pass_on(streams)
+            except EOFError:
+                pass
+            except WireError as error:
+                raise self._fault(str(error), "side-channel-malformed") from error
+        if self._init.length is None:
+            return True
+        await asyncio.sleep(LEFT_SECONDS)
+        if self._native.is_running():
+            raise self._fault("native JACCL left before the init was complete", "side-channel-lost")
+        return False
+
+    def _connected(self) -> AbstractAsyncContextManager[list[Stream]]:
+        """Keep the connections with native code inside the block."""
+        raise NotImplementedError
+
+    async def _pass_on(self, streams: list[Stream]) -> None:
+        """Pass on the gathers until native code leaves. EOFError then, WireError if it breaks the rules."""
+        raise NotImplementedError
+
+    def _fault(self, text: str, code: str) -> SideChannelError:
+        return SideChannelError(f"rank {self._rank}, gather {self._init.number} of the init: {text}", code=code)
+
+
+class RootRelay(Relay):
+    """Rank 0's: takes the parts of all other ranks at the native root."""
+
+    def __init__(self, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
+        super().__init__(0, size, side_channel, native, ring=ring)
+        self.port = free_port(HOST)
+        self._is_idle = asyncio.Event()  # set while no result is awaited from the root, or on its way to the others
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[list[Stream]]:
+        streams: list[Stream] = []
+        try:
+            while len(streams) < self._size - 1:
+                try:
+                    streams.append(await asyncio.open_connection(HOST, self.port, limit=_CHUNK))
+                except OSError as error:
+                    if streams or not isinstance(error, ConnectionError):
+                        text = f"the native root at {HOST}:{self.port} cannot be reached: {system_reason(error)}"
+                        raise self._fault(text, "side-channel-lost") from error
+                    await asyncio.sleep(RETRY_SECONDS)
+            yield streams
+        finally:
+            for _, writer in streams:
+                writer.close()
+
+    async def _pass_on(self, streams: list[Stream]) -> None:
+        ends = [_RootEnd(Worker(rank, self._size), *stream) for rank, stream in enumerate(streams, start=1)]
+        self._is_idle.set()
+        await alongside(self._lead(ends), *(self._read(end) for end in ends))
+
+    async def _lead(self, ends: "list[_RootEnd]") -> None:
+        async def ask(parts: dict[int, bytes]) -> bytes:
+            self._is_idle.clear()
+            self._init.check(parts)
+            for end in ends:
+                end.write(end.worker.gather(parts[end.worker.rank]))
+            wholes = [await end.results.get() for end in ends]
+            if len({*wholes}) > 1:
+                raise self._fault("the native root answers the ranks differently", "side-channel-malformed")
+            self._init.complete(wholes[0])
+            return wholes[0]
+
+        for end in ends:
+            end.write(end.worker.start())
+        while (length := self._init.length) is not None:
+            await self._side_channel.gather_from(length, ask)
+            self._is_idle.set()
+        await asyncio.get_running_loop().create_future()  # until native code leaves
+
+    async def _read(self, end: "_RootEnd") -> None:
+        while chunk := await _read(end.reader):
+            if (result := end.worker.receive(chunk)) is not None:
+                end.results.put_nowait(result)
+        with suppress(TruncatedError):
+            end.worker.receive_eof()
+            await self._is_idle.wait()  # the root may leave right after its last result, which the others still need
+        raise EOFError
+
+
+class _RootEnd:
+    """The connection with the native root that stands for one other rank."""
+
+    def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.worker = worker
+        self.results: asyncio.Queue[bytes] = asyncio.Queue()
+        self.write = writer.write
+        self.reader = reader
+
+
+class WorkerRelay(Relay):
+    """Another rank's: the root that its native worker finds."""
+
+    def __init__(self, rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
+        super().__init__(rank, size, side_channel, native, ring=ring)
+        self._listener = _listener(free_port(HOST))
+        self.port = self._listener.getsockname()[1]
+        self._writer: asyncio.StreamWriter | None = None  # of the worker
+        self._is_asking = False  # its contribution is under way, and the result not sent yet
+
+    def close(self) -> None:
+        self._listener.close()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[list[Stream]]:
+        if self._listener.fileno() == -1:  # closed once an earlier worker was there
+            try:
+                self._listener = _listener(self.port)
+            except OSError as error:
+                text = f"another program has taken {HOST}:{self.port}: {system_reason(error)}"
+                raise self._fault(text, "side-channel-lost") from error
+        try:
+            yield [await self._worker()]
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+            self._writer = None
+
+    async def _worker(self) -> Stream:
+        """Wait for the connection that says this rank's HELLO; end all others, and the listener."""
+        admitted: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+        candidates: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+        def end(task: "asyncio.Task[None]") -> None:
+            if (writer := candidates.pop(task, None)) is not None:
+                writer.transport.abort()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(candidates) == MAX_CANDIDATES:
+                next(iter(candidates)).cancel()
+            task = asyncio.create_task(self._admit(reader, writer, admitted))
+            candidates[task] = writer
+            task.add_done_callback(lambda task: None if self._writer is writer else end(task))
+
+        server = await asyncio.start_server(accept, sock=self._listener, limit=_CHUNK)
+        try:
+            return await admitted
+        finally:
+            server.close()
+            for task, writer in list(candidates.items()):
+                task.cancel()
+                if writer is not self._writer:
+                    end(task)
+
+    async def _admit(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, admitted: "asyncio.Future[Stream]"
+    ) -> None:
+        """Take a connection that says this rank's HELLO. Another rank's is a fault, unless it is another program's."""
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                (rank,) = I32.unpack(await reader.readexactly(I32.size))
+            is_own = rank == self._rank or await self._native.owns_port(writer.get_extra_info("peername")[1])
+        except (OSError, EOFError, TimeoutError):
+            return
+        if admitted.done() or not is_own:
+            return
+        if rank == self._rank:
+            self._writer = writer
+            admitted.set_result((reader, writer))
+        else:
+            text = f"native JACCL says that it is rank {rank}; does the command change MLX_RANK?"
+            admitted.set_exception(self._fault(text, "side-channel-rank"))
+
+    async def _pass_on(self, streams: list[Stream]) -> None:
+        ((reader, writer),) = streams
+        self._is_asking = False
+        parts: asyncio.Queue[bytes] = asyncio.Queue()
+        await alongside(self._follow(parts, writer), self._take_parts(reader, parts))
+
+    async def _follow(self, parts: "asyncio.Queue[bytes]", writer: asyncio.StreamWriter) -> None:
+        while self._init.length is not None:
+            part = await parts.get()
+            self._init.check({self._rank: part})
+            whole = await self._side_channel.gather(part)
+            self._init.complete(whole)
+            self._is_asking = False
+            writer.write(whole)
+        await asyncio.get_running_loop().create_future()  # until native code leaves
+
+    async def _take_parts(self, reader: asyncio.StreamReader, parts: "asyncio.Queue[bytes]") -> None:
+        buffer = bytearray()
+        while chunk := await _read(reader):
+            buffer += chunk
+            wanted = 0 if self._is_asking else self._init.length or 0
+            if len(buffer) > wanted:
+                detail = f"rank {self._rank} sent {len(buffer)} bytes where {wanted} belong"
+                raise StateError("jaccl-early", detail)
+            if len(buffer) == wanted:
+                self._is_asking = True
+                parts.put_nowait(bytes(buffer))
+                buffer.clear()
+        raise EOFError
 
 
 @asynccontextmanager
-async def rehearsal(plan: Plan) -> AsyncIterator["Rehearsal"]:
-    """Rank 0's part, listening inside the block. RehearsalError if the coordinator port cannot be had."""
-    host, port = plan.ips[0], plan.port
-    part = Rehearsal(plan)
-    try:
-        # Without SO_REUSEPORT, with which MLX would share the port with a stranger and never know.
-        server = await asyncio.start_server(part.accept, host, port, reuse_address=True, limit=_CHUNK)
-    except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        text = "another program listens there" if in_use else os.strerror(error.errno or 0)
-        raise RehearsalError(
-            f"cannot listen on the coordinator's {host}:{port}: {text}",
-            code="port-in-use" if in_use else "port-refused",
-        ) from error
+async def relay(rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> AsyncIterator[Relay]:
+    """Have a side channel for this host's native JACCL inside the block, in which `serve` is to run.
+
+    On ranks other than 0 it listens as soon as the block is entered.
+    """
+    if rank == 0:
+        yield RootRelay(size, side_channel, native, ring=ring)
+        return
+    part = WorkerRelay(rank, size, side_channel, native, ring=ring)
     try:
         yield part
     finally:
-        server.close()
-        await part.close()
+        part.close()
 
 
-class Rehearsal:
-    """Rank 0 as the root of the side channel."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._root = Root(plan.size)
-        self._news = asyncio.Event()
-        self._fault: RehearsalError | None = None
-        self._writers: dict[Connection, asyncio.StreamWriter] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._turned_away: dict[str, None] = {}  # each reason once, in the order in which they came
-
-    async def run(self) -> list[str]:
-        """Play it with all workers; say who else came and was turned away. RehearsalError if it fails."""
-        try:
-            async with asyncio.timeout(SECONDS):
-                await self._play()
-        except TimeoutError:
-            missing = ", ".join(f"rank {rank} ({self._plan.ips[rank]})" for rank in self._root.missing)
-            others = f"; turned away: {'; '.join(self._turned_away)}" if self._turned_away else ""
-            raise RehearsalError(
-                f"{missing or 'a rank'} did not play its part at {self._plan.coordinator} within {SECONDS:g} s{others}",
-                code="rehearsal-timeout",
-            ) from None
-        return list(self._turned_away)
-
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _play(self) -> None:
-        init = mesh_init(0, self._plan.size, _destinations(self._plan))
-        result = b""
-        try:
-            own = next(init)
-            await self._until(lambda: len(self._root.workers) == self._plan.size - 1)
-            while True:
-                self._root.gather(own)
-                result = await self._until(self._root.result)
-                for worker in self._root.workers.values():
-                    self._writers[worker].write(result)
-                own = init.send(result)
-        except StopIteration as done:
-            _check_session(self._plan, done.value)
-        except WireError as error:
-            raise self._fault or _foreign(f"the ranks' side channels do not fit each other: {error}") from error
-        await self._until(lambda: self._writers.keys().isdisjoint(self._root.workers.values()))
-
-    async def _until(self, condition: Callable[[], T | None]) -> T:
-        while not (result := condition()):
-            if self._fault is not None:
-                raise self._fault
-            self._news.clear()
-            await self._news.wait()
-        return result
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: a worker's, or a stranger's, which ends nothing but itself."""
-        ip = writer.get_extra_info("peername")[0]
-        connection: Connection | None = None
-        try:
-            if ip not in self._plan.ips[1:]:
-                self._turned_away[f"{ip}, which is no rank's address"] = None
-                return
-            connection = self._root.connect()
-            self._writers[connection] = writer
-            while chunk := await _read(reader):
-                connection.receive(chunk)
-                rank = connection.rank
-                if rank is not None and ip != self._plan.ips[rank]:
-                    self._fault = _foreign(f"a HELLO for rank {rank} came from {ip}, not from {self._plan.ips[rank]}")
-                self._news.set()
-            connection.receive_eof()
-        except WireError as error:
-            if connection is None or connection.rank is None:
-                self._turned_away[f"{ip}, which said no HELLO ({error})"] = None
-            else:
-                self._fault = _fault(f"rank {connection.rank} at {ip}", error)
-        finally:
-            writer.close()
-            if connection is not None:
-                self._writers.pop(connection, None)
-            self._news.set()
-
-
-async def rehearse(plan: Plan) -> None:
-    """A worker's part. RehearsalError if it fails, or takes longer than `SECONDS`."""
-    refused = False
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket()
     try:
-        async with asyncio.timeout(SECONDS):
-            while True:
-                try:
-                    reader, writer = await asyncio.open_connection(
-                        plan.ips[0], plan.port, local_addr=(plan.ips[plan.rank], 0)
-                    )
-                    break
-                except ConnectionRefusedError:
-                    refused = True
-                    await asyncio.sleep(_RETRY_SECONDS)
-            refused = False
-            try:
-                await _play_worker(plan, reader, writer)
-            finally:
-                writer.close()
-    except TimeoutError:
-        if refused:
-            text, code = f"nobody listens at the coordinator {plan.coordinator}", "rehearsal-refused"
-        else:
-            text, code = f"the coordinator {plan.coordinator} did not answer within {SECONDS:g} s", "rehearsal-timeout"
-        raise RehearsalError(text, code=code) from None
-    except OSError as error:
-        raise RehearsalError(
-            f"the coordinator {plan.coordinator} cannot be reached: {system_reason(error)}",
-            code="rehearsal-unreachable",
-        ) from error
-    except WireError as error:
-        raise _fault(f"the coordinator {plan.coordinator}", error) from error
-
-
-async def _play_worker(plan: Plan, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    channel = Worker(plan.rank, plan.size)
-    init = mesh_init(plan.rank, plan.size, _destinations(plan))
-    writer.write(channel.start())
-    try:
-        own = next(init)
-        while True:
-            writer.write(channel.gather(own))
-            while (result := channel.receive(await _chunk(reader, channel))) is None:
-                pass
-            own = init.send(result)
-    except StopIteration as done:
-        _check_session(plan, done.value)
-
-
-async def _chunk(reader: asyncio.StreamReader, channel: Worker) -> bytes:
-    chunk = await _read(reader)
-    if not chunk:
-        channel.receive_eof()
-    return chunk
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections of an earlier init
+        listener.bind((HOST, port))
+        listener.listen(MAX_CANDIDATES)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
@@ -206,30 +296,3 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
         return await reader.read(_CHUNK)
     except ConnectionError:  # a reset is an end, too
         return b""
-
-
-def _destinations(plan: Plan) -> list[Destination]:
-    own = Destination(0, _session_number(plan), gid=mapped_gid(plan.ips[plan.rank]))
-    return [OWN_ENTRY if rank == plan.rank else own for rank in range(plan.size)]
-
-
-def _session_number(plan: Plan) -> int:
-    """The first 31 bits of the session ID's SHA-256."""
-    return int.from_bytes(hashlib.sha256(plan.session_id.encode()).digest()[:4]) >> 1
-
-
-def _check_session(plan: Plan, lists: tuple[Destinations, ...]) -> None:
-    for rank, entries in enumerate(lists):
-        for peer, entry in enumerate(entries):
-            if peer != rank and entry.queue_pair_number != _session_number(plan):
-                raise _foreign(f"rank {rank} at the coordinator {plan.coordinator} belongs to another session")
-
-
-def _fault(who: str, error: WireError) -> RehearsalError:
-    if isinstance(error, TruncatedError):
-        return RehearsalError(f"{who} left in the middle; see what it says", code="rehearsal-lost")
-    return _foreign(f"{who} does not keep to the side channel: {error}")
-
-
-def _foreign(text: str) -> RehearsalError:
-    return RehearsalError(text, code="rehearsal-foreign")

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, NoReturn
 
@@ -169,6 +169,23 @@ class SideChannel:
         self._asked = self._whole = None
         return whole
 
+    async def gather_from(self, length: int, ask: Callable[[dict[int, bytes]], Awaitable[bytes]]) -> bytes:
+        """Rank 0: one gather of `length` bytes a rank whose root is native.
+
+        `ask` passes the parts of all other ranks to the root, and returns the whole that it makes of them.
+        """
+        self._asked = length
+        self._check_sizes()
+        self._start_clock()
+        await self._until(lambda: len(self._parts) == self._size - 1)
+        asking = asyncio.ensure_future(ask(self._parts))
+        asking.add_done_callback(lambda _: self._news.set())
+        try:
+            await self._until(asking.done)
+        finally:
+            asking.cancel()
+        return await self._answer(asking.result())
+
     async def fault(self) -> NoReturn:
         """Wait until a rank has broken the rules, and raise SideChannelError."""
         await self._until(lambda: False)
@@ -178,9 +195,12 @@ class SideChannel:
         self._parts[0] = part
         self._check_sizes()
         await self._until(lambda: len(self._parts) == self._size)
-        whole = b"".join(self._parts[rank] for rank in range(self._size))
+        return await self._answer(b"".join(self._parts[rank] for rank in range(self._size)))
+
+    async def _answer(self, whole: bytes) -> bytes:
         answer = SideChannelWhole(self._sequence, whole)
         self._parts.clear()
+        self._asked = None
         self._stop_clock()
         self._sequence += 1  # before the first rank has its answer, and goes on
         await asyncio.gather(*(say(self._send, peer, answer) for peer in range(1, self._size)))
@@ -203,10 +223,10 @@ class SideChannel:
             raise _fault(text, "side-channel-turn")
 
     def _check_sizes(self) -> None:
-        sizes = {rank: len(part) for rank, part in self._parts.items()}
-        if 0 in sizes and (other := next((rank for rank in sizes if sizes[rank] != sizes[0]), None)) is not None:
-            text = f"rank {other} put {sizes[other]} bytes into gather {self._sequence}, rank 0 {sizes[0]}"
-            raise _fault(text, "side-channel-size")
+        for rank, part in self._parts.items():
+            if self._asked is not None and len(part) != self._asked:
+                text = f"rank {rank} put {len(part)} bytes into gather {self._sequence}, rank 0 {self._asked}"
+                raise _fault(text, "side-channel-size")
 
     def _start_clock(self) -> None:
         if self._clock is None:
@@ -219,7 +239,9 @@ class SideChannel:
             self._clock = None
 
     def _be_late(self) -> None:
-        missing = [rank for rank in range(self._size) if rank not in self._parts] if self._rank == 0 else [0]
+        missing = [0]
+        if self._rank == 0:
+            missing = [r for r in range(self._size) if r not in self._parts and (r or self._asked is None)] or missing
         who = ", ".join(f"rank {rank}" for rank in missing)
         text = f"{who} did not come to gather {self._sequence} in {GATHER_SECONDS:g} s"
         self._fault = self._fault or _fault(text, "side-channel-late")

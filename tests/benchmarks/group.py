@@ -49,7 +49,7 @@ print("ready", flush=True)
 def to_group(rounds: int) -> Row:
     """From rank 0's TCP connect to its group (the sum excluded), and from the start of the init to the group.
 
-    The ratio is the difference in milliseconds: handshake, pings, bootstrap frame, exchange and rehearsal.
+    The ratio is the difference in milliseconds: handshake, pings, bootstrap frame, exchange and the look at the ports.
     """
     with tempfile.TemporaryDirectory() as directory:
         homes = [Path(directory, str(rank)) for rank in range(2)]

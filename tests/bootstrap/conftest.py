@@ -205,7 +205,7 @@ def in_init(both: Callable[..., tuple[CommandRun, CommandRun]]) -> Callable[[str
     def start(worker: str) -> tuple[CommandRun, CommandRun]:
         zero, one = both(worker=worker)
         zero.until(("environment-set", 0))
-        one.until(("rehearsed", 1))
+        one.until(("bootstrap-received", 1))
         wait_until(lambda: any(path.is_dir() for path in one.tmp.iterdir()), "rank 1's worker has its order")
         return zero, one
 

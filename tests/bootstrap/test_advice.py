@@ -227,7 +227,7 @@ def test_every_message_of_mlx_has_its_advice(message: str, word: str) -> None:
         ("not-pinned", "no key is pinned for 10.0.0.2; run", "pin 10.0.0.2 KEY"),
         ("not-own-address", "rank 0 is the coordinator at 10.0.0.1, an address", "doctor --own-ip 10.0.0.1"),
         ("link-timeout", "the other rank takes no more bytes", "jaccl-bootstrap doctor"),
-        ("rehearsal-refused", "10.0.0.1:29500 refused", "lsof -nP -iTCP:29500 on rank 0"),
+        ("ring-port-taken", "the ring port at 10.0.0.1:29500 cannot be used: x", "lsof -nP -iTCP:29500, or another"),
     ],
 )
 def test_a_remedy_names_what_the_message_names(code: str, message: str, remedy: str) -> None:

@@ -30,7 +30,6 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
         "link-lost",
         {"peer": 1, "host": "127.0.0.1", "code": "link-reset", "message": "text", "retry_s": None},
     ),
-    (events.Rehearsed, "rehearsed", {"coordinator": "127.0.0.1:29400", "turned_away": []}),
     (events.Waiting, "waiting", {"what": "text"}),
     (events.Restarting, "restarting", {"left": 2, "message": "text"}),
     (events.Reaped, "reaped", {"pids": [7]}),

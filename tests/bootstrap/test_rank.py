@@ -17,7 +17,7 @@ import pytest
 
 from bootstrap import BootstrapError
 from bootstrap.attempt import Attempt
-from bootstrap.capabilities import Capabilities, chosen, own_version
+from bootstrap.capabilities import Capabilities, offered, own_version
 from bootstrap.control.child import ChildError
 from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
@@ -38,7 +38,7 @@ from wireproto import (
     StepTokenPayload,
     Versions,
 )
-from wireproto.messages import EXTENSIONS, OUTCOME_1, REHEARSAL_1, SIDE_CHANNEL_1
+from wireproto.messages import EXTENSIONS, OUTCOME_1, SIDE_CHANNEL_1
 from wireproto.session.handshake import KeySigner
 
 
@@ -350,17 +350,12 @@ def plan_of(rank: int, command: tuple[str, ...] = ("true",)) -> Plan:
 ABLE = Capabilities(plan_of(0), "jaccl", Versions("1", "", "jaccl", ""))
 
 
-def test_a_side_channel_leaves_nothing_to_rehearse() -> None:
-    """[EXT-CHOICE]"""
-    plan = plan_of(0, command=())
-    assert chosen(plan, ABLE, frozenset(EXTENSIONS)) == {OUTCOME_1, SIDE_CHANNEL_1}
-    assert chosen(plan, ABLE, frozenset({OUTCOME_1, REHEARSAL_1, "outcome/2"})) == {OUTCOME_1, REHEARSAL_1}
-    assert chosen(plan, ABLE, frozenset()) == set()
-
-
-def test_a_command_may_use_the_port_all_the_same_so_it_is_rehearsed() -> None:
-    """[EXT-CHOICE]"""
-    assert chosen(plan_of(0), ABLE, frozenset(EXTENSIONS)) == frozenset(EXTENSIONS)
+def test_the_side_channel_is_offered_on_jaccl_alone() -> None:
+    """Whatever this rank's MLX takes, or the command is: the relay serves all. [EXT-OFFER-COMPLETE]"""
+    plan = plan_of(0)
+    assert offered(plan, None) == {OUTCOME_1}
+    assert offered(plan, ABLE) == {OUTCOME_1, SIDE_CHANNEL_1}
+    assert offered(plan, replace(ABLE, backend="ring")) == {OUTCOME_1}
 
 
 def begun(rank: Acting) -> Acting:
@@ -455,13 +450,10 @@ def test_a_bug_on_one_rank_is_a_failure_on_all(rank: int, group: Group) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "rank", "awaited"),
-    [("ring", 0, []), ("ring", 1, [0]), ("ring", 2, [0, 1]), ("jaccl", 0, []), ("jaccl", 1, [0]), ("jaccl", 2, [0])],
+    [("ring", 0, []), ("ring", 1, [0]), ("ring", 2, [0, 1]), ("jaccl", 0, []), ("jaccl", 1, []), ("jaccl", 2, [])],
 )
-def test_no_init_meets_the_rehearsal_of_rank_0(backend: str, rank: int, awaited: list[int]) -> None:
-    """MLX hung once: the last rank of a ring had connected to the listener of rank 0's rehearsal, on the same port.
-
-    [EXT-REHEARSAL-TURN]
-    """
+def test_no_init_on_the_ring_meets_the_check_of_a_neighbour(backend: str, rank: int, awaited: list[int]) -> None:
+    """[EXT-OUTCOME-TURN]"""
     waited: list[int] = []
 
     async def started(ranks: Collection[int]) -> None:

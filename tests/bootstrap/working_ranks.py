@@ -133,7 +133,6 @@ class Group:
                 backend="jaccl",
                 command=("true",),
                 extensions=rank.number not in without,
-                rehearse=False,
                 **options,
             )
             pins = {each.ip: each.key for each in ranks}

@@ -12,7 +12,7 @@ from wireproto.errors import ERROR_CODES
 
 UNDER_WAY: Final = ("link-*", "handshake-*", "seal-*", "truncated", "ping-timeout", "session-ended")
 """What a rank says of a link that is harmed."""
-LATE: Final = ("deadline", "rehearsal-*", "versions-missing", "worker-died", "init-failed", "sum-failed")
+LATE: Final = ("deadline", "ring-*", "versions-missing", "worker-died", "init-failed", "sum-failed")
 """How a rank ends that waits in vain for another."""
 ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "command-failed", "command-killed")
 """How a rank ends when the other was told to end; with --restart it waits for that one to come again."""

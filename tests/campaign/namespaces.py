@@ -169,7 +169,7 @@ class Passing:
         if passing is None:
             return ""
         if passing.begins and passing.to in (LINK_PORT, COORDINATOR_PORT):
-            return "connect" if passing.to == LINK_PORT else "rehearsal"
+            return "connect" if passing.to == LINK_PORT else "ports"
         if passing.payload <= 0 or LINK_PORT not in (passing.to, passing.source):
             return ""
         from_zero = passing.to == LINK_PORT

@@ -29,7 +29,7 @@ STAGES: Final = {
     "ack": "rank 1's ack passes",
     "confirmed": "rank 0's first box passes",
     "bootstrap": "the jacclBootstrap passes",
-    "rehearsal": "rank 1 has the jacclBootstrap, and is about to rehearse",
+    "ports": "rank 1 has the jacclBootstrap, and is about to look at the ports",
     "files": "a rank has written the file for MLX",
     "init": "a rank has set its environment and is about to form the group",
     "ready": "both hold the group",
@@ -154,7 +154,7 @@ def _drawn(seed: int, number: int, cell: Cell, brisk: bool) -> Case:
     random = Random(f"{seed}/{number}")
     any_work: tuple[Literal["group", "command"], ...] = ("group", "command")
     work = {"init": any_work[:1], "ready": any_work[:1], "running": any_work[1:]}.get(cell.stage, any_work)
-    plain = cell.stage != "rehearsal"
+    plain = cell.stage != "ports"
     return Case(
         seed=seed,
         number=number,

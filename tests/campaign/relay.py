@@ -124,7 +124,7 @@ def _moments() -> Iterator[str]:
         elif from_zero and seen[from_zero] == 2:
             moment = "confirmed"
         elif not from_zero and bootstrapped:
-            bootstrapped, moment = True, "rehearsal"
+            bootstrapped, moment = True, "ports"
 
 
 def _frames(buffer: bytearray) -> Iterator[bytes]:

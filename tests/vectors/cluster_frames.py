@@ -109,9 +109,10 @@ _OWN: Final[_Rows] = [
     ("sessionEnd", "No payload", SessionEnd()),
 ]  # fmt: skip
 
-_NAMES: Final = ("side-channel/1", "outcome/1", "rehearsal/1")
+_NAMES: Final = ("side-channel/1", "outcome/1", "review/1")
 _OWN_EXTENDED: Final[_Rows] = [
-    ("pong-offer", "Rank 1 offers what it supports", PongPayload(True, False, MemoryPressure.NORMAL, _NAMES)),
+    ("pong-offers", "Rank 1 offers, a name that nobody knows among them",
+     PongPayload(True, False, MemoryPressure.NORMAL, _NAMES)),
     ("jacclBootstrap-choice", "Rank 0 chooses", JacclBootstrapPayload(29400, "a", ("outcome/1",))),
     ("jacclBootstrap-longest-name", "A name of 64 characters", JacclBootstrapPayload(1, "a", ("x" * 62 + "/1",))),
     ("jacclBootstrap-32-names", "As many names as may be",

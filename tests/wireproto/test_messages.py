@@ -109,18 +109,17 @@ def test_types_of_a_revision(revision: Revision) -> None:
 
 @pytest.mark.parametrize("revision", Revision)
 def test_types_of_an_extension(revision: Revision) -> None:
-    """Revision 2 alone has them; what nobody knows, and what has no frames, adds nothing."""
+    """Revision 2 alone has them; what nobody knows adds nothing."""
     plain = {spec.msg_type for spec in REGISTRY if spec.is_known(revision)}
     for extension, types in {
         "side-channel/1": {0x40, 0x41},
         "outcome/1": {0x42, 0x43},
-        "rehearsal/1": set(),
         "side-channel/2": set(),
         "": set(),
     }.items():
         known = {spec.msg_type for spec in REGISTRY if spec.is_known(revision, {extension})}
         assert known - plain == (types if revision == Revision.V2 else set())
-    assert (*EXTENSIONS,) == ("side-channel/1", "outcome/1", "rehearsal/1")
+    assert (*EXTENSIONS,) == ("side-channel/1", "outcome/1")
 
 
 def test_enums() -> None:

@@ -3,7 +3,7 @@
 The side channel runs on the coordinator port between rank 0, the root, and the other ranks, the workers.
 """
 
-from wireproto.jaccl.group_init import MAX_WIRES, Destinations, RingDestinations, mesh_init, ring_init
+from wireproto.jaccl.group_init import MAX_WIRES, Destinations, InitGathers, RingDestinations, mesh_init, ring_init
 from wireproto.jaccl.records import (
     DESTINATION_SIZE,
     OWN_ENTRY,
@@ -29,6 +29,7 @@ __all__ = [
     "Connection",
     "Destination",
     "Destinations",
+    "InitGathers",
     "RingDestinations",
     "Root",
     "Worker",

@@ -1,12 +1,13 @@
 """The gathers by which JACCL forms a group: a mesh or a ring. [JACCL-MESH-INIT, JACCL-RING-INIT]
 
 `mesh_init` and `ring_init` are generators. They yield this rank's contribution to each gather and are sent its result.
+`InitGathers` follows an init from outside, for a process that passes on its gathers.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from wireproto.codec.buffers import byte_view
+from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import MalformedError, WireError
 from wireproto.jaccl.records import DESTINATION_SIZE, I32, OWN_ID, Destination, decode_destination, encode_destination
 from wireproto.jaccl.side_channel import MAX_GATHER, check_own_place, check_size
@@ -34,12 +35,78 @@ def mesh_init(
     """Form a mesh: yield contributions, receive results, return the lists of all ranks.
 
     `destinations` has one entry per rank, with `OWN_ENTRY` for this rank. With w connections between two ranks it is w
-    such lists in a row. Rank r reaches peer p by entry r of p's list. JACCL itself forms meshes of at most 8 ranks; the
-    rehearsal makes the same gathers for any group. Raise `MalformedError`, with offsets from the start of the result;
-    for the arguments, already at the call. [JACCL-MESH-INIT]
+    such lists in a row. Rank r reaches peer p by entry r of p's list. JACCL itself forms meshes of at most 8 ranks.
+    Raise `MalformedError`, with offsets from the start of the result; for the arguments, already at the call.
+    [JACCL-MESH-INIT]
     """
     _check_rank(rank, size)
     return _mesh(rank, size, _encode_list("mesh", rank, destinations, size))
+
+
+class InitGathers:
+    """The gathers of one init, seen by a process that passes them on between native ranks.
+
+    Before contributions go on, pass them to `check`; then pass the result to `complete`, and take the next `length`.
+    [JACCL-MESH-INIT, JACCL-RING-INIT]
+    """
+
+    number: int
+    """Of the gather at hand, from 0."""
+
+    def __init__(self, size: int, *, ring: bool) -> None:
+        check_size(size)
+        self.size = size
+        self.number = 0
+        lists = ("left", "right") if ring else ("mesh",)
+        self._steps = [(kind, name) for name in lists for kind in ("count", "list")] + [("barrier", "")] * 2
+        self._per_wire = 1 if ring else size
+        self._count = 0
+
+    @property
+    def length(self) -> int | None:
+        """Bytes in each contribution to the gather at hand; None once the init is complete."""
+        if self.number == len(self._steps):
+            return None
+        return self._count * DESTINATION_SIZE if self._steps[self.number][0] == "list" else I32.size
+
+    def check(self, contributions: Mapping[int, bytes]) -> None:
+        """Check contributions by rank, of some ranks or of all. Raise `MalformedError`, which names the rank.
+
+        Each must have `length` bytes.
+        """
+        kind, name = self._steps[self.number]
+        for rank, data in contributions.items():
+            if len(data) != self.length:
+                raise ValueError(f"rank {rank}'s contribution has {len(data)} bytes, not {self.length}")
+            if kind == "list":
+                for _ in _decode_list(name, rank, data, self._per_wire):
+                    pass
+            elif kind == "barrier":
+                _check_barrier(rank, data, None)
+        if kind == "count":
+            self._check_counts(name, {rank: I32.unpack(data)[0] for rank, data in contributions.items()})
+
+    def complete(self, result: BytesLike) -> None:
+        """Check the result of the gather at hand, and go on to the next gather. Raise `MalformedError`."""
+        data, length = bytes(byte_view(result)), self.length
+        if length is None or len(data) != self.size * length:
+            raise MalformedError("jaccl-result", f"a result of {len(data)} bytes is not {self.size} × {length}")
+        self.check({rank: data[rank * length : (rank + 1) * length] for rank in range(self.size)})
+        if self._steps[self.number][0] == "count":
+            (self._count,) = I32.unpack_from(data)
+        self.number += 1
+
+    def _check_counts(self, name: str, counts: Mapping[int, int]) -> None:
+        most = (MAX_WIRES if self._per_wire == 1 else _MAX_COUNT // self._per_wire) * self._per_wire
+        for rank, count in counts.items():
+            if not 1 <= count <= most or count % self._per_wire:
+                detail = f"rank {rank} has {count} Destinations, not a multiple of {self._per_wire} up to {most}"
+                raise MalformedError("jaccl-count", detail, path=f"{name}[{rank}].count")
+        first = min(counts, default=0)
+        for rank, count in counts.items():
+            if count != counts[first]:
+                detail = f"rank {rank} has {count} Destinations, and rank {first} has {counts[first]}"
+                raise MalformedError("jaccl-count", detail, path=f"{name}[{rank}].count")
 
 
 def _mesh(rank: int, size: int, own: bytes) -> Generator[bytes, bytes, tuple[Destinations, ...]]:
@@ -130,9 +197,13 @@ def _barrier(rank: int, size: int) -> Generator[bytes, bytes, None]:
     """GATHER(4) of zero, twice."""
     for _ in range(2):
         for peer, data in enumerate((yield from _gather(bytes(4), rank, size))):
-            if any(data):
-                detail = f"rank {peer} is not at the barrier: it sent {data.hex()}"
-                raise MalformedError("jaccl-barrier", detail, offset=peer * 4, path=f"barrier[{peer}]")
+            _check_barrier(peer, data, peer * 4)
+
+
+def _check_barrier(rank: int, data: bytes, offset: int | None) -> None:
+    if any(data):
+        detail = f"rank {rank} is not at the barrier: it sent {data.hex()}"
+        raise MalformedError("jaccl-barrier", detail, offset=offset, path=f"barrier[{rank}]")
 
 
 def _gather(own: bytes, rank: int, size: int) -> Generator[bytes, bytes, list[bytes]]:

@@ -26,7 +26,7 @@ TEXTS: Final = (
 )  # fmt: skip
 """Strings that are known to break parsers."""
 _INTEGERS: Final = (0, 1, 9, 10, -1, 29400, 2**31, 2**32, 2**53, 2**53 + 1, -(2**53) - 1)
-_NAMES: Final = ("side-channel/1", "outcome/1", "rehearsal/1", "a/9999", "x-2/10", "a" * 62 + "/1")
+_NAMES: Final = ("side-channel/1", "outcome/1", "a/9999", "x-2/10", "a" * 62 + "/1")
 
 
 def edge_values(kind: inspect.Type) -> Sequence[Any]:

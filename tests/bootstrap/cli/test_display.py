@@ -61,11 +61,6 @@ def test_an_event_is_one_line(name: str) -> None:
     ("event", "line"),
     [
         (sample("reaped"), "ended what an earlier run left: 7 8"),
-        (
-            sample("rehearsed", coordinator="127.0.0.1:29400"),
-            "rehearsed the side channel at 127.0.0.1:29400; turned away: 127.0.0.1, which is no rank's address",
-        ),
-        (sample("rehearsed", turned_away=[]), "rehearsed the side channel at <coordinator>"),
         (sample("link-lost", message="gone", host="h"), "link with h lost: gone; again in 10 s"),
         (sample("link-lost", message="gone", host="h", retry_s=None), "link with h lost: gone"),
         (

@@ -60,7 +60,7 @@ def test_variables_and_file(on_both: Start, pair: Pair, nothing_left: Check) -> 
         assert json.loads(told["file"]) == hosts
         assert (told["arguments"], told["stdin"]) == (["--rank", "a b", "--", "-x"], "")
         assert (told["mode"], told["kept"]) == (0o600, "yes")
-        steps = ["rehearsed", "file-written", "environment-set", "started", "output", "command-ended", "done"]
+        steps = ["file-written", "environment-set", "started", "output", "command-ended", "done"]
         assert names(run, *steps) == steps
         nothing_left(run, *pair)
 

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from tests.bootstrap.ranks import Check, Rank, Start, failed, guard_of, of
 
 Pair = tuple[Rank, Rank]
-LOST = ("link-lost", "session-ended", "worker-killed", "worker-died", "init-failed", "sum-failed", "rehearsal-timeout")
+LOST = ("link-lost", "session-ended", "worker-killed", "worker-died", "init-failed", "sum-failed")
 """How a rank may see that the other one died."""
 
 
@@ -42,7 +41,7 @@ def test_rank_1_dies_before_the_init(
 ) -> None:
     """It is killed when the bootstrap frame is there: rank 0 does not start its init."""
     zero, one = pair
-    run_one = up(one, zero, "--json", program="held_rehearsal.py")
+    run_one = up(one, zero, "--json", program="held_check.py")
     run_zero = up(zero, one, "--json")
     run_one.until(("bootstrap-received", 1))
     run_one.process.kill()
@@ -148,7 +147,7 @@ def test_a_stranger_listens_on_the_coordinator_port(both: Start, pair: Pair, not
     """Known before any frame is sent."""
     with socket.create_server((pair[0].ip, 29400)):
         zero, one = both()
-        assert failed(zero, "port-in-use")["stage"] == "rehearsal"
+        assert failed(zero, "ring-port-taken")["stage"] == "ports"
         one.until(("session-ended", 1))  # another may follow
         one.process.send_signal(signal.SIGINT)
         assert one.end() == 130
@@ -158,25 +157,29 @@ def test_a_stranger_listens_on_the_coordinator_port(both: Start, pair: Pair, not
         nothing_left(run, *pair)
 
 
-def test_a_stranger_connects_in_the_rehearsal(both: Start, pair: Pair, tmp_path: Path, nothing_left: Check) -> None:
-    """It is turned away and named; so is one at rank 1's address that says what rank 1 would not."""
-    go = tmp_path / "go"
-    zero, one = both(program="held_rehearsal.py", env={"REHEARSE_WHEN": str(go)})
-    zero.until(("bootstrap-sent", 0))
-    net = pair[0].ip.rpartition(".")[0]
-    for source, said in ((f"{net}.9", b"GET / HTTP/1.1\r\n\r\n"), (pair[1].ip, (99).to_bytes(4, "little"))):
-        with socket.create_connection((pair[0].ip, 29400), timeout=60, source_address=(source, 0)) as stranger:
-            stranger.sendall(said)
-            with suppress(ConnectionResetError):
-                assert stranger.recv(1) == b""
-    go.touch()
-    zero.until(("holding", 0))
-    zero.process.send_signal(signal.SIGINT)
-    assert (zero.end(), one.end()) == (130, 0)
-    ((first, second),) = [event["turned_away"] for event in of(zero, "rehearsed")]
-    assert first == f"{net}.9, which is no rank's address"
-    assert second.startswith(f"{pair[1].ip}, which said no HELLO")
-    nothing_left(zero, *pair)
+def test_a_stranger_listens_on_the_ring_port_of_rank_1(both: Start, pair: Pair, nothing_left: Check) -> None:
+    """Rank 1 says so before its init, and rank 0 hears of it."""
+    with socket.create_server((pair[1].ip, 29401)):
+        runs = both()
+        for run in runs:
+            told = failed(run, "ring-port-taken")
+            assert (told["rank"], told["stage"], told["retry"]) == (1, "ports", "fix-first")
+            assert f"ring port at {pair[1].ip}:29401 cannot be used: another program listens there" in told["message"]
+            assert of(run, "environment-set") == []
+    for run in runs:
+        nothing_left(run, *pair)
+
+
+@pytest.mark.parametrize("options", [("--extensions", "off"), ("--revision", "1")])
+def test_a_stranger_on_a_ring_port_without_extensions(options: tuple[str, ...], both: Start, pair: Pair) -> None:
+    """Nobody tells rank 1 of it, but for the end of the session."""
+    with socket.create_server((pair[0].ip, 29400)):
+        zero, one = both(*options)
+        assert failed(zero, "ring-port-taken")["stage"] == "ports"
+        one.until(("session-ended", 1))
+        one.process.send_signal(signal.SIGINT)
+        assert one.end() == 130
+    assert of(zero, "bootstrap-sent") == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["--coordinator-port", "30000"], ["--dry-run"]])

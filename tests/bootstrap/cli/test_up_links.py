@@ -59,10 +59,10 @@ def test_cut_before_all_that_counts(both: Start, cable: Cable, pair: Pair) -> No
     runs = both()
     for rank, run in enumerate(runs):
         run.until(("holding", rank))
-    assert names(runs[0], "link-lost", "rehearsed", "holding") == ["link-lost", "link-lost", "rehearsed", "holding"]
+    assert names(runs[0], "link-lost", "sum-checked", "holding") == ["link-lost", "link-lost", "sum-checked", "holding"]
     stop(runs)
     for run in runs:
-        assert names(run, "rehearsed", "restarting") == ["rehearsed"]
+        assert names(run, "sum-checked", "restarting") == ["sum-checked"]
 
 
 def test_cut_before_the_frame(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:

@@ -27,7 +27,7 @@ def test_a_command_makes_its_group(count: int, ranks: Ranks, up: Start, tmp_path
     for rank, run in enumerate(runs):
         assert output(run) == [f"rank {rank} of {count}: {count * (count + 1) // 2}"]
         assert [event["rank"] for event in run.events[:-1]] == [rank] * (len(run.events) - 1)
-        steps = ["rehearsed", "file-written", "environment-set", "started", "command-ended", "done"]
+        steps = ["file-written", "environment-set", "started", "command-ended", "done"]
         assert names(run, *steps) == steps
         assert (run.events[-1]["ranks"], run.events[-1]["ok"], run.events[-1]["status"]) == (count, True, 0)
         peers = {event["peer"] for event in of(run, "established")}
@@ -149,16 +149,12 @@ def run_all(group: list[Rank], up: Start, hostfiles: list[Path], *options: str) 
 
 
 def test_ranks_in_another_order(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Ranks 1 and 2 have each other's number: they say it where rank 0 knows better."""
+    """Ranks 1 and 2 have each other's number: no init begins, and the deadline ends all."""
     group = ranks(3)
     right = write_hostfile(tmp_path / "right.json", [group[n].ip for n in (0, 1, 2)])
     wrong = write_hostfile(tmp_path / "wrong.json", [group[n].ip for n in (0, 2, 1)])
     group[1].number, group[2].number = 2, 1
-    runs = run_all(group, up, [right, wrong, wrong], "--timeout", "40")
-    assert error(runs[0])["code"] == "rehearsal-foreign"
-    assert f"came from {group[1].ip}, not from {group[2].ip}" in error(runs[0])["message"] or (
-        f"came from {group[2].ip}, not from {group[1].ip}" in error(runs[0])["message"]
-    )
+    runs = run_all(group, up, [right, wrong, wrong])
     for run in runs:
         nothing_left(run)
 
@@ -185,7 +181,7 @@ def test_groups_of_other_sizes(larger: int, ranks: Ranks, up: Start, tmp_path: P
     if larger == 0:
         assert codes[0] == "link-refused"  # by the third
     else:
-        assert codes[0] in ("rehearsal-foreign", "rehearsal-timeout")
+        assert "deadline" in codes
     for run in runs:
         nothing_left(run, *group)
 

@@ -69,14 +69,14 @@ def test_gathers_between_processes(count: int, ranks: Ranks, start_all: StartAll
     """
     group = ranks(count)
     with socket.create_server((group[0].ip, COORDINATOR_PORT)) as stranger:
-        runs = start_all(group, ["ends"] * count, "--no-rehearsal")
+        runs = start_all(group, ["ends"] * count)
         assert [run.end() for run in runs] == [0] * count, [run.stderr for run in runs]
         stranger.setblocking(False)
         with pytest.raises(BlockingIOError):
             stranger.accept()
     for run in runs:
         assert output(run) == ["7 + 4 gathers"]
-        assert names(run, "rehearsed", "consequence", "warning") == []
+        assert names(run, "consequence", "warning") == []
         nothing_left(run, *group)
 
 
@@ -101,7 +101,7 @@ def test_the_built_in_worker_needs_no_port_either(
             stranger.accept()
     for run in runs:
         steps = ["group-ready", "sum-checked", "holding"]
-        assert names(run, "rehearsed", *steps) == steps
+        assert names(run, *steps) == steps
         assert [event["value"] for event in of(run, "sum-checked")] == [count * (count + 1) // 2]
         assert run.events[-1]["backend"] == "jaccl"
         nothing_left(run, *group)

@@ -36,13 +36,13 @@ def test_while_waiting(rank: int, number: int, pair: Pair, up: Start, nothing_le
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_in_the_rehearsal(rank: int, both: Start, pair: Pair, nothing_left: Check) -> None:
-    runs = both(program="held_rehearsal.py")
+def test_before_the_init(rank: int, both: Start, pair: Pair, nothing_left: Check) -> None:
+    runs = both(program="held_check.py")
     runs[0].until(("bootstrap-sent", 0))
     runs[1].until(("bootstrap-received", 1))
     interrupt(runs, rank)
     for run in runs:
-        assert of(run, "rehearsed") == []
+        assert of(run, "environment-set") == []
         nothing_left(run, *pair)
 
 

@@ -277,14 +277,14 @@ def test_one_bootstrap_a_session() -> None:
     run(main)
 
 
-OFFERS = ("outcome/1", "rehearsal/1")
+OFFERS = ("outcome/1", "review/1")
 
 
 @pytest.mark.parametrize(
     ("revision", "own", "theirs", "offered"),
     [
         (Revision.V2, OFFERS, OFFERS, OFFERS),
-        (Revision.V2, OFFERS, ("rehearsal/1", "side-channel/1"), ("rehearsal/1",)),
+        (Revision.V2, OFFERS, ("review/1", "side-channel/1"), ("review/1",)),
         (Revision.V2, OFFERS, (), ()),
         (Revision.V2, (), OFFERS, ()),
         (Revision.V1, OFFERS, OFFERS, ()),

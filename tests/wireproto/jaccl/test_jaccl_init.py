@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
+from wireproto.errors import MalformedError
 from wireproto.jaccl import (
     DESTINATION_SIZE,
     MAX_SIZE,
@@ -15,6 +16,7 @@ from wireproto.jaccl import (
     MIN_SIZE,
     OWN_ENTRY,
     Destination,
+    InitGathers,
     RingDestinations,
     Root,
     Worker,
@@ -374,3 +376,56 @@ def test_only_wire_errors_come_out(data: st.DataObject) -> None:
         # In the others' lists: all of an own entry but its local_id, all of a peer's but its sequence number.
         fixed = 0 if at // 32 in (0, 8) else 8
         assert right or (which == 1 and not 96 <= at < 192 and at % 32 != fixed)
+
+
+# -- seen from outside -------------------------------------------------------------------------------------------------
+
+
+def test_the_gathers_seen_from_outside() -> None:
+    """[JACCL-MESH-INIT, JACCL-RING-INIT]"""
+    for size, ring in ((2, False), (8, False), (3, True)):
+        one = Destination(1, 5, gid=bytes(16))
+        inits = [
+            ring_init(rank, size, [one], [one]) if ring else mesh_init(rank, size, mesh_list(rank, size))
+            for rank in range(size)
+        ]
+        seen = InitGathers(size, ring=ring)
+        parts = [next(init) for init in inits]
+        lengths = []
+        while seen.length is not None:
+            lengths.append(seen.length)
+            seen.check(dict(enumerate(parts)))
+            result = b"".join(parts)
+            seen.complete(result)
+            if seen.length is not None:
+                parts = [init.send(result) for init in inits]
+        assert lengths == ([4, 32, 4, 32, 4, 4] if ring else [4, 32 * size, 4, 4])
+        with pytest.raises(MalformedError, match="jaccl-result"):
+            seen.complete(b"")
+
+
+@pytest.mark.parametrize(
+    ("gathers", "wrong", "code", "path"),
+    [
+        (0, i32(3), "jaccl-count", "mesh[1].count"),
+        (0, i32(0), "jaccl-count", "mesh[1].count"),
+        (0, i32(4), "jaccl-count", "mesh[1].count"),
+        (1, bytes(64), "jaccl-sequence-number", "mesh[1][0].packet_sequence_number"),
+        (2, i32(1), "jaccl-barrier", "barrier[1]"),
+    ],
+)
+def test_a_wrong_contribution_seen_from_outside(gathers: int, wrong: bytes, code: str, path: str) -> None:
+    """It names its rank, alone and in the result."""
+    seen = InitGathers(2, ring=False)
+    right = [next(mesh_init(rank, 2, mesh_list(rank, 2))) for rank in range(2)]
+    lists = [b"".join(encode_destination(each) for each in mesh_list(rank, 2)) for rank in range(2)]
+    for parts in [right, lists, [bytes(4)] * 2][:gathers]:
+        seen.complete(b"".join(parts))
+    first = [right, lists, [bytes(4)] * 2][gathers][0]
+    for act in (lambda: seen.check({0: first, 1: wrong}), lambda: seen.complete(first + wrong)):
+        with pytest.raises(MalformedError) as caught:
+            act()
+        assert (caught.value.code, caught.value.path) == (code, path)
+        assert seen.number == gathers
+    with pytest.raises(ValueError, match="rank 1's contribution has 5 bytes, not"):
+        seen.check({1: bytes(5)})

@@ -27,8 +27,8 @@ from wireproto import (
 from wireproto import Outcome as OutcomeMessage
 from wireproto.session import Confirmed, LocalError, MessageIgnored, MessageReceived, Role, State
 
-SIDE_CHANNEL, OUTCOME, REHEARSAL = "side-channel/1", "outcome/1", "rehearsal/1"
-ALL: Final = (SIDE_CHANNEL, OUTCOME, REHEARSAL)
+SIDE_CHANNEL, OUTCOME, FRAMELESS = "side-channel/1", "outcome/1", "frameless/1"
+ALL: Final = (SIDE_CHANNEL, OUTCOME, FRAMELESS)
 PART, WHOLE = SideChannelPart(0, b"part"), SideChannelWhole(0, b"partpart")
 STARTED, VERSIONS = OutcomeMessage(1, OutcomeState.STARTED, "", "", ""), Versions("0.1.0", "0.32.4", "ring", "")
 FRAMES: Final[tuple[Message, ...]] = (PART, WHOLE, STARTED, VERSIONS)
@@ -91,7 +91,7 @@ def test_nothing_is_offered_or_agreed_at_first(revision: Revision) -> None:
         (ALL, ALL, ALL, ALL),
         (ALL, ALL, ALL, (OUTCOME,)),
         (ALL, ALL, ALL, ()),
-        (ALL, ALL, (OUTCOME, REHEARSAL), (REHEARSAL,)),
+        (ALL, ALL, (OUTCOME, FRAMELESS), (FRAMELESS,)),
         ((OUTCOME,), ALL, ALL, (OUTCOME,)),
         (ALL, (OUTCOME,), (OUTCOME,), (OUTCOME,)),
         ((OUTCOME, "z-9/9"), (OUTCOME, "a/1"), (OUTCOME, "a/1"), (OUTCOME,)),
@@ -123,19 +123,19 @@ def test_unknown_names_come_through_and_are_not_offered() -> None:
 def test_what_was_offered_once_stays_offered() -> None:
     """A pong that is under way when another is sent cannot make a choice wrong. [EXT-OFFER]"""
     pair = shaken(rank_0=ALL, rank_1=ALL)
-    for names in ((OUTCOME,), (), (REHEARSAL,)):
+    for names in ((OUTCOME,), (), (FRAMELESS,)):
         say(pair, RESPONDER, pong(*names))
-    assert pair.initiator.offered == pair.responder.offered == {OUTCOME, REHEARSAL}
+    assert pair.initiator.offered == pair.responder.offered == {OUTCOME, FRAMELESS}
     crossing = output(pair.responder, pong(SIDE_CHANNEL))
-    say(pair, INITIATOR, bootstrap(OUTCOME, REHEARSAL))
+    say(pair, INITIATOR, bootstrap(OUTCOME, FRAMELESS))
     take(pair.initiator, crossing)
-    assert pair.responder.agreed == pair.initiator.agreed == {OUTCOME, REHEARSAL}
+    assert pair.responder.agreed == pair.initiator.agreed == {OUTCOME, FRAMELESS}
 
 
 def test_each_bootstrap_agrees_anew() -> None:
     """[EXT-CHOICE]"""
     pair = agreed((OUTCOME,))
-    for names in ((SIDE_CHANNEL, REHEARSAL), (), ALL, (OUTCOME,)):
+    for names in ((SIDE_CHANNEL, FRAMELESS), (), ALL, (OUTCOME,)):
         say(pair, INITIATOR, bootstrap(*names))
         assert pair.initiator.agreed == pair.responder.agreed == {*names}
 
@@ -164,8 +164,8 @@ def test_rank_0_chooses_from_what_is_offered_and_supported() -> None:
     """[EXT-CHOICE]"""
     pair = shaken(rank_0=(OUTCOME, SIDE_CHANNEL), rank_1=ALL)
     refuses(pair, INITIATOR, bootstrap(OUTCOME))
-    say(pair, RESPONDER, pong(OUTCOME, REHEARSAL))
-    for names in ((SIDE_CHANNEL,), (REHEARSAL,), (OUTCOME, REHEARSAL)):
+    say(pair, RESPONDER, pong(OUTCOME, FRAMELESS))
+    for names in ((SIDE_CHANNEL,), (FRAMELESS,), (OUTCOME, FRAMELESS)):
         refuses(pair, INITIATOR, bootstrap(*names))
     say(pair, INITIATOR, bootstrap(OUTCOME))
     refuses(pair, INITIATOR, bootstrap(SIDE_CHANNEL))
@@ -252,7 +252,7 @@ def test_uninvited_frame(role: Role, message: Message, names: Any) -> None:
 def test_frame_of_an_earlier_agreement(role: Role, message: Message) -> None:
     """[EXT-CHOICE, EXT-UNINVITED]"""
     pair = agreed()
-    say(pair, INITIATOR, bootstrap(REHEARSAL))
+    say(pair, INITIATOR, bootstrap(FRAMELESS))
     with pytest.raises(UnknownTypeError):
         output(pair(role), message)
 
@@ -262,7 +262,7 @@ def test_frames_in_flight_do_not_end_an_honest_session() -> None:
     for message in SENT_BY[RESPONDER]:
         pair = agreed()
         crossing = output(pair.responder, message)
-        say(pair, INITIATOR, bootstrap(REHEARSAL))
+        say(pair, INITIATOR, bootstrap(FRAMELESS))
         say(pair, INITIATOR, bootstrap())
         assert take(pair.initiator, crossing)[-1] == MessageReceived(message)
         assert pair.initiator.agreed == frozenset()

@@ -1,0 +1,65 @@
+"""The ports that native code opens to the network, looked at before it runs: free here, reachable there.
+
+Only MLX's ring, and JACCL with a peer that has no extensions, listen on the network at all. [EXT-OUTCOME-TURN]
+"""
+
+import asyncio
+import errno
+import socket
+from typing import Final
+
+from bootstrap.errors import BootstrapError, system_reason
+from bootstrap.plan import Backend, Plan
+
+REACH_SECONDS: Final = 2.0
+"""For a neighbour's host to answer."""
+
+
+class PortError(BootstrapError):
+    """A port cannot be used; nothing native has run."""
+
+    stage = "ports"
+
+
+def check_own_ports(plan: Plan, backend: Backend) -> None:
+    """Check that the ports on which native code of this rank will listen are free. PortError if one is not."""
+    if backend == "ring":
+        for ip, port in plan.ring_addresses(plan.rank):
+            _check_free(ip, port, "ring", taken="ring-port-taken", refused="ring-port-refused")
+    elif plan.rank == 0 and plan.relay_port is None:
+        codes = {"taken": "coordinator-port-taken", "refused": "coordinator-port-refused"}
+        _check_free(plan.ips[0], plan.port, "coordinator", **codes)
+
+
+async def check_neighbour(plan: Plan) -> None:
+    """Check that the next rank of MLX's ring can be reached, before it listens. PortError if it cannot."""
+    rank = (plan.rank + 1) % plan.size
+    await asyncio.gather(*(_reach(rank, ip, port) for ip, port in plan.ring_addresses(rank)))
+
+
+def _check_free(ip: str, port: int, what: str, *, taken: str, refused: str) -> None:
+    with socket.socket() as sock:
+        # Without SO_REUSEPORT, with which MLX would share the port with another program and never know.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((ip, port))
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            reason = "another program listens there" if in_use else system_reason(error)
+            text = f"the {what} port at {ip}:{port} cannot be used: {reason}"
+            raise PortError(text, code=taken if in_use else refused) from error
+
+
+async def _reach(rank: int, ip: str, port: int) -> None:
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            _, writer = await asyncio.open_connection(ip, port)
+        writer.transport.abort()
+    except ConnectionRefusedError:
+        pass  # the host is there, and MLX does not listen yet
+    except TimeoutError:
+        text = f"rank {rank}'s ring port at {ip}:{port} does not answer (waited {REACH_SECONDS:g} s)"
+        raise PortError(text, code="ring-unreachable") from None
+    except OSError as error:
+        text = f"rank {rank}'s ring port at {ip}:{port} cannot be reached: {system_reason(error)}"
+        raise PortError(text, code="ring-unreachable") from error
