@@ -96,6 +96,7 @@ local MESSAGES = {
     { key = "mlx", name = "versions.mlx", type = "string", max = 1024 },
     { key = "backend", name = "versions.backend", type = "string", max = 1024 },
     { key = "devices", name = "versions.devices", type = "string", pattern = [[^([0-9a-f]{64})?\z]] },
+    { key = "program", name = "versions.program", type = "string", values = { "hold", "module", "command", "dry-run" }, optional = true },
   } },
   [0xff] = { name = "sessionEnd", kind = "empty", revision = 1, fields = {} },
 }

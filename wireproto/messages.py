@@ -261,7 +261,20 @@ class Outcome(Struct, frozen=True, gc=False):
     message: ShortText
 
 
-class Versions(Struct, frozen=True, gc=False):
+class Program(Enum):
+    """What a rank does once the group can be formed."""
+
+    HOLD = "hold"
+    """It holds the group."""
+    MODULE = "module"
+    """It runs a module or script in the process that formed the group."""
+    COMMAND = "command"
+    """It runs a command in a process of its own."""
+    DRY_RUN = "dry-run"
+    """Nothing: it forms no group."""
+
+
+class Versions(Struct, frozen=True, gc=False, omit_defaults=True):
     """What a rank runs. [EXT-VERSIONS]"""
 
     package: ShortText
@@ -269,6 +282,8 @@ class Versions(Struct, frozen=True, gc=False):
     backend: ShortText
     devices: Sha256Hex
     """The SHA-256 of its device matrix file in lower-case hex; empty where it has none."""
+    program: Program | None = None
+    """The key is left out where the rank does not say."""
 
 
 class SessionEnd(Struct, frozen=True, gc=False):

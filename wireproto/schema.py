@@ -490,7 +490,15 @@ class JsonArray(Construct):  # type: ignore[misc]
 
 
 class Optional(Subconstruct):  # type: ignore[misc]
-    """A member that may be absent, which means an empty array; an empty array is not written. [EXT-EMPTY]"""
+    """A member that may be absent, which means `absent`; that value is not written. [EXT-EMPTY, EXT-VERSIONS]"""
+
+    def __init__(self, subcon: Construct, absent: object) -> None:
+        super().__init__(subcon)
+        self.absent = absent
+
+    def is_absent(self, value: object) -> bool:
+        """Return whether `value` is not written. A list is built as a tuple is."""
+        return (tuple(value) if isinstance(value, list) else value) == self.absent
 
 
 class JsonObject(Construct):  # type: ignore[misc]
@@ -499,6 +507,7 @@ class JsonObject(Construct):  # type: ignore[misc]
     def __init__(self, *subcons: Construct) -> None:
         super().__init__()
         self.members = {member.name: member.subcon for member in subcons}
+        self.absent = {key: member.absent for key, member in self.members.items() if isinstance(member, Optional)}
 
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Container:
         start = stream.tell()
@@ -514,24 +523,25 @@ class JsonObject(Construct):  # type: ignore[misc]
                 found[key] = self.members[key]._parsereport(text, context, key)
             else:
                 text.skip()
-        for key, member in self.members.items():
-            if key not in found and not isinstance(member, Optional):
+        for key in self.members:
+            if key not in found and key not in self.absent:
                 _fail("field-missing", text.pos - 1, f"the object ends without {key}", key)
         end = len(text.data) - len(text.data[text.pos :].lstrip(_SPACE))
         if end < len(text.data):
             _fail("trailing-data", end, "only white space may follow the JSON text")
-        return Container({key: found.get(key, ()) for key in self.members})
+        values = self.absent | found
+        return Container({key: values[key] for key in self.members})
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
         if not isinstance(obj, Mapping):
             _fail("field-type", None, f"expected a dict or Container, not {type(obj).__name__}")
         texts = []
         for key, member in self.members.items():
-            if key not in obj and not isinstance(member, Optional):
+            if isinstance(member, Optional) and (key not in obj or member.is_absent(obj[key])):
+                continue
+            if key not in obj:
                 _fail("field-missing", None, f"there is no {key}", key)
-            text = _built(member, obj.get(key, ()), key)
-            if text != b"[]" or not isinstance(member, Optional):
-                texts.append(b'"%s":%s' % (key.encode(), text))
+            texts.append(b'"%s":%s' % (key.encode(), _built(member, obj[key], key)))
         stream.write(b"{%s}" % b",".join(texts))
         return obj
 
@@ -598,7 +608,7 @@ PongPayload: Final = JsonObject(
     "modelLoaded" / Boolean,
     "inferenceInFlight" / Boolean,
     "memoryPressure" / OneOf(Text, "normal", "warning", "critical"),
-    "extensions" / Optional(ExtensionNames),
+    "extensions" / Optional(ExtensionNames, ()),
 )
 """[PAYLOAD-PONG, EXT-OFFER]"""
 
@@ -611,7 +621,7 @@ InferenceToken: Final = Struct("box" / Octets)
 JacclBootstrapPayload: Final = JsonObject(
     "port" / U16Number,
     "sessionID" / Text,
-    "extensions" / Optional(ExtensionNames),
+    "extensions" / Optional(ExtensionNames, ()),
 )
 """Starts the group's init on both ranks. [PAYLOAD-BOOTSTRAP, EXT-CHOICE]"""
 
@@ -652,7 +662,13 @@ Outcome: Final = JsonObject(
 )
 """[EXT-OUTCOME]"""
 
-Versions: Final = JsonObject("package" / ShortText, "mlx" / ShortText, "backend" / ShortText, "devices" / Sha256Hex)
+Versions: Final = JsonObject(
+    "package" / ShortText,
+    "mlx" / ShortText,
+    "backend" / ShortText,
+    "devices" / Sha256Hex,
+    "program" / Optional(OneOf(Text, "hold", "module", "command", "dry-run"), None),
+)
 """[EXT-VERSIONS]"""
 
 SessionEnd: Final = Empty(Octets)

@@ -39,6 +39,8 @@ class Field(NamedTuple):
     key: str
     facts: Facts
     optional: bool
+    absent: object = None
+    """What it means that an optional field is absent."""
 
     @property
     def name(self) -> str:
@@ -83,8 +85,10 @@ def payload_fields(layout: construct.Construct) -> Iterator[Field]:
     else:
         members = {}
     for key, value in members.items():
-        optional = isinstance(value, schema.Optional)
-        yield Field(key, facts(value.subcon if optional else value), optional)
+        if isinstance(value, schema.Optional):
+            yield Field(key, facts(value.subcon), True, value.absent)
+        else:
+            yield Field(key, facts(value), False)
 
 
 def facts(value: construct.Construct) -> Facts:

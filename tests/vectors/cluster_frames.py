@@ -24,6 +24,7 @@ from wireproto import (
     PPActivationPayload,
     PPSessionEndPayload,
     PPTokenPayload,
+    Program,
     PromptTokensPayload,
     SessionEnd,
     SessionStopPayload,
@@ -127,6 +128,12 @@ _OWN_EXTENDED: Final[_Rows] = [
     ("outcome-longest", "1,024 characters of four bytes", Outcome(0, OutcomeState.FAILED, "", "", "😀" * 1024)),
     ("versions", "What a rank runs", Versions("0.1.0", "0.32.4", "jaccl", "0123456789abcdef" * 4)),
     ("versions-no-devices", "A rank without a device matrix", Versions("0.1.0", "0.32.4", "ring", "")),
+    ("versions-program-hold", "A rank that holds the group", Versions("0.1.0", "0.32.4", "ring", "", Program.HOLD)),
+    ("versions-program-module", "A rank that runs a module in the process that formed the group",
+     Versions("0.1.0", "0.32.4", "ring", "", Program.MODULE)),
+    ("versions-program-command", "A rank that runs a command in a process of its own",
+     Versions("0.1.0", "", "jaccl", "0123456789abcdef" * 4, Program.COMMAND)),
+    ("versions-program-dry-run", "A dry run", Versions("0.1.0", "0.32.4", "ring", "", Program.DRY_RUN)),
 ]  # fmt: skip
 _UNINVITED: Final[_Rows] = [
     ("sideChannelPart", "A type of an extension that is not agreed", SideChannelPart(0, b"")),
@@ -207,6 +214,7 @@ def _foreign() -> Iterator[ClusterFrameTest]:
         rules += ["JSON-NESTING"] * name.startswith("nesting") + ["JSON-BASE64"] * name.startswith("base64")
         rules += ["JSON-INTEGER"] * name.startswith(("minus", "i64"))
         rules += ["JSON-KEYS"] * (name in ("order-turned", "unknown-other-case"))
+        rules += ["JSON-UNKNOWN-KEY"] * (name in ("versions-program-other-case", "versions-program-nested"))
         rules += ["EXT-EMPTY"] * name.startswith("extensions-empty")
         rules += ["EXT-NAMES"] * (name in ("extensions-first-and-escaped", "extensions-nobody-knows"))
         rules += ["PAYLOAD-LIMIT"] * name.endswith("-longest")

@@ -15,12 +15,12 @@ from tests.wireproto.payloads import (
     TYPE_BYTE,
     V1_TYPES,
 )
-from wireproto import MemoryPressure, Message, OutcomeState, Revision
+from wireproto import MemoryPressure, Message, OutcomeState, Program, Revision
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _CLASSES: Final = {TYPE_BYTE[cls]: cls for cls in JSON_FIELDS}
 _INTEGER_RANGES: Final = {"u16": (0, 65535), "i64": (-9223372036854775808, 9223372036854775807)}
-_ENUMS: Final = {"pressure": MemoryPressure, "state": OutcomeState}
+_ENUMS: Final = {"pressure": MemoryPressure, "state": OutcomeState, "program": Program}
 _LENGTHS: Final = {"bytes64": 64, "bytes32": 32, "bytes": None}
 
 

@@ -20,6 +20,7 @@ from wireproto import (
     PPActivationPayload,
     PPSessionEndPayload,
     PPTokenPayload,
+    Program,
     PromptTokensPayload,
     SessionEnd,
     SessionStopPayload,
@@ -59,12 +60,16 @@ JSON_FIELDS: Final[dict[type[Message], dict[str, tuple[str, str]]]] = {
         "state": ("state", "state"),
         **{name: (name, "short") for name in ("stage", "code", "message")},
     },
-    Versions: {**{name: (name, "short") for name in ("package", "mlx", "backend")}, "devices": ("devices", "digest")},
+    Versions: {
+        **{name: (name, "short") for name in ("package", "mlx", "backend")},
+        "devices": ("devices", "digest"),
+        "program": ("program", "program"),
+    },
 }
 """Attribute → (wire key, kind), in the order in which a frame that we make has them."""
 
-OPTIONAL: Final = frozenset({"extensions"})
-"""Keys that need not be there, and are left out where their value is empty."""
+OPTIONAL: Final[dict[str, object]] = {"extensions": (), "program": None}
+"""Keys that need not be there, and what it means where they are not: that value is not written."""
 
 TYPE_BYTE: Final[dict[type[Message], int]] = {
     HandshakeHello: 0x01,
@@ -108,7 +113,7 @@ def json_text(value: object) -> bytes:
     match value:
         case bytes():
             value = base64.b64encode(value).decode()
-        case MemoryPressure() | OutcomeState():
+        case MemoryPressure() | OutcomeState() | Program():
             value = value.value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -116,7 +121,7 @@ def json_text(value: object) -> bytes:
 def members(message: Message) -> list[tuple[str, bytes]]:
     """(wire key, JSON text) of each field that is written."""
     values = [(key, getattr(message, name)) for name, (key, _) in JSON_FIELDS[type(message)].items()]
-    return [(key, json_text(value)) for key, value in values if key not in OPTIONAL or value != ()]
+    return [(key, json_text(value)) for key, value in values if key not in OPTIONAL or value != OPTIONAL[key]]
 
 
 def json_object(items: list[tuple[str, bytes]]) -> bytes:

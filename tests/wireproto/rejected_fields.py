@@ -9,7 +9,7 @@ from tests.wireproto.rejected_texts import V1, Reject
 _GOOD: Final = {
     "str": b'"u"', "bool": b"true", "pressure": b'"normal"', "u16": b"1", "i64": b"1", "i64s": b"[1,2]",
     "bytes": b'"AA=="', "bytes32": b'"' + b"A" * 43 + b'="', "bytes64": b'"' + b"A" * 86 + b'=="',
-    "state": b'"failed"', "short": b'"s"', "digest": b'""', "names": b'["a/1"]',
+    "state": b'"failed"', "short": b'"s"', "digest": b'""', "names": b'["a/1"]', "program": b'"hold"',
 }  # fmt: skip
 
 _NOT_A_STRING: Final = {
@@ -87,6 +87,12 @@ _NO_STATE: Final = {
     "empty": b'^""', "capital": b'^"Ready"', "other": b'^"running"', "space": b'^" ready"', "prefix": b'^"read"',
     "python-name": b'^"OutcomeState.READY"', "nul": b'^"ready\\u0000"',
 }  # fmt: skip
+_NO_PROGRAM: Final = {
+    "empty": b'^""', "capital": b'^"Hold"', "all-capitals": b'^"MODULE"', "other": b'^"script"', "space": b'^"hold "',
+    "prefix": b'^"comman"', "underscore": b'^"dry_run"', "no-hyphen": b'^"dryrun"', "dry": b'^"dry"',
+    "python-name": b'^"Program.HOLD"', "nul": b'^"hold\\u0000"', "look-alike": b'^"h\xd0\xbeld"',
+    "other-hyphen": b'^"dry\xe2\x80\x90run"', "none": b'^"none"',
+}  # fmt: skip
 _TOO_LONG: Final = {
     "1025": b'^"' + b"a" * 1025 + b'"', "1025-wide": b'^"' + b"\xf0\x9f\x98\x80" * 1025 + b'"',
     "1025-escaped": b'^"' + b"\\u00e9" * 1025 + b'"', "many": b'^"' + b"a" * 60_000 + b'"',
@@ -110,7 +116,7 @@ _NO_NAME: Final = {
 
 def _faults(kind: str) -> Iterator[tuple[str, str, bytes]]:
     """(name, code, marked value) of each way in which a value of a kind can be wrong."""
-    if kind in ("str", "pressure", "state", "short", "digest") or kind.startswith("bytes"):
+    if kind in ("str", "pressure", "state", "short", "digest", "program") or kind.startswith("bytes"):
         yield from ((name, code, text) for name, (code, text) in _NOT_A_STRING.items())
     if kind == "bool":
         yield from ((name, code, text) for name, (code, text) in _NOT_A_BOOL.items())
@@ -121,6 +127,8 @@ def _faults(kind: str) -> Iterator[tuple[str, str, bytes]]:
         yield from ((name, "field-enum", text) for name, text in _NO_PRESSURE.items())
     if kind == "state":
         yield from ((name, "field-enum", text) for name, text in _NO_STATE.items())
+    if kind == "program":
+        yield from ((name, "field-enum", text) for name, text in _NO_PROGRAM.items())
     if kind == "short":
         yield from ((f"length-{name}", "field-length", text) for name, text in _TOO_LONG.items())
     if kind == "digest":
@@ -172,6 +180,10 @@ def _names(array: bytes) -> bytes:
     return b'\x07{"port":1,"sessionID":"","extensions":' + array + b"}"
 
 
+def _versions(more: bytes) -> bytes:
+    return b'\x43{"package":"","mlx":"","backend":"","devices":""' + more + b"}"
+
+
 def _numbered_names(count: int) -> bytes:
     return b",".join(b'"x/%d"' % number for number in range(1, count + 1))
 
@@ -205,6 +217,15 @@ _EXTENSIONS: Final = [
         "extensions[1]",
     ),
     Reject("names-in-v1", "field-pattern", _names(b'[^"a"]'), "extensions[0]", V1),
+    Reject("program-twice", "json-duplicate-key", _versions(b',"program":"hold",^"program":"hold"')),
+    Reject("program-twice-escaped", "json-duplicate-key", _versions(b',"program":"hold",^"pro\\u0067ram":"module"')),
+    Reject("program-first-of-two-wrong", "field-enum", _versions(b',"program":^"x","program":"hold"'), "program"),
+    Reject("program-behind-space", "field-enum", _versions(b',"program" :\n ^"Hold"'), "program"),
+    Reject("program-escaped-wrong", "field-enum", _versions(b',"program":^"\\u0048old"'), "program"),
+    Reject("program-alone", "field-missing", b'\x43{"program":"hold"^}', "package"),
+    Reject("program-without-a-value", "json-syntax", b'\x43{"program":^}'),
+    Reject("program-cut", "truncated", b'\x43{"program":"hol^'),
+    Reject("program-cut-behind-a-wrong-one", "field-enum", b'\x43{"program":^"hol"', "program"),
     Reject("part-without-number", "truncated", b"\x40^"),
     Reject("part-number-cut", "truncated", b"\x40\x01\0\0^"),
     Reject("whole-number-cut", "truncated", b"\x41\0^"),

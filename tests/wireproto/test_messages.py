@@ -28,6 +28,7 @@ from wireproto import (
     PPActivationPayload,
     PPSessionEndPayload,
     PPTokenPayload,
+    Program,
     PromptTokensPayload,
     Revision,
     SessionEnd,
@@ -72,7 +73,7 @@ KEYS: Final = {
     PPTokenPayload: ["uid", "sealedToken"],
     PPSessionEndPayload: ["uid"],
     Outcome: ["rank", "state", "stage", "code", "message"],
-    Versions: ["package", "mlx", "backend", "devices"],
+    Versions: ["package", "mlx", "backend", "devices", "program"],
 }
 
 
@@ -126,6 +127,7 @@ def test_enums() -> None:
     assert [(revision.name, revision.value) for revision in Revision] == [("V1", 1), ("V2", 2)]
     assert [pressure.value for pressure in MemoryPressure] == ["normal", "warning", "critical"]
     assert [state.value for state in OutcomeState] == ["started", "ready", "failed", "finished"]
+    assert [program.value for program in Program] == ["hold", "module", "command", "dry-run"]
     assert len(Direction) == 3
     assert len(PayloadKind) == 4
     assert MAX_LINK_LENGTH == 268_435_456 == 256 * 1024 * 1024

@@ -189,7 +189,16 @@ PAYLOAD_ROWS: Final = [
         "versions",
         schema.Versions,
         b'{"package":"1","mlx":"2","backend":"jaccl","devices":""}',
-        {"package": "1", "mlx": "2", "backend": "jaccl", "devices": ""},
+        {"package": "1", "mlx": "2", "backend": "jaccl", "devices": "", "program": None},
+    ),
+    *(
+        Row(
+            f"versions-{program}",
+            schema.Versions,
+            b'{"package":"","mlx":"","backend":"","devices":"","program":"%s"}' % program.encode(),
+            {"package": "", "mlx": "", "backend": "", "devices": "", "program": program},
+        )
+        for program in ("hold", "module", "command", "dry-run")
     ),
 ]
 FRAME_ROWS: Final = [
@@ -229,7 +238,7 @@ def test_only_white_space_follows_a_payload(row: Row) -> None:
 def test_a_payload_needs_each_member(row: Row) -> None:
     for key in row.value:
         value = {other: row.value[other] for other in row.value if other != key}
-        if key != "extensions":
+        if key not in ("extensions", "program"):
             assert verdict(build, row.layout, value) == expected("field-missing", None, key)
         elif not row.value[key]:
             assert build(row.layout, value) == row.data
@@ -244,8 +253,40 @@ def test_a_payload_works_by_itself() -> None:
     assert layout.build({"port": 1, "sessionID": "u", "extensions": ["a/1"], "x": 1}) == (
         b'{"port":1,"sessionID":"u","extensions":["a/1"]}'
     )
+    assert layout.build({"port": 1, "sessionID": "u", "extensions": []}) == b'{"port":1,"sessionID":"u"}'
     with pytest.raises(MalformedError, match="field-range in port at byte 8"):
         layout.parse(b'{"port":70000,"sessionID":"u"}')
+
+
+@pytest.mark.parametrize(
+    ("layout", "key", "value"),
+    [
+        (schema.JacclBootstrapPayload, "extensions", None),
+        (schema.JacclBootstrapPayload, "extensions", ""),
+        (schema.JacclBootstrapPayload, "extensions", {}),
+        (schema.JacclBootstrapPayload, "extensions", 0),
+        (schema.Versions, "program", ()),
+        (schema.Versions, "program", []),
+        (schema.Versions, "program", 0),
+        (schema.Versions, "program", False),
+        (schema.Versions, "program", b"hold"),
+    ],
+    ids=repr,
+)
+def test_only_one_value_means_that_a_member_is_absent(layout: Construct, key: str, value: object) -> None:
+    """[EXT-EMPTY, EXT-VERSIONS]"""
+    rest = {"port": 1, "sessionID": ""} if key == "extensions" else dict.fromkeys(VERSIONS, "")
+    assert verdict(build, layout, rest | {key: value}) == expected("field-type", None, key)
+
+
+VERSIONS: Final = ("package", "mlx", "backend", "devices")
+
+
+@pytest.mark.parametrize("program", ["", "Hold", "hold ", "dry_run", "script"])
+def test_program_that_there_is_not(program: str) -> None:
+    """[EXT-VERSIONS]"""
+    value = dict.fromkeys(VERSIONS, "") | {"program": program}
+    assert verdict(build, schema.Versions, value) == expected("field-enum", None, "program")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ from msgspec import Meta, Struct, inspect
 from spec.tools import fields as declared
 from spec.tools.fields import Facts, Field, snake
 from tests.wireproto.payloads import JSON_FIELDS, TYPE_BYTE
-from wireproto import EXTENSIONS, MAX_LINK_LENGTH, REGISTRY, JacclBootstrapPayload, Message, PromptTokensPayload, schema
+from wireproto import (
+    EXTENSIONS,
+    MAX_LINK_LENGTH,
+    REGISTRY,
+    JacclBootstrapPayload,
+    MemoryPressure,
+    Message,
+    Program,
+    PromptTokensPayload,
+    Versions,
+    schema,
+)
 from wireproto.codec.json_scanner import MAX_NESTING
 from wireproto.testing.vectors import DIRECTORY
 
@@ -33,7 +44,7 @@ def facts_of(kind: inspect.Type) -> Facts:
             return Facts("string", values=tuple(member.value for member in members))
         case inspect.VarTupleType(item_type=item, max_length=most):
             return Facts("array", max=most, item=facts_of(item), unique=isinstance(item, inspect.StrType))
-    raise TypeError(kind)
+    return Facts(repr(kind))
 
 
 def differences(cls: type[Struct], wanted: tuple[Field, ...]) -> Iterator[str]:
@@ -49,10 +60,18 @@ def differences(cls: type[Struct], wanted: tuple[Field, ...]) -> Iterator[str]:
         if (our := ours.get(field.name)) is not None:
             if our.encode_name != field.key:
                 yield f"{field.name}: the key is {our.encode_name}, not {field.key}"
-            if facts_of(our.type) != field.facts:
-                yield f"{field.name}: {facts_of(our.type)} is not {field.facts}"
-            if our.required is field.optional or (field.optional and our.default != ()):
-                yield f"{field.name}: whether it may be absent differs"
+            facts = facts_of(_without_none(our.type) if field.optional and field.absent is None else our.type)
+            if facts != field.facts:
+                yield f"{field.name}: {facts} is not {field.facts}"
+            if our.required is field.optional or (field.optional and our.default != field.absent):
+                yield f"{field.name}: whether it may be absent, or what that means, differs"
+
+
+def _without_none(kind: inspect.Type) -> inspect.Type:
+    match kind:
+        case inspect.UnionType(types=(other, inspect.NoneType())):
+            return other
+    return kind
 
 
 @pytest.mark.parametrize("cls", TYPE_BYTE, ids=lambda cls: cls.__name__)
@@ -127,6 +146,24 @@ def test_other_field_is_named(name: str, kind: Any, more: dict[str, Any]) -> Non
     other = changed(JacclBootstrapPayload, name, kind, **more)
     (found,) = differences(other, LAYOUTS[0x07].fields)
     assert found.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (None, {}),
+        (Program | None, {}),
+        (Program, {}),
+        (Program, {"default": Program.HOLD}),
+        (str | None, {"default": None}),
+        (Program | int | None, {"default": None}),
+        (MemoryPressure | None, {"default": None}),
+        (Program | None, {"default": None, "key": "Program"}),
+    ],
+)
+def test_other_program_is_named(kind: Any, more: dict[str, Any]) -> None:
+    (found,) = differences(changed(Versions, "program", kind, **more), LAYOUTS[0x43].fields)
+    assert found.startswith("program: ")
 
 
 def test_field_too_many_is_named() -> None:

@@ -29,9 +29,19 @@ _UNITS: Final[dict[type, str]] = {str: "characters", bytes: "bytes", tuple: "ele
 
 @cache
 def payload_fields(cls: type[msgspec.Struct]) -> dict[str, inspect.Field]:
-    """Return the fields of a payload class by wire key, in the order in which they are declared."""
+    """Return the fields of a payload class by wire key, in the order in which they are declared.
+
+    A field whose default is None, which is never written, has the type of its other values.
+    """
     info = inspect.type_info(cls)
-    return {field.encode_name: field for field in info.fields} if isinstance(info, inspect.StructType) else {}
+    return {field.encode_name: _written(field) for field in info.fields} if isinstance(info, inspect.StructType) else {}
+
+
+def _written(field: inspect.Field) -> inspect.Field:
+    match field:
+        case inspect.Field(default=None, type=inspect.UnionType(types=(kind, inspect.NoneType()))):
+            return msgspec.structs.replace(field, type=kind)
+    return field
 
 
 # -- checking before encoding ------------------------------------------------------------------------------------------
@@ -40,7 +50,9 @@ def payload_fields(cls: type[msgspec.Struct]) -> dict[str, inspect.Field]:
 def check_fields(payload: msgspec.Struct) -> None:
     """Raise `MalformedError` unless each field has its annotated type (not a subclass), range, length and form."""
     for key, field in payload_fields(type(payload)).items():
-        _check_value(key, getattr(payload, field.name), field.type)
+        value = getattr(payload, field.name)
+        if field.required or value is not field.default:
+            _check_value(key, value, field.type)
 
 
 def _check_value(path: str, value: object, kind: inspect.Type) -> None:

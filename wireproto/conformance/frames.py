@@ -76,8 +76,6 @@ _RULES: Final = {
     "field-missing": "JSON-KEYS",
     "field-base64": "JSON-BASE64",
     "field-not-integer": "JSON-INTEGER",
-    "field-pattern": "EXT-NAMES",
-    "field-duplicate": "EXT-NAMES",
     "payload-limit": "PAYLOAD-LIMIT",
     "payload-not-empty": "PAYLOAD-EMPTY",
     "type-unknown": "FRAME-TYPE",
@@ -98,6 +96,8 @@ _PAYLOADS: Final = {
     11: "PAYLOAD-PP-ACTIVATION",
     12: "PAYLOAD-PP-TOKEN",
     13: "PAYLOAD-UID",
+    0x42: "EXT-OUTCOME",
+    0x43: "EXT-VERSIONS",
 }
 
 

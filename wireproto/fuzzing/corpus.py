@@ -7,7 +7,7 @@ from wireproto.codec.fields import payload_fields
 from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS
 from wireproto.fuzzing.sealed import LENGTHS, split_stream
 from wireproto.fuzzing.seeds import SEEDS, session
-from wireproto.messages import REGISTRY, MemoryPressure, OutcomeState
+from wireproto.messages import REGISTRY, MemoryPressure, OutcomeState, Program
 
 
 def export(directory: Path) -> Iterator[Path]:
@@ -44,7 +44,7 @@ def dictionary() -> Iterator[str]:
 
 def _tokens() -> dict[str, list[bytes]]:
     keys = [key for spec in REGISTRY for key in payload_fields(spec.payload)]
-    words = [each.value for enum in (MemoryPressure, OutcomeState) for each in enum]
+    words = [each.value for enum in (MemoryPressure, OutcomeState, Program) for each in enum]
     return {
         "type": [bytes([spec.msg_type]) for spec in REGISTRY],
         "length": [length.to_bytes(8, "little") for length in LENGTHS],

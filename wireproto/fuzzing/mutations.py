@@ -271,7 +271,8 @@ _SOME_MEMBERS: Final = (
     b'"seqLen":-1', b'"sealedActivation":""', b'"sealedActivation":"AAA"', b'"nonce":"AA=="', b'"":0',
     b'"extensions":[]', b'"extensions":["a/1"]', b'"extensions":["a/1","a/1"]', b'"extensions":["A"]', b'"rank":0',
     b'"state":"ready"', b'"stage":""', b'"code":""', b'"message":""', b'"package":""', b'"mlx":""', b'"backend":""',
-    b'"devices":""', b'"devices":"0"', b'"x":[{"y":1,"y":2}]', b'"x":{"y":{}}', b'"":""',
+    b'"devices":""', b'"devices":"0"', b'"program":"hold"', b'"program":"dry_run"', b'"program":null',
+    b'"x":[{"y":1,"y":2}]', b'"x":{"y":{}}', b'"":""',
 )  # fmt: skip
 _JSON_TYPES: Final = [spec.msg_type.value for spec in REGISTRY if spec.kind is PayloadKind.JSON]
 TOKENS: Final = (*_TOKENS, *_SOME_MEMBERS)

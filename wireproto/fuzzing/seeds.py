@@ -105,7 +105,7 @@ def _conversation(role: Role, revision: Revision) -> bytes:
     frames = [
         *start,
         b'\x42{"rank":0,"state":"ready","stage":"","code":"","message":""}',
-        b'\x43{"package":"","mlx":"","backend":"","devices":""}',
+        b'\x43{"package":"","mlx":"","backend":"","devices":"","program":"hold"}',
         part,
         b"\xff",
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from msgspec.structs import fields
 
@@ -28,19 +28,22 @@ def build_message(message: Message, revision: Revision = Revision.V2, extensions
     return schema.build(schema.ClusterFrame, frame, revision=revision, extensions=extensions)
 
 
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
+def _enum(kind: Any) -> type[Enum] | None:
+    """The enum that a field takes, with or without None; None if it takes another type."""
+    return next((each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, Enum)), None)
 
 
 def _from_wire(value: Any, kind: Any) -> Any:
-    return kind(value) if _is_enum(kind) else value
+    enum = _enum(kind)
+    return value if enum is None or value is None else enum(value)
 
 
 def _to_wire(value: Any, kind: Any) -> Any:
     """A field's value as its layout takes it; `_MISFIT`, which no layout takes, if its class is not the field's."""
-    if _is_enum(kind):
-        return value.value if type(value) is kind else _MISFIT
-    return _MISFIT if isinstance(value, list) else value
+    enum = _enum(kind)
+    if enum is None or value is None:
+        return _MISFIT if isinstance(value, list) else value
+    return value.value if type(value) is enum else _MISFIT
 
 
 _MISFIT: Final = object()

@@ -99,7 +99,8 @@ def foreign_members(random: Random, message: Message, escaped: float) -> Members
     members = [(key, encode_value(random, value, escaped)) for key, value in _written(message)]
     fields = payload_fields(type(message))
     absent = {key for key, field in fields.items() if not field.required}.difference(key for key, _ in members)
-    members += [(key, b"[]") for key in sorted(absent) if random.random() >= 0.7]
+    defaults = [(key, fields[key].default) for key in sorted(absent) if fields[key].default is not None]
+    members += [(key, encode_value(None, default)) for key, default in defaults if random.random() >= 0.7]
     unknown = random.sample(["extra", "", "UID", "uid ", "é", "\0", "Port", "sessionId"], random.choice([0, 0, 1, 2]))
     members += [(key, any_value(random)) for key in unknown]
     members.sort(key=lambda _: random.random())

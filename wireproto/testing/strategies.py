@@ -74,6 +74,11 @@ def messages(*classes: type[Message]) -> st.SearchStrategy[Message]:
     return st.one_of(*(_MESSAGES[cls] for cls in classes or _MESSAGES))
 
 
+def _field_values(field: inspect.Field) -> st.SearchStrategy[Any]:
+    values = _values(field.type)
+    return values if field.required else st.just(field.default) | values
+
+
 def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
     match kind:
         case inspect.IntType(ge=int(low), le=int(high)):
@@ -96,7 +101,7 @@ def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
 
 _MESSAGES: Final[dict[type[Message], st.SearchStrategy[Message]]] = {
     spec.payload: st.builds(
-        spec.payload, **{field.name: _values(field.type) for field in payload_fields(spec.payload).values()}
+        spec.payload, **{field.name: _field_values(field) for field in payload_fields(spec.payload).values()}
     )
     for spec in REGISTRY
 }

@@ -19,6 +19,7 @@ from wireproto import (
     Message,
     Ping,
     PongPayload,
+    Program,
     PromptTokensPayload,
     Revision,
     SideChannelPart,
@@ -121,6 +122,11 @@ MESSAGES: list[tuple[str, str, Message]] = [
     ),
     ("sideChannelPart", '{"part":"AAE=","sequence":258}', SideChannelPart(258, b"\x00\x01")),
     ("versions", '{"package":"1","mlx":"","backend":"ring","devices":""}', Versions("1", "", "ring", "")),
+    (
+        "versions",
+        '{"package":"1","mlx":"","backend":"ring","devices":"","program":"dry-run"}',
+        Versions("1", "", "ring", "", Program.DRY_RUN),
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_FIELDS, TYPE_BYTE, V1_TYPES
+from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_FIELDS, OPTIONAL, TYPE_BYTE, V1_TYPES
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
 from wireproto import (
     HandshakeHello,
@@ -19,12 +19,14 @@ from wireproto import (
     OutcomeState,
     PongPayload,
     PPTokenPayload,
+    Program,
     PromptTokensPayload,
     Revision,
     SideChannelPart,
     SideChannelWhole,
     StepTokenPayload,
     UnknownTypeError,
+    Versions,
     encode_frame,
 )
 from wireproto.testing.by_schema import build_message, parse_message
@@ -44,6 +46,7 @@ GOOD: Final[dict[str, Any]] = {
     "short": "s" * 1024,
     "digest": "0" * 64,
     "names": ("a/1", "b/1"),
+    "program": Program.COMMAND,
 }
 NO_NAME: Final = (
     "",
@@ -85,6 +88,9 @@ BAD: Final[dict[str, list[tuple[Any, str, str]]]] = {
     "bytes64": [(value, "field-type", "") for value in NOT_BYTES]
     + [(value, "field-length", "") for value in (b"", bytes(32), bytes(63), bytes(65))],
     "state": [(value, "field-type", "") for value in (None, "ready", "READY", 0, OutcomeState, MemoryPressure.NORMAL)],
+    "program": [
+        (value, "field-type", "") for value in ("hold", "HOLD", "", 0, False, (), [], Program, OutcomeState.READY)
+    ],
     "short": [(value, "field-type", "") for value in (None, b"s", 1, ["s"])]
     + [("s" * 1025, "field-length", ""), ("😀" * 1025, "field-length", ""), ("\ud800", "json-surrogate", "")],
     "digest": [(value, "field-type", "") for value in (None, bytes(32), 0)]
@@ -160,10 +166,10 @@ def test_schema_refuses_too(row: Row) -> None:
         assert refused == expected(row.code, None, row.path)
 
 
-@pytest.mark.parametrize("cls", [PongPayload, JacclBootstrapPayload])
+@pytest.mark.parametrize("cls", [PongPayload, JacclBootstrapPayload, Versions])
 def test_wrong_field_where_no_optional_one_is_set(cls: type[Message]) -> None:
     """Such a message is judged by one expression alone."""
-    required = {name: kind for name, (_, kind) in JSON_FIELDS[cls].items() if kind != "names"}
+    required = {name: kind for name, (key, kind) in JSON_FIELDS[cls].items() if key not in OPTIONAL}
     assert len(required) == len(JSON_FIELDS[cls]) - 1
     for name, kind in required.items():
         for value, code, at in BAD[kind]:

@@ -37,6 +37,7 @@ from wireproto import (
     PPActivationPayload,
     PPSessionEndPayload,
     PPTokenPayload,
+    Program,
     PromptTokensPayload,
     Revision,
     SessionEnd,
@@ -247,6 +248,20 @@ ROWS: Final = (
         V2,
         Versions("", "", "", ""),
         b'\x43{"package":"","mlx":"","backend":"","devices":""}',
+    ),
+    *(
+        Row(
+            f"versions-{word}",
+            V2,
+            Versions("", "", "ring", "", program),
+            b'\x43{"package":"","mlx":"","backend":"ring","devices":"","program":"%s"}' % word.encode(),
+        )
+        for word, program in (
+            ("hold", Program.HOLD),
+            ("module", Program.MODULE),
+            ("command", Program.COMMAND),
+            ("dry-run", Program.DRY_RUN),
+        )
     ),
 )  # fmt: skip
 

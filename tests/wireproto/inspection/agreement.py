@@ -50,6 +50,8 @@ def _shown(message: Message) -> dict[str, list[Value]]:
 
 def _as_shown(value: object) -> list[Value]:
     match value:
+        case None:
+            return []
         case tuple():
             return [each for item in value for each in _as_shown(item)]
         case bool():

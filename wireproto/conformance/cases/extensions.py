@@ -6,11 +6,13 @@ gets as `unimplemented`.
 
 import json
 
+import msgspec
+
 from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
 from wireproto.conformance.frames import BOOTSTRAP, PONG, name_of, offered
 from wireproto.conformance.peer import Link, Peer
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
-from wireproto.messages import EXTENSIONS, OUTCOME_1, Versions
+from wireproto.messages import EXTENSIONS, OUTCOME_1, Program, Versions
 from wireproto.session import Role
 
 _OUTCOME = {"rank": 1, "state": "started", "stage": "", "code": "", "message": ""}
@@ -109,14 +111,19 @@ async def empty(peer: Peer) -> None:
         raise Missed(missed.expected, missed.came, missed.requirement or rule) from None
 
 
-@case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-UNINVITED", roles=RANK_1, revisions=V2)
+@case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-VERSIONS", "EXT-UNINVITED", roles=RANK_1, revisions=V2)
 async def outcome_agreed(peer: Peer) -> None:
     """Once outcome/1 is agreed on, rank 1 sends its versions before any other frame of an extension."""
     link = await peer.session()
+    await _agree_as_rank_0(link)
+    await _expect_versions(link)
+
+
+async def _agree_as_rank_0(link: Link) -> None:
+    """Undecided where rank 1 does not offer outcome/1."""
     if OUTCOME_1 not in await _offers(link):
         raise Undecided(Verdict.UNIMPLEMENTED, f"the peer does not offer {OUTCOME_1}")
     await link.send(f"a jacclBootstrap with {OUTCOME_1}", _naming(BOOTSTRAP, [OUTCOME_1]))
-    await _expect_versions(link)
 
 
 @case("extensions", "none-in-revision-1", "EXT-REVISION", roles=RANK_1, revisions=V1)
@@ -130,11 +137,12 @@ async def none_offered_in_revision_1(peer: Peer) -> None:
     await link.expect_alive()
 
 
-async def _expect_versions(link: Link) -> None:
+async def _expect_versions(link: Link) -> Versions:
     link.step("expect versions")
     message = await link.message()
     if not isinstance(message, Versions):
         raise Missed("versions", name_of(message))
+    return message
 
 
 # -- rank 0 ------------------------------------------------------------------------------------------------------------
@@ -180,13 +188,18 @@ async def empty_offer(peer: Peer) -> None:
     await link.expect_alive()
 
 
-@case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-UNINVITED", roles=RANK_0, revisions=V2)
+@case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-VERSIONS", "EXT-UNINVITED", roles=RANK_0, revisions=V2)
 async def outcome_chosen(peer: Peer) -> None:
     """When it chooses outcome/1, rank 0 sends its versions right behind jacclBootstrap."""
     link = await peer.session_at_ack()
+    await _agree_as_rank_1(link)
+    await _expect_versions(link)
+
+
+async def _agree_as_rank_1(link: Link) -> None:
+    """Undecided where rank 0 does not choose outcome/1."""
     if OUTCOME_1 not in await _chooses(link):
         raise Undecided(Verdict.UNIMPLEMENTED, f"the peer does not choose {OUTCOME_1}")
-    await _expect_versions(link)
 
 
 @case("extensions", "none-in-revision-1", "EXT-REVISION", roles=RANK_0, revisions=V1)
@@ -197,3 +210,34 @@ async def none_chosen_in_revision_1(peer: Peer) -> None:
     bootstrap = await link.expect_bootstrap()
     if bootstrap.extensions:
         raise Missed("no extensions", ", ".join(bootstrap.extensions))
+
+
+# -- either rank -------------------------------------------------------------------------------------------------------
+
+
+def _program(name: str, about: str, program: str | None, *rules: str, is_taken: bool) -> None:
+    """The peer gets its own versions back, with a program: nothing else in them can make it fail."""
+
+    @case("extensions", f"program-{name}", *rules, revisions=V2, about=about, needs=("extensions.outcome-agreed",))
+    async def script(peer: Peer) -> None:
+        if peer.role is Role.RESPONDER:
+            link = await peer.session()
+            await _agree_as_rank_0(link)
+        else:
+            link = await peer.session_at_ack()
+            await _agree_as_rank_1(link)
+        versions = {**msgspec.to_builtins(await _expect_versions(link)), "program": program}
+        shown = json.dumps(program)
+        await link.send(f"versions with the program {shown}", b"\x43" + json.dumps(versions).encode())
+        if is_taken:
+            await link.expect_alive("that they are taken")
+        else:
+            await link.expect_closed()
+
+
+for _each in Program:
+    _about = f"versions may say that a rank's program is {_each.value}."
+    _program(_each.value, _about, _each.value, "EXT-VERSIONS", is_taken=True)
+_program("unknown", "A program that there is not ends the connection.", "script", "EXT-VERSIONS", "SESSION-BOX",
+         is_taken=False)  # fmt: skip
+_program("null", "A program that is null ends the connection.", None, "EXT-VERSIONS", "SESSION-BOX", is_taken=False)

@@ -103,7 +103,7 @@ class Parser:
 
     def fields(self, fields: dict[str, tuple[str, str]], value: dict[str, Any]) -> dict[str, Any]:
         payload = {key: self.field(key, kind, value) for key, kind in fields.values() if key not in OPTIONAL}
-        for key in OPTIONAL & {key for key, _ in fields.values()}:
+        for key in OPTIONAL.keys() & {key for key, _ in fields.values()}:
             if names := self.names(value.get(key, [])):
                 payload[key] = names
         return payload

@@ -8,6 +8,7 @@ from wireproto import (
     MemoryPressure,
     Message,
     PongPayload,
+    Versions,
     WireError,
     decode_frame,
 )
@@ -66,6 +67,32 @@ class NoVersions(Conversation):
 
     def send_versions(self) -> None:
         pass
+
+
+@mutant("EXT-VERSIONS")
+class ProgramMisspelt(Conversation):
+    """Its versions name a program that there is not."""
+
+    def encode(self, message: Message) -> bytes:
+        frame = super().encode(message)
+        return frame[:-1] + b',"program":"dry_run"}' if isinstance(message, Versions) else frame
+
+
+@mutant("EXT-VERSIONS")
+class ProgramRefused(Conversation):
+    """versions that say a program are refused."""
+
+    def look_at(self, frame: bytes) -> None:
+        if frame[0] == 0x43 and b'"program"' in frame:
+            raise Fault("program")
+
+
+@mutant("EXT-VERSIONS")
+class AnyProgramAccepted(Tolerant):
+    """`program` may hold anything."""
+
+    path = "program"
+    codes = ("field-enum", "field-type")
 
 
 @mutant("EXT-REVISION", roles=ONE, revision=V1)
