@@ -1,6 +1,6 @@
-"""A tiny Llama with random weights and a tokenizer of numbered words, in the files that mlx_lm loads.
+"""A tiny Llama with random weights, and its tokenizer of made-up words, in the files that mlx_lm loads.
 
-All dimensions that tensor parallelism divides are multiples of 4.
+Every dimension that tensor parallelism splits is a multiple of 4.
 """
 
 import json
@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import mlx.core as mx
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 
 LAYERS: Final = 2
 HEADS, KV_HEADS, HEAD_SIZE, INTERMEDIATE = 8, 4, 8, 96
@@ -21,9 +18,9 @@ WORDS: Final = [UNKNOWN, END, *(f"{word}{number}" for word, number in product(("
 CHAT_TEMPLATE: Final = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""Variables that make a load fail rather than look for a file on the network."""
+"""Variables that make loading fail instead of using the network."""
 NO_COMPILER: Final = {"MLX_DISABLE_COMPILE": "1"}
-"""On a CPU, mx.compile runs the system's C++ compiler, and keeps the results in the directory for temporary files."""
+"""Variables that turn off mx.compile, which needs a C++ compiler on a CPU and leaves files in TMPDIR."""
 
 
 def write_model(directory: Path) -> Path:
@@ -45,9 +42,17 @@ def write_model(directory: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(directory / "model.safetensors"), _weights(), metadata={"format": "mlx"})
 
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.save(str(directory / "tokenizer.json"))
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": UNKNOWN},
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": UNKNOWN,
@@ -59,9 +64,9 @@ def write_model(directory: Path) -> Path:
 
 
 def _weights() -> dict[str, mx.array]:
-    """Return the same random weights each time.
+    """Return random weights, the same each time.
 
-    They are large enough for the logits to lie far apart: a sum in another order must not change which one is largest.
+    They are large, so that the two largest logits are far apart: shards add in another order, and round differently.
     """
     key = mx.random.key(2711)
 
@@ -71,7 +76,7 @@ def _weights() -> dict[str, mx.array]:
         return mx.random.normal((rows, columns), scale=2 * columns**-0.5, key=own)
 
     head = matrix(len(WORDS), HIDDEN)
-    head[WORDS.index(END)] = 0  # the end never has the largest logit
+    head[WORDS.index(END)] = 0  # never the largest logit
     weights = {
         "model.embed_tokens.weight": matrix(len(WORDS), HIDDEN),
         "model.norm.weight": mx.ones(HIDDEN),

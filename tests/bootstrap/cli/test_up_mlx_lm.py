@@ -1,4 +1,4 @@
-"""mlx_lm over a group of real ranks: its server on two, its generation on four, with a tiny model of random weights."""
+"""mlx_lm over real ranks, with a tiny model of random weights: its server on two ranks, generation on four."""
 
 import json
 import os
@@ -21,9 +21,9 @@ SERVER = ("--", sys.executable, "-m", "mlx_lm.server")
 GENERATES = (sys.executable, str(SCRIPTS / "generates.py"))
 PROMPT = "a1 b2 c3"
 WORDS = 8
-"""How many words are asked of the server."""
+"""Number of words requested from the server."""
 TOOK_REQUEST = "Prompt Cache:"
-"""What mlx_lm.server logs on each rank that gets a request, before it works on it."""
+"""Logged by mlx_lm.server on each rank that receives a request, before the rank starts on it."""
 SECONDS = 60.0
 
 
@@ -34,13 +34,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables under which nothing is fetched, and no setting or file of the user is read."""
+    """Return variables that rule out downloads, a compiler, and the user's own Hugging Face files."""
     return {"HF_HOME": str(tmp_path_factory.mktemp("hugging-face")), **OFFLINE, **NO_COMPILER}
 
 
 @pytest.fixture(scope="session")
 def alone(model: Path, offline: dict[str, str]) -> dict[str, Any]:
-    """What one process generates with the whole model."""
+    """Return the output of one process that has the whole model."""
     done = subprocess.run(
         [*GENERATES, str(model), PROMPT],
         env={**os.environ, **offline},
@@ -50,11 +50,11 @@ def alone(model: Path, offline: dict[str, str]) -> dict[str, Any]:
     )
     told: dict[str, Any] = json.loads(done.stdout)
     assert (told["size"], told["rows"]) == (1, HEADS * HEAD_SIZE)
-    assert len(set(told["tokens"])) > len(told["tokens"]) / 2  # no model that repeats itself
+    assert len(set(told["tokens"])) > len(told["tokens"]) / 2  # the model does not just repeat itself
     return told
 
 
-def test_its_server(
+def test_the_server_answers_from_two_ranks(
     model: Path,
     offline: dict[str, str],
     alone: dict[str, Any],
@@ -63,7 +63,7 @@ def test_its_server(
     soon: Callable[[Callable[[], bool], str], None],
     nothing_left: Check,
 ) -> None:
-    """Rank 0 answers over HTTP as the whole model would, and Ctrl-C there ends both ranks."""
+    """Rank 0 answers over HTTP as the whole model would; Ctrl-C on rank 0 ends both ranks."""
     zero = pair[0]
     with socket.create_server((zero.ip, 0)) as free:
         port = free.getsockname()[1]
@@ -108,7 +108,7 @@ def complete(ip: str, port: int, **request: Any) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
-def test_its_generation(
+def test_four_ranks_generate_the_same_tokens(
     model: Path,
     offline: dict[str, str],
     alone: dict[str, Any],
@@ -117,11 +117,12 @@ def test_its_generation(
     tmp_path: Path,
     nothing_left: Check,
 ) -> None:
-    """Each of four ranks has a quarter of each matrix, and generates what the whole model does."""
+    """Each rank has a quarter of the query matrix and prints the same tokens and text as the whole model."""
     group = ranks(4)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
     command = ("--", *GENERATES, str(model), PROMPT)
     runs = [up(rank, hostfile, "--json", *command, env=offline) for rank in group]
+    runs[0].until(("command-ended", 0))  # four imports of mlx_lm at once can take longer than end() waits
     assert [run.end() for run in runs] == [0] * 4, [(run.events, run.stderr) for run in runs]
     for rank, run in enumerate(runs):
         (line,) = output(run)

@@ -1,6 +1,6 @@
-"""Generates tokens with mlx_lm: generates.py MODEL PROMPT. In a group, each rank has a shard of the model.
+"""Generates text with mlx_lm: generates.py MODEL PROMPT. In a group, the model is sharded over the ranks.
 
-Prints one JSON object: the tokens, the text, and the number of rows of the first layer's query matrix on this rank.
+Prints one JSON object with the tokens, the text, and the row count of the first query matrix on this rank.
 """
 
 import json
@@ -13,7 +13,7 @@ from mlx_lm.utils import sharded_load
 path, prompt = sys.argv[1:]
 group = mx.distributed.init()
 model, tokenizer = load(path) if group.size() == 1 else sharded_load(path, tensor_group=group)
-responses = list(stream_generate(model, tokenizer, prompt, max_tokens=32))  # greedy, unless a sampler is given
+responses = list(stream_generate(model, tokenizer, prompt, max_tokens=16))  # greedy, unless a sampler is given
 told = {
     "rank": group.rank(),
     "size": group.size(),
