@@ -4,8 +4,7 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -204,28 +203,6 @@ def test_the_next_session_on_the_same_host(both: Start, pair: Pair, up: Start, n
 
 
 # -- what cannot be written --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many pages."""
-    mounted: list[Path] = []
-
-    def mount(pages: int) -> Path:
-        path = tmp_path / f"disk{len(mounted)}"
-        path.mkdir()
-        size = pages * os.sysconf("SC_PAGE_SIZE")
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=False, capture_output=True
-        )
-        if done.returncode != 0:
-            pytest.skip("this user may not mount")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--", "true"]])
