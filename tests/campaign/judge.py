@@ -65,6 +65,8 @@ def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
         if run.error is not None and not _fits(_code(run.error), (*causes, *CONSEQUENCES, "deadline")):
             # A deadline is for a rank that waits for the other.
             yield f"rank {rank}: {run.error['code']} is no consequence of {case.fault}: {run.error['message']}"
+        if case.fault == "freeze" and rank == case.rank and run.error is not None and _blames_the_other(run.error):
+            yield f"rank {rank}: its own MLX hangs, and it blames the other: {run.error['message']}"
     told = {_code(run.error) for run in failures.values() if run.error is not None}
     seen = told.union(*(run.codes for run in runs.values()))
     if told and not any(_fits(code, causes) for code in seen):
@@ -75,6 +77,10 @@ def _code(error: Event) -> str:
     """Return the error's code; `deadline` where a deadline has the code of what the rank last saw of the link."""
     waited = _fits(error["code"], ("no-bootstrap", *UNDER_WAY)) and AT_DEADLINE in error["message"]
     return "deadline" if waited else str(error["code"])
+
+
+def _blames_the_other(error: Event) -> bool:
+    return error["code"] in ("no-bootstrap", "peer-loading") or "the worker after 'started'" in error["message"]
 
 
 def _was_killed(case: Case, run: Running) -> bool:

@@ -52,8 +52,7 @@ if "namespace" in wanted:
     enter(wanted["namespace"])
 if "terminal" in wanted:
     take(*wanted["terminal"])
-if wanted.get("nohup"):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if wanted["nohup"] else signal.SIG_DFL)
 if wanted.get("unprivileged") and os.geteuid() == 0:
     drop_privilege()
 
