@@ -31,7 +31,8 @@ BRISK: Final = {
 }
 """Of `bootstrap.link.sessions.Times`: as short as they can be on a busy machine."""
 
-PULSE: Final = 0.02
+PULSE: Final = 0.1
+"""Seconds between two looks at whether the output is to be read."""
 TAIL_SECONDS: Final = 2 * DRAIN_SECONDS + 1
 """This long before its end a rank gives up its last words, on both streams, if nobody reads them."""
 
