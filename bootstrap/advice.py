@@ -74,8 +74,12 @@ ADVICE: Final[dict[str, Advice]] = {
         "the other rank speaks another revision, or somebody is in between", "the same --revision on both"
     ),
     "no-bootstrap": Advice(
-        "rank 0 awaits another rank, or is a reference build that never sends the frame",
+        "rank 0 loads MLX, awaits a rank, or is a reference build that sends no frame",
         "see rank 0's output; use a build that tries again once it is ready",
+    ),
+    "peer-loading": Advice(
+        "the import of MLX hangs on that rank, or takes longer than this rank may wait",
+        "python -c 'import mlx.core' there; --timeout gives more time",
     ),
     "bad-bootstrap": _fix_first("rank 0 sent a port or a session ID that cannot be used", "fix rank 0"),
     # identity and pins

@@ -145,6 +145,7 @@ class Rank:
                 own_ip=plan.own_ip,
                 on_message=partial(self.take, peer),
                 on_confirmed=self._confirm,
+                on_loading=partial(self.run.reason.loading, peer),
                 capture=self._capture,
                 report=self.report,
             )

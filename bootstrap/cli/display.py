@@ -1,6 +1,7 @@
 """A run's events: plain lines, coloured lines on a terminal, or JSON lines for programs."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -163,10 +164,23 @@ class TerminalDisplay(PlainDisplay):
         self._line("stdout", f"\x1b[2m{when}\x1b[0m  \x1b[{colour}m{who}\x1b[0m  {text}")
 
 
+class _LogLines(logging.Handler):
+    """Writes log lines of this process as other lines of the run, so that a reader that stalls does not hold it up."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.line("stderr", self.format(record))
+
+
 @contextmanager
 def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
     """Give the display that suits stdout."""
     output = Output()
+    handler, logger = _LogLines(output), logging.getLogger("bootstrap")
+    logger.addHandler(handler)
     try:
         if as_json:
             yield JsonDisplay(prog, output)
@@ -176,6 +190,7 @@ def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
         else:
             yield PlainDisplay(prog, output)
     finally:
+        logger.removeHandler(handler)
         output.close()
 
 

@@ -143,6 +143,8 @@ class Lock:
 
     def _write(self) -> None:
         """Write the record, whole or not at all. A run goes on without: only the crash of its guard would matter."""
+        if self._held.fileno() < 0:  # given back: the record is the next run's by now
+            return
         record = Record(self._own, tuple(self._children.values()), tuple(self._directories))
         with suppress(OSError):
             descriptor = _open(self.path, os.O_RDWR | os.O_CREAT)

@@ -313,11 +313,13 @@ class Run:
     def _too_late(self) -> None:
         states = ", ".join(f"the worker after '{child.last}'" for child in self._children)
         late = f"no group within {self._timeout:g} s"
-        if (reason := self.reason.error) is not None:
-            error: BootstrapError = RunError(f"{reason}; {late}", code=reason.code)
-            error.stage = reason.stage
-        elif any(child.is_worker and child.last == "started" for child in self._children):
+        reason = self.reason.error
+        is_importing = any(child.is_worker and child.last == "started" for child in self._children)
+        if is_importing and (reason is None or self.reason.has_met):  # then this is what the other ranks wait for
             error = RunError(f"{late}: MLX is still being imported; try: python -c 'import mlx.core'", code="mlx-hangs")
+        elif reason is not None:
+            error = RunError(f"{reason}; {late}", code=reason.code)
+            error.stage = reason.stage
         else:
             error = RunError(
                 f"{late} ({states or 'no worker yet'}); see the log lines, or raise --timeout", code="deadline"

@@ -12,13 +12,22 @@ class Reason:
     """
 
     def __init__(self) -> None:
+        self.has_met = False
+        """Whether there ever was a session: a loss after it may be a consequence of what keeps this rank waiting."""
         self._lost: dict[int | None, LinkError] = {}  # by rank, None where it is not known; in the order of the losses
+        self._loading: set[int] = set()
         self._seen: LinkError | None = None
         self._protocol: LinkError | None = None  # stays the reason, since rank 0 reconnects and repeats it
 
     @property
     def error(self) -> LinkError | None:
-        return next(iter(self._lost.values()), self._seen)
+        if self._loading and not self._lost:
+            ranks = " and ".join(f"rank {peer}" for peer in sorted(self._loading))
+            return LinkError(f"MLX is still being loaded on {ranks}", code="peer-loading")
+        peer, error = next(iter(self._lost.items()), (None, self._seen))
+        if error is not None and peer in self._loading:
+            return LinkError(f"{error} (when last heard, rank {peer} was still loading MLX)", code=error.code)
+        return error
 
     def lost(self, peer: int | None, error: LinkError) -> None:
         """The link with a rank was lost, or could not be made."""
@@ -26,9 +35,14 @@ class Reason:
 
     def established(self, peer: int) -> None:
         """There is a session with a rank."""
+        self.has_met = True
         self._lost.pop(peer, None)
         self._lost.pop(None, None)
         self._seen = self._protocol
+
+    def loading(self, peer: int, is_loading: bool) -> None:
+        """Say whether a rank still loads MLX, after its last pong."""
+        (self._loading.add if is_loading else self._loading.discard)(peer)
 
     def ended_early(self, error: LinkError) -> None:
         """Rank 0 has ended its session without a jacclBootstrap."""

@@ -40,9 +40,9 @@ class Record:
         if self._is_over:
             return
         try:
-            if os.write(self._descriptor, data) == len(data):
-                return
-            reason = "its reader is too slow"
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            return
         except BlockingIOError:
             reason = "its reader is too slow"
         except OSError as error:

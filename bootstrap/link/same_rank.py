@@ -1,7 +1,7 @@
 """Notices that both ranks of a pair were given the same number: two ranks 0 would connect, two ranks 1 would listen.
 
 A rank 0 listens on its own link port, where only another rank 0 sends anything. A rank 1 connects to the peer's link
-port, where a rank 0 closes at once, and another rank 1 waits for a hello.
+port, where a rank 0 closes soon, and another rank 1 waits for a hello.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ from typing import Final, NoReturn
 
 from bootstrap.errors import LinkError
 
-WORD_SECONDS: Final = 2.0
-"""How long the other end has to send something, or to close."""
+HELLO_SECONDS: Final = 0.5
+"""How long whoever connects to a rank 0 has to send something, before it closes."""
+WORD_SECONDS: Final = 1.5
+"""How long the other end has to close: a rank 0 does so earlier."""
 LOOK_SECONDS: Final = 3.0
 """Between two looks of a rank 1 that nobody has connected to."""
-STAY_SECONDS: Final = 2 * LOOK_SECONDS
+STAY_SECONDS: Final = LOOK_SECONDS + WORD_SECONDS + 1.5
 """How long a rank 1 goes on listening once it knows, so that the other finds out too."""
 
 
@@ -31,7 +33,7 @@ async def no_other_rank_0(own_ip: str, peer_ip: str, port: int) -> NoReturn:
     async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if writer.get_extra_info("peername")[0] == peer_ip:
-                async with asyncio.timeout(WORD_SECONDS):
+                async with asyncio.timeout(HELLO_SECONDS):
                     if await reader.read(1):
                         found.set()
         except (OSError, TimeoutError):
@@ -50,14 +52,17 @@ async def no_other_rank_0(own_ip: str, peer_ip: str, port: int) -> NoReturn:
 
 async def no_other_rank_1(own_ip: str, peer_ip: str, port: int, is_met: asyncio.Event) -> None:
     """Raise LinkError (`same-rank`) when the peer listens as rank 1 does; return once `is_met`."""
-    while not is_met.is_set():
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_SECONDS):
-                await is_met.wait()
-                return
-        if await _waits_for_a_hello(own_ip, peer_ip, port):
-            await asyncio.sleep(STAY_SECONDS)
+    while not await _set_within(is_met, LOOK_SECONDS):
+        # A rank 0 that has just come up, or is slow to close, has a session with this rank soon.
+        if await _waits_for_a_hello(own_ip, peer_ip, port) and not await _set_within(is_met, STAY_SECONDS):
             raise _same(1)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 async def _waits_for_a_hello(own_ip: str, peer_ip: str, port: int) -> bool:
@@ -66,7 +71,7 @@ async def _waits_for_a_hello(own_ip: str, peer_ip: str, port: int) -> bool:
         async with asyncio.timeout(WORD_SECONDS):
             reader, writer = await asyncio.open_connection(peer_ip, port, local_addr=(own_ip, 0))
         try:
-            async with asyncio.timeout(WORD_SECONDS / 2):
+            async with asyncio.timeout(WORD_SECONDS):
                 await reader.read(1)
         except TimeoutError:
             return True

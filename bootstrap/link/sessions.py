@@ -80,6 +80,8 @@ READY = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressur
 OnMessage = Callable[[Message], None]
 OnConfirmed = Callable[[str, bytes], None]
 """Called with a peer's IP and the identity key that it has shown to have."""
+OnLoading = Callable[[bool], None]
+"""Called with each pong: whether the peer says that it still loads MLX, and has named not all its extensions yet."""
 OnSeen = Callable[[str | LinkError | None], None]
 """Called with what rank 0 did last, or the error that ended its session; None after a jacclBootstrap or sessionEnd."""
 
@@ -115,6 +117,7 @@ class RankZero:
         times: Times = DEFAULT_TIMES,
         on_message: OnMessage = nothing,
         on_confirmed: OnConfirmed = nothing,
+        on_loading: OnLoading = nothing,
         capture: Capture | None = None,
         report: OnStep = silent,
     ) -> None:
@@ -125,7 +128,7 @@ class RankZero:
         self._own_ip = own_ip
         self._make_session, self._capture = make_session, capture
         self._times = times
-        self._on_message, self._on_confirmed = on_message, on_confirmed
+        self._on_message, self._on_confirmed, self._on_loading = on_message, on_confirmed, on_loading
         self._report = report
         self._link: Link | None = None
         self._is_stopped = False
@@ -264,6 +267,7 @@ class RankZero:
             match await link.receive():
                 case MessageReceived(PongPayload() as pong):
                     self._is_loading = bool(link.session.offered) and not pong.model_loaded
+                    self._on_loading(self._is_loading)
                     self._heard.set()
                     self._take_pong()
                     self._see(Health("ready" if pong.model_loaded else "degraded"))

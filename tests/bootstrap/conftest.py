@@ -246,6 +246,28 @@ def soon() -> Callable[[Callable[[], bool], str], None]:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of so many pages."""
+    mounted: list[Path] = []
+
+    def mount(pages: int) -> Path:
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        size = pages * os.sysconf("SC_PAGE_SIZE")
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=False, capture_output=True
+        )
+        if done.returncode != 0:
+            pytest.skip("this user may not mount")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
 def clean_environment() -> Iterator[None]:
     """The variables of this process are put back afterwards."""
     before = dict(os.environ)

@@ -20,6 +20,7 @@ ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "comman
 CAUSES: Final = {
     "kill": (*UNDER_WAY, "worker-killed", "command-failed", "command-killed", *LATE),
     "stop": (*UNDER_WAY, *LATE),
+    "freeze": ("mlx-hangs", "peer-loading", *LATE),
     "close": (*UNDER_WAY, *LATE),
     "reset": (*UNDER_WAY, *LATE),
     "partition": (*UNDER_WAY, *LATE),
@@ -33,6 +34,10 @@ CAUSES: Final = {
     "disk": ("write-failed", "directory-failed", "lock-failed"),
     "permission": ("write-failed", "directory-failed", "lock-failed"),
     "descriptors": ("system-refused", "write-failed", "directory-failed", "lock-failed", *UNDER_WAY, *LATE),
+    "reader": (),
+    "terminal": ("output-failed", *ENDED),
+    "keylog": (),
+    "second": (),
 }
 """The codes that may say why a rank has ended, by fault. A rank may show the other's."""
 
@@ -41,6 +46,10 @@ AT_DEADLINE: Final = "no group within"
 """In the message of every error at the deadline."""
 STOPPED = (0, 129, 130, 143)
 """How a run ends that a user has stopped: this one by a signal, or another rank's."""
+
+
+UNHEARD: Final = {"reader": STOPPED, "terminal": (*STOPPED, 3, 125)}
+"""How a run ends that cannot say why."""
 
 
 def is_documented(code: str) -> bool:
@@ -52,10 +61,12 @@ def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
     causes = (*CAUSES[case.fault], *(ENDED if case.stage == "stop" else ()))
     failures = {rank: run for rank, run in runs.items() if not _was_killed(case, run)}
     for rank, run in failures.items():
-        yield from (f"rank {rank}: {text}" for text in _wrong_end(run))
+        yield from (f"rank {rank}: {text}" for text in _wrong_end(run, UNHEARD.get(case.fault, ())))
         if run.error is not None and not _fits(_code(run.error), (*causes, *CONSEQUENCES, "deadline")):
             # A deadline is for a rank that waits for the other.
             yield f"rank {rank}: {run.error['code']} is no consequence of {case.fault}: {run.error['message']}"
+        if case.fault == "freeze" and rank == case.rank and run.error is not None and _blames_the_other(run.error):
+            yield f"rank {rank}: its own MLX hangs, and it blames the other: {run.error['message']}"
     told = {_code(run.error) for run in failures.values() if run.error is not None}
     seen = told.union(*(run.codes for run in runs.values()))
     if told and not any(_fits(code, causes) for code in seen):
@@ -68,17 +79,24 @@ def _code(error: Event) -> str:
     return "deadline" if waited else str(error["code"])
 
 
+def _blames_the_other(error: Event) -> bool:
+    return error["code"] in ("no-bootstrap", "peer-loading") or "the worker after 'started'" in error["message"]
+
+
 def _was_killed(case: Case, run: Running) -> bool:
     """By the fault itself: it cannot have said anything."""
     return case.fault == "kill" and case.rank == run.rank and run.process.returncode == -9
 
 
-def _wrong_end(run: Running) -> Iterator[str]:
+def _wrong_end(run: Running, unheard: tuple[int, ...]) -> Iterator[str]:
     status, error, stderr = run.process.returncode, run.error, "\n".join(run.stderr)
     done = run.events[-1] if run.events else {}
     if "Traceback" in stderr or "internal error" in stderr:
         yield f"it ends in a traceback: {stderr[-2000:]}"
-    if done.get("event") != "done":
+    if run.is_unheard and done.get("event") != "done":
+        if status not in unheard:
+            yield f"it ends unheard with status {status}"
+    elif done.get("event") != "done":
         yield f"its last word is not `done`, status {status}: {stderr[-500:]}"
     elif done["ok"]:
         if error is not None or status not in (done.get("status", 0), *(STOPPED if done.get("stopped") else ())):

@@ -6,7 +6,9 @@ Cells that are empty, shown as `-`:
 - On loopback the cable passes link frames on, so before the first one (`connect`) there is none to drop, send twice,
   cut or change. Between namespaces it passes packets, the first of which is that of the connect.
 - Between namespaces nothing ends a connection but its two ends, so there is no `close`, `reset` and `truncate`. What a
-  host lacks (`clock` to `descriptors`) and who floods it do not depend on the cable, so they are tried on loopback.
+  host lacks (`clock` to `second`) and who floods it do not depend on the cable, so they are tried on loopback.
+- Once both have the session's key (`confirmed`) nothing more is written to a key log (`keylog`).
+- A rank that ends (`stop`) gives its host to the next, so a `second` one is not refused.
 """
 
 import os
@@ -41,6 +43,7 @@ STAGES: Final = {
 FAULTS: Final = {
     "kill": "SIGKILL for the control process, the worker, the guard, or control process and guard",
     "stop": "SIGSTOP for one of them, and SIGCONT a while later",
+    "freeze": "SIGSTOP for the worker, or the command; SIGCONT a while later, or never",
     "close": "the cable closes the connection",
     "reset": "the cable resets it",
     "partition": "nothing passes for a while, or from then on; between namespaces the interface may go down, too",
@@ -54,12 +57,18 @@ FAULTS: Final = {
     "disk": "the disk of one host becomes full",
     "permission": "one host's directory for temporary files becomes read-only",
     "descriptors": "the control process of one rank may open no more files",
+    "reader": "nobody reads what one rank writes, for a while or until its end, and its pipe is full",
+    "terminal": "the terminal of one rank is closed; some ranks ignore SIGHUP, as under nohup",
+    "keylog": "the disk under the key log of one rank becomes full",
+    "second": "one rank is started again on the same host, with the same options",
 }
 
-PROCESS: Final = ("kill", "stop")
+PROCESS: Final = ("kill", "stop", "freeze")
 STREAM: Final = ("close", "reset")
 FRAME: Final = ("drop", "duplicate", "truncate", "flip")
-HOST: Final = ("flood", "clock", "disk", "permission", "descriptors")
+HOST: Final = ("flood", "clock", "disk", "permission", "descriptors", "reader", "terminal", "keylog", "second")
+ON_LINUX: Final = ("descriptors", "disk", "permission", "reader", "keylog")
+BEFORE_THE_KEY: Final = ("listen", "connect", "hello", "ack")
 
 
 class Cell(NamedTuple):
@@ -74,6 +83,8 @@ def makes_sense(cell: Cell) -> bool:
     shape, stage, fault = cell
     if fault in PROCESS:
         return True
+    if (fault == "keylog" and stage not in BEFORE_THE_KEY) or (fault == "second" and stage == "stop"):
+        return False
     if fault in HOST:
         return shape == "loopback"
     if stage == "listen":
@@ -91,11 +102,11 @@ CELLS: Final = tuple(
 def lacks(shape: Shape, fault: str) -> str:
     """Why a cell cannot be tried here; empty where it can."""
     is_root = os.geteuid() == 0
-    if sys.platform != "linux" and (shape == "namespaces" or fault in ("descriptors", "disk", "permission")):
+    if sys.platform != "linux" and (shape == "namespaces" or fault in ON_LINUX):
         return "needs Linux"
     if shape == "namespaces" and not (is_root and shutil.which("ip") and Path("/dev/net/tun").exists()):
         return "needs root, iproute2 and /dev/net/tun"
-    if fault == "disk" and not is_root:
+    if fault in ("disk", "keylog") and not is_root:
         return "needs root, to mount a small disk"
     return ""
 
@@ -154,6 +165,8 @@ def _drawn(seed: int, number: int, cell: Cell, brisk: bool) -> Case:
     random = Random(f"{seed}/{number}")
     any_work: tuple[Literal["group", "command"], ...] = ("group", "command")
     work = {"init": any_work[:1], "ready": any_work[:1], "running": any_work[1:]}.get(cell.stage, any_work)
+    if cell.fault in ("freeze", "second") and cell.stage not in ("running", "stop"):
+        work = any_work[:1]  # there is a worker to freeze, and a first one that does not end by itself
     plain = cell.stage != "ports"
     return Case(
         seed=seed,

@@ -1,5 +1,6 @@
 """One case from its start to its verdict: ranks up, the fault at its stage, their ends, what is left, and once more."""
 
+import re
 import signal
 import time
 import traceback
@@ -58,6 +59,7 @@ def _play(scene: Scene, result: Result) -> Iterator[str]:
         return _is_well(scene, pongs)
 
     in_time = scene.news.until(lambda: scene.is_over or is_well(), limit)
+    yield from _refused(scene)
     result.seconds = time.monotonic() - began
     if not in_time:
         yield f"a rank hangs: {[run.events[-3:] for run in scene.runs.values() if not run.is_over]}"
@@ -69,6 +71,7 @@ def _play(scene: Scene, result: Result) -> Iterator[str]:
     result.recovered = scene.both(_ended_well)
     result.codes = tuple(str(run.error["code"]) if run.error else "-" for _, run in sorted(scene.runs.items()))
     scene.heal()
+    yield from _keys(scene)
     yield from _left(scene)
     yield from _once_more(scene)
 
@@ -108,7 +111,7 @@ def _reach_stage(scene: Scene) -> bool:
 def _listen(scene: Scene) -> bool:
     """The rank that is struck is alone so far; what is done to a host may come before it, too."""
     first = scene.case.rank
-    if scene.case.fault in ("clock", "disk", "permission") and scene.random.random() < 0.5:
+    if scene.case.fault in ("clock", "disk", "keylog", "permission") and scene.random.random() < 0.5:
         scene.strike()
     scene.start(first)
     word = "listening" if first == 1 else "link-lost"
@@ -144,23 +147,39 @@ def _is_well(scene: Scene, pongs: int) -> bool:
     case = scene.case
     if case.work == "command" and case.stage not in ("running", "stop"):
         return False  # it ends by itself
-    return scene.both(_holds if case.work == "group" else _runs) and _pongs(scene) >= pongs + 2
+    if case.fault == "terminal" and not (scene.nohup and case.rank == 1 and case.stage in ("ready", "running")):
+        return False  # SIGHUP ends that rank, or else the next line that it writes
+    is_there = _holds if case.work == "group" else _runs
+    is_alive = scene.runs[0].is_lost or _pongs(scene) >= pongs + 2
+    is_refused = scene.second is None or scene.second.is_over
+    return is_alive and is_refused and scene.both(lambda run: run.is_lost or is_there(run))
 
 
 def _end(scene: Scene) -> Iterator[str]:
     """In order, now that all is well."""
     scene.go.touch()
-    if scene.case.work == "group":
+    if scene.case.work == "group" or scene.is_frozen:
         scene.signal(0, signal.SIGINT)
     if not scene.news.until(lambda: scene.is_over, scene.case.timeout + SLACK):
         yield f"a rank that is well does not end: {[run.events[-3:] for run in scene.runs.values()]}"
-    elif not scene.both(_ended_well):
+    elif not scene.both(lambda run: run.is_lost or _ended_well(run)):
         yield f"ranks that are well end badly: {[run.events[-2:] for run in scene.runs.values()]}"
 
 
 def _ended_well(run: Running) -> bool:
     """It has done what it was started for, or its user has stopped it with Ctrl-C."""
     return run.error is None and run.process.returncode in (0, 128 + signal.SIGINT)
+
+
+def _refused(scene: Scene) -> Iterator[str]:
+    """What is wrong with how the rank ended that was started beside the first."""
+    run = scene.second
+    if run is None:
+        return
+    if not scene.news.until(lambda: run.is_over, START_SECONDS):
+        yield f"the second one on the host hangs: {run.events[-3:]}"
+    elif run.error is None or run.error["code"] != "host-busy" or run.process.returncode not in (3, 125):
+        yield f"the second one on the host is not refused, status {run.process.returncode}: {run.events[-3:]}"
 
 
 def _descriptors(scene: Scene) -> dict[int, int]:
@@ -197,6 +216,18 @@ def _left(scene: Scene) -> Iterator[str]:
         yield f"files are left: {scene.files()}"
     if not scene.news.until(lambda: not scene.lane.listeners(), seconds) and not scene.unguarded:
         yield f"listeners are left: {scene.lane.listeners()}"
+
+
+def _keys(scene: Scene) -> Iterator[str]:
+    """What is wrong with a key log that had no room: the rank has to say so where it lacks a key."""
+    if scene.case.fault != "keylog":
+        return
+    run = scene.runs[scene.case.rank]
+    *lines, _ = scene.key_log.read_text().split("\n")
+    keys = [line for line in lines if re.fullmatch(r"CLUSTER_SESSION_KEY [0-9a-f]{64} [0-9a-f]{64}", line)]
+    is_told = any(line.endswith("ends here: No space left on device") for line in run.stderr)
+    if run.said("established", len(keys) + 1) and not is_told:
+        yield f"the key log lacks a key, and the rank does not say so: {run.stderr}"
 
 
 def _stays(scene: Scene) -> bool:

@@ -1,14 +1,19 @@
 """A rank's `up` as a child process: all that it says, to whoever waits for something, and never for ever."""
 
 import json
+import math
+import os
+import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
+from bootstrap.control.output import DRAIN_SECONDS
 from tests.bootstrap.conftest import CommandRun
 from tests.bootstrap.ranks import Rank
 
@@ -25,6 +30,11 @@ BRISK: Final = {
     "send": 2.0,
 }
 """Of `bootstrap.link.sessions.Times`: as short as they can be on a busy machine."""
+
+PULSE: Final = 0.1
+"""Seconds between two looks at whether the output is to be read."""
+TAIL_SECONDS: Final = 2 * DRAIN_SECONDS + 1
+"""This long before its end a rank gives up its last words, on both streams, if nobody reads them."""
 
 Event = dict[str, Any]
 
@@ -60,15 +70,31 @@ class News:
 
 
 class Running(CommandRun):
-    """A rank that runs."""
+    """A rank that runs, on a terminal of its own where `terminal` names the streams that go there."""
 
     def __init__(
-        self, own: Rank, other: Rank, arguments: list[str], tmp: Path, news: News, env: dict[str, str], **wanted: object
+        self,
+        own: Rank,
+        other: Rank,
+        arguments: list[str],
+        tmp: Path,
+        news: News,
+        env: dict[str, str],
+        terminal: tuple[int, ...] = (),
+        **wanted: object,
     ) -> None:
         self.rank = own.number
+        self.is_lost = False
+        """Whether nothing more will be heard of it: its terminal is closed, or nobody reads it."""
         self._news = news
         self._heard: list[Event] = []
-        self._silent = False
+        self._reads, self._hung_up = threading.Event(), threading.Event()
+        self._reads.set()
+        self._waiting: set[int] = set()
+        self._read_again, self._ended = -math.inf, math.inf
+        self._terminal: tuple[int, ...] = os.openpty() if terminal else ()
+        if terminal:
+            wanted["terminal"] = (os.ttyname(self._terminal[1]), *terminal)
         command = ["up", "--own-ip", own.ip, "--peer-ip", other.ip, "--identity", str(own.identity), "--json"]
         super().__init__(
             (*command, *arguments),
@@ -81,11 +107,76 @@ class Running(CommandRun):
 
     def _read_stdout(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._hear(json.loads(line))
-            self._news.tell()
-        self._silent = True
+        if self._terminal:
+            self._read(self._terminal[0], self._take_either)
+            for each in self._terminal:
+                os.close(each)
+        else:
+            self._read(self.process.stdout.fileno(), self._take)
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        self._read(self.process.stderr.fileno(), lambda line: self._stderr.append(line.decode()))
+
+    def _read(self, descriptor: int, take: Callable[[bytes], None]) -> None:
+        """Read lines until their end, until it has ended, or until it is hung up; wait while nobody is to read."""
+        rest = b""
+        while descriptor not in self._terminal or not self._hung_up.is_set():
+            has_ended = self.process.poll() is not None
+            if not has_ended and not self._reads.wait(PULSE):
+                self._waiting.add(descriptor)
+                continue
+            if select.select([descriptor], [], [], PULSE)[0]:
+                data = b""
+                with suppress(OSError):  # nobody has the terminal any more
+                    data = os.read(descriptor, 65536)
+                *lines, rest = (rest + data).split(b"\n")
+                for line in filter(None, lines):
+                    take(line)
+                self._news.tell()
+                if not data:
+                    break
+            elif has_ended:
+                break
+        self._ended = time.monotonic()
         self._news.tell()
+
+    def _take(self, line: bytes) -> None:
+        self._hear(json.loads(line))
+
+    def _take_either(self, line: bytes) -> None:
+        if line.startswith(b"{"):
+            self._take(line)
+        else:
+            self._stderr.append(line.decode())
+
+    # -- what is done to its output ------------------------------------------------------------------------------------
+
+    def stop_reading(self) -> None:
+        """Leave its output alone from now on, or until its end, and fill what room there is."""
+        self._reads.clear()
+        self._news.until(lambda: len(self._waiting) == len(self._readers) or self.process.poll() is not None, math.inf)
+        for stream in (1, 2):
+            with suppress(OSError):  # it has ended
+                pipe = os.open(f"/proc/{self.process.pid}/fd/{stream}", os.O_WRONLY | os.O_NONBLOCK)
+                with os.fdopen(pipe, "wb", buffering=0) as file:
+                    for some in (b"\n" * 4096, b"\n"):
+                        while file.write(some):
+                            pass
+
+    def read_again(self) -> None:
+        self._read_again = time.monotonic()
+        self._reads.set()
+
+    def hang_up(self) -> None:
+        """Close its terminal."""
+        self.is_lost = True
+        self._hung_up.set()
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether it may have said what nobody heard."""
+        return self.is_lost or not self._reads.is_set() or self._ended - self._read_again < TAIL_SECONDS
 
     def _hear(self, event: Event) -> None:
         self._heard.append(event)
@@ -100,7 +191,7 @@ class Running(CommandRun):
     @property
     def is_over(self) -> bool:
         """Ended, and all it said is heard. A worker that is left may hold no pipe of its own."""
-        return self.process.poll() is not None and self._silent
+        return self.process.poll() is not None and not any(reader.is_alive() for reader in self._readers)
 
     @property
     def worker(self) -> int | None:

@@ -24,6 +24,8 @@ START_SECONDS = 60.0
 """For what takes two on an idle machine."""
 TIDY_SECONDS = GRACE_SECONDS + 15
 DISK = 256 * 1024
+EARLIER = b"#" * (os.sysconf("SC_PAGE_SIZE") - 60) + b"\n"
+"""In a key log: on a full disk there is room for half a line more."""
 WAITS = 'echo ready; while [ ! -e "$0" ]; do sleep 0.05; done'
 
 
@@ -81,11 +83,17 @@ class Scene:
         self.lane, self.case = lane, case
         self.news = lane.news
         self.runs: dict[int, Running] = {}
+        self.second: Running | None = None
+        """A rank that was started again beside the first."""
+        self.is_frozen = False
+        """Whether a worker or command was stopped, and stays so."""
         self.random = case.random
         self.struck = False
         self.go = lane.directory / "go"
         self.clock = lane.directory / "clock"
         self.capture = lane.directory / "capture.pcapng"
+        self.keys = lane.directory / "keys"
+        self.key_log = self.keys / "log"
         self.mounted: Path | None = None
         self.unguarded = False
         """Whether nobody was left to tidy up after a rank: the next run does."""
@@ -93,6 +101,8 @@ class Scene:
         """What takes the fault's lasting effects back."""
         self.hangs = case.stage == "init" and case.fault == "kill" and case.number % 2 == 0
         """Whether the group is never formed, so that a process is killed in native code for sure."""
+        self.nohup = case.fault == "terminal" and case.number % 2 == 0
+        """Whether the rank whose terminal is closed ignores SIGHUP."""
         seed = Random(f"{case.seed}/{case.number}/cable")
 
         def struck() -> None:
@@ -110,21 +120,31 @@ class Scene:
             for host in lane.hosts:
                 host.plug()
             self.cable = Wire(lane.hosts, case.stage, struck, seed)
-        if case.fault == "disk":
-            self._mount(lane.tmp[case.rank])
+        if case.fault in ("disk", "keylog"):
+            self._mount(self.keys if case.fault == "keylog" else lane.tmp[case.rank])
+        if case.fault == "keylog":
+            self.key_log.touch(0o600)
+            self.key_log.write_bytes(self.random.choice((b"", EARLIER)))
 
     # -- the ranks -----------------------------------------------------------------------------------------------------
 
     def start(self, rank: int) -> None:
+        self.runs[rank] = self.run(rank)
+
+    def run(self, rank: int) -> Running:
+        """Start this rank, whether or not it runs already."""
         case, lane = self.case, self.lane
         arguments = ["--timeout", f"{case.timeout:g}", "--revision", str(case.revision)]
         arguments += ["--extensions", case.extensions, "--restart", str(case.restarts), "--backend", "ring"]
         if rank == 0 and lane.shape == "loopback":
             arguments += ["--link-port", str(CABLE_PORT)]
-        env = {}
+        env: dict[str, str] = {}
+        terminal: tuple[int, ...] = ()
         if case.fault == "clock" and rank == case.rank:
             arguments += ["--capture", str(self.capture)]
             env = {"PYTHONPATH": str(CLOCK), "CLOCK": str(self.clock)}
+        if case.fault == "keylog" and rank == case.rank:
+            arguments += ["--keylog", str(self.key_log)]
         if case.work == "command":
             waits = case.stage in ("running", "stop")
             arguments += ["--", "/bin/sh", "-c", WAITS, str(self.go)] if waits else ["--", "true"]
@@ -133,8 +153,11 @@ class Scene:
             wanted["times"] = BRISK
         if self.hangs:
             wanted["worker"] = str(SCRIPTS / "stuck.py")
+        if case.fault == "terminal" and rank == case.rank:
+            terminal = self.random.choice(((0, 1), (0, 1, 2)))
+            wanted["nohup"] = self.nohup
         own, other = lane.ranks[rank], lane.ranks[1 - rank]
-        self.runs[rank] = Running(own, other, arguments, lane.tmp[rank], self.news, env, **wanted)
+        return Running(own, other, arguments, lane.tmp[rank], self.news, env, terminal, **wanted)
 
     def signal(self, rank: int, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -150,6 +173,7 @@ class Scene:
     # -- what was done to a host ---------------------------------------------------------------------------------------
 
     def _mount(self, path: Path) -> None:
+        path.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", str(path)]
         subprocess.run(command, check=True, timeout=START_SECONDS)
         self.mounted = path
@@ -173,10 +197,14 @@ class Scene:
     def processes(self) -> list[psutil.Process]:
         return [process for run in self.runs.values() for process in run.processes()]
 
+    @property
+    def _all(self) -> list[Running]:
+        return [*self.runs.values(), *([] if self.second is None else [self.second])]
+
     def close(self) -> None:
         """Whatever happened, the next case finds an empty lane."""
         self.cable.close()
-        for run in self.runs.values():
+        for run in self._all:
             run.close()
         self.heal()
         if self.mounted is not None:
@@ -186,5 +214,7 @@ class Scene:
         for tmp in self.lane.tmp:
             for path in tmp.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for run in self.runs.values():
+        if self.case.fault == "keylog":
+            self.keys.rmdir()
+        for run in self._all:
             assert run.process.poll() is not None

@@ -12,9 +12,9 @@ from contextlib import ExitStack, suppress
 import psutil
 
 from tests.bootstrap.ranks import COORDINATOR_PORT, LINK_PORT
-from tests.campaign.plan import FRAME, HOST, PROCESS
-from tests.campaign.process import Running
-from tests.campaign.scene import Scene
+from tests.campaign.plan import FRAME
+from tests.campaign.process import Running, StoppedError
+from tests.campaign.scene import START_SECONDS, Scene
 
 FLOOD = 150
 """Connections that strangers open."""
@@ -26,12 +26,11 @@ LONGEST = 4.0
 
 def strike(scene: Scene) -> None:
     fault = scene.case.fault
-    if fault in PROCESS:
-        (kill if fault == "kill" else stop)(scene)
-    elif fault in HOST:
-        HOSTS[fault](scene)
-    else:
-        _cable(scene)
+    with suppress(StoppedError):
+        if fault in ONE_SIDE:
+            ONE_SIDE[fault](scene)
+        else:
+            _cable(scene)
 
 
 def _target(scene: Scene) -> list[int]:
@@ -54,6 +53,19 @@ def stop(scene: Scene) -> None:
     pids = _target(scene)
     _signal(pids, signal.SIGSTOP)
     _later(scene, scene.random.uniform(0.1, LONGEST), lambda: _signal(pids, signal.SIGCONT))
+
+
+def freeze(scene: Scene) -> None:
+    run = scene.runs[scene.case.rank]
+    scene.news.until(lambda: run.worker is not None or run.is_over, START_SECONDS)
+    if run.worker is None:
+        return
+    pids = [run.worker]
+    _signal(pids, signal.SIGSTOP)
+    if scene.random.random() < 0.5:
+        _later(scene, scene.random.uniform(0.1, LONGEST), lambda: _signal(pids, signal.SIGCONT))
+    else:
+        scene.is_frozen = True
 
 
 def _signal(pids: list[int], number: int) -> None:
@@ -121,12 +133,20 @@ def flood(scene: Scene) -> None:
 
 
 def clock(scene: Scene) -> None:
-    scene.clock.write_text(str(scene.random.choice(CLOCK_JUMPS)))
+    """Once, or again some seconds later."""
+
+    def jump() -> None:
+        scene.clock.write_text(str(scene.random.choice(CLOCK_JUMPS)))
+
+    jump()
+    if scene.random.random() < 0.5:
+        _later(scene, scene.random.uniform(0.1, LONGEST), jump)
 
 
 def disk(scene: Scene) -> None:
     """Full from now on."""
-    ballast = scene.lane.tmp[scene.case.rank] / "ballast"
+    assert scene.mounted is not None
+    ballast = scene.mounted / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
@@ -156,10 +176,34 @@ def _limit(run: Running, limits: tuple[int, int]) -> None:
         psutil.Process(run.process.pid).rlimit(resource.RLIMIT_NOFILE, limits)
 
 
-HOSTS: dict[str, Callable[[Scene], None]] = {
+def reader(scene: Scene) -> None:
+    run = scene.runs[scene.case.rank]
+    run.stop_reading()
+    if scene.random.random() < 0.5:
+        _later(scene, scene.random.uniform(0.1, LONGEST), run.read_again)
+    else:
+        run.is_lost = True
+
+
+def terminal(scene: Scene) -> None:
+    scene.runs[scene.case.rank].hang_up()
+
+
+def second(scene: Scene) -> None:
+    scene.second = scene.run(scene.case.rank)
+
+
+ONE_SIDE: dict[str, Callable[[Scene], None]] = {
+    "kill": kill,
+    "stop": stop,
+    "freeze": freeze,
     "flood": flood,
     "clock": clock,
     "disk": disk,
     "permission": permission,
     "descriptors": descriptors,
+    "reader": reader,
+    "terminal": terminal,
+    "keylog": disk,
+    "second": second,
 }

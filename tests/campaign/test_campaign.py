@@ -83,7 +83,9 @@ def test_every_cause_is_documented() -> None:
 # -- the cases ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stage", "fault"), [("ready", "kill"), ("bootstrap", "truncate"), ("files", "disk")])
+@pytest.mark.parametrize(
+    ("stage", "fault"), [("ready", "kill"), ("bootstrap", "truncate"), ("files", "disk"), ("ready", "reader")]
+)
 def test_a_fault_on_loopback(stage: str, fault: str, tmp_path: Path) -> None:
     case = case_of(stage, fault)
     with lane_of(tmp_path, "loopback") as lane:

@@ -1,10 +1,12 @@
 """How a run's events are shown: to a person, on a terminal or in a file, and to a program."""
 
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +270,23 @@ def read_until(descriptor: int, condition: Callable[[bytes], bool]) -> bytes:
     while not condition(seen):
         seen += os.read(descriptor, 4096)
     return seen
+
+
+def test_a_log_line_that_nobody_read_held_up_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link's record, for one, says in such a line that its disk is full."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    os.set_blocking(write, True)
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with display_for("x", "doing", True):
+            logging.getLogger("bootstrap.link.record").warning("the recording ends here")
+            os.read(read, 1 << 20)
+    with os.fdopen(read) as stream:
+        assert stream.read().endswith("the recording ends here\n")
 
 
 def test_which_display_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +181,14 @@ def test_a_stranger_on_a_ring_port_without_extensions(options: tuple[str, ...], 
     assert of(zero, "bootstrap-sent") == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--coordinator-port", "30000"], ["--dry-run"]])
-def test_a_second_session_on_one_host(arguments: list[str], both: Start, pair: Pair, up: Start) -> None:
+def test_a_second_session_on_one_host(both: Start, pair: Pair, up: Start) -> None:
     """Whatever its ports: at most one group a host."""
     zero, one = holding(both)
-    second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
-    event = failed(second, "host-busy")
-    assert f"process {zero.process.pid} runs a group on this host already" in event["message"]
-    assert (event["stage"], event["retry"]) == ("lock", "fix-first")
+    for arguments in ([], ["--coordinator-port", "30000"], ["--dry-run"]):
+        second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
+        event = failed(second, "host-busy")
+        assert f"process {zero.process.pid} runs a group on this host already" in event["message"]
+        assert (event["stage"], event["retry"]) == ("lock", "fix-first")
     zero.process.send_signal(signal.SIGINT)
     assert (zero.end(), one.end()) == (130, 0)
 
@@ -207,28 +206,6 @@ def test_the_next_session_on_the_same_host(both: Start, pair: Pair, up: Start, n
 
 
 # -- what cannot be written --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many pages."""
-    mounted: list[Path] = []
-
-    def mount(pages: int) -> Path:
-        path = tmp_path / f"disk{len(mounted)}"
-        path.mkdir()
-        size = pages * os.sysconf("SC_PAGE_SIZE")
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=False, capture_output=True
-        )
-        if done.returncode != 0:
-            pytest.skip("this user may not mount")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--", "true"]])

@@ -433,6 +433,14 @@ def test_a_directory_that_could_not_be_removed_stays_recorded(ip: str) -> None:
     assert not record_path(ip, PORT).exists()
 
 
+def test_a_lock_that_was_given_back_wrote_a_record_again(ip: str, bystander: Process) -> None:
+    """Of a child that ended late; it could even have been the record of the next run."""
+    kept: list[Lock] = []
+    held(ip, kept.append)
+    kept[0].watch(bystander.pid)
+    assert not record_path(ip, PORT).exists()
+
+
 def test_a_child_that_has_ended_at_once_is_not_recorded(ip: str) -> None:
     child = subprocess.Popen(["true"])
     child.wait()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def test_a_pipe_whose_reader_is_too_slow_or_gone_ends_the_recording(
             os.close(reader)
         assert f"ends here: {reason}" in caplog.text
     assert caplog.text.count("ends here") == 2
+
+
+def test_a_record_on_a_full_disk_blamed_a_slow_reader(
+    small_disk: Callable[[int], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there was still room for a part of what was to be written."""
+    disk = small_disk(2)
+    with open_capture(disk / "link.pcapng") as capture:
+        assert capture is not None
+        capture.link(OWN, PEER, connects=True).sent(bytes(3 * os.sysconf("SC_PAGE_SIZE")))
+    assert "ends here: No space left on device" in caplog.text
 
 
 def test_both_directions_are_recorded_from_either_end(tmp_path: Path) -> None:

@@ -38,3 +38,18 @@ def test_what_rank_0_did_last_is_the_reason() -> None:
     assert reason.error is CLOSED
     reason.seen(None, 2000.0)
     assert reason.error is None
+
+
+def test_a_rank_that_loads_is_what_is_waited_for() -> None:
+    reason = Reason()
+    reason.established(1)
+    reason.established(2)
+    reason.loading(2, True)
+    assert reason.error is not None
+    assert (reason.error.code, str(reason.error)) == ("peer-loading", "MLX is still being loaded on rank 2")
+    reason.lost(2, REFUSED)
+    text = "127.0.0.4 refused the connection (when last heard, rank 2 was still loading MLX)"
+    assert (reason.error.code, str(reason.error)) == ("link-refused", text)
+    reason.established(2)
+    reason.loading(2, False)
+    assert reason.error is None

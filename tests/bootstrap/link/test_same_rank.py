@@ -1,14 +1,55 @@
-"""Both ranks of a pair with the same number: each is told. Real processes."""
+"""Both ranks of a pair with the same number: each is told, and nobody else."""
+
+import asyncio
+from contextlib import suppress
 
 import pytest
 
-from tests.bootstrap.ranks import Rank, Start, failed
+from bootstrap.link import same_rank
+from tests.bootstrap.links import run
+from tests.bootstrap.ranks import LINK_PORT, Rank, Start, failed
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_both_ranks_are_told_that_they_have_the_same_number(rank: str, pair: tuple[Rank, Rank], up: Start) -> None:
     """Once each waited for the other until its deadline."""
     runs = [up(own, peer, "--json", "--rank", rank, "--timeout", "40") for own, peer in (pair, pair[::-1])]
-    for run in runs:
-        event = failed(run, "same-rank")
+    for each in runs:
+        event = failed(each, "same-rank")
         assert event["message"].startswith(f"the peer has rank {rank}, and so has this rank")
+
+
+def test_a_rank_0_that_had_just_come_up_was_taken_for_a_rank_1(pair: tuple[Rank, Rank]) -> None:
+    """It held the connection longer than a rank 1 waited for its close."""
+    zero, one = pair
+
+    async def main() -> None:
+        rank_0 = asyncio.create_task(same_rank.no_other_rank_0(zero.ip, one.ip, LINK_PORT))
+        writer = None
+        while writer is None:
+            with suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection(zero.ip, LINK_PORT)
+        writer.close()
+        assert not await same_rank._waits_for_a_hello(one.ip, zero.ip, LINK_PORT)
+        rank_0.cancel()
+
+    run(main)
+
+
+def test_a_session_is_the_better_proof(pair: tuple[Rank, Rank], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank 0 that is slow to close, and has a session with this rank meanwhile, is no rank 1."""
+    zero, one = pair
+    monkeypatch.setattr(same_rank, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(same_rank, "WORD_SECONDS", 0.5)
+    is_met = asyncio.Event()
+
+    async def has_a_session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until this rank has given up
+        is_met.set()
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(has_a_session, zero.ip, LINK_PORT):
+            await same_rank.no_other_rank_1(one.ip, zero.ip, LINK_PORT, is_met)
+
+    run(main)

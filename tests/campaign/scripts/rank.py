@@ -1,13 +1,17 @@
 """`jaccl-bootstrap` in the circumstances that $CIRCUMSTANCES has, a JSON object.
 
 `times`: the roles' own, and a short keep-alive, so that what goes silent is seen sooner. `namespace`: the network
-namespace it lives in. `unprivileged`: permissions hold for root, too. `worker`: a script in place of the worker.
+namespace it lives in. `terminal`: the path of its terminal, and the streams that go there. `nohup`: SIGHUP is ignored.
+`unprivileged`: permissions hold for root, too. `worker`: a script in place of the worker.
 """
 
 import ctypes
+import fcntl
 import json
 import os
+import signal
 import struct
+import termios
 
 SETNS_NETWORK, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 0x40000000, 1, 2, 24
 CAPABILITIES = struct.pack("<Ii", 0x20080522, 0)
@@ -28,6 +32,15 @@ def drop_privilege():
     checked(libc.capset(CAPABILITIES, struct.pack("<6I", effective & kept, permitted & kept, *rest)))
 
 
+def take(path, *streams):
+    os.setsid()
+    terminal = os.open(path, os.O_RDWR)
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    for stream in streams:
+        os.dup2(terminal, stream)
+    os.close(terminal)
+
+
 def checked(result):
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -37,6 +50,9 @@ wanted = json.loads(os.environ.pop("CIRCUMSTANCES"))
 libc = ctypes.CDLL(None, use_errno=True)
 if "namespace" in wanted:
     enter(wanted["namespace"])
+if "terminal" in wanted:
+    take(*wanted["terminal"])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if wanted["nohup"] else signal.SIG_DFL)
 if wanted.get("unprivileged") and os.geteuid() == 0:
     drop_privilege()
 
