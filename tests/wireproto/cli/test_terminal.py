@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.wireproto.cli.test_cli import COMMAND, run
+from tests.forks import run
+from tests.wireproto.cli.test_cli import COMMAND
 from wireproto import JacclBootstrapPayload, encode_frame
 from wireproto.errors import printable
 
