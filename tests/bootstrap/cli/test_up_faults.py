@@ -179,14 +179,14 @@ def test_a_stranger_connects_in_the_rehearsal(both: Start, pair: Pair, tmp_path:
     nothing_left(zero, *pair)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--coordinator-port", "30000"], ["--dry-run"]])
-def test_a_second_session_on_one_host(arguments: list[str], both: Start, pair: Pair, up: Start) -> None:
+def test_a_second_session_on_one_host(both: Start, pair: Pair, up: Start) -> None:
     """Whatever its ports: at most one group a host."""
     zero, one = holding(both)
-    second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
-    event = failed(second, "host-busy")
-    assert f"process {zero.process.pid} runs a group on this host already" in event["message"]
-    assert (event["stage"], event["retry"]) == ("lock", "fix-first")
+    for arguments in ([], ["--coordinator-port", "30000"], ["--dry-run"]):
+        second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
+        event = failed(second, "host-busy")
+        assert f"process {zero.process.pid} runs a group on this host already" in event["message"]
+        assert (event["stage"], event["retry"]) == ("lock", "fix-first")
     zero.process.send_signal(signal.SIGINT)
     assert (zero.end(), one.end()) == (130, 0)
 
