@@ -1,6 +1,6 @@
 """Fast path and schema give one verdict on every byte string, and a third reader agrees on what is accepted.
 
-Each example has six frames; `test_number_of_frames` holds their sum over 20,000 in CI.
+Each example has nine frames; `test_number_of_frames` holds their sum over 20,000 in CI.
 """
 
 from random import Random
@@ -40,7 +40,7 @@ EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: c
 EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: cls.__name__)
 IN_THREE_PARTS = pytest.mark.parametrize("share", range(3))
 
-FRAMES = 6
+FRAMES = 9
 """In each example: hypothesis takes longer to draw a frame than both readers take to read it."""
 FRAME_TESTS = 12 + 12 + 3 + 3
 """How many of the tests below put a frame of hypothesis's to both readers; the lines above say which."""
