@@ -1,6 +1,7 @@
 """The campaign's own machinery, above all that it notices a rank that lies; `make campaign-quick` tries the ranks."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -126,14 +127,15 @@ def test_a_cable_that_is_pulled_while_a_pong_is_on_its_way(tmp_path: Path) -> No
 
 @pytest.fixture
 def lie(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Ranks that lie; nothing of theirs outlives the test."""
+    """Ranks that lie; nothing of theirs outlives the test. Their next bootstrap is another test's."""
     monkeypatch.setattr(process, "PROGRAM", LIAR)
     monkeypatch.setattr(playing, "SLACK", 4.0)
     monkeypatch.setattr(playing, "TIDY_SECONDS", 1.0)
+    monkeypatch.setattr(playing, "_once_more", lambda scene: iter(()))
     yield monkeypatch
     for each in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if "LIE" in each.environ() and each.name() == "sleep":
+            if each.environ().get("LIE") == os.environ["LIE"] and each.name() == "sleep":  # not another test's
                 each.kill()
 
 

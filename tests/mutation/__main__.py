@@ -11,7 +11,7 @@ import gc
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import construct  # noqa: F401 - loaded once, for all trials
@@ -76,10 +76,10 @@ def explained() -> set[str]:
     return {name for group in tomllib.loads(EXPLAINED.read_text())["explained"] for name in group["mutants"]}
 
 
-def mutants_of(module: str) -> Iterator[Mutant]:
+def mutants_of(module: str, only: Collection[str] | None = None) -> Iterator[Mutant]:
     path = ROOT / "wireproto" / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return mutants(module, path.read_text(), str(path))
+    return mutants(module, path.read_text(), str(path), only)
 
 
 def try_all(module: str) -> tuple[int, set[str]]:

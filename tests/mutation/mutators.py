@@ -7,7 +7,7 @@ is told to the garbage collector.
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
@@ -51,8 +51,11 @@ class Mutant:
     code: CodeType
 
 
-def mutants(module: str, source: str, path: str) -> Iterator[Mutant]:
-    """All of a module's, in the order of its code; a change that does not compile is none."""
+def mutants(module: str, source: str, path: str, only: Collection[str] | None = None) -> Iterator[Mutant]:
+    """All of a module's, or `only` those of these names, in the order of its code.
+
+    A change that does not compile is none.
+    """
     tree = ast.parse(source)
     for around, replace in _places(tree, [], None):
         place = ".".join(node.name for node in around if isinstance(node, ast.FunctionDef | ast.ClassDef))
@@ -61,13 +64,15 @@ def mutants(module: str, source: str, path: str) -> Iterator[Mutant]:
             was = ast.unparse(shown)
             replace(ast.fix_missing_locations(ast.copy_location(new, around[-1])))
             becomes = ast.unparse(new if shown is around[-1] else shown)
+            name = f"{module} {place}: {was} => {becomes}".replace("\n", " ")
             try:
-                code = compile(tree, path, "exec")
+                code = compile(tree, path, "exec") if only is None or name in only else None
             except (SyntaxError, ValueError):
                 continue
             finally:
                 replace(around[-1])
-            yield Mutant(f"{module} {place}: {was} => {becomes}".replace("\n", " "), code)
+            if code is not None:
+                yield Mutant(name, code)
 
 
 _Replace = Callable[[ast.AST], None]

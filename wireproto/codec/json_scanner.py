@@ -109,6 +109,7 @@ def _opens_few(text: bytes, count: int) -> bool:
 
 _DELTAS: Final = bytes(1 if byte in b"[{" else 0xFF if byte in b"]}" else 0 for byte in range(256))
 _NO_BRACKETS: Final = bytes({*range(256)} - {*b"[{]}"})
+_NO_BRACKETS_OR_COMMAS: Final = bytes({*range(256)} - {*b"[{]},"})
 
 
 def _depth(text: bytes) -> int:
@@ -149,10 +150,11 @@ _ESCAPED: Final = frozenset(b'"\\/bfnrt')
 
 def _outer_comma(part: bytes) -> int:
     """Return the place of the last comma outside all brackets, -1 if there is none; brackets in strings mislead it."""
-    depths = [*accumulate(memoryview(part.translate(_DELTAS)).cast("b"))]
-    comma = part.rfind(b",")
-    while comma >= 0 and depths[comma]:
-        comma = part.rfind(b",", 0, comma)
+    deltas = part.translate(_DELTAS, _NO_BRACKETS_OR_COMMAS)  # a zero for each comma
+    depths = [*accumulate(memoryview(deltas).cast("b"))]
+    comma, at = part.rfind(b","), deltas.rfind(0)
+    while at >= 0 and depths[at]:
+        comma, at = part.rfind(b",", 0, comma), deltas.rfind(0, 0, at)
     return comma
 
 
@@ -321,9 +323,11 @@ class Scanner:
                 size = _SHORT_LEAP
 
     def _leap_within(self, size: int, frame: bytes, levels: int, accept: Callable[[Any], bool]) -> bool:
+        part = self.data[self.pos : self.pos + size]
+        if b"," not in part:
+            return False
         tried = {-1}
         for find in _COMMAS:
-            part = self.data[self.pos : self.pos + size]
             if (comma := find(part)) in tried:
                 continue
             tried.add(comma)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import run
 from wireproto import (
     EXTENSIONS,
     HandshakeHello,
@@ -31,10 +32,6 @@ from wireproto import (
 BOOTSTRAP = JacclBootstrapPayload(29400, "a")
 BOOTSTRAP_HEX = "077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d"
 COMMAND = [sys.executable, "-m", "wireproto"]
-
-
-def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=60, check=False)
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, object]]:

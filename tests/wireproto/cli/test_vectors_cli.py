@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.wireproto.cli.test_cli import run
+from tests.forks import run
 from wireproto.testing import vectors
 
 

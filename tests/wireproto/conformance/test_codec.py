@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import run_text
 from wireproto.conformance import Result, Verdict
 from wireproto.conformance import codec as codec_module
 from wireproto.conformance.codec import BY_VERDICT, Program, run_codec, vector_cases
@@ -112,13 +113,7 @@ def test_one_that_is_not_there() -> None:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wireproto", "conform", "codec", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_text("conform", "codec", *arguments)
 
 
 def test_the_command(tmp_path: Path) -> None:

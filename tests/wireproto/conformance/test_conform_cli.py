@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.forks import run_text
 from tests.wireproto.conformance.peers.conversation import public_bytes
 from tests.wireproto.conformance.trying import free_port
 
@@ -231,13 +232,7 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "wireproto", "conform", "peer", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_text("conform", "peer", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
@@ -258,24 +253,7 @@ def test_a_bad_list_of_expected_failures(conform: Callable[..., Done], tmp_path:
 
 
 def test_list() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "wireproto",
-            "conform",
-            "peer",
-            "--listen",
-            "127.0.0.1:7777",
-            "--list",
-            "--level",
-            "must",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_text("conform", "peer", "--listen", "127.0.0.1:7777", "--list", "--level", "must")
     rows = done.stdout.splitlines()
     assert done.returncode == 0
     assert len(rows) > 60

@@ -11,7 +11,7 @@ from subprocess import PIPE
 
 import pytest
 
-from tests.wireproto.cli.test_cli import run
+from tests.forks import run, run_text
 from wireproto.fuzzing.corpus import dictionary
 from wireproto.fuzzing.sealed import split_stream
 from wireproto.fuzzing.seeds import SEEDS
@@ -29,8 +29,7 @@ def make():
 
 
 def fuzz(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wireproto", "fuzz", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
+    return run_text("fuzz", *arguments, cwd=cwd)
 
 
 def test_run_finds_nothing(tmp_path: Path) -> None:

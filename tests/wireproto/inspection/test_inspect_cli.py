@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import forks
 from tests.wireproto.inspection.captured import HEADS, many_interfaces
 from tests.wireproto.inspection.dissecting import DISSECTOR, missing
 from tests.wireproto.inspection.talks import Talk, a_talk, pcap
@@ -36,8 +37,8 @@ sessions 1, messages 6, broken 0
 """
 
 
-def run(*arguments: object, stdin: bytes | None = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False)
+def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return forks.run("inspect", *map(str, arguments), stdin=stdin)
 
 
 def objects(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
