@@ -119,7 +119,7 @@ ADVICE: Final[dict[str, Advice]] = {
     # exchange and side channel
     "versions-missing": Advice("the other rank hangs, or is of another version", "compare the versions"),
     "backends-differ": _fix_first("the ranks were started differently", "the same --backend on all"),
-    "commands-differ": _fix_first("the ranks were started differently", "the same command, or none, on all but rank 0"),
+    "programs-differ": _fix_first("the ranks were started differently", "-m or --script, -- or nothing, alike on all"),
     "mlx-differs": _fix_first(
         "MLX 0.32.4 and later use several cables of a mesh, older ones only one",
         "the same MLX on all ranks, or one device for each pair",
@@ -158,6 +158,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "command-killed": Advice(
         "somebody killed it: the system, short of memory, or a user", "see its output, and the system's log"
     ),
+    "log-refused": _fix_first("the log file cannot be made, or others can read it", "name another --log-dir"),
     "output-failed": _fix_first("the disk is full, or its place has gone", "df; write it elsewhere"),
     "output-closed": Advice("the reader of the output has left", "keep it, or send the output to a file"),
     "finish-timeout": Advice("the ranks' programs do not end together", "see what the awaited rank does"),

@@ -1,6 +1,7 @@
 """One bootstrap of one rank, from the jacclBootstrap frame on: form and hold the group, or run the user's command."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -125,20 +126,21 @@ class Attempt:
         if self._without_outcome:
             ranks = ", ".join(f"rank {rank}" for rank in self._without_outcome)
             return f"{ranks} offered no outcome/1"
-        if not self.exchange.agreed:
-            return "rank 0 did not choose outcome/1"
-        return ", ".join(f"rank {rank} runs a command" for rank in self.exchange.commands)
+        return "" if self.exchange.agreed else "rank 0 did not choose outcome/1"
 
     # -- the group, in the worker --------------------------------------------------------------------------------------
 
     async def _hold_group(self, worker: Child, plan: Plan) -> None:
-        """Form the group in the worker, check it, and hold it until the worker ends or this is cancelled."""
+        """Form and check the group in the worker; then run the program in it, or hold it until this is cancelled."""
         order = Order(
             plan=replace(plan, backend=self.able.backend),
             origin=self.run.origin,
-            deadline=self.run.deadline + WORKER_SLACK,
+            deadline=None if self.run.deadline is None else self.run.deadline + WORKER_SLACK,
             side_channel=self.side_channel is not None and self.able.gathers,
             no_sum=self.no_sum(),
+            output=worker.output,
+            stdin=worker.stdin,
+            python_path=os.environ.get("PYTHONPATH"),
         )
         await self._turn()
         worker.tell(order)
@@ -153,14 +155,20 @@ class Attempt:
                 self.exchange.tell(OutcomeState.STARTED)
         self.exchange.tell(OutcomeState.READY)
         await alongside(self._announce(kept), _until_it_ends(worker))  # [EXT-OUTCOME-READY]
-        await _until_it_ends(worker)
+        if plan.command:
+            await self.run.run_program(worker)
+        else:
+            await _until_it_ends(worker)
 
     async def _announce(self, kept: list[EventDict]) -> None:
-        await self.exchange.all(OutcomeState.READY, but=self.exchange.commands)
+        await self.exchange.all(OutcomeState.READY)
         for event in kept:
             self.run.show(event)
         self.run.met()
-        self.run.report("holding")
+        if self.plan.command:
+            self.run.report("running", program=self.plan.command[0], all_ready=self.exchange.agreed)
+        else:
+            self.run.report("holding")
 
     async def _turn(self) -> None:
         """Wait for this rank's turn to start its init on MLX's ring. [EXT-OUTCOME-TURN]
@@ -197,7 +205,9 @@ class Attempt:
             self.exchange.tell(OutcomeState.STARTED)
             channel = None if self.side_channel is None or self._pair is None else self._pair.child
             environment = {"PYTHONUNBUFFERED": "1", **prepared.environment()}
-            await self.run.run_command(self.plan.command, environment, channel)
+            await self.run.run_command(
+                self.plan.command, environment, channel, cwd=self.plan.cwd, stdin=self.plan.reads_stdin
+            )
 
     async def _show(self) -> None:
         port = None if self.side_channel is None else free_port(HOST)

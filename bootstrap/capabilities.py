@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Final, cast
 
 from bootstrap.control.child import Child
@@ -15,10 +18,14 @@ from bootstrap.group import checked
 from bootstrap.link.side_channel import SocketPair
 from bootstrap.plan import Backend, Plan
 from wireproto.jaccl.topology import check_device_matrix, devices_of, format_device_file
-from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Revision, Versions
+from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Program, Revision, Versions
 
 DEVICE_SECONDS: Final = 1.0
 """Between two looks at a device that is not usable yet."""
+PROBE_SECONDS: Final = 5.0
+"""For a command's Python to say which MLX it has."""
+LONGEST_VERSION: Final = 100
+_PYTHON: Final = re.compile(r"python(3(\.\d+)?)?t?")
 
 
 @dataclass(frozen=True)
@@ -45,24 +52,43 @@ async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
     an MLX of its own, and needs none here. `pair` connects that process to the side channel.
     """
     worker, version, gathers = None, "", False
-    if plan.command and plan.backend != "auto":
+    is_command = plan.program is Program.COMMAND
+    if is_command and plan.backend != "auto":
         backend: Backend = plan.backend
     else:
         if plan.rank == 0:
             checked(plan, "ring")  # what needs no MLX
-        is_probe = bool(plan.command or plan.dry_run)
-        worker = await run.start_worker(plan.backend, pair and pair.child, quiet=is_probe)
-        if pair is not None and not plan.command:
+        runs_program = plan.program is Program.MODULE
+        worker = await run.start_worker(
+            plan.backend,
+            pair and pair.child,
+            quiet=not plan.has_worker,
+            program=runs_program,
+            stdin=runs_program and plan.reads_stdin,
+        )
+        if pair is not None and not is_command:
             pair.child.close()  # so that the end of the worker is seen; a command is still to get it
         loaded = await worker.next_event()
         backend, version = cast(Backend, loaded["backend"]), str(loaded["version"])
         gathers = bool(loaded["gather_factory"])
-        if is_probe:
+        if not plan.has_worker:
             await run.end(worker)
             worker = None
+    if is_command:
+        version = await _mlx_of(plan.command, run)
     usable_plan = checked(plan, backend)
     await devices_usable(usable_plan, run.report)
     return Capabilities(usable_plan, backend, *_versions(plan, backend, version), gathers, worker)
+
+
+async def _mlx_of(command: Sequence[str], run: Run) -> str:
+    """Return the version of MLX that a command has whose program is Python; empty where that is not known."""
+    if not _PYTHON.fullmatch(Path(command[0]).name):
+        return ""
+    output = await run.output_of(
+        (command[0], "-c", "from importlib.metadata import version; print(version('mlx'))"), PROBE_SECONDS
+    )
+    return output.decode(errors="replace").strip()[:LONGEST_VERSION]
 
 
 async def devices_usable(plan: Plan, report: OnStep) -> None:
@@ -110,7 +136,7 @@ def _versions(plan: Plan, backend: Backend, mlx: str) -> tuple[Versions, int]:
         elif backend == "jaccl":
             wires = check_device_matrix(plan.devices).wires
     digest = hashlib.sha256(devices).hexdigest() if devices else ""
-    told = Versions(package=own_version(), mlx="" if plan.command else mlx, backend=backend, devices=digest)
+    told = Versions(package=own_version(), mlx=mlx, backend=backend, devices=digest, program=plan.program)
     return told, wires
 
 

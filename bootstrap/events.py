@@ -182,6 +182,14 @@ class Holding(Event, frozen=True):
     """The group is up on every rank, and held until the run ends."""
 
 
+class Running(Event, frozen=True):
+    """The group is up, and the module or script runs in the process that has formed it."""
+
+    program: str
+    all_ready: bool
+    """Every rank has said so; False where the ranks cannot tell each other, and only this one is known to be ready."""
+
+
 class Finished(Event, frozen=True):
     """Another rank has finished."""
 

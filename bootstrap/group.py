@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bootstrap.doctor.rdma import device_for
 from bootstrap.errors import ConfigError, EnvironmentSetError, GroupInitError
@@ -226,6 +227,20 @@ def init_group(
     _formed.append(group)
     logger.info("%s DistributedGroup ready (rank %d): size=%d", backend, rank, size)
     return group
+
+
+def on_init(told: Callable[[object, int], None]) -> None:
+    """Have `told` called with the backend and the group's size after each init that a program of this process makes."""
+    distributed = _mlx().distributed
+    init = distributed.init
+
+    @wraps(init)
+    def then_tell(*arguments: Any, **named: Any) -> Group:
+        group: Group = init(*arguments, **named)
+        told(named.get("backend", arguments[1] if len(arguments) > 1 else "any"), group.size())
+        return group
+
+    distributed.init = then_tell
 
 
 def check_sum(group: Group) -> int:

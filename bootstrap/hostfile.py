@@ -63,8 +63,17 @@ class Hostfile:
     ignored_envs: tuple[str, ...] = ()
     """Elements of `envs` whose name is not a variable's: mlx.launch skips them too."""
 
-    def plan(self, rank: int | Literal["auto"], backend: BackendChoice = "auto", **options: Any) -> Plan:
-        """Return one rank's plan; `auto` finds the rank by this host's addresses. ConfigError for what cannot work."""
+    def plan(
+        self,
+        rank: int | Literal["auto"],
+        backend: BackendChoice = "auto",
+        envs: tuple[tuple[str, str], ...] = (),
+        **options: Any,
+    ) -> Plan:
+        """Return one rank's plan; `auto` finds the rank by this host's addresses. ConfigError for what cannot work.
+
+        `envs` come after the file's.
+        """
         if rank != "auto" and not 0 <= rank < len(self.ips):
             raise ConfigError(f"rank {rank} is wrong, use 0 to {len(self.ips) - 1}, or auto", code="bad-rank")
         return Plan(
@@ -74,7 +83,7 @@ class Hostfile:
             devices=self.devices,
             backend=self.backend_for(backend),
             jaccl_ring=self.jaccl_ring,
-            envs=self.envs,
+            envs=self.envs + envs,
             **options,
         )
 

@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import sys
 import uuid
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
 from typing import Any, Final, Literal, Self, cast, get_args
 
 import msgspec
@@ -13,10 +16,12 @@ import msgspec
 from bootstrap.errors import ConfigError
 from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
-from wireproto.messages import Revision
+from wireproto.messages import Program, Revision
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]
+Runs = Literal["command", "module", "script"]
+RestartOn = Literal["link", "exit", "any"]
 
 DEFAULT_PORT = 29400
 LINK_PORT = 7777
@@ -25,6 +30,7 @@ MAX_SECONDS: Final = 7 * 86400.0
 """The longest `grace` and `finish_timeout`."""
 MIN_RANKS, MAX_RANKS = MIN_SIZE, MAX_SIZE
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SESSION_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 
@@ -61,18 +67,27 @@ class Plan:
     directory: str | None = None
     """For the file that MLX reads; by default the system's for temporary files."""
     command: tuple[str, ...] = ()
-    """Runs once the group can be formed; without one the group is held."""
+    """The user's program and its arguments; without one the group is held."""
+    runs: Runs = "command"
+    """How `command` runs: in a process of its own, which is to form the group; or, as a Python module or script, in the
+    process that has formed it."""
     revision: Revision = Revision.V2
     extensions: bool = True
     """Use the protocol's extensions with peers that offer them."""
     timeout: float = 60.0
-    """Until the group is there."""
+    """Until the group is there; 0 for no limit."""
     grace: float = 5.0
     """From SIGTERM to SIGKILL for the command, which may have something to save."""
     finish_timeout: float | None = None
     """For the other ranks to finish once this one has; None for no limit."""
     restarts: int = 0
-    """How many more bootstraps may follow lost links."""
+    """How many more bootstraps may follow in an hour."""
+    restart_on: RestartOn = "link"
+    """What they may follow: a lost link, a program that failed on any rank, or any failure."""
+    cwd: str | None = None
+    """The program's directory; by default this process's."""
+    stdin: bool = False
+    """Rank 0's program reads this process's standard input; the others' never do."""
     dry_run: bool = False
     """Do everything but form the group."""
 
@@ -98,7 +113,8 @@ class Plan:
                 )
         if self.link_ports:
             self._check_links()
-        check_timeout(self.timeout)
+        if self.timeout != 0:
+            check_timeout(self.timeout)
         for name, seconds in (("grace", self.grace), ("finish-timeout", self.finish_timeout)):
             if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
                 raise ConfigError(
@@ -106,10 +122,32 @@ class Plan:
                 )
         if self.restarts < 0:
             raise ConfigError(f"--restart {self.restarts} is wrong, use 0 or more", code="bad-restart")
-        if self.command and shutil.which(self.command[0]) is None:
-            raise ConfigError(f"the command {self.command[0]!r} is not on PATH; check its name", code="bad-command")
-        if self.command and self.dry_run:
+        if self.restart_on not in get_args(RestartOn):
+            text = f"--restart-on {self.restart_on} is wrong, use {', '.join(get_args(RestartOn))}"
+            raise ConfigError(text, code="bad-restart")
+        for name, _ in self.envs:
+            if not _VARIABLE.fullmatch(name):
+                raise ConfigError(f"{name!r} is no name of a variable; use letters, digits and _", code="bad-env")
+        if self.cwd is not None and not Path(self.cwd).is_dir():
+            raise ConfigError(f"--cwd {self.cwd} is no directory; make it, or name another one", code="bad-cwd")
+        self._check_command()
+
+    def _check_command(self) -> None:
+        if self.runs not in get_args(Runs):
+            raise ConfigError(f"runs={self.runs!r} is wrong, use command, module or script", code="bad-command")
+        if not self.command:
+            return
+        if self.dry_run:
             raise ConfigError("a dry run starts no command; leave one of the two out", code="bad-command")
+        name = self.command[0]
+        match self.runs:
+            case "command" if shutil.which(name) is None and not (self.cwd and shutil.which(Path(self.cwd, name))):
+                raise ConfigError(f"the command {name!r} is not on PATH; check its name", code="bad-command")
+            case "module" if not has_module(name, self.cwd):
+                text = f"there is no Python module {name!r} for {sys.executable}; install it there, or check its name"
+                raise ConfigError(text, code="bad-command")
+            case "script" if not Path(self.cwd or "", name).is_file():
+                raise ConfigError(f"there is no file {name!r}; check its name", code="bad-command")
 
     def _check_links(self) -> None:
         if len(self.link_ports) not in (1, self.size):
@@ -140,8 +178,27 @@ class Plan:
         return len(self.ips)
 
     @property
+    def program(self) -> Program:
+        """What this rank does once the group can be formed, as its versions say."""
+        if self.dry_run:
+            return Program.DRY_RUN
+        if not self.command:
+            return Program.HOLD
+        return Program.COMMAND if self.runs == "command" else Program.MODULE
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a process of ours forms the group: to hold it, or to run a module or script in it."""
+        return self.program in (Program.HOLD, Program.MODULE)
+
+    @property
     def own_ip(self) -> str:
         return self.ips[self.rank]
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether this rank's program reads this process's standard input."""
+        return self.stdin and self.rank == 0
 
     @property
     def peers(self) -> tuple[int, ...]:
@@ -191,6 +248,12 @@ class BootstrapConfig:
         directory = None if self.directory is None else os.fspath(self.directory)
         given = {name: getattr(self, name) for name in ("port", "session_id", "backend", "devices")}
         return Plan.of_pair(self.own_ip, self.peer_ip, self.own_rank, link_ports=(), directory=directory, **given)
+
+
+def has_module(name: str, cwd: str | None = None) -> bool:
+    """Whether `python -m` in a directory would find the module's package, or the module itself where it is in none."""
+    first, path = name.partition(".")[0], [str(Path(cwd or "").absolute()), *sys.path]
+    return first in sys.builtin_module_names or PathFinder.find_spec(first, path) is not None
 
 
 def check_timeout(seconds: float) -> None:
@@ -289,8 +352,15 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     """With its `directory`, which the worker makes and removes: all ranks may share one host."""
     origin: float
-    deadline: float
+    deadline: float | None
+    """None for no limit."""
     side_channel: bool = False
     """JACCL's gathers go over the link."""
     no_sum: str = ""
     """Why the group is not checked by a sum; empty where it is. [PLAIN-SUM]"""
+    output: tuple[int, int] | None = None
+    """The descriptors that become stdout and stderr of the plan's module or script."""
+    stdin: int | None = None
+    """The descriptor that becomes its stdin; None for /dev/null."""
+    python_path: str | None = None
+    """PYTHONPATH as the user has set it."""

@@ -23,12 +23,13 @@ from bootstrap.capabilities import Capabilities, load, offered, supported
 from bootstrap.control.run import Display, Run, RunError, Stopped
 from bootstrap.control.running import EventQueue, RunningRank
 from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
-from bootstrap.link.outcome import PeerError, Send
+from bootstrap.link.outcome import Send
 from bootstrap.link.record import Capture, KeyLog
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
 from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SocketPair, socket_pair
 from bootstrap.plan import Plan, new_session_id
+from bootstrap.restarts import EndedEarlyError, Restarts, is_lost_session
 from bootstrap.trust import Trust
 from wireproto.messages import (
     OUTCOME_1,
@@ -46,6 +47,8 @@ END_SECONDS: Final = 10.0
 """How long a command may go on once rank 0 has ended the session, where the ranks do not tell each other."""
 DRY_RUN_SECONDS: Final = 1.0
 """How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, so that it sees what it sends."""
+STOPPED_SECONDS: Final = 0.25
+"""How long a rank whose program has failed waits for the sessionEnd whose consequence that may be."""
 NEXT_SECONDS: Final = 10.0
 """How long another rank waits for the next rank 0, where one has ended its session without a jacclBootstrap."""
 ENDED_EARLY: Final = "rank 0 ended the session before the group was formed"
@@ -104,13 +107,6 @@ def run_for(plan: Plan, display: Display, *, owns_process: bool = True, clock: C
     )
 
 
-class EndedEarlyError(LinkError):
-    """Rank 0 ended its session without a jacclBootstrap: another rank 0 may still send one."""
-
-    def __init__(self) -> None:
-        super().__init__(ENDED_EARLY, code="session-ended")
-
-
 class Rank:
     """The script of one rank."""
 
@@ -152,13 +148,16 @@ class Rank:
             for peer in plan.peers
         ]
 
-        def drop_all() -> None:
+        async def drop_all() -> None:
             for peer in peers:
                 peer.drop()
 
+        async def was_stopped() -> bool:
+            return False
+
         async def work() -> None:
             try:
-                await self._attempts(partial(self._lead_once, peers), drop_all)
+                await self._attempts(partial(self._lead_once, peers), drop_all, was_stopped)
             finally:
                 # sessionEnd also where this rank has failed: the others know by now, and need not wait for the link.
                 await asyncio.gather(*(peer.stop() for peer in peers))
@@ -216,7 +215,19 @@ class Rank:
         services = [self._pin_confirmed(), zero.run()]
         if plan.size == 2:
             services.append(no_other_rank_1(plan.own_ip, plan.ips[0], plan.link_port(0), self._met_peer))
-        await alongside(self._attempts(partial(self._follow_once, zero), lambda: None), *services)
+
+        async def until_dropped() -> None:
+            if self.attempt is not None:  # what still comes in the old session belongs to it
+                await zero.ended_in_order(NEXT_SECONDS)
+
+        async def was_stopped() -> bool:
+            """Whether rank 0 has ended the group in order, and no failure: then this rank's is a consequence."""
+            exchange = None if self.attempt is None else self.attempt.exchange
+            if exchange is None or not exchange.agreed or exchange.has_verdict or not self.run.is_met:
+                return False
+            return await zero.ended_in_order(STOPPED_SECONDS)
+
+        await alongside(self._attempts(partial(self._follow_once, zero), until_dropped, was_stopped), *services)
 
     async def _follow_once(self, zero: RankOne) -> None:
         with socket_pair(SIDE_CHANNEL_1 in supported(self.plan)) as pair:
@@ -249,7 +260,7 @@ class Rank:
                     text = "rank 0 ended the session without a jacclBootstrap; is it a dry run as well?"
                     self.report("warning", message=text)
                     return None
-                error = EndedEarlyError()
+                error = EndedEarlyError(ENDED_EARLY, code="session-ended")
                 self.run.reason.ended_early(error)
                 await asyncio.wait({frame}, timeout=NEXT_SECONDS)
                 if zero.has_ended_early and not frame.done():
@@ -320,20 +331,34 @@ class Rank:
                 attempt.take(peer, message)
         return attempt
 
-    async def _attempts(self, once: Callable[[], Awaitable[None]], again: Callable[[], None]) -> None:
-        """Run `once`; after a lost link `again`, and then `once` again, as often as the plan allows."""
-        for left in range(self.plan.restarts, -1, -1):
+    async def _attempts(
+        self,
+        once: Callable[[], Awaitable[None]],
+        again: Callable[[], Awaitable[None]],
+        was_stopped: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """Run `once`; after a failure `again`, and then `once` again, as far as the plan allows.
+
+        A failure is none if the group `was_stopped` in order before it.
+        """
+        restarts = Restarts(self.plan, monotonic)
+        while True:
             try:
                 await once()
             except OSError as error:
                 raise await self._settled(refused(error)) from error
             except BootstrapError as error:
-                if not left or not _is_lost_session(error):
-                    raise await self._settled(error) from error
-                self.report("restarting", left=left - 1, message=str(error))
-                again()
+                first = error if is_lost_session(error) and restarts.may_follow(error) else await self._settled(error)
+                if await was_stopped():
+                    self.run.summary["stopped"] = True
+                    return
+                if not restarts.may_follow(first):
+                    raise first from error
+                seconds = restarts.begin()
+                self.report("restarting", left=restarts.left, message=str(first))
+                await again()
                 self.able, self.attempt, self._early = None, None, []
-                await self.run.again()
+                await self.run.again(seconds)
             except asyncio.CancelledError:
                 ends_in_order = self.run.is_met and self.plan.rank == 0  # sessionEnd says so
                 if self.attempt is not None and not ends_in_order and (reason := self.run.stopped_by) is not None:
@@ -395,9 +420,3 @@ class Rank:
 
 async def _fail_when_lost(peer: RankZero, rank: int) -> None:
     raise SessionLostError(rank, await peer.lost())
-
-
-def _is_lost_session(error: BootstrapError) -> bool:
-    """Whether another attempt may help: this rank lost a session, or rank 0 says that it lost one."""
-    told = isinstance(error, PeerError) and error.stage == LinkError.stage and error.code != "session-ended"
-    return told or isinstance(error, SessionLostError | EndedEarlyError)

@@ -25,6 +25,7 @@ from bootstrap.files import private_directory
 from bootstrap.group import check_sum, form_group, mlx_version, resolve_backend, takes_gather_factory
 from bootstrap.link.side_channel import side_channel_factory
 from bootstrap.plan import BackendChoice, Order
+from bootstrap.program import run_program
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the control process, or else the guard, ends this process in a cleaner way."""
@@ -54,17 +55,20 @@ def main() -> int:
             return 3  # the control process is gone
         order = msgspec.json.decode(line, type=Order)
         rank, origin = order.plan.rank, order.origin
-        left = max(0.0, order.deadline - time.monotonic())
-        signal.setitimer(signal.ITIMER_REAL, left + ALARM_AFTER_DEADLINE)
-        run(order, emit)
+        if order.deadline is not None:
+            left = max(0.0, order.deadline - time.monotonic())
+            signal.setitimer(signal.ITIMER_REAL, left + ALARM_AFTER_DEADLINE)
+        is_to_go_on = run(order, emit)
     except BootstrapError as error:
         emit("error", stage=error.stage, code=error.code, message=str(error))
         return 3
+    if order.plan.command and is_to_go_on:
+        run_program(order, emit)
     return 0
 
 
-def run(order: Order, emit: OnStep) -> None:
-    """Form the group, check it, and keep it until stdin ends."""
+def run(order: Order, emit: OnStep) -> bool:
+    """Form the group, check it, and keep it until stdin ends; or until its program may run, and return True."""
     plan = order.plan
     if plan.backend == "ring" and plan.rank == plan.size - 1:
         time.sleep(RING_STAGGER)
@@ -74,8 +78,11 @@ def run(order: Order, emit: OnStep) -> None:
         emit("sum-skipped", reason=order.no_sum)
     else:
         emit("sum-checked", value=check_sum(group))
+    if not order.plan.command:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    is_to_go_on = sys.stdin.buffer.readline() != b""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.stdin.buffer.read()
+    return is_to_go_on
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -2,21 +2,30 @@
 
 import json
 import os
+import plistlib
 import re
 import secrets
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from bootstrap.advice import advise
+from bootstrap.cli.app import app
 from bootstrap.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
+from tests.bootstrap.conftest import wait_until
+from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 from tests.wireproto.conformance.trying import free_port
 from wireproto.session import KeySigner
 
@@ -72,19 +81,80 @@ print("sum", mx.distributed.all_sum(mx.array(group.rank() + 1), group=group).ite
 """
 
 
-def test_two_ranks(tmp_path: Path) -> None:
-    """The walk-through of the two Macs, on two addresses of this host, each rank with a home of its own."""
+class Macs:
+    """The walk-through of the two Macs as far as the pins, on two addresses that no other test uses."""
+
+    def __init__(self, directory: Path) -> None:
+        self.net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}."
+        self.homes = [directory / "first", directory / "second"]
+        keys = [json.loads(run("jaccl-bootstrap identity --json", home).stdout)["public_key"] for home in self.homes]
+        for home, command, key in zip(self.homes, self.commands("jaccl-bootstrap pin"), reversed(keys), strict=True):
+            assert run(command.replace("KEY", key), home).returncode == 0
+
+    def commands(self, begin: str, end: str = "") -> list[str]:
+        """README's commands that begin and end so, with the addresses."""
+        found = [command for command in COMMANDS if command.startswith(begin) and command.endswith(end)]
+        return [command.replace("169.254.1.", self.net) for command in found]
+
+
+@pytest.fixture
+def macs(tmp_path: Path) -> Macs:
+    return Macs(tmp_path)
+
+
+def test_two_ranks_run_a_command(macs: Macs, tmp_path: Path) -> None:
     (tmp_path / "serve.py").write_text(SERVE)
-    homes = [tmp_path / "first", tmp_path / "second"]
-    keys = [json.loads(run("jaccl-bootstrap identity --json", home).stdout)["public_key"] for home in homes]
-    pins = [command for command in COMMANDS if command.startswith("jaccl-bootstrap pin")]
-    for home, command, key in zip(homes, pins, reversed(keys), strict=True):
-        assert run(here(command).replace("KEY", key), home).returncode == 0
-    ups = [f"cd {tmp_path} && {here(command)}" for command in COMMANDS if command.startswith("jaccl-bootstrap up")]
+    ups = [f"cd {tmp_path} && {up}" for up in macs.commands("jaccl-bootstrap up", "-- python serve.py")]
     with ThreadPoolExecutor() as both:
-        done = list(both.map(run, ups, homes))
+        done = list(both.map(run, ups, macs.homes))
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
     assert [f"[rank {rank}] sum 3" in each.stdout for rank, each in enumerate(done)] == [True, True]
+
+
+def test_two_ranks_serve_a_model(macs: Macs, tmp_path: Path) -> None:
+    """Until Ctrl-C on rank 0: with the tiny model, and a port of its own."""
+    (tmp_path / "model").mkdir()
+    model, port = write_model(tmp_path / "model"), free_port()
+    runs: list[subprocess.Popen[str]] = []
+    ups = macs.commands("jaccl-bootstrap up", "-m mlx_lm.server --model DIR")
+    for up, home in zip(ups, macs.homes, strict=True):
+        command = [*shlex.split(up.replace("DIR", str(model))), "--port", str(port)]
+        env = {**ENVIRONMENT, **OFFLINE, **NO_COMPILER, "XDG_CONFIG_HOME": str(home), "HF_HOME": str(home)}
+        runs.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    try:
+        wait_until(lambda: listens(port, runs), "rank 0's server listens")
+        runs[0].send_signal(signal.SIGINT)
+        said = [each.communicate(timeout=60)[0] for each in runs]
+        assert [each.returncode for each in runs] == [130, 0], said
+    finally:
+        for each in runs:
+            each.kill()
+            each.wait()
+
+
+def listens(port: int, runs: "list[subprocess.Popen[str]]") -> bool:
+    assert [each.poll() for each in runs] == [None, None], [each.communicate()[0] for each in runs]
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_the_files_of_a_service() -> None:
+    """They are well formed, name options that there are, and start the same command."""
+    (config,), (unit,), (plist,) = (
+        re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("toml", "ini", "xml")
+    )
+    options = {name[2:] for each in get_command(app).commands["up"].params for name in each.opts}
+    assert tomllib.loads(config).keys() <= options | {"program"}
+    service = ConfigParser(interpolation=None)
+    service.read_string(unit)
+    assert service.sections() == ["Unit", "Service", "Install"]
+    arguments = plistlib.loads(plist.encode())["ProgramArguments"]
+    assert shlex.split(service["Service"]["ExecStart"]) == arguments[:4]
+    assert {each[2:] for each in arguments if each.startswith("--")} <= options
+    assert f"# {arguments[3]}\n" in config
 
 
 def test_a_recorded_demo(tmp_path: Path) -> None:
@@ -119,11 +189,6 @@ def test_the_table_of_errors() -> None:
         assert (cause, remedy) == (advice.cause, advice.remedy), code
 
 
-def here(command: str) -> str:
-    """A command of the walk-through, with loopback addresses that no other test uses."""
-    return command.replace("169.254.1.", "127.169.254.")
-
-
 def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
     """In a directory that is also the user's own place for keys."""
     home.mkdir(exist_ok=True)
@@ -142,7 +207,7 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
     assert len(ALONE) >= 4
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 9
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 11
 
 
 @pytest.mark.parametrize("target", TARGETS)

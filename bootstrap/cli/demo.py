@@ -15,7 +15,7 @@ from bootstrap.errors import ConfigError
 from bootstrap.events import EventDict
 from bootstrap.files import private_directory
 from bootstrap.network import reserved_ports
-from bootstrap.plan import Plan, check_ip
+from bootstrap.plan import Plan, check_ip, check_timeout
 from bootstrap.trust import Pins, load_identity
 
 PROGRAM = ("-m", "bootstrap")
@@ -37,6 +37,7 @@ class Demo:
     capture: Path | None = None
 
     def __post_init__(self) -> None:
+        check_timeout(self.plan.timeout)
         if not check_ip(self.plan.own_ip).is_loopback:
             raise ConfigError(
                 f"address {self.plan.own_ip} is not loopback, which the demo needs, use one such as 127.0.0.1",

@@ -40,6 +40,7 @@ LINES: Final = {
     "environment-set": "environment set: {variables}{cleared}",
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
+    "running": "{program} runs in the group: {readiness}",
     "sum-skipped": "no sum made, rank and size are the check: {reason}",
 }
 DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
@@ -58,9 +59,10 @@ _PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
 class PlainDisplay:
     """One line per step on stdout, as it happens; log lines and errors on stderr. A command's bytes pass unchanged."""
 
-    def __init__(self, prog: str, output: Output) -> None:
+    def __init__(self, prog: str, output: Output, has_prefix: bool = True) -> None:
         self._prog = prog
         self._output = output
+        self._has_prefix = has_prefix
         self._pongs: dict[tuple[object, object], EventDict] = {}
         self._held: dict[str, bytes] = {}
         self._open: set[str] = set()  # streams whose line has begun and not ended
@@ -94,7 +96,7 @@ class PlainDisplay:
         text = self._held.pop(stream, b"") + data
         if data:
             text, self._held[stream] = whole_characters(text)
-        prefix = f"[rank {rank}] ".encode()
+        prefix = f"[rank {rank}] ".encode() if self._has_prefix else b""
         shown = bytearray()
         for piece in _PIECES.findall(text):
             if stream not in self._open:
@@ -176,8 +178,8 @@ class _LogLines(logging.Handler):
 
 
 @contextmanager
-def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
-    """Give the display that suits stdout."""
+def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -> Iterator[PlainDisplay]:
+    """Give the display that suits stdout; without a prefix a command's lines are as it wrote them."""
     output = Output()
     handler, logger = _LogLines(output), logging.getLogger("bootstrap")
     logger.addHandler(handler)
@@ -186,9 +188,9 @@ def display_for(prog: str, doing: str, as_json: bool) -> Iterator[PlainDisplay]:
             yield JsonDisplay(prog, output)
         elif output.is_terminal:
             output.spin(doing)
-            yield (PlainDisplay if os.environ.get("NO_COLOR") else TerminalDisplay)(prog, output)
+            yield (PlainDisplay if os.environ.get("NO_COLOR") else TerminalDisplay)(prog, output, has_prefix)
         else:
-            yield PlainDisplay(prog, output)
+            yield PlainDisplay(prog, output, has_prefix)
     finally:
         logger.removeHandler(handler)
         output.close()
@@ -208,6 +210,10 @@ def columns(event: EventDict) -> tuple[str, str, str]:
             variables if event["event"] == "environment-set" else map("=".join, variables.items())
         )
         fields["cleared"] = "; cleared: " + " ".join(cleared) if cleared else ""
+    if event["event"] == "running":
+        fields["readiness"] = (
+            "every rank is ready" if event["all_ready"] else "this rank is ready, the others cannot say"
+        )
     if event["event"] == "reaped":
         fields["processes"] = " ".join(map(str, cast(list[int], event["pids"])))
     if event["event"] == "link-lost":

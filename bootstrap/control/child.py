@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from types import MappingProxyType
+from typing import Any, Final, Self
 
 import msgspec
 import psutil
@@ -31,6 +32,7 @@ GRACE_SECONDS: Final = 1.0
 """From TERM to KILL for a worker. Native init holds the GIL, so a worker may never see the first."""
 KILL_SECONDS: Final = 3.0
 """How long a process may take to end after KILL before it is left to the system."""
+OUTPUT: Final = ("stdout", "stderr")
 LONGEST_LINE: Final = 64 * 1024
 POLL_SECONDS: Final = 0.02
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
@@ -156,6 +158,11 @@ class Watchers:
             self._lock.watch_directory(directory)
         return directory
 
+    def remove_later(self, path: Path) -> None:
+        """Have the guard remove a file that this process cannot remove any more."""
+        if self._guard is not None:
+            self._guard.remove(path)
+
     def remove_directories(self) -> None:
         """Remove what is left; a directory stays listed where descriptors are too short to read it."""
         for directory in list(self.directories):
@@ -180,6 +187,10 @@ class Child:
         self.grace = grace
         self.status: int | None = None
         """The exit status, or minus the signal; None until it is reaped."""
+        self.output: tuple[int, int] | None = None
+        """A worker's own descriptors for stdout and stderr of a program that it is to run; None without one."""
+        self.stdin: int | None = None
+        """The same for its stdin; None for /dev/null."""
         self.last = "started"
         """The name of its last event."""
         self.hurry = asyncio.Event()
@@ -194,12 +205,40 @@ class Child:
         self._exited_watch: asyncio.Task[None] | None = None
 
     @classmethod
-    async def worker(cls, backend: str, watchers: "Watchers", channel: socket.socket | None = None) -> Self:
-        """Start the process that holds MLX. `channel` is its end of the side channel."""
+    async def worker(
+        cls,
+        backend: str,
+        watchers: "Watchers",
+        channel: socket.socket | None = None,
+        *,
+        program: bool = False,
+        stdin: bool = False,
+    ) -> Self:
+        """Start the process that holds MLX. `channel` is its end of the side channel.
+
+        Its streams are `events` and `log`; for a `program` that it runs later there are `stdout` and `stderr` as well,
+        and with `stdin` this process's.
+        """
         # The modules of this process, wherever they come from, and none from the current directory.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_IMPORT_PATH)}
+        if program:
+            environment["PYTHONUNBUFFERED"] = "1"
         arguments = [sys.executable, "-P", *WORKER, backend]
-        child = await cls._start(arguments, environment, channel, subprocess.PIPE, GRACE_SECONDS, watchers)
+        with _pipes(OUTPUT if program else ()) as pipes, _duplicate(0 if stdin else None) as own_stdin:
+            passed = [writing for _, writing in pipes.values()] + ([] if own_stdin is None else [own_stdin])
+            child = await cls._start(
+                arguments,
+                environment,
+                channel,
+                subprocess.PIPE,
+                GRACE_SECONDS,
+                watchers,
+                names=("events", "log"),
+                more={name: reading for name, (reading, _) in pipes.items()},
+                passed=passed,
+            )
+            if program:
+                child.output, child.stdin = (passed[0], passed[1]), own_stdin
         child.is_worker = True
         return child
 
@@ -211,10 +250,14 @@ class Child:
         watchers: "Watchers",
         grace: float,
         channel: socket.socket | None = None,
+        *,
+        cwd: str | None = None,
+        stdin: bool = False,
     ) -> Self:
         """Start a command. BootstrapError if the system refuses it; OSError if it has nothing left for any."""
         try:
-            return await cls._start(arguments, environment, channel, subprocess.DEVNULL, grace, watchers)
+            source = None if stdin else subprocess.DEVNULL
+            return await cls._start(arguments, environment, channel, source, grace, watchers, cwd=cwd)
         except OSError as error:
             if error.errno in USED_UP:
                 raise
@@ -228,22 +271,32 @@ class Child:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         channel: socket.socket | None,
-        stdin: int,
+        stdin: int | None,
         grace: float,
         watchers: "Watchers",
+        *,
+        names: tuple[str, str] = OUTPUT,
+        more: Mapping[str, int] = MappingProxyType({}),
+        passed: Sequence[int] = (),
+        cwd: str | None = None,
     ) -> Self:
+        """`names` are those of the streams that it writes as its stdout and stderr.
+
+        `more` are the ends of other pipes that it writes, by name; the `passed` descriptors are its own as well.
+        """
         own = {name: value for name, value in environment.items() if name != VARIABLE}  # not an outer run's
         if channel is not None:
             own[VARIABLE] = str(channel.fileno())
         child = cls(
             subprocess.Popen(  # noqa: ASYNC220 - it returns once the program is loaded
                 arguments,
-                pass_fds=() if channel is None else (channel.fileno(),),
+                pass_fds=[*passed, *([] if channel is None else [channel.fileno()])],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 env=own,
+                cwd=cwd,
             ),
             grace,
             watchers,
@@ -251,11 +304,10 @@ class Child:
         watchers.watch(child.pid)
         child._exited_watch = asyncio.create_task(child._watch())
         try:
-            for name in ("stdout", "stderr"):
-                reader = child._streams[name] = asyncio.StreamReader(LONGEST_LINE)
-                loop, pipe = asyncio.get_running_loop(), getattr(child._process, name)
-                transport, _ = await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), pipe)
-                child._transports.append(transport)
+            for name, pipe in zip(names, (child._process.stdout, child._process.stderr), strict=True):
+                await child._read(name, pipe)
+            for name, reading in more.items():
+                await child._read(name, os.fdopen(os.dup(reading), "rb"))
         except BaseException:  # the caller was cancelled, and has no child to end
             child.send(signal.SIGKILL)
             await child.end(signal.SIGKILL)
@@ -266,11 +318,18 @@ class Child:
             raise
         return child
 
+    async def _read(self, name: str, pipe: Any) -> None:
+        """Take what comes from a pipe as a stream of this name."""
+        reader = self._streams[name] = asyncio.StreamReader(LONGEST_LINE)
+        protocol = partial(asyncio.StreamReaderProtocol, reader)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
+        self._transports.append(transport)
+
     # -- what it says --------------------------------------------------------------------------------------------------
 
     async def next_event(self) -> EventDict:
         """Return a worker's next event. ChildError for an error that it reports, for anything else, and for its end."""
-        line = await self.line("stdout")
+        line = await self.line("events")
         if line is None:
             await self.exited()
             await self.end()
@@ -284,16 +343,16 @@ class Child:
         return event
 
     async def log_line(self) -> str | None:
-        """Return a worker's next log line; None at the end."""
-        line = await self.line("stderr")
+        """Return the next log line, which a run of the demo's writes to stderr; None at the end."""
+        line = await self.line("log" if self.is_worker else "stderr")
         return None if line is None else line.decode(errors="backslashreplace").rstrip()
 
     async def read(self, stream: str) -> bytes:
         """Return the next bytes of a stream, b"" at its end."""
         return await self._streams[stream].read(LONGEST_LINE)
 
-    def tell(self, order: msgspec.Struct) -> None:
-        """Give a worker its order. One that died says so by the end of its events."""
+    def tell(self, order: msgspec.Struct | None) -> None:
+        """Give a worker its order, or with None the word to go on. One that died says so by the end of its events."""
         stdin = self._process.stdin
         assert stdin is not None  # noqa: S101 - it is a pipe
         with suppress(OSError):
@@ -321,6 +380,11 @@ class Child:
             f"the worker ended early, {how_ended(status)} after '{self.last}'; see its log lines",
             code="worker-killed" if killed else "worker-died",
         )
+
+    def becomes_program(self, grace: float) -> None:
+        """Have a worker run the program of its order. From now on it is the user's, with the `grace` of a command."""
+        self.is_worker, self.grace = False, grace
+        self.tell(None)
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
@@ -403,6 +467,33 @@ class Child:
         while _runs(self.pid):  # noqa: ASYNC110 - no other way on this system
             await asyncio.sleep(POLL_SECONDS)
         self._exited.set()
+
+
+@contextmanager
+def _pipes(names: Sequence[str]) -> Iterator[dict[str, tuple[int, int]]]:
+    """Keep a pipe for each name inside the block, as its ends for reading and for writing."""
+    pipes: dict[str, tuple[int, int]] = {}
+    try:
+        for name in names:
+            pipes[name] = os.pipe()
+        yield pipes
+    finally:
+        for each in pipes.values():
+            for end in each:
+                os.close(end)
+
+
+@contextmanager
+def _duplicate(descriptor: int | None) -> Iterator[int | None]:
+    """Keep a duplicate of a descriptor inside the block; None for None."""
+    if descriptor is None:
+        yield None
+        return
+    own = os.dup(descriptor)
+    try:
+        yield own
+    finally:
+        os.close(own)
 
 
 async def _readable(descriptor: int) -> None:

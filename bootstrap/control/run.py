@@ -24,6 +24,7 @@ from bootstrap.control.child import (
     end_strays,
     exit_code,
     owns_port,
+    parse,
 )
 from bootstrap.control.lock import host_lock
 from bootstrap.errors import BootstrapError, refused
@@ -148,13 +149,15 @@ class Run:
         self.display = display
         self._clock, self._child = clock, children
         self.origin = clock()
-        self.deadline = self.origin + timeout
+        self.deadline = self.origin + timeout if timeout else None
+        """When the group has to be there; None for no limit."""
         self.summary: dict[str, object] = {}
         """What `done` tells besides."""
         self.native = False
         """Whether native code was set to work."""
         self.is_met = False
         """Whether the group is there."""
+        self._met_changed = asyncio.Event()
         self.reason = Reason()
         """What the deadline is to be blamed on."""
         self.command_status: int | None = None
@@ -254,16 +257,29 @@ class Run:
 
     def met(self) -> None:
         """The group is there: the deadline is met, and no timer of this attempt is left."""
-        self.is_met = True
+        self._set_met(True)
         if self._alarm is not None:
             self._alarm.cancel()
 
-    async def again(self) -> None:
-        """End what runs, and start the deadline again for another attempt."""
-        self.is_met = False
+    async def changed(self, *, met: bool) -> None:
+        """Wait until the group is there, or is not there any more."""
+        while self.is_met is not met:
+            await self._met_changed.wait()
+
+    def _set_met(self, value: bool) -> None:
+        self.is_met = value
+        self._met_changed.set()
+        self._met_changed = asyncio.Event()
+
+    async def again(self, seconds: float = 0.0) -> None:
+        """End what runs, wait, and start the deadline again for another attempt."""
+        self._set_met(False)
         self.command_status = None
+        if self._alarm is not None:
+            self._alarm.cancel()
         await self.end_children()
-        self.deadline = self._clock() + self._timeout
+        await asyncio.sleep(seconds)
+        self.deadline = self._clock() + self._timeout if self._timeout else None
         self._set_alarm()
 
     @property
@@ -308,7 +324,8 @@ class Run:
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(self._timeout, self._too_late)
+        if self._timeout:
+            self._alarm = asyncio.get_running_loop().call_later(self._timeout, self._too_late)
 
     def _too_late(self) -> None:
         states = ", ".join(f"the worker after '{child.last}'" for child in self._children)
@@ -348,12 +365,21 @@ class Run:
 
     # -- its children --------------------------------------------------------------------------------------------------
 
-    async def start_worker(self, backend: str, channel: socket.socket | None = None, *, quiet: bool = False) -> Child:
+    async def start_worker(
+        self,
+        backend: str,
+        channel: socket.socket | None = None,
+        *,
+        quiet: bool = False,
+        program: bool = False,
+        stdin: bool = False,
+    ) -> Child:
         """Start a process that holds MLX; its log lines are shown. Take its events with `Child.next_event`.
 
-        `quiet` reports no start: the worker is to say what MLX can do, and no more.
+        `quiet` reports no start: the worker is to say what MLX can do, and no more. `program`: for `run_program`, which
+        with `stdin` reads this process's.
         """
-        child = await self._child.worker(backend, self.watchers, channel)
+        child = await self._child.worker(backend, self.watchers, channel, program=program, stdin=stdin)
         self._children.append(child)
         if not quiet:
             self.report("started", pid=child.pid)
@@ -368,13 +394,46 @@ class Run:
         return child
 
     async def run_command(
-        self, arguments: Sequence[str], environment: Mapping[str, str], channel: socket.socket | None = None
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        channel: socket.socket | None = None,
+        *,
+        cwd: str | None = None,
+        stdin: bool = False,
     ) -> None:
         """Run a user's command to its end, and pass on what it writes. CommandError unless its exit status is 0."""
-        child = await self._child.command(arguments, environment, self.watchers, self._grace, channel)
+        child = await self._child.command(
+            arguments, environment, self.watchers, self._grace, channel, cwd=cwd, stdin=stdin
+        )
         self._children.append(child)
         self.report("started", pid=child.pid)
         self.native = True
+        await self._until_it_ends(child)
+
+    async def run_program(self, worker: Child) -> None:
+        """Have a worker run the program of its order, to its end, as `run_command` does a command."""
+        worker.becomes_program(self._grace)
+        telling = asyncio.create_task(self._events(worker))
+        try:
+            await self._until_it_ends(worker)
+        finally:
+            telling.cancel()
+
+    async def output_of(self, arguments: Sequence[str], seconds: float) -> bytes:
+        """Return what a short-lived command writes to stdout within `seconds`; b"" if it fails."""
+        child = await self._child.command(arguments, os.environ, self.watchers, self._grace)
+        self._children.append(child)
+        output = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while data := await child.read("stdout"):
+                    output += data
+                await child.exited()
+        await self.end(child)
+        return output if child.status == 0 else b""
+
+    async def _until_it_ends(self, child: Child) -> None:
         outputs = [asyncio.create_task(self._pass_on(child, name)) for name in ("stdout", "stderr")]
         self._logs += outputs
         await child.exited()
@@ -430,6 +489,12 @@ class Run:
             if not done:
                 text = f"process {child.pid} did not end after SIGKILL; a reboot may be needed"
                 self.report("warning", message=text)
+
+    async def _events(self, child: Child) -> None:
+        """Show what a worker tells of its program."""
+        while (line := await child.line("events")) is not None:
+            if (event := parse(line)) is not None:
+                self.show(event)
 
     async def _log(self, child: Child) -> None:
         while (line := await child.log_line()) is not None:

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from bootstrap.errors import BootstrapError, LinkError
 from bootstrap.events import OnStep
 from wireproto.errors import WireError
-from wireproto.messages import Message, Outcome, OutcomeState, Versions
+from wireproto.messages import Message, Outcome, OutcomeState, Program, Versions
 
 Send = Callable[[int, Message], Awaitable[None]]
 """Send a message to another rank; LinkError where that fails, WireError where nothing is agreed with it."""
@@ -101,6 +101,8 @@ class Exchange:
             missing = ", ".join(f"rank {peer}" for peer in self._peers if peer not in self._versions)
             raise VersionError(f"{missing} did not say what it runs", code="versions-missing") from None
         for peer, other in sorted(self._versions.items()):
+            if _makes_sum(own) is not _makes_sum(other):
+                raise self._differ("program", _program(own).value, peer, _program(other).value, "programs-differ")
             if own.backend != other.backend:
                 raise self._differ("backend", own.backend, peer, other.backend, "backends-differ")
             if own.devices and other.devices and own.devices != other.devices:
@@ -111,19 +113,6 @@ class Exchange:
                 if mine and theirs and mine != theirs:
                     text = f"{what} is {mine} here, and {printable(theirs)} on rank {peer}"
                     self._report("warning", message=text)
-        self._check_commands()
-
-    @property
-    def commands(self) -> list[int]:
-        """The peers that run a command: their versions name no MLX. Known after `compare`. [EXT-VERSIONS]"""
-        return sorted(peer for peer, other in self._versions.items() if not other.mlx)
-
-    def _check_commands(self) -> None:
-        """Rank 0: of two other ranks, neither knows whether the other runs a command. [PLAIN-SUM]"""
-        holders = self._versions.keys() - set(self.commands)
-        if self._rank == 0 and holders and self.commands:
-            text = f"rank {self.commands[0]} runs a command, and rank {min(holders)} none; give all but rank 0 the same"
-            raise VersionError(text, code="commands-differ")
 
     def tell(self, state: OutcomeState) -> None:
         """Say how it goes on this rank."""
@@ -131,13 +120,15 @@ class Exchange:
         self._post(Outcome(self._rank, state, "", "", ""))
         self._news.set()
 
-    async def all(self, state: OutcomeState, but: Collection[int] = ()) -> None:
-        """Wait until every rank, except those in `but`, is in this state; at once where nothing is agreed.
-
-        [EXT-OUTCOME-READY]
-        """
-        ranks = set(range(self._size) if self.agreed else ()) - {*but}
+    async def all(self, state: OutcomeState) -> None:
+        """Wait until every rank is in this state; at once where nothing is agreed. [EXT-OUTCOME-READY]"""
+        ranks = range(self._size) if self.agreed else ()
         await self._until(lambda: all(self._states.get(rank) is state for rank in ranks))
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether a failure is known: rank 0's word on another rank, the first that it heard of on rank 0."""
+        return bool(self._failures)
 
     def unfinished(self) -> list[int]:
         """Return the other ranks that have not finished yet; none where this rank is alone."""
@@ -233,6 +224,16 @@ async def say(send: Send, peer: int, message: Message) -> bool:
     except (LinkError, WireError):
         return False
     return True
+
+
+def _program(versions: Versions) -> Program:
+    """Return what a rank does, as it says or as its `mlx` tells. [EXT-VERSIONS]"""
+    return versions.program or (Program.HOLD if versions.mlx else Program.COMMAND)
+
+
+def _makes_sum(versions: Versions) -> bool | None:
+    """Whether a rank checks the group by a sum; None for a dry run, which forms none. [EXT-VERSIONS-PROGRAM]"""
+    return {Program.HOLD: True, Program.MODULE: True, Program.COMMAND: False}.get(_program(versions))
 
 
 def _all_wires(mlx: str) -> bool:

@@ -413,6 +413,15 @@ class RankOne:
         assert self._over is not None  # noqa: S101 - `bootstrap` was called
         return await asyncio.shield(self._over)
 
+    async def ended_in_order(self, seconds: float) -> bool:
+        """Wait for the end of that session for so long; say whether rank 0 has ended it in order."""
+        over = asyncio.ensure_future(self.over())
+        try:
+            await asyncio.wait({over}, timeout=seconds)
+            return over.done() and over.result() is None
+        finally:
+            over.cancel()
+
     def _accept(self, link: Link) -> None:
         self._unconfirmed[link] = None
         if len(self._unconfirmed) > MAX_UNCONFIRMED:

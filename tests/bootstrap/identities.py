@@ -44,7 +44,7 @@ class Together:
 
     def __init__(self, count: int, code: str, *arguments: str) -> None:
         script = f"import sys\nfrom pathlib import Path\nfrom bootstrap.trust import *\nfrom bootstrap import trust\n\
-print('ready', flush=True)\nsys.stdin.read()\nnumber, *arguments = sys.argv[1:]\n{code}"
+trust.LOCK_SECONDS = 60\nprint('ready', flush=True)\nsys.stdin.read()\nnumber, *arguments = sys.argv[1:]\n{code}"
         gate, self._hold = os.pipe()  # its end of file is what all wait for
         self.processes = [
             subprocess.Popen(

@@ -77,8 +77,9 @@ def output(run: Any, stream: str = "stdout") -> list[str]:
 
 
 def failed(run: Any, *codes: str) -> dict[str, Any]:
-    """Check how a failed run ends: exit 3, or 125 with a command; one error, `done` last. Return the error."""
-    assert run.end() == (125 if "--" in run.process.args else 3), (run.events, run.stderr)
+    """Check how a failed run ends: exit 3, or 125 with a program; one error, `done` last. Return the error."""
+    has_program = {"--", "-m", "--script"} & {*run.process.args[4:]}  # before that `python -m bootstrap`
+    assert run.end() == (125 if has_program else 3), (run.events, run.stderr)
     event = error(run)
     assert event["code"] in codes, event
     assert {"cause", "remedy", "retry", "stage", "message"} <= event.keys()

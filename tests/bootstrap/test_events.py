@@ -37,6 +37,7 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
     (events.EnvironmentSet, "environment-set", {"variables": {"MLX_RANK": "0"}, "cleared": []}),
     (events.GroupReady, "group-ready", {"size": 2, "backend": "ring"}),
     (events.SumChecked, "sum-checked", {"value": 3}),
+    (events.Running, "running", {"program": "mlx_lm.server", "all_ready": True}),
     (events.SumSkipped, "sum-skipped", {"reason": "text"}),
     (events.Holding, "holding", {}),
     (events.Finished, "finished", {"peer": 1}),

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Collection
@@ -18,7 +19,7 @@ import pytest
 from bootstrap import BootstrapError
 from bootstrap.attempt import Attempt
 from bootstrap.capabilities import Capabilities, offered, own_version
-from bootstrap.control.child import ChildError
+from bootstrap.control.child import ChildError, CommandError
 from bootstrap.control.run import RunError
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.sessions import SessionLostError
@@ -293,6 +294,33 @@ def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
         with suppress(asyncio.CancelledError):
             await group.tasks[rank]
         await group.ends_alike("interrupted", "stopped by SIGINT", but={rank})
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_program_that_failed_when_rank_0_stopped_was_told_as_the_cause(is_up: bool, group: Group) -> None:
+    """Its group's connections go before the sessionEnd is there. Before the group is up, the stop is a failure."""
+    stops = asyncio.Event()
+
+    async def aborts(acting: Acting) -> None:
+        await stops.wait()
+        raise CommandError(-signal.SIGABRT)
+
+    async def main() -> None:
+        await group.start([forever, aborts])
+        await group.until_begun()
+        for rank in group.ranks:
+            rank.calm.is_met = is_up
+        group.ranks[0].calm.stopped_by = RunError("stopped by SIGINT", code="interrupted")
+        stops.set()
+        group.tasks[0].cancel()
+        error = (await group.ends())[1]
+        if is_up:
+            assert (error, group.ranks[1].calm.summary) == (None, {"stopped": True})
+        else:
+            assert isinstance(error, PeerError)
+            assert (error.rank, error.code) == (0, "interrupted")
 
     run(main)
 

@@ -46,7 +46,7 @@ class Calm:
     def report(self, event: str, /, **fields: object) -> None:
         self.steps(event, **fields)
 
-    async def again(self) -> None:
+    async def again(self, seconds: float = 0.0) -> None:
         pass
 
 

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -108,21 +107,6 @@ def test_our_own_peer_counts_as_plain_and_the_event_says_so(option: str, pair: P
         assert "every peer counts as one without outcome/1" in skipped["reason"]
     runs[0].process.send_signal(signal.SIGINT)
     assert [run.end() for run in runs] == [130, 0]
-
-
-def test_a_rank_that_holds_made_a_sum_with_a_command(pair: Pair, up: Start) -> None:
-    """Rank 1's command makes a collective of its own first; it must not meet a sum. [PLAIN-SUM]"""
-    zero, one = pair
-    text = "import mlx.core as mx, time; mx.distributed.init(strict=True, backend='ring'); time.sleep(60)"
-    runs: list[Any] = [
-        up(zero, one, "--json", "--backend", "ring"),
-        up(one, zero, "--json", "--backend", "ring", "--", sys.executable, "-c", text),
-    ]
-    runs[0].until(("holding", 0))
-    assert [event["reason"] for event in of(runs[0], "sum-skipped")] == ["rank 1 runs a command"]
-    runs[0].process.send_signal(signal.SIGINT)
-    assert runs[0].end() == 130
-    runs[1].end()
 
 
 @pytest.mark.parametrize("reference", [0, 1])

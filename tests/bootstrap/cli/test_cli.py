@@ -20,11 +20,11 @@ Start = Callable[..., Any]
         (["--port", "65535"], "port 65535 is wrong, use 1 to 65534 with 2 ranks"),
         (["--ranks", "8", "--port", "65529"], "port 65529 is wrong, use 1 to 65528 with 8 ranks"),
         (["--port", "x1"], "'x1'|integer"),
-        (["--port", ""], "integer"),
+        (["--port", ""], "invalid value for '--port'"),
         (["--ranks", "1"], "1 ranks cannot form a group, use 2 to 64"),
         (["--ranks", "65"], "65 ranks cannot form a group, use 2 to 64"),
         (["--ranks", "1000000000000"], "1000000000000 ranks cannot form a group, use 2 to 64"),
-        (["--ranks", "2.5"], "integer"),
+        (["--ranks", "2.5"], "invalid value for '--ranks'"),
         (["--backend", "mpi"], "backend 'mpi' is unknown, use auto, jaccl or ring"),
         (["--host", "localhost"], "'localhost' is not the IPv4 address of a host, use one such as 169.254.1.1"),
         (

@@ -221,7 +221,7 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--coordinator-port", "65535"], "port 65535 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "3"], "--revision"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--backend", "mpi"], "backend 'mpi' is unknown"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--timeout", "0"], "timeout 0.0 is wrong"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--timeout", "-1"], "timeout -1.0 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer-key", "AA=="], "key"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer-key", "AA==", "--trust-first-use"], "not both"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--extensions", "yes"], "extensions 'yes' is wrong"),

@@ -192,6 +192,31 @@ def test_ranks_of_two_hostfiles(pair: Pair, up_jaccl: Start, tmp_path: Path, not
         nothing_left(run, *pair)
 
 
+@pytest.mark.parametrize("cables", [1, 2])
+def test_commands_with_another_mlx(
+    cables: int, pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check
+) -> None:
+    """Python says which MLX it has. An old one uses one of two cables, and is refused. [EXT-VERSIONS-DIFFER]"""
+    names_of = ["rdma_en2", "rdma_en3"][:cables]
+    rows = [[None, names_of], [["rdma_en4", "rdma_en5"][:cables], None]]
+    hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], rows)
+    runs = []
+    for rank, version in zip(pair, ("0.32.4", "0.32.3"), strict=True):
+        python = tmp_path / f"{version}" / "python3"
+        python.parent.mkdir()
+        python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec echo {version}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        runs.append(up_jaccl(rank, hostfile, "--", str(python), str(SCRIPTS / "jaccl_stand_in.py")))
+    for run in runs:
+        if cables == 2:
+            assert "the MLX version is 0.32." in failed(run, "mlx-differs")["message"]
+            assert of(run, "environment-set") == []
+        else:
+            assert run.end() == 0, (run.events, run.stderr)
+            assert any("mlx is 0.32." in event["message"] for event in of(run, "warning"))
+        nothing_left(run, *pair)
+
+
 # -- faults of what is native ------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from tests.bootstrap.conftest import SCRIPTS
 from tests.bootstrap.ranks import Check, Rank, Start, of, output, write_hostfile
 from tests.bootstrap.tiny_model import HEAD_SIZE, HEADS, NO_COMPILER, OFFLINE, write_model
 
-SERVER = ("--", sys.executable, "-m", "mlx_lm.server")
+SERVER = ("-m", "mlx_lm.server")
 GENERATES = (sys.executable, str(SCRIPTS / "generates.py"))
 PROMPT = "a1 b2 c3"
 WORDS = 8

@@ -649,7 +649,7 @@ def test_clock_and_children_can_be_replaced() -> None:
 
     class Pretended(Child):
         @classmethod
-        async def worker(cls, backend: str, *_: Any) -> Any:
+        async def worker(cls, backend: str, *_: Any, **__: Any) -> Any:
             started.append(backend)
             raise BootstrapError("pretended", code="mlx-missing")
 

@@ -24,7 +24,7 @@ from bootstrap.link.outcome import (
 from bootstrap.link.sessions import alongside
 from tests.bootstrap.exchanges import Links, now, run_timeless
 from tests.bootstrap.links import Steps
-from wireproto import Message, Outcome, OutcomeState, SideChannelPart, Versions, encode_frame
+from wireproto import Message, Outcome, OutcomeState, Program, SideChannelPart, Versions, encode_frame
 
 STARTED, READY, FAILED, FINISHED = OutcomeState
 VERSIONS = Versions("0.1.0", "0.32.4", "jaccl", "ab" * 32)
@@ -386,14 +386,29 @@ def but(**fields: Any) -> Versions:
     [
         (VERSIONS, ["on", "on", "on"], []),
         (but(devices=""), ["on", "on", "on"], []),
-        (but(mlx=""), ["commands-differ", "on", "on"], []),
+        (but(mlx=""), ["programs-differ", "programs-differ", "on"], []),
+        (but(program=Program.COMMAND), ["programs-differ", "programs-differ", "on"], []),
+        (but(program=Program.DRY_RUN), ["programs-differ", "programs-differ", "on"], []),
+        (but(program=Program.MODULE), ["on", "on", "on"], []),
         (but(package="0.2.0"), ["on", "on", "on"], ["cluster-wireproto is 0.1.0 here, and 0.2.0 on rank 1"]),
         (but(mlx="0.33\x1b[2J"), ["on", "on", "on"], ["mlx is 0.32.4 here, and 0.33?[2J on rank 1"]),
         (but(backend="ring"), ["backends-differ", "backends-differ", "on"], []),
         (but(devices="cd" * 32), ["devices-differ", "devices-differ", "on"], []),
         (but(backend="ring", devices="cd" * 32), ["backends-differ", "backends-differ", "on"], []),
     ],
-    ids=["same", "no matrix", "a command", "package", "MLX", "backend", "matrix", "both"],
+    ids=[
+        "same",
+        "no matrix",
+        "no MLX",
+        "a command",
+        "a dry run",
+        "a module",
+        "package",
+        "MLX",
+        "backend",
+        "matrix",
+        "both",
+    ],
 )
 def test_versions(other: Versions, codes: list[str], warnings: list[str]) -> None:
     """What cannot work is refused on both sides; what may is a warning. [EXT-VERSIONS, EXT-VERSIONS-DIFFER]"""

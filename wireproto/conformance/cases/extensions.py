@@ -226,7 +226,11 @@ def _program(name: str, about: str, program: str | None, *rules: str, is_taken: 
         else:
             link = await peer.session_at_ack()
             await _agree_as_rank_1(link)
-        versions = {**msgspec.to_builtins(await _expect_versions(link)), "program": program}
+        own = await _expect_versions(link)
+        if own.program in (Program.COMMAND, Program.DRY_RUN):
+            text = f"the peer's own program is {own.program.value}, so it refuses others [EXT-VERSIONS-PROGRAM]"
+            raise Undecided(Verdict.SKIPPED, text)
+        versions = {**msgspec.to_builtins(own), "program": program}
         shown = json.dumps(program)
         await link.send(f"versions with the program {shown}", b"\x43" + json.dumps(versions).encode())
         if is_taken:
@@ -235,7 +239,7 @@ def _program(name: str, about: str, program: str | None, *rules: str, is_taken: 
             await link.expect_closed()
 
 
-for _each in Program:
+for _each in (Program.HOLD, Program.MODULE):  # with a peer that holds; it refuses the others
     _about = f"versions may say that a rank's program is {_each.value}."
     _program(_each.value, _about, _each.value, "EXT-VERSIONS", is_taken=True)
 _program("unknown", "A program that there is not ends the connection.", "script", "EXT-VERSIONS", "SESSION-BOX",

@@ -1,0 +1,74 @@
+"""`--log-dir`: what a rank's program and its MLX write, in a file for each attempt."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bootstrap.cli.display import PlainDisplay
+from bootstrap.control.output import LONGEST_LINE
+from bootstrap.errors import BootstrapError
+from bootstrap.events import EventDict
+from bootstrap.files import open_private
+from bootstrap.link.record import Record
+
+
+class LogFiles:
+    """A display that keeps whole lines in `rank-R.N.log`, N from 1 on, and passes everything on to another."""
+
+    def __init__(self, display: PlainDisplay, directory: Path, rank: int) -> None:
+        self._display, self._directory, self._rank = display, directory, rank
+        self._attempt = 0
+        self._held: dict[str, bytes] = {}
+        self._descriptor: int | None = None
+        self.begin()
+        self.quiet, self.full, self.failed = display.quiet, display.full, display.failed
+
+    def begin(self) -> None:
+        """Go on in the next attempt's file."""
+        self.close()
+        self._attempt += 1
+        path = self._directory / f"rank-{self._rank}.{self._attempt}.log"
+        try:
+            self._descriptor = open_private(path, os.O_APPEND)
+        except OSError as error:
+            text = f"cannot write {path}: {error.strerror or error}; check the directory, or name another one"
+            raise BootstrapError(text, code="log-refused") from error
+        self._file = Record(self._descriptor, f"the log {path}")
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def event(self, event: EventDict) -> None:
+        if event["event"] == "restarting":
+            self.begin()
+        self._display.event(event)
+
+    def log(self, rank: int | None, line: str) -> None:
+        self._file.put(line.encode(errors="backslashreplace") + b"\n")
+        self._display.log(rank, line)
+
+    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+        *lines, rest = (self._held.pop(stream, b"") + data).split(b"\n")
+        if rest and (not data or len(rest) >= LONGEST_LINE):
+            lines, rest = [*lines, rest], b""
+        if rest:
+            self._held[stream] = rest
+        if lines:
+            self._file.put(b"".join(line + b"\n" for line in lines))
+        self._display.output(rank, stream, data)
+
+
+@contextmanager
+def log_files(display: PlainDisplay, directory: Path | None, rank: int) -> Iterator["PlainDisplay | LogFiles"]:
+    """Give the display with log files inside the block; as it is where there is no directory for them."""
+    if directory is None:
+        yield display
+        return
+    files = LogFiles(display, directory, rank)
+    try:
+        yield files
+    finally:
+        files.close()

@@ -1,0 +1,66 @@
+"""That a group is up, told to who started this process: `--ready-file`, and systemd's sd_notify(3)."""
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from bootstrap.control.run import Run
+from bootstrap.errors import BootstrapError
+from bootstrap.files import remove_file, write_file
+
+
+class Readiness:
+    """Follows a run while it goes on. The ready file is removed with the run, also where its guard has to tidy up.
+
+    systemd gets READY=1 and STOPPING=1, and WATCHDOG=1 twice in the time that it allows for one.
+    """
+
+    def __init__(self, run: Run, path: Path | None) -> None:
+        self._run, self._path = run, None if path is None else path.absolute()
+        self._address = os.environ.pop("NOTIFY_SOCKET", "")  # a program in the group is another service, or none
+        allowed, process = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", str(os.getpid()))
+        self._interval = int(allowed) / 2e6 if allowed.isdigit() and process == str(os.getpid()) else None
+
+    async def watch(self) -> None:
+        """Tell of each change, until this is cancelled. BootstrapError if the file cannot be written."""
+        alive = asyncio.create_task(self._stay_alive())
+        try:
+            while True:
+                await self._run.changed(met=True)
+                self._tell("READY=1")
+                self._write()
+                await self._run.changed(met=False)
+                self._remove()
+        finally:
+            alive.cancel()
+            self._tell("STOPPING=1")
+            self._remove()
+
+    async def _stay_alive(self) -> None:
+        while self._interval:
+            self._tell("WATCHDOG=1")
+            await asyncio.sleep(self._interval)
+
+    def _write(self) -> None:
+        if self._path is not None:
+            self._run.watchers.remove_later(self._path)
+            try:
+                write_file(self._path, b"%d\n" % os.getpid())
+            except BootstrapError as error:
+                self._run.stop(error)
+
+    def _remove(self) -> None:
+        if self._path is not None:
+            with suppress(BootstrapError):
+                remove_file(self._path)
+
+    def _tell(self, state: str) -> None:
+        """Send a state to systemd, where it started this process; it may have gone, or be busy."""
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender, suppress(OSError):
+            sender.setblocking(False)
+            sender.sendto(state.encode(), address)

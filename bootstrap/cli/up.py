@@ -1,0 +1,234 @@
+"""The command `jaccl-bootstrap up`."""
+
+import asyncio
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
+
+import typer
+from typer.core import TyperCommand
+
+import bootstrap
+from bootstrap.cli.options import (
+    BackendOption,
+    CaptureOption,
+    JsonOption,
+    KeyLogOption,
+    RevisionOption,
+)
+from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.network import interfaces
+from bootstrap.plan import Plan, new_session_id
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
+from wireproto.messages import Revision
+
+VARIABLES: Final = "JACCL_BOOTSTRAP_"
+
+
+class _Command(TyperCommand):
+    """Each of its options has a variable, JACCL_BOOTSTRAP_OWN_IP for --own-ip, which the help does not list."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for name, option in _long_names(self).items():
+            option.envvar, option.show_envvar = VARIABLES + name.upper().replace("-", "_"), False
+
+
+def _long_names(command: TyperCommand) -> dict[str, Any]:
+    """Return the options by their long names, without the dashes."""
+    return {text[2:]: each for each in command.params for text in each.opts if text.startswith("--")}
+
+
+def register(app: typer.Typer) -> None:
+    """Put the command on `app`."""
+    app.command(cls=_Command, context_settings={"allow_interspersed_args": False})(up)  # PROGRAM's options are its own
+
+
+def _load_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take the options that are not given from a TOML file: `own-ip = "…"`, `json = true`, `program = ["…"]`."""
+    if path is None:
+        return None
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise typer.BadParameter(f"cannot read {path}: {reason}", ctx=context) from error
+    names = {name: str(each.name) for name, each in _long_names(cast(TyperCommand, context.command)).items()}
+    names["program"] = "program"
+    if unknown := given.keys() - names.keys() | given.keys() & {"config", "help"}:
+        raise typer.BadParameter(f"{path} has {', '.join(sorted(unknown))}, which is no option of `up`", ctx=context)
+    context.default_map = {names[key]: value for key, value in given.items()}
+    return path
+
+
+def up(
+    context: typer.Context,
+    program: Annotated[
+        list[str] | None, typer.Argument(metavar="PROGRAM ARGS", help="Run this in the group. Default: hold the group.")
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
+    script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
+    interface: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of --own-ip: the interface.")] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's.")] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 64 ranks.")
+    ] = None,
+    rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
+    peer_key: Annotated[
+        str | None, typer.Option(metavar="BASE64", help="The peer's key. Default: the pinned one.")
+    ] = None,
+    trust_first_use: Annotated[
+        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
+    ] = False,
+    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
+    link_port: Annotated[
+        str, typer.Option(metavar="PORT[,PORT…]", help="Listened on by all but 0; one, or one each.")
+    ] = "7777",
+    coordinator_port: Annotated[int, typer.Option(help="Rank r uses the port r after it (ring).")] = 29400,
+    revision: RevisionOption = Revision.V2,
+    backend: BackendOption = "auto",
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up; 0 for no limit.")] = 60.0,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for PROGRAM; may be repeated.")
+    ] = None,
+    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory.")] = None,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Rank 0's PROGRAM reads this standard input.")] = False,
+    no_prefix: Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")] = False,
+    log_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep PROGRAM's output, a file an attempt.")
+    ] = None,
+    ready_file: Annotated[Path | None, typer.Option(metavar="PATH", help="Exists while the group does.")] = None,
+    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL for PROGRAM.")] = 5.0,
+    finish_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Limit for the others once it is done.")
+    ] = None,
+    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour.")] = 0,
+    restart_on: Annotated[
+        str, typer.Option(metavar="link|exit|any", help="After a lost link, or PROGRAM's failure.")
+    ] = "link",
+    extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
+    session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
+    capture: CaptureOption = None,
+    keylog: KeyLogOption = None,
+    as_json: JsonOption = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Options from a TOML file."),
+    ] = None,
+) -> int:
+    """Form the group from this rank; run a program in it, or hold it.
+
+    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -m mlx_lm.server --model DIR
+
+    JACCL_BOOTSTRAP_OWN_IP stands for --own-ip, and so on.
+
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    """
+    from bootstrap.cli.display import display_for
+    from bootstrap.cli.log_files import log_files
+    from bootstrap.cli.ready import Readiness
+    from bootstrap.control.run import execute
+    from bootstrap.hostfile import read_hostfile
+    from bootstrap.link.record import open_capture, open_key_log, set_key_log
+    from bootstrap.rank import run_for
+    from bootstrap.trust import IdentityError, Trust
+
+    try:
+        if extensions not in ("on", "off"):
+            raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
+        if module and script:
+            raise ConfigError("-m and --script exclude each other", code="bad-command")
+        if (module or script) and not program:
+            raise ConfigError("give the name of a program behind -m or --script", code="bad-command")
+        if interface is not None:
+            own_ip = _address_of(interface)
+        options: dict[str, Any] = {
+            "link_ports": _ports(link_port),
+            "port": coordinator_port,
+            "session_id": session_id or new_session_id(),
+            "backend": backend,
+            "envs": tuple(_variable(text) for text in env or ()),
+            "command": tuple(program or ()),
+            "runs": "module" if module else "script" if script else "command",
+            "cwd": cwd,
+            "stdin": stdin,
+            "revision": Revision(revision),
+            "extensions": extensions == "on",
+            "timeout": timeout,
+            "grace": grace,
+            "finish_timeout": finish_timeout,
+            "restarts": restart,
+            "restart_on": restart_on,
+            "dry_run": dry_run,
+        }
+        if hostfile is not None and (own_ip, peer_ip) == (None, None):
+            plan = read_hostfile(hostfile).plan(_rank(rank), **options)
+        elif hostfile is None and own_ip is not None and peer_ip is not None:
+            plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **options)
+        else:
+            raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
+        trust = Trust.of(plan, identity, peer_key, trust_first_use)
+        set_key_log(keylog)
+        with (
+            open_key_log() as key_log,
+            open_capture(capture) as recorded,
+            display_for(context.command_path, f"rank {plan.rank} of {plan.size}", as_json, not no_prefix) as shown,
+            log_files(shown, log_dir, plan.rank) as display,
+        ):
+            run = run_for(plan, display)
+            readiness = Readiness(run, ready_file)
+
+            async def main() -> None:
+                watching = asyncio.create_task(readiness.watch())
+                try:
+                    async with bootstrap.rank(plan, trust, key_log=key_log, capture=recorded, run=run) as running:
+                        await running.ended()
+                finally:
+                    watching.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await watching
+
+            summary = {"ranks": plan.size, "backend": plan.backend, "dry_run": plan.dry_run}
+            return execute(run, main, has_command=bool(plan.command), **summary)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+    except (IdentityError, BootstrapError) as error:
+        say(f"{context.command_path}: {error}", err=True)
+        return EXIT_COULD_NOT_RUN
+
+
+def _rank(text: str) -> int | Literal["auto"]:
+    if text != "auto" and not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"rank {text!r} is wrong, use a number, or auto", code="bad-rank")
+    return "auto" if text == "auto" else int(text)
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise ConfigError(f"link port {text!r} is wrong, use a number, or one for each rank", code="bad-port") from None
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--env {text!r} is wrong, use NAME=VALUE", code="bad-env")
+    return name, value
+
+
+def _address_of(interface: str) -> str:
+    """Return the only IPv4 address of an interface."""
+    held = interfaces()
+    own = [str(address) for name, address in held if name == interface]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        text = f"interface {interface} has several addresses, {', '.join(own)}; give one of them by --own-ip"
+    else:
+        names = ", ".join(sorted({name for name, _ in held}))
+        text = f"interface {interface} has no IPv4 address; those with one are {names}"
+    raise ConfigError(text, code="bad-ip")
