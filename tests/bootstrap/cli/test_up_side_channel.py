@@ -1,6 +1,5 @@
 """`up --backend jaccl`: gathers over the link between real processes, and one rank's failure that ends all."""
 
-import os
 import shutil
 import signal
 import socket
@@ -24,30 +23,11 @@ from tests.bootstrap.ranks import (
     output,
     write_hostfile,
 )
-from tests.bootstrap.system_tools import Tools
 
 Ranks = Callable[[int], list[Rank]]
 StartAll = Callable[..., list[Any]]
 SOON_MS = 30_000
 """Of a run whose deadlines are all later."""
-
-
-@pytest.fixture
-def start_mesh(up: Start, tmp_path: Path) -> StartAll:
-    """Start all ranks of a mesh, with options of each."""
-    tools = Tools(tmp_path / "tools")
-    devices = "\n".join(f"    rdma_en{number}    e{number}c5790000000005" for number in range(8))
-    tools.runs("ibv_devices", f"echo '{devices}'")
-    tools.prints("ibv_devinfo", "ibv_devinfo-active.txt")
-
-    def start(group: list[Rank], options: list[tuple[str, ...]], **env: str) -> list[Any]:
-        size = len(group)
-        rows = [[None if peer == rank else f"rdma_en{peer}" for peer in range(size)] for rank in range(size)]
-        hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], rows, backend="jaccl")
-        env["PATH"] = f"{tools.path}{os.pathsep}{os.environ['PATH']}"
-        return [up(rank, hostfile, "--json", *own, env=env) for rank, own in zip(group, options, strict=True)]
-
-    return start
 
 
 @pytest.fixture
