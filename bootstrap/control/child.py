@@ -526,16 +526,29 @@ def _group(pid: int) -> list[int]:
     return members
 
 
-def owns_port(pids: Sequence[int], port: int) -> bool:
-    """Whether one of these processes, or a descendant, has a TCP socket with this local port."""
+def owns(pids: Sequence[int], address: tuple[str, int]) -> bool | None:
+    """Return whether one of these processes, or a descendant, has a TCP socket with this local address and port.
+
+    None if none is found, but not all processes can be looked into, as those of another user.
+    """
+    answer: bool | None = False
     for pid in pids:
-        with suppress(OSError, psutil.Error):
+        try:
             process = psutil.Process(pid)
-            for each in (process, *process.children(recursive=True)):
-                with suppress(OSError, psutil.Error):
-                    if any(socket.laddr and socket.laddr.port == port for socket in each.net_connections("tcp4")):
-                        return True
-    return False
+            processes = [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+        except (OSError, psutil.Error):
+            return None
+        for each in processes:
+            try:
+                if any(socket.laddr == address for socket in each.net_connections("tcp4")):
+                    return True
+            except psutil.NoSuchProcess:
+                pass
+            except (OSError, psutil.Error):
+                answer = None
+    return answer
 
 
 def parse(line: bytes) -> EventDict | None:

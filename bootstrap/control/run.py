@@ -23,7 +23,7 @@ from bootstrap.control.child import (
     adopting,
     end_strays,
     exit_code,
-    owns_port,
+    owns,
     parse,
 )
 from bootstrap.control.lock import host_lock
@@ -452,9 +452,14 @@ class Run:
         """Whether a child has not exited."""
         return any(not child.has_exited for child in self._children)
 
-    async def owns_port(self, port: int) -> bool:
-        """Whether a child, or what it has started, has a TCP socket with this local port."""
-        return await asyncio.to_thread(owns_port, [child.pid for child in self._children], port)
+    async def owns(self, address: tuple[str, int]) -> bool | None:
+        """Return whether a child, or what it has started, has a TCP socket with this local address and port.
+
+        None if it cannot be told.
+        """
+        # Of a process that it owns all descendants are the run's, also those whose own parent has ended.
+        pids = [os.getpid()] if self._owns_process else [child.pid for child in self._children]
+        return await asyncio.to_thread(owns, pids, address)
 
     async def end(self, child: Child) -> None:
         """End one child that is not needed any more."""

@@ -12,6 +12,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 from bootstrap.errors import system_reason
@@ -19,7 +20,7 @@ from bootstrap.link.sessions import alongside
 from bootstrap.link.side_channel import SideChannel, SideChannelError
 from bootstrap.network import free_port
 from wireproto.errors import StateError, TruncatedError, WireError
-from wireproto.jaccl import InitGathers, Worker
+from wireproto.jaccl import MAX_SIZE, InitGathers, Worker
 from wireproto.jaccl.records import I32
 
 HOST: Final = "127.0.0.1"
@@ -27,8 +28,12 @@ RETRY_SECONDS: Final = 0.01
 """Between two attempts to reach rank 0's root. It is open to other local processes until the last one is connected."""
 HELLO_SECONDS: Final = 5.0
 """For a connection to say its rank; a native worker does so at once."""
-MAX_CANDIDATES: Final = 8
-"""Connections that have not said their rank; one more ends the oldest of them."""
+MAX_CANDIDATES: Final = 64
+"""Connections that are not admitted yet. The others wait until one ends, or can be ended."""
+CROWD_SECONDS: Final = 0.5
+"""How long a connection is waited for in any case, to say its rank, and after that to be found to be the worker's."""
+BACKLOG: Final = 128
+"""Connections that may wait in the system."""
 LEFT_SECONDS: Final = 0.3
 """How long the process whose connection has ended may take to end as well. Then its exit status says why."""
 _CHUNK: Final = 64 * 1024
@@ -41,8 +46,8 @@ class Native(Protocol):
 
     def is_running(self) -> bool: ...
 
-    async def owns_port(self, port: int) -> bool:
-        """Whether it has a TCP socket with this local port."""
+    async def owns(self, address: tuple[str, int]) -> bool | None:
+        """Whether it has a TCP socket with this local address and port; None if it cannot be looked into."""
 
 
 class Relay:
@@ -188,48 +193,71 @@ class WorkerRelay(Relay):
 
     async def _worker(self) -> Stream:
         """Wait for the connection that says this rank's HELLO; end all others, and the listener."""
-        admitted: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
-        candidates: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        loop = asyncio.get_running_loop()
+        admitted: asyncio.Future[socket.socket] = loop.create_future()
+        candidates: dict[
+            asyncio.Task[None], float
+        ] = {}  # with the time of the last that was heard of it, in that order
 
-        def end(task: "asyncio.Task[None]") -> None:
-            if (writer := candidates.pop(task, None)) is not None:
-                writer.transport.abort()
+        async def admit(connection: socket.socket) -> None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101
+            try:
+                rank = await _hello(connection)
+                del candidates[task]
+                candidates[task] = loop.time()
+                if await self._is_native(rank, connection) and not admitted.done():
+                    admitted.set_result(socket.socket(fileno=connection.detach()))
+            except (OSError, EOFError):
+                pass
+            except SideChannelError as fault:
+                if not admitted.done():
+                    admitted.set_exception(fault)
 
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if len(candidates) == MAX_CANDIDATES:
-                next(iter(candidates)).cancel()
-            task = asyncio.create_task(self._admit(reader, writer, admitted))
-            candidates[task] = writer
-            task.add_done_callback(lambda task: None if self._writer is writer else end(task))
+        def over(connection: socket.socket, task: asyncio.Task[None]) -> None:
+            candidates.pop(task, None)
+            connection.close()
 
-        server = await asyncio.start_server(accept, sock=self._listener, limit=_CHUNK)
+        async def accept() -> None:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(self._listener)
+                except OSError:  # no descriptors are left
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                task = asyncio.create_task(admit(connection))
+                candidates[task] = loop.time()
+                task.add_done_callback(partial(over, connection))
+                while len(candidates) == MAX_CANDIDATES:
+                    oldest, heard = next(iter(candidates.items()))
+                    left = heard + CROWD_SECONDS - loop.time()
+                    if left <= 0:
+                        del candidates[oldest]
+                        oldest.cancel()
+                    else:
+                        await asyncio.wait(candidates, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+        accepting = asyncio.create_task(accept())
         try:
-            return await admitted
+            connection = await admitted
         finally:
-            server.close()
-            for task, writer in list(candidates.items()):
+            tasks = [accepting, *candidates]
+            for task in tasks:
                 task.cancel()
-                if writer is not self._writer:
-                    end(task)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._listener.close()
+        reader, self._writer = await asyncio.open_connection(sock=connection, limit=_CHUNK)
+        return reader, self._writer
 
-    async def _admit(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, admitted: "asyncio.Future[Stream]"
-    ) -> None:
-        """Take a connection that says this rank's HELLO. Another rank's is a fault, unless it is another program's."""
-        try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                (rank,) = I32.unpack(await reader.readexactly(I32.size))
-            is_own = rank == self._rank or await self._native.owns_port(writer.get_extra_info("peername")[1])
-        except (OSError, EOFError, TimeoutError):
-            return
-        if admitted.done() or not is_own:
-            return
-        if rank == self._rank:
-            self._writer = writer
-            admitted.set_result((reader, writer))
-        else:
+    async def _is_native(self, rank: int, connection: socket.socket) -> bool:
+        """Return whether a connection that says a rank is the native worker's. A wrong rank of its is a fault."""
+        if not 0 <= rank < MAX_SIZE:
+            return False
+        is_own = await self._native.owns(connection.getpeername())
+        if is_own and rank != self._rank:
             text = f"native JACCL says that it is rank {rank}; does the command change MLX_RANK?"
-            admitted.set_exception(self._fault(text, "side-channel-rank"))
+            raise self._fault(text, "side-channel-rank")
+        return rank == self._rank and is_own is not False
 
     async def _pass_on(self, streams: list[Stream]) -> None:
         ((reader, writer),) = streams
@@ -283,12 +311,24 @@ def _listener(port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections of an earlier init
         listener.bind((HOST, port))
-        listener.listen(MAX_CANDIDATES)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+async def _hello(connection: socket.socket) -> int:
+    """Return the rank that a connection says. OSError or EOFError."""
+    hello = b""
+    async with asyncio.timeout(HELLO_SECONDS):
+        while len(hello) < I32.size:
+            chunk = await asyncio.get_running_loop().sock_recv(connection, I32.size - len(hello))
+            if not chunk:
+                raise EOFError
+            hello += chunk
+    return int(I32.unpack(hello)[0])
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

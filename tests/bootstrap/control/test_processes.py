@@ -592,3 +592,27 @@ def test_a_guard_needs_nothing_but_the_standard_library() -> None:
     """-I -S: neither the current directory nor what is installed gets in between."""
     assert GUARD[:2] == ("-I", "-S")
     told()
+
+
+# -- whose connection it is --------------------------------------------------------------------------------------------
+
+
+def test_who_owns_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process, a descendant, or neither; None where one of them belongs to another user."""
+    script = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdout is not None
+        address = "127.0.0.1", int(child.stdout.readline())
+        assert processes.owns([child.pid], address) is True
+        assert processes.owns([os.getpid()], address) is True
+        assert processes.owns([os.getpid()], ("127.0.0.2", address[1])) is False
+        assert processes.owns([], address) is False
+
+        def denied(process: psutil.Process, kind: str) -> None:
+            raise psutil.AccessDenied(process.pid)
+
+        monkeypatch.setattr(psutil.Process, "net_connections", denied)
+        assert processes.owns([os.getpid()], address) is None
+        child.communicate("\n", timeout=60)
+    assert processes.owns([child.pid], address) is False

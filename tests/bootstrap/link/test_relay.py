@@ -4,6 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ class Process:
 
     def __init__(self) -> None:
         self.runs = True
+        self.can_be_looked_into = True
         self.owned: set[int] = set()
 
     def is_running(self) -> bool:
         return self.runs
 
-    async def owns_port(self, port: int) -> bool:
-        return port in self.owned
+    async def owns(self, address: tuple[str, int]) -> bool | None:
+        return (address[0] == HOST and address[1] in self.owned) if self.can_be_looked_into else None
 
 
 class Group:
@@ -68,6 +70,7 @@ class Group:
     async def worker(self, rank: int) -> Callable[[bytes], Awaitable[bytes]]:
         reader, writer = await asyncio.open_connection(HOST, self.relays[rank].port)
         worker = Worker(rank, self.size)
+        self.processes[rank].owned.add(writer.get_extra_info("sockname")[1])
         self.writers[rank].append(writer)
         writer.write(worker.start())
 
@@ -227,7 +230,7 @@ def test_the_root_may_leave_right_after_its_last_result() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [b"", b"\x01", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, *(struct.pack("<i", n) for n in (-1, 0, 2, 99))],
+    [b"", b"\x01", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, *(struct.pack("<i", n) for n in (-1, 0, 1, 2, 99))],
 )
 def test_a_stranger_at_the_port_of_another_rank_is_harmless(said: bytes) -> None:
     async def main() -> None:
@@ -242,6 +245,36 @@ def test_a_stranger_at_the_port_of_another_rank_is_harmless(said: bytes) -> None
                     assert await reader.read() == b""
                 writer.close()
             assert not any(task.done() for task in group.serving)
+
+    run(main)
+
+
+def test_the_worker_may_be_a_process_that_cannot_be_looked_into() -> None:
+    """As one that runs as another user: its HELLO is enough then."""
+
+    async def main() -> None:
+        async with relayed(2) as group:
+            group.processes[1].can_be_looked_into = False
+            await asyncio.gather(group.native(0), group.native(1))
+
+    run(main)
+
+
+def test_only_so_many_strangers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they all come at the same time."""
+    monkeypatch.setattr("bootstrap.link.relay.HELLO_SECONDS", 600)
+
+    async def main() -> None:
+        async with relayed(2) as group:
+            count = 3 * MAX_CANDIDATES
+            streams = [await asyncio.open_connection(HOST, group.relays[1].port) for _ in range(count)]
+            ended = [asyncio.create_task(reader.read()) for reader, _ in streams]
+            for end in islice(asyncio.as_completed(ended), count - MAX_CANDIDATES):
+                assert await end == b""
+            await asyncio.gather(group.native(0), group.native(1))
+            await asyncio.gather(*ended, return_exceptions=True)
+            for _, writer in streams:
+                writer.close()
 
     run(main)
 
