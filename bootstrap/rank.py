@@ -164,7 +164,7 @@ class Rank:
 
         services = [self._pin_confirmed(), *(peer.run() for peer in peers)]
         if plan.size == 2:
-            services.append(no_other_rank_0(plan.own_ip, plan.ips[1], plan.link_port(0)))
+            services.append(no_other_rank_0(plan.own_ip, plan.ips[1], plan.link_port(0), self._met_peer))
         await alongside(work(), *services)
 
     async def _lead_once(self, peers: list[RankZero]) -> None:

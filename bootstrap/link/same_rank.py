@@ -6,7 +6,7 @@ port, where a rank 0 closes soon, and another rank 1 waits for a hello.
 
 import asyncio
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final
 
 from bootstrap.errors import LinkError
 
@@ -26,8 +26,8 @@ def _same(rank: int) -> LinkError:
     )
 
 
-async def no_other_rank_0(own_ip: str, peer_ip: str, port: int) -> NoReturn:
-    """Raise LinkError (`same-rank`) when the peer connects, and speaks, as rank 0 does."""
+async def no_other_rank_0(own_ip: str, peer_ip: str, port: int, is_met: asyncio.Event) -> None:
+    """Raise LinkError (`same-rank`) when the peer connects, and speaks, as rank 0 does; return once `is_met`."""
     found = asyncio.Event()
 
     async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,11 +43,15 @@ async def no_other_rank_0(own_ip: str, peer_ip: str, port: int) -> NoReturn:
 
     with suppress(OSError):  # another program has the port: nothing can be found out
         async with await asyncio.start_server(look, own_ip, port):
-            await found.wait()
-            await asyncio.sleep(WORD_SECONDS)  # the other connects every second, and is to find this one
-            raise _same(0)
-    await asyncio.Event().wait()
-    raise AssertionError
+            waits = [asyncio.create_task(event.wait()) for event in (found, is_met)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
+            if not is_met.is_set():
+                await asyncio.sleep(WORD_SECONDS)  # the other connects every second, and is to find this one
+                raise _same(0)
 
 
 async def no_other_rank_1(own_ip: str, peer_ip: str, port: int, is_met: asyncio.Event) -> None:
