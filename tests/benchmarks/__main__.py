@@ -156,7 +156,7 @@ def main() -> None:
     races += [scan, fuzzing.race()]
     rows: list[Callable[[], Row]] = [partial(race.run, rounds, seconds) for race in races]
     rows += [partial(peak_memory, 3 if quick else 5), partial(import_time, rounds)]
-    rows += [*session.rows(rounds, seconds), partial(gathers.gather, rounds)]
+    rows += [*session.rows(rounds, seconds), *gathers.rows(rounds)]
     rows += inspection.rows(quick)
     if group.can_run():
         rows.append(partial(group.to_group, 3 if quick else 15))

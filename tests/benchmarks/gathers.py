@@ -1,17 +1,20 @@
-"""A gather over the sealed link, as the workers of two ranks in two processes see it."""
+"""A gather over the sealed link, as the workers of two ranks in two processes see it, or native JACCL at a relay."""
 
 import asyncio
 import os
 import socket
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from harness import Row, benchmark
 
+from bootstrap.link.relay import HOST, relay
 from bootstrap.link.side_channel import VARIABLE, Gather, SideChannel, side_channel_factory
 from bootstrap.link.transport import Link, connect, listen
+from wireproto.jaccl import OWN_ENTRY, Destination, Worker, mapped_gid, mesh_init
 from wireproto.messages import SIDE_CHANNEL_1, JacclBootstrapPayload, MemoryPressure, PongPayload
 from wireproto.session import Config, MessageReceived, Role, Session
 from wireproto.session.handshake import KeySigner
@@ -66,19 +69,97 @@ def _work(gather: Gather, count: int) -> list[float]:
     return times
 
 
-async def _rank_0(port: int, count: int) -> None:
+class _Native:
+    """The process with native JACCL, which is this one."""
+
+    def is_running(self) -> bool:
+        return True
+
+    async def owns(self, address: tuple[str, int]) -> bool | None:
+        return True
+
+
+async def _relayed(link: Link, rank: int, count: int) -> list[float]:
+    """The same, where native code makes the gathers at a relay."""
+    side_channel = SideChannel(rank, 2, lambda peer, message: link.send(message, 10))
+    async with relay(rank, 2, side_channel, _Native(), ring=False) as part:
+        tasks = [asyncio.create_task(service) for service in (part.serve(), _receive(link, 1 - rank, side_channel))]
+        try:
+            times = await asyncio.to_thread(_form_groups, rank, part.port, count)
+            if rank == 0:  # the root has its last result before rank 1 has
+                await asyncio.wait(tasks[1:])
+            return times
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _form_groups(rank: int, port: int, count: int) -> list[float]:
+    """Do what native JACCL does, init after init. The first gather of each is left out: it waits for a rank."""
+    times: list[float] = []
+    peer = Destination(1, rank, gid=mapped_gid("169.254.1.1"))
+    while len(times) < count:
+        with _connection(rank, port) as connection:
+            init = mesh_init(rank, 2, [peer, OWN_ENTRY] if rank else [OWN_ENTRY, peer])
+            own, is_first = next(init), True
+            while own:
+                start = time.perf_counter()
+                if rank == 0:
+                    connection.sendall(result := own + _exactly(connection, len(own)))
+                else:
+                    connection.sendall(own)
+                    result = _exactly(connection, 2 * len(own))
+                if not is_first:
+                    times.append(time.perf_counter() - start)
+                is_first = False
+                try:
+                    own = init.send(result)
+                except StopIteration:
+                    break
+    return times
+
+
+@contextmanager
+def _connection(rank: int, port: int) -> Iterator[socket.socket]:
+    if rank == 0:
+        with socket.create_server((HOST, port)) as listener:
+            connection, _ = listener.accept()
+        _exactly(connection, 4)
+    else:
+        while True:
+            with suppress(ConnectionRefusedError):
+                connection = socket.create_connection((HOST, port))
+                break
+            time.sleep(0.001)
+        connection.sendall(Worker(rank, 2).start())
+    with connection:
+        yield connection
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = connection.recv(count, socket.MSG_WAITALL)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+MEASURES: dict[str, Callable[[Link, int, int], Awaitable[list[float]]]] = {"function": _gather, "relay": _relayed}
+
+
+async def _rank_0(measure: str, port: int, count: int) -> None:
     link = await connect("127.0.0.1", port, partial(_session, Role.INITIATOR), seconds=10)
     async with link:
         await link.receive()
-        await _gather(link, 0, count)
+        await MEASURES[measure](link, 0, count)
 
 
-async def _rank_1(count: int) -> list[float]:
+async def _rank_1(measure: str, count: int) -> list[float]:
     accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
     server = await listen("127.0.0.1", 0, partial(_session, Role.RESPONDER), accepted.set_result)
     port = server.sockets[0].getsockname()[1]
     keys = [signer.scalar.hex() for signer in SIGNERS]
-    process = await asyncio.create_subprocess_exec(sys.executable, __file__, str(port), str(count), *keys)
+    process = await asyncio.create_subprocess_exec(sys.executable, __file__, measure, str(port), str(count), *keys)
     try:
         async with asyncio.timeout(60):
             async with await accepted as link:
@@ -86,7 +167,7 @@ async def _rank_1(count: int) -> list[float]:
                 await link.send(OFFER, 10)
                 await link.receive()  # confirmed
                 await link.receive()  # and what rank 0 has chosen
-                return await _gather(link, 1, count)
+                return await MEASURES[measure](link, 1, count)
     finally:
         server.close()
         with suppress(ProcessLookupError):
@@ -94,15 +175,19 @@ async def _rank_1(count: int) -> list[float]:
         await process.wait()
 
 
-def gather(rounds: int) -> Row:
+def rows(rounds: int) -> list[Callable[[], Row]]:
+    names = {"function": "gather of 64 bytes, 2 ranks", "relay": "gather over the relay, 2 ranks"}
+    return [partial(_row, name, measure, 40 * rounds) for measure, name in names.items()]
+
+
+def _row(name: str, measure: str, count: int) -> Row:
     """The ratio is the median in milliseconds."""
-    name = "gather of 64 bytes, 2 ranks"
-    took = benchmark(name, asyncio.run(_rank_1(40 * rounds)))
+    took = benchmark(name, asyncio.run(_rank_1(measure, count)))
     bound = benchmark("1 ms", [0.001])
     return Row(name, "1 ms, in ms", took, bound, took.median() * 1e3, ("<=", 1))
 
 
 if __name__ == "__main__":
-    _, port, count, *keys = sys.argv
+    _, measure, port, count, *keys = sys.argv
     SIGNERS = tuple(KeySigner.from_scalar(bytes.fromhex(key)) for key in keys)  # type: ignore[assignment]
-    asyncio.run(_rank_0(int(port), int(count)))
+    asyncio.run(_rank_0(measure, int(port), int(count)))
