@@ -340,9 +340,13 @@ def test_a_program_sends_a_byte_too_many(
 def test_a_part_of_another_size(ranks: Ranks, start_native: StartNative, nothing_left: Check) -> None:
     """Rank 1's command uses the function, and not the port. [EXT-SIDE-CHANNEL-SIZE]"""
     group = ranks(2)
-    script = "from bootstrap import side_channel_factory as factory; factory()(1, 2)(b'abc', 3)"
-    runs = start_native(group, "", "", commands={1: (sys.executable, "-c", script)})
-    Fault(runs).named("side-channel-size", "rank 1 put 3 bytes into gather 0, rank 0 4", by=[0, 0])
+    script = "from bootstrap import side_channel_factory as f; print('held at 0'); f()(1, 2)(b'abc', 3)"
+    runs = start_native(group, "hold:-1", "", commands={1: (sys.executable, "-c", script)})
+    held(-1, runs[0])
+    held(0, runs[1])
+    fault = Fault(runs)
+    release(runs[0])
+    fault.named("side-channel-size", "rank 1 put 3 bytes into gather 0, rank 0 4", by=[0, 0])
     for run in runs:
         nothing_left(run, *group)
 
