@@ -3,14 +3,15 @@
     rank 0    native root ◀── TCP, as ranks 1, 2, … ── control process ══ link
     others    native worker ── TCP, to its coordinator ─▶ control process ══ link
 
-Native code trusts what it reads, so every gather is checked before it gets there. Start order does not matter: rank 0's
-root is tried until it listens, and on the other ranks the control process listens before native code starts. A command
-may form groups one after the other; all of them use the same port. [EXT-SIDE-CHANNEL-NATIVE]
+Native code trusts what it reads, so every gather is checked before it gets there, and a connection is taken only from
+the command. Start order does not matter: rank 0's root is tried until it listens, and on the other ranks the control
+process listens before native code starts. A command may form groups one after the other; all of them use the same port.
+[EXT-SIDE-CHANNEL-NATIVE]
 """
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Protocol
@@ -31,7 +32,7 @@ HELLO_SECONDS: Final = 5.0
 MAX_CANDIDATES: Final = 64
 """Connections that are not admitted yet. The others wait until one ends, or can be ended."""
 CROWD_SECONDS: Final = 0.5
-"""How long a connection is waited for in any case, to say its rank, and after that to be found to be the worker's."""
+"""The least time that a connection has while others wait: to say its rank, and then to be found to be the worker's."""
 BACKLOG: Final = 128
 """Connections that may wait in the system."""
 LEFT_SECONDS: Final = 0.3
@@ -193,58 +194,10 @@ class WorkerRelay(Relay):
 
     async def _worker(self) -> Stream:
         """Wait for the connection that says this rank's HELLO; end all others, and the listener."""
-        loop = asyncio.get_running_loop()
-        admitted: asyncio.Future[socket.socket] = loop.create_future()
-        candidates: dict[
-            asyncio.Task[None], float
-        ] = {}  # with the time of the last that was heard of it, in that order
-
-        async def admit(connection: socket.socket) -> None:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101
-            try:
-                rank = await _hello(connection)
-                del candidates[task]
-                candidates[task] = loop.time()
-                if await self._is_native(rank, connection) and not admitted.done():
-                    admitted.set_result(socket.socket(fileno=connection.detach()))
-            except (OSError, EOFError):
-                pass
-            except SideChannelError as fault:
-                if not admitted.done():
-                    admitted.set_exception(fault)
-
-        def over(connection: socket.socket, task: asyncio.Task[None]) -> None:
-            candidates.pop(task, None)
-            connection.close()
-
-        async def accept() -> None:
-            while True:
-                try:
-                    connection, _ = await loop.sock_accept(self._listener)
-                except OSError:  # no descriptors are left
-                    await asyncio.sleep(RETRY_SECONDS)
-                    continue
-                task = asyncio.create_task(admit(connection))
-                candidates[task] = loop.time()
-                task.add_done_callback(partial(over, connection))
-                while len(candidates) == MAX_CANDIDATES:
-                    oldest, heard = next(iter(candidates.items()))
-                    left = heard + CROWD_SECONDS - loop.time()
-                    if left <= 0:
-                        del candidates[oldest]
-                        oldest.cancel()
-                    else:
-                        await asyncio.wait(candidates, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-
-        accepting = asyncio.create_task(accept())
+        admission = _Admission(self._listener, self._is_native)
         try:
-            connection = await admitted
+            connection = await admission.worker()
         finally:
-            tasks = [accepting, *candidates]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._listener.close()
         reader, self._writer = await asyncio.open_connection(sock=connection, limit=_CHUNK)
         return reader, self._writer
@@ -288,6 +241,66 @@ class WorkerRelay(Relay):
                 parts.put_nowait(bytes(buffer))
                 buffer.clear()
         raise EOFError
+
+
+class _Admission:
+    """Finds the native worker among all that connect to a listener, which any local program can do."""
+
+    def __init__(self, listener: socket.socket, is_native: Callable[[int, socket.socket], Awaitable[bool]]) -> None:
+        self._listener, self._is_native = listener, is_native
+        self._admitted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._candidates: dict[asyncio.Task[None], float] = {}
+        """With the time of the last that came of each, the oldest first."""
+
+    async def worker(self) -> socket.socket:
+        """Return the worker's connection; close all others. Raise what `is_native` raises."""
+        accepting = asyncio.create_task(self._accept())
+        try:
+            return await self._admitted
+        finally:
+            tasks = [accepting, *self._candidates]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError:  # no descriptors are left
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            task = asyncio.create_task(self._admit(connection))
+            self._candidates[task] = loop.time()
+            task.add_done_callback(partial(self._over, connection))
+            while len(self._candidates) == MAX_CANDIDATES:
+                oldest, heard = next(iter(self._candidates.items()))
+                left = heard + CROWD_SECONDS - loop.time()
+                if left > 0:
+                    await asyncio.wait(self._candidates, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    del self._candidates[oldest]
+                    oldest.cancel()
+
+    async def _admit(self, connection: socket.socket) -> None:
+        try:
+            rank = await _hello(connection)
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101
+            del self._candidates[task]
+            self._candidates[task] = asyncio.get_running_loop().time()
+            if await self._is_native(rank, connection) and not self._admitted.done():
+                self._admitted.set_result(socket.socket(fileno=connection.detach()))
+        except (OSError, EOFError):
+            pass
+        except SideChannelError as fault:
+            if not self._admitted.done():
+                self._admitted.set_exception(fault)
+
+    def _over(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._candidates.pop(task, None)
+        connection.close()
 
 
 @asynccontextmanager

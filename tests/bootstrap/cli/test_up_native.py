@@ -205,7 +205,7 @@ def strangers(port: int, rank: int) -> Iterator[socket.socket]:
     """Connect to a rank's relay, and say what no native worker says, or what this one would; stay connected."""
     hellos = [struct.pack("<i", each) for each in (-1, 0, 1, 2, 99)]
     says = [b"", hellos[0][:1], b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", random.Random(rank).randbytes(65_536)]
-    for said in [*says, *hellos, *(hello + bytes(1000) for hello in hellos), *[b""] * 200]:
+    for said in [*says, *hellos, *(hello + bytes(1000) for hello in hellos), *[b""] * 100]:
         connection = socket.create_connection((HOST, port))
         with suppress(ConnectionError):  # the relay may have ended it
             connection.sendall(said)
