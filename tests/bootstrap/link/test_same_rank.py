@@ -24,7 +24,7 @@ def test_a_rank_0_that_had_just_come_up_was_taken_for_a_rank_1(pair: tuple[Rank,
     zero, one = pair
 
     async def main() -> None:
-        rank_0 = asyncio.create_task(same_rank.no_other_rank_0(zero.ip, one.ip, LINK_PORT))
+        rank_0 = asyncio.create_task(same_rank.no_other_rank_0(zero.ip, one.ip, LINK_PORT, asyncio.Event()))
         writer = None
         while writer is None:
             with suppress(ConnectionRefusedError):
