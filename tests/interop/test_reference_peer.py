@@ -65,6 +65,27 @@ def test_a_command_in_a_slow_init_was_ended_with_the_session(
     nothing_left(run)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_script_with_a_reference_peer(rank: int, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:
+    """It finds the group formed, and this rank alone is known to be ready. [PLAIN-SUM]"""
+    own, other = pair[rank], pair[1 - rank]
+    script = tmp_path / "program.py"
+    script.write_text("import mlx.core as mx\nprint(mx.distributed.init().size(), flush=True)\n")
+    peer = ReferencePeer(other, [*pair], 2, tmp_path)
+    try:
+        run = up(own, other, "--json", "--backend", "ring", "--script", str(script), program="scaled.py")
+        run.until(("command-ended", rank))
+        assert names(run, "sum-checked", "sum-skipped", "running") == ["sum-skipped", "running"]
+        assert [event["all_ready"] for event in of(run, "running")] == [False]
+        assert output(run) == ["2"]
+        if rank == 1:  # a reference rank 0 says nothing at its end
+            run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130 * rank, (run.events, run.stderr)
+    finally:
+        peer.end()
+    nothing_left(run)
+
+
 def test_one_reference_peer_of_three_means_no_sum_for_all(
     ranks: Callable[[int], list[Rank]], up: Start, tmp_path: Path
 ) -> None:
