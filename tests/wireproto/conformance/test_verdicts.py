@@ -311,7 +311,7 @@ def test_a_harmless_variant_is_not_accused(make: Rank) -> None:
     role = Role.RESPONDER if issubclass(make, RankOne) else Role.INITIATOR
 
     async def main() -> list[Result]:
-        targets = [target(make, Revision.V2) for _ in range(8)]
+        targets = [target(make, Revision.V2, PATIENT) for _ in range(8)]
         return [result async for result in run(targets, settings(patience=PATIENT), cases_of(role))]
 
     assert {each.id: each.reason for each in asyncio.run(main()) if each.spoils} == {}

@@ -34,12 +34,14 @@ THEIRS = ec.generate_private_key(ec.SECP256R1())
 PATIENCE = Patience(
     start=3.0, answer=1.5, close=0.8, quiet=0.2, ping_every=0.8, pong=0.5, handshake=1.5, reconnect=0.4, slack=1.5
 )
-PATIENT = replace(PATIENCE, answer=Patience().answer, close=Patience().close)
+PATIENT = replace(PATIENCE, answer=Patience().answer, close=Patience().close, handshake=6.0)
 """For peers that are to pass. A pause of this process, as for garbage, lets a timer expire before what was in time."""
 
 
-def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2) -> Launcher:
-    """Starts a peer of a class in this process."""
+def launcher(
+    make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2, patience: Patience = PATIENCE
+) -> Launcher:
+    """Starts a peer of a class in this process, whose own timers are those that the suite expects."""
 
     @asynccontextmanager
     async def launch(host: str, port: int) -> AsyncIterator[Running]:
@@ -47,10 +49,10 @@ def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision
             THEIRS,
             OURS.public,
             revision,
-            ping_every=PATIENCE.ping_every,
-            pong_within=PATIENCE.pong,
-            handshake_within=PATIENCE.handshake,
-            reconnect_after=PATIENCE.reconnect,
+            ping_every=patience.ping_every,
+            pong_within=patience.pong,
+            handshake_within=patience.handshake,
+            reconnect_after=patience.reconnect,
         )
         if issubclass(make, RankOne):
             server = await listen(make, shared, host, port)
@@ -70,8 +72,10 @@ def launcher(make: type[RankOne] | type[RankZero], revision: Revision = Revision
     return launch
 
 
-def target(make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2) -> Target:
-    start = launcher(make, revision)
+def target(
+    make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2, patience: Patience = PATIENCE
+) -> Target:
+    start = launcher(make, revision, patience)
     if issubclass(make, RankOne):
         return RankOneTarget("127.0.0.1", free_port(), start)
     return RankZeroTarget("127.0.0.1", 0, start)
@@ -97,7 +101,7 @@ async def results_of(
 ) -> list[Result]:
     """What the suite says of a peer of a class."""
     cases = cases_of(role_of(make)) if cases is None else cases
-    targets = [target(make, revision) for _ in range(AT_ONCE)]
+    targets = [target(make, revision, patience) for _ in range(AT_ONCE)]
     return [result async for result in run(targets, settings(revision, patience), cases)]
 
 
