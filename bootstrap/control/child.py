@@ -144,6 +144,11 @@ class Watchers:
         if self._lock is not None:
             self._lock.forget(pid)
 
+    def forget_ended(self) -> None:
+        """Forget the children that have ended unseen: one whose start was cancelled, and then its end as well."""
+        for pid in [pid for pid in self.children if not _runs(pid)]:
+            self.forget(pid)
+
     def new_directory(self) -> Path:
         """Return the path of a directory that will not outlive the run: not made yet, and impossible to guess."""
         try:
@@ -435,7 +440,7 @@ class Child:
     async def _reap(self) -> None:
         loop = asyncio.get_running_loop()
         limit = loop.time() + KILL_SECONDS
-        if not _runs(self.pid):
+        if has_ended := not _runs(self.pid):
             self._watchers.forget(self.pid)  # before its number is free
         while (status := self._process.poll()) is None and loop.time() < limit:
             if not _runs(self.pid):
@@ -443,6 +448,8 @@ class Child:
             else:
                 return
         if status is not None:
+            if not has_ended:
+                self._watchers.forget(self.pid)
             self.status, self.reaped = status, True
             self._exited.set()
             if self._process.stdin is not None:

@@ -253,6 +253,7 @@ class Run:
         held.callback(guard.dismiss)
         self.watchers = Watchers(guard, lock)
         held.callback(self.watchers.remove_directories)
+        held.callback(self.watchers.forget_ended)
         await act(self)
 
     def met(self) -> None:

@@ -355,6 +355,19 @@ def test_what_a_worker_left_is_forgotten_with_it(tmp: Path) -> None:
     assert executed(act, host=(IP, PORT))[0] == 0
 
 
+def test_a_child_whose_start_was_cancelled_twice_left_the_record(tmp: Path) -> None:
+    """The second time it is the end of the child that is cancelled; its number is nobody's then."""
+
+    async def act(run: Run) -> None:
+        process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)  # noqa: ASYNC220 - as in Child
+        run.watchers.watch(process.pid)
+        process.wait()
+        assert json.loads(record_path(IP, PORT).read_bytes())["children"] != []
+
+    assert executed(act, host=(IP, PORT))[0] == 0
+    assert not record_path(IP, PORT).exists()
+
+
 # -- what the system has no more of ------------------------------------------------------------------------------------
 
 
