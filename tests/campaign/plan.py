@@ -167,7 +167,8 @@ def _drawn(seed: int, number: int, cell: Cell, brisk: bool) -> Case:
     work = {"init": any_work[:1], "ready": any_work[:1], "running": any_work[1:]}.get(cell.stage, any_work)
     if cell.fault in ("freeze", "second") and cell.stage not in ("running", "stop"):
         work = any_work[:1]  # there is a worker to freeze, and a first one that does not end by itself
-    plain = cell.stage != "ports"
+    # With a plain peer nobody may end a session that waits for the rest of a frame whose length is wrong. [PLAIN-INIT]
+    plain = cell.stage != "ports" and not (cell.fault == "flip" and cell.stage in ("files", "init", "ready", "running"))
     return Case(
         seed=seed,
         number=number,
