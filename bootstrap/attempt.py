@@ -86,12 +86,12 @@ class Attempt:
             await self.exchange.compare(self.able.versions, self.able.wires)
 
     async def work(self) -> None:
-        """Form the group and hold it, or run the command to its end; on a dry run, say what would be done."""
+        """Form the group and hold it, or run the program to its end; on a dry run, say what would be done."""
         await devices_usable(self.plan, self.run.report)
         if self.plan.dry_run:
             await self._show()
         elif self.able.worker is not None:
-            await self._relayed(partial(self._hold_group, self.able.worker), native=not self.able.gathers)
+            await self._relayed(partial(self._form_group, self.able.worker), native=not self.able.gathers)
         else:
             await self._relayed(self._run_command, native=True)
         self.exchange.tell(OutcomeState.FINISHED)
@@ -130,7 +130,7 @@ class Attempt:
 
     # -- the group, in the worker --------------------------------------------------------------------------------------
 
-    async def _hold_group(self, worker: Child, plan: Plan) -> None:
+    async def _form_group(self, worker: Child, plan: Plan) -> None:
         """Form and check the group in the worker; then run the program in it, or hold it until this is cancelled."""
         order = Order(
             plan=replace(plan, backend=self.able.backend),

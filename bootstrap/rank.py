@@ -341,7 +341,7 @@ class Rank:
 
         A failure is none if the group `was_stopped` in order before it.
         """
-        restarts = Restarts(self.plan, monotonic)
+        restarts = Restarts(self.plan, lambda: self.run.now() / 1000)
         while True:
             try:
                 await once()

@@ -14,7 +14,6 @@ from bootstrap.cli.options import (
     JsonOption,
     KeyLogOption,
     RevisionOption,
-    TimeoutOption,
 )
 from bootstrap.errors import ConfigError
 from bootstrap.plan import DEFAULT_PORT, MAX_RANKS, MIN_RANKS, BackendChoice, Plan, check_size, new_session_id
@@ -44,7 +43,7 @@ def demo(
         str | None, typer.Option(metavar="ID", help="Names the session. Default: a new UUID.")
     ] = None,
     revision: RevisionOption = Revision.V2,
-    timeout: TimeoutOption = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 60.0,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bootstrap.control.run import Run
 from bootstrap.errors import BootstrapError
-from bootstrap.files import remove_file, write_file
+from bootstrap.files import written
 
 
 class Readiness:
@@ -24,37 +25,36 @@ class Readiness:
         self._interval = int(allowed) / 2e6 if allowed.isdigit() and process == str(os.getpid()) else None
 
     async def watch(self) -> None:
-        """Tell of each change, until this is cancelled. BootstrapError if the file cannot be written."""
+        """Tell of each change, until this is cancelled."""
         alive = asyncio.create_task(self._stay_alive())
+        if self._path is not None and self._path.is_file() and not self._path.is_symlink():
+            self._path.unlink()  # of an earlier run that was killed together with its guard
         try:
             while True:
                 await self._run.changed(met=True)
                 self._tell("READY=1")
-                self._write()
-                await self._run.changed(met=False)
-                self._remove()
+                with self._file():
+                    await self._run.changed(met=False)
         finally:
             alive.cancel()
             self._tell("STOPPING=1")
-            self._remove()
 
     async def _stay_alive(self) -> None:
         while self._interval:
             self._tell("WATCHDOG=1")
             await asyncio.sleep(self._interval)
 
-    def _write(self) -> None:
-        if self._path is not None:
-            self._run.watchers.remove_later(self._path)
-            try:
-                write_file(self._path, b"%d\n" % os.getpid())
-            except BootstrapError as error:
-                self._run.stop(error)
-
-    def _remove(self) -> None:
-        if self._path is not None:
-            with suppress(BootstrapError):
-                remove_file(self._path)
+    @contextmanager
+    def _file(self) -> Iterator[None]:
+        """Keep the ready file inside the block, if there is to be one; where it cannot be written the run ends."""
+        with ExitStack() as kept:
+            if self._path is not None:
+                try:
+                    kept.enter_context(written(self._path, b"%d\n" % os.getpid()))
+                    self._run.watchers.watch_file(self._path)
+                except BootstrapError as error:
+                    self._run.stop(error)
+            yield
 
     def _tell(self, state: str) -> None:
         """Send a state to systemd, where it started this process; it may have gone, or be busy."""

@@ -1,15 +1,12 @@
-"""One process that holds MLX or runs the user's command, with all that it starts; and the guard over it."""
+"""One process that holds MLX or runs the user's command, with all that it starts."""
 
 import asyncio
 import json
 import os
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,14 +17,12 @@ from typing import Any, Final, Self
 import msgspec
 import psutil
 
-from bootstrap.control.guard import start_ticks
-from bootstrap.control.lock import Lock
+from bootstrap.control.watchers import Watchers, runs
 from bootstrap.errors import USED_UP, BootstrapError
 from bootstrap.events import EVENTS, EventDict
 from bootstrap.link.side_channel import VARIABLE
 
 WORKER = ("-m", "bootstrap.worker")
-GUARD = ("-I", "-S", str(Path(__file__).with_name("guard.py")))
 GRACE_SECONDS: Final = 1.0
 """From TERM to KILL for a worker. Native init holds the GIL, so a worker may never see the first."""
 KILL_SECONDS: Final = 3.0
@@ -74,110 +69,6 @@ def how_ended(status: int) -> str:
 def exit_code(status: int) -> int:
     """Return the exit status as a shell gives it: 128 plus the signal for a process that a signal ended."""
     return status if status >= 0 else 128 - status
-
-
-class Guard:
-    """The process that tidies up when this one is killed; see `bootstrap.control.guard`.
-
-    It holds `lock` as long as there is something to tidy up.
-    """
-
-    def __init__(self, lock: Lock | None = None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *GUARD, *([] if lock is None else [str(lock.path)])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock.descriptor,),
-        )
-        self.pid = self._process.pid
-        stdin = self._process.stdin
-        assert stdin is not None  # noqa: S101 - it is a pipe
-        os.set_blocking(stdin.fileno(), False)
-
-    def remove(self, directory: Path) -> None:
-        self._tell("remove", str(directory))
-
-    def watch(self, pid: int) -> None:
-        self._tell("kill", pid, start_ticks(pid))
-
-    def forget(self, what: int | Path) -> None:
-        self._tell("forget", what if isinstance(what, int) else str(what))
-
-    def _tell(self, *what: object) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(OSError):  # somebody killed or stopped the guard; the run works without
-            os.write(self._process.stdin.fileno(), json.dumps(what).encode() + b"\n")
-
-    def dismiss(self) -> None:
-        """End the guard without its work being done."""
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        assert self._process.stdin is not None  # noqa: S101
-        with suppress(OSError):
-            self._process.stdin.close()
-
-
-class Watchers:
-    """All who end the run's children and remove its directories where this process cannot: guard, lock, next run."""
-
-    def __init__(self, guard: Guard | None = None, lock: Lock | None = None) -> None:
-        self.directories: list[Path] = []
-        self.children: set[int] = set()
-        """Process numbers of children that are not reaped yet."""
-        self._guard, self._lock = guard, lock
-
-    def watch(self, pid: int) -> None:
-        self.children.add(pid)
-        if self._guard is not None:
-            self._guard.watch(pid)
-        if self._lock is not None:
-            self._lock.watch(pid)
-
-    def forget(self, pid: int) -> None:
-        """A child has ended, and its number is about to become free."""
-        self.children.discard(pid)
-        if self._guard is not None:
-            self._guard.forget(pid)
-        if self._lock is not None:
-            self._lock.forget(pid)
-
-    def forget_ended(self) -> None:
-        """Forget the children that have ended unseen: one whose start was cancelled, and then its end as well."""
-        for pid in [pid for pid in self.children if not _runs(pid)]:
-            self.forget(pid)
-
-    def new_directory(self) -> Path:
-        """Return the path of a directory that will not outlive the run: not made yet, and impossible to guess."""
-        try:
-            directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
-        except FileNotFoundError as error:
-            text = "no directory for temporary files can be written to; make room, or set TMPDIR to one that can"
-            raise BootstrapError(text, code="directory-failed") from error
-        self.directories.append(directory)
-        if self._guard is not None:
-            self._guard.remove(directory)
-        if self._lock is not None:
-            self._lock.watch_directory(directory)
-        return directory
-
-    def remove_later(self, path: Path) -> None:
-        """Have the guard remove a file that this process cannot remove any more."""
-        if self._guard is not None:
-            self._guard.remove(path)
-
-    def remove_directories(self) -> None:
-        """Remove what is left; a directory stays listed where descriptors are too short to read it."""
-        for directory in list(self.directories):
-            shutil.rmtree(directory, ignore_errors=True)
-            if not directory.exists():
-                self.directories.remove(directory)
-                if self._guard is not None:
-                    self._guard.forget(directory)
-                if self._lock is not None:
-                    self._lock.forget_directory(directory)
 
 
 class Child:
@@ -440,10 +331,10 @@ class Child:
     async def _reap(self) -> None:
         loop = asyncio.get_running_loop()
         limit = loop.time() + KILL_SECONDS
-        if has_ended := not _runs(self.pid):
+        if has_ended := not runs(self.pid):
             self._watchers.forget(self.pid)  # before its number is free
         while (status := self._process.poll()) is None and loop.time() < limit:
-            if not _runs(self.pid):
+            if not runs(self.pid):
                 await asyncio.sleep(POLL_SECONDS)  # a tracer may keep it from its parent
             else:
                 return
@@ -464,14 +355,14 @@ class Child:
 
     def _is_alone(self) -> bool:
         """Whether the process has exited and nobody else of its group is left."""
-        return not _runs(self.pid) and not _group(self.pid)
+        return not runs(self.pid) and not _group(self.pid)
 
     async def _watch(self) -> None:
         """Notice the exit, and leave the process as it is: its number is not free before it is reaped."""
         if hasattr(os, "pidfd_open"):
             with suppress(OSError):
                 await _readable(os.pidfd_open(self.pid))
-        while _runs(self.pid):  # noqa: ASYNC110 - no other way on this system
+        while runs(self.pid):  # noqa: ASYNC110 - no other way on this system
             await asyncio.sleep(POLL_SECONDS)
         self._exited.set()
 
@@ -514,21 +405,12 @@ async def _readable(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except (psutil.Error, OSError):  # the system cannot say
-        return True
-
-
 def _group(pid: int) -> list[int]:
     """Return the live members of a process group other than its leader."""
     members = []
     for each in psutil.pids():
         with suppress(OSError, psutil.Error):
-            if each != pid and os.getpgid(each) == pid and _runs(each):
+            if each != pid and os.getpgid(each) == pid and runs(each):
                 members.append(each)
     return members
 

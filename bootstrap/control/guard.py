@@ -1,10 +1,11 @@
 """Ends the children of a run and removes its directories when the control process was killed and could not.
 
 The control process runs it as a script, on the standard library alone. stdin has a JSON array per line:
-`["remove", path]` for a directory or file, `["kill", pid, ticks]` for a child (`pid` is its process group too, `ticks`
-its start by /proc, 0 where there is none), `["forget", …]` for a child or a directory that is gone. The control process
-kills the guard when its work is done, so the end of stdin means that the control process is dead. This works on every
-POSIX system, and for a child inside native code, where neither a parent-death signal nor a thread could end it.
+`["remove", path]` for a directory, `["unlink", path]` for a file, `["kill", pid, ticks]` for a child (`pid` is its
+process group too, `ticks` its start by /proc, 0 where there is none), `["forget", …]` for a child or a directory that
+is gone. The control process kills the guard when its work is done, so the end of stdin means that the control process
+is dead. This works on every POSIX system, and for a child inside native code, where neither a parent-death signal nor a
+thread could end it.
 
 The guard inherits the run's lock, and so holds it until everything is gone. Argument: the run's record, if it has one.
 """
@@ -24,28 +25,29 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     children: dict[int, int] = {}
-    paths: set[str] = set()
+    directories: set[str] = set()
+    files: set[str] = set()
     for line in sys.stdin:
         match json.loads(line):
-            case ["remove", path]:
-                paths.add(path)
+            case ["remove", directory]:
+                directories.add(directory)
+            case ["unlink", file]:
+                files.add(file)
             case ["kill", pid, ticks]:
                 children[pid] = ticks
             case ["forget", what]:
                 children.pop(what, None)
-                paths.discard(what)
+                directories.discard(what)
     _signal(children, signal.SIGTERM)
     limit = time.monotonic() + GRACE_SECONDS
     while _signal(children, 0) and time.monotonic() < limit:
         time.sleep(0.01)
     _signal(children, signal.SIGKILL)
-    for path in paths:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+    for file in (*files, *sys.argv[1:]):
         with suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - pathlib takes longer to import than all else here
-        shutil.rmtree(path, ignore_errors=True)
-    for record in sys.argv[1:]:
-        with suppress(OSError):
-            os.unlink(record)  # noqa: PTH108
+            os.unlink(file)  # noqa: PTH108 - pathlib takes longer to import than all else here
 
 
 def start_ticks(pid: int) -> int:

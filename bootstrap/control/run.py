@@ -18,8 +18,6 @@ from bootstrap.control.child import (
     POLL_SECONDS,
     Child,
     CommandError,
-    Guard,
-    Watchers,
     adopting,
     end_strays,
     exit_code,
@@ -27,6 +25,7 @@ from bootstrap.control.child import (
     parse,
 )
 from bootstrap.control.lock import host_lock
+from bootstrap.control.watchers import Guard, Watchers
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.events import EventDict
 from bootstrap.link.outcome import PeerError

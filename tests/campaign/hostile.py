@@ -3,7 +3,7 @@
 Three ways in: a stranger's stream before the handshake is done; the messages of a peer that is what its key says, and
 says what it should not; the same behind the jacclBootstrap, when the ranks form their group. A rank may end a
 connection for it, with a documented code; the next one has to work; behind the jacclBootstrap it may also end itself,
-in order, and is started anew. Its memory and its descriptors have to stay what they were.
+in order, and is started again. Its memory and its descriptors have to stay what they were.
 """
 
 import argparse

@@ -245,7 +245,7 @@ def test_a_crash(stage: str, rank: int, pair: Pair, up_jaccl: Start, tmp_path: P
 
 @pytest.mark.parametrize("stage", ["devices", "connect", "gather", "ready"])
 def test_a_hang(stage: str, pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Rank 1 hangs and is deaf, rank 0 waits for it in vain: Ctrl-C ends it all."""
+    """Rank 1 hangs and ignores SIGTERM, and rank 0 waits for it: Ctrl-C ends both."""
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], mesh(2))
     zero = up_jaccl(pair[0], hostfile, *STAND_IN, env={"STAND_IN": "hang ready"}, program="quick.py")
     one = up_jaccl(pair[1], hostfile, *STAND_IN, env={"STAND_IN": f"hang {stage}"}, program="quick.py")

@@ -1,4 +1,4 @@
-"""`up` over a cable that is cut, or goes silent: connected anew, ended, or bootstrapped anew, as it was asked for."""
+"""`up` over a cable that is cut, or goes silent: it reconnects, ends, or restarts, as its options say."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +54,7 @@ def stop(runs: tuple[Any, Any]) -> None:
 
 
 def test_cut_before_all_that_counts(both: Start, cable: Cable, pair: Pair) -> None:
-    """Connected anew, twice, as if nothing had been, and with all that the ranks can do."""
+    """It reconnects twice, and the ranks use all the extensions that they have."""
     cable.cut_when("before-ping", "before-ping")
     runs = both()
     for rank, run in enumerate(runs):
@@ -202,7 +202,7 @@ def test_a_restart_of_one_rank_alone_waits_for_the_other(
 
 
 def test_a_deadline_after_a_restart(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
-    """It begins anew."""
+    """The deadline starts again."""
     runs = both("--restart", "1", "--timeout", "3", on_one=())
     for rank, run in enumerate(runs):
         run.until(("holding", rank))

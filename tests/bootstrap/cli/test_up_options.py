@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bootstrap.ranks import Check, Rank, Start, of, output, write_hostfile
+from tests.bootstrap.ranks import Check, Rank, Start, failed, of, output, write_hostfile
 
 Pair = tuple[Rank, Rank]
 Soon = Callable[[Callable[[], bool], str], None]
@@ -98,6 +98,23 @@ def test_a_ready_file_is_there_while_the_group_is(
         run.end()
         nothing_left_soon(run)
         soon(lambda path=path: not path.exists(), "no ready file")  # type: ignore[misc]
+
+
+def test_a_ready_file_that_is_something_else_was_removed(
+    pair: Pair, up: Start, tmp_path: Path, nothing_left: Check
+) -> None:
+    """A directory, a symbolic link: it is refused, and stays."""
+    directory, link = tmp_path / "directory", tmp_path / "link"
+    directory.mkdir()
+    (directory / "kept").touch()
+    link.symlink_to(directory / "kept")
+    zero, one = pair
+    runs = [up(zero, one, *RING, "--ready-file", str(directory)), up(one, zero, *RING, "--ready-file", str(link))]
+    for run in runs:
+        failed(run, "not-a-regular-file")
+        nothing_left(run, *pair)
+    assert (directory / "kept").exists()
+    assert link.is_symlink()
 
 
 def test_systemd_is_told(both: Start, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import pytest
 
 from bootstrap import BootstrapError
 from bootstrap.control import child as processes
-from bootstrap.control.child import GUARD, LONGEST_LINE, Child, Guard, Watchers, parse
+from bootstrap.control.child import LONGEST_LINE, Child, parse
 from bootstrap.control.lock import holder, host_lock
+from bootstrap.control.watchers import GUARD, Guard, Watchers
 from bootstrap.events import Event
 from bootstrap.plan import Order, Plan
 from tests.bootstrap.conftest import wait_until
@@ -421,7 +422,8 @@ IP, PORT = f"127.99.{secrets.randbelow(250)}.{secrets.randbelow(250) + 1}", 7433
 RUN = """
 import asyncio, os, sys
 from bootstrap.control.lock import host_lock
-from bootstrap.control.child import Child, Guard, Watchers
+from bootstrap.control.child import Child
+from bootstrap.control.watchers import Guard, Watchers
 
 async def main():
     async with host_lock(sys.argv[2], 7433) as lock:
@@ -564,6 +566,17 @@ def told(*words: object) -> None:
     """A guard that is told this, and then nothing more; it ends by itself."""
     lines = "".join(json.dumps(each) + "\n" for each in words)
     subprocess.run([sys.executable, *GUARD], input=lines, text=True, check=True, timeout=60)
+
+
+def test_of_a_file_only_the_file_is_removed(tmp_path: Path) -> None:
+    """Its path is the user's: a directory that has taken its place stays, with all that is in it."""
+    directory, file = tmp_path / "directory", tmp_path / "file"
+    directory.mkdir()
+    for each in (directory / "kept", file):
+        each.touch()
+    told(["unlink", str(directory)], ["unlink", str(file)])
+    assert (directory / "kept").exists()
+    assert not file.exists()
 
 
 def test_a_forgotten_worker_is_left_alone() -> None:

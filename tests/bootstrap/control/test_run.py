@@ -356,7 +356,7 @@ def test_what_a_worker_left_is_forgotten_with_it(tmp: Path) -> None:
 
 
 def test_a_child_whose_start_was_cancelled_twice_left_the_record(tmp: Path) -> None:
-    """The second time it is the end of the child that is cancelled; its number is nobody's then."""
+    """The second cancellation interrupts the end of the child, so that no code knows its number any more."""
 
     async def act(run: Run) -> None:
         process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)  # noqa: ASYNC220 - as in Child

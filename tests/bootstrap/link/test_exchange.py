@@ -99,11 +99,11 @@ def test_states_go_by_rank_0_to_all_others() -> None:
     ids=[
         "another's",
         "rank 0's",
-        "nobody's",
+        "an unknown rank's",
         "another's failure",
         "its own",
         "a fourth's",
-        "nobody's failure",
+        "an unknown rank's failure",
         "other",
     ],
 )

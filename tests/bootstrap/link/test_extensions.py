@@ -198,7 +198,7 @@ def test_rank_0_names_what_was_not_offered() -> None:
 
 
 def test_another_session_may_not_offer_what_was_chosen() -> None:
-    """The peer came anew, with other options, between its offer and the bootstrap frame."""
+    """The peer reconnected, with other options, between its offer and the bootstrap frame."""
 
     async def main() -> None:
         async with serving() as (_, _, port), leading(port) as (zero, _):

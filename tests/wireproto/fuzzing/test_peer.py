@@ -156,7 +156,7 @@ def peer_command(name: str, identity: Path) -> str:
     ],
 )
 def test_a_tolerant_peer_is_found_and_the_script_made_small(name: str, code: str, rule: str, tmp_path: Path) -> None:
-    """A process, started anew for each try to make it smaller."""
+    """A process, started again for each attempt to make the input smaller."""
     pem = THEIRS.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "theirs.pem").write_bytes(pem)
 

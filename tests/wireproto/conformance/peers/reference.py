@@ -209,7 +209,7 @@ async def listen(make: type[RankOne], shared: Shared, host: str, port: int) -> a
 
 
 async def connect(make: type[RankZero], shared: Shared, host: str, port: int) -> None:
-    """A rank 0 that connects, and connects anew, until it is cancelled."""
+    """A rank 0 that connects, and reconnects, until it is cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         over = asyncio.Event()
