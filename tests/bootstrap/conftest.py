@@ -130,6 +130,8 @@ class CommandRun:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         self.process.wait()
+        for reader in self._readers:  # a stream that is closed under its reader gives its number to another file
+            reader.join(SECONDS)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()

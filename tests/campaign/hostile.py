@@ -150,7 +150,7 @@ class Attack:
             self.count.seconds = time.monotonic() - began
             if self._listener is not None:
                 self._listener.close()
-            self.rank.close()
+            self.rank.kill_all()
 
     # -- a stranger ----------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class Attack:
 
     def _restart(self) -> None:
         self._check_end()
-        self.rank.close()
+        self.rank.kill_all()
         self.rank = self._start()
 
     def _check_end(self, *, stopped: bool = False) -> None:

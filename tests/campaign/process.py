@@ -216,9 +216,3 @@ class Running(CommandRun):
     def codes(self) -> set[str]:
         """All that went wrong, by code: on a link, as a consequence, at the end."""
         return {str(event["code"]) for event in self.events if "code" in event}
-
-    def close(self) -> None:
-        """Kill what is left of it."""
-        self.kill_all()
-        for reader in self._readers:
-            reader.join(10)

@@ -205,7 +205,7 @@ class Scene:
         """Whatever happened, the next case finds an empty lane."""
         self.cable.close()
         for run in self._all:
-            run.close()
+            run.kill_all()
         self.heal()
         if self.mounted is not None:
             subprocess.run(["umount", "-l", str(self.mounted)], check=True, timeout=START_SECONDS)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bootstrap.control.lock import lock_address
+from tests.bootstrap.conftest import CommandRun
 from tests.bootstrap.ranks import CABLE_PORT
 from tests.campaign import play as playing
 from tests.campaign import process
@@ -120,6 +121,21 @@ def test_a_cable_that_is_pulled_while_a_pong_is_on_its_way(tmp_path: Path) -> No
             assert codes == {0: "ping-timeout", 1: "link-timeout"}
         finally:
             scene.close()
+
+
+def test_no_stream_is_closed_under_its_reader(tmp_path: Path) -> None:
+    """Its number would be another file's at once, and the reader would read that, or fail."""
+    closed: set[bool] = set()
+
+    class Slow(CommandRun):
+        def _read_stdout(self) -> None:
+            assert self.process.stdout is not None
+            limit = time.monotonic() + 0.5
+            while self.process.poll() is None or time.monotonic() < limit:
+                closed.add(self.process.stdout.closed)
+
+    Slow((), tmp_path, None, None, None, {}).kill_all()
+    assert closed == {False}
 
 
 # -- lies --------------------------------------------------------------------------------------------------------------
