@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from subprocess import PIPE
 
@@ -32,6 +33,19 @@ def fuzz(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return run_text("fuzz", *arguments, cwd=cwd)
 
 
+def fuzz_until_found(*arguments: str, codec: Sequence[str] = (), cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A run that is interrupted once it has told of a finding, however long that takes here."""
+    command = [sys.executable, "-m", "wireproto", "fuzz", *arguments, "--seconds", "60", "--", *codec]
+    with subprocess.Popen(command, cwd=cwd, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        return subprocess.CompletedProcess(
+            command, process.wait(60), first + process.stdout.read(), process.stderr.read()
+        )
+
+
 def test_run_finds_nothing(tmp_path: Path) -> None:
     done = fuzz("run", "link", "--seconds", "0.5", "--corpus", "corpus", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -45,7 +59,7 @@ def test_run_finds_nothing(tmp_path: Path) -> None:
 
 def test_a_finding_is_kept_shown_again_and_made_smaller(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BROKEN)
-    done = fuzz("run", "mine:make", "--seconds", "0.3", "--json", cwd=tmp_path)
+    done = fuzz_until_found("run", "mine:make", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     told, last = map(json.loads, done.stdout.splitlines())
     assert (told["layer"], told["oracle"], told["detail"]) == ("broken", "no mark", "a mark")
@@ -130,9 +144,9 @@ def test_codec_that_agrees(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_codec_that_disagrees(as_json: bool, tmp_path: Path) -> None:
-    options = ["--seconds", "2", "--findings", str(tmp_path), *(["--json"] if as_json else [])]
+    options = ["--findings", str(tmp_path), *(["--json"] if as_json else [])]
     root = Path(__file__).parents[3]
-    done = fuzz("codec", *options, "--", *FAULTY, "PingWithPayload", cwd=root)
+    done = fuzz_until_found("codec", *options, codec=[*FAULTY, "PingWithPayload"], cwd=root)
     assert done.returncode == 1, done.stderr
     if as_json:
         told, last = map(json.loads, done.stdout.splitlines())
