@@ -106,6 +106,8 @@ class _Launched:
         self._keep = keep
         self._stack = AsyncExitStack()
         self._running: Running | None = None
+        self._is_left_over = False
+        """Whether the peer is that of an earlier case, and has not been met in this one."""
 
     @property
     def restarts(self) -> bool:
@@ -118,8 +120,11 @@ class _Launched:
     async def fresh(self) -> None:
         if not self._keep or self._running is None or self._running.ended() is not None:
             await self.restart()
+        else:
+            self._is_left_over = True
 
     async def restart(self) -> None:
+        self._is_left_over = False
         await self.stop()
         await self._prepare()
         if self._launcher is not None:
@@ -148,6 +153,13 @@ class _Launched:
     def _has_ended(self) -> bool:
         return self._running is not None and self._running.ended() is not None
 
+    async def _replaced(self) -> bool:
+        """Start a kept peer again that has ended since the last case; say whether it was one."""
+        was_left_over = self._is_left_over
+        if was_left_over:
+            await self.restart()
+        return was_left_over
+
     def _unreachable(self, text: str) -> Undecided:
         ended = None if self._running is None else self._running.ended()
         return Undecided(Verdict.INCONCLUSIVE, text if ended is None else f"{text}; {ended.how}")
@@ -174,12 +186,15 @@ class RankOneTarget(_Launched):
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        return await asyncio.open_connection(self._host, self._port)
+                        streams = await asyncio.open_connection(self._host, self._port)
                     except OSError as error:
                         refused = f": {error.strerror or error}"
-                        if self._has_ended():
+                        if self._has_ended() and not await self._replaced():
                             break
                         await asyncio.sleep(_RETRY)
+                    else:
+                        self._is_left_over = False
+                        return streams
         where = f"{self._host}:{self._port}"
         waited = "" if self._has_ended() else f" in {seconds:g} s"
         raise self._unreachable(f"no connection to {where}{waited}{refused}")
@@ -216,8 +231,9 @@ class RankZeroTarget(_Launched):
                 while True:
                     streams = await self._next()
                     if streams is not None and not streams[0].at_eof():
+                        self._is_left_over = False
                         return streams
-                    if streams is None and self._has_ended():
+                    if streams is None and self._has_ended() and not await self._replaced():
                         break
         waited = "" if self._has_ended() else f" in {seconds:g} s"
         raise self._unreachable(f"no connection at {self._host}:{self._port}{waited}")

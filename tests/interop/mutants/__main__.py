@@ -14,7 +14,7 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from itertools import count
 from pathlib import Path
@@ -53,13 +53,15 @@ AT_ONCE = 8
 
 
 class Peers:
-    """The JavaScript peer with a change, and the keys of both sides."""
+    """The JavaScript peer, with a mutant's change, and the keys of both sides."""
 
     def __init__(self, folder: Path, full: bool) -> None:
+        folder.mkdir()
         self._folder = folder
         self._theirs, self._ours = new_key(folder / "theirs.pem"), new_key(folder / "ours.pem")
         key = peer_key_of(self._theirs)
         self._settings = Settings(identity=load_identity(folder / "ours.pem"), peer_key=key, names_file=True, full=full)
+        self.change(None)
 
     def change(self, mutant: Mutant | None) -> None:
         """Write the peer's files, with the mutant's change in them."""
@@ -76,37 +78,41 @@ class Peers:
         kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
         return [kind("127.0.0.1", free_port(), command_launcher(shlex.join(words))) for _ in range(AT_ONCE)]
 
-    async def first_failure(
-        self, role: Role, cases: Collection[Case], known: Collection[str]
-    ) -> tuple[str, str] | None:
-        """The first case that fails, but for those that are known to, and the rule that it names."""
+    async def failures(self, role: Role, cases: Collection[Case]) -> AsyncIterator[tuple[str, str]]:
+        """The cases that fail, and the rule that each names."""
         async with aclosing(run(self._targets(role), self._settings, cases)) as results:
             async for result in results:
-                if result.verdict not in FINE and result.id not in known:
-                    return result.id, result.failure.requirement if result.failure else result.requirements[0]
-        return None
-
-    async def failures(self) -> set[str]:
-        """The cases that the peer without a change fails."""
-        self.change(None)
-        runs = [run(self._targets(role), self._settings, cases_of(role)) for role in Role]
-        return {result.id for results in runs async for result in results if result.verdict not in FINE}
+                if result.verdict not in FINE:
+                    yield result.id, result.failure.requirement if result.failure else result.requirements[0]
 
 
-async def tried(peers: Peers, mutant: Mutant, known: Collection[str]) -> dict[str, Any]:
-    """What became of a mutant."""
-    row: dict[str, Any] = {"name": mutant.name, "rules": mutant.rules}
-    row["edits"] = [[edit.file, edit.start, edit.text] for edit in mutant.edits]
-    peers.change(mutant)
-    for role in Role:
-        if await peers.first_failure(role, [CASES[name] for name in ORDINARY[role]], ()) is not None:
-            return row | {"counts": False}
-    for role in (Role.RESPONDER, Role.INITIATOR):
-        failure = await peers.first_failure(role, cases_of(role), known)
-        if failure is not None:
-            case, rule = failure
-            return row | {"counts": True, "case": case, "rule": rule}
-    return row | {"counts": True, "case": None}
+class Trial:
+    """Tries mutants against the peer without a change."""
+
+    def __init__(self, folder: Path, full: bool) -> None:
+        self._mutated, self._plain = Peers(folder / "mutated", full), Peers(folder / "plain", full)
+        self._passes: dict[str, bool] = {}
+
+    async def row(self, mutant: Mutant) -> dict[str, Any]:
+        """What became of a mutant."""
+        row: dict[str, Any] = {"name": mutant.name, "rules": mutant.rules}
+        row["edits"] = [[edit.file, edit.start, edit.text] for edit in mutant.edits]
+        self._mutated.change(mutant)
+        for role in Role:
+            async with aclosing(self._mutated.failures(role, [CASES[name] for name in ORDINARY[role]])) as failures:
+                async for _ in failures:
+                    return row | {"counts": False}
+        for role in (Role.RESPONDER, Role.INITIATOR):
+            async with aclosing(self._mutated.failures(role, cases_of(role))) as failures:
+                async for case, rule in failures:
+                    if await self._plain_passes(role, case):
+                        return row | {"counts": True, "case": case, "rule": rule}
+        return row | {"counts": True, "case": None}
+
+    async def _plain_passes(self, role: Role, case: str) -> bool:
+        if case not in self._passes:
+            self._passes[case] = not [failure async for failure in self._plain.failures(role, [CASES[case]])]
+        return self._passes[case]
 
 
 async def campaign(kinds: list[str], seed: int, wanted: int, full: bool, results: Path) -> list[str]:
@@ -114,8 +120,7 @@ async def campaign(kinds: list[str], seed: int, wanted: int, full: bool, results
     done = {row["name"]: row for row in noted(results)}
     lines = []
     with TemporaryDirectory() as folder:
-        peers = Peers(Path(folder), full)
-        known: set[str] | None = None
+        trial = Trial(Path(folder), full)
         for kind in kinds:
             rows: list[dict[str, Any]] = []
             drawn = GENERATORS[kind](PEER, Random(f"{seed}/{kind}"))
@@ -123,8 +128,7 @@ async def campaign(kinds: list[str], seed: int, wanted: int, full: bool, results
                 if sum(row["counts"] for row in rows) >= wanted or (mutant := next(drawn, None)) is None:
                     break
                 if mutant.name not in done:
-                    known = await peers.failures() if known is None else known
-                    done[mutant.name] = await tried(peers, mutant, known)
+                    done[mutant.name] = await trial.row(mutant)
                     with results.open("a") as file:
                         file.write(json.dumps(done[mutant.name]) + "\n")
                 rows.append(done[mutant.name])

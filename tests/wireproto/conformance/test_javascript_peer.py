@@ -1,4 +1,7 @@
-"""The suite on the JavaScript peer, which shares no code with this one; `make conform` does it again and again."""
+"""The suite on the JavaScript peer, which shares no code with this one; `make conform` does it again and again.
+
+Here one process serves case after case; `make conform` starts one for each.
+"""
 
 import shutil
 from pathlib import Path
@@ -14,6 +17,6 @@ from wireproto.session import Role
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("role", ROLES)
 def test_it_passes(tmp_path: Path, role: str) -> None:
-    _, verdicts, wrong = one_run(tmp_path, role)
+    _, verdicts, wrong = one_run(tmp_path, role, "--keep")
     assert wrong == []
     assert sum(verdicts.values()) == sum(case.role is Role(role) for case in CASES.values())

@@ -5,6 +5,8 @@ import base64
 import shlex
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +20,16 @@ from wireproto import Message, PongPayload, Revision, SessionEnd, WireError
 from wireproto.conformance import (
     CASES,
     RankOneTarget,
+    RankZeroTarget,
     Result,
+    Running,
     Settings,
     Verdict,
     command_launcher,
     run,
 )
+from wireproto.conformance.targets import Ended
+from wireproto.conformance.verdicts import Undecided
 from wireproto.session import Role
 from wireproto.testing.requirements import Level
 
@@ -271,6 +277,38 @@ def test_the_death_of_the_process_is_a_verdict_of_its_own_and_the_next_case_rest
     assert crash.spoils
     sent = [len(entry.data) for entry in crash.record.entries if entry.kind == "sent"]
     assert sent[0] == 8 + 518
+
+
+def test_a_kept_peer_that_ends_between_two_cases_is_started_again() -> None:
+    """A rank 0 ends with its session, perhaps when the next case has already looked whether it lives."""
+    ended: list[Ended | None] = []
+
+    async def closed(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        @asynccontextmanager
+        async def launch(host: str, port: int) -> AsyncIterator[Running]:
+            number = len(ended)
+            ended.append(None)
+            _, writer = await asyncio.open_connection(host, port)
+            yield Running(ended=lambda: ended[number])
+            await closed(writer)
+
+        peer = RankZeroTarget("127.0.0.1", free_port(), launch, keep=True)
+        await peer.fresh()
+        await closed((await peer.connect(5))[1])
+        await peer.fresh()
+        ended[0] = Ended("the peer has ended with exit status 0", 0)
+        await closed((await peer.connect(5))[1])
+        assert len(ended) == 2
+        ended[1] = Ended("the peer has ended with exit status 1", 1)
+        with pytest.raises(Undecided, match="exit status 1"):  # in the middle of a case it is not
+            await peer.connect(5)
+        await peer.stop()
+
+    asyncio.run(main())
 
 
 # -- who does nothing wrong -------------------------------------------------------------------------------------------
