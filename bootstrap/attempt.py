@@ -80,21 +80,22 @@ class Attempt:
             text = f"JACCL will listen at {self.plan.coordinator}, where anybody on the network can reach it"
             self.run.report("warning", message=f"{text}, since not every rank offers {SIDE_CHANNEL_1}")
 
-    async def compare(self) -> None:
-        """Exchange versions with the other ranks. BootstrapError if they cannot work together."""
-        if self.exchange.agreed:
-            await self.exchange.compare(self.able.versions, self.able.wires)
-
     async def work(self) -> None:
         """Form the group and hold it, or run the program to its end; on a dry run, say what would be done."""
-        await devices_usable(self.plan, self.run.report)
         if self.plan.dry_run:
+            await self._agree()
             await self._show()
         elif self.able.worker is not None:
             await self._relayed(partial(self._form_group, self.able.worker), native=not self.able.gathers)
         else:
             await self._relayed(self._run_command, native=True)
         self.exchange.tell(OutcomeState.FINISHED)
+
+    async def _agree(self) -> None:
+        """Exchange versions with the other ranks, and wait for the devices. BootstrapError if it cannot work."""
+        if self.exchange.agreed:
+            await self.exchange.compare(self.able.versions, self.able.wires)
+        await devices_usable(self.plan, self.run.report)
 
     async def all_finished(self, wait: Awaitable[None]) -> None:
         """Wait until all ranks have finished; say at once and every minute which are awaited. RunError if late."""
@@ -142,8 +143,8 @@ class Attempt:
             stdin=worker.stdin,
             python_path=os.environ.get("PYTHONPATH"),
         )
-        await self._turn()
-        worker.tell(order)
+        worker.tell(order)  # it writes the file meanwhile
+        await self._agree()
         kept: list[EventDict] = []
         while worker.last not in ("sum-checked", "sum-skipped"):
             event = await worker.next_event()
@@ -152,6 +153,8 @@ class Attempt:
             else:
                 self.run.show(event)
             if event["event"] == "environment-set":
+                await self._turn()
+                worker.tell(None)
                 self.exchange.tell(OutcomeState.STARTED)
         self.exchange.tell(OutcomeState.READY)
         await alongside(self._announce(kept), _until_it_ends(worker))  # [EXT-OUTCOME-READY]
@@ -196,6 +199,7 @@ class Attempt:
     # -- the user's command, and a dry run -----------------------------------------------------------------------------
 
     async def _run_command(self, plan: Plan) -> None:
+        await self._agree()
         prepared = prepare(plan, self.able.backend)
         with private_directory(prepared.path.parent), prepared.written():
             self.run.report("file-written", path=str(prepared.path), format=prepared.format)

@@ -61,15 +61,19 @@ def bootstrap(config: BootstrapConfig, deadline: float | None = DEADLINE_SECONDS
 
 
 def form_group(
-    plan: Plan, on_step: OnStep = silent, gather_factory: Callable[[int, int], Gather] | None = None
+    plan: Plan,
+    on_step: OnStep = silent,
+    gather_factory: Callable[[int, int], Gather] | None = None,
+    wait_for_turn: Callable[[], None] = lambda: None,
 ) -> Group:
-    """Write the file that MLX reads, set the variables, init the group; report each step when it is done."""
+    """Write the file that MLX reads, set the variables, init the group when its turn has come; report each step."""
     backend = resolve_backend(plan.backend)
     prepared = prepare(checked(plan, backend), backend)
     with prepared.written():
         on_step("file-written", path=str(prepared.path), format=prepared.format)
         prepared.set_variables()
         on_step("environment-set", variables=prepared.variables, cleared=prepared.cleared)
+        wait_for_turn()
         group = init_group(backend, plan.rank, plan.size, gather_factory)
         on_step("group-ready", size=plan.size, backend=backend)
     return group

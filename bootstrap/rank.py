@@ -186,7 +186,6 @@ class Rank:
                 await peer.bootstrap(payload)
 
             async def work() -> None:
-                await attempt.compare()
                 await attempt.work()
                 await attempt.all_finished(attempt.exchange.all(OutcomeState.FINISHED))
 
@@ -239,7 +238,6 @@ class Rank:
 
             async def work() -> None:
                 await attempt.check_ports()
-                await attempt.compare()
                 await attempt.work()
 
             await alongside(self._until_over(attempt, zero, work()), *attempt.services())

@@ -1,7 +1,7 @@
 """The process that holds MLX, for one rank: `python -m bootstrap.worker BACKEND`, started by the control process.
 
-It loads MLX and says what that can do; then one JSON order comes in on stdin. Events go out on stdout, a JSON object
-per line; log lines go to stderr.
+It loads MLX and says what that can do; then one JSON order comes in on stdin, and a line for each step that has to wait
+for the other ranks: the init, and the program. Events go out on stdout, a JSON object per line; log lines go to stderr.
 
 It is ended by the control process at the deadline; by the guard when the control process was killed; and by the kernel,
 with SIGALRM, when neither did, since no code of this process runs while native init waits.
@@ -29,7 +29,7 @@ from bootstrap.program import run_program
 
 ALARM_AFTER_DEADLINE = 2.0
 """Seconds in which the control process, or else the guard, ends this process in a cleaner way."""
-RING_STAGGER = 0.01
+RING_STAGGER = 0.002
 """Seconds by which the last rank of a ring starts its init later: it connects first, all others listen first, and where
 nobody listens yet MLX sleeps for a second."""
 
@@ -70,10 +70,15 @@ def main() -> int:
 def run(order: Order, emit: OnStep) -> bool:
     """Form the group, check it, and keep it until stdin ends; or until its program may run, and return True."""
     plan = order.plan
-    if plan.backend == "ring" and plan.rank == plan.size - 1:
-        time.sleep(RING_STAGGER)
+
+    def wait_for_turn() -> None:
+        if not sys.stdin.buffer.readline():
+            raise SystemExit(3)  # the control process is gone
+        if plan.backend == "ring" and plan.rank == plan.size - 1:
+            time.sleep(RING_STAGGER)
+
     with private_directory(Path(str(plan.directory))):
-        group = form_group(plan, emit, side_channel_factory() if order.side_channel else None)
+        group = form_group(plan, emit, side_channel_factory() if order.side_channel else None, wait_for_turn)
     if order.no_sum:
         emit("sum-skipped", reason=order.no_sum)
     else:

@@ -90,6 +90,7 @@ class Acting(Rank):
         attempt = super().begin(*arguments)
 
         async def work() -> None:
+            await attempt._agree()
             await self.act(self)
             attempt.exchange.tell(OutcomeState.FINISHED)
 

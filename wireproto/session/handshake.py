@@ -13,6 +13,7 @@ import hmac
 import os
 from typing import Final, NamedTuple, Protocol, TypeVar
 
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - X25519 would load it in the first handshake
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec

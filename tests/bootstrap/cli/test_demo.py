@@ -172,13 +172,13 @@ def failed(demo: Any, code: str) -> dict[str, Any]:
 
 
 def stuck(command: Start, *arguments: str, worker: str = "stuck.py", ranks: int = 4) -> Any:
-    """A demo whose rank 1 hangs while the others wait for it in native code, each with its file on disk.
+    """A demo whose rank 1 hangs while the others wait for it, each with its file on disk.
 
-    The last rank begins its init once all others have begun theirs, so it has no file yet.
+    Rank 0 waits in native code, and the last rank for its turn to begin its init.
     """
     demo = command("demo", "--json", "--ranks", str(ranks), *arguments, worker=worker)
-    demo.until(("bootstrap-received", 1), *[("environment-set", rank) for rank in range(ranks - 1) if rank != 1])
-    assert len(list(demo.tmp.rglob("darkbloom-ring-hosts-*.json"))) == ranks - 2
+    demo.until(("bootstrap-received", 1), *[("environment-set", rank) for rank in range(ranks) if rank != 1])
+    assert len(list(demo.tmp.rglob("darkbloom-ring-hosts-*.json"))) == ranks - 1
     return demo
 
 
