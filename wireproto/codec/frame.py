@@ -9,7 +9,6 @@ name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 
 import binascii
 from collections.abc import Callable, Collection
-from functools import partial
 from operator import attrgetter
 from typing import Any, Final, TypeAlias, cast
 
@@ -41,18 +40,14 @@ def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: 
     """
     if data.__class__ is not bytes and (data.__class__ is not memoryview or data.format != "B" or data.ndim != 1):
         data = byte_view(data)
-    body: Any = None
     try:
-        decode, certain, max_length = _DECODERS[revision][data[0]]
-        if len(data) <= max_length:
-            body = data[1:]
-            message = decode(body)
-            if certain is None or certain(message, body):
-                return message
+        message = _DECODERS[revision][data[0]](data)
+        if message is not None:
+            return message
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BufferError, IndexError, KeyError):
         pass
     copy = bytes(data)
-    del data, body  # a traceback keeps the variables of this frame, and a view would keep the caller's buffer locked
+    del data  # a traceback keeps the variables of this frame, and a view would keep the caller's buffer locked
     return _decode_strictly(copy, revision, extensions)
 
 
@@ -63,52 +58,45 @@ def encode_frame(message: Message, revision: Revision = Revision.V2, extensions:
     neither the revision nor one of the `extensions` has, and `LimitError` for a frame over its type's limit.
     """
     try:
-        prefix, valid, encode, max_length = _ENCODERS[revision][message.__class__]
-        if valid(message):
-            frame = prefix + encode(message)
-            if len(frame) <= max_length:
-                return frame
+        frame = _ENCODERS[revision][message.__class__](message)
     except (KeyError, UnicodeEncodeError):
-        pass
-    return _encode_strictly(message, revision, extensions)
+        frame = None
+    return _encode_strictly(message, revision, extensions) if frame is None else frame
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
-_Body: TypeAlias = bytes | memoryview
+_Frame: TypeAlias = bytes | memoryview
 
-_Decoder: TypeAlias = tuple[Callable[[_Body], Message], Callable[[Any, _Body], bool] | None, int]
-"""Decodes a payload; tells for certain that its JSON was strict, None if it is not JSON; the type's limit."""
+_Decoder: TypeAlias = Callable[[Any], Message | None]
+"""Decodes a frame of its type; None if it is not certain that the frame is valid."""
 
 
 def _decoder(spec: MessageSpec) -> _Decoder:
+    """Make the decoder of a type, one expression where it is short: each call more takes a tenth of the time."""
+    payload: Callable[..., Message] = spec.payload
+    names: dict[str, Any] = {"payload": payload}
     match spec.kind:
         case PayloadKind.OPAQUE:
-            opaque: Callable[[bytes], Message] = spec.payload
-            return lambda body: opaque(bytes(body)), None, spec.max_length
+            decoded = "payload(bytes(f[1:]))"
         case PayloadKind.EMPTY:
-            empty: Callable[[], Message] = spec.payload
-            return _empty(empty()), None, spec.max_length
+            names["message"] = payload()
+            decoded = "None if f[1:] else message"
         case PayloadKind.JSON:
-            return msgspec.json.Decoder(spec.payload).decode, _certainty(spec.payload), spec.max_length
+            names |= {"decode": msgspec.json.Decoder(spec.payload).decode, "certain": _certain_with_bytes}
+            decoded = f"m if (m := decode(f[1:])) and {_certainty(spec.payload, names)} else None"
         case PayloadKind.NUMBERED:  # pragma: no branch - there is no other kind
-            return partial(_numbered, spec.payload), None, spec.max_length
+            names["numbered"] = _numbered
+            decoded = "numbered(payload, f)"
+    decoder: _Decoder = eval(f"lambda f: ({decoded}) if (n := len(f)) <= {spec.max_length} else None", names)  # noqa: S307
+    return decoder
 
 
-def _empty(message: Message) -> Callable[[_Body], Message]:
-    def decode(body: _Body) -> Message:
-        if body:
-            raise msgspec.DecodeError
-        return message
-
-    return decode
-
-
-def _numbered(cls: Callable[[int, bytes], Message], body: _Body) -> Message:
-    """`u32 little-endian ‖ bytes`."""
-    if len(body) < 4:
-        raise TruncatedError("truncated", "the payload starts with a number of 4 bytes", offset=1 + len(body))
-    message = cls(int.from_bytes(body[:4], "little"), bytes(body[4:]))
+def _numbered(cls: Callable[[int, bytes], Message], frame: _Frame) -> Message:
+    """`u8 type ‖ u32 little-endian ‖ bytes`."""
+    if len(frame) < 5:
+        raise TruncatedError("truncated", "the payload starts with a number of 4 bytes", offset=len(frame))
+    message = cls(int.from_bytes(frame[1:5], "little"), bytes(frame[5:]))
     try:
         check_fields(message)
     except MalformedError as error:
@@ -116,8 +104,8 @@ def _numbered(cls: Callable[[int, bytes], Message], body: _Body) -> Message:
     return message
 
 
-def _certainty(cls: type[Message]) -> Callable[[Any, _Body], bool]:
-    """Make `certain(message, body)`, for a message that msgspec read from `body`.
+def _certainty(cls: type[Message], names: dict[str, Any]) -> str:
+    """Return an expression over frame `f`, its length `n`, and the message `m` that msgspec read from it.
 
     It is true only if no key is repeated, unknown or optional, and each base64 text is canonical.
     """
@@ -129,14 +117,14 @@ def _certainty(cls: type[Message]) -> Callable[[Any, _Body], bool]:
         if isinstance(field.type, inspect.BytesType)
     ]
     if byte_fields:
-        return partial(_certain_with_bytes, quotes, byte_fields)
-    # The shortest text has no spaces and no escapes; one more member takes at least 5 bytes: `,"":0`.
-    shortest = len("{}") + sum(len(f'"{key}":,') + _shortest(field.type) for key, field in fields.items()) - len(",")
-    texts = "".join(f" - len(m.{field.name})" for field in fields.values() if isinstance(field.type, inspect.StrType))
-    certain: Callable[[Any, _Body], bool] = eval(  # noqa: S307
-        f"lambda m, body: len(body){texts} < {shortest + 5} or bytes(body).count({_QUOTE}) == {quotes}"
+        names["byte_fields"] = byte_fields
+        return f"certain({quotes}, byte_fields, m, f)"
+    # The shortest frame has no spaces and no escapes; one more member takes at least 5 bytes: `,"":0`.
+    shortest = (
+        1 + len("{}") + sum(len(f'"{key}":,') + _shortest(field.type) for key, field in fields.items()) - len(",")
     )
-    return certain
+    texts = "".join(f" - len(m.{field.name})" for field in fields.values() if isinstance(field.type, inspect.StrType))
+    return f"(n{texts} < {shortest + 5} or bytes(f).count({_QUOTE}) == {quotes})"
 
 
 def _shortest(kind: inspect.Type) -> int:
@@ -151,8 +139,8 @@ def _shortest(kind: inspect.Type) -> int:
             return len('""')  # or `[]`
 
 
-def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, body: _Body) -> bool:
-    text = bytes(body)
+def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: _Frame) -> bool:
+    text = bytes(frame)
     return _only_quotes(text, quotes) and all(_canonical_base64(message, text, *field) for field in byte_fields)
 
 
@@ -189,8 +177,9 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         return decode_payload(spec.payload, data, start=1)
     if spec.kind is PayloadKind.EMPTY and len(data) > 1:
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
-    decode, _, _ = _DECODER_OF[spec]
-    return decode(data[1:])
+    message = _DECODER_OF[spec](data)
+    assert message is not None  # noqa: S101 - of an opaque or numbered payload of this length
+    return message
 
 
 def _check_options(revision: int, extensions: Collection[str]) -> Revision:
@@ -218,19 +207,15 @@ _DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {
 # -- encoding ---------------------------------------------------------------------------------------------------------
 
 
-_Encoder: TypeAlias = tuple[bytes, Callable[[Message], bool], Callable[[Message], bytes], int]
-"""The type byte; tells whether every field is valid; encodes the payload; the type's limit."""
-
-
-def _validator(cls: type[Message]) -> Callable[[Message], bool]:
-    """Make `valid(message)`, which tells whether every field fits its annotation and no optional one is set.
+def _encoder(spec: MessageSpec) -> Callable[[Any], bytes | None]:
+    """Make `encode(message)`: the frame, or None unless each field fits its annotation and no optional one is set.
 
     It is one expression over all fields, generated as the standard library generates data classes: a loop over the
     fields takes twice as long as the encoding itself.
     """
-    names: dict[str, Any] = {"integers": are_integers}
-    terms = ["True"]
-    for field in payload_fields(cls).values():
+    names: dict[str, Any] = {"integers": are_integers, "payload": _PAYLOAD_ENCODERS[spec.kind]}
+    terms = []
+    for field in payload_fields(spec.payload).values():
         value = f"m.{field.name}"
         if not field.required:
             names[f"no_{field.name}"] = field.default
@@ -238,18 +223,19 @@ def _validator(cls: type[Message]) -> Callable[[Message], bool]:
             continue
         match field.type:
             case inspect.IntType(ge=low, le=high):
-                terms.append(f"{value}.__class__ is int and {low} <= {value} <= {high}")
+                terms.append(f"(v := {value}).__class__ is int and {low} <= v <= {high}")
             case inspect.BytesType(min_length=length):
                 terms.append(f"{value}.__class__ is bytes" + (f" and len({value}) == {length}" if length else ""))
             case inspect.VarTupleType(item_type=inspect.IntType(ge=low, le=high)):
-                terms.append(f"{value}.__class__ is tuple and integers({value}, {low}, {high})")
+                terms.append(f"(v := {value}).__class__ is tuple and integers(v, {low}, {high})")
             case inspect.EnumType(cls=enum):
                 names[enum.__name__] = enum
                 terms.append(f"{value}.__class__ is {enum.__name__}")
             case plain:
                 terms.append(f"{value}.__class__ is {PLAIN_TYPES[type(plain)].__name__}")
-    valid: Callable[[Message], bool] = eval("lambda m: " + " and ".join(terms), names)  # noqa: S307
-    return valid
+    terms.append(f"len(frame := {bytes([spec.msg_type])!r} + payload(m)) <= {spec.max_length}")
+    encode: Callable[[Any], bytes | None] = eval(f"lambda m: frame if {' and '.join(terms)} else None", names)  # noqa: S307
+    return encode
 
 
 def _no_payload(_: Message) -> bytes:
@@ -280,11 +266,6 @@ def _encode_strictly(message: Message, revision: Revision, extensions: Collectio
     return frame
 
 
-_ENCODERS: Final[dict[Revision, dict[type[Message], _Encoder]]] = {
-    revision: {
-        spec.payload: (bytes([spec.msg_type]), _validator(spec.payload), _PAYLOAD_ENCODERS[spec.kind], spec.max_length)
-        for spec in REGISTRY
-        if spec.is_known(revision)
-    }
-    for revision in Revision
+_ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes | None]]]] = {
+    revision: {spec.payload: _encoder(spec) for spec in REGISTRY if spec.is_known(revision)} for revision in Revision
 }
