@@ -114,7 +114,7 @@ def test_two_ranks_run_a_command(macs: Macs, tmp_path: Path) -> None:
 def test_two_ranks_serve_a_model(macs: Macs, tmp_path: Path) -> None:
     """Until Ctrl-C on rank 0: with the tiny model, and a port of its own."""
     (tmp_path / "model").mkdir()
-    model, port = write_model(tmp_path / "model"), free_port()
+    model, port = write_model(tmp_path / "model"), free_port("127.0.0.1")
     runs: list[subprocess.Popen[str]] = []
     ups = macs.commands("jaccl-bootstrap up", "-m mlx_lm.server --model DIR")
     for up, home in zip(ups, macs.homes, strict=True):
@@ -174,7 +174,7 @@ def test_a_peer_is_tried(tmp_path: Path) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     key = json.loads(run("jaccl-bootstrap identity --json", tmp_path).stdout)["public_key"]
     assert run(make_key, tmp_path).returncode == 0
-    command = command.replace("KEY", key).replace(":7777", f":{free_port()}")
+    command = command.replace("KEY", key).replace(":7777", f":{free_port('127.0.0.1')}")
     done = run(f"{command} --section handshake", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no failure" in done.stdout
@@ -231,7 +231,7 @@ def test_server_and_client_examples(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "client.py").write_text(CLIENT)
     keys = [KeySigner.generate() for _ in range(3)]
-    port = free_port()
+    port = free_port("127.0.0.1")
     command = [sys.executable, "server.py", str(port), keys[1].scalar.hex(), keys[0].public_key.hex()]
     server = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.interop.scenes import HERE
-from tests.wireproto.conformance.trying import OURS, THEIRS, cases_of, free_port
+from tests.wireproto.conformance.trying import HOST, OURS, THEIRS, cases_of, free_port
 from wireproto import Revision
 from wireproto.conformance import (
     CASES,
@@ -114,12 +114,12 @@ NOT_SHOWN: Final = {
 def verdicts(role: Role, revision: Revision, folder: Path) -> dict[str, Result]:
     (folder / "key.pem").write_bytes(THEIRS.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     rank = "1" if role is Role.RESPONDER else "0"
-    words = [sys.executable, str(HERE / "reference_peer.py"), rank, "127.0.0.1,127.0.0.1", "PORT"]
+    words = [sys.executable, str(HERE / "reference_peer.py"), rank, f"{HOST},{HOST}", "PORT"]
     words += [str(folder / "key.pem"), OURS.public.hex(), "--revision", str(int(revision)), "--folder", str(folder)]
     words += ["--no-init", "--scale", str(SCALE)]
     command = shlex.join(["sh", "-c", "exec " + shlex.join(words).replace("PORT", '"$CONFORM_PORT"')])
     kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
-    targets = [kind("127.0.0.1", free_port(), command_launcher(command), keep=True) for _ in range(6)]
+    targets = [kind(HOST, free_port(), command_launcher(command), keep=True) for _ in range(6)]
     settings = Settings(identity=OURS, revision=revision, patience=PATIENCE, names_file=True)
 
     async def main() -> list[Result]:

@@ -25,7 +25,7 @@ from typing import Any
 from tests.interop.mutants import by_rule, mechanical
 from tests.interop.mutants.mechanical import Mutant
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
-from tests.wireproto.conformance.trying import cases_of, free_port
+from tests.wireproto.conformance.trying import HOST, cases_of, free_port
 from wireproto.conformance import (
     CASES,
     Case,
@@ -76,7 +76,7 @@ class Peers:
         words = ["node", str(self._folder / "peer.mjs"), MODES[role]]
         words += ["--identity", str(self._folder / "theirs.pem"), "--peer-key", self._ours]
         kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
-        return [kind("127.0.0.1", free_port(), command_launcher(shlex.join(words))) for _ in range(AT_ONCE)]
+        return [kind(HOST, free_port(), command_launcher(shlex.join(words))) for _ in range(AT_ONCE)]
 
     async def failures(self, role: Role, cases: Collection[Case]) -> AsyncIterator[tuple[str, str]]:
         """The cases that fail, and the rule that each names."""

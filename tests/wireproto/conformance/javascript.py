@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
-from tests.wireproto.conformance.trying import free_port
+from tests.wireproto.conformance.trying import HOST, free_port
 
 PEER = ROOT / "tests" / "interop" / "peer.mjs"
 ROLES = {"rank 1": ("listen", "--connect"), "rank 0": ("connect", "--listen")}
@@ -49,7 +49,7 @@ def one_run(directory: Path, role: str, *options: str) -> tuple[float, dict[str,
     done = subprocess.run(
         [
             *(sys.executable, "-m", "wireproto", "conform", "peer", "--json"),
-            *(option, f"127.0.0.1:{free_port()}", "--jobs", str(JOBS), "--session-id-file", *options),
+            *(option, f"{HOST}:{free_port()}", "--jobs", str(JOBS), "--session-id-file", *options),
             *("--identity", str(directory / "ours.pem"), "--peer-key", theirs),
             *("--restart-command", shlex.join(["node", str(PEER), mode, *keys])),
         ],

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.forks import run_text
 from tests.wireproto.conformance.peers.conversation import public_bytes
-from tests.wireproto.conformance.trying import free_port
+from tests.wireproto.conformance.trying import HOST, free_port
 
 ROOT = Path(__file__).parents[3]
 Done = subprocess.CompletedProcess[str]
@@ -44,7 +44,7 @@ def conform(tmp_path: Path) -> Callable[..., Done]:
         return subprocess.run(
             [
                 *(sys.executable, "-m", "wireproto", "conform", "peer"),
-                *(option, f"127.0.0.1:{free_port()}"),
+                *(option, f"{HOST}:{free_port()}"),
                 *("--identity", str(tmp_path / "ours.pem"), "--peer-key", key or theirs),
                 *("--restart-command", start, *arguments),
             ],
@@ -172,7 +172,7 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
     peer = shlex.join([sys.executable, "-m", "tests.wireproto.conformance.peers", "rank1", str(theirs), ours])
     port = free_port()
     command = [
-        *(sys.executable, "-m", "wireproto", "conform", "peer", "--connect", f"127.0.0.1:{port}", "--json"),
+        *(sys.executable, "-m", "wireproto", "conform", "peer", "--connect", f"{HOST}:{port}", "--json"),
         *("--identity", str(tmp_path / "ours.pem"), "--restart-command", peer, "rank1.framing.*"),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -182,7 +182,7 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
         process.stdout.close()
         assert (process.wait(timeout=60), process.stderr.read()) == (3, "")
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+        assert probe.connect_ex((HOST, port)) != 0
 
 
 def test_a_report_that_cannot_be_written_is_said_at_once(conform: Callable[..., Done], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bootstrap import LinkError
 from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
-from tests.wireproto.conformance.trying import AT_ONCE, OURS, PATIENCE, THEIRS, cases_of, free_port, settings
+from tests.wireproto.conformance.trying import AT_ONCE, HOST, OURS, PATIENT, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
@@ -19,12 +19,12 @@ from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
 TIMES = Times(
-    connect=PATIENCE.start,
-    handshake=PATIENCE.handshake,
-    confirm=2 * PATIENCE.handshake,
-    ping_every=PATIENCE.ping_every,
-    pong=PATIENCE.pong,
-    reconnect=PATIENCE.reconnect,
+    connect=PATIENT.start,
+    handshake=PATIENT.handshake,
+    confirm=2 * PATIENT.handshake,
+    ping_every=PATIENT.ping_every,
+    pong=PATIENT.pong,
+    reconnect=PATIENT.reconnect,
     retry=0.02,
     send=5.0,
 )
@@ -81,13 +81,13 @@ def target(role: Role, revision: Revision) -> Target:
                 await task
 
     if role is Role.RESPONDER:
-        return RankOneTarget("127.0.0.1", free_port(), launch)
-    return RankZeroTarget("127.0.0.1", 0, launch)
+        return RankOneTarget(HOST, free_port(), launch)
+    return RankZeroTarget(HOST, 0, launch)
 
 
 async def results(role: Role, revision: Revision) -> list[Result]:
-    targets = [target(role, revision) for _ in range(AT_ONCE)]
-    how = replace(settings(revision), full=True)
+    targets = [target(role, revision) for _ in range(2 * AT_ONCE)]
+    how = replace(settings(revision, PATIENT), full=True)
     return [result async for result in run(targets, how, cases_of(role))]
 
 

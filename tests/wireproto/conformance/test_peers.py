@@ -10,6 +10,7 @@ import pytest
 from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.trying import (
+    HOST,
     PATIENCE,
     PATIENT,
     cases_of,
@@ -189,7 +190,7 @@ def troublesome(make: type[Troublesome]) -> RankOneTarget:
         finally:
             server.close()
 
-    return RankOneTarget("127.0.0.1", free_port(), launch)
+    return RankOneTarget(HOST, free_port(), launch)
 
 
 SHORT = replace(PATIENCE, answer=0.3, close=0.3, quiet=0.1)
@@ -221,15 +222,15 @@ def test_a_case_that_fails_does_not_disturb_the_next() -> None:
 
 
 def test_nobody_listens() -> None:
-    peer = RankOneTarget("127.0.0.1", free_port())
+    peer = RankOneTarget(HOST, free_port())
     first, *rest = asyncio.run(_all(peer, settings(patience=replace(PATIENCE, start=0.2))))
     assert first.verdict is Verdict.INCONCLUSIVE
-    assert first.reason.startswith("no connection to 127.0.0.1:")
+    assert first.reason.startswith(f"no connection to {HOST}:")
     assert {result.verdict for result in rest} == {Verdict.SKIPPED}
 
 
 def test_nobody_connects() -> None:
-    peer = RankZeroTarget("127.0.0.1", 0)
+    peer = RankZeroTarget(HOST, 0)
     first, *_ = asyncio.run(_all(peer, settings(patience=replace(PATIENCE, start=0.2))))
     assert (first.verdict, first.reason.split(" in ")[1]) == (Verdict.INCONCLUSIVE, "0.2 s")
 
@@ -241,9 +242,9 @@ async def _all(peer: RankOneTarget | RankZeroTarget, how: Settings) -> list[Resu
 def test_without_a_restart_command_a_rank_0_is_met_once() -> None:
     async def main() -> list[Result]:
         port = free_port()
-        peer = RankZeroTarget("127.0.0.1", port)
+        peer = RankZeroTarget(HOST, port)
         cases = [CASES["rank0.framing.length-zero"], CASES["rank0.seal.replay"]]
-        async with launcher(RankZero)("127.0.0.1", port):
+        async with launcher(RankZero)(HOST, port):
             return [result async for result in run([peer], settings(), cases)]
 
     first, *rest = asyncio.run(main())
@@ -262,7 +263,7 @@ def test_retries_tell_a_flake() -> None:
             yield how
 
     async def main() -> Result:
-        peer = RankOneTarget("127.0.0.1", free_port(), launch)
+        peer = RankOneTarget(HOST, free_port(), launch)
         case = CASES["rank1.framing.length-zero"]
         return [result async for result in run([peer], settings(), [case], retries=2)][-1]
 

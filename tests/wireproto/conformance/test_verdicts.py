@@ -15,7 +15,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.wireproto.conformance.peers.conversation import Fault
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from tests.wireproto.conformance.trying import OURS, PATIENCE, PATIENT, THEIRS, cases_of, free_port, settings, target
+from tests.wireproto.conformance.trying import (
+    HOST,
+    OURS,
+    PATIENCE,
+    PATIENT,
+    THEIRS,
+    cases_of,
+    free_port,
+    settings,
+    target,
+)
 from wireproto import Message, PongPayload, Revision, SessionEnd, WireError
 from wireproto.conformance import (
     CASES,
@@ -266,7 +276,7 @@ def test_the_death_of_the_process_is_a_verdict_of_its_own_and_the_next_case_rest
     names = ["rank1.handshake.nesting-513-last", "rank1.payload.nesting-513-last", "rank1.session.pong-each"]
 
     async def main() -> list[Result]:
-        peer = RankOneTarget("127.0.0.1", free_port(), command_launcher(command), keep=True)
+        peer = RankOneTarget(HOST, free_port(), command_launcher(command), keep=True)
         return [result async for result in run([peer], settings(), [CASES[name] for name in names])]
 
     found = {result.id: result for result in asyncio.run(main())}
@@ -296,7 +306,7 @@ def test_a_kept_peer_that_ends_between_two_cases_is_started_again() -> None:
             yield Running(ended=lambda: ended[number])
             await closed(writer)
 
-        peer = RankZeroTarget("127.0.0.1", free_port(), launch, keep=True)
+        peer = RankZeroTarget(HOST, free_port(), launch, keep=True)
         await peer.fresh()
         await closed((await peer.connect(5))[1])
         await peer.fresh()

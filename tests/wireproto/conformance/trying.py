@@ -1,6 +1,7 @@
 """The suite against peers in this process, with short waits."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bootstrap.network import holds
 from tests.wireproto.conformance.peers.conversation import Shared, public_bytes
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero, connect, listen
 from wireproto import Revision
@@ -27,6 +29,18 @@ from wireproto.conformance import (
 )
 from wireproto.session import Role
 
+
+def _own_host() -> str:
+    """Return a loopback address of this process alone, where all of 127/8 are this host's, as on Linux.
+
+    A peer is started again and again at its port. At 127.0.0.1, another test might take the port in between.
+    """
+    pid = os.getpid()
+    own = f"127.{100 + (pid >> 16) % 100}.{pid >> 8 & 0xFF}.{pid & 0xFF}"
+    return own if holds(own) else "127.0.0.1"
+
+
+HOST = _own_host()
 AT_ONCE = 4
 """Cases that run side by side."""
 OURS = Identity()
@@ -77,8 +91,8 @@ def target(
 ) -> Target:
     start = launcher(make, revision, patience)
     if issubclass(make, RankOne):
-        return RankOneTarget("127.0.0.1", free_port(), start)
-    return RankZeroTarget("127.0.0.1", 0, start)
+        return RankOneTarget(HOST, free_port(), start)
+    return RankZeroTarget(HOST, 0, start)
 
 
 def settings(revision: Revision = Revision.V2, patience: Patience = PATIENCE) -> Settings:
@@ -105,8 +119,8 @@ async def results_of(
     return [result async for result in run(targets, settings(revision, patience), cases)]
 
 
-def free_port() -> int:
+def free_port(host: str = HOST) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from tests.wireproto.conformance.trying import OURS, PATIENCE, THEIRS, free_port, settings, target
+from tests.wireproto.conformance.trying import HOST, OURS, PATIENCE, THEIRS, free_port, settings, target
 from tests.wireproto.fuzzing.test_fuzz_cli import fuzz as fuzz_command
 from wireproto import Revision, WireError, decode_frame
 from wireproto.conformance import RankOneTarget, Target, command_launcher
@@ -162,7 +162,7 @@ def test_a_tolerant_peer_is_found_and_the_script_made_small(name: str, code: str
 
     def process(name: str) -> Target:
         command = peer_command(name, tmp_path / "theirs.pem")
-        return RankOneTarget("127.0.0.1", free_port(), command_launcher(command))
+        return RankOneTarget(HOST, free_port(), command_launcher(command))
 
     def until_found() -> Iterator[Script]:
         for number in range(400):
@@ -197,7 +197,7 @@ def test_the_command(name: str, code: int, tmp_path: Path) -> None:
         "--findings",
         str(tmp_path / "found"),
     ]
-    address = f"127.0.0.1:{free_port()}"
+    address = f"{HOST}:{free_port()}"
     command = ["peer", "--connect", address, *options, "--replay", str(tmp_path / "kept"), "--json"]
     done = fuzz_command(*command, cwd=Path.cwd())
     assert (done.returncode, done.stderr) == (code, "")
@@ -294,7 +294,7 @@ def test_the_death_of_the_process_is_told_with_the_shortest_input(tmp_path: Path
     command = shlex.join([sys.executable, "-c", DYING, str(tmp_path / "theirs.pem"), pin])
     one = script(act("frame", STOP), act("frame", b'\x0a{"x":[[[]]],"uid":""}'.hex(), 1))
     found: list[PeerFinding] = []
-    peer = RankOneTarget("127.0.0.1", free_port(), command_launcher(command))
+    peer = RankOneTarget(HOST, free_port(), command_launcher(command))
     fuzz([peer], settings(), [one], seconds=60, rate=1000, found=found.append, expected=["JSON-TEXT", "PAYLOAD-UID"])
     (crash,) = found
     assert crash.is_crash
