@@ -198,8 +198,13 @@ def codec(
             told = {"kind": found.kind, "frame": frame, "expected": found.expected, "answer": found.answer}
             say(json.dumps({**told, "replay": again}))
         else:
-            say_lines(found.kind, f"  frame: {_short(found.frames[-1].hex())}", f"  expected: {_short(found.expected)}")
-            say_lines(f"  answer: {_short(found.answer)}", f"  again: {again}")
+            say_lines(
+                found.kind,
+                f"  frame: {_short(found.frames[-1].hex())}",
+                f"  expected: {_short(found.expected)}",
+                f"  answer: {_short(found.answer)}",
+                f"  again: {again}",
+            )
         sys.stdout.flush()
 
     if replay_file is not None:

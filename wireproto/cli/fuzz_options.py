@@ -38,8 +38,8 @@ def exit_code(found: int, interrupted: list[None]) -> int:
 
 
 def say_lines(*lines: str) -> None:
-    for line in lines:
-        say(printable(line))
+    """Write lines all at once, so that Ctrl-C does not come in between."""
+    say("\n".join(map(printable, lines)))
 
 
 def read_bytes(context: typer.Context, file: Path) -> bytes:

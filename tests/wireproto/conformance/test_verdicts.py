@@ -51,8 +51,9 @@ def results(make: Rank, *names: str, how: Settings | None = None, at_once: int =
     cases = [CASES[name] for name in names]
 
     async def main() -> list[Result]:
-        targets = [target(make) for _ in range(at_once)]
-        return [result async for result in run(targets, how or settings(), cases)]
+        played = how or settings()
+        targets = [target(make, patience=played.patience) for _ in range(at_once)]
+        return [result async for result in run(targets, played, cases)]
 
     return {result.id: result for result in asyncio.run(main()) if result.section != "sanity"}
 
@@ -111,7 +112,8 @@ class MalformedPong(RankOne):
 
 
 def test_a_malformed_pong_was_shown_as_other_rules() -> None:
-    found = results(MalformedPong, *(case.id for case in cases_of(Role.RESPONDER) if case.section != "extensions"))
+    names = (case.id for case in cases_of(Role.RESPONDER) if case.section != "extensions")
+    found = results(MalformedPong, *names, how=settings(patience=PATIENT), at_once=4)
     assert rules(found) == {"rank1.session.pong-fields": "JSON-DUPLICATE-KEY"}
 
 
