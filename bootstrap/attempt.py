@@ -143,8 +143,27 @@ class Attempt:
             stdin=worker.stdin,
             python_path=os.environ.get("PYTHONPATH"),
         )
-        worker.tell(order)  # it writes the file meanwhile
-        await self._agree()
+        prepared: list[EventDict] = []
+
+        async def prepare() -> None:
+            while worker.last != "environment-set":
+                prepared.append(await worker.next_event())
+
+        async def watch() -> None:
+            await prepare()
+            await _until_it_ends(worker)
+
+        async def wait_for_turn() -> None:
+            await self._agree()
+            await self._turn()
+
+        worker.tell(order)
+        await alongside(wait_for_turn(), watch())  # the worker writes its file meanwhile, and may fail
+        await prepare()
+        worker.tell(None)
+        self.exchange.tell(OutcomeState.STARTED)
+        for event in prepared:
+            self.run.show(event)
         kept: list[EventDict] = []
         while worker.last not in ("sum-checked", "sum-skipped"):
             event = await worker.next_event()
@@ -152,10 +171,6 @@ class Attempt:
                 kept.append(event)  # to be shown when all ranks say so
             else:
                 self.run.show(event)
-            if event["event"] == "environment-set":
-                await self._turn()
-                worker.tell(None)
-                self.exchange.tell(OutcomeState.STARTED)
         self.exchange.tell(OutcomeState.READY)
         await alongside(self._announce(kept), _until_it_ends(worker))  # [EXT-OUTCOME-READY]
         if plan.command:

@@ -74,7 +74,7 @@ def run(wanted: Iterable[Case], lanes: int) -> Iterator[Result]:
 
 
 def _shapes(counts: dict[Shape, int], lanes: int) -> Iterator[Shape]:
-    """The shape of each lane: as the cases are, and one at the least of each that has any."""
+    """The shape of each lane: as the cases are, and at least one of each that has any."""
     total = sum(counts.values())
     for shape, count in counts.items():
         yield from [shape] * min(count, max(round(lanes * count / total), 1))

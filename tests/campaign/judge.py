@@ -13,7 +13,7 @@ from wireproto.errors import ERROR_CODES
 UNDER_WAY: Final = ("link-*", "handshake-*", "seal-*", "truncated", "ping-timeout", "session-ended")
 """What a rank says of a link that is harmed."""
 LATE: Final = ("deadline", "ring-*", "versions-missing", "worker-died", "init-failed", "sum-failed")
-"""How a rank ends that waits in vain for another."""
+"""How a rank ends when the one that it waits for does not come."""
 ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "command-failed", "command-killed")
 """How a rank ends when the other was told to end; with --restart it waits for that one to come again."""
 

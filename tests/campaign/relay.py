@@ -99,7 +99,7 @@ class Relay(Cable):
         return frame
 
     def _is_to_end(self, near: socket.socket, far: socket.socket) -> bool:
-        """Whether this connection, be it closed or reset, is to end now."""
+        """Whether this connection is to end now, closed or reset."""
         with self._asked:
             ending, self._ending = self._ending, ""
         if ending == "reset":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 _WIDTH = 100
-"""So many characters of the code around a change are shown at the most."""
+"""Characters of the code around a change that are shown, at most."""
 
 _COMPARED: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
     ast.Lt: [ast.LtE, ast.GtE],

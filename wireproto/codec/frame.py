@@ -73,7 +73,7 @@ _Decoder: TypeAlias = Callable[[Any], Message | None]
 
 
 def _decoder(spec: MessageSpec) -> _Decoder:
-    """Make the decoder of a type, one expression where it is short: each call more takes a tenth of the time."""
+    """Make the decoder of a type, as one expression: each further call would add a tenth to the time."""
     payload: Callable[..., Message] = spec.payload
     names: dict[str, Any] = {"payload": payload}
     match spec.kind:

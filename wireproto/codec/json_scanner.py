@@ -56,11 +56,11 @@ class OverlongInteger:
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = {}
-    if pairs:  # without this, a text of empty objects takes half as long again
-        members = dict(pairs)
-        if len(members) != len(pairs):
-            raise NotStrictError
+    if not pairs:  # otherwise a text of empty objects takes twice as long
+        return {}
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotStrictError
     return members
 
 
@@ -121,7 +121,7 @@ def _depth(text: bytes) -> int:
         text = text.replace(rb"\\", b"").replace(rb"\"", b"")
     outside_strings = b"".join(text.split(b'"')[::2])
     deltas = outside_strings.translate(_DELTAS, _NO_BRACKETS)
-    outer = deltas.replace(_INNERMOST, b"")  # what is deepest is innermost, so that is one level less
+    outer = deltas.replace(_INNERMOST, b"")  # the deepest pairs are among the innermost, so this is one level less
     return 1 + max(accumulate(memoryview(outer).cast("b")), default=0) if deltas else 0
 
 

@@ -17,6 +17,7 @@ from bootstrap import ConfigError, Plan
 from bootstrap.cli.demo import Demo
 from bootstrap.events import FIELDS
 from bootstrap.network import reserved_ports
+from tests.bootstrap.conftest import wait_until
 
 Start = Callable[..., Any]
 Check = Callable[[Any], None]
@@ -174,11 +175,11 @@ def failed(demo: Any, code: str) -> dict[str, Any]:
 def stuck(command: Start, *arguments: str, worker: str = "stuck.py", ranks: int = 4) -> Any:
     """A demo whose rank 1 hangs while the others wait for it, each with its file on disk.
 
-    Rank 0 waits in native code, and the last rank for its turn to begin its init.
+    The last rank has written its file, and waits for its turn to begin its init.
     """
     demo = command("demo", "--json", "--ranks", str(ranks), *arguments, worker=worker)
-    demo.until(("bootstrap-received", 1), *[("environment-set", rank) for rank in range(ranks) if rank != 1])
-    assert len(list(demo.tmp.rglob("darkbloom-ring-hosts-*.json"))) == ranks - 1
+    demo.until(("bootstrap-received", 1), *[("environment-set", rank) for rank in range(ranks - 1) if rank != 1])
+    wait_until(lambda: len(list(demo.tmp.rglob("darkbloom-ring-hosts-*.json"))) == ranks - 1, "a file for each other")
     return demo
 
 
