@@ -282,9 +282,7 @@ class Pins:
         self._write({**pins, new.name: new})
 
     def _write(self, pins: dict[str, PinnedPeer]) -> None:
-        shown = {
-            pin.name: {"key": encode_public_key(pin.key), "address": pin.address} for _, pin in sorted(pins.items())
-        }
+        shown = {pin.name: {"key": encode_public_key(pin.key), "address": pin.address} for pin in sorted(pins.values())}
         self._file.replace(json.dumps(shown, indent=2).encode() + b"\n")
 
     def _read(self) -> dict[str, PinnedPeer]:
