@@ -157,6 +157,7 @@ def _serve(connection: socket.socket) -> None:
     for command in (["-m", "wireproto", "decode", "03"], ["-m", "bootstrap", "pin"]):
         with redirect_stdout(io.StringIO()), suppress(SystemExit):
             _run(command)  # loads what typer imports only when a command runs
+    assert tempfile.tempdir is None  # else the forks would not look at their TMPDIR
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children are reaped by themselves
     while True:
         asked, descriptors, _, _ = socket.recv_fds(connection, _LONGEST, 4)
@@ -191,7 +192,6 @@ def _become(streams: Sequence[int], command: list[str], cwd: str, path: list[str
     sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
-    tempfile.tempdir = None
     os.chdir(cwd)
     sys.path[:0] = path
     _run(command)
