@@ -57,6 +57,7 @@ class Seal:
 
     def __init__(self, key: bytes, random: Random = os.urandom) -> None:
         self._aead = AESGCM(key)
+        self._decrypt = self._aead.decrypt
         self._random = random
         self._drawn: list[bytes] = []  # nonces to use, in reverse order
         self._process = 0  # that may use them
@@ -85,15 +86,18 @@ class Seal:
 
     def decrypt(self, box: bytes | memoryview) -> bytes:
         """Return the plaintext of a box."""
-        nonce = bytes(box[:NONCE])
-        if nonce in self._recent or self._old or len(box) < OVERHEAD:
+        nonce = box[:NONCE]
+        if nonce.__class__ is not bytes:
+            nonce = bytes(nonce)
+        recent = self._recent
+        if nonce in recent or self._old or len(box) < OVERHEAD:
             self._check(nonce, len(box))
         try:
-            plaintext = self._aead.decrypt(nonce, box[NONCE:], None)
+            plaintext = self._decrypt(nonce, box[NONCE:], None)
         except InvalidTag:
             raise SealError("seal-tag", "the box does not open with this key", offset=0) from None
-        self._recent[nonce] = _OPENED
-        if len(self._recent) >= self._room:
+        recent[nonce] = _OPENED
+        if len(recent) >= self._room:
             self._retire()
         return plaintext
 
