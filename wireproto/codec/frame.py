@@ -10,6 +10,7 @@ name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 import binascii
 import linecache
 from collections.abc import Callable, Collection
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
@@ -21,7 +22,6 @@ from wireproto.codec.fields import PLAIN_TYPES, are_integers, check_fields, deco
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError
 from wireproto.messages import (
     MAX_SHORT_FRAME,
-    REGISTRY,
     SPEC_BY_CLASS,
     SPEC_BY_TYPE,
     Message,
@@ -94,8 +94,10 @@ _Decoder: TypeAlias = Callable[[Any], Message]
 """Decodes a frame of its type; raises `_UncertainError` if it is not certain that the frame is valid."""
 
 
-def _decoder(spec: MessageSpec) -> _Decoder:
+@cache
+def _decoder(msg_type: int) -> _Decoder:
     """Make the decoder of a type, as one expression: each further call would add a tenth to the time."""
+    spec = SPEC_BY_TYPE[msg_type]
     payload: Callable[..., Message] = spec.payload
     names: dict[str, Any] = {"payload": payload}
     match spec.kind:
@@ -195,11 +197,14 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
             "type-unknown", f"0x{data[0]:02x} is not a type of revision {revision:d}", offset=0, path="type"
         )
     _check_length(spec, len(data), 1)
+    decoder = _decoder(data[0])
+    if spec.extension is None:
+        _DECODERS[revision][data[0]] = decoder  # for the next frame of this type
     if spec.kind is PayloadKind.JSON:
         return decode_payload(spec.payload, data, start=1)
     if spec.kind is PayloadKind.EMPTY and len(data) > 1:
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
-    return _DECODER_OF[spec](data)
+    return decoder(data)
 
 
 def _check_options(revision: int, extensions: Collection[str]) -> Revision:
@@ -217,23 +222,22 @@ def _check_length(spec: MessageSpec, length: int, offset: int | None) -> None:
 
 _UNQUOTED: Final = (inspect.IntType, inspect.BoolType, inspect.VarTupleType)
 
-_DECODER_OF: Final = {spec: _decoder(spec) for spec in REGISTRY}
-_DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {
-    revision: {int(spec.msg_type): decoder for spec, decoder in _DECODER_OF.items() if spec.is_known(revision)}
-    for revision in Revision
-}
+_DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {revision: {} for revision in Revision}
+"""Those of the plain protocol's types, each made for its first frame: all would take a tenth of the import's time."""
 _V2_DECODERS: Final = _DECODERS[_V2]
 
 
 # -- encoding ---------------------------------------------------------------------------------------------------------
 
 
-def _encoder(spec: MessageSpec) -> Callable[[Any], bytes]:
+@cache
+def _encoder(cls: type[Message]) -> Callable[[Any], bytes]:
     """Make `encode(message)`: the frame, if each field fits its annotation and no optional one is set.
 
     It is one expression over all fields, generated as the standard library generates data classes: a loop over the
     fields takes twice as long as the encoding itself.
     """
+    spec = SPEC_BY_CLASS[cls]
     names: dict[str, Any] = {"integers": are_integers, "payload": _PAYLOAD_ENCODERS[spec.kind]}
     terms = []
     for field in payload_fields(spec.payload).values():
@@ -281,13 +285,14 @@ def _encode_strictly(message: Message, revision: Revision, extensions: Collectio
     spec = SPEC_BY_CLASS.get(type(message))
     if spec is None or not spec.is_known(revision, extensions):
         raise UnknownTypeError("type-unknown", f"{type(message).__name__} is not a message of revision {revision:d}")
+    if spec.extension is None:
+        _ENCODERS[revision][spec.payload] = _encoder(spec.payload)
     check_fields(message)
     frame = bytes([spec.msg_type]) + _PAYLOAD_ENCODERS[spec.kind](message)
     _check_length(spec, len(frame), None)
     return frame
 
 
-_ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes]]]] = {
-    revision: {spec.payload: _encoder(spec) for spec in REGISTRY if spec.is_known(revision)} for revision in Revision
-}
+_ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes]]]] = {revision: {} for revision in Revision}
+"""As `_DECODERS`."""
 _V2_ENCODERS: Final = _ENCODERS[_V2]
