@@ -1,24 +1,114 @@
-"""`wireproto` in a fork of a process that has loaded it: most of a short command's time goes to imports."""
+"""The commands in forks of a process that has loaded them: most of a short command's time goes to imports."""
 
 import atexit
 import importlib
 import io
 import json
 import os
+import runpy
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
-from wireproto.__main__ import main
-
-LOADED = ("cryptography.hazmat.primitives.asymmetric.ec", "hypothesis")
+LOADED = (
+    "bootstrap.cli.app",
+    "bootstrap.cli.display",
+    "bootstrap.cli.log_files",
+    "bootstrap.cli.ready",
+    "bootstrap.control.run",
+    "bootstrap.rank",
+    "cryptography.hazmat.primitives.asymmetric.ec",
+    "hypothesis",
+)
+"""What the commands import only when they run."""
 SECONDS = 100.0
-_LONGEST = 64 * 1024
+_LONGEST = 128 * 1024
+_STATUS = struct.Struct("i")
+_HIGHEST = 1024
+"""Above the number of any descriptor that the process that forks may have."""
+
+
+class Fork:
+    """The same as subprocess.Popen for `python -P COMMAND`, which is `-m MODULE` or a script, and arguments.
+
+    Modules are found in `cwd`, where one is given, as without -P. Its parent is a process that only waits for it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        streams: Sequence[int],
+        environment: Mapping[str, str],
+        cwd: Path | None = None,
+    ) -> None:
+        self.args = [sys.executable, "-P", *command]
+        self.returncode: int | None = None
+        self.stdin: IO[str] | None = None
+        self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
+        self._status, theirs = os.pipe()
+        try:
+            directory = str(cwd or Path.cwd())
+            path = [] if cwd is None else [directory]
+            request = {"command": command, "cwd": directory, "path": path, "environment": dict(environment)}
+            socket.send_fds(_server(), [json.dumps(request).encode()], [*streams, theirs])
+        finally:
+            os.close(theirs)
+        self.pid = self._read(SECONDS)
+
+    @classmethod
+    def with_pipes(cls, command: Sequence[str], environment: Mapping[str, str]) -> "Fork":
+        """Start it with pipes as its standard streams, as text."""
+        ends = [os.pipe() for _ in range(3)]
+        theirs = [ends[0][0], ends[1][1], ends[2][1]]
+        try:
+            fork = cls(command, theirs, environment)
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        fork.stdin = os.fdopen(ends[0][1], "w")
+        fork.stdout, fork.stderr = os.fdopen(ends[1][0]), os.fdopen(ends[2][0])
+        return fork
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self.wait(SECONDS)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            try:
+                self.returncode = self._read(timeout)
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _read(self, timeout: float | None) -> int:
+        if not select.select([self._status], [], [], timeout)[0]:
+            raise TimeoutError
+        data = os.read(self._status, _STATUS.size)
+        assert len(data) == _STATUS.size, "the process that forks has ended"
+        return int(_STATUS.unpack(data)[0])
 
 
 def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -26,19 +116,13 @@ def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subproc
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         given.write(stdin)
         given.seek(0)
-        asked = json.dumps({"arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": dict(os.environ)})
-        server = _server()
-        socket.send_fds(server, [asked.encode()], [stream.fileno() for stream in (given, output, errors)])
-        try:
-            answer = server.recv(_LONGEST)
-        except TimeoutError:
-            _server.cache_clear()
-            raise
+        streams = [stream.fileno() for stream in (given, output, errors)]
+        status = Fork(["-m", "wireproto", *arguments], streams, os.environ, cwd or Path.cwd()).wait(SECONDS)
         texts = []
         for stream in (output, errors):
             stream.seek(0)
             texts.append(stream.read())
-        return subprocess.CompletedProcess(["wireproto", *arguments], json.loads(answer), *texts)
+        return subprocess.CompletedProcess(["wireproto", *arguments], status, *texts)
 
 
 def run_text(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -51,10 +135,9 @@ def run_text(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 def _server() -> socket.socket:
     """The process that forks; it ends with this one's socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(SECONDS)
-    command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
+    command = [sys.executable, "-P", __file__, str(theirs.fileno())]
     with theirs:
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=Path(__file__).parent.parent)
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/")
 
     def end() -> None:
         ours.close()
@@ -71,36 +154,56 @@ def _server() -> socket.socket:
 def _serve(connection: socket.socket) -> None:
     for name in LOADED:
         importlib.import_module(name)
-    sys.argv = ["wireproto", "decode", "03"]
-    with redirect_stdout(io.StringIO()), suppress(SystemExit):
-        main()  # loads what typer imports only when a command runs
+    for command in (["-m", "wireproto", "decode", "03"], ["-m", "bootstrap", "pin"]):
+        with redirect_stdout(io.StringIO()), suppress(SystemExit):
+            _run(command)  # loads what typer imports only when a command runs
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children are reaped by themselves
     while True:
-        asked, streams, _, _ = socket.recv_fds(connection, _LONGEST, 3)
+        asked, descriptors, _, _ = socket.recv_fds(connection, _LONGEST, 4)
         if not asked:
-            return
-        if (child := os.fork()) == 0:
-            connection.close()
-            _become(streams, **json.loads(asked))
-            return
-        for stream in streams:
-            os.close(stream)
-        _, status = os.waitpid(child, 0)
-        connection.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+            return None
+        if os.fork() == 0:
+            return _wait_for_fork(descriptors, **json.loads(asked))
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def _become(streams: Sequence[int], arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
+def _wait_for_fork(descriptors: Sequence[int], **request: object) -> None:
+    """Fork the command, and tell its number and then its status by the last of the descriptors."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    *streams, status = descriptors
+    if (child := os.fork()) == 0:
+        return _become(streams, **request)  # type: ignore[arg-type]
+    for stream in streams:
+        os.close(stream)
+    os.write(status, _STATUS.pack(child))
+    _, ended = os.waitpid(child, 0)
+    os.write(status, _STATUS.pack(os.waitstatus_to_exitcode(ended)))
+    os._exit(0)
+
+
+def _become(streams: Sequence[int], command: list[str], cwd: str, path: list[str], environment: dict[str, str]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-        os.close(stream)
+    os.closerange(3, _HIGHEST)
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), "utf-8")  # noqa: SIM115
     sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8")  # noqa: SIM115
     sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)  # noqa: SIM115
-    os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["wireproto", *arguments]
-    sys.path[0] = cwd
-    main()
+    tempfile.tempdir = None
+    os.chdir(cwd)
+    sys.path[:0] = path
+    _run(command)
+
+
+def _run(command: list[str]) -> None:
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = command
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":

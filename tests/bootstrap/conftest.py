@@ -18,8 +18,11 @@ import psutil
 import pytest
 
 from tests.bootstrap.ranks import COORDINATOR_PORT, LINK_PORT, Rank, make_ranks
+from tests.forks import Fork
 
 SCRIPTS = Path(__file__).parent / "scripts"
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")
+"""Variables that only a new process reads."""
 SECONDS = 60.0  # for a condition that holds within one on an idle machine
 
 Event = dict[str, Any]
@@ -56,14 +59,20 @@ class CommandRun:
         if into is not None:
             command = ["/bin/sh", "-c", f'("$@"; echo "exit $?" >&2) | {into}', "sh", *command]
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # as on a terminal where nobody types
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**inherited, "TMPDIR": str(tmp), **env},
-        )
+        changes_start = any(name.startswith(READ_AT_START) for name in env)
+        env = {**inherited, "TMPDIR": str(tmp), **env}
+        self.process: subprocess.Popen[str] | Fork
+        if into is None and not changes_start:
+            self.process = Fork.with_pipes([*script, *arguments], env)
+        else:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # as on a terminal where nobody types
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=env,
+            )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._stderr: list[str] = []
         self._readers = [threading.Thread(target=self._read_stdout), threading.Thread(target=self._read_stderr)]
@@ -120,8 +129,9 @@ class CommandRun:
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
-            mine = process.environ().get("TMPDIR") == str(self.tmp)
-            return mine and process.status() != psutil.STATUS_ZOMBIE
+            # A fork's own environment is not the one that the system knows; its children's are.
+            mine = process.pid == self.process.pid or process.environ().get("TMPDIR") == str(self.tmp)
+            return bool(mine) and process.status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, OSError):
             return False
 
