@@ -54,11 +54,11 @@ def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: 
     """Decode `data` as one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
 
     `data` is any bytes-like object, and means its bytes, whatever their format and shape. The types of an extension are
-    known if it is among `extensions`. An opaque payload is copied once. Raises `TruncatedError`, `MalformedError`,
+    known if it is among `extensions`. A long opaque payload is copied once. Raises `TruncatedError`, `MalformedError`,
     `LimitError` or `UnknownTypeError`, none of which refers to `data`.
     """
     try:
-        if data.__class__ is not bytes:  # copying a short view costs less than looking at its format and shape
+        if data.__class__ is not bytes:  # copying a short view takes less time than looking at its format and shape
             data = data.tobytes() if data.__class__ is memoryview and len(data) <= MAX_SHORT_FRAME else byte_view(data)
         return (_V2_DECODERS if revision is _V2 else _DECODERS[revision])[data[0]](data)
     except _NOT_DECODED:

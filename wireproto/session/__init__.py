@@ -173,7 +173,10 @@ class MessageIgnored(Struct, frozen=True):
 
 
 class KeyNearLimit(Struct, frozen=True):
-    """The session key will soon have served for as many boxes as it may: reconnect in time. Comes once. [SEAL-LIMIT]"""
+    """The session key will soon have served for as many boxes as it may: reconnect in time. [SEAL-LIMIT]
+
+    Comes once, after the frames of the chunk of input that was being read.
+    """
 
     boxes_left: int
 

@@ -42,12 +42,12 @@ _forks = 0
 for each nonce, would take a third of the time of sealing a short frame."""
 
 
-def _count_fork() -> None:
+def _count_fork() -> None:  # pragma: no cover - only in the child
     global _forks
     _forks += 1
 
 
-if hasattr(os, "register_at_fork"):  # otherwise nothing forks
+if hasattr(os, "register_at_fork"):  # pragma: no branch - otherwise nothing forks
     os.register_at_fork(after_in_child=_count_fork)
 
 
