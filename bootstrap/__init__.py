@@ -14,10 +14,10 @@ from bootstrap.errors import (
     TopologyWriteError,
 )
 from bootstrap.group import bootstrap, form_group
-from bootstrap.link.side_channel import side_channel_factory
 from bootstrap.plan import BootstrapConfig, Plan
 
 if TYPE_CHECKING:
+    from bootstrap.link.side_channel import side_channel_factory
     from bootstrap.rank import rank
 
 __all__ = [
@@ -37,10 +37,14 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """This package, whose `rank` is imported on first use: it needs more than the process that holds MLX.
+    """This package. What needs an event loop is imported on first use: `--help` needs none.
 
-    It is always the function: the import system would put the submodule of that name in its place.
+    `rank` is always the function: the import system would put the submodule of that name in its place.
     """
+
+    @property
+    def side_channel_factory(self) -> Any:
+        return import_module("bootstrap.link.side_channel").side_channel_factory
 
     @property
     def rank(self) -> Any:

@@ -1,6 +1,5 @@
 """The command `jaccl-bootstrap up`."""
 
-import asyncio
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -130,6 +129,8 @@ def up(
 
     Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
     """
+    import asyncio
+
     from bootstrap.cli.display import display_for
     from bootstrap.cli.log_files import log_files
     from bootstrap.cli.ready import Readiness

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 
 import msgspec
 
@@ -28,7 +29,7 @@ def decode_stdlib(frame: bytes) -> tuple[int, dict[str, object]]:
     return struct.unpack_from("B", frame)[0], json.loads(frame[1:])
 
 
-def decode_stream(chunks: list[bytes]) -> int:
+def decode_stream(chunks: list[bytes], take: Callable[[bytes], object] = decode) -> int:
     buffer = b""
     count = 0
     for chunk in chunks:
@@ -41,7 +42,7 @@ def decode_stream(chunks: list[bytes]) -> int:
             stop = start + 8 + length
             if stop > end:
                 break
-            decode(buffer[start + 8 : stop])
+            take(buffer[start + 8 : stop])
             start = stop
             count += 1
         buffer = buffer[start:]

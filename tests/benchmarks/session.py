@@ -2,13 +2,16 @@
 
 import asyncio
 import hashlib
+import io
 import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
+import floor
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -17,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from harness import Race, Row, benchmark, child
 
 from bootstrap.link.transport import Link, connect, listen
-from wireproto.messages import InferenceStep
+from wireproto.messages import InferenceStep, JacclBootstrapPayload
 from wireproto.session import Config, Established, MessageReceived, Role, Session
 from wireproto.session.handshake import KEY_INFO, KeySigner
 from wireproto.session.seal import OVERHEAD, Seal
@@ -63,6 +66,43 @@ class ShortBoxes:
             aead.decrypt(nonce, aead.encrypt(nonce, SHORT, None), None)
 
 
+class SealedFrames:
+    """10,000 short frames that a session opens, in chunks of 64 KiB.
+
+    Its ephemeral key is always the same, so each new session can open the boxes of the first.
+    """
+
+    def __init__(self) -> None:
+        log = io.StringIO()
+        sender = Session(replace(_config(Role.INITIATOR), key_log=log))
+        self.hello = b"".join(sender.data_to_send())
+        self.receiver = replace(_config(Role.RESPONDER), random=bytes)
+        sender.receive_data(b"".join(self.established().data_to_send()))
+        sender.next_event()
+        self.key = bytes.fromhex(log.getvalue().split()[-1])
+        for _ in range(10_000):
+            sender.send(JacclBootstrapPayload(29400, "6F9619FF-8B86-D011-B42D-00CF4FC964FF"))
+        stream = b"".join(sender.data_to_send())
+        self.chunks = [stream[at : at + 64 * 1024] for at in range(0, len(stream), 64 * 1024)]
+
+    def established(self) -> Session:
+        session = Session(self.receiver)
+        session.receive_data(self.hello)
+        assert isinstance(session.next_event(), Established)
+        return session
+
+    def ours(self) -> None:
+        session = self.established()
+        for chunk in self.chunks:
+            session.receive_data(chunk)
+            while session.next_event() is not None:
+                pass
+
+    def other(self) -> None:
+        decrypt = AESGCM(self.key).decrypt
+        floor.decode_stream(self.chunks, lambda box: floor.decode(decrypt(box[:12], box[12:], None)))
+
+
 class LaterBoxes:
     """The same after 200,000 boxes, whose nonces are remembered in less memory, and take longer to look up."""
 
@@ -105,9 +145,13 @@ BODY = os.urandom(4 * MIB)
 """An activation of 512 tokens where hiddenDim is 4096."""
 
 
-def _session(role: Role, peer_ip: str = "") -> Session:
+def _config(role: Role) -> Config:
     own, peer = (0, 1) if role is Role.INITIATOR else (1, 0)
-    return Session(Config(role=role, signer=SIGNERS[own], pin=SIGNERS[peer].public_key))
+    return Config(role=role, signer=SIGNERS[own], pin=SIGNERS[peer].public_key)
+
+
+def _session(role: Role, peer_ip: str = "") -> Session:
+    return Session(_config(role))
 
 
 async def _linked() -> tuple[Link, Link, asyncio.Server]:
@@ -268,11 +312,12 @@ def peak_memory(rounds: int) -> Row:
 
 
 def rows(rounds: int, seconds: float) -> list[Callable[[], Row]]:
-    long, short, later = LongBox(), ShortBoxes(), LaterBoxes()
+    long, short, later, frames = LongBox(), ShortBoxes(), LaterBoxes(), SealedFrames()
     races = [
         Race("seal and open 16 MiB", "AESGCM", long.ours, long.other, (">=", 0.9), rate=True),
         Race("10,000 × 70 bytes", "AESGCM + urandom", short.ours, short.other, ("<=", 1.5)),
-        Race("the same after 200,000", "AESGCM + urandom", later.ours, short.other, None),
+        Race("the same after 200,000", "AESGCM + urandom", later.ours, short.other, ("<=", 1.6)),
+        Race("10,000 sealed frames", "AESGCM + floor", frames.ours, frames.other, (">=", 0.6), rate=True),
         Race("handshake, both sides", "its cryptography", shake_hands, shake_hands_by_hand, ("<=", 1.3)),
     ]
     return [

@@ -25,3 +25,8 @@ def test_the_supervisor_does_not_load_mlx() -> None:
 
 def test_the_worker_loads_neither_typer_nor_rich() -> None:
     assert loaded_after("import bootstrap.worker") & {"typer", "rich", "click"} == set()
+
+
+def test_help_needs_no_event_loop() -> None:
+    """asyncio takes a fifth of the time to start."""
+    assert loaded_after("import bootstrap.cli.app") & {"asyncio", "cryptography", "rich", "mlx"} == set()

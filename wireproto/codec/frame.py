@@ -8,9 +8,11 @@ name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
 import binascii
+import linecache
 from collections.abc import Callable, Collection
+from functools import cache
 from operator import attrgetter
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import msgspec
 from msgspec import inspect
@@ -19,7 +21,7 @@ from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.codec.fields import PLAIN_TYPES, are_integers, check_fields, decode_payload, payload_fields
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError
 from wireproto.messages import (
-    REGISTRY,
+    MAX_SHORT_FRAME,
     SPEC_BY_CLASS,
     SPEC_BY_TYPE,
     Message,
@@ -29,24 +31,39 @@ from wireproto.messages import (
 )
 
 _QUOTE: Final = 0x22
+_V2: Final = Revision.V2
+
+
+class _UncertainError(Exception):
+    """A generated function cannot tell that its argument is valid."""
+
+
+def _uncertain() -> NoReturn:
+    raise _UncertainError
+
+
+def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
+    """Compile an expression that may call `uncertain()`, and register it for tracebacks and debuggers."""
+    filename = f"<wireproto: {name}>"
+    linecache.cache[filename] = len(source), None, [source], filename
+    function: Callable[[Any], Any] = eval(compile(source, filename, "eval"), names | {"uncertain": _uncertain})  # noqa: S307
+    return function
 
 
 def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> Message:
     """Decode `data` as one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
 
     `data` is any bytes-like object, and means its bytes, whatever their format and shape. The types of an extension are
-    known if it is among `extensions`. An opaque payload is copied once. Raises `TruncatedError`, `MalformedError`,
+    known if it is among `extensions`. A long opaque payload is copied once. Raises `TruncatedError`, `MalformedError`,
     `LimitError` or `UnknownTypeError`, none of which refers to `data`.
     """
-    if data.__class__ is not bytes and (data.__class__ is not memoryview or data.format != "B" or data.ndim != 1):
-        data = byte_view(data)
     try:
-        message = _DECODERS[revision][data[0]](data)
-        if message is not None:
-            return message
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BufferError, IndexError, KeyError):
+        if data.__class__ is not bytes:  # copying a short view takes less time than looking at its format and shape
+            data = data.tobytes() if data.__class__ is memoryview and len(data) <= MAX_SHORT_FRAME else byte_view(data)
+        return (_V2_DECODERS if revision is _V2 else _DECODERS[revision])[data[0]](data)
+    except _NOT_DECODED:
         pass
-    copy = bytes(data)
+    copy = byte_view(data).tobytes()
     del data  # a traceback keeps the variables of this frame, and a view would keep the caller's buffer locked
     return _decode_strictly(copy, revision, extensions)
 
@@ -58,22 +75,29 @@ def encode_frame(message: Message, revision: Revision = Revision.V2, extensions:
     neither the revision nor one of the `extensions` has, and `LimitError` for a frame over its type's limit.
     """
     try:
-        frame = _ENCODERS[revision][message.__class__](message)
-    except (KeyError, UnicodeEncodeError):
-        frame = None
-    return _encode_strictly(message, revision, extensions) if frame is None else frame
+        return (_V2_ENCODERS if revision is _V2 else _ENCODERS[revision])[message.__class__](message)
+    except (_UncertainError, UnicodeEncodeError, KeyError):
+        pass
+    return _encode_strictly(message, revision, extensions)
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
+_NOT_DECODED: Final = (
+    *(_UncertainError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BufferError, IndexError, KeyError),
+    TypeError,  # `len` of a view without dimensions
+)
+
 _Frame: TypeAlias = bytes | memoryview
 
-_Decoder: TypeAlias = Callable[[Any], Message | None]
-"""Decodes a frame of its type; None if it is not certain that the frame is valid."""
+_Decoder: TypeAlias = Callable[[Any], Message]
+"""Decodes a frame of its type; raises `_UncertainError` if it is not certain that the frame is valid."""
 
 
-def _decoder(spec: MessageSpec) -> _Decoder:
+@cache
+def _decoder(msg_type: int) -> _Decoder:
     """Make the decoder of a type, as one expression: each further call would add a tenth to the time."""
+    spec = SPEC_BY_TYPE[msg_type]
     payload: Callable[..., Message] = spec.payload
     names: dict[str, Any] = {"payload": payload}
     match spec.kind:
@@ -81,15 +105,15 @@ def _decoder(spec: MessageSpec) -> _Decoder:
             decoded = "payload(bytes(f[1:]))"
         case PayloadKind.EMPTY:
             names["message"] = payload()
-            decoded = "None if f[1:] else message"
+            decoded = "uncertain() if f[1:] else message"
         case PayloadKind.JSON:
             names |= {"decode": msgspec.json.Decoder(spec.payload).decode, "certain": _certain_with_bytes}
-            decoded = f"m if (m := decode(f[1:])) and {_certainty(spec.payload, names)} else None"
+            decoded = f"m if (m := decode(f[1:])) and {_certainty(spec.payload, names)} else uncertain()"
         case PayloadKind.NUMBERED:  # pragma: no branch - there is no other kind
             names["numbered"] = _numbered
             decoded = "numbered(payload, f)"
-    decoder: _Decoder = eval(f"lambda f: ({decoded}) if (n := len(f)) <= {spec.max_length} else None", names)  # noqa: S307
-    return decoder
+    source = f"lambda f: ({decoded}) if (n := len(f)) <= {spec.max_length} else uncertain()"
+    return _compiled(f"decode {spec.msg_type.wire_name}", source, names)
 
 
 def _numbered(cls: Callable[[int, bytes], Message], frame: _Frame) -> Message:
@@ -173,13 +197,14 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
             "type-unknown", f"0x{data[0]:02x} is not a type of revision {revision:d}", offset=0, path="type"
         )
     _check_length(spec, len(data), 1)
+    decoder = _decoder(data[0])
+    if spec.extension is None:
+        _DECODERS[revision][data[0]] = decoder  # for the next frame of this type
     if spec.kind is PayloadKind.JSON:
         return decode_payload(spec.payload, data, start=1)
     if spec.kind is PayloadKind.EMPTY and len(data) > 1:
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
-    message = _DECODER_OF[spec](data)
-    assert message is not None  # noqa: S101 - of an opaque or numbered payload of this length
-    return message
+    return decoder(data)
 
 
 def _check_options(revision: int, extensions: Collection[str]) -> Revision:
@@ -197,22 +222,22 @@ def _check_length(spec: MessageSpec, length: int, offset: int | None) -> None:
 
 _UNQUOTED: Final = (inspect.IntType, inspect.BoolType, inspect.VarTupleType)
 
-_DECODER_OF: Final = {spec: _decoder(spec) for spec in REGISTRY}
-_DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {
-    revision: {spec.msg_type: decoder for spec, decoder in _DECODER_OF.items() if spec.is_known(revision)}
-    for revision in Revision
-}
+_DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {revision: {} for revision in Revision}
+"""Those of the plain protocol's types, each made for its first frame: all would take a tenth of the import's time."""
+_V2_DECODERS: Final = _DECODERS[_V2]
 
 
 # -- encoding ---------------------------------------------------------------------------------------------------------
 
 
-def _encoder(spec: MessageSpec) -> Callable[[Any], bytes | None]:
-    """Make `encode(message)`: the frame, or None unless each field fits its annotation and no optional one is set.
+@cache
+def _encoder(cls: type[Message]) -> Callable[[Any], bytes]:
+    """Make `encode(message)`: the frame, if each field fits its annotation and no optional one is set.
 
     It is one expression over all fields, generated as the standard library generates data classes: a loop over the
     fields takes twice as long as the encoding itself.
     """
+    spec = SPEC_BY_CLASS[cls]
     names: dict[str, Any] = {"integers": are_integers, "payload": _PAYLOAD_ENCODERS[spec.kind]}
     terms = []
     for field in payload_fields(spec.payload).values():
@@ -234,8 +259,8 @@ def _encoder(spec: MessageSpec) -> Callable[[Any], bytes | None]:
             case plain:
                 terms.append(f"{value}.__class__ is {PLAIN_TYPES[type(plain)].__name__}")
     terms.append(f"len(frame := {bytes([spec.msg_type])!r} + payload(m)) <= {spec.max_length}")
-    encode: Callable[[Any], bytes | None] = eval(f"lambda m: frame if {' and '.join(terms)} else None", names)  # noqa: S307
-    return encode
+    source = f"lambda m: frame if {' and '.join(terms)} else uncertain()"
+    return _compiled(f"encode {spec.msg_type.wire_name}", source, names)
 
 
 def _no_payload(_: Message) -> bytes:
@@ -260,12 +285,14 @@ def _encode_strictly(message: Message, revision: Revision, extensions: Collectio
     spec = SPEC_BY_CLASS.get(type(message))
     if spec is None or not spec.is_known(revision, extensions):
         raise UnknownTypeError("type-unknown", f"{type(message).__name__} is not a message of revision {revision:d}")
+    if spec.extension is None:
+        _ENCODERS[revision][spec.payload] = _encoder(spec.payload)
     check_fields(message)
     frame = bytes([spec.msg_type]) + _PAYLOAD_ENCODERS[spec.kind](message)
     _check_length(spec, len(frame), None)
     return frame
 
 
-_ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes | None]]]] = {
-    revision: {spec.payload: _encoder(spec) for spec in REGISTRY if spec.is_known(revision)} for revision in Revision
-}
+_ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes]]]] = {revision: {} for revision in Revision}
+"""As `_DECODERS`."""
+_V2_ENCODERS: Final = _ENCODERS[_V2]

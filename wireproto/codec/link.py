@@ -134,7 +134,8 @@ class LinkDecoder:
         self._end = end = self._end + count
         start, view = 0, self._view  # what was left before is moved to the front
         unpack, header = HEADER.unpack_from, HEADER.size
-        while end - start >= header:
+        last = end - header
+        while start <= last:
             length = unpack(view, start)[0]
             if not 0 < length <= self.max_length:  # which the caller may raise in between
                 self._fail(length, self._passed + start)

@@ -23,12 +23,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, TextIO, TypeAlias
 
+from msgspec import Struct
+
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import HEADER, LinkDecoder, check_length, encode_link_frame, link_frame_pieces
 from wireproto.errors import HandshakeError, LocalError, RemoteError, SealError, StateError, WireError, blame
 from wireproto.messages import (
     MAX_LINK_LENGTH,
     SPEC_BY_CLASS,
+    SPEC_BY_TYPE,
     ClusterMsgType,
     JacclBootstrapPayload,
     Message,
@@ -77,6 +80,17 @@ NEAR_LIMIT: Final = MAX_BOXES // 16
 """`KeyNearLimit` comes when so many boxes are left: at 1,000 boxes a second, 17 minutes before the last."""
 
 _SHORT: Final = 64 * 1024
+"""Boxes of up to this size are copied, since that takes less time than reading a view."""
+
+_V2: Final = Revision.V2
+_CLOSED: Final = State.CLOSED
+_RECEIVES: Final = {
+    role: {
+        state: {SPEC_BY_TYPE[each].payload: following for each, following in row.items()}
+        for state, row in table.items()
+    }
+    for role, table in RECEIVES.items()
+}
 
 _Buffer = bytes | bytearray | memoryview
 
@@ -133,8 +147,7 @@ def _identity(what: str, key: object) -> bytes:
     return key
 
 
-@dataclass(frozen=True)
-class Established:
+class Established(Struct, frozen=True):
     """The handshake is done: messages can be sent."""
 
     peer_key: bytes
@@ -143,34 +156,32 @@ class Established:
     """Why the key log could not be written; the session goes on without it."""
 
 
-@dataclass(frozen=True)
-class Confirmed:
+class Confirmed(Struct, frozen=True):
     """The peer's first box has opened: it has the session key. Comes at most once, before the message in that box."""
 
 
-@dataclass(frozen=True)
-class MessageReceived:
+class MessageReceived(Struct, frozen=True):
     """A message that belongs here."""
 
     message: Message
 
 
-@dataclass(frozen=True)
-class MessageIgnored:
+class MessageIgnored(Struct, frozen=True):
     """A known type that does not belong here: to be logged, without any effect. [SESSION-IGNORE]"""
 
     message: Message
 
 
-@dataclass(frozen=True)
-class KeyNearLimit:
-    """The session key will soon have served for as many boxes as it may: reconnect in time. Comes once. [SEAL-LIMIT]"""
+class KeyNearLimit(Struct, frozen=True):
+    """The session key will soon have served for as many boxes as it may: reconnect in time. [SEAL-LIMIT]
+
+    Comes once, after the frames of the chunk of input that was being read.
+    """
 
     boxes_left: int
 
 
-@dataclass(frozen=True)
-class Closed:
+class Closed(Struct, frozen=True):
     """The session has ended: with the peer's sessionEnd or, if that comes first, the end of the stream. Comes once."""
 
     orderly: bool
@@ -185,7 +196,8 @@ class Session:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._state = State.IDLE
+        self._role, self._revision = config.role, config.revision
+        self._enter(State.IDLE)
         self._supported = frozenset(config.extensions if config.revision is Revision.V2 else ())
         self._offered: frozenset[str] = frozenset()
         self._agreed: frozenset[str] = frozenset()
@@ -198,7 +210,7 @@ class Session:
         self._spare = memoryview(b"")  # lent while the link decoder cannot take bytes
         self._stream_ended = False
         self._ended_here = False  # by sessionEnd
-        self._events: deque[Event] = deque()
+        self._closed_is_due = False  # the event of an orderly end
         self._plaintext: memoryview | None = None  # of the box that has just confirmed the peer
         self._initiator: Initiator | None = None
         self._seal: Seal | None = None
@@ -210,12 +222,12 @@ class Session:
     @property
     def role(self) -> Role:
         """Which side this is."""
-        return self._config.role
+        return self._role
 
     @property
     def revision(self) -> Revision:
         """The revision of the protocol; both sides must have the same."""
-        return self._config.revision
+        return self._revision
 
     @property
     def state(self) -> State:
@@ -258,19 +270,19 @@ class Session:
             data = memoryview(data).tobytes()
         if data:
             self._check_stream()
-            if self._is_open():
+            if self._is_open:
                 self._waiting.append(data)
         elif not self._stream_ended:
             self._stream_ended = True
             if self._ended_here:
-                self._events.append(Closed(orderly=True))
+                self._closed_is_due = True
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
         """Return a buffer for the next bytes of the stream, as asyncio's `BufferedProtocol` wants it.
 
         It has room for at least one byte, and is valid until `buffer_updated`. Long frames need no copy from it.
         """
-        if self._frames is None and not self._waiting and self._is_open():
+        if self._frames is None and not self._waiting and self._is_open:
             self._lent = self._link.get_buffer(sizehint)
         else:
             if not self._spare:
@@ -291,7 +303,7 @@ class Session:
         if count:
             self._check_stream()
         self._lent = None
-        if not self._is_open() or not count:
+        if not self._is_open or not count:
             return
         if lent is self._spare:
             self._waiting.append(lent[:count].tobytes())
@@ -304,12 +316,27 @@ class Session:
         Raise `RemoteError`, after the events before it, for what the peer did wrong. In revision 2 a frame is opened
         only when its event is due.
         """
-        if self._events:
-            return self._events.popleft()
-        if self._state is State.CLOSED or self._state is State.FAILED:
-            return None
+        if not self._is_open:
+            due, self._closed_is_due = self._closed_is_due, False
+            return Closed(orderly=True) if due else None
         try:
-            return self._next_event()
+            if (plaintext := self._plaintext) is not None:
+                self._plaintext = None
+                return self._message(plaintext, None)
+            while True:
+                if self._frames is not None:
+                    for frame in self._frames:
+                        if self._seal is None:
+                            return self._introduction(frame)
+                        return self._message(frame, self._seal if self._revision is _V2 else None)
+                    self._frames = None
+                if not self._warned and self._seal is not None and self._seal.left <= NEAR_LIMIT:
+                    self._warned = True
+                    return KeyNearLimit(self._seal.left)
+                if not self._waiting:
+                    return self._end_of_stream()
+                self._lent = None
+                self._frames = self._link.feed(self._waiting.popleft())
         except WireError as error:
             self._end(State.FAILED)
             if isinstance(error, RemoteError):
@@ -363,7 +390,7 @@ class Session:
                 self._end(State.FAILED)
                 raise
             self._queue_introduction(self._initiator.hello)
-            self._state = self._following(SENDS, ClusterMsgType.HANDSHAKE_HELLO)
+            self._enter(self._following(SENDS, ClusterMsgType.HANDSHAKE_HELLO))
         pieces, self._out = self._out, []
         return pieces
 
@@ -397,33 +424,17 @@ class Session:
             except WireError as error:
                 self._end(State.FAILED)
                 raise blame(RemoteError, error, SealError) from error
-        self._state = BOX_OPENS.get(self._state, self._state)
+        self._enter(BOX_OPENS.get(self._state, self._state))
         return plaintext
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _next_event(self) -> Event | None:
-        seal = self._seal
-        if seal is not None and seal.left <= NEAR_LIMIT and not self._warned:
-            self._warned = True
-            return KeyNearLimit(seal.left)
-        if (plaintext := self._plaintext) is not None:
-            self._plaintext = None
-            return self._message(plaintext)
-        while True:
-            if self._frames is not None:
-                for frame in self._frames:
-                    return self._introduction(frame) if seal is None else self._frame(frame, seal)
-                self._frames = None
-            if not self._waiting:
-                break
-            self._lent = None
-            self._frames = self._link.feed(self._waiting.popleft())
-        if self._stream_ended:
-            self._link.eof()
-            self._end(State.CLOSED)
-            return Closed(orderly=False)
-        return None
+    def _end_of_stream(self) -> Closed | None:
+        if not self._stream_ended:
+            return None
+        self._link.eof()
+        self._end(State.CLOSED)
+        return Closed(orderly=False)
 
     def _introduction(self, frame: memoryview) -> Established:
         """Take the peer's hello or ack."""
@@ -432,11 +443,11 @@ class Session:
             if self._initiator is None:
                 raise HandshakeError("handshake-unexpected", "the peer has sent something before the hello")
             secrets = self._initiator.finish(frame)
-            self._state = self._following(RECEIVES, ClusterMsgType.HANDSHAKE_ACK)
+            self._enter(self._following(RECEIVES, ClusterMsgType.HANDSHAKE_ACK))
         else:
             ack, secrets = Responder(config.signer, config.pin, config.random).respond(frame)
             self._queue_introduction(ack)
-            self._state = self._following(RECEIVES, ClusterMsgType.HANDSHAKE_HELLO)
+            self._enter(self._following(RECEIVES, ClusterMsgType.HANDSHAKE_HELLO))
         self._seal = Seal(secrets.key, config.random)
         self._peer_key = secrets.peer_key
         self._link.max_length = MAX_LINK_LENGTH
@@ -454,38 +465,39 @@ class Session:
                 return error
         return None
 
-    def _frame(self, frame: memoryview, seal: Seal) -> Event:
-        if self.revision is Revision.V2:
-            frame = self._open(frame, seal)
-            if self._state in BOX_OPENS:
-                self._state = BOX_OPENS[self._state]
-                self._plaintext = frame
+    def _message(self, frame: memoryview, seal: Seal | None) -> Event:
+        """Take a cluster frame, or the box of one if there is a seal. Benchmark row: "10,000 sealed frames"."""
+        plain: bytes | memoryview = frame
+        if seal is not None:
+            try:
+                plain = seal.decrypt(frame.tobytes()) if len(frame) <= _SHORT else self._open(frame, seal)
+            except WireError as error:
+                raise blame(RemoteError, error, SealError) from error
+            if self._confirms is not None:
+                self._enter(self._confirms)
+                self._plaintext = memoryview(plain)
                 return Confirmed()
-        return self._message(frame)
-
-    def _message(self, frame: memoryview) -> Event:
-        message = decode_frame(frame, self.revision, self._decodable)
-        following = RECEIVES[self.role][self._state].get(SPEC_BY_CLASS[type(message)].msg_type)
+        message = decode_frame(plain, self._revision, self._decodable)
+        following = self._receives.get(message.__class__)
         if following is None:
             return MessageIgnored(message)
-        if isinstance(message, JacclBootstrapPayload) and self.revision is Revision.V2:
-            _check_named(message.extensions, self._offered)
-        self._agree(message)
-        if following is State.CLOSED:
+        if message.__class__ is JacclBootstrapPayload or message.__class__ is PongPayload:
+            if message.extensions or self._agreed:
+                if message.__class__ is JacclBootstrapPayload and self._revision is _V2:
+                    _check_named(message.extensions, self._offered)
+                self._agree(message)
+        elif following is _CLOSED:
             self._end(following)
-            self._events.append(Closed(orderly=True))
+            self._closed_is_due = True
         return MessageReceived(message)
 
     def _open(self, box: memoryview, seal: Seal) -> memoryview:
-        """Return the plaintext of a box, in a buffer that is reused: fresh memory costs more than opening a box."""
-        size = max(len(box) - OVERHEAD, 0)
+        """Return the plaintext of a long box, in a buffer that is reused: fresh memory costs more than opening it."""
+        size = len(box) - OVERHEAD
         if not size <= len(self._opened) <= 4 * size + _SHORT:
             self._opened = bytearray(size)
         plaintext = memoryview(self._opened)[:size]
-        try:
-            seal.decrypt_into(box, plaintext)
-        except WireError as error:
-            raise blame(RemoteError, error, SealError) from error
+        seal.decrypt_into(box, plaintext)
         return plaintext
 
     def _box(self, frame: bytes, seal: Seal) -> tuple[_Buffer, ...]:
@@ -516,16 +528,20 @@ class Session:
             _refuse("session-state", f"there is no session key while the session is {self._state.value}")
         return self._seal
 
-    def _is_open(self) -> bool:
-        return self._state is not State.CLOSED and self._state is not State.FAILED
-
     def _check_stream(self) -> None:
         if self._stream_ended:
             _refuse("session-state", "the stream has ended, no more bytes can come")
 
+    def _enter(self, state: State) -> None:
+        """Enter a state, and look up what is true in it once, not for each frame."""
+        self._state = state
+        self._is_open = state is not State.CLOSED and state is not State.FAILED
+        self._receives = _RECEIVES[self._role].get(state, {})
+        self._confirms = BOX_OPENS.get(state)  # the state after a box that opens
+
     def _end(self, state: State) -> None:
         """Enter a final state, and let go of what came in and is not needed any more."""
-        self._state = state
+        self._enter(state)
         self._frames = None
         self._waiting.clear()
         self._plaintext = None
@@ -534,7 +550,7 @@ class Session:
             self._out.clear()
 
     def _agree(self, message: Message) -> None:
-        """Note what a message says about extensions. [EXT-OFFER, EXT-CHOICE, EXT-REVISION]"""
+        """Note which extensions a message names. [EXT-OFFER, EXT-CHOICE, EXT-REVISION]"""
         if isinstance(message, PongPayload):
             self._offered |= self._supported.intersection(message.extensions)
         elif isinstance(message, JacclBootstrapPayload):
