@@ -84,7 +84,7 @@ def encode_frame(message: Message, revision: Revision = Revision.V2, extensions:
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 _NOT_DECODED: Final = (
-    *(_UncertainError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BufferError, IndexError, KeyError),
+    *(_UncertainError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError, KeyError),
     TypeError,  # `len` of a view without dimensions
 )
 

@@ -3,6 +3,7 @@
 The bytes are written out, from the protocol, so that a wrong key, order or base64 alphabet shows.
 """
 
+import linecache
 import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -10,6 +11,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from tests.wireproto.payloads import ALL_EXTENSIONS, EXTENSION_OF, EXTENSION_TYPES, JSON_CLASSES, V1_TYPES
+from tests.wireproto.session_states import EACH_REVISION, MESSAGES
 from tests.wireproto.verdicts import (
     Accepted,
     Stream,
@@ -52,6 +54,8 @@ from wireproto import (
     link_frame_pieces,
     schema,
 )
+from wireproto.codec import frame as fast_path
+from wireproto.messages import REGISTRY, SPEC_BY_CLASS
 from wireproto.testing.by_schema import build_message
 
 
@@ -456,3 +460,23 @@ def test_link_truncated_everywhere(row: Row) -> None:
         assert decode_stream([prefix]) == cut
         assert decode_stream(pieces(prefix, range(length))) == cut
         assert parse_stream(prefix) == cut
+
+
+# -- generated functions ----------------------------------------------------------------------------------------------
+
+
+@EACH_REVISION
+def test_each_plain_type_gets_its_functions_with_its_first_frame(revision: Revision) -> None:
+    """Those of an extension get none, or they would be known without it. [EXT-UNINVITED]"""
+    for message in MESSAGES:
+        if SPEC_BY_CLASS[type(message)].is_known(revision, ALL_EXTENSIONS):
+            assert decode_frame(encode_frame(message, revision, ALL_EXTENSIONS), revision, ALL_EXTENSIONS) == message
+    plain = [spec for spec in REGISTRY if spec.is_known(revision)]
+    assert fast_path._DECODERS[revision].keys() == {spec.msg_type for spec in plain}
+    assert fast_path._ENCODERS[revision].keys() == {spec.payload for spec in plain}
+
+
+def test_generated_code_shows_up_in_tracebacks() -> None:
+    linecache.checkcache()
+    for function in (fast_path._decoder(ClusterMsgType.PING), fast_path._encoder(Ping)):
+        assert linecache.getline(function.__code__.co_filename, 1).startswith("lambda ")
