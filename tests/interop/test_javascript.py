@@ -40,7 +40,7 @@ from wireproto import (
     encode_link_frame,
 )
 from wireproto.codec.link import HEADER
-from wireproto.fuzzing.differential import expected_answer, wrong
+from wireproto.conformance.contract import expected_answer, wrong
 from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.session import Config, Role, Session, State
 from wireproto.session.handshake import KeySigner

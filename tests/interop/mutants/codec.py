@@ -27,8 +27,12 @@ from tests.wireproto.conformance.test_conform_cli import ROOT
 from wireproto import encode_frame
 from wireproto.codec.fields import payload_fields
 from wireproto.conformance import Verdict
-from wireproto.conformance.codec import Program, run_codec, vector_cases
-from wireproto.fuzzing.differential import Codec, CodecError, Differential, expected_answer, wrong
+from wireproto.conformance.codec import run_codec
+from wireproto.conformance.codec_cases import codec_cases
+from wireproto.conformance.contract import expected_answer, wrong
+from wireproto.conformance.program import Program
+from wireproto.fuzzing.asked import Codec, CodecError
+from wireproto.fuzzing.differential import Differential
 from wireproto.messages import REGISTRY, Revision
 from wireproto.testing.encodings import edge_values
 
@@ -72,7 +76,7 @@ def is_ordinary(folder: Path) -> bool:
 
 async def conformed(folder: Path) -> tuple[str, str] | None:
     """The first case of `conform codec` that a codec does not pass, and the rule that it names."""
-    async with aclosing(run_codec(Program(command(folder)), vector_cases(Revision.V2))) as results:
+    async with aclosing(run_codec(Program(command(folder)), codec_cases(Revision.V2))) as results:
         async for result in results:
             if result.verdict not in FINE:
                 return result.id, result.failure.requirement if result.failure else result.requirements[0]

@@ -5,18 +5,29 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.forks import run_text
 from wireproto.conformance import Result, Verdict
-from wireproto.conformance import codec as codec_module
-from wireproto.conformance.codec import BY_VERDICT, Program, run_codec, vector_cases
+from wireproto.conformance import program as program_module
+from wireproto.conformance.codec import BY_VERDICT, run_codec
+from wireproto.conformance.codec_cases import CodecCase, GrowthCase, codec_cases
+from wireproto.conformance.program import Program
 from wireproto.messages import Revision
 
 OURS = [sys.executable, "-m", "wireproto", "codec"]
 SCRIPT = Path(__file__).parent / "scripts" / "codec.py"
+
+
+def vectors(revision: Revision) -> list[CodecCase]:
+    """The cases of one frame: all but the generated ones."""
+    return [each for each in codec_cases(revision) if isinstance(each, CodecCase) and each.section != "generated"]
+
+
+VECTORS = vectors(Revision.V2)
 
 
 def wrong(fault: str) -> list[str]:
@@ -24,20 +35,24 @@ def wrong(fault: str) -> list[str]:
 
 
 def results(
-    command: list[str], codes: dict[str, str] | None = None, count: int | None = None, revision: Revision = Revision.V2
+    command: list[str],
+    codes: dict[str, str] | None = None,
+    cases: Sequence[CodecCase | GrowthCase] = VECTORS,
+    revision: Revision = Revision.V2,
 ) -> list[Result]:
     async def main() -> list[Result]:
-        cases = vector_cases(revision)[:count]
-        return [result async for result in run_codec(Program(command), cases, codes=codes)]
+        return [result async for result in run_codec(Program(command), cases, revision=revision, codes=codes)]
 
     return asyncio.run(main())
 
 
 @pytest.mark.parametrize("revision", Revision)
 def test_our_own(revision: Revision) -> None:
-    found = results([*OURS, "--revision", str(int(revision))], revision=revision)
+    """All of it, the generated frames and the times included."""
+    cases = codec_cases(revision)
+    found = results([*OURS, "--revision", str(int(revision))], cases=cases, revision=revision)
     assert {result.id: result.reason for result in found if result.verdict is not Verdict.PASS} == {}
-    assert len(found) == len(vector_cases(revision)) > 30
+    assert len(found) == len(cases) > 100
 
 
 def test_one_that_takes_everything() -> None:
@@ -49,7 +64,7 @@ def test_one_that_refuses_everything() -> None:
     """What is invalid is refused, by a name that the specification does not have: that counts as none."""
     found = results(wrong("refuses-everything"))
     counts = Counter(result.verdict for result in found)
-    valid = sum(case.vector.message is not None for case in vector_cases(Revision.V2))
+    valid = sum(case.questions[0].answer["ok"] for case in VECTORS if case.questions[0].answer)
     assert counts == {Verdict.FAIL: valid, Verdict.PASS: len(found) - valid}
     assert {result.reason for result in found if result.verdict is Verdict.PASS} == {BY_VERDICT}
 
@@ -78,38 +93,45 @@ def test_a_codec_that_dies_is_a_crash_and_its_last_words_are_kept() -> None:
     crash = found["codec.nesting-513-unclosed"]
     assert (crash.verdict, crash.stderr) == (Verdict.CRASH, ("out of stack",))
     assert crash.failure is not None
-    assert crash.failure.came == "the program has ended with exit status 70"
+    assert crash.failure.came == "the program has ended with exit status 70: out of stack"
     assert found["codec.spaces"].verdict is Verdict.PASS
 
 
 def test_one_that_says_nonsense() -> None:
-    found = results(wrong("nonsense"), count=3)
+    found = results(wrong("nonsense"), cases=VECTORS[:3])
     assert [result.failure.came for result in found if result.failure] == ["here you are"] * 3
 
 
 def test_one_that_ends_after_each_answer() -> None:
     """It is started again, and fails what it did not answer."""
-    found = results(wrong("ends"), count=4)
+    found = results(wrong("ends"), cases=VECTORS[:4])
     assert [result.verdict for result in found] == [Verdict.FAIL] * 4
     assert {result.failure.came for result in found if result.failure} == {"the end of the program"}
 
 
 def test_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "ANSWER_SECONDS", 0.5)
-    (found,) = results(wrong("hangs"), count=1)
+    monkeypatch.setattr(program_module, "START_SECONDS", 0.5)
+    (found,) = results(wrong("hangs"), cases=VECTORS[:1])
     assert (found.verdict, found.failure and found.failure.came) == (Verdict.FAIL, "no answer in 0.5 s")
 
 
-def test_one_that_always_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "ANSWER_SECONDS", 0.2)
+def test_one_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "START_SECONDS", 0.2)
     found = results(wrong("hangs"))
+    assert Counter(result.verdict for result in found) == {Verdict.FAIL: 1, Verdict.SKIPPED: len(found) - 1}
+    assert found[1].reason == "the program never answered"
+
+
+def test_one_that_hangs_at_some_frames_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "ANSWER_SECONDS", 0.2)
+    found = results(wrong("hangs-after-pongs"))
     assert Counter(result.verdict for result in found) == {Verdict.FAIL: 3, Verdict.SKIPPED: len(found) - 3}
     assert found[3].reason == "the program left 3 frames in a row without an answer"
 
 
 def test_one_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
-        results(["/nonexistent/codec"], count=1)
+        results(["/nonexistent/codec"], cases=VECTORS[:1])
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +140,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command(tmp_path: Path) -> None:
     html, xml = tmp_path / "r.html", tmp_path / "r.xml"
-    one = vector_cases(Revision.V2)[0].id
+    one = VECTORS[0].id
     done = command("--json", "--only", one, "--html", str(html), "--junit", str(xml), "--", *OURS)
     case, summary = map(json.loads, done.stdout.splitlines())
     assert (done.returncode, done.stderr) == (0, "")
@@ -129,7 +151,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_a_failure_comes_with_a_command_that_runs_it_again() -> None:
-    one = vector_cases(Revision.V2)[0].id
+    one = VECTORS[0].id
     done = command("--json", "--only", one, "--", *wrong("refuses-everything"))
     assert done.returncode == 1
     again = json.loads(done.stdout.splitlines()[0])["rerun"]

@@ -11,7 +11,9 @@ from tests.wireproto.fuzzing.faulty.base import Parser
 from tests.wireproto.fuzzing.faulty.frames import CODECS, Coded
 from tests.wireproto.oracle import judge
 from wireproto import Revision, decode_frame, encode_frame
-from wireproto.fuzzing.differential import Codec, CodecError, Differential, expected_answer, wrong
+from wireproto.conformance.contract import expected_answer, wrong
+from wireproto.fuzzing.asked import Codec, CodecError
+from wireproto.fuzzing.differential import Differential
 from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.fuzzing.seeds import frame as frames
 from wireproto.messages import PongPayload
@@ -90,7 +92,7 @@ def test_a_decoder_is_asked() -> None:
 
 def test_a_decoder_that_ends_is_started_anew() -> None:
     codec = Codec(program("print('{}') if line != '03\\n' else sys.exit(7)"))
-    with pytest.raises(CodecError, match="it ends with exit code 7") as caught:
+    with pytest.raises(CodecError, match="crash: exit status 7") as caught:
         codec.ask([b"\x01", b"\x03", b"\x01"])
     assert caught.value.answers == [b"{}"]
     assert codec.ask([b"\x01"]) == [b"{}"]
@@ -98,7 +100,7 @@ def test_a_decoder_that_ends_is_started_anew() -> None:
 
 
 def test_a_decoder_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wireproto.fuzzing.differential.ANSWER_TIME", 0.5)
+    monkeypatch.setattr("wireproto.fuzzing.asked.START_TIME", 0.5)
     codec = Codec(program("time.sleep(100)"))
     with pytest.raises(CodecError, match=r"no answer within 0\.5 s"):
         codec.ask([b"\x03"])
@@ -166,12 +168,15 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize(
     ("seconds", "limit", "kind"),
-    [("0.6", "SLOW", "more than 2 s for one answer"), ("0", "MUCH_MEMORY", "more than 256 MiB of memory")],
+    [
+        ("0.6", "asked.SLOW", "more than 2 s for one answer"),
+        ("0", "differential.MUCH_MEMORY", "more than 256 MiB of memory"),
+    ],
 )
 def test_what_costs_too_much_is_made_small_and_shown_again(
     seconds: str, limit: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"wireproto.fuzzing.differential.{limit}", {"SLOW": 0.5, "MUCH_MEMORY": 64 * 2**20}[limit])
+    monkeypatch.setattr(f"wireproto.fuzzing.{limit}", 0.5 if limit == "asked.SLOW" else 64 * 2**20)
     differential = Differential([sys.executable, "-c", COSTLY, seconds], 1)
     found = differential._smaller(kind, [b"\x03", b"\x05"], time.monotonic() + 10)
     assert (found.kind, found.frames, found.is_repeated) == (kind, (b"\x05",), True)
