@@ -97,6 +97,13 @@ def test_a_codec_that_dies_is_a_crash_and_its_last_words_are_kept() -> None:
     assert found["codec.spaces"].verdict is Verdict.PASS
 
 
+def test_half_a_surrogate_pair_in_an_answer_ended_the_run() -> None:
+    valid = [each for each in VECTORS if each.questions[0].answer and each.questions[0].answer["ok"]][:1]
+    (found,) = results(wrong("half-a-pair"), cases=valid)
+    assert found.failure is not None
+    assert found.failure.came == '[10, {"uid": "\\ud800"}]'
+
+
 def test_one_that_says_nonsense() -> None:
     found = results(wrong("nonsense"), cases=VECTORS[:3])
     assert [result.failure.came for result in found if result.failure] == ["here you are"] * 3

@@ -25,6 +25,8 @@ def answer(fault: str, text: str) -> str:
             return '{"ok": false, "error": "no", "offset": 0}'
         case "hangs-after-pongs":
             return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
+        case "half-a-pair":
+            return '{"ok": true, "type": 10, "payload": {"uid": "\\ud800"}}'
         case "nonsense":
             return "here you are"
         case "own-names":
