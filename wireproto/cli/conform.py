@@ -190,14 +190,15 @@ def codec(
     from wireproto.conformance.codec_cases import codec_cases
     from wireproto.conformance.program import Program
 
+    if not (command or list_cases):
+        wrong(context, "give the codec's command after --")
+    codes = error_names(context, errors)
     cases = codec_cases(Revision(revision), full=full)
     known = expected_failures(context, expected, profile, "codec", revision, {each.id for each in cases})
     cases = selected(context, cases, only or [], section or [], level or [])
     if list_cases:
         return show_list(cases)
-    if not command:
-        wrong(context, "give the codec's command after --")
-    codes = error_names(context, errors)
+    command = command or []
     again = [
         "--revision",
         f"{revision:d}",

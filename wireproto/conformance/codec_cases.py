@@ -74,10 +74,10 @@ class GrowthCase:
 def codec_cases(revision: Revision, *, full: bool = False) -> list[CodecCase | GrowthCase]:
     """Return the cases of a revision; `full` for all frames of each dimension, not some."""
     slow = [GrowthCase(kind) for kind in KINDS] if revision is Revision.V2 else []
-    return [*_vectors(revision), *_generated(revision, full), *slow]
+    return [*vector_cases(revision), *_generated(revision, full), *slow]
 
 
-def _vectors(revision: Revision) -> Iterator[CodecCase]:
+def vector_cases(revision: Revision) -> Iterator[CodecCase]:
     """Those without extensions: a codec is in no session that has agreed on one."""
     for group in load(ClusterFrameTest).groups:
         for test in group.tests:

@@ -15,6 +15,8 @@ ANSWER_SECONDS: Final = 10.0
 START_SECONDS: Final = 120.0
 """For the first line: `swift run` and `cargo run` compile first."""
 _LONGEST_LINE: Final = 64 * 1024 * 1024
+_LOOK: Final = 0.05
+"""Seconds between two looks whether it is still there."""
 _ENDING: Final = 2.0
 """Seconds for a program that has closed its output to end, or for the output of one that has ended."""
 
@@ -52,8 +54,8 @@ class Program:
 
     async def ask_all(self, lines: Sequence[bytes]) -> list[bytes]:
         """The answers to lines that are sent at once, as `ask`."""
-        process, end = await self._started()
         self._asked_at = os.fstat(self._errors.fileno()).st_size
+        process, end = await self._started()
         answers: list[bytes] = []
         try:
             await self._exchange(process, end, lines, answers)
@@ -64,7 +66,7 @@ class Program:
         except OSError:
             pass  # it does not read any more
         if len(answers) < len(lines):
-            ended = await self._ended(process)
+            ended = await self._ended(end)
             ended.answers = answers
             raise ended
         return answers
@@ -79,7 +81,7 @@ class Program:
                 limit=_LONGEST_LINE,
                 start_new_session=True,
             )
-            self._end = asyncio.create_task(self._process.wait())
+            self._end = asyncio.create_task(_end_of(self._process))
         return self._process, self._end
 
     async def _exchange(
@@ -104,6 +106,7 @@ class Program:
                 await reading
         finally:
             reading.cancel()
+            await asyncio.wait((reading,))
 
     async def _read(self, process: asyncio.subprocess.Process, count: int, answers: list[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes
@@ -123,11 +126,11 @@ class Program:
         except ValueError:
             raise CodecFailed(f"a line of more than {_LONGEST_LINE} bytes") from None
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> CodecFailed:
+    async def _ended(self, end: "asyncio.Task[int]") -> CodecFailed:
         """How a program has ended that answers no more."""
         try:
             async with asyncio.timeout(_ENDING):
-                code = await process.wait()
+                code = await asyncio.shield(end)
         except TimeoutError:
             return CodecFailed("the end of its output")
         finally:
@@ -148,8 +151,20 @@ class Program:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             await end
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            with suppress(TimeoutError, OSError):
+                async with asyncio.timeout(_ENDING):
+                    await process.stdout.read()  # to its end, which closes the transport
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """End the program for good."""
         await self.stop()
         self._errors.close()
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """The exit code; `Process.wait` also waits for the pipes, which a child of the process may hold."""
+    while process.returncode is None:
+        await asyncio.sleep(_LOOK)
+    return process.returncode

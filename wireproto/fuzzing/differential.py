@@ -84,7 +84,13 @@ class Differential:
         self._first_peak = 0
 
     def run(self, seconds: float, tell: Callable[[int], None] = lambda frames: None) -> Iterator[Disagreement]:
-        """Disagreements, until so many seconds are over."""
+        """Disagreements, until so many seconds after the first answer are over: a start may take long."""
+        try:
+            self._codec.ask([_PING])
+        except CodecError as error:
+            found = Disagreement(error.kind, (_PING,), self._expected(_PING), error.kind, is_repeated=True)
+            yield self._noted(replace(found, is_crash=error.crashed, stderr=error.stderr))
+            return
         end = time.monotonic() + seconds
         self._codec.end = end
         try:

@@ -4,8 +4,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from tests.forks import run_text
 from wireproto.conformance import Result, Verdict
 from wireproto.conformance import program as program_module
 from wireproto.conformance.codec import BY_VERDICT, run_codec
-from wireproto.conformance.codec_cases import CodecCase, GrowthCase, codec_cases
+from wireproto.conformance.codec_cases import CodecCase, GrowthCase, codec_cases, vector_cases
+from wireproto.conformance.growth import measuring
 from wireproto.conformance.program import Program
 from wireproto.messages import Revision
 
@@ -22,12 +24,7 @@ OURS = [sys.executable, "-m", "wireproto", "codec"]
 SCRIPT = Path(__file__).parent / "scripts" / "codec.py"
 
 
-def vectors(revision: Revision) -> list[CodecCase]:
-    """The cases of one frame: all but the generated ones."""
-    return [each for each in codec_cases(revision) if isinstance(each, CodecCase) and each.section != "generated"]
-
-
-VECTORS = vectors(Revision.V2)
+VECTORS = list(vector_cases(Revision.V2))
 
 
 def wrong(fault: str) -> list[str]:
@@ -107,6 +104,53 @@ def test_half_a_surrogate_pair_in_an_answer_ended_the_run() -> None:
 def test_one_that_says_nonsense() -> None:
     found = results(wrong("nonsense"), cases=VECTORS[:3])
     assert [result.failure.came for result in found if result.failure] == ["here you are"] * 3
+
+
+def test_one_that_has_ended_is_told_at_once_though_a_child_of_it_holds_the_pipe() -> None:
+    """As `go run` and a shell have one."""
+    started = time.monotonic()
+    (found,) = results(["sh", "-c", "sleep 60 & echo 'no room' >&2; exit 3"], cases=VECTORS[:1])
+    assert (found.verdict, found.stderr) == (Verdict.CRASH, ("no room",))
+    assert found.failure is not None
+    assert found.failure.came == "the program has ended with exit status 3: no room"
+    assert time.monotonic() - started < 30
+
+
+def test_a_generated_case_shows_the_first_frame_that_fails_decoded() -> None:
+    (case,) = (each for each in codec_cases(Revision.V2) if each.id == "codec.ping.payload-where-none-belongs")
+    (found,) = results(wrong("takes-everything"), cases=[case])
+    assert found.failure is not None
+    assert found.failure.requirement == "PAYLOAD-EMPTY"
+    assert found.reason.endswith("(a byte 0x00; 263 of 263 frames)")
+    assert found.record.steps[:2] == ["ask about 0300", "which is ping \x00"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (lambda size: size / 1e5, ""),
+        (lambda size: 0.02 + size / 1e6, ""),
+        (lambda size: (size / 1e5) ** 2, "to the power of 2.0: 12,500 bytes take 0.016 s, 50,000 bytes 0.250 s"),
+        (lambda size: 1 + size / 1e5, ""),
+    ],
+    ids=["linear", "fast", "quadratic", "slow to answer at all"],
+)
+def test_how_the_time_grows(seconds: Callable[[int], float], told: str) -> None:
+    measure, said = measuring(bytes), ""
+    frames = next(measure)
+    while frames:
+        try:
+            frames = measure.send(sum(seconds(len(frame)) for frame in frames))
+        except StopIteration as end:
+            said, frames = end.value, ()
+    assert (said.partition("the length ")[2], bool(said)) == (told, bool(told))
+
+
+def test_a_codec_that_is_slow_by_its_growth() -> None:
+    cases = [each for each in codec_cases(Revision.V2) if each.id == "codec.time.arrays"]
+    (found,) = results(wrong("quadratic"), cases=cases)
+    assert found.verdict is Verdict.NON_STRICT
+    assert found.reason.startswith("the time grows as the length to the power of ")
 
 
 def test_one_that_ends_after_each_answer() -> None:

@@ -99,6 +99,45 @@ def test_a_decoder_that_ends_is_started_anew() -> None:
     codec.stop()
 
 
+def test_a_decoder_that_has_ended_is_told_at_once_though_a_child_of_it_holds_the_pipe() -> None:
+    codec = Codec(["sh", "-c", "sleep 60 & echo 'no room' >&2; exit 3"])
+    started = time.monotonic()
+    with pytest.raises(CodecError, match="crash: exit status 3") as caught:
+        codec.ask([b"\x03"])
+    assert (caught.value.crashed, caught.value.stderr) == (True, ("no room",))
+    assert time.monotonic() - started < 9  # not the 10 s of an answer
+
+
+def test_a_crash_comes_with_its_shortest_frame_and_what_was_said_last() -> None:
+    dies = program(
+        "frame = bytes.fromhex(line); "
+        "b'u' in frame and (print('no room', file=sys.stderr), sys.exit(70)); print(json.dumps({'ok': False}))"
+    )
+    found = Differential(dies, 1)._smaller("crash: exit status 70", [b"\x0a" + b"auau"], time.monotonic() + 60)
+    assert (found.frames, found.is_crash, found.stderr) == ((b"u",), True, ("no room",))
+
+
+def test_a_slow_decoder_does_not_lengthen_a_run() -> None:
+    """A batch of 32 frames takes it 16 s."""
+    differential = Differential(program("time.sleep(0.5); print(json.dumps({'ok': False}))"), 1, has_extensions=True)
+    started = time.monotonic()
+    list(differential.run(1.0))
+    assert time.monotonic() - started < 10
+
+
+def test_a_decoder_that_never_answers_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wireproto.fuzzing.asked.START_TIME", 0.5)
+    (found,) = Differential(["sleep", "60"], 1).run(0.1)
+    assert (found.kind, found.frames) == ("no answer within 0.5 s", (b"\x03",))
+
+
+def test_names_that_the_specification_does_not_have_are_told() -> None:
+    differential = Differential(program("print(json.dumps({'ok': False, 'error': 'EOF'}))"), 1, has_extensions=True)
+    list(differential._asked([b""]))
+    assert differential.by_verdict
+    differential._codec.stop()
+
+
 def test_a_decoder_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wireproto.fuzzing.asked.START_TIME", 0.5)
     codec = Codec(program("time.sleep(100)"))

@@ -27,6 +27,9 @@ def answer(fault: str, text: str) -> str:
             return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
         case "half-a-pair":
             return '{"ok": true, "type": 10, "payload": {"uid": "\\ud800"}}'
+        case "quadratic":
+            time.sleep((len(text) / 4e5) ** 2)
+            return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
         case "nonsense":
             return "here you are"
         case "own-names":
