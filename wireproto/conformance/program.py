@@ -165,6 +165,6 @@ class Program:
 
 async def _end_of(process: asyncio.subprocess.Process) -> int:
     """The exit code; `Process.wait` also waits for the pipes, which a child of the process may hold."""
-    while process.returncode is None:
+    while process.returncode is None:  # noqa: ASYNC110 - asyncio has no event for it
         await asyncio.sleep(_LOOK)
     return process.returncode
