@@ -143,6 +143,7 @@ class _Trial:
             answers = await self.program.ask_all([question.frame.hex().encode() for question in batch])
         except CodecFailed as error:
             answers = error.answers
+            self.hung = 0 if answers else self.hung
             last = [self._unanswered(batch[len(answers)], error)]
         else:
             self.hung = 0
@@ -232,7 +233,8 @@ def _judge(right: dict[str, Any], line: bytes, codes: Mapping[str, str]) -> tupl
     code, offset = right["error"], right["offset"]
     if answer["ok"]:
         raise Missed(f"the error {code}", "a message")
-    named = codes.get(str(answer.get("error")), answer.get("error"))
+    name = str(answer.get("error"))
+    named = codes.get(name, name)
     if named not in ERROR_CODES:
         return Verdict.PASS, BY_VERDICT
     if named != code:

@@ -8,7 +8,7 @@ from typing import Final
 
 from wireproto.fuzzing.engine import Progress
 
-_EVERY: Final = 5.0
+_EVERY: Final = 10.0
 """Seconds between two lines where there is no terminal."""
 
 

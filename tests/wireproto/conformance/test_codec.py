@@ -94,6 +94,12 @@ def test_a_codec_that_dies_is_a_crash_and_its_last_words_are_kept() -> None:
     assert found["codec.spaces"].verdict is Verdict.PASS
 
 
+def test_a_list_as_the_name_of_an_error_ended_the_run() -> None:
+    invalid = [each for each in VECTORS if each.questions[0].answer and not each.questions[0].answer["ok"]][:1]
+    (found,) = results(wrong("names-a-list"), cases=invalid)
+    assert (found.verdict, found.reason) == (Verdict.PASS, BY_VERDICT)
+
+
 def test_half_a_surrogate_pair_in_an_answer_ended_the_run() -> None:
     valid = [each for each in VECTORS if each.questions[0].answer and each.questions[0].answer["ok"]][:1]
     (found,) = results(wrong("half-a-pair"), cases=valid)

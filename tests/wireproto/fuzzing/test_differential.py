@@ -48,6 +48,7 @@ REFUSED = {"ok": False, "error": "truncated", "offset": 0}
         (b"", REFUSED | {"error": "EOF", "offset": 7}, ""),  # its own name for it
         (b"", REFUSED, ""),
         (b"", {"ok": False}, ""),
+        (b"", {"ok": False, "error": ["EOF"]}, ""),
         (b"", {"ok": True, "type": 3, "payload": None}, "accepts truncated"),
         (b"", REFUSED | {"error": "type-unknown"}, "type-unknown where it is truncated"),
         (b"", REFUSED | {"offset": 1}, "another offset of truncated"),

@@ -30,6 +30,8 @@ def answer(fault: str, text: str) -> str:
         case "quadratic":
             time.sleep((len(text) / 4e5) ** 2)
             return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
+        case "names-a-list":
+            return '{"ok": false, "error": ["EOF"]}'
         case "nonsense":
             return "here you are"
         case "own-names":
