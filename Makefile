@@ -11,7 +11,7 @@ API := wireproto $(addprefix wireproto.,errors messages schema session session.h
   bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants mutants-generated bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile \
+.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile \
   coverage mutation clean
 
 help: ## Show this list
@@ -70,6 +70,9 @@ mutants: $(VENV)/.dev-installed ## Run each conformance case against mutants of 
 
 mutants-generated: $(VENV)/.dev-installed ## Run the suite against generated mutants of the JavaScript peer (ARGS="--seed 7 --count 20")
 	@$(BIN)/python -m tests.interop.mutants $(ARGS)
+
+mutants-codec: $(VENV)/.dev-installed ## Run conform codec and fuzz codec against generated mutants of the JavaScript codec (ARGS="--seed 7")
+	@$(BIN)/python -m tests.interop.mutants.codec $(ARGS)
 
 bench: $(VENV)/.dev-installed ## Benchmark codec, seal and session (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from tests.interop.mutants import codec, codec_rules, mechanical
 from tests.interop.mutants.__main__ import GENERATORS, PEER, Peers, summary
 from tests.interop.mutants.by_rule import RULES
 from tests.wireproto.conformance.test_conform_cli import ROOT
@@ -65,3 +66,43 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     assert (
         done.stdout.splitlines()[-1] == "rule, seed 5: 2 of 2 found, 0 by a rule that they break; 0 cannot talk at all"
     )
+
+
+# -- of the codec ------------------------------------------------------------------------------------------------------
+
+
+def test_the_codec_without_a_change_is_ordinary(tmp_path: Path) -> None:
+    mechanical.write(PEER, tmp_path, None)
+    assert codec.is_ordinary(tmp_path)
+
+
+def test_a_change_of_the_codec_is_where_it_belongs(tmp_path: Path) -> None:
+    """By rule, every kind once: the codec differs, and is still JavaScript."""
+    known = {each.id for each in requirements()}
+    files = {}
+    for mutant in islice(codec.GENERATORS["rule"](PEER, Random(3)), len(codec_rules.RULES)):
+        assert {*mutant.rules} <= known
+        mechanical.write(PEER, tmp_path, mutant)
+        for edit in mutant.edits:
+            assert edit.file in codec.FILES
+            files[mutant.name] = text = (tmp_path / edit.file).read_text()
+            assert text != (PEER / edit.file).read_text()
+            (tmp_path / f"{mutant.name}.mjs").write_text(text)
+    assert len(files) == len(codec_rules.RULES)
+    script = "for (const file of process.argv.slice(1)) await import(file);"
+    paths = [str(tmp_path / f"{name}.mjs") for name in files]
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", script, *paths], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_run_of_codecs_comes_to() -> None:
+    rows = [
+        {"counts": False},
+        {"counts": True, "case": "x", "fuzz": None},
+        {"counts": True, "case": None, "fuzz": "y"},
+        {"counts": True, "case": None, "fuzz": None},
+    ]
+    told = "of 3, conform codec finds 1, fuzz codec 1, both together 2; 1 cannot decode at all"
+    assert codec.summary(rows) == told

@@ -26,7 +26,7 @@ from wireproto.conformance import (
     command_launcher,
     run,
 )
-from wireproto.conformance.codec import vector_cases
+from wireproto.conformance.codec_cases import codec_cases
 from wireproto.conformance.expected import Expected, load_profile
 from wireproto.session import Role
 from wireproto.testing.requirements import DIRECTORY
@@ -78,7 +78,7 @@ def test_nothing_else_is_in_the_profile(part: str, revision: int) -> None:
 
 
 def test_each_case_is_there_once_and_exists() -> None:
-    codec = {(each.id, int(revision)) for revision in Revision for each in vector_cases(revision)}
+    codec = {(each.id, int(revision)) for revision in Revision for each in codec_cases(revision)}
     live = {(case.id, int(revision)) for case in CASES.values() for revision in case.revisions}
     counts = Counter((case, revision) for each in PROFILE.known for case in each.cases for revision in each.revisions)
     assert [case for case, count in counts.items() if count > 1] == []

@@ -28,6 +28,7 @@ ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Expect the failures of a known peer: reference.")
 ]
 ExtensionsOption = Annotated[Literal["auto", "none"], typer.Option("--extensions", help="Auto looks at its offers.")]
+FullOption = Annotated[bool, typer.Option("--full", help="Send all generated content, not some of each kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.")]
@@ -81,7 +82,7 @@ def peer(
     session_id_file: Annotated[
         bool, typer.Option("--session-id-file", help="The session ID names a file on the peer.")
     ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Send all generated content, not some of each kind.")] = False,
+    full: FullOption = False,
     section: SectionOption = None,
     level: LevelOption = None,
     list_cases: ListOption = False,
@@ -163,6 +164,7 @@ def codec(
     only: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Ids or patterns: 'codec.json-*'.")] = None,
     revision: RevisionOption = Revision.V2,
     extensions: ExtensionsOption = "auto",
+    full: FullOption = False,
     section: SectionOption = None,
     level: LevelOption = None,
     errors: Annotated[
@@ -184,26 +186,40 @@ def codec(
 
     Exit codes: 0 good, 1 a case failed, 2 wrong usage, 3 could not run.
     """
-    from wireproto.conformance.codec import Program, run_codec, vector_cases
+    from wireproto.conformance.codec import run_codec
+    from wireproto.conformance.codec_cases import codec_cases
+    from wireproto.conformance.program import Program
 
-    cases = vector_cases(Revision(revision))
+    if not (command or list_cases):
+        wrong(context, "give the codec's command after --")
+    codes = error_names(context, errors)
+    cases = codec_cases(Revision(revision), full=full)
     known = expected_failures(context, expected, profile, "codec", revision, {each.id for each in cases})
     cases = selected(context, cases, only or [], section or [], level or [])
     if list_cases:
         return show_list(cases)
-    if not command:
-        wrong(context, "give the codec's command after --")
-    codes = error_names(context, errors)
-    again = ["--revision", f"{revision:d}", *(["--errors", str(errors)] if errors else [])]
+    command = command or []
+    again = [
+        "--revision",
+        f"{revision:d}",
+        *(["--errors", str(errors)] if errors else []),
+        *(["--full"] if full else []),
+    ]
 
     def rerun(case: str) -> str:
         return shlex.join(["wireproto", "conform", "codec", *again, "--only", case, "--", *command])
 
     has_extensions = None if extensions == "auto" else False
     results = run_codec(
-        Program(command), cases, codes=codes, expected=known, rerun=rerun, has_extensions=has_extensions
+        Program(command),
+        cases,
+        revision=Revision(revision),
+        codes=codes,
+        expected=known,
+        rerun=rerun,
+        has_extensions=has_extensions,
     )
-    title = f"a codec, revision {revision:d}"
+    title = f"a codec, revision {revision:d}, {'all' if full else 'standard'} content"
     return report(results, title, shlex.join(command), len(cases), as_json, junit, html)
 
 

@@ -182,6 +182,7 @@ def codec(
 
     Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
+    from wireproto.conformance.frames import decoded
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.differential import Differential, Disagreement
 
@@ -195,14 +196,17 @@ def codec(
         again = shlex.join(["wireproto", "fuzz", "codec", "--revision", str(revision), *how, "--", *command])
         if as_json:
             frame = found.frames[-1].hex()
-            told = {"kind": found.kind, "frame": frame, "expected": found.expected, "answer": found.answer}
-            say(json.dumps({**told, "replay": again}))
+            told = {"kind": found.kind, "frame": frame, "decoded": decoded(found.frames[-1])}
+            told |= {"expected": found.expected, "answer": found.answer}
+            say(json.dumps({**told, "crash": found.is_crash, "stderr": found.stderr, "replay": again}))
         else:
             say_lines(
                 found.kind,
                 f"  frame: {_short(found.frames[-1].hex())}",
+                f"  which is: {decoded(found.frames[-1])}",
                 f"  expected: {_short(found.expected)}",
                 f"  answer: {_short(found.answer)}",
+                *(f"  stderr: {line}" for line in found.stderr),
                 f"  again: {again}",
             )
         sys.stdout.flush()
@@ -212,18 +216,27 @@ def codec(
         if disagreement is not None:
             tell(disagreement, replay_file)
         return EXIT_OK if disagreement is None else EXIT_NO
+
+    def so_far() -> str:
+        crashes = sum(each.is_crash for each in differential.found)
+        total = len(differential.found)
+        return f"{differential.frames:,} frames, " + f"crashes {crashes}, " * (crashes > 0) + f"disagreements {total}"
+
     with interruptible() as interrupted, display.shown(not as_json) as show:
 
         def progress(frames: int) -> None:
-            show(f"{frames:,} frames, disagreements {len(differential.found)}")
+            show(so_far())
 
         for found in differential.run(seconds, progress):
             tell(found, store.keep(findings, "codec", found.text))
     total = len(differential.found)
     if as_json:
-        say(json.dumps({"done": True, "seed": seed, "frames": differential.frames, "disagreements": total}))
+        counts = {"frames": differential.frames, "disagreements": total, "by_verdict": differential.by_verdict}
+        say(json.dumps({"done": True, "seed": seed, **counts}))
     else:
-        say(f"{differential.frames:,} frames, disagreements {total}")
+        say(so_far())
+        if differential.by_verdict:
+            say("judged by verdict alone where an error has no name that the specification knows")
     return exit_code(total, interrupted)
 
 

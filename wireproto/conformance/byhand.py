@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from wireproto.testing.signatures import ORDER
+
 INFO: Final = b"darkbloom-cluster-session-v1"
-ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-"""That of P-256's group."""
 KEYS: Final = ("sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature")
 
 

@@ -50,6 +50,22 @@ def name_of(message: Message) -> str:
     return SPEC_BY_CLASS[type(message)].msg_type.wire_name
 
 
+def decoded(frame: bytes) -> str:
+    """A frame as people read it: the name of its type, and its payload as text."""
+    try:
+        name = ClusterMsgType(frame[0]).wire_name
+    except ValueError:
+        name = f"type 0x{frame[0]:02x}"
+    except IndexError:
+        return "an empty frame"
+    more = f"… ({len(frame)} bytes)" if len(frame) > _SHOWN else ""
+    return f"{name} {frame[1:_SHOWN].decode(errors='backslashreplace')}{more}".rstrip(" ")
+
+
+_SHOWN: Final = 160
+"""Bytes of a frame that `decoded` shows."""
+
+
 def shown(frame: bytes) -> str:
     """A frame in a few words."""
     try:
@@ -62,7 +78,7 @@ def shown(frame: bytes) -> str:
     return f"{name} {shown}{more}".rstrip()
 
 
-_RULES: Final = {
+RULES: Final = {
     "json-bom": "JSON-TEXT",
     "json-utf8": "JSON-TEXT",
     "json-syntax": "JSON-TEXT",
@@ -81,6 +97,7 @@ _RULES: Final = {
     "type-unknown": "FRAME-TYPE",
     "truncated": "JSON-TEXT",
 }
+"""The requirement that an error code stands for, where it is the same for all types."""
 _PAYLOADS: Final = {
     3: "PAYLOAD-EMPTY",
     5: "PAYLOAD-OPAQUE",
@@ -107,7 +124,7 @@ def rule_of(error: WireError, frame: bytes) -> str:
         return "EXT-NAMES"
     if not frame:
         return "FRAME-TYPE"
-    return _RULES.get(error.code) or payload_rule(frame)
+    return RULES.get(error.code) or payload_rule(frame)
 
 
 def payload_rule(frame: bytes) -> str:

@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import IO, Final
 
@@ -41,9 +41,7 @@ def command_launcher(command: str) -> Launcher:
                 code = process.returncode
                 if stopping or code is None:
                     return None
-                name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-                last = next((line.strip() for line in reversed(last_lines(errors)) if not _NOISE.match(line)), "")
-                return Ended(f"the peer has ended with {name}" + (f": {last}" if last else ""), code)
+                return Ended(f"the peer has ended with {how_ended(code, last_lines(errors))}", code)
 
             try:
                 yield Running(ended, lambda: last_lines(errors))
@@ -60,6 +58,13 @@ def last_lines(errors: IO[bytes], since: int = 0) -> list[str]:
     # The peer writes at the file's position, which this leaves as it is.
     text = os.pread(errors.fileno(), _LAST_BYTES, max(size - _LAST_BYTES, since))
     return text.decode(errors="replace").splitlines()[-_LAST_LINES:]
+
+
+def how_ended(code: int, lines: Sequence[str]) -> str:
+    """A process's signal or exit status, and the last line of its own on standard error."""
+    name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    last = next((line.strip() for line in reversed(lines) if not _NOISE.match(line)), "")
+    return name + (f": {last}" if last else "")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

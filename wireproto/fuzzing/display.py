@@ -1,10 +1,15 @@
-"""How a long run is shown: one line that changes, on a terminal; nothing where standard error is none."""
+"""How a long run is shown: one line that changes, on a terminal; elsewhere a line every few seconds."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from wireproto.fuzzing.engine import Progress
+
+_EVERY: Final = 10.0
+"""Seconds between two lines where there is no terminal."""
 
 
 def line(progress: Progress) -> str:
@@ -20,9 +25,20 @@ def line(progress: Progress) -> str:
 
 @contextmanager
 def shown(wanted: bool = True) -> Iterator[Callable[[str], None]]:
-    """What shows a line instead of the last one."""
-    if not (wanted and sys.stderr.isatty()):
+    """What shows a line instead of the last one; without a terminal, one now and then."""
+    if not wanted:
         yield lambda text: None
+        return
+    if not sys.stderr.isatty():
+        told = time.monotonic()
+
+        def tell(text: str) -> None:
+            nonlocal told
+            if time.monotonic() - told > _EVERY:
+                told = time.monotonic()
+                print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+        yield tell
         return
     from rich.console import Console
     from rich.status import Status

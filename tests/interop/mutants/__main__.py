@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.interop.mutants import by_rule, mechanical
-from tests.interop.mutants.mechanical import Mutant
+from tests.interop.mutants.mechanical import Mutant, noted, write
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, cases_of, free_port
 from wireproto.conformance import (
@@ -65,12 +65,7 @@ class Peers:
 
     def change(self, mutant: Mutant | None) -> None:
         """Write the peer's files, with the mutant's change in them."""
-        for path in PEER.glob("*.mjs"):
-            text = path.read_text()
-            for edit in sorted(mutant.edits if mutant else (), key=lambda each: -each.start):
-                if edit.file == path.name:
-                    text = text[: edit.start] + edit.text + text[edit.stop :]
-            (self._folder / path.name).write_text(text)
+        write(PEER, self._folder, mutant)
 
     def _targets(self, role: Role) -> list[Target]:
         words = ["node", str(self._folder / "peer.mjs"), MODES[role]]
@@ -135,12 +130,6 @@ async def campaign(kinds: list[str], seed: int, wanted: int, full: bool, results
                 print(f"{number + 1}: {shown(rows[-1])}", flush=True)  # noqa: T201
             lines.append(f"{kind}, seed {seed}: {summary(rows)}")
     return lines
-
-
-def noted(results: Path) -> list[dict[str, Any]]:
-    """What earlier runs have noted."""
-    results.parent.mkdir(parents=True, exist_ok=True)
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
 def shown(row: dict[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """Mechanical mutants of the JavaScript peer: one operator, constant, condition or call changed, anywhere in it."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 FILES: Final = ("peer.mjs", "session.mjs", "seal.mjs", "link.mjs", "json.mjs", "frames.mjs", "handshake.mjs")
 
@@ -42,9 +43,9 @@ _PLACES: Final = {
 _NO_CODE: Final = re.compile(r"//[^\n]*|/\*.*?\*/|^import [^;]*;|\"(?:[^\"\\\n]|\\.)*\"|`[^`]*`", re.S | re.M)
 
 
-def mutants(directory: Path, random: Random) -> Iterator[Mutant]:
+def mutants(directory: Path, random: Random, files: Sequence[str] = FILES) -> Iterator[Mutant]:
     """All of them in a random order, which the same seed repeats."""
-    found = [each for file in FILES for each in _of(file, (directory / file).read_text())]
+    found = [each for file in files for each in _of(file, (directory / file).read_text())]
     random.shuffle(found)
     for kind, edit in found:
         choice = _changed(kind, edit.text, random)
@@ -76,3 +77,19 @@ def _changed(kind: str, text: str, random: Random) -> str | None:
             return f"{other}, {one}"
         case _:
             return ""
+
+
+def write(source: Path, folder: Path, mutant: Mutant | None) -> None:
+    """Write the peer's files, with the mutant's change in them."""
+    for path in source.glob("*.mjs"):
+        text = path.read_text()
+        for edit in sorted(mutant.edits if mutant else (), key=lambda each: -each.start):
+            if edit.file == path.name:
+                text = text[: edit.start] + edit.text + text[edit.stop :]
+        (folder / path.name).write_text(text)
+
+
+def noted(results: Path) -> list[dict[str, Any]]:
+    """What earlier runs have noted."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []

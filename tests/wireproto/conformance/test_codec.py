@@ -4,19 +4,27 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.forks import run_text
 from wireproto.conformance import Result, Verdict
-from wireproto.conformance import codec as codec_module
-from wireproto.conformance.codec import BY_VERDICT, Program, run_codec, vector_cases
+from wireproto.conformance import program as program_module
+from wireproto.conformance.codec import BY_VERDICT, run_codec
+from wireproto.conformance.codec_cases import CodecCase, GrowthCase, codec_cases, vector_cases
+from wireproto.conformance.growth import measuring
+from wireproto.conformance.program import Program
 from wireproto.messages import Revision
 
 OURS = [sys.executable, "-m", "wireproto", "codec"]
 SCRIPT = Path(__file__).parent / "scripts" / "codec.py"
+
+
+VECTORS = list(vector_cases(Revision.V2))
 
 
 def wrong(fault: str) -> list[str]:
@@ -24,20 +32,24 @@ def wrong(fault: str) -> list[str]:
 
 
 def results(
-    command: list[str], codes: dict[str, str] | None = None, count: int | None = None, revision: Revision = Revision.V2
+    command: list[str],
+    codes: dict[str, str] | None = None,
+    cases: Sequence[CodecCase | GrowthCase] = VECTORS,
+    revision: Revision = Revision.V2,
 ) -> list[Result]:
     async def main() -> list[Result]:
-        cases = vector_cases(revision)[:count]
-        return [result async for result in run_codec(Program(command), cases, codes=codes)]
+        return [result async for result in run_codec(Program(command), cases, revision=revision, codes=codes)]
 
     return asyncio.run(main())
 
 
 @pytest.mark.parametrize("revision", Revision)
 def test_our_own(revision: Revision) -> None:
-    found = results([*OURS, "--revision", str(int(revision))], revision=revision)
+    """All of it, the generated frames and the times included."""
+    cases = codec_cases(revision)
+    found = results([*OURS, "--revision", str(int(revision))], cases=cases, revision=revision)
     assert {result.id: result.reason for result in found if result.verdict is not Verdict.PASS} == {}
-    assert len(found) == len(vector_cases(revision)) > 30
+    assert len(found) == len(cases) > 100
 
 
 def test_one_that_takes_everything() -> None:
@@ -49,7 +61,7 @@ def test_one_that_refuses_everything() -> None:
     """What is invalid is refused, by a name that the specification does not have: that counts as none."""
     found = results(wrong("refuses-everything"))
     counts = Counter(result.verdict for result in found)
-    valid = sum(case.vector.message is not None for case in vector_cases(Revision.V2))
+    valid = sum(case.questions[0].answer["ok"] for case in VECTORS if case.questions[0].answer)
     assert counts == {Verdict.FAIL: valid, Verdict.PASS: len(found) - valid}
     assert {result.reason for result in found if result.verdict is Verdict.PASS} == {BY_VERDICT}
 
@@ -78,38 +90,105 @@ def test_a_codec_that_dies_is_a_crash_and_its_last_words_are_kept() -> None:
     crash = found["codec.nesting-513-unclosed"]
     assert (crash.verdict, crash.stderr) == (Verdict.CRASH, ("out of stack",))
     assert crash.failure is not None
-    assert crash.failure.came == "the program has ended with exit status 70"
+    assert crash.failure.came == "the program has ended with exit status 70: out of stack"
     assert found["codec.spaces"].verdict is Verdict.PASS
 
 
+def test_a_list_as_the_name_of_an_error_ended_the_run() -> None:
+    invalid = [each for each in VECTORS if each.questions[0].answer and not each.questions[0].answer["ok"]][:1]
+    (found,) = results(wrong("names-a-list"), cases=invalid)
+    assert (found.verdict, found.reason) == (Verdict.PASS, BY_VERDICT)
+
+
+def test_half_a_surrogate_pair_in_an_answer_ended_the_run() -> None:
+    valid = [each for each in VECTORS if each.questions[0].answer and each.questions[0].answer["ok"]][:1]
+    (found,) = results(wrong("half-a-pair"), cases=valid)
+    assert found.failure is not None
+    assert found.failure.came == '[10, {"uid": "\\ud800"}]'
+
+
 def test_one_that_says_nonsense() -> None:
-    found = results(wrong("nonsense"), count=3)
+    found = results(wrong("nonsense"), cases=VECTORS[:3])
     assert [result.failure.came for result in found if result.failure] == ["here you are"] * 3
+
+
+def test_one_that_has_ended_is_told_at_once_though_a_child_of_it_holds_the_pipe() -> None:
+    """As `go run` and a shell have one."""
+    started = time.monotonic()
+    (found,) = results(["sh", "-c", "sleep 60 & echo 'no room' >&2; exit 3"], cases=VECTORS[:1])
+    assert (found.verdict, found.stderr) == (Verdict.CRASH, ("no room",))
+    assert found.failure is not None
+    assert found.failure.came == "the program has ended with exit status 3: no room"
+    assert time.monotonic() - started < 30
+
+
+def test_a_generated_case_shows_the_first_frame_that_fails_decoded() -> None:
+    (case,) = (each for each in codec_cases(Revision.V2) if each.id == "codec.ping.payload-where-none-belongs")
+    (found,) = results(wrong("takes-everything"), cases=[case])
+    assert found.failure is not None
+    assert found.failure.requirement == "PAYLOAD-EMPTY"
+    assert found.reason.endswith("(a byte 0x00; 263 of 263 frames)")
+    assert found.record.steps[:2] == ["ask about 0300", "which is ping \x00"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (lambda size: size / 1e5, ""),
+        (lambda size: 0.02 + size / 1e6, ""),
+        (lambda size: (size / 1e5) ** 2, "to the power of 2.0: 12,500 bytes take 0.016 s, 50,000 bytes 0.250 s"),
+        (lambda size: 1 + size / 1e5, ""),
+    ],
+    ids=["linear", "fast", "quadratic", "slow to answer at all"],
+)
+def test_how_the_time_grows(seconds: Callable[[int], float], told: str) -> None:
+    measure, said = measuring(bytes), ""
+    frames = next(measure)
+    while frames:
+        try:
+            frames = measure.send(sum(seconds(len(frame)) for frame in frames))
+        except StopIteration as end:
+            said, frames = end.value, ()
+    assert (said.partition("the length ")[2], bool(said)) == (told, bool(told))
+
+
+def test_a_codec_that_is_slow_by_its_growth() -> None:
+    cases = [each for each in codec_cases(Revision.V2) if each.id == "codec.time.arrays"]
+    (found,) = results(wrong("quadratic"), cases=cases)
+    assert found.verdict is Verdict.NON_STRICT
+    assert found.reason.startswith("the time grows as the length to the power of ")
 
 
 def test_one_that_ends_after_each_answer() -> None:
     """It is started again, and fails what it did not answer."""
-    found = results(wrong("ends"), count=4)
+    found = results(wrong("ends"), cases=VECTORS[:4])
     assert [result.verdict for result in found] == [Verdict.FAIL] * 4
     assert {result.failure.came for result in found if result.failure} == {"the end of the program"}
 
 
 def test_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "ANSWER_SECONDS", 0.5)
-    (found,) = results(wrong("hangs"), count=1)
+    monkeypatch.setattr(program_module, "START_SECONDS", 0.5)
+    (found,) = results(wrong("hangs"), cases=VECTORS[:1])
     assert (found.verdict, found.failure and found.failure.came) == (Verdict.FAIL, "no answer in 0.5 s")
 
 
-def test_one_that_always_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "ANSWER_SECONDS", 0.2)
+def test_one_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "START_SECONDS", 0.2)
     found = results(wrong("hangs"))
+    assert Counter(result.verdict for result in found) == {Verdict.FAIL: 1, Verdict.SKIPPED: len(found) - 1}
+    assert found[1].reason == "the program never answered"
+
+
+def test_one_that_hangs_at_some_frames_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "ANSWER_SECONDS", 0.2)
+    found = results(wrong("hangs-after-pongs"))
     assert Counter(result.verdict for result in found) == {Verdict.FAIL: 3, Verdict.SKIPPED: len(found) - 3}
     assert found[3].reason == "the program left 3 frames in a row without an answer"
 
 
 def test_one_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
-        results(["/nonexistent/codec"], count=1)
+        results(["/nonexistent/codec"], cases=VECTORS[:1])
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +197,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command(tmp_path: Path) -> None:
     html, xml = tmp_path / "r.html", tmp_path / "r.xml"
-    one = vector_cases(Revision.V2)[0].id
+    one = VECTORS[0].id
     done = command("--json", "--only", one, "--html", str(html), "--junit", str(xml), "--", *OURS)
     case, summary = map(json.loads, done.stdout.splitlines())
     assert (done.returncode, done.stderr) == (0, "")
@@ -129,7 +208,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_a_failure_comes_with_a_command_that_runs_it_again() -> None:
-    one = vector_cases(Revision.V2)[0].id
+    one = VECTORS[0].id
     done = command("--json", "--only", one, "--", *wrong("refuses-everything"))
     assert done.returncode == 1
     again = json.loads(done.stdout.splitlines()[0])["rerun"]

@@ -11,7 +11,9 @@ from tests.wireproto.fuzzing.faulty.base import Parser
 from tests.wireproto.fuzzing.faulty.frames import CODECS, Coded
 from tests.wireproto.oracle import judge
 from wireproto import Revision, decode_frame, encode_frame
-from wireproto.fuzzing.differential import Codec, CodecError, Differential, expected_answer, wrong
+from wireproto.conformance.contract import expected_answer, wrong
+from wireproto.fuzzing.asked import Codec, CodecError
+from wireproto.fuzzing.differential import Differential
 from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.fuzzing.seeds import frame as frames
 from wireproto.messages import PongPayload
@@ -46,6 +48,7 @@ REFUSED = {"ok": False, "error": "truncated", "offset": 0}
         (b"", REFUSED | {"error": "EOF", "offset": 7}, ""),  # its own name for it
         (b"", REFUSED, ""),
         (b"", {"ok": False}, ""),
+        (b"", {"ok": False, "error": ["EOF"]}, ""),
         (b"", {"ok": True, "type": 3, "payload": None}, "accepts truncated"),
         (b"", REFUSED | {"error": "type-unknown"}, "type-unknown where it is truncated"),
         (b"", REFUSED | {"offset": 1}, "another offset of truncated"),
@@ -90,15 +93,54 @@ def test_a_decoder_is_asked() -> None:
 
 def test_a_decoder_that_ends_is_started_anew() -> None:
     codec = Codec(program("print('{}') if line != '03\\n' else sys.exit(7)"))
-    with pytest.raises(CodecError, match="it ends with exit code 7") as caught:
+    with pytest.raises(CodecError, match="crash: exit status 7") as caught:
         codec.ask([b"\x01", b"\x03", b"\x01"])
     assert caught.value.answers == [b"{}"]
     assert codec.ask([b"\x01"]) == [b"{}"]
     codec.stop()
 
 
+def test_a_decoder_that_has_ended_is_told_at_once_though_a_child_of_it_holds_the_pipe() -> None:
+    codec = Codec(["sh", "-c", "sleep 60 & echo 'no room' >&2; exit 3"])
+    started = time.monotonic()
+    with pytest.raises(CodecError, match="crash: exit status 3") as caught:
+        codec.ask([b"\x03"])
+    assert (caught.value.crashed, caught.value.stderr) == (True, ("no room",))
+    assert time.monotonic() - started < 9  # not the 10 s of an answer
+
+
+def test_a_crash_comes_with_its_shortest_frame_and_what_was_said_last() -> None:
+    dies = program(
+        "frame = bytes.fromhex(line); "
+        "b'u' in frame and (print('no room', file=sys.stderr), sys.exit(70)); print(json.dumps({'ok': False}))"
+    )
+    found = Differential(dies, 1)._smaller("crash: exit status 70", [b"\x0a" + b"auau"], time.monotonic() + 60)
+    assert (found.frames, found.is_crash, found.stderr) == ((b"u",), True, ("no room",))
+
+
+def test_a_slow_decoder_does_not_lengthen_a_run() -> None:
+    """A batch of 32 frames takes it 16 s."""
+    differential = Differential(program("time.sleep(0.5); print(json.dumps({'ok': False}))"), 1, has_extensions=True)
+    started = time.monotonic()
+    list(differential.run(1.0))
+    assert time.monotonic() - started < 10
+
+
+def test_a_decoder_that_never_answers_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wireproto.fuzzing.asked.START_TIME", 0.5)
+    (found,) = Differential(["sleep", "60"], 1).run(0.1)
+    assert (found.kind, found.frames) == ("no answer within 0.5 s", (b"\x03",))
+
+
+def test_names_that_the_specification_does_not_have_are_told() -> None:
+    differential = Differential(program("print(json.dumps({'ok': False, 'error': 'EOF'}))"), 1, has_extensions=True)
+    list(differential._asked([b""]))
+    assert differential.by_verdict
+    differential._codec.stop()
+
+
 def test_a_decoder_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wireproto.fuzzing.differential.ANSWER_TIME", 0.5)
+    monkeypatch.setattr("wireproto.fuzzing.asked.START_TIME", 0.5)
     codec = Codec(program("time.sleep(100)"))
     with pytest.raises(CodecError, match=r"no answer within 0\.5 s"):
         codec.ask([b"\x03"])
@@ -166,12 +208,15 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize(
     ("seconds", "limit", "kind"),
-    [("0.6", "SLOW", "more than 2 s for one answer"), ("0", "MUCH_MEMORY", "more than 256 MiB of memory")],
+    [
+        ("0.6", "asked.SLOW", "more than 2 s for one answer"),
+        ("0", "differential.MUCH_MEMORY", "more than 256 MiB of memory"),
+    ],
 )
 def test_what_costs_too_much_is_made_small_and_shown_again(
     seconds: str, limit: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"wireproto.fuzzing.differential.{limit}", {"SLOW": 0.5, "MUCH_MEMORY": 64 * 2**20}[limit])
+    monkeypatch.setattr(f"wireproto.fuzzing.{limit}", 0.5 if limit == "asked.SLOW" else 64 * 2**20)
     differential = Differential([sys.executable, "-c", COSTLY, seconds], 1)
     found = differential._smaller(kind, [b"\x03", b"\x05"], time.monotonic() + 10)
     assert (found.kind, found.frames, found.is_repeated) == (kind, (b"\x05",), True)

@@ -13,6 +13,7 @@ from subprocess import PIPE
 import pytest
 
 from tests.forks import run, run_text
+from wireproto.fuzzing import display
 from wireproto.fuzzing.corpus import dictionary
 from wireproto.fuzzing.sealed import split_stream
 from wireproto.fuzzing.seeds import SEEDS
@@ -165,6 +166,17 @@ def test_codec_that_cannot_be_started(tmp_path: Path) -> None:
     done = fuzz("codec", "--", "/nowhere/codec", cwd=tmp_path)
     assert done.returncode == 3
     assert "/nowhere/codec" in done.stderr
+
+
+def test_progress_is_told_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(display, "_EVERY", -1.0)
+    with display.shown() as show:
+        show("7 frames")
+    with display.shown(wanted=False) as show:
+        show("8 frames")
+    assert capsys.readouterr().err == "7 frames\n"
 
 
 # -- corpus, dictionary -----------------------------------------------------------------------------------------------

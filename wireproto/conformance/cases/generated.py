@@ -10,7 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
-from wireproto.conformance.byhand import KEYS
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from wireproto.conformance import byhand
+from wireproto.conformance.byhand import KEYS, Identity
 from wireproto.conformance.case import FULL_ONLY, RANK_0, RANK_1, V2, case
 from wireproto.conformance.frames import BOOTSTRAP, PING, PONG, link_frame
 from wireproto.conformance.peer import Link, Peer
@@ -18,6 +21,7 @@ from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 from wireproto.conformance.wire import Silence
 from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_TYPE
 from wireproto.session import Role
+from wireproto.testing.signatures import LOW_ORDER, ORDER, wrong_points, wrong_signatures
 
 _Point = TypeVar("_Point")
 _FEW: Final = 3
@@ -431,3 +435,79 @@ async def swift_escapes_everywhere(peer: Peer) -> None:
     unknown = ['"":[]', '"x":-1234567890123456789012345678901234567890e-12', '"y":{"a":{"a":"\\u007f\ufeff"}}']
     text = "{" + ",".join((*unknown, *members)) + "}\n"
     await link.shake_hands(frame[:1] + text.encode())
+
+
+# -- signatures and keys -----------------------------------------------------------------------------------------------
+
+_OTHER_SIGNATURES: Final = [each.about for each in wrong_signatures(ORDER - 2, ORDER - 3)]
+_DER_LENGTHS: Final = (70, 71, 72, 69)
+
+
+@case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=120.0)
+async def der_grammar(peer: Peer) -> None:
+    """A signature in any other form than DER, or with r or s out of range, ends the connection."""
+    for number, about in enumerate(_points(peer, _OTHER_SIGNATURES)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        await link.send_body(f"a signature: {about}", link.introduction(sign=_signing(about)))
+        await link.expect_closed()
+        await link.wire.close()
+
+
+def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
+    """Sign in one of the wrong ways, with an r and an s that both need a zero byte first: each way applies to them."""
+
+    def sign(own: Identity, text: bytes) -> bytes:
+        while True:
+            r, s = decode_dss_signature(own.sign(text))
+            if r >> 255:
+                return {each.about: each.data for each in wrong_signatures(r, max(s, ORDER - s))}[about]
+
+    return sign
+
+
+@case("handshake", "signature-lengths", "HANDSHAKE-SIGNATURE", deadline=40.0)
+async def signature_lengths(peer: Peer) -> None:
+    """A signature is taken whether it has 69, 70, 71 or 72 bytes: r and s may have a zero byte first, or be short."""
+    for number, size in enumerate(_points(peer, _DER_LENGTHS)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        await link.shake_hands(link.introduction(sign=_of_length(size)))
+        await link.wire.close()
+
+
+def _of_length(size: int) -> Callable[[Identity, bytes], bytes]:
+    def sign(own: Identity, text: bytes) -> bytes:
+        while True:
+            low = own.sign(text)
+            for der in (low, byhand.other_s(low)):
+                if len(der) == size:
+                    return der
+
+    return sign
+
+
+@case("handshake", "identity-points", "HANDSHAKE-ORDER", deadline=60.0)
+async def identity_points(peer: Peer) -> None:
+    """An identity key that is no point, or another than that of the signature, ends the connection."""
+    for number, point in enumerate(_points(peer, [*wrong_points(peer.settings.identity.public)])):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        await link.send_body(f"an identity key: {point.about}", link.introduction(shown=point.data))
+        await link.expect_closed()
+        await link.wire.close()
+
+
+@case("handshake", "x25519-low-order", "HANDSHAKE-ORDER", deadline=60.0, needs=("handshake.x25519-zero",))
+async def x25519_low_order(peer: Peer) -> None:
+    """Each encoding of each X25519 key that gives the all-zero secret ends the connection."""
+    for number, public in enumerate(_points(peer, LOW_ORDER)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        await link.send_body(f"the X25519 key {public.hex()}", link.introduction(public=public))
+        await link.expect_closed()
+        await link.wire.close()

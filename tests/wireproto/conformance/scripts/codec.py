@@ -5,14 +5,14 @@ import sys
 import time
 
 from wireproto import Revision, WireError, decode_frame
-from wireproto.fuzzing.differential import expected_answer
+from wireproto.conformance.contract import expected_answer
 
 
 def main(fault: str) -> None:
     for line in sys.stdin:
         if fault == "ends":
             return
-        if fault == "hangs":
+        if fault == "hangs" or (fault == "hangs-after-pongs" and not line.startswith("04")):
             time.sleep(60)
         print(answer(fault, line.strip()), flush=True)  # noqa: T201
 
@@ -23,6 +23,15 @@ def answer(fault: str, text: str) -> str:
             return '{"ok": true, "type": 255, "payload": {}}'
         case "refuses-everything":
             return '{"ok": false, "error": "no", "offset": 0}'
+        case "hangs-after-pongs":
+            return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
+        case "half-a-pair":
+            return '{"ok": true, "type": 10, "payload": {"uid": "\\ud800"}}'
+        case "quadratic":
+            time.sleep((len(text) / 4e5) ** 2)
+            return json.dumps(expected_answer(bytes.fromhex(text), Revision.V2))
+        case "names-a-list":
+            return '{"ok": false, "error": ["EOF"]}'
         case "nonsense":
             return "here you are"
         case "own-names":
