@@ -47,11 +47,11 @@ from wireproto import (
     encode_link_frame,
 )
 from wireproto.codec.link import HEADER
-from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.messages import SPEC_BY_CLASS
 from wireproto.session import Config, Role, Session, State
 from wireproto.session.handshake import KeySigner
 from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.mutations import nearly_valid_frame, token_soup
 from wireproto.testing.requirements import DIRECTORY
 from wireproto.testing.strategies import messages, seeded_randoms
 

@@ -26,8 +26,8 @@ from wireproto.errors import ERROR_CODES, WireError
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.long_frames import long_frame
 from wireproto.fuzzing.minimize import fewest
-from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.messages import SPEC_BY_CLASS, PayloadKind, Revision
+from wireproto.testing.mutations import mutate_frame, random_frame
 
 _BATCH: Final = 32
 _LONG: Final = 4096

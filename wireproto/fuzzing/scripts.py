@@ -12,7 +12,6 @@ from wireproto.codec.frame import decode_frame
 from wireproto.conformance.frames import name_of, payload_rule, rule_of
 from wireproto.errors import WireError
 from wireproto.fuzzing import seeds
-from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.messages import (
     MAX_LINK_LENGTH,
     SPEC_BY_CLASS,
@@ -29,6 +28,7 @@ from wireproto.messages import (
     SessionEnd,
 )
 from wireproto.session import Role
+from wireproto.testing.mutations import mutate_frame, random_frame
 
 _NONCE: Final = 12
 _PING: Final = b"\x03"

@@ -12,9 +12,9 @@ from tests.wireproto.fuzzing.faulty.frames import CODECS, Coded
 from tests.wireproto.oracle import judge
 from wireproto import Revision, decode_frame, encode_frame
 from wireproto.fuzzing.differential import Codec, CodecError, Differential, expected_answer, wrong
-from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.fuzzing.seeds import frame as frames
 from wireproto.messages import PongPayload
+from wireproto.testing.mutations import mutate_frame, random_frame
 
 BOOTSTRAP = b'\x07{"port":1,"sessionID":"a"}'
 PONG = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
