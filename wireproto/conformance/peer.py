@@ -66,6 +66,8 @@ class Settings:
     """Whether the peer has any; None where its offers show it."""
     names_file: bool = False
     """Whether the session ID of a jacclBootstrap names a file on the peer."""
+    broken: frozenset[str] = frozenset()
+    """Requirements that the peer is known to break: sessions from the grammar leave out what breaks one of them."""
     full: bool = False
     """Whether every generated content is sent, instead of some of each kind."""
 
@@ -118,6 +120,10 @@ class Peer:
     def was_closed(self) -> bool:
         """Whether the peer has ended a connection."""
         return any(link.wire.ended for link in self._links)
+
+    async def crash(self) -> str:
+        """How the peer's process has died, or nothing."""
+        return await self._target.crash(was_closed=self.was_closed)
 
     async def restart(self) -> None:
         """Another peer in place of this one."""
@@ -232,6 +238,14 @@ class Link(Side):
         opened = self._opened(body)
         self._owes_pong |= opened == PING
         return opened
+
+    async def next_frame(self, seconds: float) -> bytes | None:
+        """The next cluster frame; None once the peer has closed. Silence where neither comes in time."""
+        body = await self.wire.frame(seconds)
+        if body is None:
+            return None
+        self.bodies.append(body)
+        return self._opened(body)
 
     async def message(self, seconds: float | None = None) -> Message:
         """The next frame's message. Missed where it is not to the letter."""
