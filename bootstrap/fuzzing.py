@@ -11,7 +11,7 @@ from typing import Final
 from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Hostfile, parse_hostfile
 from wireproto.fuzzing.harness import Harness, expect
-from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS, mutate_bytes
+from wireproto.testing.mutations import LITERALS, NUMBERS, STRING_FAULTS, mutate_bytes
 
 _PIECES: Final = (
     *LITERALS, *NUMBERS, *STRING_FAULTS, b'"rdma":', b'"ips":', b'"ssh":', b'"hosts":', b'"backend":', b'"jaccl"',

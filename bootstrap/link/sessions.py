@@ -495,7 +495,8 @@ class RankOne:
                     self._report("bootstrap-received", peer=0, **fields)
                     check_bootstrap(payload, self._size)
                     self._on_seen(None)
-                    self._bootstraps.put_nowait((payload, over))
+                    agreed = replace(payload, extensions=tuple(sorted(link.session.agreed)))  # [EXT-REVISION]
+                    self._bootstraps.put_nowait((agreed, over))
                 case MessageReceived(JacclBootstrapPayload() as payload):
                     # A process forms one group, so another frame cannot be followed.
                     self._report("ignored", peer=0, name=wire_name(payload))

@@ -30,7 +30,6 @@ from tests.campaign.process import BRISK, News, Running
 from tests.campaign.scene import START_SECONDS, WAITS
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.errors import WireError
-from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_link
 from wireproto.fuzzing.seeds import SEEDS, link_stream
 from wireproto.messages import (
@@ -45,6 +44,7 @@ from wireproto.messages import (
 from wireproto.session import Config, Established, Role, Session
 from wireproto.testing.encodings import foreign_frame, random_message
 from wireproto.testing.fixed_keys import KNOWN
+from wireproto.testing.mutations import mutate_frame, random_frame
 
 ANSWER = 20.0
 """Seconds in which a rank does what takes it milliseconds."""

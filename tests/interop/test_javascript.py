@@ -41,10 +41,10 @@ from wireproto import (
 )
 from wireproto.codec.link import HEADER
 from wireproto.conformance.contract import expected_answer, wrong
-from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.session import Config, Role, Session, State
 from wireproto.session.handshake import KeySigner
 from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.mutations import nearly_valid_frame, token_soup
 from wireproto.testing.requirements import DIRECTORY
 from wireproto.testing.strategies import messages, seeded_randoms
 

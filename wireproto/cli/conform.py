@@ -104,6 +104,7 @@ def peer(
     """
     from wireproto.conformance import CASES, Settings, run
     from wireproto.conformance.artifacts import save
+    from wireproto.conformance.expected import rules_of
     from wireproto.conformance.identity import IdentityFileError, load_identity, peer_key_of
     from wireproto.conformance.runner import planned
     from wireproto.session import Role
@@ -131,6 +132,7 @@ def peer(
         revision=Revision(revision),
         has_extensions=None if extensions == "auto" else False,
         names_file=session_id_file,
+        broken=frozenset(rules_of(known)),
         full=full,
     )
     again = ["--listen" if connect is None else "--connect", f"{host}:{port}", "--revision", f"{revision:d}"]

@@ -84,16 +84,18 @@ def peer(
     from wireproto.conformance import CASES, Patience, Settings
     from wireproto.conformance.expected import rules_of
     from wireproto.conformance.identity import IdentityFileError, load_identity, peer_key_of
+    from wireproto.conformance.model.drawing import drawn
+    from wireproto.conformance.model.script import Script
     from wireproto.conformance.verdicts import Missed, Undecided
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.peer import PeerGoneError, PeerProgress, fuzz
-    from wireproto.fuzzing.scripts import Script, drawn_script
     from wireproto.session import Role
 
     if (listen is None) == (connect is None):
         raise typer.BadParameter("give --listen or --connect", ctx=context)
     host, port = _address(context, connect or listen or "", anywhere)
     number = Revision(revision)
+    role = Role.INITIATOR if connect is None else Role.RESPONDER
     if replay_file is not None:
         try:
             scripts = iter([msgspec.json.decode(read_bytes(context, replay_file), type=Script)])
@@ -101,8 +103,7 @@ def peer(
             raise typer.BadParameter(f"{replay_file}: {error}", ctx=context) from None
     else:
         numbers = count() if session is None else iter([session])
-        scripts = (drawn_script(seed, each, number) for each in numbers)
-    role = Role.INITIATOR if connect is None else Role.RESPONDER
+        scripts = (drawn(seed, each, role, number) for each in numbers)
     targets = targets_of(context, role, host, port, restart_command, jobs)
     part = role.value.replace(" ", "")
     known = rules_of(expected_failures(context, expected, profile, part, revision, CASES))
@@ -128,10 +129,17 @@ def peer(
         again = shlex.join(["wireproto", "fuzz", "peer", *options, "--replay", str(path)])
         if as_json:
             script = {"seed": finding.script.seed, "session": finding.script.number}
-            told = {"kind": finding.kind, "rule": finding.rule, "came": finding.came, **script}
+            told = {
+                "kind": finding.kind,
+                "rule": finding.rule,
+                "strict": finding.is_strict,
+                "came": finding.came,
+                **script,
+            }
             say(json.dumps({**told, "replay": again}))
         else:
-            say_lines(f"{finding.kind} [{finding.rule}]", f"  came: {finding.came}", f"  again: {again}")
+            mark = "" if finding.is_strict else "non-strict: "
+            say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  came: {finding.came}", f"  again: {again}")
         sys.stdout.flush()
 
     progress = PeerProgress()
@@ -154,8 +162,9 @@ def peer(
         done = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
         say(json.dumps({"done": True, "seed": seed, **done}))
     else:
-        left_out = f", {progress.expected:,} as expected" if known else ""
-        say(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}{left_out}")
+        rest = f", non-strict {progress.non_strict}" if progress.non_strict else ""
+        rest += f", {progress.expected:,} as expected" if known else ""
+        say(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}{rest}")
     return exit_code(progress.findings, interrupted)
 
 

@@ -23,6 +23,7 @@ SECTIONS: Final = (
     "bootstrap",
     "extensions",
     "vectors",
+    "model",
 )
 RANK_0: Final = (Role.INITIATOR,)
 RANK_1: Final = (Role.RESPONDER,)
@@ -57,8 +58,8 @@ class Case:
 
     @property
     def is_generated(self) -> bool:
-        """Whether it has points along a dimension, or test vectors, instead of one example."""
-        return self.script.__module__.rpartition(".")[2] in ("generated", "vectors")
+        """Whether it has points along a dimension, test vectors, or scripts, instead of one example."""
+        return self.script.__module__.rpartition(".")[2] in ("generated", "vectors", "model")
 
 
 class Registry:

@@ -6,7 +6,7 @@ from typing import Final
 from wireproto.codec.frame import decode_frame
 from wireproto.conformance.verdicts import Missed
 from wireproto.errors import WireError
-from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, ClusterMsgType, Message, Revision
+from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, SPEC_BY_TYPE, ClusterMsgType, Message, Revision
 
 HELLO, ACK, PING, SESSION_END = b"\x01", b"\x02", b"\x03", b"\xff"
 PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'
@@ -44,6 +44,12 @@ def is_plain(body: bytes) -> bool:
     except WireError:
         return False
     return body[0] not in (5, 6, 0x40, 0x41)
+
+
+def is_of_extension(frame: bytes) -> bool:
+    """Whether its type is an extension's."""
+    spec = SPEC_BY_TYPE.get(frame[0]) if frame else None
+    return spec is not None and bool(spec.extension)
 
 
 def name_of(message: Message) -> str:

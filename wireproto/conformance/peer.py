@@ -5,12 +5,8 @@ raises `Missed`.
 """
 
 import asyncio
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import Identity, Introduction
@@ -26,6 +22,7 @@ from wireproto.conformance.frames import (
     shown,
     strictly,
 )
+from wireproto.conformance.side import Side
 from wireproto.conformance.targets import Target
 from wireproto.conformance.verdicts import Missed, Record, Undecided, Verdict
 from wireproto.conformance.wire import Silence, Wire
@@ -69,6 +66,8 @@ class Settings:
     """Whether the peer has any; None where its offers show it."""
     names_file: bool = False
     """Whether the session ID of a jacclBootstrap names a file on the peer."""
+    broken: frozenset[str] = frozenset()
+    """Requirements that the peer is known to break: sessions from the grammar leave out what breaks one of them."""
     full: bool = False
     """Whether every generated content is sent, instead of some of each kind."""
 
@@ -122,6 +121,10 @@ class Peer:
         """Whether the peer has ended a connection."""
         return any(link.wire.ended for link in self._links)
 
+    async def crash(self) -> str:
+        """How the peer's process has died, or nothing."""
+        return await self._target.crash(was_closed=self.was_closed)
+
     async def restart(self) -> None:
         """Another peer in place of this one."""
         if not self._target.restarts:
@@ -149,21 +152,15 @@ class Peer:
             await link.wire.close()
 
 
-class Link:
+class Link(Side):
     """One connection, the other rank played by hand."""
 
     def __init__(self, peer: Peer, wire: Wire) -> None:
+        super().__init__(peer.role, peer.settings.revision, peer.settings.identity)
         self.peer = peer
         self.wire = wire
-        self.ephemeral = X25519PrivateKey.generate()
-        self.nonce = os.urandom(32)
-        self.theirs: Introduction | None = None
         self.their_frame = b""
         """The peer's hello or ack, a cluster frame."""
-        self.key: bytes | None = None
-        """The session key, once the handshake is done."""
-        self.bodies: list[bytes] = []
-        """Those of the link frames that came since then: in revision 2, boxes."""
         self._owes_pong = False
         self._settings = peer.settings
         self._patience = peer.settings.patience
@@ -194,45 +191,7 @@ class Link:
             await self.wire.send(link_frame(self.body(self.peer.misplaced())), self._patience.answer)
             await asyncio.sleep(0)  # cases beside this one have timers
 
-    def body(self, frame: bytes, **deviation: bytes) -> bytes:
-        """What a link frame has to hold for a cluster frame; `deviation` is `byhand.sealed`'s."""
-        assert self.key is not None  # noqa: S101 - for the type checker: cases come here behind the handshake
-        return byhand.sealed(self.key, frame, **deviation) if self._settings.revision is Revision.V2 else frame
-
     # -- the handshake -------------------------------------------------------------------------------------------------
-
-    @property
-    def public(self) -> bytes:
-        return self.ephemeral.public_key().public_bytes_raw()
-
-    def introduction(
-        self,
-        *,
-        identity: Identity | None = None,
-        public: bytes | None = None,
-        nonce: bytes | None = None,
-        commit: Callable[[bytes, bytes], bytes] | None = None,
-        sign: Callable[[Identity, bytes], bytes] = Identity.sign,
-        shown: bytes | None = None,
-    ) -> bytes:
-        """Our hello, or our ack: a cluster frame.
-
-        `commit(public, nonce)` makes what is signed, `sign(identity, commitment)` signs it, `shown` is the identity key
-        that goes in.
-        """
-        identity = identity or self._settings.identity
-        public = self.public if public is None else public
-        nonce = self.nonce if nonce is None else nonce
-        signature = sign(identity, (commit or self.commitment)(public, nonce))
-        payload = Introduction(identity.public if shown is None else shown, public, nonce, signature).payload()
-        return (HELLO if self.peer.role is Role.RESPONDER else ACK) + payload
-
-    def commitment(self, public: bytes, nonce: bytes) -> bytes:
-        """What our signature has to be over."""
-        if self.peer.role is Role.RESPONDER:
-            return byhand.hello_commitment(public, nonce)
-        assert self.theirs is not None  # noqa: S101 - their hello has come
-        return byhand.ack_commitment(self.theirs.nonce, nonce, public)
 
     async def shake_hands(self, frame: bytes | None = None) -> None:
         """The rest of a handshake without fault; `frame` is our part of it, if it is to be spelt in another way."""
@@ -251,24 +210,10 @@ class Link:
             await self.frame()
 
     def open(self) -> None:
-        """Derive the session key."""
-        self.key = byhand.derive(self.secret(), self.salt)
-        hello_nonce = self.salt[:32]
-        self.peer.record.key_log.append(f"CLUSTER_SESSION_KEY {hello_nonce.hex()} {self.key.hex()}")
-
-    def secret(self) -> bytes:
-        assert self.theirs is not None  # noqa: S101
-        try:
-            return byhand.shared_secret(self.ephemeral, self.theirs.ephemeral)
-        except ValueError:
-            raise Missed("an X25519 key", self.theirs.ephemeral.hex(), "PAYLOAD-HELLO") from None
-
-    @property
-    def salt(self) -> bytes:
-        """nonce_0 ‖ nonce_1"""
-        assert self.theirs is not None  # noqa: S101
-        pair = (self.nonce, self.theirs.nonce)
-        return b"".join(pair if self.peer.role is Role.RESPONDER else reversed(pair))
+        """Derive the session key, and note it."""
+        super().open()
+        assert self.key is not None  # noqa: S101
+        self.peer.record.key_log.append(f"CLUSTER_SESSION_KEY {self.salt[:32].hex()} {self.key.hex()}")
 
     async def take_introduction(self) -> None:
         """The peer's hello or ack."""
@@ -293,6 +238,14 @@ class Link:
         opened = self._opened(body)
         self._owes_pong |= opened == PING
         return opened
+
+    async def next_frame(self, seconds: float) -> bytes | None:
+        """The next cluster frame; None once the peer has closed. Silence where neither comes in time."""
+        body = await self.wire.frame(seconds)
+        if body is None:
+            return None
+        self.bodies.append(body)
+        return self._opened(body)
 
     async def message(self, seconds: float | None = None) -> Message:
         """The next frame's message. Missed where it is not to the letter."""

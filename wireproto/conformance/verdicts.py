@@ -88,6 +88,12 @@ class Record:
     def end(self, text: str, connection: int) -> None:
         self._add(Entry(self._now(), "end", connection, text))
 
+    def clear(self) -> None:
+        """Forget what has happened."""
+        self.entries.clear()
+        self.key_log.clear()
+        self._size = 0
+
     @property
     def steps(self) -> list[str]:
         """The case as a script."""

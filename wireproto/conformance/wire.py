@@ -30,6 +30,8 @@ class Wire:
     async def send(self, data: bytes, seconds: float) -> None:
         """Sends bytes. That the peer has closed meanwhile is for whoever reads next to find."""
         self._record.sent(data, self.number)
+        if self._writer.is_closing():
+            return
         try:
             async with asyncio.timeout(seconds):
                 self._writer.write(data)
@@ -58,8 +60,9 @@ class Wire:
 
     async def reset(self) -> None:
         """Closes it by a reset."""
-        own = self._writer.get_extra_info("socket")
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if not self._writer.is_closing():
+            own = self._writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def close(self) -> None:

@@ -13,10 +13,10 @@ from wireproto.codec.link import LinkDecoder, encode_link_frame
 from wireproto.errors import TruncatedError, WireError
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, Verdict, cuts, error_verdict, expect, expect_same, kind_of, verdict_of
-from wireproto.fuzzing.mutations import mutate_bytes, mutate_frame, random_frame
 from wireproto.fuzzing.sealed import mutate_link
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, SPEC_BY_TYPE, Message, PayloadKind, Revision
 from wireproto.testing.by_schema import build_message, parse_message
+from wireproto.testing.mutations import mutate_bytes, mutate_frame, random_frame
 
 _ALL: Final = frozenset(EXTENSIONS)
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wireproto.codec.fields import payload_fields
-from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS
 from wireproto.fuzzing.sealed import LENGTHS, split_stream
 from wireproto.fuzzing.seeds import SEEDS, session
 from wireproto.messages import REGISTRY, MemoryPressure, OutcomeState, Program
+from wireproto.testing.mutations import LITERALS, NUMBERS, STRING_FAULTS
 
 
 def export(directory: Path) -> Iterator[Path]:

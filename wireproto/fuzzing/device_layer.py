@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, error_verdict, expect, kind_of, verdict_of
-from wireproto.fuzzing.mutations import LITERALS, NUMBERS, STRING_FAULTS, mutate_bytes
 from wireproto.jaccl.topology import (
     DeviceVerdict,
     check_device_file,
@@ -18,6 +17,7 @@ from wireproto.jaccl.topology import (
     parse_rank_entries,
     parse_ring_hostfile,
 )
+from wireproto.testing.mutations import LITERALS, NUMBERS, STRING_FAULTS, mutate_bytes
 
 _FORMS: Final[tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...]] = (
     (parse_device_file, format_device_file),

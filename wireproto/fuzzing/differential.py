@@ -20,10 +20,10 @@ from wireproto.conformance.growth import measuring
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.asked import TOO_SLOW, Codec, CodecError, TimeIsUp, lines
 from wireproto.fuzzing.minimize import fewest
-from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.messages import Revision
 from wireproto.testing.grid import points, unknown_types
 from wireproto.testing.long_frames import KINDS
+from wireproto.testing.mutations import mutate_frame, random_frame
 
 _BATCH: Final = 32
 _LONG: Final = 4096

@@ -10,7 +10,6 @@ from typing import Final
 
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, cuts, expect
-from wireproto.fuzzing.mutations import mutate_bytes
 from wireproto.fuzzing.sealed import mutate_link, mutate_sealed
 from wireproto.inspection import fields, hexdump, timeline
 from wireproto.inspection.captures import CaptureError, CaptureFile
@@ -22,6 +21,7 @@ from wireproto.inspection.source import Source
 from wireproto.session import key_log_line
 from wireproto.session.handshake import SessionSecrets
 from wireproto.testing.fixed_keys import KNOWN
+from wireproto.testing.mutations import mutate_bytes
 
 _KEY_LOG: Final = key_log_line(SessionSecrets(KNOWN.key, KNOWN.rank_0.nonce, b""))
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 
-from wireproto.fuzzing.mutations import Mutation, mutate_bytes, mutate_frame, random_frame
 from wireproto.fuzzing.seeds import link_stream
 from wireproto.messages import MAX_LINK_LENGTH
 from wireproto.testing.fixed_keys import KNOWN, box, unbox
+from wireproto.testing.mutations import Mutation, mutate_bytes, mutate_frame, random_frame
 
 Mutate = Mutation
 LENGTHS: Final = (0, 1, 28, 29, 64 * 1024, 64 * 1024 + 1, MAX_LINK_LENGTH, MAX_LINK_LENGTH + 1, 2**32, 2**63, 2**64 - 1)

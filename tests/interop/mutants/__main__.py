@@ -4,6 +4,7 @@
     --count N        of each generator that complete an ordinary session (default: 200)
     --only KIND      mechanical or rule
     --full           with `conform peer --full`
+    --section NAME   only with this section's cases, `--without NAME` with all others
     --results FILE   notes each mutant; a run goes on where the last one ended (default: build/mutants-SEED.jsonl)
 
 A mutant is done with the first case that it fails and the peer without a change passes.
@@ -14,7 +15,7 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, cases_of, free_port
 from wireproto.conformance import (
     CASES,
+    SECTIONS,
     Case,
     RankOneTarget,
     RankZeroTarget,
@@ -84,8 +86,9 @@ class Peers:
 class Trial:
     """Tries mutants against the peer without a change."""
 
-    def __init__(self, folder: Path, full: bool) -> None:
+    def __init__(self, folder: Path, full: bool, fits: Callable[[Case], bool]) -> None:
         self._mutated, self._plain = Peers(folder / "mutated", full), Peers(folder / "plain", full)
+        self._cases = {role: [each for each in cases_of(role) if fits(each)] for role in Role}
         self._passes: dict[str, bool] = {}
 
     async def row(self, mutant: Mutant) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Trial:
                 async for _ in failures:
                     return row | {"counts": False}
         for role in (Role.RESPONDER, Role.INITIATOR):
-            async with aclosing(self._mutated.failures(role, cases_of(role))) as failures:
+            async with aclosing(self._mutated.failures(role, self._cases[role])) as failures:
                 async for case, rule in failures:
                     if await self._plain_passes(role, case):
                         return row | {"counts": True, "case": case, "rule": rule}
@@ -110,12 +113,14 @@ class Trial:
         return self._passes[case]
 
 
-async def campaign(kinds: list[str], seed: int, wanted: int, full: bool, results: Path) -> list[str]:
+async def campaign(
+    kinds: list[str], seed: int, wanted: int, full: bool, results: Path, fits: Callable[[Case], bool]
+) -> list[str]:
     """Try mutants until enough of each kind count; return a line for each kind."""
     done = {row["name"]: row for row in noted(results)}
     lines = []
     with TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), full)
+        trial = Trial(Path(folder), full, fits)
         for kind in kinds:
             rows: list[dict[str, Any]] = []
             drawn = GENERATORS[kind](PEER, Random(f"{seed}/{kind}"))
@@ -152,11 +157,19 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--only", choices=GENERATORS)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--section", choices=SECTIONS)
+    parser.add_argument("--without", choices=SECTIONS)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    results = options.results or Path(f"build/mutants-{options.seed}{'-full' * options.full}.jsonl")
+    part = f"-{options.section}" if options.section else f"-without-{options.without}" if options.without else ""
+    results = options.results or Path(f"build/mutants-{options.seed}{'-full' * options.full}{part}.jsonl")
+    results.parent.mkdir(exist_ok=True)
+
+    def fits(case: Case) -> bool:
+        return options.section in (None, case.section) and case.section != options.without
+
     kinds = [options.only] if options.only else list(GENERATORS)
-    for line in asyncio.run(campaign(kinds, options.seed, options.count, options.full, results)):
+    for line in asyncio.run(campaign(kinds, options.seed, options.count, options.full, results, fits)):
         print(line)  # noqa: T201
     return 0
 

@@ -31,9 +31,9 @@ from tests.wireproto.verdicts import (
     slow,
 )
 from wireproto import MAX_LINK_LENGTH, Message, Revision, decode_frame, encode_frame, schema
-from wireproto.fuzzing.mutations import mutate_frame, nearly_valid_frame, token_soup
 from wireproto.testing.by_schema import build_message
 from wireproto.testing.encodings import foreign_frame, random_message
+from wireproto.testing.mutations import mutate_frame, nearly_valid_frame, token_soup
 from wireproto.testing.strategies import arbitrary_frames, messages, seeded_randoms
 
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)

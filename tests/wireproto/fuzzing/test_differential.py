@@ -14,9 +14,9 @@ from wireproto import Revision, decode_frame, encode_frame
 from wireproto.conformance.contract import expected_answer, wrong
 from wireproto.fuzzing.asked import Codec, CodecError
 from wireproto.fuzzing.differential import Differential
-from wireproto.fuzzing.mutations import mutate_frame, random_frame
 from wireproto.fuzzing.seeds import frame as frames
 from wireproto.messages import PongPayload
+from wireproto.testing.mutations import mutate_frame, random_frame
 
 BOOTSTRAP = b'\x07{"port":1,"sessionID":"a"}'
 PONG = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressure":"normal"}'

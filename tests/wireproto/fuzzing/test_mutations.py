@@ -16,12 +16,12 @@ from tests.wireproto.peers import unbox
 from wireproto import Revision, WireError, decode_frame
 from wireproto.fuzzing.engine import _blown_up
 from wireproto.fuzzing.minimize import fewest, minimized
-from wireproto.fuzzing.mutations import mutate_frame, random_frame, token_soup
 from wireproto.fuzzing.sealed import mutate_introduction, mutate_link, mutate_sealed, split_stream
 from wireproto.fuzzing.seeds import link_stream
 from wireproto.messages import EXTENSIONS
 from wireproto.testing.fixed_keys import KNOWN, box
 from wireproto.testing.long_frames import KINDS
+from wireproto.testing.mutations import mutate_frame, random_frame, token_soup
 
 SEEDS = st.integers(0, 2**32)
 

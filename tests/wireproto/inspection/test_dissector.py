@@ -26,9 +26,9 @@ from tests.wireproto.inspection.dissecting import (
 )
 from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_CLASSES
 from wireproto import MAX_LINK_LENGTH, Message, Revision
-from wireproto.fuzzing.mutations import nearly_valid_frame, token_soup
 from wireproto.testing import vectors
 from wireproto.testing.encodings import foreign_frame
+from wireproto.testing.mutations import nearly_valid_frame, token_soup
 from wireproto.testing.strategies import messages, seeded_randoms
 from wireproto.testing.vectors import ClusterFrameTest, LinkStreamTest, Payload, SessionTest
 

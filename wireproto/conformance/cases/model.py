@@ -1,0 +1,83 @@
+"""Sessions from a grammar, with our own session as the model: a bounded, seeded part of what `fuzz peer` plays.
+
+A case has the scripts of one theme. One that the peer and the model disagree about is played a second time, made small,
+and named by the rule that is then seen to be broken.
+"""
+
+from typing import Final
+
+from wireproto.conformance.case import case
+from wireproto.conformance.model.drawing import THEMES, drawn
+from wireproto.conformance.model.play import Disagreement, met, play
+from wireproto.conformance.model.script import Script
+from wireproto.conformance.model.shrink import shrunk
+from wireproto.conformance.peer import Peer
+from wireproto.conformance.verdicts import Missed
+from wireproto.messages import Revision
+from wireproto.session import Role
+
+_SEED: Final = 1
+_SCRIPTS: Final = {Role.RESPONDER: 40, Role.INITIATOR: 6}
+_IN_FRAMES: Final = 3
+"""So many times as many where each ends with a fault of its own."""
+_IN_FULL: Final = 4
+"""So many times as many with `--full`."""
+_SHRINKING: Final = 10.0
+"""Seconds for making a script smaller."""
+_THEMES: Final = {
+    "frames": ("cluster frames of every type, valid and not", "SESSION-IGNORE", "SESSION-BOX", "FRAME-TYPE"),
+    "boxes": ("boxes that are repeated, changed or cut, and wrong lengths", "SESSION-BOX", "LINK-LEN-MAX"),
+    "pieces": ("frames in pieces, and several in one piece", "LINK-CHUNKS"),
+    "order": ("messages in any order", "SESSION-STATE", "SESSION-IGNORE", "SESSION-END", "HANDSHAKE-ONLY"),
+    "pauses": ("pauses that are shorter than any timer", "SESSION-TIMES"),
+    "connections": ("other connections, and newcomers", "SESSION-DISPLACE", "SESSION-ROLES"),
+}
+_NEEDS: Final = {Role.RESPONDER: ("session.pong-each", "session.pong-fields"), Role.INITIATOR: ()}
+
+
+def _sessions(role: Role, revision: Revision, theme: str) -> None:
+    about, *rules = _THEMES[theme]
+
+    @case(
+        "model",
+        theme + ("-v1" if revision is Revision.V1 else ""),
+        *rules,
+        roles=(role,),
+        revisions=(revision,),
+        about=f"Sessions with {about} come to what the rules allow.",
+        needs=_NEEDS[role],
+        deadline=120.0,
+    )
+    async def script(peer: Peer) -> None:
+        listener = await met(peer)
+
+        async def attempt(script: Script) -> Disagreement | None:
+            if not await peer.again():
+                return None
+            peer.record.clear()
+            found = await play(peer, listener, script)
+            if crash := await peer.crash():
+                raise Missed("a peer that lives on", crash)
+            await peer.close()
+            return found
+
+        count = _SCRIPTS[role] * (_IN_FRAMES if theme == "frames" else 1) * (_IN_FULL if peer.settings.full else 1)
+        broken, known = peer.settings.broken, set[str]()
+        for number in range(count):
+            one = drawn(_SEED, number, role, revision, theme, bootstraps=True)
+            found = await attempt(one)
+            if found is None or found.kind in known or (found.is_certain and found.rule in broken):
+                continue
+            if (again := await attempt(one)) is None:
+                continue
+            smallest, named = await shrunk(one, again, attempt, _SHRINKING)
+            if named.rule not in broken:
+                await attempt(smallest)  # for the record
+                raise Missed(named.expected, f"{named.came} (it {named.kind})", named.rule)
+            known.add(found.kind)
+
+
+for _role, _names in THEMES.items():
+    for _revision in Revision:
+        for _theme in _names:
+            _sessions(_role, _revision, _theme)

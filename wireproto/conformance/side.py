@@ -1,0 +1,92 @@
+"""Our side of a session, played by hand and without I/O: the handshake, and what goes into a link frame."""
+
+import os
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from wireproto.conformance import byhand
+from wireproto.conformance.byhand import Identity, Introduction
+from wireproto.conformance.frames import ACK, HELLO
+from wireproto.conformance.verdicts import Missed
+from wireproto.messages import Revision
+from wireproto.session import Role
+
+
+class Side:
+    """The other rank of one connection with a peer of this role."""
+
+    def __init__(self, role: Role, revision: Revision, identity: Identity) -> None:
+        self.role = role
+        """The peer's."""
+        self.revision = revision
+        self.identity = identity
+        self.ephemeral = X25519PrivateKey.generate()
+        self.nonce = os.urandom(32)
+        self.theirs: Introduction | None = None
+        self.key: bytes | None = None
+        """The session key, once the handshake is done."""
+        self.bodies: list[bytes] = []
+        """Those of the link frames that came since then: in revision 2, boxes."""
+
+    def twin(self) -> "Side":
+        """Return the same side, as it meets another peer: its hello is the same."""
+        other = Side(self.role, self.revision, self.identity)
+        other.ephemeral, other.nonce = self.ephemeral, self.nonce
+        return other
+
+    @property
+    def public(self) -> bytes:
+        return self.ephemeral.public_key().public_bytes_raw()
+
+    def introduction(
+        self,
+        *,
+        identity: Identity | None = None,
+        public: bytes | None = None,
+        nonce: bytes | None = None,
+        commit: Callable[[bytes, bytes], bytes] | None = None,
+        sign: Callable[[Identity, bytes], bytes] = Identity.sign,
+        shown: bytes | None = None,
+    ) -> bytes:
+        """Our hello, or our ack: a cluster frame.
+
+        `commit(public, nonce)` makes what is signed, `sign(identity, commitment)` signs it, `shown` is the identity key
+        that goes in.
+        """
+        identity = identity or self.identity
+        public = self.public if public is None else public
+        nonce = self.nonce if nonce is None else nonce
+        signature = sign(identity, (commit or self.commitment)(public, nonce))
+        payload = Introduction(identity.public if shown is None else shown, public, nonce, signature).payload()
+        return (HELLO if self.role is Role.RESPONDER else ACK) + payload
+
+    def commitment(self, public: bytes, nonce: bytes) -> bytes:
+        """What our signature has to be over."""
+        if self.role is Role.RESPONDER:
+            return byhand.hello_commitment(public, nonce)
+        assert self.theirs is not None  # noqa: S101 - their hello has come
+        return byhand.ack_commitment(self.theirs.nonce, nonce, public)
+
+    def open(self) -> None:
+        """Derive the session key."""
+        self.key = byhand.derive(self.secret(), self.salt)
+
+    def secret(self) -> bytes:
+        assert self.theirs is not None  # noqa: S101
+        try:
+            return byhand.shared_secret(self.ephemeral, self.theirs.ephemeral)
+        except ValueError:
+            raise Missed("an X25519 key", self.theirs.ephemeral.hex(), "PAYLOAD-HELLO") from None
+
+    @property
+    def salt(self) -> bytes:
+        """nonce_0 ‖ nonce_1"""
+        assert self.theirs is not None  # noqa: S101
+        pair = (self.nonce, self.theirs.nonce)
+        return b"".join(pair if self.role is Role.RESPONDER else reversed(pair))
+
+    def body(self, frame: bytes, **deviation: bytes) -> bytes:
+        """What a link frame has to hold for a cluster frame; `deviation` is `byhand.sealed`'s."""
+        assert self.key is not None  # noqa: S101 - for the type checker: cases come here behind the handshake
+        return byhand.sealed(self.key, frame, **deviation) if self.revision is Revision.V2 else frame
