@@ -167,9 +167,9 @@ def thunderbolt() -> tuple[Literal[4, 5] | None, Check]:
     if not found.links:
         cause = "no cable, or the other Mac is off or asleep"
         return found.generation, Check(name, "yellow", f"{own}, no other Mac attached", cause, "connect the two Macs")
-    speeds = [f"{speed} Gb/s" + (f" to {name}" if len(found.links) > 1 else "") for speed, name in found.links]
+    speeds = [f"{speed} Gb/s" + (f" to {name}" if len(found.links) > 1 else "") for speed, name, _ in found.links]
     evidence = f"{own}, linked at {', '.join(speeds)}"
-    slow = [name for speed, name in found.links if speed < 80]
+    slow = [name for speed, name, _ in found.links if speed < 80]
     if slow:
         which = f" to {', '.join(slow)}" if len(found.links) > 1 else ""
         cause = f"the cable{which}, a dock on the way, or the other Mac is Thunderbolt 4 or older"
@@ -350,7 +350,7 @@ def port_is_free(name: str, ip: str | None, port: int, option: str) -> Check:
         return Check(name, "red", str(error).partition(";")[0], "the system keeps it", f"use another {option}")
 
 
-def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bool) -> Check:
+def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bool, launched: bool = False) -> Check:
     """Check whether TCP from this interpreter reaches the peer: privacy settings can differ by program."""
     name, where = "peer", f"{ip}:{port}"
     try:
