@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     import psutil
 
 Verdict = Literal["green", "yellow", "red", "skipped"]
+MARKS: Final[dict[Verdict, tuple[str, str]]] = {
+    "green": ("✓", "green"),
+    "yellow": ("!", "yellow"),
+    "red": ("✗", "red"),
+    "skipped": ("–", "dim"),
+}
+"""How a verdict looks on a terminal: a mark and its colour."""
 
 FIRST_MACOS: Final = (26, 2)
 MLX_SECONDS: Final = 15.0  # the first import after an installation reads much from the disk
@@ -360,6 +367,8 @@ def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bo
         evidence = f"{ip} is there, and refuses port {port} (errno {error.errno})"
         if own_rank:
             return Check(name, "green", f"{evidence}, where rank 0 does not listen")
+        if launched:
+            return Check(name, "green", f"{evidence}, as no rank was started yet")
         return Check(name, "yellow", evidence, "nobody listens there yet", f"on {ip}: jaccl-bootstrap up")
     except TimeoutError as error:
         evidence = f"{where} does not answer" + (
