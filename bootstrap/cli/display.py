@@ -19,6 +19,7 @@ LINES: Final = {
     "connected": "link with {host}:{port} is up, rank {peer}",
     "established": "session with rank {peer} established",
     "confirmed": "rank {peer} confirmed",
+    "peer-moved": "rank {peer} is pinned as {name}, whose address is now {address}",
     "health": "rank {peer} is {state}, missed pongs: {missed}",
     "pong": "pong from rank {peer}: model loaded {modelLoaded}, memory pressure {memoryPressure}",
     "bootstrap-sent": "sent jacclBootstrap (0x07) to rank {peer}: port {port}, session {session_id}",

@@ -17,7 +17,7 @@ from bootstrap.cli.options import (
     KeyLogOption,
     RevisionOption,
 )
-from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.errors import BootstrapError, ConfigError, IdentityError
 from bootstrap.network import interfaces
 from bootstrap.plan import Plan, new_session_id
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
@@ -78,8 +78,8 @@ def up(
         Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 64 ranks.")
     ] = None,
     rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
-    peer_key: Annotated[
-        str | None, typer.Option(metavar="BASE64", help="The peer's key. Default: the pinned one.")
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="Its pin, or key. Default: by address.")
     ] = None,
     trust_first_use: Annotated[
         bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
@@ -138,7 +138,7 @@ def up(
     from bootstrap.hostfile import read_hostfile
     from bootstrap.link.record import open_capture, open_key_log, set_key_log
     from bootstrap.rank import run_for
-    from bootstrap.trust import IdentityError, Trust
+    from bootstrap.trust import Trust
 
     if launched:
         return run_launched(context.command_path)
@@ -176,7 +176,7 @@ def up(
             plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **options)
         else:
             raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
-        trust = Trust.of(plan, identity, peer_key, trust_first_use)
+        trust = Trust.of(plan, identity, peer or (), trust_first_use)
         set_key_log(keylog)
         with (
             open_key_log() as key_log,
