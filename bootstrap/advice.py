@@ -109,6 +109,14 @@ ADVICE: Final[dict[str, Advice]] = {
         ),
         _fix_first("the file of the identity key, or of the pins, is not as it has to be", "do as the message says"),
     ),
+    # launch
+    "launcher-gone": Advice("jaccl-bootstrap launch was killed, or its ssh connection broke", "launch again"),
+    "launcher-silent": Advice("jaccl-bootstrap launch hangs, or the network is down", "launch again"),
+    "channel-malformed": _fix_first(
+        "something else than jaccl-bootstrap launch uses --launched, or its shell prints", "leave --launched to launch"
+    ),
+    "identity-changed": Advice("the identity key was replaced meanwhile", "launch again"),
+    "package-version": _fix_first("the hosts have different versions of cluster-wireproto", "install the same on all"),
     # ports
     "port-in-use": _fix_first("another program, or an earlier group, has the port", "lsof -nP -iTCP:PORT"),
     "port-refused": _fix_first("this user may not listen there", "another --coordinator-port"),

@@ -51,6 +51,12 @@ class LinkError(BootstrapError):
     stage = "link"
 
 
+class IdentityError(BootstrapError):
+    """The identity key or the pinned keys cannot be used, or the answer is no."""
+
+    stage = "identity"
+
+
 def system_reason(error: OSError) -> str:
     """Return the system's words for an error: asyncio's own ("Connect call failed") leave the reason out."""
     return os.strerror(error.errno) if error.errno else str(error)

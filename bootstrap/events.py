@@ -67,6 +67,15 @@ class Confirmed(Event, frozen=True):
     peer: int
 
 
+class PeerMoved(Event, frozen=True):
+    """A peer was confirmed at another address than the last one, and its pin has that address now."""
+
+    peer: int
+    name: str
+    """Of the pin."""
+    address: str
+
+
 class Health(Event, frozen=True):
     """Rank 0: how a session does."""
 

@@ -22,7 +22,7 @@ from bootstrap.attempt import Attempt
 from bootstrap.capabilities import Capabilities, load, offered, supported
 from bootstrap.control.run import Display, Run, RunError, Stopped
 from bootstrap.control.running import EventQueue, RunningRank
-from bootstrap.errors import BootstrapError, ConfigError, LinkError, refused
+from bootstrap.errors import BootstrapError, ConfigError, IdentityError, LinkError, refused
 from bootstrap.link.outcome import Send
 from bootstrap.link.record import Capture, KeyLog
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
@@ -40,6 +40,7 @@ from wireproto.messages import (
     OutcomeState,
 )
 from wireproto.session import Config, Role, Session
+from wireproto.session.handshake import Pin, TrustAnyKey
 
 AGAIN_SECONDS: Final = 5.0
 """How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
@@ -80,6 +81,8 @@ async def rank(
     """
     if not plan.link_ports:
         raise ConfigError("a rank needs a link port to be reached at", code="bad-port")
+    if missing := {*plan.peers} - trust.keys.keys():
+        raise ConfigError(f"there is no key for rank {min(missing)}; give each peer's", code="bad-trust")
     events = EventQueue()
     if run is None:
         run = run_for(plan, events, owns_process=False, clock=asyncio.get_running_loop().time)
@@ -120,7 +123,7 @@ class Rank:
         """The bootstrap under way; None before its jacclBootstrap."""
         self._early: list[tuple[int, Message]] = []
         self._key_log, self._capture = key_log, capture
-        self._confirmed: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self._confirmed: asyncio.Queue[tuple[int, str, bytes, bool]] = asyncio.Queue()
         self._met_peer = asyncio.Event()
         self._session_ids = chain([plan.session_id], iter(new_session_id, ""))  # [BOOT-FRESH-ID]
 
@@ -136,11 +139,11 @@ class Rank:
             RankZero(
                 plan.ips[peer],
                 plan.link_port(peer),
-                partial(self.session, Role.INITIATOR),
+                partial(self.session, Role.INITIATOR, peer),
                 peer=peer,
                 own_ip=plan.own_ip,
                 on_message=partial(self.take, peer),
-                on_confirmed=self._confirm,
+                on_confirmed=partial(self._confirm, peer),
                 on_loading=partial(self.run.reason.loading, peer),
                 capture=self._capture,
                 report=self.report,
@@ -162,7 +165,7 @@ class Rank:
                 # sessionEnd also where this rank has failed: the others know by now, and need not wait for the link.
                 await asyncio.gather(*(peer.stop() for peer in peers))
 
-        services = [self._pin_confirmed(), *(peer.run() for peer in peers)]
+        services = [self._store_confirmed(), *(peer.run() for peer in peers)]
         if plan.size == 2:
             services.append(no_other_rank_0(plan.own_ip, plan.ips[1], plan.link_port(0), self._met_peer))
         await alongside(work(), *services)
@@ -200,18 +203,18 @@ class Rank:
         zero = RankOne(
             plan.own_ip,
             plan.link_port(plan.rank),
-            partial(self.session, Role.RESPONDER),
+            partial(self.session, Role.RESPONDER, 0),
             size=plan.size,
             offers=lambda: offered(plan, self.able),
             holds=lambda: self.run.is_met,
             status=lambda: structs.replace(READY, model_loaded=self.able is not None),
             on_message=partial(self.take, 0),
-            on_confirmed=self._confirm,
+            on_confirmed=partial(self._confirm, 0),
             on_seen=lambda what: self.run.reason.seen(what, self.run.now()),
             capture=self._capture,
             report=self.report,
         )
-        services = [self._pin_confirmed(), zero.run()]
+        services = [self._store_confirmed(), zero.run()]
         if plan.size == 2:
             services.append(no_other_rank_1(plan.own_ip, plan.ips[0], plan.link_port(0), self._met_peer))
 
@@ -376,13 +379,16 @@ class Rank:
 
     # -- its sessions --------------------------------------------------------------------------------------------------
 
-    def session(self, role: Role, peer_ip: str) -> Session:
-        """Return the session for a connection with the peer at an address."""
+    def session(self, role: Role, peer: int, peer_ip: str) -> Session:
+        """Return the session for a connection with a rank, which is to hold that rank's key. [HANDSHAKE-PIN]"""
+        pin: Pin = self.trust.keys[peer]
+        if isinstance(pin, TrustAnyKey) and peer_ip != self.plan.ips[peer]:
+            pin = None  # any key, but only at the address that the user has named
         return Session(
             Config(
                 role=role,
                 signer=self.trust.signer,
-                pin=self.trust.pins.get(peer_ip),
+                pin=pin,
                 revision=self.plan.revision,
                 key_log=cast("TextIO | None", self._key_log),
                 extensions=supported(self.plan),
@@ -407,13 +413,27 @@ class Rank:
             self._met_peer.set()
         self.run.report(event, **fields)
 
-    def _confirm(self, ip: str, key: bytes) -> None:
-        self._confirmed.put_nowait((ip, key))
+    def _confirm(self, peer: int, ip: str, key: bytes) -> None:
+        """Take the key that a rank has proved to hold; LinkError for the key of another rank."""
+        is_first_use = self.trust.confirm(peer, key)
+        self._confirmed.put_nowait((peer, ip, key, is_first_use))
 
-    async def _pin_confirmed(self) -> None:
-        """Pin keys of first use, off the event loop: the file may be locked. IdentityError if that fails."""
+    async def _store_confirmed(self) -> None:
+        """Store keys of first use and changed addresses, off the event loop: the file may be locked.
+
+        IdentityError for a key that cannot be stored.
+        """
         while True:
-            await asyncio.to_thread(self.trust.on_confirmed, *await self._confirmed.get())
+            peer, ip, key, is_first_use = await self._confirmed.get()
+            try:
+                name = await asyncio.to_thread(self.trust.on_confirmed, peer, ip, key)
+            except IdentityError as error:
+                if is_first_use:
+                    raise
+                self.report("warning", message=f"the address of rank {peer}, {ip}, is not stored: {error}")
+            else:
+                if name is not None:
+                    self.report("peer-moved", peer=peer, name=name, address=ip)
 
 
 async def _fail_when_lost(peer: RankZero, rank: int) -> None:

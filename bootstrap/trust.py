@@ -1,88 +1,170 @@
-"""Who this host is, and whom it trusts: its P-256 key, and the peers' keys pinned by IP."""
+"""Who this host is, and whom it trusts: its P-256 key, the keys of peers that it has pinned, and a run's by rank."""
 
 import base64
-import errno
-import fcntl
 import json
-import os
-import shlex
-import stat
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bootstrap.errors import BootstrapError, ConfigError
-from bootstrap.files import temporary
+from bootstrap.errors import ConfigError, IdentityError, LinkError
 from bootstrap.plan import Plan, check_ip
+from bootstrap.private_file import PrivateFile, config_directory
 from wireproto.messages import Revision
 from wireproto.session.handshake import IDENTITY_SIZE, KeySigner, Pin, Signer, TrustAnyKey, fingerprint
 
 MAX_KEY_FILE: Final = 16 * 1024  # a P-256 key is 241 bytes of PEM; people keep comments beside it
-MAX_PINS_FILE: Final = 1024 * 1024  # some 9000 peers
-LOCK_SECONDS: Final = 3.0
-"""How long to wait for another process that changes the same file; it takes milliseconds."""
+MAX_PINS_FILE: Final = 1024 * 1024  # some 6000 peers
 
 _OTHER_KEY: Final = "fix that, or name another file with --identity PATH"
 _OTHER_PINS: Final = "fix that, or set XDG_CONFIG_HOME to another directory"
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_OF_RANK: Final = re.compile(r"(?:([0-9]{1,2})=)?(.*)", re.DOTALL)
+
+OnConfirmed = Callable[[int, str, bytes], str | None]
 
 
-class IdentityError(BootstrapError):
-    """The identity key or the pinned keys cannot be used, or the answer is no."""
-
-    stage = "identity"
-
-
-@dataclass(frozen=True)
 class Trust:
-    """Who this rank is, and which keys it accepts from its peers."""
+    """Who this rank is, and the one key that it accepts from each other rank.
 
-    signer: Signer
-    pins: dict[str, Pin]
-    """By the peer's IP."""
-    on_confirmed: Callable[[str, bytes], None] = lambda ip, key: None
-    """Called, off the event loop, with a peer's IP and the identity key that it has proved to hold."""
+    Raises ConfigError (`key-repeated`) for a key that two ranks have.
+    """
+
+    def __init__(
+        self, signer: Signer, keys: Mapping[int, Pin], on_confirmed: OnConfirmed = lambda rank, ip, key: None
+    ) -> None:
+        self.signer = signer
+        self.keys = dict(keys)
+        """By rank. `TrustAnyKey()` is replaced by the first key that the rank proves to hold."""
+        self.on_confirmed = on_confirmed
+        """Called, off the event loop, with a rank, its address, and the key that it has proved to hold there. Returns
+        the name of the pin that has got this address by that, if any has."""
+        for rank, key in self.keys.items():
+            if isinstance(key, bytes) and (other := self._holder(key, but=rank)) is not None:
+                raise ConfigError(
+                    f"rank {rank} has the key of {other}; give each rank an identity of its own, and pin what "
+                    "'jaccl-bootstrap identity' prints there",
+                    code="key-repeated",
+                )
+
+    def confirm(self, rank: int, key: bytes) -> bool:
+        """Take the key that a rank has proved to hold; return whether it is one of first use.
+
+        Raises LinkError (`handshake-wrong-pin`) for the key of another rank.
+        """
+        expected = self.keys[rank]
+        if isinstance(expected, bytes) and key != expected:  # an earlier connection was the first use
+            text = f"rank {rank} has shown the key {fingerprint(expected)}, and now {fingerprint(key)}"
+            raise LinkError(text, code="handshake-wrong-pin")
+        if (other := self._holder(key, but=rank)) is not None:
+            raise LinkError(f"rank {rank} shows the key of {other}, {fingerprint(key)}", code="handshake-wrong-pin")
+        self.keys[rank] = key
+        return key != expected
+
+    def _holder(self, key: bytes, *, but: int) -> str | None:
+        if key == self.signer.public_key:
+            return "this rank"
+        return next((f"rank {rank}" for rank, each in self.keys.items() if rank != but and each == key), None)
 
     @classmethod
-    def of(cls, plan: Plan, identity: Path | None = None, peer_key: str | None = None, first_use: bool = False) -> Self:
+    def of(cls, plan: Plan, identity: Path | None = None, peers: Sequence[str] = (), first_use: bool = False) -> Self:
         """Return the trust of a plan's rank: its key from the file `identity`, and its peers' keys.
 
-        Those are `peer_key`, in base64, or the pinned ones; on `first_use` an unpinned peer's key is pinned when it has
-        proved to hold it. Raises IdentityError, and ConfigError for options that contradict each other.
+        Those are the ones pinned under their addresses, else what `peers` gives: NAME, of a pin, or KEY, in base64;
+        with more than two ranks RANK=NAME or RANK=KEY. On `first_use` an unpinned peer's key is pinned when it has
+        proved to hold it. Raises IdentityError, and ConfigError for options that contradict each other or the pins.
         """
-        peers = [plan.ips[rank] for rank in plan.peers]
-        if peer_key is not None and first_use:
-            raise ConfigError("give --peer-key or --trust-first-use, not both", code="bad-trust")
-        if peer_key is not None and len(peers) > 1:
-            raise ConfigError("--peer-key is for one peer; pin the keys of several", code="bad-trust")
+        if peers and first_use:
+            raise ConfigError("give --peer or --trust-first-use, not both", code="bad-trust")
         if first_use and plan.revision is Revision.V1:
-            raise ConfigError("revision 1 proves no key at the start, so give --peer-key, or pin it", code="bad-trust")
-        if peer_key is not None:
-            key = decode_public_key(peer_key)  # before an identity is made
-            return cls(load_identity(identity), {peers[0]: key})
-        stored = Pins()
-        pins: dict[str, Pin] = {}
-        for ip in peers:
-            pinned = stored.get(ip)
-            if pinned is None and not first_use:
-                raise IdentityError(
-                    f"no key is pinned for {ip}; run 'jaccl-bootstrap identity' there, "
-                    f"then 'jaccl-bootstrap pin {ip} KEY' here",
-                    code="not-pinned",
+            raise ConfigError("revision 1 proves no key at the start, so give --peer, or pin it", code="bad-trust")
+        given = _given(plan, peers)
+        pinned = _pinned(all_given=all(isinstance(given.get(rank), bytes) for rank in plan.peers))
+        keys: dict[int, Pin] = {}
+        moved: dict[int, PinnedPeer] = {}
+        for rank in sorted({*plan.peers, *given}):
+            ip, has_own_address = plan.ips[rank], _has_own_address(plan, rank)
+            there = next((pin for pin in pinned if pin.address == ip), None) if has_own_address else None
+            wanted = given.get(rank)
+            named = _named(pinned, wanted) if isinstance(wanted, str) else None
+            key = wanted if isinstance(wanted, bytes) else named.key if named else None
+            if key is not None and there is not None and there.key != key:
+                raise ConfigError(
+                    f"--peer gives rank {rank} the key {fingerprint(key)}, but {ip} is pinned as {there.name} to "
+                    f"{fingerprint(there.key)}; leave --peer out, or run: jaccl-bootstrap pin --remove {there.name}",
+                    code="bad-trust",
                 )
-            pins[ip] = TrustAnyKey() if pinned is None else pinned
+            if named is not None and there is None and has_own_address:
+                moved[rank] = named
+            keys[rank] = key or (there.key if there else _unknown(rank, ip, has_own_address, first_use))
+        unknown = {rank for rank, key in keys.items() if isinstance(key, TrustAnyKey)}
 
-        def pin_new(ip: str, key: bytes) -> None:
-            if isinstance(pins.get(ip), TrustAnyKey):
-                stored.add(ip, key)
+        def store(rank: int, ip: str, key: bytes) -> str | None:
+            if ip != plan.ips[rank]:
+                return None
+            if rank in unknown:
+                Pins().add(ip, key)
+            return moved[rank].name if rank in moved and Pins().moved(moved[rank], ip) else None
 
-        return cls(load_identity(identity), pins, pin_new)
+        return cls(load_identity(identity), keys, store)
+
+
+def _given(plan: Plan, peers: Sequence[str]) -> dict[int, str | bytes]:
+    """Return what `--peer` gives for each rank: a pin's name, or a key."""
+    given: dict[int, str | bytes] = {}
+    for text in peers:
+        match = _OF_RANK.fullmatch(text)
+        assert match is not None  # noqa: S101 - it matches every text
+        number, value = match.groups()
+        if number is None and plan.size > 2:
+            raise ConfigError("with more than two ranks give --peer RANK=NAME or RANK=KEY", code="bad-trust")
+        rank = plan.peers[0] if number is None else int(number)
+        if rank >= plan.size or rank == plan.rank:
+            text = f"--peer {rank}=… names no other rank; this is rank {plan.rank} of {plan.size}"
+            raise ConfigError(text, code="bad-trust")
+        if rank in given:
+            raise ConfigError(f"--peer gives rank {rank} twice; give each rank one key", code="bad-trust")
+        given[rank] = value if _NAME.fullmatch(value) else decode_public_key(value)
+    return given
+
+
+def _pinned(*, all_given: bool) -> "list[PinnedPeer]":
+    try:
+        return Pins().list()
+    except IdentityError as error:
+        if error.code == "no-home" and all_given:  # as in a service that has all from its options
+            return []
+        raise
+
+
+def _has_own_address(plan: Plan, rank: int) -> bool:
+    """Whether the address names this rank alone among the others: on loopback several can have one."""
+    return [ip for other, ip in enumerate(plan.ips) if other != plan.rank].count(plan.ips[rank]) == 1
+
+
+def _named(pinned: "Sequence[PinnedPeer]", name: str) -> "PinnedPeer":
+    for pin in pinned:
+        if pin.name == name:
+            return pin
+    raise IdentityError(f"no peer is pinned as {name}; see who is: jaccl-bootstrap pin", code="not-pinned")
+
+
+def _unknown(rank: int, ip: str, has_own_address: bool, first_use: bool) -> TrustAnyKey:
+    """Return the pin of a peer without a known key, if that is allowed."""
+    if not has_own_address:
+        text = f"{ip} is the address of several ranks; give --peer {rank}=NAME or {rank}=KEY, and so for each of them"
+        raise ConfigError(text, code="bad-trust")
+    if first_use:
+        return TrustAnyKey()
+    raise IdentityError(
+        f"no key is pinned for {ip}; run 'jaccl-bootstrap identity' there, then 'jaccl-bootstrap pin {ip} KEY' here, "
+        "or give --peer NAME for a peer that is pinned at another address",
+        code="not-pinned",
+    )
 
 
 def load_identity(path: Path | None = None, *, create: bool = True) -> KeySigner:
@@ -91,7 +173,7 @@ def load_identity(path: Path | None = None, *, create: bool = True) -> KeySigner
     Where there is none, it is made: PKCS#8 PEM, mode 0600, one and the same for all processes that ask at once.
     With `create` false that is an IdentityError (`no-identity`), as is a file that is not safe, or no P-256 key.
     """
-    file = _PrivateFile(identity_path() if path is None else path, MAX_KEY_FILE, _OTHER_KEY)
+    file = PrivateFile(identity_path() if path is None else path, MAX_KEY_FILE, _OTHER_KEY)
     data = file.read()
     if data is None and create:
         file.create(_new_key())
@@ -104,89 +186,125 @@ def load_identity(path: Path | None = None, *, create: bool = True) -> KeySigner
     return _signer(data, file)
 
 
-def config_directory() -> Path:
-    """`$XDG_CONFIG_HOME/cluster-wireproto`, else `~/.config/cluster-wireproto`. A relative path counts as not set."""
-    for variable, below in (("XDG_CONFIG_HOME", ""), ("HOME", ".config")):
-        base = Path(os.environ.get(variable, ""))
-        if base.is_absolute():
-            return base / below / "cluster-wireproto"
-    raise IdentityError(
-        "neither XDG_CONFIG_HOME nor HOME is an absolute path, so there is no place for the identity key and the pins; "
-        "set one, or use --identity PATH for the key",
-        code="no-home",
-    )
-
-
 def identity_path() -> Path:
     return config_directory() / "identity.pem"
 
 
-class Pins:
-    """The identity keys of peers by IP, in `peers.json` in `config_directory()` unless `path` names another file.
+class PinnedPeer(NamedTuple):
+    """A peer whose key is known."""
 
-    `{"169.254.1.2": "<base64 of 64 bytes>"}`. Each call reads the file; each change is atomic and loses no other's.
-    An IP or a key that is none is a ConfigError, all else an IdentityError.
+    name: str
+    key: bytes
+    """X ‖ Y."""
+    address: str | None
+    """The last one, which no other pin has; None for none."""
+
+
+class Pins:
+    """The identity keys of peers by name, in `peers.json` in `config_directory()` unless `path` names another file.
+
+    `{"mac-b": {"key": "<base64 of 64 bytes>", "address": "169.254.1.2"}}`. Each call reads the file; each change is
+    atomic and loses no other's. A wrong name, key or address is a ConfigError, all else an IdentityError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = config_directory() / "peers.json" if path is None else path
-        self._file = _PrivateFile(self.path, MAX_PINS_FILE, _OTHER_PINS)
+        self._file = PrivateFile(self.path, MAX_PINS_FILE, _OTHER_PINS)
 
-    def get(self, ip: str) -> bytes | None:
-        """The key pinned for `ip`, X ‖ Y, or None."""
-        return self.list().get(str(check_ip(ip)))
+    def get(self, name: str) -> PinnedPeer | None:
+        """Return the pin of this name, if there is one."""
+        return self._read().get(_check_name(name))
 
-    def list(self) -> dict[str, bytes]:
-        """All pins, in the order of their IPs."""
-        data = self._file.read()
-        return {} if data is None else self._parse(data)
+    def at(self, address: str) -> PinnedPeer | None:
+        """Return the pin that has this address, if one has."""
+        address = str(check_ip(address))
+        return next((pin for pin in self.list() if pin.address == address), None)
 
-    def add(self, ip: str, key: bytes) -> None:
-        """Pin `key` for `ip`. Another key that is pinned already stays: that is an IdentityError (`pin-conflict`)."""
-        ip = str(check_ip(ip))
+    def list(self) -> list[PinnedPeer]:
+        """Return all pins, in the order of their names."""
+        return [*self._read().values()]
+
+    def add(self, name: str, key: bytes, address: str | None = None) -> PinnedPeer:
+        """Pin `key` as `name`, and return the pin; a name that is an IPv4 address is its address, too.
+
+        An address is taken from the pin that has it. Another key that is pinned as `name` stays: that is an
+        IdentityError (`pin-conflict`).
+        """
+        if _is_address(_check_name(name)):
+            if address not in (None, name):
+                raise ConfigError(f"{name} is an address, so --address {address} cannot be", code="bad-name")
+            address = name
+        if address is not None:
+            address = str(check_ip(address))
         encode_public_key(key)  # refuses one that is none
         with self._file.locked():
-            pins = self.list()
-            pinned = pins.get(ip)
-            if pinned is None:
-                self._write({**pins, ip: key})
-            elif pinned != key:
+            pins = self._read()
+            pin = pins.get(name)
+            if pin is not None and pin.key != key:
                 raise IdentityError(
-                    f"{ip} is pinned to {fingerprint(pinned)}, not to {fingerprint(key)}; if the peer really has "
-                    f"a new key, first run: jaccl-bootstrap pin --remove {ip}",
+                    f"{name} is pinned to {fingerprint(pin.key)}, not to {fingerprint(key)}; if the peer really has "
+                    f"a new key, first run: jaccl-bootstrap pin --remove {name}",
                     code="pin-conflict",
                 )
+            wanted = PinnedPeer(name, key, address or (pin.address if pin else None))
+            if pin != wanted:
+                self._put(pins, wanted)
+        return wanted
 
-    def remove(self, ip: str) -> bytes:
-        """Return the key that was pinned for `ip`; where none was, that is an IdentityError (`not-pinned`)."""
-        ip = str(check_ip(ip))
-        self._pinned(ip)  # before the lock, so that a plain no needs no file that can be written
+    def moved(self, pin: PinnedPeer, address: str) -> bool:
+        """Store a new last address of a pin; return whether it is another one, and the pin is still there."""
+        address = str(check_ip(address))
+        if (known := self.get(pin.name)) is None or known.address == address:
+            return False  # needs no file that can be written
         with self._file.locked():
-            key = self._pinned(ip)
-            self._write({other: kept for other, kept in self.list().items() if other != ip})
-        return key
+            pins = self._read()
+            known = pins.get(pin.name)
+            if known is None or known.key != pin.key:
+                return False
+            self._put(pins, known._replace(address=address))
+        return True
 
-    def _pinned(self, ip: str) -> bytes:
-        key = self.list().get(ip)
-        if key is None:
-            raise IdentityError(f"{ip} is not pinned; see what is: jaccl-bootstrap pin", code="not-pinned")
-        return key
+    def remove(self, name: str) -> PinnedPeer:
+        """Remove and return the pin of this name; where there is none, that is an IdentityError (`not-pinned`)."""
+        _named(self.list(), _check_name(name))  # before the lock, so that a plain no needs no file that can be written
+        with self._file.locked():
+            pins = self._read()
+            pin = _named([*pins.values()], name)
+            del pins[name]
+            self._write(pins)
+        return pin
 
-    def _write(self, pins: dict[str, bytes]) -> None:
-        texts = {ip: encode_public_key(key) for ip, key in _in_order(pins).items()}
-        self._file.replace(json.dumps(texts, indent=2).encode() + b"\n")
+    def _put(self, pins: dict[str, PinnedPeer], new: PinnedPeer) -> None:
+        if new.address is not None:
+            pins = {
+                name: pin._replace(address=None) if pin.address == new.address else pin for name, pin in pins.items()
+            }
+        self._write({**pins, new.name: new})
 
-    def _parse(self, data: bytes) -> dict[str, bytes]:
+    def _write(self, pins: dict[str, PinnedPeer]) -> None:
+        shown = {
+            pin.name: {"key": encode_public_key(pin.key), "address": pin.address} for _, pin in sorted(pins.items())
+        }
+        self._file.replace(json.dumps(shown, indent=2).encode() + b"\n")
+
+    def _read(self) -> dict[str, PinnedPeer]:
+        data = self._file.read()
+        if data is None:
+            return {}
         try:
             value = json.loads(data.decode(), object_pairs_hook=_without_duplicates)
             if not isinstance(value, dict):
                 raise ValueError("no JSON object")
-            return _in_order(dict(_pin(ip, text) for ip, text in value.items()))
+            pins = {name: _pin(name, members) for name, members in sorted(value.items())}
+            addresses = [pin.address for pin in pins.values() if pin.address is not None]
+            if len({*addresses}) < len(addresses):
+                raise ValueError("two peers have one address")
         except (ValueError, RecursionError) as error:
             raise IdentityError(
                 f"{self.path} does not hold pins: {error}; fix that, or remove it and pin the peers again",
                 code="pins-malformed",
             ) from error
+        return pins
 
 
 def decode_public_key(text: str) -> bytes:
@@ -238,7 +356,7 @@ def _new_key() -> bytes:
     )
 
 
-def _signer(data: bytes, file: "_PrivateFile") -> KeySigner:
+def _signer(data: bytes, file: "PrivateFile") -> KeySigner:
     try:
         key = serialization.load_pem_private_key(data, None)
     except TypeError:
@@ -250,8 +368,21 @@ def _signer(data: bytes, file: "_PrivateFile") -> KeySigner:
     return KeySigner(key)
 
 
-def _in_order(pins: dict[str, bytes]) -> dict[str, bytes]:
-    return dict(sorted(pins.items(), key=lambda pin: check_ip(pin[0])))
+def _check_name(name: str) -> str:
+    """Return the name of a pin. Raise ConfigError for one that cannot be, or for a wrong address."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        shown = repr(name if len(name) <= 40 else name[:40] + "...")
+        raise ConfigError(
+            f"{shown} is not the name of a peer, use 1 to 64 of A-Z a-z 0-9 . _ - such as mac-b, or its IPv4 address",
+            code="bad-name",
+        )
+    if _is_address(name):
+        check_ip(name)
+    return name
+
+
+def _is_address(name: str) -> bool:
+    return not name.strip("0123456789.")
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -261,135 +392,20 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-def _pin(ip: str, text: object) -> tuple[str, bytes]:
-    shown = repr(ip if len(ip) <= 40 else ip[:40] + "...")
+def _pin(name: str, members: object) -> PinnedPeer:
+    shown = repr(name if len(name) <= 40 else name[:40] + "...")
     try:
-        check_ip(ip)
+        _check_name(name)
     except ConfigError as error:
-        raise ValueError(f"{shown} is not the IPv4 address of a host") from error
+        raise ValueError(f"{shown} is not the name of a peer") from error
+    if not isinstance(members, dict) or members.keys() != {"key", "address"}:
+        raise ValueError(f"{shown} has not a key and an address")
+    address = members["address"]
     try:
-        return ip, _decode(text)
+        address = None if address is None else str(check_ip(address))
+    except ConfigError as error:
+        raise ValueError(f"the address of {shown} is not the IPv4 address of a host") from error
+    try:
+        return PinnedPeer(name, _decode(members["key"]), address)
     except ValueError as error:
         raise ValueError(f"the key of {shown} is wrong ({error})") from error
-
-
-class _PrivateFile:
-    """A small file for its owner alone: read with suspicion, written whole or not at all, never through a link.
-
-    `remedy` says what to do where it is not as it has to be, or its place cannot be used.
-    """
-
-    def __init__(self, path: Path, limit: int, remedy: str) -> None:
-        self.path = path
-        self.quoted = shlex.quote(str(path))
-        self._limit = limit
-        self._remedy = remedy
-
-    def read(self) -> bytes | None:
-        """Return what is in it, None where it does not exist."""
-        with self._attempt("read"):
-            try:
-                # Not blocking, since what stands there may be a pipe.
-                fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                if error.errno == errno.ELOOP:
-                    raise self.refusal("is a symbolic link", "symbolic-link") from error
-                if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket
-                    raise self.refusal("is not a regular file", "not-a-regular-file") from error
-                raise
-            try:
-                self._check(os.fstat(fd))
-                with os.fdopen(fd, "rb", closefd=False) as file:
-                    data = file.read(self._limit + 1)
-            finally:
-                os.close(fd)
-        if len(data) > self._limit:  # it grew meanwhile
-            raise self._too_large()
-        return data
-
-    def create(self, data: bytes) -> None:
-        """Write it, unless it exists or another process is quicker."""
-        with self._attempt("write"), self._temporary(data) as new:
-            try:
-                self.path.hardlink_to(new)
-            except FileExistsError:
-                pass
-            except OSError:
-                # No hard links here. With O_EXCL instead, others could read a file that is not all there yet.
-                with self.locked():
-                    if not os.path.lexists(self.path):
-                        new.replace(self.path)
-
-    def replace(self, data: bytes) -> None:
-        if len(data) > self._limit:
-            raise self._too_large()
-        with self._attempt("write"), self._temporary(data) as new:
-            new.replace(self.path)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep out other processes and threads that change it. The lock file stays: to remove one is a race."""
-        lock = self.path.with_name(self.path.name + ".lock")
-        with ExitStack() as stack:
-            with self._attempt("lock", lock):
-                _make_directory(lock.parent)
-                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                file = stack.enter_context(os.fdopen(os.open(lock, flags, 0o600), "rb"))
-                _lock_within(file.fileno(), LOCK_SECONDS)
-            yield
-
-    def refusal(self, fault: str, code: str) -> IdentityError:
-        return IdentityError(f"{self.path} {fault}; {self._remedy}", code=code)
-
-    @contextmanager
-    def _temporary(self, data: bytes) -> Iterator[Path]:
-        _make_directory(self.path.parent)
-        with temporary(self.path, data, durable=True) as new:
-            yield new
-
-    def _check(self, status: os.stat_result) -> None:
-        mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            raise self.refusal("is not a regular file", "not-a-regular-file")
-        if status.st_uid != os.geteuid():
-            raise self.refusal(f"belongs to user {status.st_uid}, not to {os.geteuid()}", "wrong-owner")
-        if mode & 0o077:
-            raise IdentityError(
-                f"{self.path} is open to others than its owner (mode {mode:04o}); run: chmod 600 {self.quoted}",
-                code="permissions",
-            )
-        if status.st_size > self._limit:
-            raise self._too_large()
-
-    def _too_large(self) -> IdentityError:
-        return self.refusal(f"is larger than {self._limit} bytes", "too-large")
-
-    @contextmanager
-    def _attempt(self, what: str, path: Path | None = None) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            message = f"cannot {what} {path or self.path}: {reason}; {self._remedy}"
-            raise IdentityError(message, code=f"{what}-failed") from error
-
-
-def _lock_within(descriptor: int, seconds: float) -> None:
-    """Take a lock; OSError once the time is over. It blocks this thread alone, and never for longer."""
-    limit = time.monotonic() + seconds
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > limit:
-                raise OSError(error.errno, f"another process has kept it locked for {seconds:g} s") from error
-        time.sleep(0.01)
-
-
-def _make_directory(directory: Path) -> None:
-    """Each missing level is for its owner alone; `Path.mkdir` would leave all but the last to the umask."""
-    missing = [level for level in (directory, *directory.parents) if not level.exists()]
-    for level in reversed(missing):
-        level.mkdir(mode=0o700, exist_ok=True)

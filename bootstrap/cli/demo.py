@@ -16,7 +16,7 @@ from bootstrap.events import EventDict
 from bootstrap.files import private_directory
 from bootstrap.network import reserved_ports
 from bootstrap.plan import Plan, check_ip, check_timeout
-from bootstrap.trust import Pins, load_identity
+from bootstrap.trust import encode_public_key, load_identity
 
 PROGRAM = ("-m", "bootstrap")
 SLACK_SECONDS: Final = 5.0
@@ -71,11 +71,9 @@ def run_demo(demo: Demo, display: Display) -> int:
 async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: list[int]) -> None:
     hosts = directory / "hosts.json"
     hosts.write_text(json.dumps({"hosts": [{"ssh": "localhost", "ips": [demo.plan.own_ip]}] * demo.plan.size}))
-    # Pins are by address, and all ranks have the same: so rank 0 has one key, and all others share another.
-    homes = [directory / "rank-0", directory / "other-ranks"]
+    homes = [directory / f"rank-{rank}" for rank in range(demo.plan.size)]
     keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
-    for home, key in zip(homes, reversed(keys), strict=True):
-        Pins(home / "cluster-wireproto" / "peers.json").add(demo.plan.own_ip, key)
+    peers = [f"{rank}={encode_public_key(key)}" for rank, key in enumerate(keys)]
     runs: list[_Rank] = []
     following: list[asyncio.Task[None]] = []
     reached: list[asyncio.Task[bool]] = []
@@ -84,7 +82,9 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
             if rank == 0:
                 reached.append(asyncio.create_task(_all([each.listening for each in runs])))
                 await asyncio.wait({*reached, *following}, return_when=asyncio.FIRST_COMPLETED)
-            child = await run.start_run(_arguments(demo, rank, hosts, port, link_ports), _environment(homes, rank))
+            child = await run.start_run(
+                [*_arguments(demo, rank, hosts, port, link_ports), *_trusting(peers, rank)], _environment(homes[rank])
+            )
             runs.append(_Rank(rank, run, child))
             following.append(asyncio.create_task(runs[-1].follow()))
         holding = asyncio.create_task(_all([each.holding for each in runs]))
@@ -119,9 +119,14 @@ def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[i
     return [sys.executable, "-P", *PROGRAM, "up", "--json", *words]
 
 
-def _environment(homes: list[Path], rank: int) -> dict[str, str]:
+def _trusting(peers: list[str], own: int) -> list[str]:
+    """Return the options for the keys of all other ranks: their common address names none of them."""
+    return [word for rank, peer in enumerate(peers) if rank != own for word in ("--peer", peer)]
+
+
+def _environment(home: Path) -> dict[str, str]:
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "XDG_CONFIG_HOME": str(homes[min(rank, 1)])}
+    return {**os.environ, "PYTHONPATH": path, "XDG_CONFIG_HOME": str(home)}
 
 
 class _Rank:

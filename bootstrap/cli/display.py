@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from bootstrap.control.output import Lines, Output, Stream, whole_characters
 from bootstrap.events import EventDict
+from bootstrap.launch.channel import Taken, encode
 
 LINES: Final = {
     "started": "started, process {pid}",
@@ -18,6 +19,7 @@ LINES: Final = {
     "connected": "link with {host}:{port} is up, rank {peer}",
     "established": "session with rank {peer} established",
     "confirmed": "rank {peer} confirmed",
+    "peer-moved": "rank {peer} is pinned as {name}, whose address is now {address}",
     "health": "rank {peer} is {state}, missed pongs: {missed}",
     "pong": "pong from rank {peer}: model loaded {modelLoaded}, memory pressure {memoryPressure}",
     "bootstrap-sent": "sent jacclBootstrap (0x07) to rank {peer}: port {port}, session {session_id}",
@@ -53,6 +55,8 @@ RETRY: Final = {
     "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
 }
 RANK_COLOURS: Final = ("36", "35", "33", "34")
+_Source = tuple[int | None, str]
+"""A rank, and a stream of its program's."""
 _PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
 
 
@@ -64,8 +68,8 @@ class PlainDisplay:
         self._output = output
         self._has_prefix = has_prefix
         self._pongs: dict[tuple[object, object], EventDict] = {}
-        self._held: dict[str, bytes] = {}
-        self._open: set[str] = set()  # streams whose line has begun and not ended
+        self._held: dict[_Source, bytes] = {}
+        self._open: set[_Source] = set()  # whose line has begun and not ended
 
     def event(self, event: EventDict) -> None:
         if self._is_routine(event):
@@ -93,20 +97,24 @@ class PlainDisplay:
 
     def output(self, rank: int | None, stream: str, data: bytes) -> None:
         """Show bytes of a command at once, each line after its rank. No character is split by another line."""
-        text = self._held.pop(stream, b"") + data
+        source = rank, stream
+        text = self._held.pop(source, b"") + data
         if data:
-            text, self._held[stream] = whole_characters(text)
-        prefix = f"[rank {rank}] ".encode() if self._has_prefix else b""
+            text, self._held[source] = whole_characters(text)
+        prefix = self._prefix(rank).encode() if self._has_prefix else b""
         shown = bytearray()
         for piece in _PIECES.findall(text):
-            if stream not in self._open:
+            if source not in self._open:
                 self._end_open_lines(stream)
                 shown += prefix
             shown += piece
-            (self._open.discard if piece.endswith((b"\n", b"\r")) else self._open.add)(stream)
+            (self._open.discard if piece.endswith((b"\n", b"\r")) else self._open.add)(source)
         self._output.write(cast(Stream, stream), bytes(shown))
         if not data:
             self._end_open_lines(stream)
+
+    def _prefix(self, rank: int | None) -> str:
+        return f"[rank {rank}] "
 
     def quiet(self, rank: int | None, stream: str) -> None:
         pass
@@ -132,8 +140,8 @@ class PlainDisplay:
 
     def _end_open_lines(self, stream: str) -> None:
         """End the unfinished lines in the file of a stream, so that no other line sticks to them."""
-        for each in [each for each in self._open if each == stream or self._output.same_file()]:
-            self._output.write(cast(Stream, each), b"\n")
+        for each in [each for each in self._open if each[1] == stream or self._output.same_file()]:
+            self._output.write(cast(Stream, each[1]), b"\n")
             self._open.discard(each)
 
 
@@ -160,10 +168,31 @@ class TerminalDisplay(PlainDisplay):
     """The same lines in colour, above a spinner until a command runs."""
 
     def step(self, when: str, who: str, what: str) -> None:
-        colour = RANK_COLOURS[int(who.split()[-1]) % len(RANK_COLOURS)] if who.startswith("rank") else "1;32"
+        colour = _colour(int(who.split()[-1])) if who.startswith("rank") else "1;32"
         good = what.startswith(("group ready", "sum checked")) or colour == "1;32"
         text = f"\x1b[32m{what}\x1b[0m" if good else what
         self._line("stdout", f"\x1b[2m{when}\x1b[0m  \x1b[{colour}m{who}\x1b[0m  {text}")
+
+    def _prefix(self, rank: int | None) -> str:
+        return f"\x1b[{_colour(rank)}m[rank {rank}]\x1b[0m "
+
+
+def _colour(rank: int | None) -> str:
+    return RANK_COLOURS[(rank or 0) % len(RANK_COLOURS)]
+
+
+class ChannelDisplay(JsonDisplay):
+    """All for the launcher, on stdout: log lines are events, too."""
+
+    def event(self, event: EventDict) -> None:
+        self._output.line("stdout", json.dumps(event))
+
+    def log(self, rank: int | None, line: str) -> None:
+        self.event({"event": "log", "rank": rank, "line": line, "t_ms": None})
+
+    def taken(self, count: int) -> None:
+        """Say how many bytes of input the program was given so far."""
+        self._output.write("stdout", encode(Taken(count)))
 
 
 class _LogLines(logging.Handler):
@@ -178,12 +207,18 @@ class _LogLines(logging.Handler):
 
 
 @contextmanager
+def channel_display(prog: str) -> Iterator[ChannelDisplay]:
+    """Give the display of a rank that a launcher has started."""
+    output = Output()
+    with _log_lines(output):
+        yield ChannelDisplay(prog, output)
+
+
+@contextmanager
 def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -> Iterator[PlainDisplay]:
     """Give the display that suits stdout; without a prefix a command's lines are as it wrote them."""
     output = Output()
-    handler, logger = _LogLines(output), logging.getLogger("bootstrap")
-    logger.addHandler(handler)
-    try:
+    with _log_lines(output):
         if as_json:
             yield JsonDisplay(prog, output)
         elif output.is_terminal:
@@ -191,6 +226,15 @@ def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -
             yield (PlainDisplay if os.environ.get("NO_COLOR") else TerminalDisplay)(prog, output, has_prefix)
         else:
             yield PlainDisplay(prog, output, has_prefix)
+
+
+@contextmanager
+def _log_lines(output: Output) -> Iterator[None]:
+    """Write this process's log lines to `output` inside the block, and let all that is written leave at its end."""
+    handler, logger = _LogLines(output), logging.getLogger("bootstrap")
+    logger.addHandler(handler)
+    try:
+        yield
     finally:
         logger.removeHandler(handler)
         output.close()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from bootstrap.errors import ConfigError
+from bootstrap.errors import ConfigError, IdentityError
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 
 if TYPE_CHECKING:
-    from bootstrap.trust import IdentityError
+    from bootstrap.trust import PinnedPeer
 
 _ANSWERS_NO: Final = ("pin-conflict", "not-pinned")
 
@@ -40,7 +40,7 @@ def identity(
     Exit codes: 0 shown, 2 wrong usage, 3 the key cannot be read or made.
     """
     # Here, so that --help and --version need none of it.
-    from bootstrap.trust import IdentityError, encode_public_key, identity_path, load_identity
+    from bootstrap.trust import encode_public_key, identity_path, load_identity
     from wireproto.session.handshake import fingerprint
 
     try:
@@ -60,35 +60,36 @@ def identity(
 
 def pin(
     context: typer.Context,
-    ip: Annotated[str | None, typer.Argument(metavar="IP", help="The peer's IPv4 address.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The peer's name. An IPv4 address is its --address, too.")
+    ] = None,
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="The public key that `identity` prints on the peer.")
     ] = None,
-    remove: Annotated[str | None, typer.Option(metavar="IP", help="Forget the key pinned for this peer.")] = None,
+    address: Annotated[str | None, typer.Option(metavar="IP", help="Where the peer is now.")] = None,
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Forget this peer.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pin a peer's public key to its IP, or list the pins. They are listed without arguments.
+    """Pin a peer's public key, or list the pins: name, last address, fingerprint. They are listed without arguments.
 
-    Example: jaccl-bootstrap pin 169.254.1.2 KEY
+    Example: jaccl-bootstrap pin mac-b KEY --address 169.254.1.2
 
-    A pinned key is never overwritten by another one: remove it first.
+    A pinned key is never overwritten by another one: remove it first. An address is taken from the pin that has it.
 
     Exit codes: 0 done, 1 another key is pinned or none to remove, 2 wrong usage, 3 could not run.
     """
-    from bootstrap.trust import IdentityError, Pins, decode_public_key
+    from bootstrap.trust import Pins, decode_public_key
 
     try:
-        match ip, key, remove:
-            case None, None, None:
+        match name, key, address, remove:
+            case None, None, None, None:
                 _list(Pins().list(), as_json)
-            case None, None, str():
-                _show("removed", remove, Pins().remove(remove), as_json)
-            case str(), str(), None:
-                pinned = decode_public_key(key)
-                Pins().add(ip, pinned)
-                _show("pinned", ip, pinned, as_json)
+            case None, None, None, str():
+                _show("removed", Pins().remove(remove), as_json)
+            case str(), str(), _, None:
+                _show("pinned", Pins().add(name, decode_public_key(key), address), as_json)
             case _:
-                raise typer.BadParameter("use IP and KEY, or --remove IP, or nothing for a list", ctx=context)
+                raise typer.BadParameter("use NAME and KEY, or --remove NAME, or nothing for a list", ctx=context)
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     except IdentityError as error:
@@ -96,22 +97,22 @@ def pin(
     return EXIT_OK
 
 
-def _list(pins: dict[str, bytes], as_json: bool) -> None:
-    for ip, key in pins.items():
-        _show("pinned", ip, key, as_json)
+def _list(pins: "list[PinnedPeer]", as_json: bool) -> None:
+    for pin in pins:
+        _show("pinned", pin, as_json)
     if not pins and not as_json:
         say("no peer is pinned")
 
 
-def _show(state: str, ip: str, key: bytes, as_json: bool) -> None:
+def _show(state: str, pin: "PinnedPeer", as_json: bool) -> None:
     from bootstrap.trust import encode_public_key
     from wireproto.session.handshake import fingerprint
 
     if as_json:
-        shown = {"state": state, "ip": ip, "public_key": encode_public_key(key), "fingerprint": fingerprint(key)}
-        say(json.dumps(shown))
+        key = {"public_key": encode_public_key(pin.key), "fingerprint": fingerprint(pin.key)}
+        say(json.dumps({"state": state, "name": pin.name, "address": pin.address, **key}))
     else:
-        say(f"{state} {ip:<15} {fingerprint(key)}")
+        say(f"{state} {pin.name:<15} {pin.address or '-':<15} {fingerprint(pin.key)}")
 
 
 def _failed(context: typer.Context, error: "IdentityError", as_json: bool) -> int:

@@ -17,7 +17,7 @@ from bootstrap.cli.options import (
     KeyLogOption,
     RevisionOption,
 )
-from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.errors import BootstrapError, ConfigError, IdentityError
 from bootstrap.network import interfaces
 from bootstrap.plan import Plan, new_session_id
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
@@ -32,6 +32,8 @@ class _Command(TyperCommand):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         for name, option in _long_names(self).items():
+            if name == "launched":  # only the launcher gives it
+                continue
             option.envvar, option.show_envvar = VARIABLES + name.upper().replace("-", "_"), False
 
 
@@ -56,7 +58,7 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"cannot read {path}: {reason}", ctx=context) from error
     names = {name: str(each.name) for name, each in _long_names(cast(TyperCommand, context.command)).items()}
     names["program"] = "program"
-    if unknown := given.keys() - names.keys() | given.keys() & {"config", "help"}:
+    if unknown := given.keys() - names.keys() | given.keys() & {"config", "help", "launched"}:
         raise typer.BadParameter(f"{path} has {', '.join(sorted(unknown))}, which is no option of `up`", ctx=context)
     context.default_map = {names[key]: value for key, value in given.items()}
     return path
@@ -76,8 +78,8 @@ def up(
         Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 64 ranks.")
     ] = None,
     rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
-    peer_key: Annotated[
-        str | None, typer.Option(metavar="BASE64", help="The peer's key. Default: the pinned one.")
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="Its pin, or key. Default: by address.")
     ] = None,
     trust_first_use: Annotated[
         bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
@@ -110,6 +112,7 @@ def up(
     ] = "link",
     extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
     session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
+    launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
@@ -128,14 +131,17 @@ def up(
     Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
     """
     from bootstrap.cli.display import display_for
+    from bootstrap.cli.launched import run_launched
     from bootstrap.cli.log_files import log_files
     from bootstrap.cli.ready import Readiness
     from bootstrap.control.run import execute
     from bootstrap.hostfile import read_hostfile
     from bootstrap.link.record import open_capture, open_key_log, set_key_log
     from bootstrap.rank import run_for
-    from bootstrap.trust import IdentityError, Trust
+    from bootstrap.trust import Trust
 
+    if launched:
+        return run_launched(context.command_path)
     try:
         if extensions not in ("on", "off"):
             raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
@@ -170,7 +176,7 @@ def up(
             plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **options)
         else:
             raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
-        trust = Trust.of(plan, identity, peer_key, trust_first_use)
+        trust = Trust.of(plan, identity, peer or (), trust_first_use)
         set_key_log(keylog)
         with (
             open_key_log() as key_log,

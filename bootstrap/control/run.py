@@ -294,18 +294,19 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_IGN and number == signal.SIGHUP:
                 continue  # nohup asked for that
-            loop.add_signal_handler(number, self._interrupt, number)
-        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
+            loop.add_signal_handler(number, self.interrupt, number)
+        loop.add_signal_handler(signal.SIGTSTP, self.suspend)
         loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self._reap_orphans))
 
-    def _interrupt(self, number: int) -> None:
+    def interrupt(self, number: int) -> None:
+        """End the run as a signal does; a second SIGINT ends all graces."""
         if self._stop_reason is not None and number == signal.SIGINT:  # a second Ctrl-C
             self._hurries = True
             for child in self._children:
                 child.hurry.set()
         self.stop(Stopped(number))
 
-    def _suspend(self) -> None:
+    def suspend(self) -> None:
         """Ctrl-Z stops the children too; they go on with this process."""
         for child in self._children:
             child.send(signal.SIGSTOP)  # SIGTSTP has no effect in a session without a terminal

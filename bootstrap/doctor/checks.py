@@ -29,10 +29,10 @@ from bootstrap.doctor.system import (
     parse_thunderbolt,
     run_tool,
 )
-from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.errors import BootstrapError, ConfigError, IdentityError
 from bootstrap.network import holds, interface_of, interfaces, reserved_ports
 from bootstrap.plan import Backend, BackendChoice
-from bootstrap.trust import IdentityError, Pins, load_identity
+from bootstrap.trust import Pins, load_identity
 from wireproto.session.handshake import fingerprint
 
 if TYPE_CHECKING:
@@ -405,14 +405,16 @@ def identity(path: Path | None) -> Check:
 def pin(ip: str) -> Check:
     name = "pin"
     try:
-        key = Pins().get(ip)
+        pinned = Pins().at(ip)
     except IdentityError as error:
         what, _, remedy = str(error).partition("; ")
         return Check(name, "red", what, "the pins must be JSON in a file for their owner alone", remedy)
-    if key is None:
+    if pinned is None:
         remedy = f"jaccl-bootstrap pin {ip} KEY, with the key that jaccl-bootstrap identity shows there"
-        return Check(name, "yellow", f"no key is pinned for {ip}", "the two hosts have not met yet", remedy)
-    return Check(name, "green", f"{ip} is pinned to {fingerprint(key)}")
+        remedy += "; or, if jaccl-bootstrap pin lists that peer, up --peer NAME"
+        cause = "the two hosts have not met yet, or its address has changed"
+        return Check(name, "yellow", f"no key is pinned for {ip}", cause, remedy)
+    return Check(name, "green", f"{ip} is pinned as {pinned.name} to {fingerprint(pinned.key)}")
 
 
 def leftovers() -> Check:

@@ -79,7 +79,7 @@ READY = PongPayload(model_loaded=True, inference_in_flight=False, memory_pressur
 
 OnMessage = Callable[[Message], None]
 OnConfirmed = Callable[[str, bytes], None]
-"""Called with a peer's IP and the identity key that it has shown to have."""
+"""Called with a peer's IP and the identity key that it has proved to hold; LinkError refuses it."""
 OnLoading = Callable[[bool], None]
 """Called with each pong: whether the peer says that it still loads MLX, and has named not all its extensions yet."""
 OnSeen = Callable[[str | LinkError | None], None]
@@ -277,8 +277,8 @@ class RankZero:
                 case MessageIgnored(message):
                     self._report("ignored", peer=self._peer, name=wire_name(message))
                 case Confirmed():
-                    self._report("confirmed", peer=self._peer)
                     self._on_confirmed(link.peer_ip, link.session.peer_key)
+                    self._report("confirmed", peer=self._peer)
                 case Established() | Closed() | KeyNearLimit():
                     pass  # what follows says why
 
@@ -465,8 +465,8 @@ class RankOne:
                 raise LinkError("there is a session already", code="link-taken")
         else:
             await next_event(link, Confirmed, self._times.confirm, "the peer's first box")
-            self._report("confirmed", peer=0)
             self._on_confirmed(link.peer_ip, link.session.peer_key)
+            self._report("confirmed", peer=0)
         if self._current is not None and self._holds():
             # Its connection is alive: TCP would have ended one whose peer has vanished. [SESSION-REPLACE]
             raise LinkError("a group is up over the session with rank 0", code="link-taken")

@@ -90,7 +90,7 @@ def _up(homes: list[Path]) -> tuple[float, float]:
     ips = _ips()
 
     def rank(own: int, peer: int) -> _Process:
-        options = ["--own-ip", ips[own], "--peer-ip", ips[peer], "--peer-key", keys[peer], "--backend", "ring"]
+        options = ["--own-ip", ips[own], "--peer-ip", ips[peer], "--peer", keys[peer], "--backend", "ring"]
         identity = ["--identity", str(homes[own] / "identity.pem")]
         command = [sys.executable, "-m", "bootstrap", "up", "--json", *options, *identity]
         return stack.enter_context(_process(command, TMPDIR=str(homes[own])))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bootstrap.trust import IdentityError
+from bootstrap.errors import IdentityError
 from wireproto.session.handshake import KeySigner
 
 IPS = [f"169.254.1.{number}" for number in range(1, 9)]
@@ -39,12 +39,24 @@ def refused(act: Callable[[], object], code: str) -> str:
     return str(caught.value)
 
 
+START = """
+import sys
+from pathlib import Path
+from bootstrap import private_file
+from bootstrap.errors import *
+from bootstrap.trust import *
+private_file.LOCK_SECONDS = 60
+print("ready", flush=True)
+sys.stdin.read()
+number, *arguments = sys.argv[1:]
+"""
+
+
 class Together:
     """Processes that run `code` after their imports, all at the moment when `go` is called."""
 
     def __init__(self, count: int, code: str, *arguments: str) -> None:
-        script = f"import sys\nfrom pathlib import Path\nfrom bootstrap.trust import *\nfrom bootstrap import trust\n\
-trust.LOCK_SECONDS = 60\nprint('ready', flush=True)\nsys.stdin.read()\nnumber, *arguments = sys.argv[1:]\n{code}"
+        script = START + code
         gate, self._hold = os.pipe()  # its end of file is what all wait for
         self.processes = [
             subprocess.Popen(

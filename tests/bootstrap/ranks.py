@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from bootstrap.trust import Pins, load_identity
+from bootstrap.trust import Pins, Trust, load_identity
 
 LINK_PORT, COORDINATOR_PORT = 7777, 29400
 CABLE_PORT = 7778
@@ -32,6 +32,10 @@ class Rank:
         self.identity = home / "identity.pem"
         self.key = load_identity(self.identity).public_key
         self.pins = Pins(home / "cluster-wireproto" / "peers.json")
+
+    def trust(self, ranks: Sequence["Rank"]) -> Trust:
+        """The keys of all others, by rank."""
+        return Trust(load_identity(self.identity), {each.number: each.key for each in ranks if each is not self})
 
 
 def make_ranks(directory: Path, count: int) -> list[Rank]:

@@ -21,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap import trust as identity
+from bootstrap.errors import IdentityError
+from bootstrap.private_file import PrivateFile, config_directory
 from bootstrap.trust import (
-    IdentityError,
     Pins,
-    config_directory,
     decode_public_key,
     encode_public_key,
     load_identity,
@@ -220,7 +220,11 @@ USES = pytest.mark.parametrize("use", [use_identity, use_pins, add_pin])
 
 
 def good(use: Use) -> bytes:
-    return pem(P256) if use is use_identity else json.dumps({IPS[0]: encode_public_key(A)}).encode()
+    return (
+        pem(P256)
+        if use is use_identity
+        else json.dumps({IPS[0]: {"key": encode_public_key(A), "address": IPS[0]}}).encode()
+    )
 
 
 @USES
@@ -286,7 +290,7 @@ def test_size_limits(use: Use, tmp_path: Path) -> None:
 
 def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "file", bytes(identity.MAX_KEY_FILE + 1))
-    monkeypatch.setattr(identity._PrivateFile, "_check", lambda self, status: None)
+    monkeypatch.setattr(PrivateFile, "_check", lambda self, status: None)
     refused(lambda: load_identity(path), "too-large")
 
 

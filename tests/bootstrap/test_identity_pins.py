@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from bootstrap import BootstrapError, ConfigError
 from bootstrap import trust as identity
-from bootstrap.trust import IdentityError, Pins, decode_public_key, encode_public_key
+from bootstrap.errors import IdentityError
+from bootstrap.private_file import PrivateFile
+from bootstrap.trust import PinnedPeer, Pins, decode_public_key, encode_public_key
 from tests.bootstrap.identities import IPS, KEYS, P256_ORDER, A, B, Together, mode, put, refused
 from wireproto.session.handshake import KeySigner, fingerprint
 
@@ -42,6 +44,7 @@ def other_padding_bits(text: str) -> str:
 
 
 TEXT = encode_public_key(A)
+ENTRY = json.dumps({"key": TEXT, "address": "169.254.1.1"})
 
 
 @pytest.mark.parametrize(
@@ -96,20 +99,50 @@ def test_any_text_is_a_key_or_a_refusal(text: str) -> None:
 
 
 def test_a_pins_life(pins: Pins) -> None:
-    assert pins.list() == {}
-    assert pins.get(IPS[0]) is None
+    assert pins.list() == []
+    assert pins.get("mac-b") is None
+    assert pins.at(IPS[0]) is None
     assert list(pins.path.parent.iterdir()) == []  # to look makes nothing
-    pins.add("169.254.1.10", A)
-    pins.add("169.254.1.9", B)
-    assert pins.get("169.254.1.9") == B
-    assert list(pins.list().items()) == [("169.254.1.9", B), ("169.254.1.10", A)]
+    assert pins.add("mac-c", A) == ("mac-c", A, None)
+    assert pins.add("mac-b", B, "169.254.1.9") == ("mac-b", B, "169.254.1.9")
+    assert pins.get("mac-b") == pins.at("169.254.1.9") == ("mac-b", B, "169.254.1.9")
+    assert pins.list() == [("mac-b", B, "169.254.1.9"), ("mac-c", A, None)]
     assert pins.path.read_text() == (
-        f'{{\n  "169.254.1.9": "{encode_public_key(B)}",\n  "169.254.1.10": "{encode_public_key(A)}"\n}}\n'
+        f'{{\n  "mac-b": {{\n    "key": "{encode_public_key(B)}",\n    "address": "169.254.1.9"\n  }},\n'
+        f'  "mac-c": {{\n    "key": "{encode_public_key(A)}",\n    "address": null\n  }}\n}}\n'
     )
-    assert pins.remove("169.254.1.9") == B
-    assert pins.list() == {"169.254.1.10": A}
-    pins.remove("169.254.1.10")
-    assert pins.list() == {}
+    assert pins.remove("mac-b") == ("mac-b", B, "169.254.1.9")
+    assert pins.list() == [("mac-c", A, None)]
+    pins.remove("mac-c")
+    assert pins.list() == []
+
+
+def test_a_name_that_is_an_address(pins: Pins) -> None:
+    assert pins.add(IPS[0], A) == (IPS[0], A, IPS[0])
+    assert pins.moved(PinnedPeer(IPS[0], A, IPS[0]), IPS[1])
+    assert pins.list() == [(IPS[0], A, IPS[1])]
+    pins.add(IPS[0], A)
+    assert pins.list() == [(IPS[0], A, IPS[0])]
+    with pytest.raises(ConfigError) as caught:
+        pins.add(IPS[0], A, IPS[1])
+    assert caught.value.code == "bad-name"
+
+
+def test_no_two_pins_have_one_address(pins: Pins) -> None:
+    """The newer one takes it."""
+    pins.add("mac-b", A, IPS[0])
+    pins.add("mac-c", B, IPS[0])
+    assert pins.list() == [("mac-b", A, None), ("mac-c", B, IPS[0])]
+    assert pins.moved(PinnedPeer("mac-b", A, None), IPS[0])
+    assert pins.list() == [("mac-b", A, IPS[0]), ("mac-c", B, None)]
+
+
+def test_an_address_is_kept_until_another_is_given(pins: Pins) -> None:
+    pins.add("mac-b", A, IPS[0])
+    pins.add("mac-b", A)
+    assert pins.list() == [("mac-b", A, IPS[0])]
+    pins.add("mac-b", A, IPS[1])
+    assert pins.list() == [("mac-b", A, IPS[1])]
 
 
 def test_the_files_are_for_their_owner_alone(tmp_path: Path, umask: int) -> None:
@@ -137,10 +170,10 @@ def test_another_key_never_overwrites(pins: Pins) -> None:
     assert fingerprint(A) in message
     assert fingerprint(B) in message
     assert message.endswith(f"jaccl-bootstrap pin --remove {IPS[0]}")
-    assert pins.list() == {IPS[0]: A}
+    assert pins.list() == [(IPS[0], A, IPS[0])]
     pins.remove(IPS[0])
     pins.add(IPS[0], B)
-    assert pins.list() == {IPS[0]: B}
+    assert pins.list() == [(IPS[0], B, IPS[0])]
 
 
 def test_to_remove_what_is_not_pinned(pins: Pins) -> None:
@@ -148,32 +181,70 @@ def test_to_remove_what_is_not_pinned(pins: Pins) -> None:
     assert list(pins.path.parent.iterdir()) == []
     pins.add(IPS[0], A)
     refused(lambda: pins.remove(IPS[1]), "not-pinned")
-    assert pins.list() == {IPS[0]: A}
+    assert pins.list() == [(IPS[0], A, IPS[0])]
 
 
 def test_a_remove_that_comes_second(pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
     pins.add(IPS[0], A)
-    locked = identity._PrivateFile.locked
+    locked = PrivateFile.locked
 
-    def after_another(file: identity._PrivateFile) -> AbstractContextManager[None]:
+    def after_another(file: PrivateFile) -> AbstractContextManager[None]:
         monkeypatch.undo()
         Pins(pins.path).remove(IPS[0])
         return locked(file)
 
-    monkeypatch.setattr(identity._PrivateFile, "locked", after_another)
+    monkeypatch.setattr(PrivateFile, "locked", after_another)
     refused(lambda: pins.remove(IPS[0]), "not-pinned")
 
 
-@pytest.mark.parametrize(
-    "ip", ["", "mac.local", "::1", "169.254.1", "169.254.1.01", "255.255.255.255", "224.0.0.1", " 1.2.3.4"]
-)
-def test_what_is_no_ip(ip: str, pins: Pins) -> None:
-    acts: list[Callable[[], object]] = [lambda: pins.get(ip), lambda: pins.add(ip, A), lambda: pins.remove(ip)]
+@pytest.mark.parametrize("ip", ["", "mac.local", "::1", "169.254.1", "169.254.1.01", "224.0.0.1", " 1.2.3.4"])
+def test_what_is_no_address(ip: str, pins: Pins) -> None:
+    acts: list[Callable[[], object]] = [
+        lambda: pins.at(ip),
+        lambda: pins.add("mac-b", A, ip),
+        lambda: pins.moved(PinnedPeer("mac-b", A, None), ip),
+    ]
     for act in acts:
         with pytest.raises(ConfigError) as caught:
             act()
         assert caught.value.code == "bad-ip"
     assert list(pins.path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("", "bad-name"),
+        ("-b", "bad-name"),
+        (".b", "bad-name"),
+        ("mac b", "bad-name"),
+        ("mac=b", "bad-name"),
+        ("mac-b\n", "bad-name"),
+        ("m\u00e4c", "bad-name"),
+        ("::1", "bad-name"),
+        ("a" * 65, "bad-name"),
+        ("\x1b[31m" * 100, "bad-name"),
+        ("1", "bad-ip"),
+        ("169.254.1", "bad-ip"),
+        ("169.254.1.01", "bad-ip"),
+        ("255.255.255.255", "bad-ip"),
+    ],
+)
+def test_what_is_no_name(name: str, code: str, pins: Pins) -> None:
+    acts: list[Callable[[], object]] = [lambda: pins.get(name), lambda: pins.add(name, A), lambda: pins.remove(name)]
+    for act in acts:
+        with pytest.raises(ConfigError) as caught:
+            act()
+        assert caught.value.code == code
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 200
+    assert list(pins.path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a", "_", "a" * 64, "mac-b.local", "Mac_B", "0a"])
+def test_what_is_a_name(name: str, pins: Pins) -> None:
+    pins.add(name, A)
+    assert pins.list() == [(name, A, None)]
 
 
 @pytest.mark.parametrize(
@@ -189,24 +260,39 @@ def test_what_is_no_ip(ip: str, pins: Pins) -> None:
         "[" * 100_000,
         '{"":' * 100_000,
         "1" * 10_000,
-        '{"169.254.1.1": NaN}',
-        '{"169.254.1.1": null}',
-        '{"169.254.1.1": 5}',
-        '{"169.254.1.1": ["x"]}',
-        '{"169.254.1.1": {"169.254.1.1": "x"}}',
-        '{"169.254.1.1": ""}',
-        '{"169.254.1.1": "\\ud800"}',
-        f'{{"169.254.1.1": "{TEXT}\\n"}}',
-        f'{{"169.254.1.1": "{other_padding_bits(TEXT)}"}}',
-        f'{{"169.254.1.1": "{base64.b64encode(bytes(64)).decode()}"}}',
-        f'{{"169.254.1.1": "{base64.b64encode(A[:63]).decode()}"}}',
-        f'{{"mac.local": "{TEXT}"}}',
-        f'{{"": "{TEXT}"}}',
-        f'{{"\\ud800\\n\\u001b[31m": "{TEXT}"}}',
-        f'{{"{"1" * 5000}": "{TEXT}"}}',
-        f'{{"169.254.1.1": "{TEXT}", "169.254.1.1": "{TEXT}"}}',
-        f'{{"169.254.1.1": "{TEXT}", "169.254.1.\\u0031": "{TEXT}"}}',
-        f'{{"169.254.1.1": "{TEXT}",}}',
+        '{"mac-b": NaN}',
+        '{"mac-b": null}',
+        '{"mac-b": ["x"]}',
+        f'{{"mac-b": "{TEXT}"}}',
+        '{"mac-b": {}}',
+        f'{{"mac-b": {{"key": "{TEXT}"}}}}',
+        '{"mac-b": {"key": null, "address": null}}',
+        '{"mac-b": {"key": 5, "address": null}}',
+        '{"mac-b": {"key": "", "address": null}}',
+        '{"mac-b": {"key": "\\ud800", "address": null}}',
+        f'{{"mac-b": {{"key": "{TEXT}", "address": null, "port": 1}}}}',
+        f'{{"mac-b": {{"key": "{TEXT}", "address": 5}}}}',
+        f'{{"mac-b": {{"key": "{TEXT}", "address": ""}}}}',
+        f'{{"mac-b": {{"key": "{TEXT}", "address": "169.254.1.01"}}}}',
+        f'{{"mac-b": {{"key": "{TEXT}", "address": "\\n\\u001b[31m"}}}}',
+        f'{{"mac-b": {{"key": "{TEXT}", "key": "{TEXT}", "address": null}}}}',
+        *(
+            f'{{"mac-b": {{"key": "{key}", "address": null}}}}'
+            for key in (
+                f"{TEXT}\\n",
+                other_padding_bits(TEXT),
+                base64.b64encode(bytes(64)).decode(),
+                base64.b64encode(A[:63]).decode(),
+            )
+        ),
+        *(
+            f'{{"{name}": {ENTRY}}}'
+            for name in ("", "mac b", "169.254.1", "\\ud800\\n\\u001b[31m", "1" * 5000, "a" * 5000)
+        ),
+        f'{{"mac-b": {ENTRY}, "mac-b": {ENTRY}}}',
+        f'{{"mac-b": {ENTRY}, "mac-\\u0062": {ENTRY}}}',
+        f'{{"mac-b": {ENTRY}, "mac-c": {ENTRY}}}',
+        f'{{"mac-b": {ENTRY},}}',
     ],
     ids=lambda text: ascii(text[:30]),
 )
@@ -227,8 +313,8 @@ def test_a_pins_file_that_is_not_utf_8(encoding: str, pins: Pins) -> None:
 
 
 @given(data=st.binary() | st.text().map(str.encode) | st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text() | st.just(TEXT),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(IPS), inner),
+    st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from([TEXT, *IPS]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["key", "address", *IPS]), inner),
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_any_bytes_are_pins_or_a_refusal(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -238,42 +324,62 @@ def test_any_bytes_are_pins_or_a_refusal(data: bytes) -> None:
         except IdentityError as error:
             assert error.code == "pins-malformed"  # noqa: PT017
         else:
-            assert {ip: encode_public_key(key) for ip, key in found.items()} == json.loads(data)
+            shown = {pin.name: {"key": encode_public_key(pin.key), "address": pin.address} for pin in found}
+            assert shown == json.loads(data)
 
 
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from(["add", "remove", "get"]), st.sampled_from(IPS), st.sampled_from(KEYS[:3])),
+        st.tuples(
+            st.sampled_from(["add", "remove", "get", "moved"]),
+            st.sampled_from(["mac-b", "mac-c", IPS[0]]),
+            st.sampled_from(KEYS[:2]),
+            st.none() | st.sampled_from(IPS[:3]),
+        ),
         max_size=20,
     )
 )
-def test_pins_are_a_dictionary_that_refuses_to_overwrite(steps: list[tuple[str, str, bytes]]) -> None:
-    expected: dict[str, bytes] = {}
+def test_pins_are_a_dictionary_that_refuses_to_overwrite(steps: list[tuple[str, str, bytes, str | None]]) -> None:
+    expected: dict[str, tuple[bytes, str | None]] = {}
+
+    def place(name: str, key: bytes, address: str | None) -> None:
+        for other, (its_key, its_address) in expected.items():
+            if its_address == address:
+                expected[other] = its_key, None
+        expected[name] = key, address
+
     with tempfile.TemporaryDirectory() as directory:
         pins = Pins(Path(directory) / "peers.json")
-        for step, ip, key in steps:
+        for step, name, key, ip in steps:
+            address = name if step == "add" and name in IPS else ip
+            known, known_address = expected.get(name, (None, None))
             if step == "get":
-                assert pins.get(ip) == expected.get(ip)
-            elif step == "remove" and ip not in expected:
-                refused(lambda ip=ip: pins.remove(ip), "not-pinned")  # type: ignore[misc]
+                assert pins.get(name) == (None if known is None else (name, known, known_address))
+            elif step == "remove" and known is None:
+                refused(lambda name=name: pins.remove(name), "not-pinned")  # type: ignore[misc]
             elif step == "remove":
-                assert pins.remove(ip) == expected.pop(ip)
-            elif expected.get(ip, key) != key:
-                refused(lambda ip=ip, key=key: pins.add(ip, key), "pin-conflict")  # type: ignore[misc]
+                assert pins.remove(name) == (name, *expected.pop(name))
+            elif step == "moved":
+                to = ip or IPS[7]
+                assert pins.moved(PinnedPeer(name, key, None), to) == (known == key and known_address != to)
+                if known == key:
+                    place(name, key, to)
+            elif known not in (None, key):
+                refused(lambda name=name, key=key: pins.add(name, key), "pin-conflict")  # type: ignore[misc]
             else:
-                pins.add(ip, key)
-                expected[ip] = key
-            assert pins.list() == expected
+                pins.add(name, key, address)
+                place(name, key, address or known_address)
+            assert pins.list() == sorted((name, *pin) for name, pin in expected.items())
         assert {file.name for file in Path(directory).iterdir()} <= {"peers.json", "peers.json.lock"}
 
 
 def test_more_pins_than_could_be_read_again_are_not_written(pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "MAX_PINS_FILE", 300)
+    monkeypatch.setattr(identity, "MAX_PINS_FILE", 400)
     small = Pins(pins.path)
     small.add(IPS[0], A)
     small.add(IPS[1], A)
     refused(lambda: small.add(IPS[2], A), "too-large")
-    assert small.list() == {IPS[0]: A, IPS[1]: A}
+    assert [pin.name for pin in small.list()] == IPS[:2]
     assert list(pins.path.parent.glob(".*")) == []
 
 
@@ -283,27 +389,28 @@ for n in range(10):
     Pins(Path(arguments[0])).add(f"10.0.{number}.{n + 1}", decode_public_key(arguments[1]))
 """
     Together(8, code, str(pins.path), TEXT).go()
-    assert pins.list() == {f"10.0.{number}.{n}": A for number in range(8) for n in range(1, 11)}
+    assert {pin.name: pin.key for pin in pins.list()} == {
+        f"10.0.{number}.{n}": A for number in range(8) for n in range(1, 11)
+    }
     assert {file.name for file in pins.path.parent.iterdir()} == {"peers.json", "peers.json.lock"}
 
 
-def test_of_different_keys_for_one_ip_at_once_one_is_pinned(pins: Pins) -> None:
+def test_of_different_keys_for_one_name_at_once_one_is_pinned(pins: Pins) -> None:
     code = """
 key = decode_public_key(arguments[1 + int(number)])
 try:
-    Pins(Path(arguments[0])).add("10.0.0.1", key)
+    Pins(Path(arguments[0])).add("mac-b", key)
     print("pinned", key.hex())
 except IdentityError as error:
     print(error.code)
 """
     outputs = Together(8, code, str(pins.path), *map(encode_public_key, KEYS)).go()
-    key = pins.get("10.0.0.1")
-    assert key is not None
-    assert sorted(outputs) == ["pin-conflict\n"] * 7 + [f"pinned {key.hex()}\n"]
+    (pin,) = pins.list()
+    assert sorted(outputs) == ["pin-conflict\n"] * 7 + [f"pinned {pin.key.hex()}\n"]
 
 
 def test_adds_and_removes_of_threads_at_once(pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bootstrap.trust.LOCK_SECONDS", 60)  # its turn may not come sooner on a busy machine
+    monkeypatch.setattr("bootstrap.private_file.LOCK_SECONDS", 60)  # its turn may not come sooner on a busy machine
 
     def work(ip: str) -> None:
         for _ in range(5):
@@ -316,7 +423,7 @@ def test_adds_and_removes_of_threads_at_once(pins: Pins, monkeypatch: pytest.Mon
         thread.start()
     for thread in threads:
         thread.join()
-    assert pins.list() == dict.fromkeys(IPS, B)
+    assert pins.list() == [(ip, B, ip) for ip in IPS]
 
 
 def test_the_lock_is_free_after_a_refusal(pins: Pins) -> None:

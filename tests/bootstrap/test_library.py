@@ -14,7 +14,7 @@ import bootstrap
 from bootstrap import BootstrapError, ConfigError, Plan, events
 from bootstrap.control.child import CommandError
 from bootstrap.link.outcome import PeerError
-from bootstrap.trust import Trust, load_identity
+from bootstrap.trust import Trust
 from tests.bootstrap.ranks import Rank, make_ranks
 
 SECONDS = 60.0
@@ -27,8 +27,7 @@ def pair(tmp_path: Path) -> list[Rank]:
 
 def parts(pair: list[Rank], rank: int, **more: Any) -> tuple[Plan, Trust]:
     options = {"rank": rank, "ips": tuple(each.ip for each in pair), "backend": "ring"} | more
-    pins = {each.ip: each.key for each in pair}
-    return Plan(**options), Trust(load_identity(pair[rank].identity), dict(pins))
+    return Plan(**options), pair[rank].trust(pair)
 
 
 def both(*mains: Coroutine[Any, Any, Any]) -> list[Any]:

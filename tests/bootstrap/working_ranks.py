@@ -20,8 +20,9 @@ from bootstrap.link.side_channel import SideChannel, SocketPair
 from bootstrap.link.transport import Link
 from bootstrap.plan import Backend, Plan
 from bootstrap.rank import Rank
-from bootstrap.trust import Trust, load_identity
+from bootstrap.trust import Trust
 from tests.bootstrap.links import Steps
+from tests.bootstrap.ranks import Rank as TestRank
 from tests.bootstrap.ranks import make_ranks
 from wireproto import Message, OutcomeState, Versions
 
@@ -123,9 +124,13 @@ class Group:
         *,
         without: Collection[int] = (),
         backends: Mapping[int, Backend] | None = None,
+        trust: Callable[[TestRank, list[TestRank]], Trust] = TestRank.trust,
         **options: Any,
     ) -> None:
-        """Start all ranks; those in `without` have their extensions turned off. MLX is found to have `backends`."""
+        """Start all ranks; those in `without` have their extensions turned off. MLX is found to have `backends`.
+
+        `trust` is called with each of them, rank 0 last.
+        """
         ranks = make_ranks(self._directory, len(acts))
         for rank, act in reversed(list(zip(ranks, acts, strict=True))):
             plan = Plan(
@@ -136,8 +141,7 @@ class Group:
                 extensions=rank.number not in without,
                 **options,
             )
-            pins = {each.ip: each.key for each in ranks}
-            acting = Acting(plan, Trust(load_identity(rank.identity), pins), act)
+            acting = Acting(plan, trust(rank, ranks), act)
             acting.backend = (backends or {}).get(rank.number, "jaccl")
             self.ranks.insert(0, acting)
             self.tasks.insert(0, asyncio.create_task(acting.main()))

@@ -115,10 +115,10 @@ def test_a_given_key_needs_no_pin(pair: tuple[Rank, Rank], up: Start) -> None:
     first, second = pair
     for own, peer in (pair, pair[::-1]):
         own.pins.remove(peer.ip)
-    one = up(second, first, "--json", "--dry-run", "--peer-key", encode_public_key(first.key))
-    zero = up(first, second, "--json", "--dry-run", "--peer-key", encode_public_key(second.key))
+    one = up(second, first, "--json", "--dry-run", "--peer", encode_public_key(first.key))
+    zero = up(first, second, "--json", "--dry-run", "--peer", encode_public_key(second.key))
     assert (zero.end(), one.end()) == (0, 0)
-    assert first.pins.list() == {}
+    assert first.pins.list() == []
 
 
 def test_trust_on_first_use_pins_what_it_saw(pair: tuple[Rank, Rank], up: Start) -> None:
@@ -129,7 +129,7 @@ def test_trust_on_first_use_pins_what_it_saw(pair: tuple[Rank, Rank], up: Start)
         one = up(second, first, "--json", "--dry-run")
         zero = up(first, second, "--json", "--dry-run", *arguments)
         assert (zero.end(), one.end()) == (0, 0), zero.stderr
-        assert first.pins.list() == {second.ip: second.key}
+        assert first.pins.list() == [(second.ip, second.key, second.ip)]
 
 
 def test_a_wrong_pin_on_rank_0(pair: tuple[Rank, Rank], up: Start) -> None:
@@ -143,7 +143,7 @@ def test_a_wrong_pin_on_rank_0(pair: tuple[Rank, Rank], up: Start) -> None:
     assert error(zero)["code"] == "handshake-wrong-pin"
     for key in (second.key, STRANGER):
         assert fingerprint(key) in error(zero)["message"]
-    assert first.pins.list() == {second.ip: STRANGER}
+    assert first.pins.list() == [(second.ip, STRANGER, second.ip)]
 
 
 def test_a_wrong_pin_on_rank_1(pair: tuple[Rank, Rank], up: Start) -> None:
@@ -162,7 +162,7 @@ def test_a_wrong_pin_on_rank_1(pair: tuple[Rank, Rank], up: Start) -> None:
     assert lost["code"] == "handshake-wrong-pin"
     assert fingerprint(first.key) in lost["message"]
     assert fingerprint(STRANGER) in lost["message"]
-    assert second.pins.list() == {first.ip: STRANGER}
+    assert second.pins.list() == [(first.ip, STRANGER, first.ip)]
 
 
 def test_no_pin_says_what_to_do(pair: tuple[Rank, Rank], up: Start, nothing_left: Check) -> None:
@@ -222,8 +222,8 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "3"], "--revision"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--backend", "mpi"], "backend 'mpi' is unknown"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--timeout", "-1"], "timeout -1.0 is wrong"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer-key", "AA=="], "key"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer-key", "AA==", "--trust-first-use"], "not both"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer", "AA=="], "key"),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer", "AA==", "--trust-first-use"], "not both"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--extensions", "yes"], "extensions 'yes' is wrong"),
         (
             ["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "1", "--trust-first-use"],

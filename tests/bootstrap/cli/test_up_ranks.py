@@ -118,7 +118,7 @@ def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: 
         (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1"], "give --own-ip and --peer-ip, or --hostfile"),
         (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2"], "or --hostfile"),
         ([], "give --own-ip and --peer-ip, or --hostfile"),
-        (["--hostfile", "HOSTS", "--rank", "0", "--peer-key", "A" * 88], "--peer-key is for one peer"),
+        (["--hostfile", "HOSTS", "--rank", "0", "--peer", "mac-b"], "with more than two ranks give --peer RANK=NAME"),
         (["--hostfile", "HOSTS", "--rank", "0", "--restart", "-1"], "--restart"),
         (["--hostfile", "nowhere.json"], "cannot read the hostfile nowhere.json: No such file or directory"),
     ],
@@ -187,12 +187,12 @@ def test_groups_of_other_sizes(larger: int, ranks: Ranks, up: Start, tmp_path: P
 
 
 def test_rank_0_at_another_address(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Rank 1 knows the host that comes, but as nobody of this group."""
+    """Rank 1 has pinned the host that comes, and expects another as rank 0. [HANDSHAKE-PIN]"""
     group = ranks(3)
     ips = [rank.ip for rank in group]
     files = [write_hostfile(tmp_path / "0.json", ips[:2]), write_hostfile(tmp_path / "1.json", [ips[2], ips[1]])]
     runs = run_all(group[:2], up, files, "--timeout", "2")
-    assert of(runs[1], "link-lost")[0]["code"] == "handshake-no-pin"
+    assert of(runs[1], "link-lost")[0]["code"] == "handshake-wrong-pin"
     for run in runs:
         nothing_left(run, *group)
 

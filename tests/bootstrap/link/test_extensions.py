@@ -93,8 +93,8 @@ def offer(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """All ranks but 0 offer these."""
     make = Rank.session
 
-    def make_session(rank: Rank, role: Role, peer_ip: str) -> Session:
-        made = make(rank, role, peer_ip)
+    def make_session(rank: Rank, role: Role, peer: int, peer_ip: str) -> Session:
+        made = make(rank, role, peer, peer_ip)
         if role is Role.RESPONDER:
             made._supported = frozenset(names)
         return made

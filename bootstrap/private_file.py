@@ -1,0 +1,153 @@
+"""Small files for their owner alone, and the directory that they are in."""
+
+import errno
+import fcntl
+import os
+import shlex
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from bootstrap.errors import IdentityError
+from bootstrap.files import temporary
+
+LOCK_SECONDS: Final = 3.0
+"""How long to wait for another process that changes the same file; it takes milliseconds."""
+
+
+def config_directory() -> Path:
+    """`$XDG_CONFIG_HOME/cluster-wireproto`, else `~/.config/cluster-wireproto`. A relative path counts as not set."""
+    for variable, below in (("XDG_CONFIG_HOME", ""), ("HOME", ".config")):
+        base = Path(os.environ.get(variable, ""))
+        if base.is_absolute():
+            return base / below / "cluster-wireproto"
+    raise IdentityError(
+        "neither XDG_CONFIG_HOME nor HOME is an absolute path, so there is no place for the identity key and the pins; "
+        "set one, or use --identity PATH for the key",
+        code="no-home",
+    )
+
+
+class PrivateFile:
+    """A small file for its owner alone: read with suspicion, written whole or not at all, never through a link.
+
+    `remedy` says what to do where it is not as it has to be, or its place cannot be used.
+    """
+
+    def __init__(self, path: Path, limit: int, remedy: str) -> None:
+        self.path = path
+        self.quoted = shlex.quote(str(path))
+        self._limit = limit
+        self._remedy = remedy
+
+    def read(self) -> bytes | None:
+        """Return what is in it, None where it does not exist."""
+        with self._attempt("read"):
+            try:
+                # Not blocking, since what stands there may be a pipe.
+                fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise self.refusal("is a symbolic link", "symbolic-link") from error
+                if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket
+                    raise self.refusal("is not a regular file", "not-a-regular-file") from error
+                raise
+            try:
+                self._check(os.fstat(fd))
+                with os.fdopen(fd, "rb", closefd=False) as file:
+                    data = file.read(self._limit + 1)
+            finally:
+                os.close(fd)
+        if len(data) > self._limit:  # it grew meanwhile
+            raise self._too_large()
+        return data
+
+    def create(self, data: bytes) -> None:
+        """Write it, unless it exists or another process is quicker."""
+        with self._attempt("write"), self._temporary(data) as new:
+            try:
+                self.path.hardlink_to(new)
+            except FileExistsError:
+                pass
+            except OSError:
+                # No hard links here. With O_EXCL instead, others could read a file that is not all there yet.
+                with self.locked():
+                    if not os.path.lexists(self.path):
+                        new.replace(self.path)
+
+    def replace(self, data: bytes) -> None:
+        if len(data) > self._limit:
+            raise self._too_large()
+        with self._attempt("write"), self._temporary(data) as new:
+            new.replace(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep out other processes and threads that change it. The lock file stays: to remove one is a race."""
+        lock = self.path.with_name(self.path.name + ".lock")
+        with ExitStack() as stack:
+            with self._attempt("lock", lock):
+                _make_directory(lock.parent)
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                file = stack.enter_context(os.fdopen(os.open(lock, flags, 0o600), "rb"))
+                _lock_within(file.fileno(), LOCK_SECONDS)
+            yield
+
+    def refusal(self, fault: str, code: str) -> IdentityError:
+        return IdentityError(f"{self.path} {fault}; {self._remedy}", code=code)
+
+    @contextmanager
+    def _temporary(self, data: bytes) -> Iterator[Path]:
+        _make_directory(self.path.parent)
+        with temporary(self.path, data, durable=True) as new:
+            yield new
+
+    def _check(self, status: os.stat_result) -> None:
+        mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode):
+            raise self.refusal("is not a regular file", "not-a-regular-file")
+        if status.st_uid != os.geteuid():
+            raise self.refusal(f"belongs to user {status.st_uid}, not to {os.geteuid()}", "wrong-owner")
+        if mode & 0o077:
+            raise IdentityError(
+                f"{self.path} is open to others than its owner (mode {mode:04o}); run: chmod 600 {self.quoted}",
+                code="permissions",
+            )
+        if status.st_size > self._limit:
+            raise self._too_large()
+
+    def _too_large(self) -> IdentityError:
+        return self.refusal(f"is larger than {self._limit} bytes", "too-large")
+
+    @contextmanager
+    def _attempt(self, what: str, path: Path | None = None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            message = f"cannot {what} {path or self.path}: {reason}; {self._remedy}"
+            raise IdentityError(message, code=f"{what}-failed") from error
+
+
+def _lock_within(descriptor: int, seconds: float) -> None:
+    """Take a lock; OSError once the time is over. It blocks this thread alone, and never for longer."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > limit:
+                raise OSError(error.errno, f"another process has kept it locked for {seconds:g} s") from error
+        time.sleep(0.01)
+
+
+def _make_directory(directory: Path) -> None:
+    """Each missing level is for its owner alone; `Path.mkdir` would leave all but the last to the umask."""
+    missing = [level for level in (directory, *directory.parents) if not level.exists()]
+    for level in reversed(missing):
+        level.mkdir(mode=0o700, exist_ok=True)
