@@ -11,13 +11,14 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-from bootstrap.capabilities import own_version
 from bootstrap.doctor.checks import Check, Verdict
 from bootstrap.doctor.ladder import Patient, examine
 from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.launch.channel import package_version
 from bootstrap.launch.left import Left, what_is_left
 from bootstrap.launch.survey import HostReport, Name, survey
 from bootstrap.plan import MAX_RANKS, BackendChoice
+from bootstrap.trust import Pins, decode_public_key
 from wireproto.errors import printable
 
 MAX_LINE: Final = 1024 * 1024
@@ -72,6 +73,14 @@ class Doctor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
+class StorePin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pin"):
+    """Ask to pin a key, in base64."""
+
+    name: Text
+    key: Annotated[str, msgspec.Meta(max_length=88)]
+    address: Ip | None = None
+
+
 class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="look"):
     """Ask what is left of a run, after `seconds` at most for its end: see `left.what_is_left`."""
 
@@ -81,7 +90,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seconds: Annotated[float, msgspec.Meta(ge=0, le=LOOK_SECONDS)] = 0.0
 
 
-Request = Survey | Doctor | Look
+Request = Survey | Doctor | StorePin | Look
 T = TypeVar("T")
 
 
@@ -107,6 +116,10 @@ class CheckAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return Check(self.name, self.verdict, self.evidence, self.cause, self.remedy)
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stored"):
+    """The key is pinned."""
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="failed"):
     """The request failed on the host."""
 
@@ -117,7 +130,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _check_printable(self.message)
 
 
-Answer = Hello | HostReport | CheckAnswer | Left | Failed
+Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed
 
 
 def _check_printable(*texts: str | None) -> None:
@@ -127,7 +140,7 @@ def _check_printable(*texts: str | None) -> None:
 
 def answer(request: Request) -> Iterator[Answer]:
     """Carry out a request on this host, and yield the answers as they come. It blocks, for seconds."""
-    yield Hello(version=own_version())
+    yield Hello(version=package_version())
     try:
         match request:
             case Survey():
@@ -135,6 +148,9 @@ def answer(request: Request) -> Iterator[Answer]:
             case Doctor():
                 for check in examine(request.patient()):
                     yield CheckAnswer(**asdict(check))
+            case StorePin():
+                Pins().add(request.name, decode_public_key(request.key), request.address)
+                yield Stored()
             case Look():
                 yield _look(request)
     except BootstrapError as error:
