@@ -32,6 +32,14 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "not-loopback": _fix_first("the demo runs on one host", "leave --host out"),
     "devices-needed": _fix_first("only a pair's device can be guessed", "mlx.distributed_config, then --hostfile"),
+    # launch
+    "host-repeated": _fix_first("two of the names are one host", "name each host once"),
+    "no-cable": _fix_first(
+        "JACCL needs a Thunderbolt cable for each pair, or a ring of them", "connect the two, or use --backend ring"
+    ),
+    "no-common-network": _fix_first(
+        "the hosts are in no common IPv4 network, or a name leads elsewhere", "give the addresses in a --hostfile"
+    ),
     # lock
     "host-busy": _fix_first("another group is up on this host", "end it, or wait for its end"),
     "lock-failed": _fix_first(
