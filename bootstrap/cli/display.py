@@ -100,7 +100,7 @@ class PlainDisplay:
 
     def _ladders(self, event: EventDict) -> None:
         """Show the table of all hosts, if anything is wrong on one."""
-        rows = [Row.of_event(row) for row in cast("list[EventDict]", event["rows"])]
+        rows = [Row.of_json(row) for row in cast("list[EventDict]", event["rows"])]
         if any(row.check is not None for row in rows):
             for line in render(rows, terminal=self._is_coloured).splitlines():
                 self._line("stdout", line)
@@ -279,7 +279,11 @@ def columns(event: EventDict) -> tuple[str, str, str]:
         fields["processes"] = " ".join(map(str, cast(list[int], event["pids"])))
     if event["event"] == "link-lost":
         fields["retry"] = "" if event["retry_s"] is None else f"; again in {event['retry_s']:g} s"
-    return when, "launch" if event["rank"] is None else f"rank {event['rank']}", LINES[str(event["event"])].format_map(fields)
+    return (
+        when,
+        "launch" if event["rank"] is None else f"rank {event['rank']}",
+        LINES[str(event["event"])].format_map(fields),
+    )
 
 
 def _found(event: EventDict) -> str:

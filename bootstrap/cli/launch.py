@@ -40,7 +40,9 @@ def launch(
     module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
     script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
     backend: BackendOption = "auto",
-    python: Annotated[str | None, typer.Option(metavar="PATH", help="The other hosts' Python with this package.")] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The other hosts' Python with this package.")
+    ] = None,
     uvx: Annotated[bool, typer.Option("--uvx", help="Run this package from an index there.")] = False,
     pin: Annotated[bool, typer.Option("--pin", help="Store all keys on all hosts, for `up`.")] = False,
     link_port: Annotated[

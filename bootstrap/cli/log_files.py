@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 from bootstrap.cli.display import PlainDisplay
 from bootstrap.control.output import LONGEST_LINE
@@ -34,7 +33,7 @@ class LogFiles:
 
     def event(self, event: EventDict) -> None:
         if event["event"] == "restarting" and event["rank"] in self._files:
-            self._files[cast(int, event["rank"])].begin()
+            self._files[event["rank"]].begin()
         self._display.event(event)
 
     def log(self, rank: int | None, line: str) -> None:

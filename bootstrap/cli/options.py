@@ -1,7 +1,7 @@
 """Options that several commands have, and what they mean."""
 
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 import psutil
 
@@ -66,13 +66,6 @@ class Display(Protocol):
         """Wait until the output cannot be written; return the reason."""
 
 
-@runtime_checkable
-class HasExitCode(Protocol):
-    """An error that comes with an exit code, as a command's."""
-
-    exit_code: int
-
-
 class RunError(BootstrapError):
     """The run ended early: its deadline, or its output, which nobody reads any more."""
 
@@ -118,8 +111,8 @@ def execute(
     except BootstrapError as error:
         failure = {"code": error.code}
         # Where another rank failed first, the command's end is a consequence, and its status is still the exit code.
-        codes = [each.exit_code for each in (error, error.__cause__) if isinstance(each, HasExitCode)]
-        code = codes[0] if codes else EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN
+        codes = [getattr(each, "exit_code", None) for each in (error, error.__cause__)]  # a command's, if there is one
+        code = next(filter(None, codes), EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN)
         if isinstance(error, PeerError) and error.code == "interrupted":
             code, failure = EXIT_OK, {}  # another rank was stopped by its user
             run.summary["stopped"] = True

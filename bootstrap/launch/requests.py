@@ -117,7 +117,11 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _check_printable(self.message)
 
 
-Answer = Hello | HostReport | CheckAnswer | Left | Failed
+class Over(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="over"):
+    """The last answer to every request."""
+
+
+Answer = Hello | HostReport | CheckAnswer | Left | Failed | Over
 
 
 def _check_printable(*texts: str | None) -> None:
@@ -139,6 +143,7 @@ def answer(request: Request) -> Iterator[Answer]:
                 yield _look(request)
     except BootstrapError as error:
         yield Failed(code=error.code, message=printable(str(error)))
+    yield Over()
 
 
 def _look(request: Look) -> Left:

@@ -1,6 +1,6 @@
 """A launch, from start to end:
 
-    keys and addresses of all hosts → their doctors' ladders → all ranks → their end → a last look at each host
+keys and addresses of all hosts → their doctors' ladders → all ranks → their end → a last look at each host
 """
 
 import asyncio
@@ -8,8 +8,9 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, TypeVar, cast
 
 from bootstrap.capabilities import own_version
@@ -25,7 +26,7 @@ from bootstrap.launch.channel import HEARTBEAT_SECONDS, Start, plan_fields
 from bootstrap.launch.left import Left
 from bootstrap.launch.member import Failure, Member
 from bootstrap.launch.requests import CheckAnswer, Doctor, Look, Survey
-from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, HostError, Way, check_name, is_this_host
+from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, is_this_host
 from bootstrap.launch.survey import HostReport
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
@@ -74,8 +75,7 @@ class Job:
     def plans(self, hostfile: Hostfile) -> list[Plan]:
         """Return the plan of each rank, without what only its own host can check."""
         options = {name: value for name, value in self.options.items() if name not in _OWN}
-        plans = [hostfile.plan(rank, **options) for rank in range(len(self.hosts))]
-        return plans
+        return [hostfile.plan(rank, **options) for rank in range(len(self.hosts))]
 
     @property
     def grace(self) -> float:
@@ -99,8 +99,8 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
         async with bootstrap.launch(["mac-a.local", "mac-b.local"], command=("python", "serve.py")) as run:
             async for event in run: ...
 
-    `wanted` are the fields of `launch.run.Job` and of `Plan`. Events and failures are as those of `bootstrap.rank`, from
-    all ranks; leaving the block ends them in order.
+    `wanted` are fields of `launch.run.Job` and of `Plan`. Events and failures are those of all ranks, as
+    `bootstrap.rank` gives them; leaving the block ends the ranks in order.
 
     `run` takes over the events; by default they are this function's.
     """
@@ -123,10 +123,9 @@ class Launcher(Run):
     """The run of a launch: a stop is passed on to the ranks, and the run ends once they have ended."""
 
     def __init__(
-        self, job: Job, display: Display, *, owns_process: bool = True, clock: Callable[[], float] | None = None
+        self, job: Job, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic
     ) -> None:
-        given = {} if clock is None else {"clock": clock}
-        super().__init__(display, timeout=0, owns_process=owns_process, **given)
+        super().__init__(display, timeout=0, owns_process=owns_process, clock=clock)
         self.job = job
         self.id = secrets.token_hex(8)
         """Names the run on all hosts."""
@@ -202,7 +201,8 @@ class Launcher(Run):
                 found = await asyncio.to_thread(cables.find, reports, names, self.job.options.get("backend", "auto"))
                 for remark in found.remarks:
                     self.report("warning", message=remark)
-                hosts, asked, reports = ([each[at] for at in found.order] for each in (hosts, asked, reports))
+                hosts = [replace(hosts[at], rank=rank) for rank, at in enumerate(found.order)]
+                asked, reports = [asked[at] for at in found.order], [reports[at] for at in found.order]
                 hostfile = found.hostfile
             if self.job.write_hostfile is not None:
                 await asyncio.to_thread(hostfile.write, self.job.write_hostfile)
@@ -217,7 +217,7 @@ class Launcher(Run):
             Row.of(plan.rank, each.host.name, [cast(CheckAnswer, answer).check() for answer in answers])
             for each, plan, answers in zip(asked, plans, checks, strict=True)
         ]
-        self.report("ladders", rows=[row.event() for row in rows])
+        self.report("ladders", rows=[row.to_json() for row in rows])
         red = [row for row in rows if not row.ok]
         if red:
             assert red[0].check is not None  # noqa: S101
@@ -287,9 +287,9 @@ class Launcher(Run):
             else:  # still connecting: the end of its channel is enough
                 await member.connection.kill()
         hurrying = asyncio.create_task(self._hurrying.wait())
-        ended = asyncio.gather(*following, return_exceptions=True)
+        ended = asyncio.create_task(asyncio.wait(following))
         try:
-            await asyncio.wait({ended, hurrying}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ended, hurrying], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done() and hurrying.done():
                 for member in self._members:
                     member.stop(signal.SIGINT)
@@ -297,6 +297,7 @@ class Launcher(Run):
                 await asyncio.wait({ended}, timeout=END_SECONDS)
         finally:
             hurrying.cancel()
+            ended.cancel()
         self._failures = failures  # what comes after is a consequence
 
     # -- what they say -------------------------------------------------------------------------------------------------
@@ -318,8 +319,11 @@ class Launcher(Run):
             self.display.quiet(member.rank, stream)
 
     async def room(self) -> None:
-        while not self._stopping.is_set() and (self.display.full("stdout") or self.display.full("stderr")):
-            await asyncio.sleep(POLL_SECONDS)  # threads tell no event loop
+        def is_full() -> bool:
+            return self.display.full("stdout") or self.display.full("stderr")
+
+        while is_full() and not self._stopping.is_set():  # noqa: ASYNC110 - threads tell no event loop
+            await asyncio.sleep(POLL_SECONDS)
 
     def _log_of(self, host: Host) -> Callable[[str], None]:
         return lambda line: self.display.log(host.rank, line)
@@ -330,13 +334,14 @@ class Launcher(Run):
         """Look at each host for what is left, unless somebody is in a hurry."""
         looks = [asyncio.create_task(self._left_on(host, plan)) for host, plan in zip(hosts, plans, strict=True)]
         hurrying = asyncio.create_task(self._hurrying.wait())
-        everything = asyncio.gather(*looks, return_exceptions=True)
+        looked = asyncio.create_task(asyncio.wait(looks))
         try:
-            await asyncio.wait({everything, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([looked, hurrying], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*looks, hurrying):
+            for task in (*looks, looked, hurrying):
                 task.cancel()
-        for host, answer in zip(hosts, await everything, strict=True):
+        answers = await asyncio.gather(*looks, return_exceptions=True)
+        for host, answer in zip(hosts, answers, strict=True):
             left, why = (answer, None) if isinstance(answer, str) else ("", str(answer) or "there was no time")
             self.show(
                 {

@@ -148,7 +148,9 @@ async def is_this_host(name: str) -> bool:
                 return False
             if {"proxyjump", "proxycommand"} & leads.keys():
                 return False
-            found = await asyncio.get_running_loop().getaddrinfo(leads.get("hostname", name), None, family=socket.AF_INET)
+            found = await asyncio.get_running_loop().getaddrinfo(
+                leads.get("hostname", name), None, family=socket.AF_INET
+            )
             return any(holds(str(each[4][0])) for each in found)
     except (OSError, TimeoutError, UnicodeError):
         return False  # ssh says what is wrong with the name

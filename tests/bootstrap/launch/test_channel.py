@@ -179,8 +179,14 @@ def test_an_ordinary_rank_goes_on_without_standard_input(up: Starting, pair: tup
         (b"", "launcher-gone"),
         (b'{"type":"heartbeat"}\n', "channel-malformed"),
         (b"hello\n", "channel-malformed"),
-        (encode(Start(version="0", directory="/", plan={"rank": 0, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])), "package-version"),
-        (encode(Start(version="0", directory="/", plan={"rank": 9, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])), "bad-rank"),
+        (
+            encode(Start(version="0", directory="/", plan={"rank": 0, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])),
+            "package-version",
+        ),
+        (
+            encode(Start(version="0", directory="/", plan={"rank": 9, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])),
+            "bad-rank",
+        ),
         (encode(Start(version="0", directory="/", plan={"rnk": 9}, keys=[])), "channel-malformed"),
     ],
 )
