@@ -59,11 +59,14 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise typer.BadParameter(f"cannot read {path}: {reason}", ctx=context) from error
-    names = {name: str(each.name) for name, each in _long_names(cast(TyperCommand, context.command)).items()}
-    names["program"] = "program"
+    options = _long_names(cast(TyperCommand, context.command))
+    names = {**{name: str(each.name) for name, each in options.items()}, "program": "program"}
     if unknown := given.keys() - names.keys() | given.keys() & {"config", "help", "launched"}:
         raise typer.BadParameter(f"{path} has {', '.join(sorted(unknown))}, which is no option of `up`", ctx=context)
-    context.default_map = {names[key]: value for key, value in given.items()}
+    repeatable = {name for name, each in options.items() if each.multiple}
+    context.default_map = {
+        names[key]: [value] if key in repeatable and isinstance(value, str) else value for key, value in given.items()
+    }
     return path
 
 
