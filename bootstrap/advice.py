@@ -31,6 +31,9 @@ ADVICE: Final[dict[str, Advice]] = {
         "the address is another host's, or its interface has lost it", "jaccl-bootstrap doctor --own-ip IP"
     ),
     "not-loopback": _fix_first("the demo runs on one host", "leave --host out"),
+    "key-repeated": _fix_first(
+        "one identity key stands for two ranks", "compare jaccl-bootstrap identity on each rank; pin what each prints"
+    ),
     "devices-needed": _fix_first("only a pair's device can be guessed", "mlx.distributed_config, then --hostfile"),
     # launch
     "host-repeated": _fix_first("two of the names are one host", "name each host once"),
@@ -71,10 +74,12 @@ ADVICE: Final[dict[str, Advice]] = {
     "link-*": Advice("the link broke", "jaccl-bootstrap doctor --peer-ip IP"),
     "session-ended": Advice("rank 0 was stopped, or failed", "see what rank 0 says"),
     "ping-timeout": Advice("the other rank hangs, or the cable is out", "see whether its process still runs"),
-    "handshake-no-pin": _fix_first("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY"),
+    "handshake-no-pin": _fix_first(
+        "this rank does not know the other's key", "jaccl-bootstrap pin NAME KEY --address IP"
+    ),
     "handshake-wrong-pin": _fix_first(
-        "the other rank has a new key, or is another host",
-        "jaccl-bootstrap identity there; pin --remove IP, then pin IP KEY here",
+        "the other rank has a new key, or is another host or rank",
+        "compare jaccl-bootstrap identity there with pin here; if new: pin --remove NAME",
     ),
     "handshake-*": _fix_first("the other side is no peer, or another revision's", "check --link-port and --revision"),
     "seal-exhausted": Advice("the session key has served its time", "start again, or use --restart"),
@@ -91,7 +96,10 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "bad-bootstrap": _fix_first("rank 0 sent a port or a session ID that cannot be used", "fix rank 0"),
     # identity and pins
-    "not-pinned": _fix_first("this rank does not know the other's key", "jaccl-bootstrap pin IP KEY"),
+    "not-pinned": _fix_first(
+        "this rank does not know the other's key, or its address has changed",
+        "jaccl-bootstrap pin NAME KEY --address IP; or --peer NAME",
+    ),
     "no-home": _fix_first("there is no place for the identity key", "set HOME, or use --identity PATH"),
     **dict.fromkeys(
         (

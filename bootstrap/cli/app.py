@@ -6,7 +6,9 @@ import typer
 
 from bootstrap.cli import devices as devices_cli
 from bootstrap.cli import doctor as doctor_cli
+from bootstrap.cli import host as host_cli
 from bootstrap.cli import identity as identity_cli
+from bootstrap.cli import launch as launch_cli
 from bootstrap.cli import up as up_cli
 from bootstrap.cli.options import (
     BackendOption,
@@ -81,5 +83,7 @@ def demo(
 
 devices_cli.register(app)
 doctor_cli.register(app)
+host_cli.register(app)
 identity_cli.register(app)
+launch_cli.register(app)
 up_cli.register(app)

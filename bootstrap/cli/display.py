@@ -11,6 +11,7 @@ from typing import Final, cast
 from bootstrap.control.output import Lines, Output, Stream, whole_characters
 from bootstrap.events import EventDict
 from bootstrap.launch.channel import Taken, encode
+from bootstrap.launch.table import Row, render
 
 LINES: Final = {
     "started": "started, process {pid}",
@@ -43,6 +44,7 @@ LINES: Final = {
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
     "running": "{program} runs in the group: {readiness}",
+    "looked": "{host}: {found}",
     "sum-skipped": "no sum made, rank and size are the check: {reason}",
 }
 DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
@@ -62,6 +64,8 @@ _PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
 
 class PlainDisplay:
     """One line per step on stdout, as it happens; log lines and errors on stderr. A command's bytes pass unchanged."""
+
+    _is_coloured = False
 
     def __init__(self, prog: str, output: Output, has_prefix: bool = True) -> None:
         self._prog = prog
@@ -86,11 +90,20 @@ class PlainDisplay:
             )
             for line in () if event["code"] == "output-failed" else advice:  # its reader has enough with one line
                 self._line("stderr", line)
+        elif event["event"] == "ladders":
+            self._ladders(event)
         elif event["event"] != "done" or event["ok"] or event.get("stopped"):
             self.step(*columns(event))
 
     def step(self, when: str, who: str, what: str) -> None:
         self._line("stdout", f"{when}  {who}  {what}")
+
+    def _ladders(self, event: EventDict) -> None:
+        """Show the table of all hosts, if anything is wrong on one."""
+        rows = [Row.of_json(row) for row in cast("list[EventDict]", event["rows"])]
+        if any(row.check is not None for row in rows):
+            for line in render(rows, terminal=self._is_coloured).splitlines():
+                self._line("stdout", line)
 
     def log(self, rank: int | None, line: str) -> None:
         self._line("stderr", line if rank is None else f"[rank {rank}] {line}")
@@ -166,6 +179,8 @@ class JsonDisplay(PlainDisplay):
 
 class TerminalDisplay(PlainDisplay):
     """The same lines in colour, above a spinner until a command runs."""
+
+    _is_coloured = True
 
     def step(self, when: str, who: str, what: str) -> None:
         colour = _colour(int(who.split()[-1])) if who.startswith("rank") else "1;32"
@@ -258,8 +273,20 @@ def columns(event: EventDict) -> tuple[str, str, str]:
         fields["readiness"] = (
             "every rank is ready" if event["all_ready"] else "this rank is ready, the others cannot say"
         )
+    if event["event"] == "looked":
+        fields["found"] = _found(event)
     if event["event"] == "reaped":
         fields["processes"] = " ".join(map(str, cast(list[int], event["pids"])))
     if event["event"] == "link-lost":
         fields["retry"] = "" if event["retry_s"] is None else f"; again in {event['retry_s']:g} s"
-    return when, f"rank {event['rank']}", LINES[str(event["event"])].format_map(fields)
+    return (
+        when,
+        "launch" if event["rank"] is None else f"rank {event['rank']}",
+        LINES[str(event["event"])].format_map(fields),
+    )
+
+
+def _found(event: EventDict) -> str:
+    if event["not_checked"] is not None:
+        return f"not checked, since {event['not_checked']}"
+    return f"left there: {event['left']}" if event["left"] else "nothing is left"

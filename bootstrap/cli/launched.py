@@ -1,5 +1,8 @@
 """`jaccl-bootstrap up --launched`: one rank, as the launcher has started it. See `bootstrap.launch.channel`."""
 
+import os
+from contextlib import suppress
+
 import bootstrap
 from bootstrap.cli.display import ChannelDisplay, channel_display
 from bootstrap.control.run import EXIT_RUN_FAILED, Run, execute
@@ -14,6 +17,8 @@ def run_launched(prog: str) -> int:
     with channel_display(prog) as display:
         try:
             start, rest = read_start(0)
+            with suppress(OSError, ValueError):
+                os.chdir(start.directory)
             plan = plan_of(start)
             trust = trust_of(start, plan)
         except BootstrapError as error:

@@ -111,8 +111,8 @@ def execute(
     except BootstrapError as error:
         failure = {"code": error.code}
         # Where another rank failed first, the command's end is a consequence, and its status is still the exit code.
-        commands = [each for each in (error, error.__cause__) if isinstance(each, CommandError)]
-        code = commands[0].exit_code if commands else EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN
+        codes = [getattr(each, "exit_code", None) for each in (error, error.__cause__)]  # a command's, if there is one
+        code = next(filter(None, codes), EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN)
         if isinstance(error, PeerError) and error.code == "interrupted":
             code, failure = EXIT_OK, {}  # another rank was stopped by its user
             run.summary["stopped"] = True
@@ -296,7 +296,7 @@ class Run:
                 continue  # nohup asked for that
             loop.add_signal_handler(number, self.interrupt, number)
         loop.add_signal_handler(signal.SIGTSTP, self.suspend)
-        loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self._reap_orphans))
+        loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self.reap_orphans))
 
     def interrupt(self, number: int) -> None:
         """End the run as a signal does; a second SIGINT ends all graces."""
@@ -314,7 +314,7 @@ class Run:
         for child in self._children:
             child.send(signal.SIGCONT)
 
-    def _reap_orphans(self) -> None:
+    def reap_orphans(self) -> None:
         """Reap descendants that became this process's children and have ended."""
         keep = self._before | self.watchers.children | {child.pid for child in self._children}
         with suppress(OSError, psutil.Error):

@@ -414,7 +414,7 @@ def pin(ip: str) -> Check:
         remedy += "; or, if jaccl-bootstrap pin lists that peer, up --peer NAME"
         cause = "the two hosts have not met yet, or its address has changed"
         return Check(name, "yellow", f"no key is pinned for {ip}", cause, remedy)
-    return Check(name, "green", f"{ip} is pinned as {pinned.name} to {fingerprint(pinned.key)}")
+    return Check(name, "green", f"{ip} is pinned to {fingerprint(pinned.key)}")
 
 
 def leftovers() -> Check:

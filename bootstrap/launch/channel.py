@@ -11,7 +11,6 @@ a stop.
 import os
 import select
 import time
-from importlib import metadata
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +43,8 @@ class Start(_Message, frozen=True, kw_only=True):
 
     version: str
     """Of the launcher's package."""
+    directory: str
+    """The launcher's: the program runs there, if the rank's host has it."""
     plan: dict[str, object]
     """Fields of `Plan`: not checked here, since module and directory are on the rank's host."""
     keys: list[str]
@@ -104,14 +105,6 @@ def taken(line: bytes) -> int | None:
         return _TAKEN.decode(line).bytes
     except msgspec.DecodeError:
         return None
-
-
-def package_version() -> str:
-    """Return the version of this package."""
-    try:
-        return metadata.version("cluster-wireproto")
-    except metadata.PackageNotFoundError:
-        return "none, from a source tree"
 
 
 def malformed(why: str) -> ChannelError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from bootstrap.capabilities import own_version
 from bootstrap.control.run import Run
 from bootstrap.errors import BootstrapError
 from bootstrap.launch.channel import (
@@ -23,7 +24,6 @@ from bootstrap.launch.channel import (
     decode,
     gone,
     malformed,
-    package_version,
     silent,
 )
 from bootstrap.plan import Plan
@@ -34,15 +34,15 @@ _SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 def trust_of(start: Start, plan: Plan) -> Trust:
     """Return the trust of the run: the keys that the launcher has asked every host for. BootstrapError."""
-    if start.version != package_version():
-        text = f"this host has version {package_version()}, and the launcher {start.version}; install the same on both"
+    if start.version != own_version():
+        text = f"this host has version {own_version()}, and the launcher {start.version}; install the same on both"
         raise BootstrapError(text, code="package-version")
     keys = [decode_public_key(text) for text in start.keys]
     signer = load_identity()
     if len(keys) != plan.size or keys[plan.rank] != signer.public_key:
         text = "the identity key of this host is not the one that it told the launcher; launch again"
         raise BootstrapError(text, code="identity-changed")
-    return Trust(signer, {plan.ips[rank]: keys[rank] for rank in plan.peers})
+    return Trust(signer, {rank: key for rank, key in enumerate(keys) if rank != plan.rank})
 
 
 def take_standard_input(reads: bool) -> tuple[int, int | None]:

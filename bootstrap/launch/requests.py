@@ -11,10 +11,10 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from bootstrap.capabilities import own_version
 from bootstrap.doctor.checks import Check, Verdict
 from bootstrap.doctor.ladder import Patient, examine
 from bootstrap.errors import BootstrapError, ConfigError
-from bootstrap.launch.channel import package_version
 from bootstrap.launch.left import Left, what_is_left
 from bootstrap.launch.survey import HostReport, Name, survey
 from bootstrap.plan import MAX_RANKS, BackendChoice
@@ -130,7 +130,11 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _check_printable(self.message)
 
 
-Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed
+class Over(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="over"):
+    """The last answer to every request."""
+
+
+Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed | Over
 
 
 def _check_printable(*texts: str | None) -> None:
@@ -140,7 +144,7 @@ def _check_printable(*texts: str | None) -> None:
 
 def answer(request: Request) -> Iterator[Answer]:
     """Carry out a request on this host, and yield the answers as they come. It blocks, for seconds."""
-    yield Hello(version=package_version())
+    yield Hello(version=own_version())
     try:
         match request:
             case Survey():
@@ -155,6 +159,7 @@ def answer(request: Request) -> Iterator[Answer]:
                 yield _look(request)
     except BootstrapError as error:
         yield Failed(code=error.code, message=printable(str(error)))
+    yield Over()
 
 
 def _look(request: Look) -> Left:

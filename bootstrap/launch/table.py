@@ -1,6 +1,6 @@
 """The doctor's ladders of all hosts as one table: the first red check of each host with its remedy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -31,10 +31,15 @@ class Row:
         """Whether the rank can start."""
         return self.check is None or self.check.verdict != "red"
 
-    def event(self) -> dict[str, Any]:
-        """Return the row for `--json`."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the row of the event `ladders`."""
         found = None if self.check is None else asdict(self.check)
-        return {"event": "ladder", "rank": self.rank, "host": self.host, "ok": self.ok, "check": found}
+        return {"rank": self.rank, "host": self.host, "ok": self.ok, "check": found}
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> "Row":
+        """Return the row that `to_json` gave."""
+        return cls(row["rank"], row["host"], None if row["check"] is None else Check(**row["check"]))
 
 
 def render(rows: Sequence[Row], *, terminal: bool) -> str:

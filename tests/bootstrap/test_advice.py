@@ -224,7 +224,7 @@ def test_every_message_of_mlx_has_its_advice(message: str, word: str) -> None:
         ("port-in-use", "port 31000 on 10.0.0.1 is in use", "lsof -nP -iTCP:31000"),
         ("link-crowded", "16 connections of 10.0.0.9 to 10.0.0.1:7001", "lsof -nP -iTCP"),
         ("link-timeout", "connecting to 10.0.0.2:7777 took too long", "doctor --peer-ip 10.0.0.2"),
-        ("not-pinned", "no key is pinned for 10.0.0.2; run", "pin 10.0.0.2 KEY"),
+        ("not-pinned", "no key is pinned for 10.0.0.2; run", "--address 10.0.0.2; or --peer"),
         ("not-own-address", "rank 0 is the coordinator at 10.0.0.1, an address", "doctor --own-ip 10.0.0.1"),
         ("link-timeout", "the other rank takes no more bytes", "jaccl-bootstrap doctor"),
         ("ring-port-taken", "the ring port at 10.0.0.1:29500 cannot be used: x", "lsof -nP -iTCP:29500, or another"),

@@ -104,6 +104,8 @@ class Attack:
         self.count = count
         self._random = Random(f"{seed}/{count.role.name}/{count.revision:d}")
         self._zero, self._one = make_ranks(directory, 2)
+        for own, other in ((self._zero, self._one), (self._one, self._zero)):
+            own.pins.remove(other.ip)  # the other one is this, and has its own key
         self._tmp = directory / "tmp"
         self._tmp.mkdir()
         self._news = News()
@@ -118,7 +120,7 @@ class Attack:
     def _start(self) -> Watched:
         own, other = (self._zero, self._one) if self._listener else (self._one, self._zero)
         arguments = ["--timeout", "3600", "--backend", "ring", "--revision", str(int(self.count.revision))]
-        arguments += ["--restart", "100000000", "--peer-key", base64.b64encode(self._side.public_key).decode()]
+        arguments += ["--restart", "100000000", "--peer", base64.b64encode(self._side.public_key).decode()]
         arguments += ["--", "/bin/sh", "-c", WAITS, str(self._tmp / "never")]
         self.count.starts += 1
         codes = self.count.codes

@@ -150,21 +150,34 @@ def test_a_home_that_cannot_be_used(env: dict[str, str], run: Run, tmp_path: Pat
 def test_a_pins_life(run: Run, home: Path) -> None:
     assert run("pin").stdout == "no peer is pinned\n"
     assert not home.exists()
-    added = run("pin", IP, KEY_A)
-    assert (added.returncode, added.stdout, added.stderr) == (0, f"pinned {IP}     {fingerprint(A)}\n", "")
-    assert run("pin", IP, KEY_A).stdout == added.stdout
+    added = run("pin", "mac-b", KEY_A, "--address", IP)
+    assert (added.returncode, added.stdout, added.stderr) == (
+        0,
+        f"pinned mac-b           {IP}     {fingerprint(A)}\n",
+        "",
+    )
+    assert run("pin", "mac-b", KEY_A).stdout == added.stdout
     assert run("pin").stdout == added.stdout
-    assert pins_of(home).list() == {IP: A}
-    removed = run("pin", "--remove", IP)
-    assert (removed.returncode, removed.stdout, removed.stderr) == (0, f"removed {IP}     {fingerprint(A)}\n", "")
-    assert pins_of(home).list() == {}
+    assert pins_of(home).list() == [("mac-b", A, IP)]
+    assert run("pin", "mac-c", KEY_B, "--address", IP).returncode == 0
+    assert [line.split() for line in run("pin").stdout.splitlines()] == [
+        ["pinned", "mac-b", "-", fingerprint(A)],
+        ["pinned", "mac-c", IP, fingerprint(B)],
+    ]
+    removed = run("pin", "--remove", "mac-c")
+    assert (removed.returncode, removed.stdout, removed.stderr) == (
+        0,
+        f"removed mac-c           {IP}     {fingerprint(B)}\n",
+        "",
+    )
+    assert pins_of(home).list() == [("mac-b", A, None)]
 
 
 def test_pin_as_json(run: Run) -> None:
-    one = {"state": "pinned", "ip": IP, "public_key": KEY_A, "fingerprint": fingerprint(A)}
-    other = {"state": "pinned", "ip": "169.254.1.10", "public_key": KEY_B, "fingerprint": fingerprint(B)}
+    one = {"state": "pinned", "name": IP, "address": IP, "public_key": KEY_A, "fingerprint": fingerprint(A)}
+    other = {"state": "pinned", "name": "mac-b", "address": None, "public_key": KEY_B, "fingerprint": fingerprint(B)}
     assert run("pin", "--json").stdout == ""
-    assert json.loads(run("pin", "169.254.1.10", KEY_B, "--json").stdout) == other
+    assert json.loads(run("pin", "mac-b", KEY_B, "--json").stdout) == other
     assert json.loads(run("pin", "--json", IP, KEY_A).stdout) == one
     assert [json.loads(line) for line in run("pin", "--json").stdout.splitlines()] == [one, other]
     assert json.loads(run("pin", "--json", "--remove", IP).stdout) == {**one, "state": "removed"}
@@ -179,12 +192,12 @@ def test_a_conflict_is_a_no_that_names_both_keys(json_too: list[str], run: Run, 
     assert fingerprint(B) in line
     assert line.endswith(f"jaccl-bootstrap pin --remove {IP}")
     assert [json.loads(text)["code"] for text in done.stdout.splitlines()] == ["pin-conflict"] * len(json_too)
-    assert pins_of(home).list() == {IP: A}
+    assert pins_of(home).list() == [(IP, A, IP)]
 
 
 def test_to_remove_what_is_not_pinned_is_a_no(run: Run, home: Path) -> None:
     done = run("pin", "--remove", IP)
-    assert f"{IP} is not pinned" in refusal(done, 1)
+    assert f"no peer is pinned as {IP}; " in refusal(done, 1)
     assert done.stdout == ""
     assert not home.exists()
 
@@ -192,13 +205,17 @@ def test_to_remove_what_is_not_pinned_is_a_no(run: Run, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([IP], "use IP and KEY, or --remove IP"),
-        ([IP, KEY_A, "--remove", IP], "use IP and KEY, or --remove IP"),
-        ([IP, "--remove", IP], "use IP and KEY, or --remove IP"),
+        ([IP], "use NAME and KEY, or --remove NAME"),
+        ([IP, KEY_A, "--remove", IP], "use NAME and KEY, or --remove NAME"),
+        ([IP, "--remove", IP], "use NAME and KEY, or --remove NAME"),
+        (["--address", IP], "use NAME and KEY, or --remove NAME"),
         ([IP, KEY_A, "x"], "unexpected extra argument"),
         (["--nonsense"], "no such option"),
-        (["mac.local", KEY_A], "'mac.local' is not the IPv4 address of a host, use one such as"),
-        (["--remove", "mac.local"], "'mac.local' is not the IPv4 address of a host, use one such as"),
+        (["mac b", KEY_A], "'mac b' is not the name of a peer, use 1 to 64 of"),
+        (["169.254.1.300", KEY_A], "'169.254.1.300' is not the IPv4 address of a host, use one such as"),
+        (["--remove", "::1"], "'::1' is not the name of a peer, use 1 to 64 of"),
+        (["mac-b", KEY_A, "--address", "mac.local"], "'mac.local' is not the IPv4 address of a host, use one such as"),
+        ([IP, KEY_A, "--address", "169.254.1.3"], f"{IP} is an address, so --address 169.254.1.3 cannot be"),
         (["", ""], "the public key is wrong: 0 bytes, not 64; use what"),
         ([IP, KEY_A[:-1]], "the public key is wrong: not standard base64; use what"),
         ([IP, "AAAA"], "the public key is wrong: 3 bytes, not 64; use what"),

@@ -151,7 +151,7 @@ def test_options_from_a_file_and_from_variables(pair: Pair, command: Start, tmp_
     for own, other in (pair, pair[::-1]):
         text = (
             f'own-ip = "{own.ip}"\npeer-ip = "{other.ip}"\nidentity = "{own.identity}"\njson = true\nrestart = 5\n'
-            'backend = "jaccl"\nrank = 9\nenv = ["COLOUR=red"]\n'
+            f'backend = "jaccl"\nrank = 9\npeer = "{other.ip}"\nenv = ["COLOUR=red"]\n'
             'program = ["/bin/sh", "-c", "echo $COLOUR"]\n'
         )
         config = tmp_path / f"{own.number}.toml"

@@ -27,7 +27,9 @@ from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
 from bootstrap.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
+from tests.bootstrap.identities import A
 from tests.bootstrap.system_tools import Tools, fake_mlx
+from wireproto.session.handshake import fingerprint
 
 OWN, PEER = "127.83.1.1", "127.83.1.2"
 
@@ -628,6 +630,8 @@ def test_a_peer_whose_key_is_not_pinned() -> None:
     check = checks.pin(PEER)
     assert check.verdict == "yellow"
     assert str(check.remedy).startswith(f"jaccl-bootstrap pin {PEER} KEY")
+    Pins().add("mac-b", A, PEER)
+    assert checks.pin(PEER) == Check("pin", "green", f"{PEER} is pinned to {fingerprint(A)}")
 
 
 def test_pins_that_cannot_be_read(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., list[Channel]]]:
             runs.append(Channel(rank, tmp))
             plan = Plan(rank=rank.number, ips=tuple(each.ip for each in group), backend="ring", stdin=True)
             fields = plan_fields(plan, **options)
-            runs[-1].tell(Start(version=metadata.version("cluster-wireproto"), plan=fields, keys=keys))
+            runs[-1].tell(Start(version=metadata.version("cluster-wireproto"), directory="/", plan=fields, keys=keys))
         return runs
 
     yield start
@@ -179,9 +179,15 @@ def test_an_ordinary_rank_goes_on_without_standard_input(up: Starting, pair: tup
         (b"", "launcher-gone"),
         (b'{"type":"heartbeat"}\n', "channel-malformed"),
         (b"hello\n", "channel-malformed"),
-        (encode(Start(version="0", plan={"rank": 0, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])), "package-version"),
-        (encode(Start(version="0", plan={"rank": 9, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])), "bad-rank"),
-        (encode(Start(version="0", plan={"rnk": 9}, keys=[])), "channel-malformed"),
+        (
+            encode(Start(version="0", directory="/", plan={"rank": 0, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])),
+            "package-version",
+        ),
+        (
+            encode(Start(version="0", directory="/", plan={"rank": 9, "ips": ["127.0.0.1", "127.0.0.2"]}, keys=[])),
+            "bad-rank",
+        ),
+        (encode(Start(version="0", directory="/", plan={"rnk": 9}, keys=[])), "channel-malformed"),
     ],
 )
 def test_a_wrong_start(first: bytes, code: str, tmp_path: Path) -> None:
@@ -204,7 +210,7 @@ def test_lines() -> None:
         Input(b"\0\xff\n"),
         InputEnd(),
         Stop(15),
-        Start(version="1", plan={"a": 1}, keys=["k"]),
+        Start(version="1", directory="/", plan={"a": 1}, keys=["k"]),
     ):
         line = encode(message)
         assert line.count(b"\n") == 1
@@ -221,5 +227,5 @@ def test_a_malformed_line(line: bytes) -> None:
 
 def test_a_plan_keeps_its_fields() -> None:
     plan = Plan(rank=1, ips=("127.0.0.1", "127.0.0.2"), devices=((None, "rdma_en5"), ("rdma_en4", None)), port=1234)
-    start = Start(version="1", plan=json.loads(json.dumps(plan_fields(plan))), keys=[])
+    start = Start(version="1", directory="/", plan=json.loads(json.dumps(plan_fields(plan))), keys=[])
     assert plan_of(start) == plan

@@ -44,6 +44,6 @@ def test_a_terminal_has_marks_and_colours_and_remedies_in_one_piece() -> None:
 
 
 def test_events() -> None:
-    assert ROWS[0].event() == {"event": "ladder", "rank": 0, "host": "mac-a", "ok": True, "check": None}
-    found = ROWS[1].event()["check"]
+    assert ROWS[0].to_json() == {"rank": 0, "host": "mac-a", "ok": True, "check": None}
+    found = ROWS[1].to_json()["check"]
     assert (found["name"], found["verdict"], found["remedy"]) == ("rdma-ctl", "red", RED.remedy)
