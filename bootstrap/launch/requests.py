@@ -18,6 +18,7 @@ from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.launch.left import Left, what_is_left
 from bootstrap.launch.survey import HostReport, Name, survey
 from bootstrap.plan import MAX_RANKS, BackendChoice
+from bootstrap.trust import Pins, decode_public_key
 from wireproto.errors import printable
 
 MAX_LINE: Final = 1024 * 1024
@@ -72,6 +73,14 @@ class Doctor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
+class StorePin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pin"):
+    """Ask to pin a key, in base64."""
+
+    name: Text
+    key: Annotated[str, msgspec.Meta(max_length=88)]
+    address: Ip | None = None
+
+
 class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="look"):
     """Ask what is left of a run, after `seconds` at most for its end: see `left.what_is_left`."""
 
@@ -81,7 +90,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seconds: Annotated[float, msgspec.Meta(ge=0, le=LOOK_SECONDS)] = 0.0
 
 
-Request = Survey | Doctor | Look
+Request = Survey | Doctor | StorePin | Look
 T = TypeVar("T")
 
 
@@ -107,6 +116,10 @@ class CheckAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return Check(self.name, self.verdict, self.evidence, self.cause, self.remedy)
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stored"):
+    """The key is pinned."""
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="failed"):
     """The request failed on the host."""
 
@@ -118,10 +131,10 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="over"):
-    """The last answer to every request."""
+    """The last line for every request, which the command `host` adds."""
 
 
-Answer = Hello | HostReport | CheckAnswer | Left | Failed | Over
+Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed | Over
 
 
 def _check_printable(*texts: str | None) -> None:
@@ -139,11 +152,13 @@ def answer(request: Request) -> Iterator[Answer]:
             case Doctor():
                 for check in examine(request.patient()):
                     yield CheckAnswer(**asdict(check))
+            case StorePin():
+                Pins().add(request.name, decode_public_key(request.key), request.address)
+                yield Stored()
             case Look():
                 yield _look(request)
     except BootstrapError as error:
         yield Failed(code=error.code, message=printable(str(error)))
-    yield Over()
 
 
 def _look(request: Look) -> Left:

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,6 +128,3 @@ def _wait_for(hosts: Hosts, server: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.01)
         else:
             return
-
-
-PYTHON = str(Path(sys.executable).parent)

@@ -29,6 +29,8 @@ from bootstrap.launch.requests import (
     Hello,
     Look,
     Request,
+    Stored,
+    StorePin,
     Survey,
     answer,
     decode_answer,
@@ -37,6 +39,8 @@ from bootstrap.launch.requests import (
 )
 from bootstrap.launch.survey import HostReport
 from bootstrap.network import reserved_ports
+from bootstrap.trust import PinnedPeer, Pins, decode_public_key, encode_public_key
+from wireproto.session.handshake import KeySigner
 
 OWN, PEER = "127.84.1.1", "127.84.1.2"
 
@@ -135,6 +139,35 @@ def test_a_group_that_cannot_be(wrong: dict[str, Any], code: str) -> None:
     [failed] = answers(group(**wrong))
     assert isinstance(failed, Failed)
     assert failed.code == code
+
+
+# -- pin ---------------------------------------------------------------------------------------------------------------
+
+KEYS = [encode_public_key(KeySigner.generate().public_key) for _ in range(2)]
+
+
+def test_a_pin() -> None:
+    assert answers(StorePin(name="mac-b", key=KEYS[0], address=PEER)) == [Stored()]
+    assert Pins().at(PEER) == PinnedPeer("mac-b", decode_public_key(KEYS[0]), PEER)
+    assert answers(StorePin(name="mac-c", key=KEYS[1])) == [Stored()]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"key": KEYS[1]}, "pin-conflict"),
+        ({"key": "A" * 88}, "bad-key"),
+        ({"address": "mac-b"}, "bad-ip"),
+        ({"name": "\x1b"}, "bad-name"),
+    ],
+)
+def test_a_pin_that_is_refused(wrong: dict[str, Any], code: str) -> None:
+    good: dict[str, Any] = {"name": "mac-b", "key": KEYS[0], "address": PEER}
+    answers(StorePin(**good))
+    [failed] = answers(StorePin(**good | wrong))
+    assert isinstance(failed, Failed)
+    assert failed.code == code
+    assert [pin.key for pin in Pins().list()] == [decode_public_key(KEYS[0])]
 
 
 # -- look --------------------------------------------------------------------------------------------------------------
