@@ -44,7 +44,7 @@ def host() -> int:
                     _write(encode(each))
             except ConfigError as error:
                 _write(encode(Failed(code=error.code, message=str(error))))
-                _write(encode(Over()))
+            _write(encode(Over()))
 
 
 def _write(line: bytes) -> None:

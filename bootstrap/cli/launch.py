@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bootstrap.cli.options import BackendOption, JsonOption, ports, runs, variable
+from bootstrap.cli.options import BackendOption, JsonOption, PythonOption, UvxOption, ports, runs, variable, way
 from bootstrap.errors import BootstrapError, ConfigError
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
 
@@ -40,33 +40,29 @@ def launch(
     module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
     script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
     backend: BackendOption = "auto",
-    python: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The other hosts' Python with this package.")
-    ] = None,
-    uvx: Annotated[bool, typer.Option("--uvx", help="Run this package from an index there.")] = False,
+    python: PythonOption = None,
+    uvx: UvxOption = False,
     pin: Annotated[bool, typer.Option("--pin", help="Store all keys on all hosts, for `up`.")] = False,
     link_port: Annotated[
         str, typer.Option(metavar="PORT[,PORT…]", help="Listened on by all but 0; one, or one each.")
     ] = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r uses the port r after it (ring).")] = 29400,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up; 0 for no limit.")] = 60.0,
+    coordinator_port: Annotated[int, typer.Option(help="Rank r: r after it (ring).")] = 29400,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up.")] = 60.0,
     env: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for PROGRAM; may be repeated.")
     ] = None,
-    cwd: Annotated[
-        str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one, where it exists.")
-    ] = None,
+    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's. Default: this one, if it exists.")] = None,
     no_prefix: Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")] = False,
     log_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep PROGRAM's output, a file a rank.")] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL for PROGRAM.")] = 5.0,
-    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour after a lost link.")] = 0,
+    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL.")] = 5.0,
+    restart: Annotated[int, typer.Option(metavar="N", help="N times an hour after a lost link.")] = 0,
     as_json: JsonOption = False,
 ) -> int:
-    """Start all ranks of a group over ssh; run a program in it, or hold it.
+    """Start all ranks of a group over ssh, with a program or without.
 
     Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server --model DIR
 
-    The keys of the hosts, their addresses and devices are found over ssh. Rank 0 reads this standard input.
+    Keys, addresses and devices are found over ssh. Rank 0 reads this standard input.
 
     Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
     """
@@ -75,13 +71,10 @@ def launch(
     from bootstrap.control.run import execute
     from bootstrap.hostfile import read_hostfile
     from bootstrap.launch.run import Job, Launcher
-    from bootstrap.launch.ssh import Way
 
     try:
         if hosts is None and hostfile is None:
             raise ConfigError("give --hosts, or --hostfile", code="bad-hosts")
-        if python is not None and uvx:
-            raise ConfigError("--python and --uvx exclude each other", code="bad-command")
         options: dict[str, Any] = {
             "command": tuple(program or ()),
             "runs": runs(module, script, program),
@@ -98,7 +91,7 @@ def launch(
         job = Job(
             hosts=tuple(hosts.split(",")) if hosts is not None else (),
             hostfile=None if hostfile is None else read_hostfile(hostfile),
-            way=Way(python=python, uvx=uvx),
+            way=way(python, uvx),
             pin=pin,
             write_hostfile=write_hostfile,
             options=options,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,10 +10,15 @@ from bootstrap.errors import ConfigError
 from bootstrap.plan import Runs
 from wireproto.messages import Revision
 
+if TYPE_CHECKING:
+    from bootstrap.launch.ssh import Way
+
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
 RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
 CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
 KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that open them.")]
+PythonOption = Annotated[str | None, typer.Option(metavar="PATH", help="The other hosts' Python with this package.")]
+UvxOption = Annotated[bool, typer.Option("--uvx", help="Run this package from an index there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object a line, the last one `done`.")]
 
 
@@ -24,6 +29,15 @@ def runs(module: bool, script: bool, program: Sequence[str] | None) -> Runs:
     if (module or script) and not program:
         raise ConfigError("give the name of a program behind -m or --script", code="bad-command")
     return "module" if module else "script" if script else "command"
+
+
+def way(python: str | None, uvx: bool) -> "Way":
+    """Return how this package is started on other hosts."""
+    from bootstrap.launch.ssh import Way
+
+    if python is not None and uvx:
+        raise ConfigError("--python and --uvx exclude each other", code="bad-command")
+    return Way(python=python, uvx=uvx)
 
 
 def ports(text: str) -> tuple[int, ...]:

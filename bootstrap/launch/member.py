@@ -150,6 +150,12 @@ class Member:
             event["t_ms"] = round(self._started + at, 1)
         return event
 
+    @property
+    def backend(self) -> str | None:
+        """The backend of its group, once it has said so at its end."""
+        told = None if self._done is None else self._done.get("backend")
+        return told if isinstance(told, str) else None
+
     # -- how it ended --------------------------------------------------------------------------------------------------
 
     def _verdict(self, status: int) -> RankError | HostError | None:

@@ -131,7 +131,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="over"):
-    """The last answer to every request."""
+    """The last line for every request, which the command `host` adds."""
 
 
 Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed | Over
@@ -159,7 +159,6 @@ def answer(request: Request) -> Iterator[Answer]:
                 yield _look(request)
     except BootstrapError as error:
         yield Failed(code=error.code, message=printable(str(error)))
-    yield Over()
 
 
 def _look(request: Look) -> Left:

@@ -25,7 +25,8 @@ from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.channel import HEARTBEAT_SECONDS, Start, plan_fields
 from bootstrap.launch.left import Left
 from bootstrap.launch.member import Failure, Member
-from bootstrap.launch.requests import CheckAnswer, Doctor, Look, Survey
+from bootstrap.launch.pairing import Paired, all_of, one, pin_name, store_pins, surveyed
+from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, is_this_host
 from bootstrap.launch.survey import HostReport
 from bootstrap.launch.table import Row
@@ -174,6 +175,8 @@ class Launcher(Run):
                 await self._look(hosts, plans)
         if self._failures and not self._stopping.is_set():
             raise min(self._failures, key=lambda failure: failure.weight).error
+        if self.job.options.get("command"):
+            self.summary["status"] = 0
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
@@ -195,7 +198,8 @@ class Launcher(Run):
         ]
         async with AsyncExitStack() as stack:
             asked = [await stack.enter_async_context(asking(host, self.id)) for host in hosts]
-            reports = [_one(HostReport, answers) for answers in await _all([each.ask(Survey()) for each in asked])]
+            reports = await surveyed(asked)
+            _check_keys(hosts, reports)
             hostfile = self.job.hostfile
             if hostfile is None:
                 found = await asyncio.to_thread(cables.find, reports, names, self.job.options.get("backend", "auto"))
@@ -208,11 +212,19 @@ class Launcher(Run):
                 await asyncio.to_thread(hostfile.write, self.job.write_hostfile)
             plans = self.job.plans(hostfile)
             await self._ladders(asked, plans)
+            if self.job.pin:
+                await store_pins(
+                    asked,
+                    [
+                        Paired(pin_name(host, plan.own_ip), report.public_key, plan.own_ip)
+                        for host, plan, report in zip(hosts, plans, reports, strict=True)
+                    ],
+                )
         return hosts, plans, [report.key for report in reports]
 
     async def _ladders(self, asked: Sequence[Asking], plans: Sequence[Plan]) -> None:
         """Have every host's doctor look at it; show the table. RunError where a check is red."""
-        checks = await _all([each.ask(_ladder(plan)) for each, plan in zip(asked, plans, strict=True)])
+        checks = await all_of([each.ask(_ladder(plan)) for each, plan in zip(asked, plans, strict=True)])
         rows = [
             Row.of(plan.rank, each.host.name, [cast(CheckAnswer, answer).check() for answer in answers])
             for each, plan, answers in zip(asked, plans, checks, strict=True)
@@ -254,6 +266,8 @@ class Launcher(Run):
 
     async def _follow(self, member: Member) -> None:
         await member.follow()
+        if member.backend is not None:
+            self.summary["backend"] = member.backend
         if member.error is not None:
             self._failures.append(Failure(member.rank, member.error, len(self._failures)))
 
@@ -307,8 +321,6 @@ class Launcher(Run):
         if name == "log":
             self.display.log(member.rank, str(event["line"]))
             return
-        if name == "group-ready":
-            self.summary["backend"] = event["backend"]
         self.show(event)
         if name in ("holding", "running") or (name == "started" and self.native):  # a command that forms it itself
             self.met()
@@ -358,7 +370,7 @@ class Launcher(Run):
         """Return what is left of the run on a host; empty for nothing."""
         wanted = Look(run=self.id, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
         async with asking(host, "") as asked:
-            return _shown(_one(Left, await asked.ask(wanted, LAST_LOOK_SECONDS)))
+            return _shown(one(Left, asked, await asked.ask(wanted, LAST_LOOK_SECONDS)))
 
 
 def _shown(left: Left) -> str:
@@ -368,6 +380,18 @@ def _shown(left: Left) -> str:
         "the host's lock" if left.locked else "",
     ]
     return " and ".join(filter(None, parts))
+
+
+def _check_keys(hosts: Sequence[Host], reports: Sequence[HostReport]) -> None:
+    """ConfigError where two names lead to one host, or to two with the same key."""
+    names: dict[str, str] = {}
+    for host, report in zip(hosts, reports, strict=True):
+        if (other := names.setdefault(report.key, host.name)) != host.name:
+            text = f"{other} and {host.name} have the same identity key"
+            raise ConfigError(
+                f"{text}; name each host once, or, if they are two, remove identity.pem on one of them",
+                code="host-repeated",
+            )
 
 
 def _ladder(plan: Plan) -> Doctor:
@@ -381,19 +405,3 @@ def _ladder(plan: Plan) -> Doctor:
         backend=plan.backend,
         devices=tuple(dict.fromkeys(name for names in row.values() for name in names)),
     )
-
-
-def _one(kind: type[T], answers: Sequence[object]) -> T:
-    """Return the only answer, which is of this kind."""
-    if len(answers) == 1 and isinstance(answers[0], kind):
-        return answers[0]
-    raise RunError(f"a host's answer is no {kind.__name__}", code="host-answer")
-
-
-async def _all(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all answers; raise the first error, in the order of the ranks, once all are there."""
-    answers = await asyncio.gather(*questions, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return cast("list[T]", answers)

@@ -15,6 +15,7 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
     (events.Connected, "connected", {"peer": 1, "host": "127.0.0.1", "port": 7777}),
     (events.Established, "established", {"peer": 1}),
     (events.Confirmed, "confirmed", {"peer": 1}),
+    (events.PeerMoved, "peer-moved", {"peer": 1, "name": "mac-b", "address": "169.254.1.2"}),
     (events.Health, "health", {"peer": 1, "state": "degraded", "missed": 1}),
     (
         events.Pong,
@@ -48,6 +49,8 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
     (events.Warned, "warning", {"message": "text"}),
     (events.Consequence, "consequence", {"stage": "link", "code": "link-lost", "message": "text"}),
     (events.Failed, "error", {"stage": "link", "code": "link-lost", "message": "text"}),
+    (events.Ladders, "ladders", {"rows": []}),
+    (events.Looked, "looked", {"host": "mac-b", "left": "", "not_checked": None}),
     (events.Output, "output", {"stream": "stdout", "line": "text"}),
     (events.Log, "log", {"line": "text"}),
     (events.Done, "done", {"ok": True}),

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -135,6 +134,3 @@ def _listens(server: "subprocess.Popen[bytes]", ips: Sequence[str], port: int) -
     assert server.poll() is None, "sshd has ended"
     table = Path(f"/proc/{server.pid}/net/tcp").read_text()
     return all(f" {IPv4Address(ip).packed[::-1].hex().upper()}:{port:04X} 00000000:0000 0A" in table for ip in ips)
-
-
-PYTHON = str(Path(sys.executable).parent)
