@@ -36,6 +36,7 @@ class CommandRun:
     """A running `jaccl-bootstrap`.
 
     `program` names a script to run in its place, `worker` one in place of the real worker, `into` a pipe's end.
+    `prefix` is a command that runs it elsewhere.
     """
 
     def __init__(
@@ -47,13 +48,14 @@ class CommandRun:
         into: str | None,
         env: dict[str, str],
         stdout: int = subprocess.PIPE,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.tmp = tmp
         script = ["-m", "bootstrap"] if program is None else [str(SCRIPTS / program)]
         if worker is not None:
             script = [str(SCRIPTS / "command.py"), str(SCRIPTS / worker)]
         # -P as for an installed command: the current directory is not searched for modules.
-        command = [sys.executable, "-P", *script, *arguments]
+        command = [*prefix, sys.executable, "-P", *script, *arguments]
         if into is not None:
             command = ["/bin/sh", "-c", f'("$@"; echo "exit $?" >&2) | {into}', "sh", *command]
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -150,11 +152,12 @@ def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
         env: dict[str, str] | None = None,
         tmp: Path | None = None,
         stdout: int = subprocess.PIPE,
+        prefix: tuple[str, ...] = (),
     ) -> CommandRun:
         if tmp is None:
             tmp = tmp_path / f"tmp{len(runs)}"
             tmp.mkdir()
-        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}, stdout))
+        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}, stdout, prefix))
         return runs[-1]
 
     yield start

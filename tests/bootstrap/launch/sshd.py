@@ -10,12 +10,13 @@ import os
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from bootstrap.network import free_port
+from tests.bootstrap.conftest import wait_until
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
 SSH = shutil.which("ssh")
@@ -30,17 +31,17 @@ class SshHost:
         self.home, self.tmp = directory / self.name, directory / f"{self.name}-tmp"
         self.home.mkdir()
         self.tmp.mkdir()
-        self.env = {"XDG_CONFIG_HOME": str(self.home), "TMPDIR": str(self.tmp)}
+        self.env = {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home), "TMPDIR": str(self.tmp)}
 
 
 class Hosts:
     """All hosts of a test, and how to reach them."""
 
-    def __init__(self, directory: Path, count: int, env: dict[str, str]) -> None:
-        net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+    def __init__(self, directory: Path, ips: Sequence[str], port: int, env: dict[str, str]) -> None:
+        directory.mkdir()
         self.directory = directory
-        self.all = [SshHost(directory, number, f"{net}.{number + 1}") for number in range(count)]
-        self.port = free_port(self.all[0].ip)
+        self.all = [SshHost(directory, number, ip) for number, ip in enumerate(ips)]
+        self.port = port
         self.config = directory / "ssh_config"
         self.known_hosts = directory / "known_hosts"
         for name in ("host_key", "user_key"):
@@ -108,31 +109,36 @@ class Hosts:
 @contextmanager
 def ssh_hosts(directory: Path, count: int, env: dict[str, str] | None = None) -> Iterator[Hosts]:
     """Serve so many hosts inside the block; sessions have `env`, too."""
+    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+    ips = [f"{net}.{number + 1}" for number in range(count)]
+    hosts = Hosts(directory, ips, free_port(ips[0]), env or {})
+    with serving(hosts, ips):
+        yield hosts
+
+
+@contextmanager
+def serving(hosts: Hosts, ips: Sequence[str], prefix: Sequence[str] = ()) -> Iterator[None]:
+    """Run a server for these addresses inside the block. `prefix` is a command that runs it elsewhere."""
     assert SSHD is not None, "OpenSSH's server is not installed: apt-get install openssh-server"
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # the server wants it, and Debian makes it when the service starts
-    directory.mkdir()
-    hosts = Hosts(directory, count, env or {})
-    server = subprocess.Popen([SSHD, "-D", "-e", "-f", directory / "sshd_config"], stderr=subprocess.PIPE)
+    command = [*prefix, SSHD, "-D", "-e", "-f", str(hosts.directory / "sshd_config")]
+    log = hosts.directory / f"sshd-{ips[0]}.log"  # no pipe, which its sessions could hold open
+    with log.open("wb") as stream:
+        server = subprocess.Popen(command, stderr=stream)
     try:
-        _wait_for(hosts, server)
-        yield hosts
+        wait_until(lambda: _listens(server, ips, hosts.port), "sshd listens")
+        yield
+    except BaseException as error:
+        error.add_note(log.read_text())
+        raise
     finally:
         server.terminate()
-        server.communicate(timeout=60)
+        server.wait(60)
 
 
-def _wait_for(hosts: Hosts, server: "subprocess.Popen[bytes]") -> None:
-    """Wait until the server answers at the last address."""
-    import socket
-
-    limit = time.monotonic() + 60
-    while True:
-        assert server.poll() is None, server.communicate()
-        try:
-            socket.create_connection((hosts.all[-1].ip, hosts.port)).close()
-        except ConnectionRefusedError:
-            assert time.monotonic() < limit
-            time.sleep(0.01)
-        else:
-            return
+def _listens(server: "subprocess.Popen[bytes]", ips: Sequence[str], port: int) -> bool:
+    """Return whether a server listens at all of the addresses, in whatever network namespace it is."""
+    assert server.poll() is None, "sshd has ended"
+    table = Path(f"/proc/{server.pid}/net/tcp").read_text()
+    return all(f" {IPv4Address(ip).packed[::-1].hex().upper()}:{port:04X} 00000000:0000 0A" in table for ip in ips)

@@ -28,6 +28,7 @@ from bootstrap.launch.requests import (
     Failed,
     Hello,
     Look,
+    Over,
     Request,
     Stored,
     StorePin,
@@ -57,7 +58,8 @@ def answers(request: Request) -> list[Answer]:
     assert received == request
     found = [decode_answer(encode(each)) for each in answer(received)]
     assert isinstance(found[0], Hello)
-    return found[1:]
+    assert found[-1] == Over()
+    return found[1:-1]
 
 
 def test_a_survey() -> None:
