@@ -18,6 +18,7 @@ from bootstrap.link.side_channel import side_channel_factory
 from bootstrap.plan import BootstrapConfig, Plan
 
 if TYPE_CHECKING:
+    from bootstrap.launch.run import launch
     from bootstrap.rank import rank
 
 __all__ = [
@@ -31,15 +32,16 @@ __all__ = [
     "TopologyWriteError",
     "bootstrap",
     "form_group",
+    "launch",
     "rank",
     "side_channel_factory",
 ]
 
 
 class _Package(ModuleType):
-    """This package, whose `rank` is imported on first use: it needs more than the process that holds MLX.
+    """This package, whose `rank` and `launch` are imported on first use: they need more than the process with MLX.
 
-    It is always the function: the import system would put the submodule of that name in its place.
+    They are always the functions: the import system would put the submodules of those names in their place.
     """
 
     @property
@@ -49,6 +51,14 @@ class _Package(ModuleType):
     @rank.setter
     def rank(self, module: ModuleType) -> None:
         """Leave the submodule where it is found anyway, in sys.modules."""
+
+    @property
+    def launch(self) -> Any:
+        return import_module("bootstrap.launch.run").launch
+
+    @launch.setter
+    def launch(self, package: ModuleType) -> None:
+        """The same."""
 
 
 sys.modules[__name__].__class__ = _Package

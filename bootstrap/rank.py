@@ -82,7 +82,7 @@ async def rank(
     if not plan.link_ports:
         raise ConfigError("a rank needs a link port to be reached at", code="bad-port")
     if missing := {*plan.peers} - trust.keys.keys():
-        raise ConfigError(f"there is no key for rank {min(missing)}; give each peer's", code="bad-trust")
+        raise ConfigError(f"no key is given for rank {min(missing)}; give one for each peer", code="bad-trust")
     events = EventQueue()
     if run is None:
         run = run_for(plan, events, owns_process=False, clock=asyncio.get_running_loop().time)
@@ -124,6 +124,7 @@ class Rank:
         self._early: list[tuple[int, Message]] = []
         self._key_log, self._capture = key_log, capture
         self._confirmed: asyncio.Queue[tuple[int, str, bytes, bool]] = asyncio.Queue()
+        """Until it is stored; a short run waits for that at its end."""
         self._met_peer = asyncio.Event()
         self._session_ids = chain([plan.session_id], iter(new_session_id, ""))  # [BOOT-FRESH-ID]
 
@@ -164,6 +165,7 @@ class Rank:
             finally:
                 # sessionEnd also where this rank has failed: the others know by now, and need not wait for the link.
                 await asyncio.gather(*(peer.stop() for peer in peers))
+            await self._confirmed.join()
 
         services = [self._store_confirmed(), *(peer.run() for peer in peers)]
         if plan.size == 2:
@@ -229,7 +231,11 @@ class Rank:
                 return False
             return await zero.ended_in_order(STOPPED_SECONDS)
 
-        await alongside(self._attempts(partial(self._follow_once, zero), until_dropped, was_stopped), *services)
+        async def work() -> None:
+            await self._attempts(partial(self._follow_once, zero), until_dropped, was_stopped)
+            await self._confirmed.join()
+
+        await alongside(work(), *services)
 
     async def _follow_once(self, zero: RankOne) -> None:
         with socket_pair(SIDE_CHANNEL_1 in supported(self.plan)) as pair:
@@ -434,6 +440,7 @@ class Rank:
             else:
                 if name is not None:
                     self.report("peer-moved", peer=peer, name=name, address=ip)
+            self._confirmed.task_done()
 
 
 async def _fail_when_lost(peer: RankZero, rank: int) -> None:

@@ -41,8 +41,9 @@ class Trust:
         self.keys = dict(keys)
         """By rank. `TrustAnyKey()` is replaced by the first key that the rank proves to hold."""
         self.on_confirmed = on_confirmed
-        """Called, off the event loop, with a rank, its address, and the key that it has proved to hold there. Returns
-        the name of the pin that has got this address by that, if any has."""
+        """Called, off the event loop, with a rank, its address, and the key that it has proved to hold there.
+
+        Returns the name of the pin that this address is new to, if there is one."""
         for rank, key in self.keys.items():
             if isinstance(key, bytes) and (other := self._holder(key, but=rank)) is not None:
                 raise ConfigError(
@@ -84,33 +85,19 @@ class Trust:
             raise ConfigError("revision 1 proves no key at the start, so give --peer, or pin it", code="bad-trust")
         given = _given(plan, peers)
         pinned = _pinned(all_given=all(isinstance(given.get(rank), bytes) for rank in plan.peers))
-        keys: dict[int, Pin] = {}
-        moved: dict[int, PinnedPeer] = {}
-        for rank in sorted({*plan.peers, *given}):
-            ip, has_own_address = plan.ips[rank], _has_own_address(plan, rank)
-            there = next((pin for pin in pinned if pin.address == ip), None) if has_own_address else None
-            wanted = given.get(rank)
-            named = _named(pinned, wanted) if isinstance(wanted, str) else None
-            key = wanted if isinstance(wanted, bytes) else named.key if named else None
-            if key is not None and there is not None and there.key != key:
-                raise ConfigError(
-                    f"--peer gives rank {rank} the key {fingerprint(key)}, but {ip} is pinned as {there.name} to "
-                    f"{fingerprint(there.key)}; leave --peer out, or run: jaccl-bootstrap pin --remove {there.name}",
-                    code="bad-trust",
-                )
-            if named is not None and there is None and has_own_address:
-                moved[rank] = named
-            keys[rank] = key or (there.key if there else _unknown(rank, ip, has_own_address, first_use))
-        unknown = {rank for rank, key in keys.items() if isinstance(key, TrustAnyKey)}
+        found = {
+            rank: _expected(plan, rank, given.get(rank), pinned, first_use) for rank in sorted({*plan.peers, *given})
+        }
 
         def store(rank: int, ip: str, key: bytes) -> str | None:
             if ip != plan.ips[rank]:
                 return None
-            if rank in unknown:
+            expected, moved = found[rank]
+            if isinstance(expected, TrustAnyKey):
                 Pins().add(ip, key)
-            return moved[rank].name if rank in moved and Pins().moved(moved[rank], ip) else None
+            return moved.name if moved is not None and Pins().moved(moved, ip) else None
 
-        return cls(load_identity(identity), keys, store)
+        return cls(load_identity(identity), {rank: key for rank, (key, _) in found.items()}, store)
 
 
 def _given(plan: Plan, peers: Sequence[str]) -> dict[int, str | bytes]:
@@ -141,9 +128,36 @@ def _pinned(*, all_given: bool) -> "list[PinnedPeer]":
         raise
 
 
-def _has_own_address(plan: Plan, rank: int) -> bool:
-    """Whether the address names this rank alone among the others: on loopback several can have one."""
-    return [ip for other, ip in enumerate(plan.ips) if other != plan.rank].count(plan.ips[rank]) == 1
+def _expected(
+    plan: Plan, rank: int, given: str | bytes | None, pinned: "Sequence[PinnedPeer]", first_use: bool
+) -> "tuple[Pin, PinnedPeer | None]":
+    """Return the key of a rank, and the pin that it comes from if that had another address so far."""
+    ip = plan.ips[rank]
+    others = [each for other, each in enumerate(plan.ips) if other != plan.rank]
+    names_it_alone = others.count(ip) == 1  # on loopback several ranks can have one address
+    there = next((pin for pin in pinned if pin.address == ip), None) if names_it_alone else None
+    named = _named(pinned, given) if isinstance(given, str) else None
+    key = given if isinstance(given, bytes) else named.key if named else None
+    if key is not None and there is not None and key != there.key:
+        raise ConfigError(
+            f"--peer gives rank {rank} the key {fingerprint(key)}, but {ip} is pinned as {there.name} to "
+            f"{fingerprint(there.key)}; leave --peer out, or run: jaccl-bootstrap pin --remove {there.name}",
+            code="bad-trust",
+        )
+    if key is not None:
+        return key, named if names_it_alone and there is None else None
+    if there is not None:
+        return there.key, None
+    if not names_it_alone:
+        text = f"{ip} is the address of several ranks; give --peer {rank}=NAME or {rank}=KEY, and so for each of them"
+        raise ConfigError(text, code="bad-trust")
+    if first_use:
+        return TrustAnyKey(), None
+    raise IdentityError(
+        f"no key is pinned for {ip}; run 'jaccl-bootstrap identity' there, then 'jaccl-bootstrap pin {ip} KEY' here, "
+        "or give --peer NAME for a peer that is pinned at another address",
+        code="not-pinned",
+    )
 
 
 def _named(pinned: "Sequence[PinnedPeer]", name: str) -> "PinnedPeer":
@@ -151,20 +165,6 @@ def _named(pinned: "Sequence[PinnedPeer]", name: str) -> "PinnedPeer":
         if pin.name == name:
             return pin
     raise IdentityError(f"no peer is pinned as {name}; see who is: jaccl-bootstrap pin", code="not-pinned")
-
-
-def _unknown(rank: int, ip: str, has_own_address: bool, first_use: bool) -> TrustAnyKey:
-    """Return the pin of a peer without a known key, if that is allowed."""
-    if not has_own_address:
-        text = f"{ip} is the address of several ranks; give --peer {rank}=NAME or {rank}=KEY, and so for each of them"
-        raise ConfigError(text, code="bad-trust")
-    if first_use:
-        return TrustAnyKey()
-    raise IdentityError(
-        f"no key is pinned for {ip}; run 'jaccl-bootstrap identity' there, then 'jaccl-bootstrap pin {ip} KEY' here, "
-        "or give --peer NAME for a peer that is pinned at another address",
-        code="not-pinned",
-    )
 
 
 def load_identity(path: Path | None = None, *, create: bool = True) -> KeySigner:
@@ -282,9 +282,7 @@ class Pins:
         self._write({**pins, new.name: new})
 
     def _write(self, pins: dict[str, PinnedPeer]) -> None:
-        shown = {
-            pin.name: {"key": encode_public_key(pin.key), "address": pin.address} for _, pin in sorted(pins.items())
-        }
+        shown = {pin.name: {"key": encode_public_key(pin.key), "address": pin.address} for pin in sorted(pins.values())}
         self._file.replace(json.dumps(shown, indent=2).encode() + b"\n")
 
     def _read(self) -> dict[str, PinnedPeer]:

@@ -85,7 +85,7 @@ def up(
     ] = None,
     rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
     peer: Annotated[
-        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="Its pin, or key. Default: by address.")
+        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin, or key. Default: by address.")
     ] = None,
     trust_first_use: Annotated[
         bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from bootstrap.capabilities import own_version
 from bootstrap.errors import ConfigError
 from bootstrap.launch.requests import Answer, Failed, Hello, Over, Request, decode_answer, encode
 from bootstrap.launch.ssh import Connection, Host, HostError
+
+CLOSE_SECONDS: Final = 3.0
+"""For a host to end once it is asked nothing more."""
 
 
 class Asking:
@@ -59,5 +63,9 @@ async def asking(host: Host, run: str) -> AsyncIterator[Asking]:
     connection = await Connection.start(host, ["host"], run, lambda text: None)
     try:
         yield Asking(connection)
+        connection.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await connection.ended()
     finally:
         await connection.kill()

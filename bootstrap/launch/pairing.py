@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, TypeVar, cast
 
 from bootstrap.errors import ConfigError
+from bootstrap.hostfile import Resolve, resolve_name
 from bootstrap.launch import cables
 from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.requests import StorePin, Survey
-from bootstrap.launch.ssh import Host, HostError, Way, check_name, is_this_host
+from bootstrap.launch.ssh import Destination, Host, HostError, Way, check_name, destination
 from bootstrap.launch.survey import HostReport
 from bootstrap.trust import encode_public_key
 
@@ -31,14 +32,16 @@ class Paired(NamedTuple):
 async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
     """Have this host and another pin each other; return both, this one first. BootstrapError."""
     check_name(name)
-    if await is_this_host(name):
+    leads = [await destination(each) for each in ("localhost", name)]
+    if leads[1].is_here:
         raise ConfigError(f"{name} is this host; name the other one", code="bad-hosts")
     hosts = [Host(rank=0, name="localhost", is_local=True), Host(rank=1, name=name, is_local=False, way=way)]
+    names = [host.name for host in hosts]
     async with AsyncExitStack() as stack:
         asked = [await stack.enter_async_context(asking(host, secrets.token_hex(8))) for host in hosts]
         reports = await surveyed(asked)
         try:
-            found = await asyncio.to_thread(cables.find, reports, [host.name for host in hosts], "ring")
+            found = await asyncio.to_thread(cables.find, reports, names, "ring", resolving(names, leads))
             ips: tuple[str | None, ...] = found.hostfile.ips
         except ConfigError as error:
             if error.code != "no-common-network":
@@ -50,6 +53,12 @@ async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
         ]
         await store_pins(asked, both)
     return both[0], both[1]
+
+
+def resolving(names: Sequence[str], leads: Sequence[Destination]) -> Resolve:
+    """Return how the address of a host name is found: by way of ssh's configuration."""
+    known = {name.rpartition("@")[2]: lead.host for name, lead in zip(names, leads, strict=True)}
+    return lambda name: resolve_name(known.get(name, name))
 
 
 async def surveyed(asked: Sequence[Asking]) -> list[HostReport]:

@@ -6,7 +6,7 @@ keys and addresses of all hosts → their doctors' ladders → all ranks → the
 import asyncio
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.channel import HEARTBEAT_SECONDS, Start, plan_fields
 from bootstrap.launch.left import Left
 from bootstrap.launch.member import Failure, Member
-from bootstrap.launch.pairing import Paired, all_of, one, pin_name, store_pins, surveyed
+from bootstrap.launch.pairing import Paired, all_of, one, pin_name, resolving, store_pins, surveyed
 from bootstrap.launch.requests import CheckAnswer, Doctor, Look
-from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, is_this_host
+from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
 from bootstrap.launch.survey import HostReport
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
@@ -131,6 +131,7 @@ class Launcher(Run):
         self.id = secrets.token_hex(8)
         """Names the run on all hosts."""
         self._stopping, self._hurrying, self._feeding = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._is_ending = False
         self._members: list[Member] = []
         self._failures: list[Failure] = []
 
@@ -191,10 +192,10 @@ class Launcher(Run):
     async def _prepare(self) -> tuple[list[Host], list[Plan], list[str]]:
         """Ask the hosts who and where they are, and whether all is well there; return what the ranks need."""
         names = self.job.hosts
-        local = await asyncio.gather(*map(is_this_host, names))
+        leads = await asyncio.gather(*map(destination, names))
         hosts = [
-            Host(rank=rank, name=name, is_local=own, way=self.job.way)
-            for rank, (name, own) in enumerate(zip(names, local, strict=True))
+            Host(rank=rank, name=name, is_local=leads[rank].is_here, way=self.job.way)
+            for rank, name in enumerate(names)
         ]
         async with AsyncExitStack() as stack:
             asked = [await stack.enter_async_context(asking(host, self.id)) for host in hosts]
@@ -202,7 +203,8 @@ class Launcher(Run):
             _check_keys(hosts, reports)
             hostfile = self.job.hostfile
             if hostfile is None:
-                found = await asyncio.to_thread(cables.find, reports, names, self.job.options.get("backend", "auto"))
+                backend = self.job.options.get("backend", "auto")
+                found = await asyncio.to_thread(cables.find, reports, names, backend, resolving(names, leads))
                 for remark in found.remarks:
                     self.report("warning", message=remark)
                 hosts = [replace(hosts[at], rank=rank) for rank, at in enumerate(found.order)]
@@ -285,7 +287,8 @@ class Launcher(Run):
                 await asyncio.wait({*following, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 following = {task for task in following if not task.done()}
             if following and not stopping.done():
-                await asyncio.wait({*following, stopping}, timeout=SETTLE_SECONDS)
+                await _any_of(asyncio.wait(following), stopping, seconds=SETTLE_SECONDS)
+                following = {task for task in following if not task.done()}
         finally:
             stopping.cancel()
         if following:
@@ -293,6 +296,7 @@ class Launcher(Run):
 
     async def _end(self, following: set[asyncio.Task[None]]) -> None:
         """Tell the ranks to end, and wait for it, for a while; a second Ctrl-C ends their programs' graces."""
+        self._is_ending = True
         number = self._stop_reason.number if isinstance(self._stop_reason, Stopped) else signal.SIGTERM
         failures, seconds = list(self._failures), self.job.grace + END_SECONDS
         for member in self._members:
@@ -300,18 +304,12 @@ class Launcher(Run):
                 member.stop(number)
             else:  # still connecting: the end of its channel is enough
                 await member.connection.kill()
-        hurrying = asyncio.create_task(self._hurrying.wait())
-        ended = asyncio.create_task(asyncio.wait(following))
-        try:
-            await asyncio.wait([ended, hurrying], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done() and hurrying.done():
-                for member in self._members:
-                    member.stop(signal.SIGINT)
-                    member.stop(signal.SIGINT)
-                await asyncio.wait({ended}, timeout=END_SECONDS)
-        finally:
-            hurrying.cancel()
-            ended.cancel()
+        await _any_of(asyncio.wait(following), self._hurrying.wait(), seconds=seconds)
+        if self._hurrying.is_set():
+            for member in self._members:
+                member.stop(signal.SIGINT)  # twice, for those whose first one was another signal
+                member.stop(signal.SIGINT)
+            await asyncio.wait(following, timeout=END_SECONDS)
         self._failures = failures  # what comes after is a consequence
 
     # -- what they say -------------------------------------------------------------------------------------------------
@@ -334,7 +332,7 @@ class Launcher(Run):
         def is_full() -> bool:
             return self.display.full("stdout") or self.display.full("stderr")
 
-        while is_full() and not self._stopping.is_set():  # noqa: ASYNC110 - threads tell no event loop
+        while is_full() and not self._is_ending:  # noqa: ASYNC110 - threads tell no event loop
             await asyncio.sleep(POLL_SECONDS)
 
     def _log_of(self, host: Host) -> Callable[[str], None]:
@@ -345,12 +343,10 @@ class Launcher(Run):
     async def _look(self, hosts: Sequence[Host], plans: Sequence[Plan]) -> None:
         """Look at each host for what is left, unless somebody is in a hurry."""
         looks = [asyncio.create_task(self._left_on(host, plan)) for host, plan in zip(hosts, plans, strict=True)]
-        hurrying = asyncio.create_task(self._hurrying.wait())
-        looked = asyncio.create_task(asyncio.wait(looks))
         try:
-            await asyncio.wait([looked, hurrying], return_when=asyncio.FIRST_COMPLETED)
+            await _any_of(asyncio.wait(looks), self._hurrying.wait())
         finally:
-            for task in (*looks, looked, hurrying):
+            for task in looks:
                 task.cancel()
         answers = await asyncio.gather(*looks, return_exceptions=True)
         for host, answer in zip(hosts, answers, strict=True):
@@ -371,6 +367,16 @@ class Launcher(Run):
         wanted = Look(run=self.id, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
         async with asking(host, "") as asked:
             return _shown(one(Left, asked, await asked.ask(wanted, LAST_LOOK_SECONDS)))
+
+
+async def _any_of(*waits: Awaitable[Any], seconds: float | None = None) -> None:
+    """Wait until one of these is over, or for so long."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _shown(left: Left) -> str:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from bootstrap.capabilities import own_version
 from bootstrap.control.child import how_ended
@@ -132,10 +132,20 @@ def has_terminal() -> bool:
     return True
 
 
-async def is_this_host(name: str) -> bool:
-    """Whether ssh would lead back here: to an own address, at the usual port, as this user, and without a detour."""
+class Destination(NamedTuple):
+    """Where a name leads."""
+
+    host: str
+    """A host name or an address, as ssh's configuration says."""
+    is_here: bool
+    """At an own address, at the usual port, as this user, and without a detour."""
+
+
+async def destination(name: str) -> Destination:
+    """Return where ssh would go."""
+    plain = name.removeprefix("ssh://").rpartition("@")[2]
     if name in ("localhost", socket.gethostname()):
-        return True
+        return Destination(name, is_here=True)
     process = None
     try:
         async with asyncio.timeout(NAME_SECONDS):
@@ -143,17 +153,16 @@ async def is_this_host(name: str) -> bool:
                 "ssh", "-G", "--", name, stdin=asyncio.subprocess.DEVNULL, stdout=-1, stderr=asyncio.subprocess.DEVNULL
             )
             told, _ = await process.communicate()
-            leads = dict(line.split(" ", 1) for line in told.decode(errors="replace").splitlines() if " " in line)
-            if (leads.get("port"), leads.get("user")) != ("22", getpass.getuser()):
-                return False
-            if {"proxyjump", "proxycommand"} & leads.keys():
-                return False
-            found = await asyncio.get_running_loop().getaddrinfo(
-                leads.get("hostname", name), None, family=socket.AF_INET
-            )
-            return any(holds(str(each[4][0])) for each in found)
+        leads = dict(line.split(" ", 1) for line in told.decode(errors="replace").splitlines() if " " in line)
+        host = leads.get("hostname", plain)
+        usual = (leads.get("port"), leads.get("user")) == ("22", getpass.getuser())
+        if not usual or {"proxyjump", "proxycommand"} & leads.keys():
+            return Destination(host, is_here=False)
+        async with asyncio.timeout(NAME_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
+        return Destination(host, is_here=any(holds(str(each[4][0])) for each in found))
     except (OSError, TimeoutError, UnicodeError):
-        return False  # ssh says what is wrong with the name
+        return Destination(plain, is_here=False)  # ssh says what is wrong with the name
     finally:
         if process is not None:
             await _end(process)
@@ -233,6 +242,9 @@ class Connection:
         """Return why it ended with this status, as far as ssh or the shell there says."""
         last = next((line for line in reversed(self.errors) if line.strip()), "")
         text = "\n".join(self.errors)
+        if "No such command" in text:
+            text = f"it has another version of cluster-wireproto, and this host {own_version()}"
+            return HostError(self.host, text, code="package-version")
         if status in EXIT_NOT_FOUND or "No module named" in text:
             return self._missing(last)
         if status == EXIT_OF_SSH and last and not self.host.is_local:

@@ -5,6 +5,7 @@ database, so a script that is first on PATH names the file.
 """
 
 import getpass
+import json
 import os
 import secrets
 import shutil
@@ -66,6 +67,13 @@ class Hosts:
         own = (self.directory / "host_key.pub").read_text()
         lines = [f"[{host.ip}]:{self.port} {key or own}".rstrip() + "\n" for host in hosts]
         self.known_hosts.write_text("".join(lines))
+
+    def hostfile(self, names: Sequence[str]) -> Path:
+        """Write a hostfile with the addresses of the first hosts, under these names."""
+        entries = [{"ssh": name, "ips": [host.ip]} for name, host in zip(names, self.all, strict=False)]
+        file = self.directory / "hosts.json"
+        file.write_text(json.dumps({"backend": "ring", "hosts": entries}))
+        return file
 
     def _configure_client(self) -> None:
         lines = [
