@@ -77,7 +77,7 @@ class Hosts:
 
     def _configure_client(self) -> None:
         lines = [
-            f"Host {host.name}\n  HostName {host.ip}\n"
+            f"Host {host.name} {host.name}.local\n  HostName {host.ip}\n"
             f"Match all\n  Port {self.port}\n  User {getpass.getuser()}\n  IdentityFile {self.directory}/user_key\n"
             f"  IdentitiesOnly yes\n  UserKnownHostsFile {self.known_hosts}\n  GlobalKnownHostsFile /dev/null\n"
             for host in self.all
