@@ -58,9 +58,9 @@ class Asking:
 
 
 @asynccontextmanager
-async def asking(host: Host, run: str) -> AsyncIterator[Asking]:
+async def asking(host: Host) -> AsyncIterator[Asking]:
     """Connect to a host for requests inside the block."""
-    connection = await Connection.start(host, ["host"], run, lambda text: None)
+    connection = await Connection.start(host, ["host"], lambda text: None)
     try:
         yield Asking(connection)
         connection.close()

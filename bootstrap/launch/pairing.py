@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 import socket
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -38,7 +37,7 @@ async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
     hosts = [Host(rank=0, name="localhost", is_local=True), Host(rank=1, name=name, is_local=False, way=way)]
     names = [host.name for host in hosts]
     async with AsyncExitStack() as stack:
-        asked = [await stack.enter_async_context(asking(host, secrets.token_hex(8))) for host in hosts]
+        asked = [await stack.enter_async_context(asking(host)) for host in hosts]
         reports = await surveyed(asked)
         try:
             found = await asyncio.to_thread(cables.find, reports, names, "ring", resolving(names, leads))

@@ -26,7 +26,7 @@ def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostErr
     """Ask a host for its report, in vain."""
 
     async def ask() -> None:
-        async with asking(Host(rank=1, name=name, is_local=False, way=way or Way()), "test") as asked:
+        async with asking(Host(rank=1, name=name, is_local=False, way=way or Way())) as asked:
             await asked.ask(Survey(), seconds)
 
     with pytest.raises(HostError) as caught:
