@@ -24,7 +24,7 @@ class Asking:
 
     async def ask(self, request: Request, seconds: float | None = None) -> list[Answer]:
         """Return the host's answers. HostError if it fails, does not answer in time, or is of another version."""
-        limit = self.host.way.seconds if seconds is None else seconds
+        limit = self.host.seconds if seconds is None else seconds
         try:
             async with asyncio.timeout(limit):
                 return [answer async for answer in self._answers(request)]

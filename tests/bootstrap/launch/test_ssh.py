@@ -2,7 +2,9 @@
 
 import asyncio
 import getpass
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -129,3 +131,42 @@ def test_names_that_ssh_or_a_shell_would_take_for_something_else(name: str) -> N
         check_name(name)
     assert caught.value.code == "bad-hosts"
     assert str(caught.value).isprintable()
+
+
+def test_an_unknown_host_key_is_asked_about_on_the_terminal(hosts: Hosts) -> None:
+    """One host after the other. The launcher does not read the answers, and Ctrl-C ends it at a question, too."""
+    hosts.trust([])
+    names = [host.name for host in hosts.all[:2]]
+    words = [sys.executable, "-P", "-m", "bootstrap", "launch", "--hostfile", str(hosts.hostfile(names)), "--", "true"]
+    # A leader of a session gets the first terminal that it opens.
+    lead = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.execv(sys.argv[2], sys.argv[2:])"
+    terminal, inner = os.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-c", lead, os.ttyname(inner), *words],
+        start_new_session=True,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**os.environ, **hosts.client_env},
+    )
+    os.close(inner)
+    try:
+        for name in names:
+            seen = _until(terminal, b"(yes/no/[fingerprint])? ")
+            assert f"{name}: ssh asks".encode() in seen
+            os.write(terminal, b"yes\n" if name == names[0] else b"\x03")
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+        run.wait()
+        os.close(terminal)
+
+
+def _until(terminal: int, wanted: bytes) -> bytes:
+    seen = b""
+    while wanted not in seen:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError as error:  # nobody has it open any more
+            raise AssertionError(seen.decode(errors="replace")) from error
+    return seen
