@@ -12,7 +12,7 @@ import psutil
 from bootstrap.control.lock import record_of
 
 RUN_VARIABLE: Final = "CLUSTER_WIREPROTO_RUN"
-"""Names the run in the environment of each rank, from which its guard, worker and program inherit it."""
+"""Names the run and its host in the environment of each rank, whose guard, worker and program inherit it."""
 MOST: Final = 100
 
 _Path = Annotated[str, msgspec.Meta(max_length=4096)]

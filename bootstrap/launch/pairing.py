@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -39,7 +38,7 @@ async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
     hosts = [Host(rank=0, name="localhost", is_local=True), Host(rank=1, name=name, is_local=False, way=way)]
     names = [host.name for host in hosts]
     async with AsyncExitStack() as stack:
-        asked, reports = await surveyed(stack, hosts, secrets.token_hex(8))
+        asked, reports = await surveyed(stack, hosts)
         try:
             found = await asyncio.to_thread(cables.find, reports, names, "ring", resolving(names, leads))
             ips: tuple[str | None, ...] = found.hostfile.ips
@@ -62,7 +61,7 @@ def resolving(names: Sequence[str], leads: Sequence[Destination]) -> Resolve:
 
 
 async def surveyed(
-    stack: AsyncExitStack, hosts: Sequence[Host], run: str, on_ask: Callable[[Host], None] = lambda host: None
+    stack: AsyncExitStack, hosts: Sequence[Host], on_ask: Callable[[Host], None] = lambda host: None
 ) -> tuple[list[Asking], list[HostReport]]:
     """Connect to all hosts, for as long as `stack` lasts; return the connections and the reports. HostError.
 
@@ -71,7 +70,7 @@ async def surveyed(
     """
 
     async def connect(host: Host) -> tuple[Asking, HostReport]:
-        asked = await stack.enter_async_context(asking(host, run))
+        asked = await stack.enter_async_context(asking(host))
         return asked, one(HostReport, asked, await asked.ask(Survey()))
 
     pairs = []

@@ -57,8 +57,10 @@ class Doctor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"rank {self.rank} of {size} with {len(self.link_ports)} ports is wrong", code="bad-request"
             )
         ports = self.link_ports * (size // len(self.link_ports))
-        neighbours = {(self.rank - 1) % size, (self.rank + 1) % size, 0}
-        peers = [rank for rank in range(size) if rank != self.rank and (self.rank == 0 or rank in neighbours)]
+        others = {*range(size)} if self.rank == 0 else {0}
+        if self.backend == "ring":  # where each rank connects to the next one
+            others.add((self.rank + 1) % size)
+        peers = sorted(others - {self.rank})
         return Patient(
             backend=self.backend,
             own_ip=self.ips[self.rank],

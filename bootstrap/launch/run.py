@@ -128,8 +128,6 @@ class Launcher(Run):
     ) -> None:
         super().__init__(display, timeout=0, owns_process=owns_process, clock=clock)
         self.job = job
-        self.id = secrets.token_hex(8)
-        """Names the run on all hosts."""
         self._stopping, self._hurrying, self._feeding = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._is_ending = False
         self._members: list[Member] = []
@@ -195,14 +193,14 @@ class Launcher(Run):
 
     async def _prepare(self) -> tuple[list[Host], list[Plan], list[str]]:
         """Ask the hosts who and where they are, and whether all is well there; return what the ranks need."""
-        names = self.job.hosts
+        names, run = self.job.hosts, secrets.token_hex(8)
         leads = await asyncio.gather(*map(destination, names))
         hosts = [
-            Host(rank=rank, name=name, is_local=leads[rank].is_here, way=self.job.way)
+            Host(rank=rank, name=name, is_local=leads[rank].is_here, way=self.job.way, mark=f"{run}-{rank}")
             for rank, name in enumerate(names)
         ]
         async with AsyncExitStack() as stack:
-            asked, reports = await surveyed(stack, hosts, self.id, self._ssh_asks)
+            asked, reports = await surveyed(stack, hosts, self._ssh_asks)
             hosts = [each.host for each in asked]
             _check_keys(hosts, reports)
             hostfile = self.job.hostfile
@@ -252,7 +250,7 @@ class Launcher(Run):
         tasks: list[asyncio.Task[None]] = []
         try:
             for host, plan in zip(hosts, plans, strict=True):
-                connection = await Connection.start(host, ["up", "--launched"], self.id, self._log_of(host))
+                connection = await Connection.start(host, ["up", "--launched"], self._log_of(host))
                 self._members.append(Member(connection, len(hosts), self, self.now))
                 self._members[-1].start(self._start_of(plan, keys))
                 tasks.append(asyncio.create_task(self._follow(self._members[-1])))
@@ -371,8 +369,8 @@ class Launcher(Run):
 
     async def _left_on(self, host: Host, plan: Plan) -> str:
         """Return what is left of the run on a host; empty for nothing."""
-        wanted = Look(run=self.id, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
-        async with asking(host, "") as asked:
+        wanted = Look(run=host.mark, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
+        async with asking(replace(host, mark="")) as asked:
             return _shown(one(Left, asked, await asked.ask(wanted, LAST_LOOK_SECONDS)))
 
 

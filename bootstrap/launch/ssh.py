@@ -99,6 +99,9 @@ class Host:
     name: str
     is_local: bool
     way: Way = Way()
+    mark: str = ""
+    """In the environment of all that is started on this host, so that a last look finds it there: several hosts may be
+    one."""
     asks: bool = False
     """ssh may ask the user, on the terminal."""
 
@@ -107,12 +110,9 @@ class Host:
         """How long one request may take."""
         return PATIENT_SECONDS if self.way.uvx or self.asks else ASK_SECONDS
 
-    def arguments(self, words: Sequence[str], run: str) -> list[str]:
-        """Return the arguments of the process that runs `jaccl-bootstrap` with `words` on this host.
-
-        All that it starts has the name of the `run` in its environment.
-        """
-        named = ("/usr/bin/env", f"{RUN_VARIABLE}={run}")
+    def arguments(self, words: Sequence[str]) -> list[str]:
+        """Return the arguments of the process that runs `jaccl-bootstrap` with `words` on this host."""
+        named = ("/usr/bin/env", f"{RUN_VARIABLE}={self.mark}")
         if self.is_local:
             return [*named, sys.executable, "-P", "-m", "bootstrap", *words]
         command = shlex.join(["exec", *named, "/bin/sh", "-c", self.way.script(), "sh", *words])
@@ -185,11 +185,11 @@ class Connection:
         self._reading = asyncio.create_task(self._read_errors())
 
     @classmethod
-    async def start(cls, host: Host, words: Sequence[str], run: str, on_error: Callable[[str], None]) -> Self:
+    async def start(cls, host: Host, words: Sequence[str], on_error: Callable[[str], None]) -> Self:
         """Start it, see `Host.arguments`. HostError if this host has no ssh."""
         try:
             process = await asyncio.create_subprocess_exec(
-                *host.arguments(words, run),
+                *host.arguments(words),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

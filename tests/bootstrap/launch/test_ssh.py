@@ -12,8 +12,9 @@ import pytest
 
 from bootstrap.errors import ConfigError
 from bootstrap.launch.asking import asking
-from bootstrap.launch.requests import Survey
+from bootstrap.launch.requests import Failed, Over, StorePin, Survey, decode_answer, encode
 from bootstrap.launch.ssh import Destination, Host, HostError, Way, check_name, destination
+from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3r1RX3dDHyJ0LYTGfEz7mOUBaXj3TYBGYgXuqQKTfH"
@@ -28,7 +29,7 @@ def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostErr
     """Ask a host for its report, in vain."""
 
     async def ask() -> None:
-        async with asking(Host(rank=1, name=name, is_local=False, way=way or Way()), "test") as asked:
+        async with asking(Host(rank=1, name=name, is_local=False, way=way or Way())) as asked:
             await asked.ask(Survey(), seconds)
 
     with pytest.raises(HostError) as caught:
@@ -87,6 +88,34 @@ def test_a_host_that_answers_otherwise(script: str, code: str, words: str, hosts
     error = failure(hosts.all[1].name, Way(python=str(fake)), 1.0 if code == "host-silent" else 60.0)
     assert error.code == code, str(error)
     assert words in str(error)
+
+
+def test_a_host_that_waits_is_sent_heartbeats(hosts: Hosts, tmp_path: Path) -> None:
+    """`jaccl-bootstrap host` ends after 10 s without any, so it ends on a host that is cut off."""
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nread line; read line; test -z "$line" && touch {tmp_path}/beat; cat >/dev/null\n')
+    fake.chmod(0o755)
+
+    async def wait() -> None:
+        async with asking(Host(rank=1, name=hosts.all[1].name, is_local=False, way=Way(python=str(fake)))):
+            await asyncio.to_thread(wait_until, (tmp_path / "beat").exists, "two empty lines")
+
+    asyncio.run(wait())
+
+
+def test_the_host_command_ends_without_a_launcher(tmp_path: Path) -> None:
+    """It answers what it can, skips heartbeats, and ends with its input, or after 10 s without any."""
+    words = [sys.executable, "-P", "-m", "bootstrap", "host"]
+    env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as silent:
+        given = b'\n{"type":"nothing"}\n' + encode(StorePin(name="mac-b", key="no key"))
+        done = subprocess.run(words, input=given, capture_output=True, env=env, timeout=60, check=False)
+        answers = [decode_answer(line) for line in done.stdout.splitlines()]
+        assert (done.returncode, done.stderr) == (0, b"")
+        codes = [each.code for each in answers if isinstance(each, Failed)]
+        assert codes == ["bad-request", "bad-key"]
+        assert isinstance(answers[-1], Over)
+        assert silent.wait(60) == 0
 
 
 @pytest.mark.parametrize("way", [Way(python="/nowhere/python"), Way(python=sys._base_executable), Way(uvx=True)])
