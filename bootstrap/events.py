@@ -258,6 +258,12 @@ class Failed(Event, frozen=True, tag="error"):
     """Whether to try again: see `bootstrap.advice`."""
 
 
+class SshAsks(Event, frozen=True):
+    """A launch: ssh asks the user about its rank's host, on the terminal."""
+
+    host: str
+
+
 class Ladders(Event, frozen=True):
     """A launch: each host's first check that is not as it has to be, or null."""
 

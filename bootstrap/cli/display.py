@@ -44,6 +44,7 @@ LINES: Final = {
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
     "running": "{program} runs in the group: {readiness}",
+    "ssh-asks": "{host}: ssh asks",
     "looked": "{host}: {found}",
     "sum-skipped": "no sum made, rank and size are the check: {reason}",
 }
@@ -78,7 +79,7 @@ class PlainDisplay:
     def event(self, event: EventDict) -> None:
         if self._is_routine(event):
             return
-        if event["event"] in ("environment-set", "output", "done", "error"):
+        if event["event"] in ("environment-set", "output", "done", "error", "ssh-asks"):
             self._output.spin(None)
         if event["event"] == "error":
             where = "" if event["rank"] is None else f"rank {event['rank']}: "

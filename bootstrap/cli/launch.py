@@ -125,6 +125,7 @@ def _pass_on_stdin(run: "Launcher") -> None:
 
     def read() -> None:
         with suppress(OSError, RuntimeError, CancelledError):
+            asyncio.run_coroutine_threadsafe(run.input_wanted(), loop).result()  # until then ssh may ask there
             while data := os.read(0, READ_SIZE):
                 if not asyncio.run_coroutine_threadsafe(run.feed(data), loop).result():
                     return

@@ -7,6 +7,7 @@ from typing import Final
 
 from bootstrap.capabilities import own_version
 from bootstrap.errors import ConfigError
+from bootstrap.launch.channel import HEARTBEAT_SECONDS
 from bootstrap.launch.requests import Answer, Failed, Hello, Over, Request, decode_answer, encode
 from bootstrap.launch.ssh import Connection, Host, HostError
 
@@ -24,7 +25,7 @@ class Asking:
 
     async def ask(self, request: Request, seconds: float | None = None) -> list[Answer]:
         """Return the host's answers. HostError if it fails, does not answer in time, or is of another version."""
-        limit = self.host.way.seconds if seconds is None else seconds
+        limit = self.host.seconds if seconds is None else seconds
         try:
             async with asyncio.timeout(limit):
                 return [answer async for answer in self._answers(request)]
@@ -61,11 +62,22 @@ class Asking:
 async def asking(host: Host) -> AsyncIterator[Asking]:
     """Connect to a host for requests inside the block."""
     connection = await Connection.start(host, ["host"], lambda text: None)
+    beating = asyncio.create_task(_beat(connection))
     try:
         yield Asking(connection)
+        beating.cancel()
         connection.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await connection.ended()
     finally:
+        beating.cancel()
         await connection.kill()
+
+
+async def _beat(connection: Connection) -> None:
+    """Have the host wait for more requests: an empty line is a heartbeat."""
+    while True:
+        if not connection.lags:
+            connection.tell(b"\n")
+        await asyncio.sleep(HEARTBEAT_SECONDS)

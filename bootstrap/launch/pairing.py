@@ -3,8 +3,9 @@
 import asyncio
 import re
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 from bootstrap.errors import ConfigError
@@ -12,7 +13,7 @@ from bootstrap.hostfile import Resolve, resolve_name
 from bootstrap.launch import cables
 from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.requests import StorePin, Survey
-from bootstrap.launch.ssh import Destination, Host, HostError, Way, check_name, destination
+from bootstrap.launch.ssh import ASKS, Destination, Host, HostError, Way, can_ask, check_name, destination
 from bootstrap.launch.survey import HostReport
 from bootstrap.trust import encode_public_key
 
@@ -37,8 +38,7 @@ async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
     hosts = [Host(rank=0, name="localhost", is_local=True), Host(rank=1, name=name, is_local=False, way=way)]
     names = [host.name for host in hosts]
     async with AsyncExitStack() as stack:
-        asked = [await stack.enter_async_context(asking(host)) for host in hosts]
-        reports = await surveyed(asked)
+        asked, reports = await surveyed(stack, hosts)
         try:
             found = await asyncio.to_thread(cables.find, reports, names, "ring", resolving(names, leads))
             ips: tuple[str | None, ...] = found.hostfile.ips
@@ -60,10 +60,30 @@ def resolving(names: Sequence[str], leads: Sequence[Destination]) -> Resolve:
     return lambda name: resolve_name(known.get(name, name))
 
 
-async def surveyed(asked: Sequence[Asking]) -> list[HostReport]:
-    """Return the reports of all hosts. HostError."""
-    answers = await all_of([each.ask(Survey()) for each in asked])
-    return [one(HostReport, each, answer) for each, answer in zip(asked, answers, strict=True)]
+async def surveyed(
+    stack: AsyncExitStack, hosts: Sequence[Host], on_ask: Callable[[Host], None] = lambda host: None
+) -> tuple[list[Asking], list[HostReport]]:
+    """Connect to all hosts, for as long as `stack` lasts; return the connections and the reports. HostError.
+
+    Hosts for which ssh has to ask the user come one after the other, so that each question can be read; `on_ask` is
+    called before.
+    """
+
+    async def connect(host: Host) -> tuple[Asking, HostReport]:
+        asked = await stack.enter_async_context(asking(host))
+        return asked, one(HostReport, asked, await asked.ask(Survey()))
+
+    pairs = []
+    found = await asyncio.gather(*map(connect, hosts), return_exceptions=True)
+    for host, each in zip(hosts, found, strict=True):
+        if isinstance(each, HostError) and each.code in ASKS and can_ask():
+            on_ask(host)
+            pairs.append(await connect(replace(host, asks=True)))
+        elif isinstance(each, BaseException):
+            raise each
+        else:
+            pairs.append(each)
+    return [asked for asked, _ in pairs], [report for _, report in pairs]
 
 
 async def store_pins(asked: Sequence[Asking], hosts: Sequence[Paired]) -> None:

@@ -152,6 +152,10 @@ class Launcher(Run):
         """Ctrl-Z would end the ranks, which would miss the heartbeats."""
         self.report("warning", message="Ctrl-Z has no effect: without this command the ranks would end")
 
+    async def input_wanted(self) -> None:
+        """Wait until rank 0 can be fed."""
+        await self._feeding.wait()
+
     async def feed(self, data: bytes) -> bool:
         """Pass input on to rank 0's program; return whether it still takes any."""
         await self._feeding.wait()
@@ -196,8 +200,8 @@ class Launcher(Run):
             for rank, name in enumerate(names)
         ]
         async with AsyncExitStack() as stack:
-            asked = [await stack.enter_async_context(asking(host)) for host in hosts]
-            reports = await surveyed(asked)
+            asked, reports = await surveyed(stack, hosts, self._ssh_asks)
+            hosts = [each.host for each in asked]
             _check_keys(hosts, reports)
             hostfile = self.job.hostfile
             if hostfile is None:
@@ -221,6 +225,9 @@ class Launcher(Run):
                     ],
                 )
         return hosts, plans, [report.key for report in reports]
+
+    def _ssh_asks(self, host: Host) -> None:
+        self.show({"event": "ssh-asks", "rank": host.rank, "host": host.name, "t_ms": self.now()})
 
     async def _ladders(self, asked: Sequence[Asking], plans: Sequence[Plan]) -> None:
         """Have every host's doctor look at it; show the table. RunError where a check is red."""

@@ -28,8 +28,8 @@ from wireproto.errors import printable
 CONNECT_SECONDS: Final = 10
 ASK_SECONDS: Final = 60.0
 """For one request to a host, its connection included."""
-DOWNLOAD_SECONDS: Final = 600.0
-"""The same where uvx may have to download MLX first."""
+PATIENT_SECONDS: Final = 600.0
+"""The same where uvx may have to download MLX first, or a person has to answer ssh."""
 NAME_SECONDS: Final = 5.0
 """For ssh and the system to say where a name leads."""
 KILL_SECONDS: Final = 3.0
@@ -48,6 +48,8 @@ _OPTIONS: Final = (
 )
 _DEAF: Final = ("/bin/sh", "-c", 'trap "" INT TERM HUP TSTP; exec "$@"', "sh")
 """Starts a command that takes no notice of the terminal's signals, and can still ask there."""
+ASKS: Final = ("host-key", "ssh-denied")
+"""Codes of failures that an answer of the user may prevent."""
 _REASONS: Final = (
     ("host-key", r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED"),
     ("ssh-denied", r"Permission denied|Too many authentication failures"),
@@ -88,11 +90,6 @@ class Way:
             "echo 'jaccl-bootstrap: not found' >&2; exit 127"
         )
 
-    @property
-    def seconds(self) -> float:
-        """How long one request may take."""
-        return DOWNLOAD_SECONDS if self.uvx else ASK_SECONDS
-
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
@@ -105,6 +102,13 @@ class Host:
     mark: str = ""
     """In the environment of all that is started on this host, so that a last look finds it there: several hosts may be
     one."""
+    asks: bool = False
+    """ssh may ask the user, on the terminal."""
+
+    @property
+    def seconds(self) -> float:
+        """How long one request may take."""
+        return PATIENT_SECONDS if self.way.uvx or self.asks else ASK_SECONDS
 
     def arguments(self, words: Sequence[str]) -> list[str]:
         """Return the arguments of the process that runs `jaccl-bootstrap` with `words` on this host."""
@@ -112,8 +116,8 @@ class Host:
         if self.is_local:
             return [*named, sys.executable, "-P", "-m", "bootstrap", *words]
         command = shlex.join(["exec", *named, "/bin/sh", "-c", self.way.script(), "sh", *words])
-        asking = () if has_terminal() else ("-o", "BatchMode=yes")
-        return [*_DEAF, "ssh", *_OPTIONS, *asking, "--", self.name, command]
+        start = (*_DEAF, "ssh") if self.asks else ("ssh", "-o", "BatchMode=yes")
+        return [*start, *_OPTIONS, "--", self.name, command]
 
 
 def check_name(name: str) -> None:
@@ -123,8 +127,8 @@ def check_name(name: str) -> None:
         raise ConfigError(text, code="bad-hosts")
 
 
-def has_terminal() -> bool:
-    """Whether ssh can ask the user."""
+def can_ask() -> bool:
+    """Whether there is a terminal on which ssh can ask the user."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -190,7 +194,7 @@ class Connection:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 limit=MAX_LINE,
-                start_new_session=host.is_local or not has_terminal(),
+                start_new_session=not host.asks,
             )
         except OSError as error:
             raise HostError(host, f"cannot start ssh: {error.strerror}", code="ssh-missing") from error

@@ -49,6 +49,7 @@ PAIRS: list[tuple[type[Event], str, dict[str, Any]]] = [
     (events.Warned, "warning", {"message": "text"}),
     (events.Consequence, "consequence", {"stage": "link", "code": "link-lost", "message": "text"}),
     (events.Failed, "error", {"stage": "link", "code": "link-lost", "message": "text"}),
+    (events.SshAsks, "ssh-asks", {"host": "mac-b"}),
     (events.Ladders, "ladders", {"rows": []}),
     (events.Looked, "looked", {"host": "mac-b", "left": "", "not_checked": None}),
     (events.Output, "output", {"stream": "stdout", "line": "text"}),

@@ -1,5 +1,6 @@
 """The launcher's channel: what a rank makes of its lines, and of its end."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from bootstrap.control.run import Run, Stopped
+from bootstrap.control.running import EventQueue
 from bootstrap.launch.channel import (
     CHUNK,
     HEARTBEAT_SECONDS,
+    MAX_LINE,
     SILENCE_SECONDS,
     WINDOW,
     ChannelError,
@@ -30,6 +34,7 @@ from bootstrap.launch.channel import (
     plan_fields,
     plan_of,
 )
+from bootstrap.launch.launched import ProgramInput, following
 from bootstrap.plan import Plan
 from bootstrap.trust import encode_public_key
 from tests.bootstrap.conftest import CommandRun
@@ -138,30 +143,78 @@ def test_a_program_that_does_not_read_holds_up_no_stop(
         nothing_left(run, *group)
 
 
-@pytest.mark.parametrize("way", ["end", "silence", "garbage"])
-def test_a_rank_ends_with_its_launcher(
-    way: str, ranks: Callable[[int], list[Rank]], launched: Starting, nothing_left: Check
+def test_a_rank_ends_when_its_launcher_is_silent(
+    ranks: Callable[[int], list[Rank]], launched: Starting, nothing_left: Check
 ) -> None:
     """In order, with a reason of its own, which the other rank is told."""
     group = ranks(2)
-    zero, one = launched(
-        group, command=("/bin/sh", "-c", "trap 'echo saved; exit 0' TERM; echo begun; sleep 600 & wait")
-    )
+    program = "trap 'echo saved; exit 0' TERM; echo begun; sleep 600 & wait"
+    zero, one = launched(group, command=("/bin/sh", "-c", program))
     for number, run in enumerate((zero, one)):
         run.until(("output", number))
-    if way == "end":
-        one.close()
-    elif way == "silence":
-        one.hush()
-    else:
-        one.write(b'{"type":"start"}\n')
-    code = {"end": "launcher-gone", "silence": "launcher-silent", "garbage": "channel-malformed"}[way]
+    one.hush()
     assert [one.end(), zero.end()] == [125, 125], (one.events, zero.events)
-    assert (error(one)["code"], error(one)["rank"]) == (code, 1)
-    assert (error(zero)["code"], error(zero)["rank"]) == (code, 1)
+    for run in (one, zero):
+        assert (error(run)["code"], error(run)["rank"]) == ("launcher-silent", 1)
     assert "saved" in output(one)
     for run in (zero, one):
         nothing_left(run, *group)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        (b"", "launcher-gone"),
+        (encode(Heartbeat()) * 3, "launcher-gone"),
+        (b'{"type":"heart', "launcher-gone"),
+        (b"\n", "channel-malformed"),
+        (encode(Start(version="1", directory="/", plan={}, keys=[])), "channel-malformed"),
+        (encode(Stop(9)), "channel-malformed"),
+        (encode(Input(b"for nobody")), "channel-malformed"),
+        (encode(InputEnd()), "channel-malformed"),
+        (b"x" * (MAX_LINE + 1), "channel-malformed"),
+        (encode(Stop(15)) + encode(Heartbeat()), "SIGTERM"),
+    ],
+)
+def test_what_ends_a_run(lines: bytes, code: str) -> None:
+    """A rank without input is told `lines`, and then its channel ends."""
+
+    async def main() -> object:
+        reading, writing = os.pipe()
+        run = Run(EventQueue(), timeout=0, owns_process=False)
+
+        def write() -> None:
+            with os.fdopen(writing, "wb") as channel:
+                channel.write(lines)
+
+        async with following(run, reading, b"", None, lambda count: None):
+            await asyncio.to_thread(write)
+            with pytest.raises((ChannelError, Stopped)) as caught:
+                await run.main(lambda _: asyncio.Event().wait())
+        return caught.value
+
+    error = asyncio.run(main())
+    assert (error.code if isinstance(error, ChannelError) else str(error)) == code
+
+
+@pytest.mark.parametrize("told", [[Input(bytes(2 * WINDOW))], [InputEnd(), Input(b"x")], [Input(b"")]])
+def test_input_that_no_launcher_sends(told: list[Message]) -> None:
+    """More than a window that nobody has read, more after the end, or none."""
+
+    async def main() -> None:
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        program = ProgramInput(writing, lambda count: None)
+        try:
+            for message in told:
+                program.put(message.data) if isinstance(message, Input) else program.end()
+        finally:
+            program.close()
+            os.close(reading)
+
+    with pytest.raises(ChannelError) as caught:
+        asyncio.run(main())
+    assert caught.value.code == "channel-malformed"
 
 
 def test_an_ordinary_rank_goes_on_without_standard_input(up: Starting, pair: tuple[Rank, Rank]) -> None:

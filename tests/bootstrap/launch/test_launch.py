@@ -19,9 +19,9 @@ from bootstrap import events
 from bootstrap.hostfile import read_hostfile
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.cli.test_up_mlx_lm import SERVER, complete
-from tests.bootstrap.conftest import CommandRun, wait_until
+from tests.bootstrap.conftest import SCRIPTS, CommandRun, wait_until
 from tests.bootstrap.launch.sshd import Hosts
-from tests.bootstrap.ranks import Check, Start, error, of
+from tests.bootstrap.ranks import LINK_PORT, Check, Start, error, of
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 
 WAITS = ("--", "/bin/sh", "-c", "echo begun; exec sleep 600")
@@ -108,6 +108,50 @@ def test_a_rank_fails(hosts: Hosts, launch: Start, clean: Check) -> None:
     failure = error(run)
     assert (failure["code"], failure["rank"], failure["stage"]) == ("command-failed", 1, "command")
     assert [left for _, left, _ in looked(run)] == ["", ""]
+    clean()
+
+
+def fake_python(directory: Path, script: str) -> str:
+    """A program to be the Python of the other hosts; `"$@"` of the script are its arguments."""
+    fake = directory / "python"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    return str(fake)
+
+
+def test_a_rank_fails_in_its_init(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
+    """Its worker dies there, and says so; the other rank is in its own init."""
+    worker = f"exec {sys.executable} {SCRIPTS / 'command.py'} {SCRIPTS / 'dies_in_init.py'} up --launched"
+    python = fake_python(tmp_path, f'case "$*" in *--launched) {worker};; esac; exec {sys.executable} "$@"')
+    run = launch(["localhost", hosts.all[1].name], "--python", python)
+    assert run.end() == 3, (run.events, run.stderr)
+    failure = error(run)
+    assert (failure["code"], failure["rank"], failure["stage"]) == ("worker-died", 1, "worker")
+    assert [left for _, left, _ in looked(run)] == ["", ""]
+    clean()
+
+
+def test_ctrl_c_while_the_hosts_are_asked(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
+    python = fake_python(tmp_path, f"touch {tmp_path}/asked; exec cat >/dev/null")
+    run = launch([host.name for host in hosts.all[:2]], "--python", python)
+    wait_until((tmp_path / "asked").exists, "a host is asked")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130, (run.events, run.stderr)
+    assert [(event["event"], event["code"]) for event in run.events] == [("done", "interrupted")]
+    clean(soon=True)
+
+
+def test_a_host_is_not_ready(hosts: Hosts, launch: Start, clean: Check) -> None:
+    """The doctor has found something: nothing has started, and the table has its remedy."""
+    name, ip = hosts.all[1].name, hosts.all[1].ip
+    with socket.create_server((ip, LINK_PORT)):
+        run = launch(["localhost", name])
+        assert run.end() == 3, (run.events, run.stderr)
+    assert (error(run)["code"], error(run)["message"].split(": ")[:2]) == ("host-not-ready", [name, "link-port"])
+    (ladders,) = of(run, "ladders")
+    assert [(row["host"], row["ok"]) for row in ladders["rows"]] == [("localhost", True), (name, False)]
+    assert "lsof" in ladders["rows"][1]["check"]["remedy"]
+    assert [event["event"] for event in run.events] == ["ladders", "error", "done"]
     clean()
 
 

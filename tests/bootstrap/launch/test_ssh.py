@@ -2,7 +2,9 @@
 
 import asyncio
 import getpass
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 
 from bootstrap.errors import ConfigError
 from bootstrap.launch.asking import asking
-from bootstrap.launch.requests import Survey
+from bootstrap.launch.requests import Failed, Over, StorePin, Survey, decode_answer, encode
 from bootstrap.launch.ssh import Destination, Host, HostError, Way, check_name, destination
+from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3r1RX3dDHyJ0LYTGfEz7mOUBaXj3TYBGYgXuqQKTfH"
@@ -87,6 +90,34 @@ def test_a_host_that_answers_otherwise(script: str, code: str, words: str, hosts
     assert words in str(error)
 
 
+def test_a_host_that_waits_is_sent_heartbeats(hosts: Hosts, tmp_path: Path) -> None:
+    """`jaccl-bootstrap host` ends after 10 s without any, so it ends on a host that is cut off."""
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nread line; read line; test -z "$line" && touch {tmp_path}/beat; cat >/dev/null\n')
+    fake.chmod(0o755)
+
+    async def wait() -> None:
+        async with asking(Host(rank=1, name=hosts.all[1].name, is_local=False, way=Way(python=str(fake)))):
+            await asyncio.to_thread(wait_until, (tmp_path / "beat").exists, "two empty lines")
+
+    asyncio.run(wait())
+
+
+def test_the_host_command_ends_without_a_launcher(tmp_path: Path) -> None:
+    """It answers what it can, skips heartbeats, and ends with its input, or after 10 s without any."""
+    words = [sys.executable, "-P", "-m", "bootstrap", "host"]
+    env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as silent:
+        given = b'\n{"type":"nothing"}\n' + encode(StorePin(name="mac-b", key="no key"))
+        done = subprocess.run(words, input=given, capture_output=True, env=env, timeout=60, check=False)
+        answers = [decode_answer(line) for line in done.stdout.splitlines()]
+        assert (done.returncode, done.stderr) == (0, b"")
+        codes = [each.code for each in answers if isinstance(each, Failed)]
+        assert codes == ["bad-request", "bad-key"]
+        assert isinstance(answers[-1], Over)
+        assert silent.wait(60) == 0
+
+
 @pytest.mark.parametrize("way", [Way(python="/nowhere/python"), Way(python=sys._base_executable), Way(uvx=True)])
 def test_a_host_without_the_package(way: Way, hosts: Hosts) -> None:
     error = failure(hosts.all[1].name, way)
@@ -129,3 +160,42 @@ def test_names_that_ssh_or_a_shell_would_take_for_something_else(name: str) -> N
         check_name(name)
     assert caught.value.code == "bad-hosts"
     assert str(caught.value).isprintable()
+
+
+def test_an_unknown_host_key_is_asked_about_on_the_terminal(hosts: Hosts) -> None:
+    """One host after the other. The launcher does not read the answers, and Ctrl-C ends it at a question, too."""
+    hosts.trust([])
+    names = [host.name for host in hosts.all[:2]]
+    words = [sys.executable, "-P", "-m", "bootstrap", "launch", "--hostfile", str(hosts.hostfile(names)), "--", "true"]
+    # A leader of a session gets the first terminal that it opens.
+    lead = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.execv(sys.argv[2], sys.argv[2:])"
+    terminal, inner = os.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-c", lead, os.ttyname(inner), *words],
+        start_new_session=True,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**os.environ, **hosts.client_env},
+    )
+    os.close(inner)
+    try:
+        for name in names:
+            seen = _until(terminal, b"(yes/no/[fingerprint])? ")
+            assert f"{name}: ssh asks".encode() in seen
+            os.write(terminal, b"yes\n" if name == names[0] else b"\x03")
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+        run.wait()
+        os.close(terminal)
+
+
+def _until(terminal: int, wanted: bytes) -> bytes:
+    seen = b""
+    while wanted not in seen:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError as error:  # nobody has it open any more
+            raise AssertionError(seen.decode(errors="replace")) from error
+    return seen
