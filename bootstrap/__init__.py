@@ -17,6 +17,7 @@ from bootstrap.group import bootstrap, form_group
 from bootstrap.plan import BootstrapConfig, Plan
 
 if TYPE_CHECKING:
+    from bootstrap.launch.run import launch
     from bootstrap.link.side_channel import side_channel_factory
     from bootstrap.rank import rank
 
@@ -31,6 +32,7 @@ __all__ = [
     "TopologyWriteError",
     "bootstrap",
     "form_group",
+    "launch",
     "rank",
     "side_channel_factory",
 ]
@@ -39,7 +41,8 @@ __all__ = [
 class _Package(ModuleType):
     """This package. What needs an event loop is imported on first use: `--help` needs none.
 
-    `rank` is always the function: the import system would put the submodule of that name in its place.
+    `rank` and `launch` are always the functions: the import system would put the submodules of those names in their
+    place.
     """
 
     @property
@@ -53,6 +56,14 @@ class _Package(ModuleType):
     @rank.setter
     def rank(self, module: ModuleType) -> None:
         """Leave the submodule where it is found anyway, in sys.modules."""
+
+    @property
+    def launch(self) -> Any:
+        return import_module("bootstrap.launch.run").launch
+
+    @launch.setter
+    def launch(self, package: ModuleType) -> None:
+        """The same."""
 
 
 sys.modules[__name__].__class__ = _Package

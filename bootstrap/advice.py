@@ -35,6 +35,14 @@ ADVICE: Final[dict[str, Advice]] = {
         "one identity key stands for two ranks", "compare jaccl-bootstrap identity on each rank; pin what each prints"
     ),
     "devices-needed": _fix_first("only a pair's device can be guessed", "mlx.distributed_config, then --hostfile"),
+    # launch
+    "host-repeated": _fix_first("two of the names are one host", "name each host once"),
+    "no-cable": _fix_first(
+        "JACCL needs a Thunderbolt cable for each pair, or a ring of them", "connect the two, or use --backend ring"
+    ),
+    "no-common-network": _fix_first(
+        "the hosts are in no common IPv4 network, or a name leads elsewhere", "give the addresses in a --hostfile"
+    ),
     # lock
     "host-busy": _fix_first("another group is up on this host", "end it, or wait for its end"),
     "lock-failed": _fix_first(
@@ -108,6 +116,32 @@ ADVICE: Final[dict[str, Advice]] = {
             "wrong-owner",
         ),
         _fix_first("the file of the identity key, or of the pins, is not as it has to be", "do as the message says"),
+    ),
+    # launch
+    "launcher-gone": Advice("jaccl-bootstrap launch was killed, or its ssh connection broke", "launch again"),
+    "launcher-silent": Advice("jaccl-bootstrap launch hangs, or the network is down", "launch again"),
+    "host-not-ready": _fix_first("the doctor has found something there", "do what the table says for that host"),
+    "ssh-missing": _fix_first("OpenSSH's client is not installed here", "install it: which ssh"),
+    "ssh-failed": Advice("the host is off, its Remote Login is off, or its name is wrong", "try: ssh HOST true"),
+    "ssh-denied": _fix_first("this user's ssh key is not known there", "ssh-copy-id HOST, then try: ssh HOST true"),
+    "ssh-lost": Advice("the network between here and that host broke", "see whether: ssh HOST true"),
+    "host-key": _fix_first("ssh does not know the host's key, or knows another one", "ssh HOST, and read what it says"),
+    "host-silent": Advice("the host hangs, or ssh waits for an answer", "try: ssh HOST true"),
+    "host-answer": _fix_first(
+        "the shell's startup files there print something", "try: ssh HOST true, which prints nothing"
+    ),
+    "rank-lost": Advice(
+        "somebody killed the rank, or ssh: the system, short of memory, or a user", "see the log there"
+    ),
+    "package-missing": _fix_first(
+        "the package is not installed there, or not where ssh looks", "install it there, or use --python or --uvx"
+    ),
+    "channel-malformed": _fix_first(
+        "something else than jaccl-bootstrap launch uses --launched, or its shell prints", "leave --launched to launch"
+    ),
+    "identity-changed": Advice("the identity key was replaced meanwhile", "launch again"),
+    "package-version": _fix_first(
+        "the hosts have different versions of cluster-wireproto", "install the same on all, or use --python or --uvx"
     ),
     # ports
     "port-in-use": _fix_first("another program, or an earlier group, has the port", "lsof -nP -iTCP:PORT"),

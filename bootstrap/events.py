@@ -258,6 +258,28 @@ class Failed(Event, frozen=True, tag="error"):
     """Whether to try again: see `bootstrap.advice`."""
 
 
+class SshAsks(Event, frozen=True):
+    """A launch: ssh asks the user about its rank's host, on the terminal."""
+
+    host: str
+
+
+class Ladders(Event, frozen=True):
+    """A launch: each host's first check that is not as it has to be, or null."""
+
+    rows: list[dict[str, object]]
+
+
+class Looked(Event, frozen=True):
+    """A launch has looked for what its rank has left on a host."""
+
+    host: str
+    left: str
+    """What is there; empty for nothing."""
+    not_checked: str | None
+    """Why nobody can tell; None where the host has answered."""
+
+
 class Output(Event, frozen=True):
     """A line that the command wrote, or a part of one."""
 

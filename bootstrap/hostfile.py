@@ -4,7 +4,7 @@
      "hosts": [{"ssh": "name", "ips": ["169.254.1.1"], "rdma": [null, "rdma_en5"]}, …]}
 
 or the bare array of hosts. `mlx.distributed_config` writes such files. Every file that mlx.launch can run for 2 to 64
-hosts is read here, with the same meaning; keys that only concern ssh are ignored.
+hosts is read here, with the same meaning; other keys are ignored.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bootstrap.errors import ConfigError
-from bootstrap.files import read_file
+from bootstrap.files import read_file, write_file
 from bootstrap.network import holds
 from bootstrap.plan import BackendChoice, Plan, check_backend, check_devices, check_ip, check_size
 from wireproto.codec.json_scanner import Scanner
@@ -58,6 +58,8 @@ class Hostfile:
     """JACCL forms a ring even if the devices make a mesh: the backend is `jaccl-ring`, or `envs` set MLX_JACCL_RING."""
     envs: tuple[tuple[str, str], ...] = ()
     """Variables for every rank's process, as (name, value); a later one replaces an earlier one of the same name."""
+    ssh: tuple[str | None, ...] = field(default=(), compare=False)
+    """How ssh reaches each host, such as `user@name`; None where the file does not say."""
     names: tuple[str, ...] = field(default=(), compare=False)
     """The names in `ssh` and `ips`, without users."""
     ignored_envs: tuple[str, ...] = ()
@@ -86,6 +88,23 @@ class Hostfile:
             envs=self.envs + envs,
             **options,
         )
+
+    def to_json(self) -> bytes:
+        """Return the file, as mlx.distributed_config writes it."""
+        has_variable = any(name in _RING_VARIABLES for name, _ in self.envs)
+        backend = "jaccl-ring" if self.jaccl_ring and not has_variable else self.backend
+        rows = [[]] * len(self.ips) if self.devices is None else self.devices
+        hosts = [
+            {**({} if ssh is None else {"ssh": ssh}), "ips": ips, "rdma": row}
+            for ssh, ips, row in zip(self.ssh or [None] * len(self.ips), self.all_ips, rows, strict=True)
+        ]
+        envs = [f"{name}={value}" for name, value in self.envs]
+        content = {"backend": "" if backend == "auto" else backend, "envs": envs, "hosts": hosts}
+        return json.dumps(content, indent=4).encode() + b"\n"
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all, for its owner alone. Raise TopologyWriteError."""
+        write_file(path, self.to_json())
 
     def own_rank(self) -> int:
         """Return the only rank with an address of this host. Raise ConfigError (`bad-rank`) for none or several."""
@@ -167,6 +186,7 @@ def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
         backend=choice,
         jaccl_ring=jaccl_ring,
         envs=variables,
+        ssh=tuple(_ssh(host) for host in content),
         names=_names(content),
         ignored_envs=ignored,
     )
@@ -222,6 +242,11 @@ def _texts(rank: int, host: object) -> tuple[list[object], str | None]:
     if not _NAME.fullmatch(name):
         raise _no_address(rank, f"{name!r} is not a host name")
     return [], name
+
+
+def _ssh(host: object) -> str | None:
+    ssh = host.get("ssh") if isinstance(host, dict) else None
+    return ssh if isinstance(ssh, str) else None
 
 
 def _names(hosts: list[object]) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
+from typing import NamedTuple
 
 from bootstrap.errors import BootstrapError
 
@@ -40,6 +41,27 @@ def interfaces() -> list[tuple[str, IPv4Address]]:
         for name, entries in psutil.net_if_addrs().items()
         for entry in entries
         if entry.family == socket.AF_INET
+    ]
+
+
+class Network(NamedTuple):
+    """An interface that is up, one of its addresses with the network, and its speed in Mb/s if the system knows it."""
+
+    interface: str
+    address: IPv4Interface
+    speed: int | None
+
+
+def networks() -> list[Network]:
+    """Return the IPv4 networks that this host is in, by interface."""
+    import psutil
+
+    stats = psutil.net_if_stats()
+    return [
+        Network(name, IPv4Interface(f"{entry.address}/{entry.netmask or 32}"), stats[name].speed or None)
+        for name, entries in psutil.net_if_addrs().items()
+        for entry in entries
+        if entry.family == socket.AF_INET and name in stats and stats[name].isup
     ]
 
 

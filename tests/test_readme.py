@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from configparser import ConfigParser
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +25,7 @@ from bootstrap.cli.app import app
 from bootstrap.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.conftest import wait_until
+from tests.bootstrap.launch.sshd import Hosts, ssh_hosts
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 from tests.wireproto.conformance.trying import free_port
 from wireproto.session import KeySigner
@@ -45,6 +46,8 @@ DOCTOR = "jaccl-bootstrap doctor"
 TOGETHER = (
     "jaccl-bootstrap identity --identity",
     "jaccl-bootstrap pin",
+    "jaccl-bootstrap launch",
+    "jaccl-bootstrap pair",
     "jaccl-bootstrap up",
     "jaccl-bootstrap demo",
     "wireproto inspect",
@@ -102,13 +105,67 @@ def macs(tmp_path: Path) -> Macs:
     return Macs(tmp_path)
 
 
-def test_two_ranks_run_a_command(macs: Macs, tmp_path: Path) -> None:
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts with the names of README's, by OpenSSH on loopback."""
+    variables = {"PATH": ENVIRONMENT["PATH"], "HF_HOME": str(tmp_path), **OFFLINE, **NO_COMPILER}
+    with ssh_hosts(tmp_path / "hosts", 2, variables) as found:
+        yield found
+
+
+def launching(hosts: Hosts) -> dict[str, str]:
+    """The variables of a third host."""
+    home = str(hosts.directory)
+    return {**ENVIRONMENT, "PATH": f"{hosts.path}:{ENVIRONMENT['PATH']}", "XDG_CONFIG_HOME": home}
+
+
+def test_a_command_is_launched(hosts: Hosts, tmp_path: Path) -> None:
     (tmp_path / "serve.py").write_text(SERVE)
-    ups = [f"cd {tmp_path} && {up}" for up in macs.commands("jaccl-bootstrap up", "-- python serve.py")]
-    with ThreadPoolExecutor() as both:
-        done = list(both.map(run, ups, macs.homes))
-    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
-    assert [f"[rank {rank}] sum 3" in each.stdout for rank, each in enumerate(done)] == [True, True]
+    (command,) = (each for each in COMMANDS if each.startswith("jaccl-bootstrap launch") and each.endswith("serve.py"))
+    done = subprocess.run(
+        shlex.split(command),
+        cwd=tmp_path,
+        env=launching(hosts),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [f"[rank {rank}] sum 3\n" in done.stdout for rank in (0, 1)] == [True, True]
+
+
+def test_two_macs_are_paired(hosts: Hosts, tmp_path: Path) -> None:
+    (command,) = (each for each in COMMANDS if each.startswith("jaccl-bootstrap pair"))
+    done = subprocess.run(
+        shlex.split(command), env=launching(hosts), capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"pinned here: mac-b\.local ([0-9a-f]{4}:){3}", done.stdout)
+
+
+def test_a_model_is_served_by_one_command(hosts: Hosts, tmp_path: Path) -> None:
+    (command,) = (each for each in COMMANDS if each.startswith("jaccl-bootstrap launch") and "DIR" in each)
+    (tmp_path / "model").mkdir()
+    model, port = write_model(tmp_path / "model"), free_port("127.0.0.1")
+    words = [*shlex.split(command.replace("DIR", str(model))), "--port", str(port)]
+    run = subprocess.Popen(
+        words,
+        env=launching(hosts),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until(lambda: listens(port, [run]), "rank 0's server listens")
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[0]
+        assert run.returncode == 130, said
+        assert said.count("nothing is left") == 2, said
+    finally:
+        run.kill()
+        run.wait()
 
 
 def test_two_ranks_serve_a_model(macs: Macs, tmp_path: Path) -> None:
@@ -133,7 +190,7 @@ def test_two_ranks_serve_a_model(macs: Macs, tmp_path: Path) -> None:
 
 
 def listens(port: int, runs: "list[subprocess.Popen[str]]") -> bool:
-    assert [each.poll() for each in runs] == [None, None], [each.communicate()[0] for each in runs]
+    assert {each.poll() for each in runs} == {None}, [each.communicate()[0] for each in runs]
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
@@ -207,7 +264,7 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
     assert len(ALONE) >= 4
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 11
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 12
 
 
 @pytest.mark.parametrize("target", TARGETS)

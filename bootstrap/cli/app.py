@@ -6,7 +6,10 @@ import typer
 
 from bootstrap.cli import devices as devices_cli
 from bootstrap.cli import doctor as doctor_cli
+from bootstrap.cli import host as host_cli
 from bootstrap.cli import identity as identity_cli
+from bootstrap.cli import launch as launch_cli
+from bootstrap.cli import pair as pair_cli
 from bootstrap.cli import up as up_cli
 from bootstrap.cli.options import (
     BackendOption,
@@ -24,7 +27,7 @@ app = new_app(
     "jaccl-bootstrap",
     "Form one MLX group out of several processes, set off by a jacclBootstrap frame.\n\n"
     "Example: jaccl-bootstrap demo\n\n"
-    "`up` needs the other rank's key: see `identity` and `pin`. `doctor` says what is missing.",
+    "`launch` starts all ranks over ssh. `up` starts one by hand: see `identity` and `pin`.",
 )
 
 
@@ -81,5 +84,8 @@ def demo(
 
 devices_cli.register(app)
 doctor_cli.register(app)
+host_cli.register(app)
 identity_cli.register(app)
+launch_cli.register(app)
+pair_cli.register(app)
 up_cli.register(app)

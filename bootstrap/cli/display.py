@@ -10,6 +10,8 @@ from typing import Final, cast
 
 from bootstrap.control.output import Lines, Output, Stream, whole_characters
 from bootstrap.events import EventDict
+from bootstrap.launch.channel import Taken, encode
+from bootstrap.launch.table import Row, render
 
 LINES: Final = {
     "started": "started, process {pid}",
@@ -42,6 +44,8 @@ LINES: Final = {
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
     "running": "{program} runs in the group: {readiness}",
+    "ssh-asks": "{host}: ssh asks",
+    "looked": "{host}: {found}",
     "sum-skipped": "no sum made, rank and size are the check: {reason}",
 }
 DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
@@ -54,24 +58,28 @@ RETRY: Final = {
     "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
 }
 RANK_COLOURS: Final = ("36", "35", "33", "34")
+_Source = tuple[int | None, str]
+"""A rank, and a stream of its program's."""
 _PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
 
 
 class PlainDisplay:
     """One line per step on stdout, as it happens; log lines and errors on stderr. A command's bytes pass unchanged."""
 
+    _is_coloured = False
+
     def __init__(self, prog: str, output: Output, has_prefix: bool = True) -> None:
         self._prog = prog
         self._output = output
         self._has_prefix = has_prefix
         self._pongs: dict[tuple[object, object], EventDict] = {}
-        self._held: dict[str, bytes] = {}
-        self._open: set[str] = set()  # streams whose line has begun and not ended
+        self._held: dict[_Source, bytes] = {}
+        self._open: set[_Source] = set()  # whose line has begun and not ended
 
     def event(self, event: EventDict) -> None:
         if self._is_routine(event):
             return
-        if event["event"] in ("environment-set", "output", "done", "error"):
+        if event["event"] in ("environment-set", "output", "done", "error", "ssh-asks"):
             self._output.spin(None)
         if event["event"] == "error":
             where = "" if event["rank"] is None else f"rank {event['rank']}: "
@@ -83,31 +91,44 @@ class PlainDisplay:
             )
             for line in () if event["code"] == "output-failed" else advice:  # its reader has enough with one line
                 self._line("stderr", line)
+        elif event["event"] == "ladders":
+            self._ladders(event)
         elif event["event"] != "done" or event["ok"] or event.get("stopped"):
             self.step(*columns(event))
 
     def step(self, when: str, who: str, what: str) -> None:
         self._line("stdout", f"{when}  {who}  {what}")
 
+    def _ladders(self, event: EventDict) -> None:
+        """Show the table of all hosts, if anything is wrong on one."""
+        rows = [Row.of_json(row) for row in cast("list[EventDict]", event["rows"])]
+        if any(row.check is not None for row in rows):
+            for line in render(rows, terminal=self._is_coloured).splitlines():
+                self._line("stdout", line)
+
     def log(self, rank: int | None, line: str) -> None:
         self._line("stderr", line if rank is None else f"[rank {rank}] {line}")
 
     def output(self, rank: int | None, stream: str, data: bytes) -> None:
         """Show bytes of a command at once, each line after its rank. No character is split by another line."""
-        text = self._held.pop(stream, b"") + data
+        source = rank, stream
+        text = self._held.pop(source, b"") + data
         if data:
-            text, self._held[stream] = whole_characters(text)
-        prefix = f"[rank {rank}] ".encode() if self._has_prefix else b""
+            text, self._held[source] = whole_characters(text)
+        prefix = self._prefix(rank).encode() if self._has_prefix else b""
         shown = bytearray()
         for piece in _PIECES.findall(text):
-            if stream not in self._open:
+            if source not in self._open:
                 self._end_open_lines(stream)
                 shown += prefix
             shown += piece
-            (self._open.discard if piece.endswith((b"\n", b"\r")) else self._open.add)(stream)
+            (self._open.discard if piece.endswith((b"\n", b"\r")) else self._open.add)(source)
         self._output.write(cast(Stream, stream), bytes(shown))
         if not data:
             self._end_open_lines(stream)
+
+    def _prefix(self, rank: int | None) -> str:
+        return f"[rank {rank}] "
 
     def quiet(self, rank: int | None, stream: str) -> None:
         pass
@@ -133,8 +154,8 @@ class PlainDisplay:
 
     def _end_open_lines(self, stream: str) -> None:
         """End the unfinished lines in the file of a stream, so that no other line sticks to them."""
-        for each in [each for each in self._open if each == stream or self._output.same_file()]:
-            self._output.write(cast(Stream, each), b"\n")
+        for each in [each for each in self._open if each[1] == stream or self._output.same_file()]:
+            self._output.write(cast(Stream, each[1]), b"\n")
             self._open.discard(each)
 
 
@@ -160,11 +181,34 @@ class JsonDisplay(PlainDisplay):
 class TerminalDisplay(PlainDisplay):
     """The same lines in colour, above a spinner until a command runs."""
 
+    _is_coloured = True
+
     def step(self, when: str, who: str, what: str) -> None:
-        colour = RANK_COLOURS[int(who.split()[-1]) % len(RANK_COLOURS)] if who.startswith("rank") else "1;32"
+        colour = _colour(int(who.split()[-1])) if who.startswith("rank") else "1;32"
         good = what.startswith(("group ready", "sum checked")) or colour == "1;32"
         text = f"\x1b[32m{what}\x1b[0m" if good else what
         self._line("stdout", f"\x1b[2m{when}\x1b[0m  \x1b[{colour}m{who}\x1b[0m  {text}")
+
+    def _prefix(self, rank: int | None) -> str:
+        return f"\x1b[{_colour(rank)}m[rank {rank}]\x1b[0m "
+
+
+def _colour(rank: int | None) -> str:
+    return RANK_COLOURS[(rank or 0) % len(RANK_COLOURS)]
+
+
+class ChannelDisplay(JsonDisplay):
+    """All for the launcher, on stdout: log lines are events, too."""
+
+    def event(self, event: EventDict) -> None:
+        self._output.line("stdout", json.dumps(event))
+
+    def log(self, rank: int | None, line: str) -> None:
+        self.event({"event": "log", "rank": rank, "line": line, "t_ms": None})
+
+    def taken(self, count: int) -> None:
+        """Say how many bytes of input the program was given so far."""
+        self._output.write("stdout", encode(Taken(count)))
 
 
 class _LogLines(logging.Handler):
@@ -179,12 +223,18 @@ class _LogLines(logging.Handler):
 
 
 @contextmanager
+def channel_display(prog: str) -> Iterator[ChannelDisplay]:
+    """Give the display of a rank that a launcher has started."""
+    output = Output()
+    with _log_lines(output):
+        yield ChannelDisplay(prog, output)
+
+
+@contextmanager
 def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -> Iterator[PlainDisplay]:
     """Give the display that suits stdout; without a prefix a command's lines are as it wrote them."""
     output = Output()
-    handler, logger = _LogLines(output), logging.getLogger("bootstrap")
-    logger.addHandler(handler)
-    try:
+    with _log_lines(output):
         if as_json:
             yield JsonDisplay(prog, output)
         elif output.is_terminal:
@@ -192,6 +242,15 @@ def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -
             yield (PlainDisplay if os.environ.get("NO_COLOR") else TerminalDisplay)(prog, output, has_prefix)
         else:
             yield PlainDisplay(prog, output, has_prefix)
+
+
+@contextmanager
+def _log_lines(output: Output) -> Iterator[None]:
+    """Write this process's log lines to `output` inside the block, and let all that is written leave at its end."""
+    handler, logger = _LogLines(output), logging.getLogger("bootstrap")
+    logger.addHandler(handler)
+    try:
+        yield
     finally:
         logger.removeHandler(handler)
         output.close()
@@ -215,8 +274,20 @@ def columns(event: EventDict) -> tuple[str, str, str]:
         fields["readiness"] = (
             "every rank is ready" if event["all_ready"] else "this rank is ready, the others cannot say"
         )
+    if event["event"] == "looked":
+        fields["found"] = _found(event)
     if event["event"] == "reaped":
         fields["processes"] = " ".join(map(str, cast(list[int], event["pids"])))
     if event["event"] == "link-lost":
         fields["retry"] = "" if event["retry_s"] is None else f"; again in {event['retry_s']:g} s"
-    return when, f"rank {event['rank']}", LINES[str(event["event"])].format_map(fields)
+    return (
+        when,
+        "launch" if event["rank"] is None else f"rank {event['rank']}",
+        LINES[str(event["event"])].format_map(fields),
+    )
+
+
+def _found(event: EventDict) -> str:
+    if event["not_checked"] is not None:
+        return f"not checked, since {event['not_checked']}"
+    return f"left there: {event['left']}" if event["left"] else "nothing is left"

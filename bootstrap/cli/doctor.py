@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bootstrap.doctor.system import Call
     from bootstrap.plan import BackendChoice
     from wireproto.jaccl.topology import DeviceEntry
-
-MARKS: Final = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "red"), "skipped": ("–", "dim")}
 
 
 def register(app: typer.Typer) -> None:
@@ -179,6 +177,8 @@ def _writer() -> Callable[["Check"], None]:
         return _show_plain
     from rich.console import Console
     from rich.text import Text
+
+    from bootstrap.doctor.checks import MARKS
 
     console = Console(highlight=False)
 

@@ -1,7 +1,7 @@
-"""`--log-dir`: what a rank's program and its MLX write, in a file for each attempt."""
+"""`--log-dir`: what each rank's program and its MLX write, in a file for each attempt."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +16,46 @@ from bootstrap.link.record import Record
 class LogFiles:
     """A display that keeps whole lines in `rank-R.N.log`, N from 1 on, and passes everything on to another."""
 
-    def __init__(self, display: PlainDisplay, directory: Path, rank: int) -> None:
-        self._display, self._directory, self._rank = display, directory, rank
+    def __init__(self, display: PlainDisplay, directory: Path, ranks: Sequence[int]) -> None:
+        self._display = display
+        self._files = {}
+        try:
+            for rank in ranks:
+                self._files[rank] = _RankFile(directory, rank)
+        except BaseException:
+            self.close()
+            raise
+        self.quiet, self.full, self.failed = display.quiet, display.full, display.failed
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def event(self, event: EventDict) -> None:
+        if event["event"] == "restarting" and event["rank"] in self._files:
+            self._files[event["rank"]].begin()
+        self._display.event(event)
+
+    def log(self, rank: int | None, line: str) -> None:
+        if rank in self._files:
+            self._files[rank].put([line.encode(errors="backslashreplace")])
+        self._display.log(rank, line)
+
+    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+        if rank in self._files:
+            self._files[rank].output(stream, data)
+        self._display.output(rank, stream, data)
+
+
+class _RankFile:
+    """The file of a rank's attempt."""
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        self._directory, self._rank = directory, rank
         self._attempt = 0
         self._held: dict[str, bytes] = {}
         self._descriptor: int | None = None
         self.begin()
-        self.quiet, self.full, self.failed = display.quiet, display.full, display.failed
 
     def begin(self) -> None:
         """Go on in the next attempt's file."""
@@ -41,33 +74,29 @@ class LogFiles:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def event(self, event: EventDict) -> None:
-        if event["event"] == "restarting":
-            self.begin()
-        self._display.event(event)
+    def put(self, lines: Sequence[bytes]) -> None:
+        self._file.put(b"".join(line + b"\n" for line in lines))
 
-    def log(self, rank: int | None, line: str) -> None:
-        self._file.put(line.encode(errors="backslashreplace") + b"\n")
-        self._display.log(rank, line)
-
-    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+    def output(self, stream: str, data: bytes) -> None:
+        """Take bytes of the program; b"" ends the stream."""
         *lines, rest = (self._held.pop(stream, b"") + data).split(b"\n")
         if rest and (not data or len(rest) >= LONGEST_LINE):
             lines, rest = [*lines, rest], b""
         if rest:
             self._held[stream] = rest
         if lines:
-            self._file.put(b"".join(line + b"\n" for line in lines))
-        self._display.output(rank, stream, data)
+            self.put(lines)
 
 
 @contextmanager
-def log_files(display: PlainDisplay, directory: Path | None, rank: int) -> Iterator["PlainDisplay | LogFiles"]:
-    """Give the display with log files inside the block; as it is where there is no directory for them."""
+def log_files(
+    display: PlainDisplay, directory: Path | None, ranks: Sequence[int]
+) -> Iterator["PlainDisplay | LogFiles"]:
+    """Give the display with log files of the ranks inside the block; as it is where there is no directory for them."""
     if directory is None:
         yield display
         return
-    files = LogFiles(display, directory, rank)
+    files = LogFiles(display, directory, ranks)
     try:
         yield files
     finally:

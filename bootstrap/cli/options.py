@@ -1,14 +1,56 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they mean."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bootstrap.errors import ConfigError
+from bootstrap.plan import Runs
 from wireproto.messages import Revision
+
+if TYPE_CHECKING:
+    from bootstrap.launch.ssh import Way
 
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
 RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
 CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
 KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that open them.")]
+PythonOption = Annotated[str | None, typer.Option(metavar="PATH", help="The other hosts' Python with this package.")]
+UvxOption = Annotated[bool, typer.Option("--uvx", help="Run this package from an index there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object a line, the last one `done`.")]
+
+
+def runs(module: bool, script: bool, program: Sequence[str] | None) -> Runs:
+    """Return how PROGRAM runs."""
+    if module and script:
+        raise ConfigError("-m and --script exclude each other", code="bad-command")
+    if (module or script) and not program:
+        raise ConfigError("give the name of a program behind -m or --script", code="bad-command")
+    return "module" if module else "script" if script else "command"
+
+
+def way(python: str | None, uvx: bool) -> "Way":
+    """Return how this package is started on other hosts."""
+    from bootstrap.launch.ssh import Way
+
+    if python is not None and uvx:
+        raise ConfigError("--python and --uvx exclude each other", code="bad-command")
+    return Way(python=python, uvx=uvx)
+
+
+def ports(text: str) -> tuple[int, ...]:
+    """Return the link ports: one, or one for each rank."""
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise ConfigError(f"link port {text!r} is wrong, use a number, or one for each rank", code="bad-port") from None
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Return the name and the value of `NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--env {text!r} is wrong, use NAME=VALUE", code="bad-env")
+    return name, value

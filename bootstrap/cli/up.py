@@ -15,6 +15,9 @@ from bootstrap.cli.options import (
     JsonOption,
     KeyLogOption,
     RevisionOption,
+    ports,
+    runs,
+    variable,
 )
 from bootstrap.errors import BootstrapError, ConfigError, IdentityError
 from bootstrap.network import interfaces
@@ -31,6 +34,8 @@ class _Command(TyperCommand):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         for name, option in _long_names(self).items():
+            if name == "launched":  # only the launcher gives it
+                continue
             option.envvar, option.show_envvar = VARIABLES + name.upper().replace("-", "_"), False
 
 
@@ -55,7 +60,7 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"cannot read {path}: {reason}", ctx=context) from error
     options = _long_names(cast(TyperCommand, context.command))
     names = {**{name: str(each.name) for name, each in options.items()}, "program": "program"}
-    if unknown := given.keys() - names.keys() | given.keys() & {"config", "help"}:
+    if unknown := given.keys() - names.keys() | given.keys() & {"config", "help", "launched"}:
         raise typer.BadParameter(f"{path} has {', '.join(sorted(unknown))}, which is no option of `up`", ctx=context)
     repeatable = {name for name, each in options.items() if each.multiple}
     context.default_map = {
@@ -112,6 +117,7 @@ def up(
     ] = "link",
     extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
     session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
+    launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
@@ -132,6 +138,7 @@ def up(
     import asyncio
 
     from bootstrap.cli.display import display_for
+    from bootstrap.cli.launched import run_launched
     from bootstrap.cli.log_files import log_files
     from bootstrap.cli.ready import Readiness
     from bootstrap.control.run import execute
@@ -140,23 +147,21 @@ def up(
     from bootstrap.rank import run_for
     from bootstrap.trust import Trust
 
+    if launched:
+        return run_launched(context.command_path)
     try:
         if extensions not in ("on", "off"):
             raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
-        if module and script:
-            raise ConfigError("-m and --script exclude each other", code="bad-command")
-        if (module or script) and not program:
-            raise ConfigError("give the name of a program behind -m or --script", code="bad-command")
         if interface is not None:
             own_ip = _address_of(interface)
         options: dict[str, Any] = {
-            "link_ports": _ports(link_port),
+            "link_ports": ports(link_port),
             "port": coordinator_port,
             "session_id": session_id or new_session_id(),
             "backend": backend,
-            "envs": tuple(_variable(text) for text in env or ()),
+            "envs": tuple(variable(text) for text in env or ()),
             "command": tuple(program or ()),
-            "runs": "module" if module else "script" if script else "command",
+            "runs": runs(module, script, program),
             "cwd": cwd,
             "stdin": stdin,
             "revision": Revision(revision),
@@ -180,7 +185,7 @@ def up(
             open_key_log() as key_log,
             open_capture(capture) as recorded,
             display_for(context.command_path, f"rank {plan.rank} of {plan.size}", as_json, not no_prefix) as shown,
-            log_files(shown, log_dir, plan.rank) as display,
+            log_files(shown, log_dir, [plan.rank]) as display,
         ):
             run = run_for(plan, display)
             readiness = Readiness(run, ready_file)
@@ -208,20 +213,6 @@ def _rank(text: str) -> int | Literal["auto"]:
     if text != "auto" and not (text.isascii() and text.isdecimal()):
         raise ConfigError(f"rank {text!r} is wrong, use a number, or auto", code="bad-rank")
     return "auto" if text == "auto" else int(text)
-
-
-def _ports(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(each) for each in text.split(","))
-    except ValueError:
-        raise ConfigError(f"link port {text!r} is wrong, use a number, or one for each rank", code="bad-port") from None
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--env {text!r} is wrong, use NAME=VALUE", code="bad-env")
-    return name, value
 
 
 def _address_of(interface: str) -> str:

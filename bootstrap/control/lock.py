@@ -177,6 +177,11 @@ async def host_lock(ip: str, link_port: int) -> AsyncIterator[Lock]:
         lock._release()
 
 
+def record_of(ip: str, link_port: int) -> Record | None:
+    """Return the record of the last run on the host with address `ip`; None if it left nothing, or cannot be read."""
+    return _read(record_path(ip, link_port))
+
+
 def holder(ip: str, link_port: int = 7777) -> Process | None:
     """Return who holds the lock of the host with address `ip`, `UNKNOWN` if no record says; None if nobody does."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -184,7 +189,7 @@ def holder(ip: str, link_port: int = 7777) -> Process | None:
             probe.bind(lock_address(ip, link_port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                record = _read(record_path(ip, link_port))
+                record = record_of(ip, link_port)
                 return UNKNOWN if record is None else record.holder
     return None
 
@@ -201,7 +206,7 @@ async def _bound(ip: str, link_port: int) -> socket.socket:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise LockError(f"cannot take the host's lock: {error.strerror}", code="lock-failed") from error
-            record = _read(record_path(ip, link_port))
+            record = record_of(ip, link_port)
             who = "another process" if record is None else f"process {record.holder.pid}"
             limit = UNKNOWN_SECONDS if record is None else 0.0 if record.holder.alive() else TIDY_SECONDS
             if clock() - began >= limit:

@@ -38,11 +38,11 @@ class Lines:
 
     def __init__(self, show: Callable[[EventDict], None]) -> None:
         self._show = show
-        self._held: dict[str, bytes] = {}
+        self._held: dict[tuple[int | None, str], bytes] = {}
 
     def take(self, rank: int | None, stream: str, data: bytes) -> None:
         """Take bytes as they come; b"" ends the stream."""
-        *lines, rest = (self._held.pop(stream, b"") + data).split(b"\n")
+        *lines, rest = (self._held.pop((rank, stream), b"") + data).split(b"\n")
         for line in lines:
             self._line(rank, stream, line.removesuffix(b"\r"))
         while len(rest) >= LONGEST_LINE:
@@ -51,11 +51,12 @@ class Lines:
         if rest and not data:
             self._line(rank, stream, rest)
         elif rest:
-            self._held[stream] = rest
+            self._held[rank, stream] = rest
 
     def quiet(self, rank: int | None, stream: str) -> None:
         """Show the beginning of a line: a prompt, or a progress bar."""
-        text, self._held[stream] = whole_characters(self._held.pop(stream, b""))
+        key = rank, stream
+        text, self._held[key] = whole_characters(self._held.pop(key, b""))
         if text:
             self._line(rank, stream, text, partial=True)
 

@@ -111,8 +111,8 @@ def execute(
     except BootstrapError as error:
         failure = {"code": error.code}
         # Where another rank failed first, the command's end is a consequence, and its status is still the exit code.
-        commands = [each for each in (error, error.__cause__) if isinstance(each, CommandError)]
-        code = commands[0].exit_code if commands else EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN
+        codes = [getattr(each, "exit_code", None) for each in (error, error.__cause__)]  # a command's, if there is one
+        code = next(filter(None, codes), EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN)
         if isinstance(error, PeerError) and error.code == "interrupted":
             code, failure = EXIT_OK, {}  # another rank was stopped by its user
             run.summary["stopped"] = True
@@ -294,18 +294,19 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_IGN and number == signal.SIGHUP:
                 continue  # nohup asked for that
-            loop.add_signal_handler(number, self._interrupt, number)
-        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
-        loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self._reap_orphans))
+            loop.add_signal_handler(number, self.interrupt, number)
+        loop.add_signal_handler(signal.SIGTSTP, self.suspend)
+        loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self.reap_orphans))
 
-    def _interrupt(self, number: int) -> None:
+    def interrupt(self, number: int) -> None:
+        """End the run as a signal does; a second SIGINT ends all graces."""
         if self._stop_reason is not None and number == signal.SIGINT:  # a second Ctrl-C
             self._hurries = True
             for child in self._children:
                 child.hurry.set()
         self.stop(Stopped(number))
 
-    def _suspend(self) -> None:
+    def suspend(self) -> None:
         """Ctrl-Z stops the children too; they go on with this process."""
         for child in self._children:
             child.send(signal.SIGSTOP)  # SIGTSTP has no effect in a session without a terminal
@@ -313,7 +314,7 @@ class Run:
         for child in self._children:
             child.send(signal.SIGCONT)
 
-    def _reap_orphans(self) -> None:
+    def reap_orphans(self) -> None:
         """Reap descendants that became this process's children and have ended."""
         keep = self._before | self.watchers.children | {child.pid for child in self._children}
         with suppress(OSError, psutil.Error):

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     import psutil
 
 Verdict = Literal["green", "yellow", "red", "skipped"]
+MARKS: Final[dict[Verdict, tuple[str, str]]] = {
+    "green": ("✓", "green"),
+    "yellow": ("!", "yellow"),
+    "red": ("✗", "red"),
+    "skipped": ("–", "dim"),
+}
+"""How a verdict looks on a terminal: a mark and its colour."""
 
 FIRST_MACOS: Final = (26, 2)
 MLX_SECONDS: Final = 15.0  # the first import after an installation reads much from the disk
@@ -167,9 +174,9 @@ def thunderbolt() -> tuple[Literal[4, 5] | None, Check]:
     if not found.links:
         cause = "no cable, or the other Mac is off or asleep"
         return found.generation, Check(name, "yellow", f"{own}, no other Mac attached", cause, "connect the two Macs")
-    speeds = [f"{speed} Gb/s" + (f" to {name}" if len(found.links) > 1 else "") for speed, name in found.links]
+    speeds = [f"{speed} Gb/s" + (f" to {name}" if len(found.links) > 1 else "") for speed, name, _ in found.links]
     evidence = f"{own}, linked at {', '.join(speeds)}"
-    slow = [name for speed, name in found.links if speed < 80]
+    slow = [name for speed, name, _ in found.links if speed < 80]
     if slow:
         which = f" to {', '.join(slow)}" if len(found.links) > 1 else ""
         cause = f"the cable{which}, a dock on the way, or the other Mac is Thunderbolt 4 or older"
@@ -350,7 +357,7 @@ def port_is_free(name: str, ip: str | None, port: int, option: str) -> Check:
         return Check(name, "red", str(error).partition(";")[0], "the system keeps it", f"use another {option}")
 
 
-def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bool) -> Check:
+def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bool, launched: bool = False) -> Check:
     """Check whether TCP from this interpreter reaches the peer: privacy settings can differ by program."""
     name, where = "peer", f"{ip}:{port}"
     try:
@@ -360,6 +367,8 @@ def peer(ip: str, port: int, own_ip: str | None, own_rank: int | None, macos: bo
         evidence = f"{ip} is there, and refuses port {port} (errno {error.errno})"
         if own_rank:
             return Check(name, "green", f"{evidence}, where rank 0 does not listen")
+        if launched:
+            return Check(name, "green", f"{evidence}, as no rank was started yet")
         return Check(name, "yellow", evidence, "nobody listens there yet", f"on {ip}: jaccl-bootstrap up")
     except TimeoutError as error:
         evidence = f"{where} does not answer" + (

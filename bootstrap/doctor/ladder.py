@@ -24,28 +24,39 @@ from bootstrap.plan import (
 class Patient:
     """This host as a rank, and its peers, as far as they are known. Raise ConfigError for impossible ones.
 
-    `devices` are those that a hostfile names for this host; `rank` is elected if there is one peer.
+    `devices` are those that a hostfile names for this host; `rank` is elected if there is one peer. `size` is the
+    group's, where not all of it are peers. `peer_ports` are those on which the peers listen, by default `link_port`.
+    A `launched` rank needs no pins, since its run brings the keys, and no peer that listens yet, since the run starts
+    them all.
     """
 
     backend: BackendChoice = "auto"
     own_ip: str | None = None
     peer_ips: tuple[str, ...] = ()
     rank: int | None = None
+    size: int | None = None
     devices: tuple[str, ...] = ()
     link_port: int = 7777
+    peer_ports: tuple[int, ...] = ()
     coordinator_port: int = DEFAULT_PORT
     identity: Path | None = None
+    launched: bool = False
 
     def __post_init__(self) -> None:
         check_backend(self.backend)
         for ip in self.peer_ips if self.own_ip is None else (self.own_ip, *self.peer_ips):
             check_ip(ip)
-        size = len(self.peer_ips) + 1 if self.peer_ips else MAX_RANKS
+        size = self.size or (len(self.peer_ips) + 1 if self.peer_ips else MAX_RANKS)
         check_size(size)
         if self.rank is not None and not 0 <= self.rank < size:
             raise ConfigError(f"rank {self.rank} is wrong, use 0 to {size - 1}", code="bad-rank")
-        if not 1 <= self.link_port <= 65535:
-            raise ConfigError(f"link port {self.link_port} is wrong, use 1 to 65535", code="bad-port")
+        if not self.peer_ports:
+            object.__setattr__(self, "peer_ports", (self.link_port,) * len(self.peer_ips))
+        if len(self.peer_ports) != len(self.peer_ips):
+            raise ConfigError("give one link port for each peer", code="bad-port")
+        for port in (self.link_port, *self.peer_ports):
+            if not 1 <= port <= 65535:
+                raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
         check_port(self.coordinator_port, size)
         self.own_rank  # noqa: B018 - raises where none can be elected
 
@@ -82,7 +93,7 @@ def unreached(patient: Patient, done: Sequence[Check]) -> Iterator[Check]:
     ring = patient.backend == "ring" or ("mlx" in names and "gather-factory" not in names and red != "mlx")
     last = max((NAMES.index(name) for name in names if name in NAMES), default=-1)
     for name in NAMES[last + 1 :]:
-        if not (ring and name in _JACCL_ONLY) and (patient.peer_ips or name != "pin"):
+        if not (ring and name in _JACCL_ONLY) and (name != "pin" or (patient.peer_ips and not patient.launched)):
             yield Check(name, "skipped", f"fix {red} first")
 
 
@@ -109,10 +120,10 @@ def _ladder(patient: Patient) -> Iterator[Check]:
     yield _coordinator_port(patient, jaccl)
     if not patient.peer_ips:
         yield Check("peer", "skipped", "give --peer-ip or --hostfile")
-    for ip in patient.peer_ips:
-        yield checks.peer(ip, patient.link_port, patient.own_ip, patient.own_rank, macos)
+    for ip, port in zip(patient.peer_ips, patient.peer_ports, strict=True):
+        yield checks.peer(ip, port, patient.own_ip, patient.own_rank, macos, patient.launched)
     yield checks.identity(patient.identity)
-    for ip in patient.peer_ips:
+    for ip in () if patient.launched else patient.peer_ips:
         yield checks.pin(ip)
     yield checks.leftovers()
 

@@ -167,18 +167,32 @@ _runner: ContextVar[RunTool] = ContextVar("_runner", default=_run_process)
 
 
 class Link(NamedTuple):
-    """A link to another computer: `speed` in Gb/s, the slowest on the way, and the computer's `name`."""
+    """A link to another computer: `speed` in Gb/s, the slowest on the way, the computer's `name`, its port's UUID."""
 
     speed: int
     name: str
+    domain: str
+
+
+class Port(NamedTuple):
+    """A port of this Mac: its UUID, the number in `Thunderbolt 1` (networksetup), and the computers behind it."""
+
+    domain: str | None
+    receptacle: str | None
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
 class Thunderbolt:
-    """`generation`: 5 from 80 Gb/s, 4 below, None if no port tells; `links`: to each other computer."""
+    """`generation`: 5 from 80 Gb/s, 4 below, None if no port tells."""
 
     generation: Literal[4, 5] | None
-    links: tuple[Link, ...]
+    ports: tuple[Port, ...]
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Return the links to each other computer."""
+        return tuple(link for port in self.ports for link in port.links)
 
 
 def parse_sw_vers(text: str) -> tuple[int, int] | None:
@@ -200,19 +214,18 @@ def parse_thunderbolt(text: str) -> Thunderbolt | None:
         return None
     own = {str(bus["domain_uuid_key"]) for bus in buses if "domain_uuid_key" in bus}
     able: list[int] = []
-    links: list[Link] = []
-    ports = 0
+    ports: list[Port] = []
     for bus in buses:
         speeds = _speeds(bus, _RECEPTACLE)
-        ports += len(speeds)
         able += [speed.gbps for speed in speeds if speed.most or speed.gbps >= 80]
         if speeds:
             in_use = [speed.gbps for speed in speeds if not speed.free] or [speed.gbps for speed in speeds]
-            links += _links(bus, max(in_use), own)
+            links = tuple(_links(bus, max(in_use), own))
+            ports.append(Port(_text(bus.get("domain_uuid_key")), _receptacle(bus), links))
     if not ports:
         return None
     generation: Literal[4, 5] | None = None if not able else 5 if max(able) >= 80 else 4
-    return Thunderbolt(generation, tuple(links))
+    return Thunderbolt(generation, tuple(ports))
 
 
 def parse_hardware_ports(text: str) -> dict[str, str]:
@@ -270,12 +283,22 @@ def _links(bus: dict[str, object], speed: int, own: set[str]) -> Iterator[Link]:
         domain = item.get("domain_uuid_key")
         if domain is not None and str(domain) not in own:
             name = item.get("device_name_key") or item.get("_name")
-            yield Link(here, name if isinstance(name, str) else "another Mac")
+            yield Link(here, name if isinstance(name, str) else "another Mac", str(domain))
             continue
         # The system does not say which port leads to which device, so assume the fastest one in use.
         down = [each.gbps for each in _speeds(item, _RECEPTACLE) if not each.free]
         below = min(here, max(down)) if down else here
         waiting += [(each, below) for each in _objects(item.get("_items"))][::-1]
+
+
+def _receptacle(bus: dict[str, object]) -> str | None:
+    """Return the number of a bus's port: its interface is that of the hardware port `Thunderbolt` with this number."""
+    tags = [tag for name, tag in bus.items() if _RECEPTACLE.fullmatch(name) and isinstance(tag, dict)]
+    return next((text for tag in tags if (text := _text(tag.get("receptacle_id_key")))), None)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _objects(value: object) -> list[dict[str, object]]:

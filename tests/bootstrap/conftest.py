@@ -39,6 +39,7 @@ class CommandRun:
     """A running `jaccl-bootstrap`.
 
     `program` names a script to run in its place, `worker` one in place of the real worker, `into` a pipe's end.
+    `prefix` is a command that runs it elsewhere.
     """
 
     def __init__(
@@ -49,26 +50,28 @@ class CommandRun:
         worker: str | None,
         into: str | None,
         env: dict[str, str],
+        stdout: int = subprocess.PIPE,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.tmp = tmp
         script = ["-m", "bootstrap"] if program is None else [str(SCRIPTS / program)]
         if worker is not None:
             script = [str(SCRIPTS / "command.py"), str(SCRIPTS / worker)]
         # -P as for an installed command: the current directory is not searched for modules.
-        command = [sys.executable, "-P", *script, *arguments]
+        command = [*prefix, sys.executable, "-P", *script, *arguments]
         if into is not None:
             command = ["/bin/sh", "-c", f'("$@"; echo "exit $?" >&2) | {into}', "sh", *command]
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         changes_start = any(name.startswith(READ_AT_START) for name in env)
         env = {**inherited, "TMPDIR": str(tmp), **env}
         self.process: subprocess.Popen[str] | Fork
-        if into is None and not changes_start:
-            self.process = Fork.with_pipes([*script, *arguments], env)
+        if command[:2] == [sys.executable, "-P"] and stdout == subprocess.PIPE and not changes_start:
+            self.process = Fork.with_pipes(command[2:], env)
         else:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,  # as on a terminal where nobody types
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 stderr=subprocess.PIPE,
                 text=True,
                 env=env,
@@ -81,8 +84,7 @@ class CommandRun:
         self.seen: list[str] = []
 
     def _read_stdout(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():  # none where a test reads it
             self._lines.put(line)
         self._lines.put(None)
 
@@ -143,8 +145,8 @@ class CommandRun:
         for reader in self._readers:  # a stream that is closed under its reader gives its number to another file
             reader.join(SECONDS)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
+            if stream is not None:
+                stream.close()
 
 
 @pytest.fixture
@@ -159,11 +161,13 @@ def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
         into: str | None = None,
         env: dict[str, str] | None = None,
         tmp: Path | None = None,
+        stdout: int = subprocess.PIPE,
+        prefix: tuple[str, ...] = (),
     ) -> CommandRun:
         if tmp is None:
             tmp = tmp_path / f"tmp{len(runs)}"
             tmp.mkdir()
-        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}))
+        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}, stdout, prefix))
         return runs[-1]
 
     yield start

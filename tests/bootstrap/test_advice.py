@@ -15,9 +15,7 @@ from bootstrap.cli.app import app
 from wireproto.errors import ERROR_CODES
 
 MODULES = {
-    path.stem: ast.parse(path.read_text())
-    for path in Path(bootstrap.__file__).parent.rglob("*.py")
-    if path.stem != "advice"
+    path: ast.parse(path.read_text()) for path in Path(bootstrap.__file__).parent.rglob("*.py") if path.stem != "advice"
 }
 COMMANDS_OWN = {"unreadable"}
 """What the command `devices` says by itself: no failure of a run."""
@@ -119,7 +117,7 @@ def options(command: click.Command) -> Iterator[str]:
 def test_what_an_advice_names_is_there(name: str) -> None:
     known = {*options(typer.main.get_command(app)), "--help"}
     assert set(re.findall(r"--[a-z][a-z-]*", TEXTS[name].remedy)) <= known
-    commands = {"doctor", "identity", "pin", "devices"}
+    commands = {"doctor", "identity", "pin", "devices", "launch"}
     assert set(re.findall(r"jaccl-bootstrap (\w+)", TEXTS[name].remedy)) <= commands
 
 

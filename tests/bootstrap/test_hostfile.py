@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap import ConfigError, hostfile
+from bootstrap import ConfigError, TopologyWriteError, hostfile
 from bootstrap.hostfile import MAX_FILE, Hostfile, parse_hostfile, read_hostfile
 
 A, B, C = "169.254.1.1", "169.254.1.2", "169.254.1.3"
@@ -400,3 +400,40 @@ def test_several_ranks_are_this_host(own: set[str]) -> None:
 
 def test_the_own_rank_by_real_addresses() -> None:
     assert hosts(["192.0.2.1"], ["127.0.0.1"]).own_rank() == 1
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+WRITTEN: list[object] = [
+    TWO,
+    [{"ssh": "me@mac-a", "ips": [A, "10.0.0.1"]}, {"ssh": "mac-b", "ips": [B, "10.0.0.2"]}],
+    {"backend": "ring", "envs": ["A=1", "B="], "hosts": TWO},
+    *(
+        {
+            "backend": backend,
+            "envs": envs,
+            "hosts": [{**host, "rdma": row} for host, row in zip(TWO, rows, strict=True)],
+        }
+        for backend, envs, rows in (
+            ("jaccl", [], ROWS),
+            ("jaccl-ring", [], ROWS),
+            ("jaccl", ["MLX_JACCL_RING=1"], ROWS),
+            ("", [], [[None, ["rdma_en5", "rdma_en6"]], [["rdma_en4", "rdma_en3"], None]]),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("content", WRITTEN)
+def test_what_is_written_is_read_back_equal(content: object, tmp_path: Path) -> None:
+    hostfile = parse(content)
+    hostfile.write(tmp_path / "hosts.json")
+    found = read_hostfile(tmp_path / "hosts.json")
+    assert (found, found.ssh) == (hostfile, hostfile.ssh)
+    assert found.to_json() == hostfile.to_json()
+
+
+def test_a_hostfile_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(TopologyWriteError) as caught:
+        parse(TWO).write(tmp_path / "missing" / "hosts.json")
+    assert caught.value.code == "write-failed"

@@ -15,6 +15,9 @@ import pytest
 from bootstrap.errors import ConfigError
 from bootstrap.group import prepare
 from bootstrap.hostfile import Hostfile, parse_hostfile
+from bootstrap.launch.cables import find
+from bootstrap.plan import BackendChoice
+from tests.bootstrap.macs import Cables, Macs, mesh, ring
 
 pytest.importorskip("mlx._distributed_utils.config", reason="MLX's own tools are not installed")
 
@@ -22,62 +25,22 @@ pytest.importorskip("mlx._distributed_utils.config", reason="MLX's own tools are
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 PORT = 29400
-Cables = dict[tuple[int, int], int]
-"""How many cables connect two hosts."""
-
-
-def mesh(size: int, cables: int) -> Cables:
-    return {(a, b): cables for a in range(size) for b in range(a)}
-
-
-def ring(size: int, cables: int) -> Cables:
-    return {(max(a, b), min(a, b)): cables for a in range(size) for b in [(a + 1) % size]}
 
 
 class Cluster:
-    """Macs connected by Thunderbolt cables, which answer mlx.distributed_config's commands in place of ssh."""
+    """Macs that answer mlx.distributed_config's commands in place of ssh."""
 
     def __init__(self, names: list[str], cables: Cables, *, addresses: bool = True) -> None:
         self.names = names
-        self.addresses = addresses
-        self.ports: list[list[tuple[str, str]]] = [[] for _ in names]  # own and other end's UUID, by port
-        for (a, b), count in cables.items():
-            for _ in range(count):
-                ends = [f"{host}-{len(self.ports[host])}" for host in (a, b)]
-                self.ports[a].append((ends[0], ends[1]))
-                self.ports[b].append((ends[1], ends[0]))
+        self.macs = Macs(names, cables, lan=lambda mac: f"10.0.0.{mac + 1}" if addresses else None)
 
-    def run(self, command: list[str], **_: Any) -> "subprocess.CompletedProcess[Any]":
+    def run(self, command: list[str], *, text: bool = False, **_: Any) -> "subprocess.CompletedProcess[Any]":
         assert command[0] == "ssh"
         arguments = command[1:]
         while arguments[0] == "-o":
             del arguments[:2]
-        host = self.names.index(arguments[0])
-        out = self.answer(host, " ".join(arguments[1:]))
-        return subprocess.CompletedProcess(command, 0, out, "")
-
-    def answer(self, host: int, command: str) -> Any:
-        if command.startswith("ipconfig getifaddr"):
-            return f"10.0.0.{host + 1}\n" if self.addresses and command.endswith("en0") else ""
-        if command == "ibv_devices":
-            return "".join(
-                f"    rdma_en{port + 2}    00000000000000{port:02x}\n" for port in range(len(self.ports[host]))
-            )
-        if command.startswith("system_profiler"):
-            buses = [
-                {
-                    "device_name_key": "Mac",
-                    "domain_uuid_key": own,
-                    "receptacle_1_tag": {"receptacle_id_key": str(port + 1)},
-                    "_items": [{"domain_uuid_key": other}],
-                }
-                for port, (own, other) in enumerate(self.ports[host])
-            ]
-            return json.dumps({"SPThunderboltDataType": buses}).encode()
-        if command.startswith("networksetup"):
-            ports = range(len(self.ports[host]))
-            return "".join(f"Hardware Port: Thunderbolt {n + 1}\nDevice: en{n + 2}\n\n" for n in ports).encode()
-        return "success\n"
+        answer = self.macs.answer(self.names.index(arguments[0]), " ".join(arguments[1:])) or ""
+        return subprocess.CompletedProcess(command, 0, answer if text else answer.encode(), "")
 
 
 Write = Callable[..., bytes]
@@ -141,6 +104,33 @@ def same(own: dict[str, str], mlx: dict[str, str]) -> None:
     if "MLX_JACCL_COORDINATOR" not in mlx:
         own.pop("MLX_JACCL_COORDINATOR")  # MLX's ring does not read it
     assert own == mlx
+
+
+@pytest.mark.parametrize("backend", ["jaccl", "auto"])
+@pytest.mark.parametrize(
+    ("size", "cables"),
+    [
+        (2, mesh(2)),
+        (2, mesh(2, 3)),
+        (3, mesh(3)),
+        (3, mesh(3, 2)),
+        (3, [*mesh(3), (0, 1)]),
+        (4, mesh(4)),
+        (6, ring(6, 2)),
+    ],
+)
+def test_launch_finds_the_cables_as_mlx_distributed_config_does(
+    size: int, cables: Cables, backend: BackendChoice, write: Write, tmp_path: Path
+) -> None:
+    cluster = Cluster([f"me@m{rank}" for rank in range(size)], cables)
+    found = find(cluster.macs.reports(tmp_path), cluster.names, backend)
+    theirs = json.loads(write(cluster, *([] if len(cables) > 3 else ["--backend", "jaccl"])))
+    ours = json.loads(found.hostfile.to_json())
+    assert found.shape == ("ring" if size == 6 else "mesh")
+    assert ours == theirs
+    found.hostfile.write(tmp_path / "hosts.json")
+    mlx = importlib.import_module("mlx._distributed_utils.common").Hostfile.from_file(tmp_path / "hosts.json")
+    assert mlx.to_json() == theirs
 
 
 def resolve(name: str) -> str:

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap.cli.display import LINES, RETRY, JsonDisplay, PlainDisplay, TerminalDisplay, columns, display_for
+from bootstrap.cli.display import (
+    LINES,
+    RETRY,
+    ChannelDisplay,
+    JsonDisplay,
+    PlainDisplay,
+    TerminalDisplay,
+    columns,
+    display_for,
+)
 from bootstrap.control.output import Output
 from bootstrap.events import FIELDS
 
@@ -47,7 +56,7 @@ def what(event: dict[str, Any]) -> str:
 
 
 def test_every_event_has_a_line_and_no_line_is_nobodys() -> None:
-    assert FIELDS.keys() - {"log"} - LINES.keys() == {"error", "done", "output"}
+    assert FIELDS.keys() - {"log"} - LINES.keys() == {"error", "done", "output", "ladders"}
     assert LINES.keys() <= FIELDS.keys()
 
 
@@ -230,6 +239,59 @@ def test_json_lines(tmp_path: Path) -> None:
     assert err.splitlines()[-1] == "[rank 1] native words"
 
 
+def test_two_ranks_write_at_once(tmp_path: Path) -> None:
+    """An unfinished line of one is ended before the other's; no character of either is lost."""
+    shown = Shown(PlainDisplay, tmp_path)
+    for rank, data in [(0, b"Pass\xc3"), (1, b"one\n"), (0, b"\xa4word"), (1, b""), (0, b": ok\n")]:
+        shown.display.output(rank, "stdout", data)
+    assert shown.end()[0] == "[rank 0] Pass\n[rank 1] one\n[rank 0] \u00e4word\n[rank 0] : ok\n"
+
+
+def test_two_ranks_write_in_json(tmp_path: Path) -> None:
+    shown = Shown(JsonDisplay, tmp_path)
+    for rank, data in [(0, b"a"), (1, b"b\n"), (0, b"c\n")]:
+        shown.display.output(rank, "stdout", data)
+    lines = [json.loads(line) for line in shown.end()[0].splitlines()]
+    assert [(line["rank"], line["line"]) for line in lines] == [(1, "b"), (0, "ac")]
+
+
+@pytest.mark.parametrize("kind", [PlainDisplay, TerminalDisplay])
+def test_the_table_of_the_ladders(kind: type[PlainDisplay], tmp_path: Path) -> None:
+    """It is shown if something is wrong anywhere."""
+    good = {"rank": 0, "host": "mac-a", "ok": True, "check": None}
+    check = {"name": "lock", "verdict": "red", "evidence": "taken", "cause": "a group", "remedy": "end it"}
+    for rows, count in (([good], 0), ([good, {"rank": 1, "host": "mac-b", "ok": False, "check": check}], 4)):
+        shown = Shown(kind, tmp_path)
+        shown.display.event({"event": "ladders", "rank": None, "rows": rows, "t_ms": 1.0})
+        out = shown.end()[0]
+        assert out.count("\n") == count
+        assert ("\x1b[" in out) is (kind is TerminalDisplay and count > 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "why", "line"),
+    [
+        ("", None, "mac-b: nothing is left"),
+        ("processes 7", None, "mac-b: left there: processes 7"),
+        ("", "gone", "mac-b: not checked, since gone"),
+    ],
+)
+def test_a_last_look(left: str, why: str | None, line: str) -> None:
+    assert what(sample("looked", host="mac-b", left=left, not_checked=why)) == line
+
+
+def test_a_launched_rank_writes_all_to_one_stream(tmp_path: Path) -> None:
+    shown = Shown(ChannelDisplay, tmp_path)
+    assert isinstance(shown.display, ChannelDisplay)
+    shown.display.event(ERROR)
+    shown.display.log(1, "words")
+    shown.display.taken(7)
+    out, err = shown.end()
+    log = {"event": "log", "rank": 1, "line": "words", "t_ms": None}
+    assert [json.loads(line) for line in out.splitlines()] == [ERROR, log, {"type": "taken", "bytes": 7}]
+    assert err == ""
+
+
 # -- a terminal --------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +325,16 @@ def test_the_spinner_never_mixes_with_lines() -> None:
     rows = [row.rpartition(b"\x1b[2K")[2] for row in seen.split(b"\r\n")]
     assert not any(b"of 2" in row for row in rows if b"holding" in row or b"a line" in row)
     assert b"of 2" not in seen.partition(b"a line")[2]
+
+
+def test_a_rank_has_its_colour_on_a_terminal(tmp_path: Path) -> None:
+    """What its program writes passes unchanged behind the prefix."""
+    shown = Shown(TerminalDisplay, tmp_path)
+    for rank in (0, 1):
+        shown.display.output(rank, "stdout", b"\x1b[1mbold\x1b[0m\n")
+    first, second = (line.partition("\x1b[1mbold\x1b[0m") for line in shown.end()[0].splitlines())
+    assert (first[0], second[0]) == ("\x1b[36m[rank 0]\x1b[0m ", "\x1b[35m[rank 1]\x1b[0m ")
+    assert first[1:] == second[1:] == ("\x1b[1mbold\x1b[0m", "")
 
 
 def read_until(descriptor: int, condition: Callable[[bytes], bool]) -> bytes:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bootstrap.doctor.system import (
     Link,
+    Port,
     Thunderbolt,
     parse_addresses,
     parse_arp,
@@ -38,19 +39,47 @@ def test_the_version(text: str, version: tuple[int, int] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "generation", "links"),
     [
-        ("tb5-linked", Thunderbolt(5, (Link(80, "Mac16,9"),))),
-        ("tb5-alone", Thunderbolt(5, ())),
-        ("tb5-slow-link", Thunderbolt(5, (Link(40, "Mac16,9"),))),
-        ("tb4-linked", Thunderbolt(4, (Link(40, "Mac16,9"),))),
-        ("tb4-dock", Thunderbolt(4, ())),  # what the dock's free ports could do does not count
-        ("full-at-40", Thunderbolt(None, (Link(40, "Mac16,9"),))),
-        ("none", None),
+        ("tb5-linked", 5, [(80, "Mac16,9")]),
+        ("tb5-alone", 5, []),
+        ("tb5-slow-link", 5, [(40, "Mac16,9")]),
+        ("tb4-linked", 4, [(40, "Mac16,9")]),
+        ("tb4-dock", 4, []),  # what the dock's free ports could do does not count
+        ("full-at-40", None, [(40, "Mac16,9")]),
     ],
 )
-def test_thunderbolt(name: str, found: Thunderbolt | None) -> None:
-    assert parse_thunderbolt(output(f"system_profiler-{name}.json")) == found
+def test_thunderbolt(name: str, generation: int | None, links: list[tuple[int, str]]) -> None:
+    found = parse_thunderbolt(output(f"system_profiler-{name}.json"))
+    assert found is not None
+    assert (found.generation, [link[:2] for link in found.links]) == (generation, links)
+
+
+def test_thunderbolt_of_a_mac_without_any() -> None:
+    assert parse_thunderbolt(output("system_profiler-none.json")) is None
+
+
+def test_the_ports_and_what_they_lead_to() -> None:
+    found = parse_thunderbolt(output("system_profiler-tb5-linked.json"))
+    uuids = [f"00000000-0000-4000-8000-00000000000{number}" for number in (9, 2, 1, 0)]
+    link = Link(80, "Mac16,9", uuids[0])
+    assert found == Thunderbolt(5, (Port(uuids[1], "3", (link,)), Port(uuids[2], "2"), Port(uuids[3], "1")))
+
+
+@pytest.mark.parametrize(
+    ("own", "tag", "port"),
+    [
+        (None, {"receptacle_id_key": "1"}, Port(None, "1")),
+        ("own", {}, Port("own", None)),
+        ("own", {"receptacle_id_key": 1}, Port("own", None)),
+        ({}, {"receptacle_id_key": ["1"]}, Port(None, None)),
+    ],
+)
+def test_a_port_that_lacks_something(own: object, tag: dict[str, object], port: Port) -> None:
+    bus = {"domain_uuid_key": own, "receptacle_1_tag": {"current_speed_key": "Up to 120 Gb/s", **tag}}
+    found = parse_thunderbolt(json.dumps({"SPThunderboltDataType": [bus]}))
+    assert found is not None
+    assert found.ports == (port,)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +182,7 @@ FREE = bus("Up to 120 Gb/s", connected=False)
 def test_thunderbolt_is_a_tree(buses: list[object], generation: int | None, links: list[tuple[int, str]]) -> None:
     found = parse_thunderbolt(json.dumps({"SPThunderboltDataType": buses}))
     assert found is not None
-    assert (found.generation, [tuple(link) for link in found.links]) == (generation, links)
+    assert (found.generation, [link[:2] for link in found.links]) == (generation, links)
 
 
 def test_a_deep_tree() -> None:
@@ -162,7 +191,7 @@ def test_a_deep_tree() -> None:
         item = dock(item)
     found = parse_thunderbolt(json.dumps({"SPThunderboltDataType": [bus("80 Gb/s", item)]}))
     assert found is not None
-    assert found.links == (Link(80, "A"),)
+    assert found.links == (Link(80, "A", "uuid-A"),)
 
 
 LEAVES = st.none() | st.integers() | st.sampled_from(["Up to 120 Gb/s", "40 Gb/s", "", "x"])

@@ -1,0 +1,52 @@
+"""The command `jaccl-bootstrap host`, which a launcher runs on each host: it answers its requests."""
+
+import os
+import select
+import sys
+from typing import Final
+
+import typer
+
+from wireproto.cli.console import EXIT_OK
+
+SILENCE_SECONDS: Final = 10.0
+"""Without a line for so long, while no request is being answered, the launcher counts as gone."""
+
+
+def register(app: typer.Typer) -> None:
+    """Put the command on `app`."""
+    app.command(hidden=True)(host)
+
+
+def host() -> int:
+    """Answer the requests of `jaccl-bootstrap launch` on standard input, a line of JSON each.
+
+    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server
+
+    Empty lines are heartbeats. It ends with its input, or 10 s without any.
+    """
+    from bootstrap.errors import ConfigError
+    from bootstrap.launch.requests import MAX_LINE, Failed, Over, answer, decode_request, encode
+
+    held = b""
+    while True:
+        line, found, held = held.partition(b"\n")
+        if not found:
+            held = line
+            readable = select.select([0], [], [], SILENCE_SECONDS)[0]
+            data = os.read(0, MAX_LINE) if readable else b""
+            if not data or len(held) > MAX_LINE:
+                return EXIT_OK
+            held += data
+        elif line:
+            try:
+                for each in answer(decode_request(line)):
+                    _write(encode(each))
+            except ConfigError as error:
+                _write(encode(Failed(code=error.code, message=str(error))))
+            _write(encode(Over()))
+
+
+def _write(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,43 @@
+"""`jaccl-bootstrap up --launched`: one rank, as the launcher has started it. See `bootstrap.launch.channel`."""
+
+import os
+from contextlib import suppress
+
+import bootstrap
+from bootstrap.cli.display import ChannelDisplay, channel_display
+from bootstrap.control.run import EXIT_RUN_FAILED, Run, execute
+from bootstrap.errors import BootstrapError
+from bootstrap.launch.channel import plan_of, read_start
+from bootstrap.launch.launched import following, take_standard_input, trust_of
+from bootstrap.rank import run_for
+
+
+def run_launched(prog: str) -> int:
+    """Run the rank that the channel on standard input asks for; return the exit code."""
+    with channel_display(prog) as display:
+        try:
+            start, rest = read_start(0)
+            with suppress(OSError, ValueError):
+                os.chdir(start.directory)
+            plan = plan_of(start)
+            trust = trust_of(start, plan)
+        except BootstrapError as error:
+            return _refused(display, error)
+        channel, writing = take_standard_input(plan.reads_stdin)
+        run = run_for(plan, display)
+
+        async def main() -> None:
+            async with (
+                following(run, channel, rest, writing, display.taken),
+                bootstrap.rank(plan, trust, run=run) as running,
+            ):
+                await running.ended()
+
+        return execute(run, main, has_command=bool(plan.command), ranks=plan.size, backend=plan.backend)
+
+
+def _refused(display: ChannelDisplay, error: BootstrapError) -> int:
+    run = Run(display, timeout=0)
+    run.fail(error)
+    display.event({"event": "done", "ok": False, "code": error.code, "t_ms": run.now()})
+    return EXIT_RUN_FAILED

@@ -1,0 +1,54 @@
+"""The command `jaccl-bootstrap pair`."""
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+
+from bootstrap.cli.options import PythonOption, UvxOption, way
+from bootstrap.errors import BootstrapError, ConfigError
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK, say
+
+
+def register(app: typer.Typer) -> None:
+    """Put the command on `app`."""
+    app.command()(pair)
+
+
+def pair(
+    context: typer.Context,
+    host: Annotated[str, typer.Argument(metavar="HOST", help="As for ssh, such as mac-b.local.")],
+    python: PythonOption = None,
+    uvx: UvxOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> int:
+    """Pin the key of another host here, and this one's there, over ssh.
+
+    Example: jaccl-bootstrap pair mac-b.local
+
+    `up` on both needs no key then. `launch` does without: it pins nothing.
+
+    Exit codes: 0 done, 2 wrong usage, 3 could not run.
+    """
+    from bootstrap.launch import pairing
+    from wireproto.session.handshake import fingerprint
+
+    try:
+        own, peer = asyncio.run(pairing.pair(host, way(python, uvx)))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+    except BootstrapError as error:
+        say(f"{context.command_path}: {error}", err=True)
+        return EXIT_COULD_NOT_RUN
+    if as_json:
+        say(
+            json.dumps(
+                {name: {"name": each.name, "address": each.address} for name, each in (("own", own), ("peer", peer))}
+            )
+        )
+        return EXIT_OK
+    for where, each in (("here", peer), (f"on {host}", own)):
+        address = "" if each.address is None else f", at {each.address}"
+        say(f"pinned {where}: {each.name} {fingerprint(each.key)}{address}")
+    return EXIT_OK

@@ -1,0 +1,60 @@
+"""What a run has left on this host once it should have ended: processes, directories, the host's lock."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import psutil
+
+from bootstrap.control.lock import record_of
+
+RUN_VARIABLE: Final = "CLUSTER_WIREPROTO_RUN"
+"""Names the run and its host in the environment of each rank, whose guard, worker and program inherit it."""
+MOST: Final = 100
+
+_Path = Annotated[str, msgspec.Meta(max_length=4096)]
+_Pid = Annotated[int, msgspec.Meta(ge=1, le=0x7FFFFFFF)]
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="left"):
+    """What is left: at most MOST processes and directories."""
+
+    processes: Annotated[tuple[_Pid, ...], msgspec.Meta(max_length=MOST)] = ()
+    directories: Annotated[tuple[_Path, ...], msgspec.Meta(max_length=MOST)] = ()
+    locked: bool = False
+    """A process of the run still holds the host's lock."""
+
+    def __post_init__(self) -> None:
+        if not all(path.isprintable() for path in self.directories):
+            raise ValueError("a path has control characters")
+
+    def __bool__(self) -> bool:
+        return bool(self.processes or self.directories or self.locked)
+
+
+def what_is_left(run: str, ip: str, link_port: int) -> Left:
+    """Return what is left of a run whose rank was the host with address `ip` and link port `link_port`.
+
+    Another run that has taken the lock meanwhile is not looked at.
+    """
+    processes = {process.pid for process in _processes(run)}
+    record = record_of(ip, link_port)
+    if record is None or (record.holder.alive() and record.holder.pid not in processes):
+        return Left(processes=tuple(sorted(processes))[:MOST])
+    processes |= {process.pid for process in record.children if process.alive()}
+    directories = sorted(path for path in record.directories if path.isprintable() and Path(path).exists())
+    return Left(
+        processes=tuple(sorted(processes))[:MOST], directories=tuple(directories)[:MOST], locked=record.holder.alive()
+    )
+
+
+def _processes(run: str) -> Iterator[psutil.Process]:
+    """Find this user's live processes that have the run's name in their environment."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            is_mine = process.uids().real == os.getuid() and process.status() != psutil.STATUS_ZOMBIE
+            if is_mine and process.environ().get(RUN_VARIABLE) == run:
+                yield process

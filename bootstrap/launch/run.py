@@ -1,0 +1,418 @@
+"""A launch, from start to end:
+
+keys and addresses of all hosts → their doctors' ladders → all ranks → their end → a last look at each host
+"""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, TypeVar, cast
+
+from bootstrap.capabilities import own_version
+from bootstrap.control.child import POLL_SECONDS
+from bootstrap.control.run import Display, Run, RunError, Stopped
+from bootstrap.control.running import EventQueue, RunningRank
+from bootstrap.errors import BootstrapError, ConfigError
+from bootstrap.events import EventDict
+from bootstrap.hostfile import Hostfile
+from bootstrap.launch import cables
+from bootstrap.launch.asking import Asking, asking
+from bootstrap.launch.channel import HEARTBEAT_SECONDS, Start, plan_fields
+from bootstrap.launch.left import Left
+from bootstrap.launch.member import Failure, Member
+from bootstrap.launch.pairing import Paired, all_of, one, pin_name, resolving, store_pins, surveyed
+from bootstrap.launch.requests import CheckAnswer, Doctor, Look
+from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
+from bootstrap.launch.survey import HostReport
+from bootstrap.launch.table import Row
+from bootstrap.plan import Plan, check_size
+from wireproto.jaccl.topology import devices_of
+
+SETTLE_SECONDS: Final = 2.0
+"""How long the ranks may take to say why, once the first of them has failed."""
+END_SECONDS: Final = 10.0
+"""How long a rank may take to end, besides the grace of its program."""
+LOOK_SECONDS: Final = 5.0
+"""How long what a rank has left may take to go: its guard still works when its connection has ended."""
+LAST_LOOK_SECONDS: Final = CONNECT_SECONDS + LOOK_SECONDS + 10.0
+
+_OWN: Final = ("command", "runs", "cwd")
+"""Fields of a plan that only the rank's own host can check."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to launch, and where. ConfigError for what cannot work."""
+
+    hosts: tuple[str, ...] = ()
+    """As ssh takes them, the first is rank 0; by default those of the hostfile."""
+    hostfile: Hostfile | None = None
+    """Addresses and devices; by default they are found."""
+    way: Way = field(default_factory=Way)
+    pin: bool = False
+    """Store the keys of all hosts on all hosts, for later `up`s by hand."""
+    write_hostfile: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of `Plan`, besides rank, addresses and devices."""
+
+    def __post_init__(self) -> None:
+        if self.hostfile is not None and not self.hosts:
+            names = [ssh or ips[0] for ssh, ips in zip(self.hostfile.ssh, self.hostfile.all_ips, strict=True)]
+            object.__setattr__(self, "hosts", tuple(names))
+        check_size(len(self.hosts))
+        for name in self.hosts:
+            check_name(name)
+        if self.hostfile is not None and len(self.hostfile.ips) != len(self.hosts):
+            text = f"the hostfile has {len(self.hostfile.ips)} hosts, and --hosts {len(self.hosts)}"
+            raise ConfigError(text, code="bad-hosts")
+        self.plans(self.hostfile or _example(len(self.hosts)))
+
+    def plans(self, hostfile: Hostfile) -> list[Plan]:
+        """Return the plan of each rank, without what only its own host can check."""
+        options = {name: value for name, value in self.options.items() if name not in _OWN}
+        return [hostfile.plan(rank, **options) for rank in range(len(self.hosts))]
+
+    @property
+    def grace(self) -> float:
+        return float(self.options.get("grace", Plan.grace))
+
+    @property
+    def reads_stdin(self) -> bool:
+        return bool(self.options.get("stdin")) and bool(self.options.get("command"))
+
+
+def _example(size: int) -> Hostfile:
+    """Return a hostfile with which the options can be checked before the addresses are known."""
+    ips = tuple(f"192.0.2.{number + 1}" for number in range(size))
+    return Hostfile(ips=ips, all_ips=tuple((ip,) for ip in ips), devices=None, backend="ring")
+
+
+@asynccontextmanager
+async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wanted: Any) -> AsyncIterator[RunningRank]:
+    """Run all ranks of a group inside the block, one on each of the `hosts`, in this order, over ssh.
+
+        async with bootstrap.launch(["mac-a.local", "mac-b.local"], command=("python", "serve.py")) as run:
+            async for event in run: ...
+
+    `wanted` are fields of `launch.run.Job` and of `Plan`. Events and failures are those of all ranks, as
+    `bootstrap.rank` gives them; leaving the block ends the ranks in order.
+
+    `run` takes over the events; by default they are this function's.
+    """
+    events = EventQueue()
+    if run is None:
+        own = {name: wanted.pop(name) for name in ("hostfile", "way", "pin", "write_hostfile") if name in wanted}
+        job = Job(hosts=tuple(hosts), options=wanted, **own)
+        run = Launcher(job, events, owns_process=False, clock=asyncio.get_running_loop().time)
+    running = RunningRank(asyncio.create_task(run.main(run.act)), events)
+    try:
+        yield running
+    finally:
+        running.leave()
+        run.stop(Stopped(signal.SIGTERM))
+        await running.settled()
+    running.raise_failure()
+
+
+class Launcher(Run):
+    """The run of a launch: a stop is passed on to the ranks, and the run ends once they have ended."""
+
+    def __init__(
+        self, job: Job, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic
+    ) -> None:
+        super().__init__(display, timeout=0, owns_process=owns_process, clock=clock)
+        self.job = job
+        self._stopping, self._hurrying, self._feeding = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._is_ending = False
+        self._members: list[Member] = []
+        self._failures: list[Failure] = []
+
+    # -- what comes from outside ---------------------------------------------------------------------------------------
+
+    def stop(self, reason: Stopped | BootstrapError) -> None:
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            self._stopping.set()
+
+    def interrupt(self, number: int) -> None:
+        if self._stop_reason is not None and number == signal.SIGINT:
+            self._hurrying.set()
+        self.stop(Stopped(number))
+
+    def reap_orphans(self) -> None:
+        """Leave that to asyncio, which has started all there are."""
+
+    def suspend(self) -> None:
+        """Ctrl-Z would end the ranks, which would miss the heartbeats."""
+        self.report("warning", message="Ctrl-Z has no effect: without this command the ranks would end")
+
+    async def input_wanted(self) -> None:
+        """Wait until rank 0 can be fed."""
+        await self._feeding.wait()
+
+    async def feed(self, data: bytes) -> bool:
+        """Pass input on to rank 0's program; return whether it still takes any."""
+        await self._feeding.wait()
+        return await self._members[0].feed(data)
+
+    async def end_input(self) -> None:
+        await self._feeding.wait()
+        self._members[0].end_input()
+
+    # -- from start to end ---------------------------------------------------------------------------------------------
+
+    async def act(self, run: Run) -> None:
+        """Launch; return early where the run was stopped."""
+        ready = await self._unless_stopped(self._prepare())
+        if ready is not None:
+            hosts, plans, keys = ready
+            try:
+                await self._run(hosts, plans, keys)
+            finally:
+                await self._look(hosts, plans)
+        if self._failures and not self._stopping.is_set():
+            raise min(self._failures, key=lambda failure: failure.weight).error
+        if self.job.options.get("command"):
+            self.summary["status"] = 0
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return None if self._stopping.is_set() else working.result()
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    async def _prepare(self) -> tuple[list[Host], list[Plan], list[str]]:
+        """Ask the hosts who and where they are, and whether all is well there; return what the ranks need."""
+        names, run = self.job.hosts, secrets.token_hex(8)
+        leads = await asyncio.gather(*map(destination, names))
+        hosts = [
+            Host(rank=rank, name=name, is_local=leads[rank].is_here, way=self.job.way, mark=f"{run}-{rank}")
+            for rank, name in enumerate(names)
+        ]
+        async with AsyncExitStack() as stack:
+            asked, reports = await surveyed(stack, hosts, self._ssh_asks)
+            hosts = [each.host for each in asked]
+            _check_keys(hosts, reports)
+            hostfile = self.job.hostfile
+            if hostfile is None:
+                backend = self.job.options.get("backend", "auto")
+                found = await asyncio.to_thread(cables.find, reports, names, backend, resolving(names, leads))
+                for remark in found.remarks:
+                    self.report("warning", message=remark)
+                hosts = [replace(hosts[at], rank=rank) for rank, at in enumerate(found.order)]
+                asked, reports = [asked[at] for at in found.order], [reports[at] for at in found.order]
+                hostfile = found.hostfile
+            if self.job.write_hostfile is not None:
+                await asyncio.to_thread(hostfile.write, self.job.write_hostfile)
+            plans = self.job.plans(hostfile)
+            await self._ladders(asked, plans)
+            if self.job.pin:
+                await store_pins(
+                    asked,
+                    [
+                        Paired(pin_name(host, plan.own_ip), report.public_key, plan.own_ip)
+                        for host, plan, report in zip(hosts, plans, reports, strict=True)
+                    ],
+                )
+        return hosts, plans, [report.key for report in reports]
+
+    def _ssh_asks(self, host: Host) -> None:
+        self.show({"event": "ssh-asks", "rank": host.rank, "host": host.name, "t_ms": self.now()})
+
+    async def _ladders(self, asked: Sequence[Asking], plans: Sequence[Plan]) -> None:
+        """Have every host's doctor look at it; show the table. RunError where a check is red."""
+        checks = await all_of([each.ask(_ladder(plan)) for each, plan in zip(asked, plans, strict=True)])
+        rows = [
+            Row.of(plan.rank, each.host.name, [cast(CheckAnswer, answer).check() for answer in answers])
+            for each, plan, answers in zip(asked, plans, checks, strict=True)
+        ]
+        self.report("ladders", rows=[row.to_json() for row in rows])
+        red = [row for row in rows if not row.ok]
+        if red:
+            assert red[0].check is not None  # noqa: S101
+            text = f"{red[0].host}: {red[0].check.name}: {red[0].check.evidence}"
+            raise RunError(text, code="host-not-ready")
+
+    # -- the ranks -----------------------------------------------------------------------------------------------------
+
+    async def _run(self, hosts: Sequence[Host], plans: Sequence[Plan], keys: list[str]) -> None:
+        """Start all ranks, and stay until they have ended; `_failures` are theirs."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for host, plan in zip(hosts, plans, strict=True):
+                connection = await Connection.start(host, ["up", "--launched"], self._log_of(host))
+                self._members.append(Member(connection, len(hosts), self, self.now))
+                self._members[-1].start(self._start_of(plan, keys))
+                tasks.append(asyncio.create_task(self._follow(self._members[-1])))
+            if self.job.reads_stdin:
+                self._feeding.set()
+            beating = asyncio.create_task(self._beat())
+            tasks.append(beating)
+            await self._until_over({*tasks} - {beating})
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*(member.connection.kill() for member in self._members))
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start_of(self, plan: Plan, keys: list[str]) -> Start:
+        own = {name: value for name, value in self.job.options.items() if name in _OWN}
+        reads = self.job.reads_stdin and plan.rank == 0
+        fields = plan_fields(plan, **{**own, "stdin": reads})
+        return Start(version=own_version(), directory=str(Path.cwd()), plan=fields, keys=keys)
+
+    async def _follow(self, member: Member) -> None:
+        await member.follow()
+        if member.backend is not None:
+            self.summary["backend"] = member.backend
+        if member.error is not None:
+            self._failures.append(Failure(member.rank, member.error, len(self._failures)))
+
+    async def _beat(self) -> None:
+        while True:
+            for member in self._members:
+                member.beat()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _until_over(self, following: set[asyncio.Task[None]]) -> None:
+        """Wait until all ranks have ended; once one has failed, or the run is stopped, end the others."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            while following and not self._failures and not stopping.done():
+                await asyncio.wait({*following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                following = {task for task in following if not task.done()}
+            if following and not stopping.done():
+                await _any_of(asyncio.wait(following), stopping, seconds=SETTLE_SECONDS)
+                following = {task for task in following if not task.done()}
+        finally:
+            stopping.cancel()
+        if following:
+            await self._end(following)
+
+    async def _end(self, following: set[asyncio.Task[None]]) -> None:
+        """Tell the ranks to end, and wait for it, for a while; a second Ctrl-C ends their programs' graces."""
+        self._is_ending = True
+        number = self._stop_reason.number if isinstance(self._stop_reason, Stopped) else signal.SIGTERM
+        failures, seconds = list(self._failures), self.job.grace + END_SECONDS
+        for member in self._members:
+            if member.has_spoken:
+                member.stop(number)
+            else:  # still connecting: the end of its channel is enough
+                await member.connection.kill()
+        await _any_of(asyncio.wait(following), self._hurrying.wait(), seconds=seconds)
+        if self._hurrying.is_set():
+            for member in self._members:
+                member.stop(signal.SIGINT)  # twice, for those whose first one was another signal
+                member.stop(signal.SIGINT)
+            await asyncio.wait(following, timeout=END_SECONDS)
+        self._failures = failures  # what comes after is a consequence
+
+    # -- what they say -------------------------------------------------------------------------------------------------
+
+    def heard(self, member: Member, event: EventDict) -> None:
+        name = event["event"]
+        if name == "log":
+            self.display.log(member.rank, str(event["line"]))
+            return
+        self.show(event)
+        if name in ("holding", "running") or (name == "started" and self.native):  # a command that forms it itself
+            self.met()
+
+    def wrote(self, member: Member, stream: str, line: str, partial: bool) -> None:
+        self.display.output(member.rank, stream, line.encode() + (b"" if partial else b"\n"))
+        if partial:
+            self.display.quiet(member.rank, stream)
+
+    async def room(self) -> None:
+        def is_full() -> bool:
+            return self.display.full("stdout") or self.display.full("stderr")
+
+        while is_full() and not self._is_ending:  # noqa: ASYNC110 - threads tell no event loop
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _log_of(self, host: Host) -> Callable[[str], None]:
+        return lambda line: self.display.log(host.rank, line)
+
+    # -- the last look -------------------------------------------------------------------------------------------------
+
+    async def _look(self, hosts: Sequence[Host], plans: Sequence[Plan]) -> None:
+        """Look at each host for what is left, unless somebody is in a hurry."""
+        looks = [asyncio.create_task(self._left_on(host, plan)) for host, plan in zip(hosts, plans, strict=True)]
+        try:
+            await _any_of(asyncio.wait(looks), self._hurrying.wait())
+        finally:
+            for task in looks:
+                task.cancel()
+        answers = await asyncio.gather(*looks, return_exceptions=True)
+        for host, answer in zip(hosts, answers, strict=True):
+            left, why = (answer, None) if isinstance(answer, str) else ("", str(answer) or "there was no time")
+            self.show(
+                {
+                    "event": "looked",
+                    "rank": host.rank,
+                    "host": host.name,
+                    "left": left,
+                    "not_checked": why,
+                    "t_ms": self.now(),
+                }
+            )
+
+    async def _left_on(self, host: Host, plan: Plan) -> str:
+        """Return what is left of the run on a host; empty for nothing."""
+        wanted = Look(run=host.mark, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
+        async with asking(replace(host, mark="")) as asked:
+            return _shown(one(Left, asked, await asked.ask(wanted, LAST_LOOK_SECONDS)))
+
+
+async def _any_of(*waits: Awaitable[Any], seconds: float | None = None) -> None:
+    """Wait until one of these is over, or for so long."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _shown(left: Left) -> str:
+    parts = [
+        f"processes {', '.join(map(str, left.processes))}" if left.processes else "",
+        f"directories {', '.join(left.directories)}" if left.directories else "",
+        "the host's lock" if left.locked else "",
+    ]
+    return " and ".join(filter(None, parts))
+
+
+def _check_keys(hosts: Sequence[Host], reports: Sequence[HostReport]) -> None:
+    """ConfigError where two names lead to one host, or to two with the same key."""
+    names: dict[str, str] = {}
+    for host, report in zip(hosts, reports, strict=True):
+        if (other := names.setdefault(report.key, host.name)) != host.name:
+            text = f"{other} and {host.name} have the same identity key"
+            raise ConfigError(
+                f"{text}; name each host once, or, if they are two, remove identity.pem on one of them",
+                code="host-repeated",
+            )
+
+
+def _ladder(plan: Plan) -> Doctor:
+    """Return the request for the ladder of a plan's rank."""
+    row = {} if plan.devices is None else devices_of(plan.devices, plan.rank)
+    return Doctor(
+        rank=plan.rank,
+        ips=plan.ips,
+        link_ports=plan.link_ports,
+        port=plan.port,
+        backend=plan.backend,
+        devices=tuple(dict.fromkeys(name for names in row.values() for name in names)),
+    )

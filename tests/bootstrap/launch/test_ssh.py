@@ -1,0 +1,201 @@
+"""What ssh says of a host, and hosts that answer otherwise than they have to: each has its code."""
+
+import asyncio
+import getpass
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bootstrap.errors import ConfigError
+from bootstrap.launch.asking import asking
+from bootstrap.launch.requests import Failed, Over, StorePin, Survey, decode_answer, encode
+from bootstrap.launch.ssh import Destination, Host, HostError, Way, check_name, destination
+from tests.bootstrap.conftest import wait_until
+from tests.bootstrap.launch.sshd import Hosts
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3r1RX3dDHyJ0LYTGfEz7mOUBaXj3TYBGYgXuqQKTfH"
+
+
+@pytest.fixture(autouse=True)
+def _client(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", hosts.client_env["PATH"])
+
+
+def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostError:
+    """Ask a host for its report, in vain."""
+
+    async def ask() -> None:
+        async with asking(Host(rank=1, name=name, is_local=False, way=way or Way())) as asked:
+            await asked.ask(Survey(), seconds)
+
+    with pytest.raises(HostError) as caught:
+        asyncio.run(ask())
+    assert caught.value.rank == 1
+    assert str(caught.value).startswith(f"{name}: ")
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("config", "known", "code", "words"),
+    [
+        ("Port 1", True, "ssh-failed", "Connection refused"),
+        ("HostName 256.1.1.1", True, "ssh-failed", "resolve hostname 256.1.1.1"),
+        ("IdentityFile /dev/null", True, "ssh-denied", "Permission denied (publickey"),
+        ("", False, "host-key", "Host key verification failed."),
+        ("", KEY, "host-key", "Host key verification failed."),
+        ("ProxyCommand false", True, "ssh-lost", "Connection closed by"),
+    ],
+)
+def test_a_host_that_ssh_does_not_reach(config: str, known: bool | str, code: str, words: str, hosts: Hosts) -> None:
+    host = hosts.all[1]
+    if config.startswith("IdentityFile"):
+        text = hosts.config.read_text().replace(f"IdentityFile {hosts.directory}/user_key", config)
+        hosts.config.write_text(text)
+    else:
+        hosts.more_config(f"Host {host.name}\n  {config}\n")
+    if known is not True:
+        hosts.trust([host] if known else [], known or None)
+    error = failure(host.name)
+    assert error.code == code, str(error)
+    assert words in str(error)
+
+
+HELLO = '{"type":"hello","version":"0.0.1"}'
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        ("echo Welcome!", "host-answer", "its shell's startup files must not print"),
+        (f"echo '{HELLO}'", "package-version", "it has version 0.0.1 of cluster-wireproto"),
+        ("echo \"No such command 'host'.\" >&2; exit 2", "package-version", "another version"),
+        ("printf '\\033[2Jgone\\n' >&2; exit 9", "rank-lost", "exit status 9: \\x1b[2Jgone"),
+        ("kill -9 $$", "rank-lost", "killed there"),
+        ("head -c 3000000 /dev/zero | tr '\\0' x", "host-answer", "a line of more than"),
+        ("exec sleep 60", "host-silent", "no answer within 1 s"),
+    ],
+)
+def test_a_host_that_answers_otherwise(script: str, code: str, words: str, hosts: Hosts, tmp_path: Path) -> None:
+    """The Python is at a path that a shell would take apart."""
+    fake = tmp_path / 'it\'s $(exit 1) "here"'
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    error = failure(hosts.all[1].name, Way(python=str(fake)), 1.0 if code == "host-silent" else 60.0)
+    assert error.code == code, str(error)
+    assert words in str(error)
+
+
+def test_a_host_that_waits_is_sent_heartbeats(hosts: Hosts, tmp_path: Path) -> None:
+    """`jaccl-bootstrap host` ends after 10 s without any, so it ends on a host that is cut off."""
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nread line; read line; test -z "$line" && touch {tmp_path}/beat; cat >/dev/null\n')
+    fake.chmod(0o755)
+
+    async def wait() -> None:
+        async with asking(Host(rank=1, name=hosts.all[1].name, is_local=False, way=Way(python=str(fake)))):
+            await asyncio.to_thread(wait_until, (tmp_path / "beat").exists, "two empty lines")
+
+    asyncio.run(wait())
+
+
+def test_the_host_command_ends_without_a_launcher(tmp_path: Path) -> None:
+    """It answers what it can, skips heartbeats, and ends with its input, or after 10 s without any."""
+    words = [sys.executable, "-P", "-m", "bootstrap", "host"]
+    env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as silent:
+        given = b'\n{"type":"nothing"}\n' + encode(StorePin(name="mac-b", key="no key"))
+        done = subprocess.run(words, input=given, capture_output=True, env=env, timeout=60, check=False)
+        answers = [decode_answer(line) for line in done.stdout.splitlines()]
+        assert (done.returncode, done.stderr) == (0, b"")
+        codes = [each.code for each in answers if isinstance(each, Failed)]
+        assert codes == ["bad-request", "bad-key"]
+        assert isinstance(answers[-1], Over)
+        assert silent.wait(60) == 0
+
+
+@pytest.mark.parametrize("way", [Way(python="/nowhere/python"), Way(python=sys._base_executable), Way(uvx=True)])
+def test_a_host_without_the_package(way: Way, hosts: Hosts) -> None:
+    error = failure(hosts.all[1].name, way)
+    assert error.code == "package-missing", str(error)
+    assert ("install uv" if way.uvx else "run there: pip install 'cluster-wireproto[bootstrap]==") in str(error)
+
+
+@pytest.mark.parametrize(
+    ("config", "is_here"),
+    [
+        ("HostName 127.0.0.1\n  Port 22", True),
+        ("HostName 127.0.0.1\n  Port 2222", False),
+        ("HostName 127.0.0.1\n  Port 22\n  User somebody", False),
+        ("HostName 127.0.0.1\n  Port 22\n  ProxyJump mac-b", False),
+        ("HostName 192.0.2.1\n  Port 22", False),
+    ],
+)
+def test_where_a_name_leads(config: str, is_here: bool, hosts: Hosts) -> None:
+    hosts.more_config(f"Host mine\n  {config}\n")
+    host = config.split()[1]
+    assert asyncio.run(destination("mine")) == Destination(host, is_here)
+    assert asyncio.run(destination(f"{getpass.getuser()}@mine")).host == host
+
+
+def test_the_own_names() -> None:
+    for name in ("localhost", socket.gethostname()):
+        assert asyncio.run(destination(name)).is_here
+
+
+@pytest.mark.parametrize("name", ["mac-b.local", "me@mac-b", "ssh://me@mac-b:22", "10.0.0.1", "fe80::1%en5", "[::1]"])
+def test_names(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-oProxyCommand=true", "a b", "a;b", "a$(b)", "a'b", "me@-a", "-x@a", "a\x1b", "ä", "a,b", "a" * 256]
+)
+def test_names_that_ssh_or_a_shell_would_take_for_something_else(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_name(name)
+    assert caught.value.code == "bad-hosts"
+    assert str(caught.value).isprintable()
+
+
+def test_an_unknown_host_key_is_asked_about_on_the_terminal(hosts: Hosts) -> None:
+    """One host after the other. The launcher does not read the answers, and Ctrl-C ends it at a question, too."""
+    hosts.trust([])
+    names = [host.name for host in hosts.all[:2]]
+    words = [sys.executable, "-P", "-m", "bootstrap", "launch", "--hostfile", str(hosts.hostfile(names)), "--", "true"]
+    # A leader of a session gets the first terminal that it opens.
+    lead = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.execv(sys.argv[2], sys.argv[2:])"
+    terminal, inner = os.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-c", lead, os.ttyname(inner), *words],
+        start_new_session=True,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**os.environ, **hosts.client_env},
+    )
+    os.close(inner)
+    try:
+        for name in names:
+            seen = _until(terminal, b"(yes/no/[fingerprint])? ")
+            assert f"{name}: ssh asks".encode() in seen
+            os.write(terminal, b"yes\n" if name == names[0] else b"\x03")
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+        run.wait()
+        os.close(terminal)
+
+
+def _until(terminal: int, wanted: bytes) -> bytes:
+    seen = b""
+    while wanted not in seen:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError as error:  # nobody has it open any more
+            raise AssertionError(seen.decode(errors="replace")) from error
+    return seen
