@@ -67,6 +67,24 @@ def test_a_host_that_ssh_does_not_reach(config: str, known: bool | str, code: st
     assert words in str(error)
 
 
+def test_the_users_agent_has_the_key(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the host refuses the user; with it the Python that is missing there is what is wrong."""
+    text = hosts.config.read_text().replace(f"IdentityFile {hosts.directory}/user_key", "IdentityFile none")
+    hosts.config.write_text(text.replace("IdentitiesOnly yes", "IdentitiesOnly no"))
+    way = Way(python="/nowhere/python")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    assert failure(hosts.all[1].name, way).code == "ssh-denied"
+    address = f"/tmp/agent-{os.getpid()}"  # no longer than a socket's may be
+    with subprocess.Popen(["ssh-agent", "-D", "-a", address], stdout=subprocess.DEVNULL) as agent:
+        try:
+            wait_until(Path(address).exists, "the agent listens")
+            monkeypatch.setenv("SSH_AUTH_SOCK", address)
+            subprocess.run(["ssh-add", "-q", hosts.directory / "user_key"], check=True, timeout=60)
+            assert failure(hosts.all[1].name, way).code == "package-missing"
+        finally:
+            agent.terminate()
+
+
 HELLO = '{"type":"hello","version":"0.0.1"}'
 OWN, STORED, OVER = (encode(each).decode().strip() for each in (Hello(version=own_version()), Stored(), Over()))
 
