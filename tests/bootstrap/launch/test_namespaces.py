@@ -151,3 +151,25 @@ def test_a_host_that_cannot_be_reached(hosts: Callable[[int], Cluster], launch: 
     assert error["rank"] == 1
     assert error["message"].startswith("mac-b: ssh: connect to host 10.77.0.2 port 2222: "), error
     assert not made.left(made.all[0])
+
+
+def test_what_a_frozen_rank_leaves_is_told_of_its_host_alone(hosts: Callable[[int], Cluster], launch: Launch) -> None:
+    """The hosts share a kernel, and so their processes' numbers."""
+    made = hosts(2)
+    run = launch(made)
+    run.until(("holding", 0), ("holding", 1))
+    own = [pid for pid, command in made.processes(made.all[1]).items() if command.endswith("bootstrap up --launched")]
+    for pid in own:
+        os.kill(pid, signal.SIGSTOP)
+    assert run.end() == 3
+    error = failure(run)
+    assert (error["rank"], error["code"]) == (0, "ping-timeout"), error
+    found = looks(run)
+    assert found["mac-a"] == CLEAN
+    left, why = found["mac-b"]
+    assert "the host's lock" in left
+    assert any(str(pid) in left for pid in own), (left, own)
+    assert why is None
+    for pid in own:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not made.left(made.all[1]), "it ends once it goes on")
