@@ -70,7 +70,7 @@ def pin(
     remove: Annotated[str | None, typer.Option(metavar="NAME", help="Forget this peer.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pin a peer's public key, or list the pins: name, last address, key.
+    """Pin a peer's public key; without arguments, list the pins.
 
     Example: jaccl-bootstrap pin mac-b KEY --address 169.254.1.2
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from bootstrap.capabilities import own_version
 from bootstrap.errors import ConfigError
@@ -15,6 +15,10 @@ CLOSE_SECONDS: Final = 3.0
 """For a host to end once it is asked nothing more."""
 
 
+MAX_ANSWERS: Final = 100
+T = TypeVar("T")
+
+
 class Asking:
     """A host that takes requests, one after the other."""
 
@@ -23,12 +27,28 @@ class Asking:
         self._connection = connection
         self._lines = connection.lines()
 
-    async def ask(self, request: Request, seconds: float | None = None) -> list[Answer]:
-        """Return the host's answers. HostError if it fails, does not answer in time, or is of another version."""
+    async def one(self, request: Request, kind: type[T], seconds: float | None = None) -> T:
+        """Return the host's only answer. HostError as `each`."""
+        answers = await self.each(request, kind, seconds)
+        if len(answers) != 1:
+            raise HostError(self.host, f"it gave {len(answers)} answers to one question", code="host-answer")
+        return answers[0]
+
+    async def each(self, request: Request, kind: type[T], seconds: float | None = None) -> list[T]:
+        """Return the host's answers, all of this kind.
+
+        HostError if it fails, does not answer in time, answers something else, or is of another version.
+        """
         limit = self.host.seconds if seconds is None else seconds
+        answers: list[T] = []
         try:
             async with asyncio.timeout(limit):
-                return [answer async for answer in self._answers(request)]
+                async for answer in self._answers(request):
+                    if not isinstance(answer, kind) or len(answers) == MAX_ANSWERS:
+                        text = f"it answered something else than at most {MAX_ANSWERS} of {kind.__name__}"
+                        raise HostError(self.host, text, code="host-answer")
+                    answers.append(answer)
+                return answers
         except TimeoutError:
             last = next(reversed(self._connection.errors), "it said nothing")
             raise HostError(self.host, f"no answer within {limit:g} s ({last})", code="host-silent") from None

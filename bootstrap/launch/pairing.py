@@ -12,7 +12,7 @@ from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Resolve, resolve_name
 from bootstrap.launch import cables
 from bootstrap.launch.asking import Asking, asking
-from bootstrap.launch.requests import StorePin, Survey
+from bootstrap.launch.requests import Stored, StorePin, Survey
 from bootstrap.launch.ssh import ASKS, Destination, Host, HostError, Way, can_ask, check_name, destination
 from bootstrap.launch.survey import HostReport
 from bootstrap.trust import encode_public_key
@@ -71,7 +71,7 @@ async def surveyed(
 
     async def connect(host: Host) -> tuple[Asking, HostReport]:
         asked = await stack.enter_async_context(asking(host))
-        return asked, one(HostReport, asked, await asked.ask(Survey()))
+        return asked, await asked.one(Survey(), HostReport)
 
     pairs = []
     found = await asyncio.gather(*map(connect, hosts), return_exceptions=True)
@@ -92,7 +92,8 @@ async def store_pins(asked: Sequence[Asking], hosts: Sequence[Paired]) -> None:
     async def store(own: int, each: Asking) -> None:
         for number, host in enumerate(hosts):
             if number != own:
-                await each.ask(StorePin(name=host.name, key=encode_public_key(host.key), address=host.address))
+                pin = StorePin(name=host.name, key=encode_public_key(host.key), address=host.address)
+                await each.one(pin, Stored)
 
     await all_of([store(number, each) for number, each in enumerate(asked)])
 
@@ -104,13 +105,6 @@ def pin_name(host: Host, ip: str | None) -> str:
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) and name.strip("0123456789."):
         return name
     return ip or f"host-{re.sub('[^A-Za-z0-9]', '-', name)[:50]}"
-
-
-def one(kind: type[T], asked: Asking, answers: Sequence[object]) -> T:
-    """Return the only answer, which is of this kind. HostError."""
-    if len(answers) == 1 and isinstance(answers[0], kind):
-        return answers[0]
-    raise HostError(asked.host, f"its answer is no {kind.__name__}", code="host-answer")
 
 
 async def all_of(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from bootstrap.capabilities import own_version
 from bootstrap.control.child import POLL_SECONDS
@@ -25,7 +25,7 @@ from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.channel import HEARTBEAT_SECONDS, Start, plan_fields
 from bootstrap.launch.left import Left
 from bootstrap.launch.member import Failure, Member
-from bootstrap.launch.pairing import Paired, all_of, one, pin_name, resolving, store_pins, surveyed
+from bootstrap.launch.pairing import Paired, all_of, pin_name, resolving, store_pins, surveyed
 from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
 from bootstrap.launch.survey import HostReport
@@ -103,10 +103,11 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
     `wanted` are fields of `launch.run.Job` and of `Plan`. Events and failures are those of all ranks, as
     `bootstrap.rank` gives them; leaving the block ends the ranks in order.
 
-    `run` takes over the events; by default they are this function's.
+    `run` takes over the events and rank 0's input; by default the events are this function's, and there is no input.
     """
     events = EventQueue()
     if run is None:
+        wanted["stdin"] = False
         own = {name: wanted.pop(name) for name in ("hostfile", "way", "pin", "write_hostfile") if name in wanted}
         job = Job(hosts=tuple(hosts), options=wanted, **own)
         run = Launcher(job, events, owns_process=False, clock=asyncio.get_running_loop().time)
@@ -231,9 +232,9 @@ class Launcher(Run):
 
     async def _ladders(self, asked: Sequence[Asking], plans: Sequence[Plan]) -> None:
         """Have every host's doctor look at it; show the table. RunError where a check is red."""
-        checks = await all_of([each.ask(_ladder(plan)) for each, plan in zip(asked, plans, strict=True)])
+        checks = await all_of([each.each(_ladder(plan), CheckAnswer) for each, plan in zip(asked, plans, strict=True)])
         rows = [
-            Row.of(plan.rank, each.host.name, [cast(CheckAnswer, answer).check() for answer in answers])
+            Row.of(plan.rank, each.host.name, [answer.check() for answer in answers])
             for each, plan, answers in zip(asked, plans, checks, strict=True)
         ]
         self.report("ladders", rows=[row.to_json() for row in rows])
@@ -371,7 +372,7 @@ class Launcher(Run):
         """Return what is left of the run on a host; empty for nothing."""
         wanted = Look(run=host.mark, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
         async with asking(replace(host, mark="")) as asked:
-            return _shown(one(Left, asked, await asked.ask(wanted, LAST_LOOK_SECONDS)))
+            return _shown(await asked.one(wanted, Left, LAST_LOOK_SECONDS))
 
 
 async def _any_of(*waits: Awaitable[Any], seconds: float | None = None) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.capabilities import own_version
 from bootstrap.errors import ConfigError
 from bootstrap.launch.asking import asking
-from bootstrap.launch.requests import Failed, Over, StorePin, Survey, decode_answer, encode
+from bootstrap.launch.requests import Failed, Hello, Over, Stored, StorePin, Survey, decode_answer, encode
 from bootstrap.launch.ssh import Destination, Host, HostError, Way, check_name, destination
+from bootstrap.launch.survey import HostReport
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts
 
@@ -30,7 +32,7 @@ def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostErr
 
     async def ask() -> None:
         async with asking(Host(rank=1, name=name, is_local=False, way=way or Way())) as asked:
-            await asked.ask(Survey(), seconds)
+            await asked.one(Survey(), HostReport, seconds)
 
     with pytest.raises(HostError) as caught:
         asyncio.run(ask())
@@ -65,7 +67,26 @@ def test_a_host_that_ssh_does_not_reach(config: str, known: bool | str, code: st
     assert words in str(error)
 
 
+def test_the_users_agent_has_the_key(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the host refuses the user; with it the Python that is missing there is what is wrong."""
+    text = hosts.config.read_text().replace(f"IdentityFile {hosts.directory}/user_key", "IdentityFile none")
+    hosts.config.write_text(text.replace("IdentitiesOnly yes", "IdentitiesOnly no"))
+    way = Way(python="/nowhere/python")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    assert failure(hosts.all[1].name, way).code == "ssh-denied"
+    address = f"/tmp/agent-{os.getpid()}"  # no longer than a socket's may be
+    with subprocess.Popen(["ssh-agent", "-D", "-a", address], stdout=subprocess.DEVNULL) as agent:
+        try:
+            wait_until(Path(address).exists, "the agent listens")
+            monkeypatch.setenv("SSH_AUTH_SOCK", address)
+            subprocess.run(["ssh-add", "-q", hosts.directory / "user_key"], check=True, timeout=60)
+            assert failure(hosts.all[1].name, way).code == "package-missing"
+        finally:
+            agent.terminate()
+
+
 HELLO = '{"type":"hello","version":"0.0.1"}'
+OWN, STORED, OVER = (encode(each).decode().strip() for each in (Hello(version=own_version()), Stored(), Over()))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +94,8 @@ HELLO = '{"type":"hello","version":"0.0.1"}'
     [
         ("echo Welcome!", "host-answer", "its shell's startup files must not print"),
         (f"echo '{HELLO}'", "package-version", "it has version 0.0.1 of cluster-wireproto"),
+        (f"echo '{OWN}'; echo '{STORED}'", "host-answer", "it answered something else"),
+        (f"echo '{OWN}'; echo '{OVER}'", "host-answer", "it gave 0 answers"),
         ("echo \"No such command 'host'.\" >&2; exit 2", "package-version", "another version"),
         ("printf '\\033[2Jgone\\n' >&2; exit 9", "rank-lost", "exit status 9: \\x1b[2Jgone"),
         ("kill -9 $$", "rank-lost", "killed there"),
