@@ -5,6 +5,7 @@
 
 import base64
 from collections.abc import Callable, Iterator
+from string import hexdigits
 from typing import Any, Final
 
 from msgspec import inspect
@@ -199,6 +200,8 @@ def _bad_escapes() -> Iterator[bytes]:
     yield from (b"\\" + bytes([byte]) for byte in range(0x20, 0x7F) if byte not in b'"\\/bfnrtu')
     for at in range(4):
         yield from (b"\\u" + b"1a2B"[:at] + bytes([byte]) + b"1a2B"[at + 1 :] for byte in b"/:@G`g +-_.xX\\")
+    others = (byte for byte in range(0x20, 0x7F) if chr(byte) not in f"{hexdigits}/:@G`g +-_.xX\\")
+    yield from (b"\\u00%c1" % byte for byte in others)
 
 
 def _lone_surrogates() -> Iterator[bytes]:

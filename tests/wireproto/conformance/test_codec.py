@@ -45,11 +45,11 @@ def results(
 
 @pytest.mark.parametrize("revision", Revision)
 def test_our_own(revision: Revision) -> None:
-    """All of it, the generated frames and the times included."""
-    cases = codec_cases(revision)
+    """In revision 2 all of it, the generated frames and the times included."""
+    cases = codec_cases(revision) if revision is Revision.V2 else list(vector_cases(revision))
     found = results([*OURS, "--revision", str(int(revision))], cases=cases, revision=revision)
     assert {result.id: result.reason for result in found if result.verdict is not Verdict.PASS} == {}
-    assert len(found) == len(cases) > 100
+    assert len(found) == len(cases) > 30
 
 
 def test_one_that_takes_everything() -> None:
