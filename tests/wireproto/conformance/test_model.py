@@ -319,7 +319,18 @@ def test_a_rank_0_that_does_not_end_is_found() -> None:
     assert (named.does, named.shape, named.rule) == ("takes", "pong with field-missing", "JSON-KEYS")
 
 
-def test_a_case_names_the_rule_and_shows_the_smallest_script() -> None:
+def test_a_peer_that_does_not_decode_was_told_of_each_fault_in_the_payload() -> None:
+    class DecodesNoPong(RankOne):
+        def tolerates(self, error: WireError, frame: bytes) -> bool:
+            return frame[:1] == b"\x04"
+
+    faults = [frame(b"\x04{}"), frame(b'\x04{"modelLoaded":1}')]
+    found = played([target(DecodesNoPong)], settings(), [script(each) for each in faults], RANK_1, shrinks=True)
+    assert {named.rule for _, named in found} == {"SESSION-BOX"}
+
+
+def test_a_case_names_the_rule_and_shows_the_smallest_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wireproto.conformance.cases.model._SCRIPTS", {Role.RESPONDER: 40})
     (result,) = [
         each
         for each in asyncio.run(results_of(RefusesPrompts, cases=[CASES["rank1.model.order"]]))
@@ -332,7 +343,9 @@ def test_a_case_names_the_rule_and_shows_the_smallest_script() -> None:
     assert len(result.record.steps) < 8
 
 
-def test_what_a_peer_is_known_to_break_is_left_out() -> None:
+def test_what_a_peer_is_known_to_break_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wireproto.conformance.cases.model._SCRIPTS", {Role.RESPONDER: 40})
+
     async def result() -> Result:
         peer = target(RefusesPrompts)
         try:

@@ -41,7 +41,7 @@ DISTANCES: Final = (1, 2, 16, 65, 1000)
 _LONGEST: Final = 16 * 1024
 """Bytes of a test vector that is worth sending often."""
 _SESSION_IDS: Final = ("6F9619FF-8B86-D011-B42D-00CF4FC964FF", "a", "x" * 128, "x" * 129, "", ".a", "a/b", "../x", "é")
-_PORTS: Final = (0, 1, 29400, 65472, 65534, 65535)
+_PORTS: Final = (0, 1, 29400, 65471, 65472, 65534, 65535)
 
 
 def drawn(
@@ -128,7 +128,8 @@ class _Drawing:
 
     def bootstrap(self) -> Iterator[Act]:
         random = self._random
-        payload: dict[str, object] = {"port": random.choice(_PORTS), "sessionID": random.choice(_SESSION_IDS)}
+        ports = (*_PORTS, random.randint(1, 65471), 65535 + int(2 ** random.uniform(0, 15)))
+        payload: dict[str, object] = {"port": random.choice(ports), "sessionID": random.choice(_SESSION_IDS)}
         if random.random() < 0.3:
             payload["extensions"] = random.choice(([], ["outcome/1"], ["side-channel/1"], ["x/1"]))
         frame = b"\x07" + json.dumps(payload).encode()

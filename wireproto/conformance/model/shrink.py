@@ -36,6 +36,8 @@ async def shrunk(script: Script, found: Disagreement, play: Play, seconds: float
     named = shrinking.found
     acts = shrinking.script.acts
     rule = _rule(acts, named) if shrinking.is_done else None
+    if rule is None and named.does == "takes" and await shrinking.takes_anything():
+        rule = "SESSION-BOX"
     if rule is None and named.does == "does not take" and named.rule not in _CONNECTIONS:
         rule = next((rule for rule in map(_rule_of_content, reversed(acts)) if rule is not None), None)
     return shrinking.script, named if rule is None else replace(named, rule=rule)
@@ -60,6 +62,18 @@ class _Shrinking:
             else:
                 await self._simplify()
         self.is_done = before == self.script
+
+    async def takes_anything(self) -> bool:
+        """Whether the peer takes a frame of the last act's type, whatever is in it: it does not decode such frames."""
+        *before, last = self.script.acts
+        if last.do != "frame" or len(last.data) <= 2:
+            return False
+        for payload in (b"?", b"0"):
+            malformed = msgspec.structs.replace(last, data=last.data[:2] + payload.hex())
+            found = await self._play(msgspec.structs.replace(self.script, acts=(*before, malformed)))
+            if found is None or found.does != "takes":
+                return False
+        return True
 
     async def _drop_acts(self) -> None:
         size = len(self.script.acts)
