@@ -53,7 +53,10 @@ ASKS: Final = ("host-key", "ssh-denied")
 _REASONS: Final = (
     ("host-key", r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED"),
     ("ssh-denied", r"Permission denied|Too many authentication failures"),
-    ("ssh-lost", r"not responding|Connection reset|Broken pipe|closed by remote host"),
+    (
+        "ssh-lost",
+        r"not responding|Connection reset|Broken pipe|closed by remote host|Connection to \S+ port \d+ timed out",
+    ),
 )
 
 

@@ -50,7 +50,7 @@ def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostErr
         ("IdentityFile /dev/null", True, "ssh-denied", "Permission denied (publickey"),
         ("", False, "host-key", "Host key verification failed."),
         ("", KEY, "host-key", "Host key verification failed."),
-        ("ProxyCommand false", True, "ssh-lost", "Connection closed by"),
+        ("ProxyCommand sleep 0.1", True, "ssh-lost", "Connection closed by"),  # it has taken what ssh writes first
     ],
 )
 def test_a_host_that_ssh_does_not_reach(config: str, known: bool | str, code: str, words: str, hosts: Hosts) -> None:
@@ -83,6 +83,20 @@ def test_the_users_agent_has_the_key(hosts: Hosts, tmp_path: Path, monkeypatch: 
             assert failure(hosts.all[1].name, way).code == "package-missing"
         finally:
             agent.terminate()
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("Timeout, server 10.77.0.2 not responding.", "ssh-lost"),
+        ("Connection to 10.77.0.2 port 22 timed out", "ssh-lost"),
+        ("ssh: connect to host 10.77.0.2 port 22: Connection timed out", "ssh-failed"),
+    ],
+)
+def test_a_host_that_is_lost_and_one_that_was_never_reached(said: str, code: str, hosts: Hosts) -> None:
+    (hosts.path / "ssh").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
+    error = failure(hosts.all[1].name)
+    assert (error.code, str(error)) == (code, f"{hosts.all[1].name}: {said}")
 
 
 HELLO = '{"type":"hello","version":"0.0.1"}'
