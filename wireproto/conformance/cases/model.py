@@ -18,7 +18,7 @@ from wireproto.session import Role
 
 _SEED: Final = 1
 _SCRIPTS: Final = {Role.RESPONDER: 40, Role.INITIATOR: 5}
-_IN_FRAMES: Final = 3
+_IN_FRAMES: Final = 6
 """So many times as many where each ends with a fault of its own."""
 _IN_FULL: Final = 4
 """So many times as many with `--full`."""

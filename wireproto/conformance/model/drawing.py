@@ -1,5 +1,6 @@
 """Draws scripts: a grammar of acts, with weights for each theme. All choices come from a seed."""
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -113,7 +114,7 @@ class _Drawing:
     def wrong(self) -> Iterator[Act]:
         random = self._random
         draw = random.choice(
-            (_broken, _vector, _mutated, _any_frame, _key_twice, _key_twice, _control_character, _deep)
+            (_broken, _vector, _mutated, _any_frame, _key_twice, _key_twice, _control_character, _deep, _base64)
         )
         yield self._frame(draw(random))
 
@@ -279,6 +280,15 @@ def _control_character(random: Random) -> bytes:
     return _with_unknown(random, b"{%s:0}" % text if random.random() < 0.3 else text)
 
 
+def _base64(random: Random) -> bytes:
+    """A character of no alphabet somewhere in the base64 of a field."""
+    text = base64.b64encode(random.randbytes(random.randrange(3, 9))).decode()
+    at = random.randrange(len(text) + 1)
+    value = json.dumps(text[:at] + random.choice(" \n\r\t*.,\0-_=\u00e9") + text[at:])
+    kind, rest = random.choice(((0x0C, '"sealedToken"'), (0x0B, '"seqLen":1,"sealedActivation"')))
+    return bytes([kind]) + f'{{"uid":"a",{rest}:{value}}}'.encode()
+
+
 def _deep(random: Random) -> bytes:
     """A value that is nested nearly too deep, or just too deep."""
     levels = MAX_NESTING - 1 + random.choice((0, 1, random.randint(-64, 64)))  # the payload is the first
@@ -308,7 +318,7 @@ def _any_frame(random: Random) -> bytes:
     return random_frame(random) or b"\x03"
 
 
-_WRONG: Final = (_broken, _vector, _mutated, _any_frame, _key_twice, _key_twice, _control_character, _deep)
+_WRONG: Final = (_broken, _vector, _mutated, _any_frame, _key_twice, _key_twice, _control_character, _deep, _base64)
 """What draws frames that are mostly not valid."""
 
 
