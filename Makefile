@@ -8,7 +8,7 @@ ARGS ?=
 API := wireproto $(addprefix wireproto.,errors messages schema session session.handshake session.seal \
   codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing \
   $(addprefix testing.,encodings fixed_keys malformed requirements strategies vectors)) \
-  bootstrap $(addprefix bootstrap.,events group launch.run launch.ssh link.sessions link.transport plan trust)
+  bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check conform mutants mutants-generated bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile \
