@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ from wireproto.conformance.byhand import Introduction
 from wireproto.conformance.model.drawing import DISTANCES, THEMES, drawn
 from wireproto.conformance.model.play import Disagreement, play
 from wireproto.conformance.model.rules import End, Listener, Model
-from wireproto.conformance.model.script import Act, Script, bursts, spelt
+from wireproto.conformance.model.script import Act, Deed, Script, bursts, spelt
 from wireproto.conformance.model.shrink import shrunk
 from wireproto.conformance.peer import Peer
 from wireproto.conformance.runner import attempt_at
@@ -68,13 +68,11 @@ def test_scripts_are_kept_as_they_are() -> None:
 @pytest.mark.parametrize("role", Role)
 def test_the_grammar_has_all_that_a_session_can_meet(role: Role) -> None:
     acts = [each for one in scripts(role, count=150) for each in one.acts]
-    deeds = set(Act.__annotations__["do"].__args__) - (
-        {"strangers", "newcomer", "part"} if role is Role.INITIATOR else set()
-    )
-    assert {each.do for each in acts} == deeds
+    connecting = {"strangers", "newcomer", "part"}
+    assert {each.do for each in acts} == set(get_args(Deed)) - (connecting if role is Role.INITIATOR else set())
     types = {bytes.fromhex(each.data)[0] for each in acts if each.do == "frame" and each.data}
     assert types >= SPEC_BY_TYPE.keys()
-    assert len(types) > 100
+    assert len(types) > 80  # most of them unknown
     assert {each.count + 1 for each in acts if each.do == "others"} >= {each for each in DISTANCES if each > 1}
     assert {at for each in acts for at in each.cuts} >= {1, 7, 8, 9, 20, 36}
     assert any(each.joined for each in acts if each.do == "introduce") is (role is Role.INITIATOR)

@@ -101,8 +101,6 @@ class _Play:
         self._acts = script.acts
         self._patience = peer.settings.patience
         self._began = self._now()
-        self._offers = False
-        """Whether we, as rank 1, have offered extensions."""
         self._may_hold_group = False
 
     async def run(self) -> None:
