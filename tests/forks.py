@@ -13,6 +13,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
@@ -55,7 +57,9 @@ class Fork:
         self.stdin: IO[str] | None = None
         self.stdout: IO[str] | None = None
         self.stderr: IO[str] | None = None
+        self._lock = threading.Lock()
         self._status, theirs = os.pipe()
+        weakref.finalize(self, os.close, self._status)  # not before: another thread may wait for it
         try:
             directory = str(cwd or Path.cwd())
             path = [] if cwd is None else [directory]
@@ -80,17 +84,16 @@ class Fork:
         return fork
 
     def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            self.wait(SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        if self.returncode is None:
-            try:
-                self.returncode = self._read(timeout)
-            except TimeoutError:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
-            os.close(self._status)
+        if self.returncode is None and not select.select([self._status], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = self._read(0)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -103,9 +106,9 @@ class Fork:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _read(self, timeout: float | None) -> int:
+    def _read(self, timeout: float) -> int:
         if not select.select([self._status], [], [], timeout)[0]:
-            raise TimeoutError
+            raise TimeoutError("the process that forks does not answer")
         data = os.read(self._status, _STATUS.size)
         assert len(data) == _STATUS.size, "the process that forks has ended"
         return int(_STATUS.unpack(data)[0])

@@ -1,6 +1,5 @@
 """The command `jaccl-bootstrap launch`."""
 
-import asyncio
 import os
 import threading
 from concurrent.futures import CancelledError
@@ -121,6 +120,8 @@ def _pass_on_stdin(run: "Launcher") -> None:
 
     A launcher in the background leaves the terminal to others.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def read() -> None:

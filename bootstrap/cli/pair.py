@@ -1,6 +1,5 @@
 """The command `jaccl-bootstrap pair`."""
 
-import asyncio
 import json
 from typing import Annotated
 
@@ -21,7 +20,7 @@ def pair(
     host: Annotated[str, typer.Argument(metavar="HOST", help="As for ssh, such as mac-b.local.")],
     python: PythonOption = None,
     uvx: UvxOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for an error too.")] = False,
 ) -> int:
     """Pin the key of another host here, and this one's there, over ssh.
 
@@ -31,6 +30,8 @@ def pair(
 
     Exit codes: 0 done, 2 wrong usage, 3 could not run.
     """
+    import asyncio
+
     from bootstrap.launch import pairing
     from wireproto.session.handshake import fingerprint
 
@@ -39,6 +40,8 @@ def pair(
     except ConfigError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
     except BootstrapError as error:
+        if as_json:
+            say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
         say(f"{context.command_path}: {error}", err=True)
         return EXIT_COULD_NOT_RUN
     if as_json:

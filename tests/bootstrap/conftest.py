@@ -39,7 +39,8 @@ class CommandRun:
     """A running `jaccl-bootstrap`.
 
     `program` names a script to run in its place, `worker` one in place of the real worker, `into` a pipe's end.
-    `prefix` is a command that runs it elsewhere.
+    `prefix` is a command that runs it elsewhere. It starts in a fork of a process that has loaded it, if it need not be
+    `fresh` for what a new process inherits from this one.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class CommandRun:
         env: dict[str, str],
         stdout: int = subprocess.PIPE,
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> None:
         self.tmp = tmp
         script = ["-m", "bootstrap"] if program is None else [str(SCRIPTS / program)]
@@ -62,10 +64,10 @@ class CommandRun:
         if into is not None:
             command = ["/bin/sh", "-c", f'("$@"; echo "exit $?" >&2) | {into}', "sh", *command]
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-        changes_start = any(name.startswith(READ_AT_START) for name in env)
+        fresh = fresh or any(name.startswith(READ_AT_START) for name in env)
         env = {**inherited, "TMPDIR": str(tmp), **env}
         self.process: subprocess.Popen[str] | Fork
-        if command[:2] == [sys.executable, "-P"] and stdout == subprocess.PIPE and not changes_start:
+        if command[:2] == [sys.executable, "-P"] and stdout == subprocess.PIPE and not fresh:
             self.process = Fork.with_pipes(command[2:], env)
         else:
             self.process = subprocess.Popen(
@@ -163,11 +165,12 @@ def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
         tmp: Path | None = None,
         stdout: int = subprocess.PIPE,
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> CommandRun:
         if tmp is None:
             tmp = tmp_path / f"tmp{len(runs)}"
             tmp.mkdir()
-        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}, stdout, prefix))
+        runs.append(CommandRun(arguments, tmp, program, worker, into, env or {}, stdout, prefix, fresh))
         return runs[-1]
 
     yield start

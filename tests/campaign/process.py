@@ -103,6 +103,7 @@ class Running(CommandRun):
             None,
             None,
             {"XDG_CONFIG_HOME": str(own.home), "CIRCUMSTANCES": json.dumps(wanted), **env},
+            fresh=True,
         )
 
     def _read_stdout(self) -> None:

@@ -97,7 +97,7 @@ def test_nohup(pair: Pair, up: Start, nothing_left: Check) -> None:
     """Who was told to ignore SIGHUP goes on."""
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        zero = up(*pair, "--json")
+        zero = up(*pair, "--json", fresh=True)
     finally:
         signal.signal(signal.SIGHUP, handler)
     zero.until(("link-lost", 0))
