@@ -14,11 +14,11 @@ from bootstrap.errors import (
     TopologyWriteError,
 )
 from bootstrap.group import bootstrap, form_group
+from bootstrap.link.gather import side_channel_factory
 from bootstrap.plan import BootstrapConfig, Plan
 
 if TYPE_CHECKING:
     from bootstrap.launch.run import launch
-    from bootstrap.link.side_channel import side_channel_factory
     from bootstrap.rank import rank
 
 __all__ = [
@@ -44,10 +44,6 @@ class _Package(ModuleType):
     `rank` and `launch` are always the functions: the import system would put the submodules of those names in their
     place.
     """
-
-    @property
-    def side_channel_factory(self) -> Any:
-        return import_module("bootstrap.link.side_channel").side_channel_factory
 
     @property
     def rank(self) -> Any:

@@ -19,14 +19,13 @@ from bootstrap.doctor.rdma import device_for
 from bootstrap.errors import ConfigError, EnvironmentSetError, GroupInitError
 from bootstrap.events import OnStep, silent
 from bootstrap.files import written
+from bootstrap.link.gather import Gather
 from bootstrap.network import holds
 from bootstrap.plan import Backend, BackendChoice, BootstrapConfig, Plan
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, format_device_file, format_ring_hostfile
 
 if TYPE_CHECKING:
     from mlx.core.distributed import Group
-
-    from bootstrap.link.side_channel import Gather
 
 DEADLINE_SECONDS: Final = 60.0
 # A JACCL_* name beats its MLX_* twin, and JACCL_RING counts when it is merely present.

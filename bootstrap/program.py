@@ -16,7 +16,7 @@ from typing import Any
 
 from bootstrap.events import OnStep
 from bootstrap.group import on_init
-from bootstrap.link.side_channel import VARIABLE
+from bootstrap.link.gather import VARIABLE
 from bootstrap.plan import Order
 
 _BELOW = {__file__, str(Path(__file__).with_name("worker.py")), runpy.__file__, "<frozen runpy>"}

@@ -23,7 +23,7 @@ from bootstrap.errors import BootstrapError
 from bootstrap.events import OnStep
 from bootstrap.files import private_directory
 from bootstrap.group import check_sum, form_group, mlx_version, resolve_backend, takes_gather_factory
-from bootstrap.link.side_channel import side_channel_factory
+from bootstrap.link.gather import side_channel_factory
 from bootstrap.plan import BackendChoice, Order
 from bootstrap.program import run_program
 

@@ -20,7 +20,7 @@ import psutil
 from bootstrap.control.watchers import Watchers, runs
 from bootstrap.errors import USED_UP, BootstrapError
 from bootstrap.events import EVENTS, EventDict
-from bootstrap.link.side_channel import VARIABLE
+from bootstrap.link.gather import VARIABLE
 
 WORKER = ("-m", "bootstrap.worker")
 GRACE_SECONDS: Final = 1.0

@@ -17,8 +17,9 @@ from functools import partial
 from typing import Final, Protocol
 
 from bootstrap.errors import system_reason
+from bootstrap.link.gather import SideChannelError
 from bootstrap.link.sessions import alongside
-from bootstrap.link.side_channel import SideChannel, SideChannelError
+from bootstrap.link.side_channel import SideChannel
 from bootstrap.network import free_port
 from wireproto.errors import StateError, TruncatedError, WireError
 from wireproto.jaccl import MAX_SIZE, InitGathers, Worker

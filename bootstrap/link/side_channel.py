@@ -2,31 +2,18 @@
 
     worker ── socket pair ── control process ══ sealed frames ══ rank 0's control process ── socket pair ── its worker
 
-On the socket pair a request is `u32 little-endian n ‖ n bytes`, the answer `u32 little-endian size × n ‖ size × n
-bytes`; when the gather fails the control process closes it. Rank 0 is the hub. [EXT-SIDE-CHANNEL]
+The worker's end, and what goes over the socket pair, is in `gather`. Rank 0 is the hub. [EXT-SIDE-CHANNEL]
 """
 
 import asyncio
-import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from bootstrap.errors import BootstrapError
+from bootstrap.link.gather import GATHER_SECONDS, HEADER, SLACK_SECONDS, SideChannelError
 from bootstrap.link.outcome import Send, say
 from wireproto.messages import MAX_GATHER, Message, SideChannelPart, SideChannelWhole
-
-VARIABLE: Final = "CLUSTER_SIDE_CHANNEL_FD"
-"""The environment variable that tells a worker, or a command, which descriptor its end of the socket pair has."""
-GATHER_SECONDS: Final = 60.0
-"""From the first part of a gather to the last: one rank's program may take so much longer to load than another's."""
-SLACK_SECONDS: Final = 1.0
-"""The others wait so much longer than rank 0, which knows who is late; and workers than their control processes."""
-_HEADER: Final = struct.Struct("<I")
-
-Gather = Callable[[bytes, int], bytes]
 
 
 class SocketPair(NamedTuple):
@@ -34,59 +21,6 @@ class SocketPair(NamedTuple):
 
     control: socket.socket
     child: socket.socket
-
-
-class SideChannelError(BootstrapError):
-    """A gather failed, on every rank."""
-
-    stage = "side-channel"
-
-
-# -- in the worker -----------------------------------------------------------------------------------------------------
-
-
-def side_channel_factory() -> Callable[[int, int], Gather] | None:
-    """What `mx.distributed.init` takes as `all_gather_factory`; None where the ranks have not agreed on it."""
-    descriptor = os.environ.get(VARIABLE)
-    if descriptor is None:
-        return None
-    try:
-        channel = socket.socket(fileno=os.dup(int(descriptor)))
-    except (OSError, ValueError) as error:
-        raise SideChannelError(f"{VARIABLE} names no socket of this process", code="side-channel-lost") from error
-    channel.settimeout(GATHER_SECONDS + 2 * SLACK_SECONDS)
-
-    def factory(rank: int, size: int) -> Gather:
-        return lambda source, count: _ask(channel, bytes(source[:count]), count, size)
-
-    return factory
-
-
-def _ask(channel: socket.socket, part: bytes, count: int, size: int) -> bytes:
-    if len(part) != count:
-        raise SideChannelError(f"a part of {len(part)} bytes, not {count}", code="side-channel-size")
-    try:
-        channel.sendall(_HEADER.pack(len(part)) + part)
-        (length,) = _HEADER.unpack(_exactly(channel, _HEADER.size))
-        whole = _exactly(channel, length)
-    except (OSError, EOFError) as error:
-        raise SideChannelError(f"the gather ended early: {error}", code="side-channel-lost") from error
-    if length != size * len(part):
-        raise SideChannelError(f"a gather of {size} × {len(part)} bytes gave {length}", code="side-channel-size")
-    return whole
-
-
-def _exactly(channel: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        chunk = channel.recv(count - len(data))
-        if not chunk:
-            raise EOFError("the control process closed it")
-        data += chunk
-    return bytes(data)
-
-
-# -- in the control process --------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -148,14 +82,14 @@ class SideChannel:
         try:
             while True:
                 try:
-                    (count,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+                    (count,) = HEADER.unpack(await reader.readexactly(HEADER.size))
                     if count > MAX_GATHER:
                         raise _fault(f"a gather of {count} bytes a rank is over {MAX_GATHER}", "side-channel-size")
                     part = await reader.readexactly(count)
                 except asyncio.IncompleteReadError:
                     return
                 whole = await self.gather(part)
-                writer.write(_HEADER.pack(len(whole)) + whole)
+                writer.write(HEADER.pack(len(whole)) + whole)
         except OSError:
             return  # the worker died, which its supervisor says
         finally:

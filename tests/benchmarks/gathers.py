@@ -11,8 +11,9 @@ from functools import partial
 
 from harness import Row, benchmark
 
+from bootstrap.link.gather import VARIABLE, Gather, side_channel_factory
 from bootstrap.link.relay import HOST, relay
-from bootstrap.link.side_channel import VARIABLE, Gather, SideChannel, side_channel_factory
+from bootstrap.link.side_channel import SideChannel
 from bootstrap.link.transport import Link, connect, listen
 from wireproto.jaccl import OWN_ENTRY, Destination, Worker, mapped_gid, mesh_init
 from wireproto.messages import SIDE_CHANNEL_1, JacclBootstrapPayload, MemoryPressure, PongPayload

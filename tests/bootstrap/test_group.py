@@ -12,7 +12,7 @@ import pytest
 
 from bootstrap import GroupInitError, group
 from bootstrap.group import check_sum, init_group, preload, resolve_backend, takes_gather_factory
-from bootstrap.link.side_channel import Gather
+from bootstrap.link.gather import Gather
 
 
 class FakeGroup:

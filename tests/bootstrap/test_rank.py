@@ -21,9 +21,9 @@ from bootstrap.attempt import Attempt
 from bootstrap.capabilities import Capabilities, offered, own_version
 from bootstrap.control.child import ChildError, CommandError
 from bootstrap.control.run import RunError
+from bootstrap.link.gather import SideChannelError
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.sessions import SessionLostError
-from bootstrap.link.side_channel import SideChannelError
 from bootstrap.plan import Plan
 from bootstrap.rank import MAX_EARLY
 from bootstrap.trust import Trust

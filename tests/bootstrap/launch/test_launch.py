@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -131,13 +132,110 @@ def test_a_rank_fails_in_its_init(hosts: Hosts, launch: Start, clean: Check, tmp
     clean()
 
 
-def test_ctrl_c_while_the_hosts_are_asked(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
-    python = fake_python(tmp_path, f"touch {tmp_path}/asked; exec cat >/dev/null")
-    run = launch([host.name for host in hosts.all[:2]], "--python", python)
+STAGES = {"starting": ("ladders", None), "linking": ("connected", 0), "forming": ("bootstrap-received", 1)}
+"""The event after which a stage has begun."""
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Callable[[str], str]:
+    """A Python for other hosts that hangs while they are `asked`, or `looked` at; then a file of that name is there."""
+
+    def make(stage: str) -> str:
+        hangs = f"touch {tmp_path}/{stage}; exec cat >/dev/null"
+        begun = f"touch {tmp_path}/begun"
+        at_look = f'case "$*" in *host) if test -e {tmp_path}/begun; then {hangs}; fi;; *) {begun};; esac'
+        return fake_python(tmp_path, f'{at_look if stage == "looked" else hangs}; exec {sys.executable} "$@"')
+
+    return make
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_in_each_stage(stage: str, hosts: Hosts, launch: Start, clean: Check) -> None:
+    run = launch(["localhost", hosts.all[1].name], *WAITS)
+    run.until(STAGES[stage])
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130, (run.events, run.stderr)
+    assert run.events[-1]["stopped"] is True
+    assert of(run, "error") == []
+    assert {(left, why) for _, left, why in looked(run)} <= {("", None)}  # none before a rank is started
+    clean()
+
+
+def test_ctrl_c_while_the_hosts_are_asked(
+    hosts: Hosts, launch: Start, clean: Check, tmp_path: Path, hanging: Callable[[str], str]
+) -> None:
+    run = launch([host.name for host in hosts.all[:2]], "--python", hanging("asked"))
     wait_until((tmp_path / "asked").exists, "a host is asked")
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130, (run.events, run.stderr)
     assert [(event["event"], event["code"]) for event in run.events] == [("done", "interrupted")]
+    clean(soon=True)
+
+
+def test_a_second_ctrl_c_ends_the_last_look(
+    hosts: Hosts, launch: Start, clean: Check, tmp_path: Path, hanging: Callable[[str], str]
+) -> None:
+    name = hosts.all[1].name
+    run = launch(["localhost", name], "--python", hanging("looked"), "--", "true")
+    wait_until((tmp_path / "looked").exists, "a host is looked at")
+    run.process.send_signal(signal.SIGINT)
+    status = Path(f"/proc/{run.process.pid}/status")
+    wait_until(lambda: "ShdPnd:\t0000000000000000" in status.read_text(), "the first one has arrived")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130, (run.events, run.stderr)
+    assert looked(run)[1] == (name, "", "there was no time")
+    clean(soon=True)
+
+
+def kill_ssh(run: CommandRun, words: str) -> None:
+    """Kill a launcher's ssh that runs `jaccl-bootstrap` with these words, as soon as there is one."""
+
+    def found() -> list[psutil.Process]:
+        children = [each for each in psutil.Process(run.process.pid).children() if each.name() == "ssh"]
+        return [each for each in children if each.cmdline()[-1].endswith(f" {words}")]
+
+    wait_until(lambda: found() != [], f"ssh runs {words}")
+    for each in found():
+        each.kill()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ssh_dies_in_each_stage(stage: str, hosts: Hosts, launch: Start, clean: Check) -> None:
+    """That is the cause, and nothing else."""
+    name = hosts.all[1].name
+    run = launch(["localhost", name], *WAITS)
+    run.until(STAGES[stage])
+    kill_ssh(run, "up --launched")
+    assert run.end() == 125, (run.events, run.stderr)
+    failure = error(run)
+    assert (failure["code"], failure["rank"]) == ("rank-lost", 1)
+    assert failure["message"] == f"{name}: ssh ended by signal SIGKILL"
+    clean(soon=True)
+
+
+def test_ssh_dies_while_a_host_is_asked(
+    hosts: Hosts, launch: Start, clean: Check, tmp_path: Path, hanging: Callable[[str], str]
+) -> None:
+    name = hosts.all[1].name
+    run = launch(["localhost", name], "--python", hanging("asked"))
+    wait_until((tmp_path / "asked").exists, "a host is asked")
+    kill_ssh(run, "host")
+    assert run.end() == 3, (run.events, run.stderr)
+    assert (error(run)["code"], error(run)["rank"]) == ("rank-lost", 1)
+    assert error(run)["message"] == f"{name}: ssh ended by signal SIGKILL"
+    clean(soon=True)
+
+
+def test_ssh_dies_at_the_last_look(
+    hosts: Hosts, launch: Start, clean: Check, tmp_path: Path, hanging: Callable[[str], str]
+) -> None:
+    """The launch has worked; that host alone is named as not checked."""
+    name = hosts.all[1].name
+    run = launch(["localhost", name], "--python", hanging("looked"), "--", "true")
+    wait_until((tmp_path / "looked").exists, "a host is looked at")
+    kill_ssh(run, "host")
+    assert run.end() == 0, (run.events, run.stderr)
+    assert looked(run) == [("localhost", "", None), (name, "", f"{name}: ssh ended by signal SIGKILL")]
     clean(soon=True)
 
 
@@ -155,21 +253,11 @@ def test_a_host_is_not_ready(hosts: Hosts, launch: Start, clean: Check) -> None:
     clean()
 
 
-def ssh_of(run: CommandRun, host: str) -> psutil.Process:
-    """The ssh that holds a rank's channel."""
-    (found,) = [
-        each
-        for each in psutil.Process(run.process.pid).children()
-        if each.name() == "ssh" and host in each.cmdline() and "--launched" in each.cmdline()[-1]
-    ]
-    return found
-
-
 def test_ssh_is_killed(hosts: Hosts, launch: Start, clean: Check) -> None:
     """Its rank ends with its channel, and the other is ended; the loss of ssh is the cause."""
     run = launch(["localhost", hosts.all[1].name], *WAITS)
     all_begun(run)
-    ssh_of(run, hosts.all[1].name).kill()
+    kill_ssh(run, "up --launched")
     assert run.end() == 125, (run.events, run.stderr)
     failure = error(run)
     assert (failure["code"], failure["rank"]) == ("rank-lost", 1)

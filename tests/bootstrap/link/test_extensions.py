@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bootstrap import LinkError
-from bootstrap.link.side_channel import SideChannelError
+from bootstrap.link.gather import SideChannelError
 from bootstrap.rank import Rank
 from tests.bootstrap.links import leading, run, serving, session_0, session_1
 from tests.bootstrap.working_ranks import Acting, Group

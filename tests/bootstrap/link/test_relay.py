@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from bootstrap.link.gather import SideChannelError
 from bootstrap.link.relay import HOST, MAX_CANDIDATES, Relay, relay
-from bootstrap.link.side_channel import SideChannel, SideChannelError
+from bootstrap.link.side_channel import SideChannel
 from tests.bootstrap.exchanges import Links
 from tests.bootstrap.links import run
 from wireproto.jaccl import OWN_ENTRY, Destination, Root, Worker, mapped_gid, mesh_init, ring_init

@@ -18,14 +18,8 @@ from hypothesis import strategies as st
 
 from bootstrap import side_channel_factory
 from bootstrap.errors import BootstrapError
-from bootstrap.link.side_channel import (
-    GATHER_SECONDS,
-    SLACK_SECONDS,
-    VARIABLE,
-    Gather,
-    SideChannel,
-    SideChannelError,
-)
+from bootstrap.link.gather import GATHER_SECONDS, SLACK_SECONDS, VARIABLE, Gather, SideChannelError
+from bootstrap.link.side_channel import SideChannel
 from tests.bootstrap.exchanges import Links, now, run_timeless
 from tests.bootstrap.links import run
 from wireproto import Message, SideChannelPart, SideChannelWhole
