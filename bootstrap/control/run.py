@@ -1,6 +1,7 @@
 """One run: its deadline, signals, exit code and lock, and the children that end with it."""
 
 import asyncio
+import atexit
 import os
 import shutil
 import signal
@@ -118,6 +119,7 @@ def execute(
             run.summary["stopped"] = True
         elif error.code != "output-closed":  # nobody is left to read it
             run.fail(error)
+    run.exit_on_signals(code)
     run.display.event({"event": "done", "ok": not failure, **run.summary, **failure, "t_ms": run.now()})
     return code
 
@@ -175,6 +177,7 @@ class Run:
         self._stopped = asyncio.Event()
         self._before: frozenset[int] = frozenset()
         self._hurries = False
+        self._stops: list[signal.Signals] = []  # that this run handles
 
     # -- what it shows -------------------------------------------------------------------------------------------------
 
@@ -216,7 +219,9 @@ class Run:
         async with AsyncExitStack() as held:
             if self._owns_process:
                 self._before = frozenset(each.pid for each in psutil.Process().children(recursive=True))
-                self._handle_signals(asyncio.get_running_loop())
+                loop = asyncio.get_running_loop()
+                self._handle_signals(loop)
+                held.callback(self._release_stops, loop)
                 held.enter_context(adopting())
             self._set_alarm()
             output = asyncio.create_task(self._output_failed())
@@ -291,12 +296,30 @@ class Run:
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.set_exception_handler(self._complain)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_IGN and number == signal.SIGHUP:
-                continue  # nohup asked for that
+        self._stops = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else nohup asked for that
+            self._stops.append(signal.SIGHUP)
+        for number in self._stops:
             loop.add_signal_handler(number, self.interrupt, number)
         loop.add_signal_handler(signal.SIGTSTP, self.suspend)
         loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self.reap_orphans))
+
+    def _release_stops(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the signals from the loop, whose end would restore their defaults: too late to stop the run, they would
+        take the place of its exit code."""
+        for number in self._stops:
+            loop.remove_signal_handler(number)
+        self._ignore_stops()
+
+    def _ignore_stops(self) -> None:
+        for number in self._stops:
+            signal.signal(number, signal.SIG_IGN)
+
+    def exit_on_signals(self, code: int) -> None:
+        """From now on exit at a signal, with the code of the run that is over: its last output may take long."""
+        for number in self._stops:
+            signal.signal(number, lambda *_: os._exit(code))
+        atexit.register(self._ignore_stops)  # the interpreter's end would restore their defaults, too
 
     def interrupt(self, number: int) -> None:
         """End the run as a signal does; a second SIGINT ends all graces."""

@@ -81,6 +81,15 @@ def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A run that has ended leaves its own handlers, since its process ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def executed(
     act: Act,
     shown: Shown | None = None,
@@ -237,6 +246,50 @@ def test_a_signal_after_that_is_the_proper_end(number: signal.Signals) -> None:
 
     code, shown = executed(act)
     assert (code, shown.events) == (128 + number, [{"event": "done", "ok": True, "stopped": True}])
+
+
+LATE = """
+import asyncio, signal, sys
+from bootstrap.control.run import Run, RunError, execute
+
+number, moment = signal.Signals(int(sys.argv[1])), sys.argv[2]
+
+class Display:
+    def event(self, event):
+        if event["event"] == moment:
+            signal.raise_signal(number)
+
+    async def failed(self):
+        await asyncio.Event().wait()
+
+async def act(run):
+    raise RunError("no more", code="deadline")
+
+async def main():
+    try:
+        await run.main(act)
+    finally:
+        if moment == "end":
+            signal.raise_signal(number)
+
+class AtTheEnd:
+    def __del__(self, signal=signal, number=number):
+        signal.raise_signal(number)
+
+if moment == "finalized":
+    sys.keeps = AtTheEnd()  # until the interpreter has restored its handlers
+run = Run(Display(), timeout=60)
+sys.exit(execute(run, main))
+"""
+
+
+@SIGNALS
+@pytest.mark.parametrize("moment", ["end", "error", "done", "finalized"])
+def test_a_signal_that_comes_too_late_does_not_replace_the_exit_code(number: signal.Signals, moment: str) -> None:
+    """A terminal that was closed while its rank ended made it end by SIGHUP, after it had said that all was well."""
+    restore = f"import signal; signal.signal({int(number)}, signal.SIG_DFL)\n"  # whatever this process ignores
+    done = subprocess.run([sys.executable, "-c", restore + LATE, str(int(number)), moment], timeout=60, check=False)
+    assert done.returncode == 3
 
 
 def test_the_user_of_another_rank_has_stopped_the_group() -> None:
