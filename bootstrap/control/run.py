@@ -306,8 +306,8 @@ class Run:
 
     def _release_stops(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the signals from the loop, whose end would restore their defaults: too late to stop the run, they would
-        take the place of its exit code."""
-        for number in self._stops:
+        take the place of its exit code. It would also close the pipe that tells of signals before it stops using it."""
+        for number in (*self._stops, signal.SIGTSTP, signal.SIGCHLD):
             loop.remove_signal_handler(number)
         self._ignore_stops()
 

@@ -563,8 +563,9 @@ async def alongside(work: Coroutine[None, None, ResultT], *services: Coroutine[N
                 task.result()
         return main.result()
     finally:
-        main.cancel()
-        await asyncio.gather(main, return_exceptions=True)
+        if main.cancel():
+            await asyncio.gather(main, return_exceptions=True)
+        # At once where the work is done: a service that went on could fail meanwhile, and nobody would learn why.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,6 +13,8 @@ from typing import IO, Final
 from wireproto.conformance.targets import Ended, Launcher, Running
 
 STOP_SECONDS: Final = 2.0
+KILL_SECONDS: Final = 10.0
+"""A busy machine may take a while; to give up earlier would leave asyncio a process that it warns about."""
 _LAST_LINES: Final = 20
 _LAST_BYTES: Final = 16 * 1024
 _NOISE: Final = re.compile(r"\s*$|Node\.js v\d|\s+at \S|\s+\^")
@@ -69,10 +71,10 @@ def how_ended(code: int, lines: Sequence[str]) -> str:
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
     """The whole process group: a shell's children, too."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(seconds):
                 await process.wait()
                 return

@@ -25,7 +25,7 @@ COMMANDS = {
     "encode": "encode ping",
     "encode raw": "encode ping --form raw",
     "codec": "codec",
-    "conform list": "conform peer --list",
+    "conform list": "conform codec --list",
     "fuzz dict": "fuzz dict",
     "wrong usage": "decode zz!",
 }

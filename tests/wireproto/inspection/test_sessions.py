@@ -267,7 +267,8 @@ def test_joined_in_the_middle_of_a_frame(revision: Revision) -> None:
     found = said(entries(segments, talk.keys()))
     # The hello is gone, and with it what tells which side the first frame is from; the ack has its own type.
     assert names(found) == NAMES[1:]
-    assert [(entry.kind, entry.size) for entry in found if entry.kind is Kind.SKIPPED] in ([], [(Kind.SKIPPED, 334)])
+    skipped = [entry.size for entry in found if entry.kind is Kind.SKIPPED]
+    assert skipped in ([], [len(segments[0].data)])  # its signature, in DER, is not always of one length
 
 
 def test_the_same_ends_connect_again() -> None:
