@@ -7,7 +7,6 @@ followed by another one.
 """
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,8 +19,8 @@ from msgspec import structs
 
 from bootstrap.attempt import Attempt
 from bootstrap.capabilities import Capabilities, load, offered, supported
-from bootstrap.control.run import Display, Run, RunError, Stopped
-from bootstrap.control.running import EventQueue, RunningRank
+from bootstrap.control.run import Display, Run, RunError
+from bootstrap.control.running import EventQueue, RunningRank, running
 from bootstrap.errors import BootstrapError, ConfigError, IdentityError, LinkError, refused
 from bootstrap.link.outcome import Send
 from bootstrap.link.record import Capture, KeyLog
@@ -87,14 +86,8 @@ async def rank(
     if run is None:
         run = run_for(plan, events, owns_process=False, clock=asyncio.get_running_loop().time)
     script = Rank(plan, trust, run, key_log, capture)
-    running = RunningRank(asyncio.create_task(run.main(lambda _: script.main())), events)
-    try:
-        yield running
-    finally:
-        running.leave()
-        run.stop(Stopped(signal.SIGTERM))
-        await running.settled()
-    running.raise_failure()
+    async with running(run, lambda _: script.main(), events) as inside:
+        yield inside
 
 
 def run_for(plan: Plan, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic) -> Run:

@@ -1,13 +1,16 @@
 """A run inside somebody's program: its typed events, and its end as an exception."""
 
 import asyncio
+import signal
 from collections import deque
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import msgspec
 
 from bootstrap.control.output import Lines
-from bootstrap.control.run import Stopped
+from bootstrap.control.run import Run, Stopped
 from bootstrap.events import EVENTS, Event, EventDict, Log
 
 MANY_EVENTS: Final = 1000
@@ -105,3 +108,18 @@ class EventQueue:
     def _put(self, event: Event) -> None:
         self._events.append(event)
         self._news.set()
+
+
+@asynccontextmanager
+async def running(
+    run: Run, act: Callable[[Run], Coroutine[Any, Any, None]], events: EventQueue
+) -> AsyncIterator[RunningRank]:
+    """Run inside the block; leaving it stops the run in order, and raises its failure if nobody has seen it."""
+    rank = RunningRank(asyncio.create_task(run.main(act)), events)
+    try:
+        yield rank
+    finally:
+        rank.leave()
+        run.stop(Stopped(signal.SIGTERM))
+        await rank.settled()
+    rank.raise_failure()

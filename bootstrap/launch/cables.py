@@ -71,7 +71,7 @@ def find(
     """
     check_size(len(reports))
     check_backend(backend)
-    _check_distinct(reports, names)
+    check_distinct(reports, names)
     cables = find_cables(reports)
     remarks: list[str] = []
     order: tuple[int, ...] = tuple(range(len(reports)))
@@ -95,7 +95,8 @@ def find(
     return Cabling(hostfile=hostfile, order=order, shape=shape, remarks=tuple(remarks))
 
 
-def _check_distinct(reports: Sequence[HostReport], names: Sequence[str]) -> None:
+def check_distinct(reports: Sequence[HostReport], names: Sequence[str]) -> None:
+    """ConfigError where two names lead to one host, or to two with the same key."""
     for one, other in combinations(range(len(reports)), 2):
         if reports[one].key == reports[other].key:
             raise ConfigError(

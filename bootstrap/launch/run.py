@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from bootstrap.capabilities import own_version
 from bootstrap.control.child import POLL_SECONDS
 from bootstrap.control.run import Display, Run, RunError, Stopped
-from bootstrap.control.running import EventQueue, RunningRank
+from bootstrap.control.running import EventQueue, RunningRank, running
 from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.events import EventDict
 from bootstrap.hostfile import Hostfile
@@ -28,7 +28,6 @@ from bootstrap.launch.member import Failure, Member
 from bootstrap.launch.pairing import Paired, all_of, pin_name, resolving, store_pins, surveyed
 from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
-from bootstrap.launch.survey import HostReport
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
 from wireproto.jaccl.topology import devices_of
@@ -111,14 +110,8 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
         own = {name: wanted.pop(name) for name in ("hostfile", "way", "pin", "write_hostfile") if name in wanted}
         job = Job(hosts=tuple(hosts), options=wanted, **own)
         run = Launcher(job, events, owns_process=False, clock=asyncio.get_running_loop().time)
-    running = RunningRank(asyncio.create_task(run.main(run.act)), events)
-    try:
-        yield running
-    finally:
-        running.leave()
-        run.stop(Stopped(signal.SIGTERM))
-        await running.settled()
-    running.raise_failure()
+    async with running(run, run.act, events) as inside:
+        yield inside
 
 
 class Launcher(Run):
@@ -203,7 +196,7 @@ class Launcher(Run):
         async with AsyncExitStack() as stack:
             asked, reports = await surveyed(stack, hosts, self._ssh_asks)
             hosts = [each.host for each in asked]
-            _check_keys(hosts, reports)
+            cables.check_distinct(reports, names)
             hostfile = self.job.hostfile
             if hostfile is None:
                 backend = self.job.options.get("backend", "auto")
@@ -392,18 +385,6 @@ def _shown(left: Left) -> str:
         "the host's lock" if left.locked else "",
     ]
     return " and ".join(filter(None, parts))
-
-
-def _check_keys(hosts: Sequence[Host], reports: Sequence[HostReport]) -> None:
-    """ConfigError where two names lead to one host, or to two with the same key."""
-    names: dict[str, str] = {}
-    for host, report in zip(hosts, reports, strict=True):
-        if (other := names.setdefault(report.key, host.name)) != host.name:
-            text = f"{other} and {host.name} have the same identity key"
-            raise ConfigError(
-                f"{text}; name each host once, or, if they are two, remove identity.pem on one of them",
-                code="host-repeated",
-            )
 
 
 def _ladder(plan: Plan) -> Doctor:

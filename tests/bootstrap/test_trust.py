@@ -248,7 +248,7 @@ def test_first_use_takes_no_key_twice(group: Group) -> None:
 
 
 def test_first_use_is_for_the_address_that_the_user_names(tmp_path: Path) -> None:
-    """Whoever else connects first shows a key in vain."""
+    """The key of whoever else connects first is not taken."""
     zero, one = make_ranks(tmp_path, 2)
     trust = Trust(load_identity(one.identity), {0: TrustAnyKey()})
     rank = Acting(Plan(rank=1, ips=(zero.ip, one.ip)), trust, forever)

@@ -194,7 +194,7 @@ class Link(Side):
     # -- the handshake -------------------------------------------------------------------------------------------------
 
     async def shake_hands(self, frame: bytes | None = None) -> None:
-        """The rest of a handshake without fault; `frame` is our part of it, if it is to be spelt in another way."""
+        """The rest of a handshake without fault; `frame` is our part of it, if it is to be encoded in another way."""
         what = "the hello" if self.peer.role is Role.RESPONDER else "the ack"
         await self.send_body(what, self.introduction() if frame is None else frame)
         await self.establish()

@@ -80,7 +80,7 @@ def _of(spec: MessageSpec) -> Iterator[Point]:
         case PayloadKind.JSON:
             payload = _Payload(spec)
             for part in (
-                payload.values, payload.keys, payload.texts, payload.numbers, payload.structure, payload.spelling,
+                payload.values, payload.keys, payload.texts, payload.numbers, payload.structure, payload.forms,
                 payload.lengths, payload.bad_values, payload.bad_strings, payload.bad_grammar, payload.duplicates,
                 payload.unknown_duplicates, payload.missing, payload.bad_ends, payload.too_deep,
             ):  # fmt: skip
@@ -237,7 +237,7 @@ class _Payload:
                     text = b"[" + b",".join(b"%d" % (each - 9) for each in range(number)) + b"]"
                     yield from self._fitting("elements", f"{key} of {number} elements", self._frame((key, text)))
 
-    def spelling(self) -> Iterator[Point]:
+    def forms(self) -> Iterator[Point]:
         text = self._frame((_X, b'[1,"a",{"b":null,"c":[]},true]'))[1:]
         for space in (b" ", b"\t", b"\n", b"\r", b"\r\n", b" \t\n\r"):
             spaced = b"".join(space + bytes([byte]) + space if byte in b"{}[]:," else bytes([byte]) for byte in text)

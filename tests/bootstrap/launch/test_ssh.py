@@ -28,7 +28,7 @@ def _client(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostError:
-    """Ask a host for its report, in vain."""
+    """Return the error that asking a host for its report gives."""
 
     async def ask() -> None:
         async with asking(Host(rank=1, name=name, is_local=False, way=way or Way())) as asked:

@@ -18,7 +18,7 @@ from wireproto.conformance.byhand import Introduction
 from wireproto.conformance.model.drawing import DISTANCES, THEMES, drawn
 from wireproto.conformance.model.play import Disagreement, play
 from wireproto.conformance.model.rules import End, Listener, Model
-from wireproto.conformance.model.script import Act, Deed, Script, bursts, spelt
+from wireproto.conformance.model.script import Act, Deed, Script, bursts, rewritten
 from wireproto.conformance.model.shrink import shrunk
 from wireproto.conformance.peer import Peer
 from wireproto.conformance.runner import attempt_at
@@ -93,9 +93,9 @@ def test_only_where_it_is_wanted_a_group_is_started() -> None:
     assert usable(scripts(Role.RESPONDER, bootstraps=True)) != []
 
 
-def test_another_spelling_of_the_hello_is_the_same_hello() -> None:
+def test_another_form_of_the_hello_is_the_same_hello() -> None:
     hello = Side(Role.RESPONDER, Revision.V2, OURS).introduction()
-    texts = {spelt(hello, flags) for flags in range(128)}
+    texts = {rewritten(hello, flags) for flags in range(128)}
     assert len(texts) == 8 + 8 * 8  # without an unknown key, and with one of eight
     assert {decode_frame(text) for text in texts} == {decode_frame(hello)}
 

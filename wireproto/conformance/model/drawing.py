@@ -112,11 +112,8 @@ class _Drawing:
         yield self._frame(self._valid())
 
     def wrong(self) -> Iterator[Act]:
-        random = self._random
-        draw = random.choice(
-            (_broken, _vector, _mutated, _any_frame, _key_twice, _key_twice, _control_character, _deep, _base64)
-        )
-        yield self._frame(draw(random))
+        draw = self._random.choice(_WRONG)
+        yield self._frame(draw(self._random))
 
     def wrong_type(self) -> Iterator[Act]:
         yield self._frame(bytes([self._random.randrange(256)]) + self._random.choice((b"", b"{}", b"x")))
@@ -213,7 +210,7 @@ class _Drawing:
         return Act(do="others", count=count, nonce=self._nonce())
 
     def _valid(self) -> bytes:
-        """A frame of any type that the peer has to take or to ignore, spelt in any way."""
+        """A frame of any type that the peer has to take or to ignore, encoded in any way."""
         random = self._random
         kinds = _kinds(self._revision)
         while True:

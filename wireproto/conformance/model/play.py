@@ -12,7 +12,7 @@ import msgspec
 from wireproto.conformance.frames import OFFER, PONG, SESSION_END, link_frame, offered, shown, strictly
 from wireproto.conformance.model.drawing import PING
 from wireproto.conformance.model.rules import End, Listener, Model, Outcome
-from wireproto.conformance.model.script import Act, Hand, Script, bursts, spelt
+from wireproto.conformance.model.script import Act, Hand, Script, bursts, rewritten
 from wireproto.conformance.peer import Peer
 from wireproto.conformance.verdicts import Missed
 from wireproto.conformance.wire import Silence
@@ -123,9 +123,9 @@ class _Play:
         else:
             await self._quiet()
 
-    async def _connect(self, spelling: int) -> None:
+    async def _connect(self, form: int) -> None:
         self._link = await self._peer.connect()
-        self._introduction = spelt(self._link.introduction(), spelling)
+        self._introduction = rewritten(self._link.introduction(), form)
         self._hand = Hand(self._link, self._introduction)
         self._model = Model(self._listener, self._link)
         self._end = End.OPEN

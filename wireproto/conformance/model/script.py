@@ -24,7 +24,7 @@ Deed = Literal[
 ]  # fmt: skip
 
 
-class Spelling(Flag):
+class Form(Flag):
     """What is unusual about the JSON of our hello or ack."""
 
     UNKNOWN_KEY = 1
@@ -33,17 +33,17 @@ class Spelling(Flag):
     ORDER = 8
 
 
-def spelt(frame: bytes, flags: int) -> bytes:
-    """Return our hello or ack in another spelling; higher bits of `flags` choose the unknown key."""
-    spelling = Spelling(flags % 16)
+def rewritten(frame: bytes, flags: int) -> bytes:
+    """Return our hello or ack in another form; higher bits of `flags` choose the unknown key."""
+    form = Form(flags % 16)
     members = [(f'"{key}"', f'"{value}"') for key, value in json.loads(frame[1:]).items()]
-    if Spelling.ESCAPES in spelling:
+    if Form.ESCAPES in form:
         members = [(f'"\\u{ord(key[1]):04x}{key[2:]}', value.replace("/", "\\/")) for key, value in members]
-    if Spelling.UNKNOWN_KEY in spelling:
+    if Form.UNKNOWN_KEY in form:
         members.insert(0, (f'"{_UNKNOWN[flags // 16 % len(_UNKNOWN)]}"', '[-1.5e3,{"nonce":null}]'))
-    if Spelling.ORDER in spelling:
+    if Form.ORDER in form:
         members.reverse()
-    space = " \n\t\r" if Spelling.WHITE_SPACE in spelling else ""
+    space = " \n\t\r" if Form.WHITE_SPACE in form else ""
     text = f",{space}".join(f"{key}{space}:{space}{value}" for key, value in members)
     return frame[:1] + f"{space}{{{space}{text}{space}}}{space}".encode()
 
@@ -54,7 +54,7 @@ _UNKNOWN: Final = ("", "x", "Nonce", "nonce ", "extensions", "a longer key", "é
 class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that is sent, or done.
 
-    introduce       our hello or ack, in the `Spelling` that `at` says, with `early` bytes of the next act after it
+    introduce       our hello or ack, in the `Form` that `at` says, with `early` bytes of the next act after it
     frame           a cluster frame, in a box where the revision has them
     unsealed        the same without a box
     changed box     with the lowest bit of byte `at` of the box flipped

@@ -13,7 +13,7 @@ import msgspec
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.conformance.frames import PING
 from wireproto.conformance.model.play import CRASHES, Disagreement
-from wireproto.conformance.model.script import Act, Script, Spelling
+from wireproto.conformance.model.script import Act, Form, Script
 from wireproto.errors import WireError
 from wireproto.messages import EXTENSIONS
 from wireproto.session.seal import NONCE
@@ -141,8 +141,8 @@ def _simpler(act: Act) -> Iterator[Act]:
         for at in range(len(act.cuts)):
             yield msgspec.structs.replace(act, cuts=act.cuts[:at] + act.cuts[at + 1 :])
     if act.do == "introduce":
-        for flag in Spelling:
-            if Spelling(act.at % 16) & flag:
+        for flag in Form:
+            if Form(act.at % 16) & flag:
                 yield msgspec.structs.replace(act, at=act.at ^ flag.value)
     if act.count > 1:
         yield msgspec.structs.replace(act, count=act.count // 2)
@@ -183,7 +183,7 @@ def _simpler_frames(frame: bytes) -> Iterator[bytes]:
 
 
 def _members(text: bytes) -> list[bytes] | None:
-    """The members of a JSON object, in any spelling; None for what is none."""
+    """The members of a JSON object, in any encoding; None for what is none."""
     tokens = _TOKEN.findall(text)
     if b"".join(tokens) != text or text.strip()[:1] != b"{" or text.strip()[-1:] != b"}":
         return None
@@ -245,18 +245,18 @@ def _have_alike_nonces(acts: tuple[Act, ...]) -> bool:
     )
 
 
-_SPELLINGS: Final = {
-    Spelling.UNKNOWN_KEY: "JSON-UNKNOWN-KEY",
-    Spelling.WHITE_SPACE: "JSON-TEXT",
-    Spelling.ESCAPES: "JSON-STRING",
-    Spelling.ORDER: "JSON-KEYS",
+_FORMS: Final = {
+    Form.UNKNOWN_KEY: "JSON-UNKNOWN-KEY",
+    Form.WHITE_SPACE: "JSON-TEXT",
+    Form.ESCAPES: "JSON-STRING",
+    Form.ORDER: "JSON-KEYS",
 }
 
 
 def _rule_of_content(act: Act) -> str | None:
     """The rule that allows what is unusual about a hello or a valid frame, or the one by which it is taken at all."""
     if act.do == "introduce":
-        return next((rule for flag, rule in _SPELLINGS.items() if Spelling(act.at % 16) & flag), None)
+        return next((rule for flag, rule in _FORMS.items() if Form(act.at % 16) & flag), None)
     frame = bytes.fromhex(act.data)
     if act.do != "frame" or frame == PING:
         return None
