@@ -18,8 +18,8 @@ from bootstrap.link.ports import check_neighbour, check_own_ports
 from bootstrap.link.relay import HOST, relay
 from bootstrap.link.sessions import alongside
 from bootstrap.link.side_channel import SideChannel, SocketPair
-from bootstrap.network import free_port
 from bootstrap.plan import Order, Plan
+from bootstrap.system import current
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Message, OutcomeState, Revision
 
 AWAITED_SECONDS: Final = 60.0
@@ -229,7 +229,7 @@ class Attempt:
             )
 
     async def _show(self) -> None:
-        port = None if self.side_channel is None else free_port(HOST)
+        port = None if self.side_channel is None else current().network.free_port(HOST)
         prepared = prepare(replace(self.plan, relay_port=port), self.able.backend)
         content = prepared.content.decode()
         self.run.report("would-write", path=str(prepared.path), format=prepared.format, content=content)

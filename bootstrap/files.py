@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from bootstrap.errors import TopologyWriteError
+from bootstrap.system import current
 
 
 def read_file(path: str | PathLike[str], limit: int) -> bytes:
@@ -67,27 +67,22 @@ def temporary(path: Path, data: bytes, *, durable: bool = False) -> Iterator[Pat
 
     A `durable` file survives a power cut whole.
     """
-    name = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}.tmp")
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    name, files = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}.tmp"), current().files
+    files.create(name, data, durable=durable)
     try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)  # whatever the umask removed
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(fd)
         yield name
     finally:
-        name.unlink(missing_ok=True)
+        files.remove(name)
 
 
-def write_file(path: Path, data: bytes) -> os.stat_result:
+def write_file(path: Path, data: bytes) -> os.stat_result | None:
     """Write `data` to `path` with mode 0600, whole or not at all; return the new file's status."""
+    files = current().files
     try:
         _refuse_irregular(path)
         with temporary(path, data) as new:
-            status = new.stat()
-            new.replace(path)  # swaps the name itself: a link put there meanwhile is overwritten, not followed
+            status = files.status(new)
+            files.rename(new, path)  # swaps the name itself: a link put there meanwhile is overwritten, not followed
     except OSError as error:
         raise TopologyWriteError(
             f"cannot write {path}: {error.strerror}; check the directory, or name another one", code="write-failed"
@@ -98,7 +93,7 @@ def write_file(path: Path, data: bytes) -> os.stat_result:
 def remove_file(path: Path) -> None:
     """Remove `path`, if it exists."""
     try:
-        path.unlink(missing_ok=True)
+        current().files.remove(path)
     except OSError as error:
         raise TopologyWriteError(
             f"cannot remove {path}: {error.strerror}; remove it by hand", code="remove-failed"
@@ -113,17 +108,15 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
         yield path
     finally:
         with suppress(OSError):
-            if os.path.samestat(mine, path.lstat()):
+            there = current().files.status(path)
+            if mine is not None and there is not None and os.path.samestat(mine, there):
                 remove_file(path)
 
 
 def _refuse_irregular(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+    there = current().files.status(path)
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "not a regular file"
         raise TopologyWriteError(f"cannot write {path}: it is {kind}; remove it", code="not-a-regular-file")
 
 
@@ -131,7 +124,7 @@ def _refuse_irregular(path: Path) -> None:
 def private_directory(path: Path) -> Iterator[None]:
     """Keep a new directory, accessible to its owner only, inside the block. Raise TopologyWriteError if that fails."""
     try:
-        path.mkdir(0o700)
+        current().files.make_directory(path)
     except OSError as error:
         raise TopologyWriteError(
             f"cannot make {path}: {error.strerror}; check TMPDIR", code="directory-failed"
@@ -139,7 +132,7 @@ def private_directory(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        current().files.remove_directory(path)
 
 
 def prepare_standard_streams() -> None:

@@ -20,8 +20,8 @@ from bootstrap.errors import ConfigError, EnvironmentSetError, GroupInitError
 from bootstrap.events import OnStep, silent
 from bootstrap.files import written
 from bootstrap.link.gather import Gather
-from bootstrap.network import holds
 from bootstrap.plan import Backend, BackendChoice, BootstrapConfig, Plan
+from bootstrap.system import current
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, format_device_file, format_ring_hostfile
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def forms_jaccl_ring(plan: Plan) -> bool:
 
 def checked(plan: Plan, backend: Backend) -> Plan:
     """Return the plan with all that `backend` needs. ConfigError for what makes native code crash or wait forever."""
-    if plan.rank == 0 and not holds(plan.ips[0]):
+    if plan.rank == 0 and not current().network.holds(plan.ips[0]):
         raise ConfigError(
             f"rank 0 is the coordinator at {plan.ips[0]}, an address that this host does not have",
             code="not-own-address",

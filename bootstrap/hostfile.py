@@ -20,8 +20,8 @@ from typing import Any, Final, Literal
 
 from bootstrap.errors import ConfigError
 from bootstrap.files import read_file, write_file
-from bootstrap.network import holds
 from bootstrap.plan import BackendChoice, Plan, check_backend, check_devices, check_ip, check_size
+from bootstrap.system.network import holds
 from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import WireError
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix

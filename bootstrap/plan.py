@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Self, cast, get_args
 import msgspec
 
 from bootstrap.errors import ConfigError
+from bootstrap.system import current
 from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
 from wireproto.messages import Program, Revision
@@ -36,7 +37,7 @@ _SESSION_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 def new_session_id() -> str:
     """Return a new UUID, in upper case as the reference peer writes it."""
-    return str(uuid.uuid4()).upper()
+    return str(uuid.UUID(bytes=current().random(16), version=4)).upper()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from time import monotonic
 from typing import Any, Final, TextIO, cast
 
 from msgspec import structs
@@ -29,6 +28,7 @@ from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, 
 from bootstrap.link.side_channel import SocketPair, socket_pair
 from bootstrap.plan import Plan, new_session_id
 from bootstrap.restarts import EndedEarlyError, Restarts, is_lost_session
+from bootstrap.system import current
 from bootstrap.trust import Trust
 from wireproto.messages import (
     OUTCOME_1,
@@ -84,13 +84,13 @@ async def rank(
         raise ConfigError(f"no key is given for rank {min(missing)}; give one for each peer", code="bad-trust")
     events = EventQueue()
     if run is None:
-        run = run_for(plan, events, owns_process=False, clock=asyncio.get_running_loop().time)
+        run = run_for(plan, events, owns_process=False)
     script = Rank(plan, trust, run, key_log, capture)
     async with running(run, lambda _: script.main(), events) as inside:
         yield inside
 
 
-def run_for(plan: Plan, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic) -> Run:
+def run_for(plan: Plan, display: Display, *, owns_process: bool = True) -> Run:
     """Return the run of a plan's rank."""
     return Run(
         display,
@@ -99,7 +99,6 @@ def run_for(plan: Plan, display: Display, *, owns_process: bool = True, clock: C
         host=(plan.own_ip, plan.link_port(plan.rank)),
         grace=plan.grace,
         owns_process=owns_process,
-        clock=clock,
     )
 
 
@@ -391,6 +390,7 @@ class Rank:
                 revision=self.plan.revision,
                 key_log=cast("TextIO | None", self._key_log),
                 extensions=supported(self.plan),
+                random=current().random,
             )
         )
 

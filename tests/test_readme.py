@@ -22,7 +22,7 @@ from typer.main import get_command
 
 from bootstrap.advice import advise
 from bootstrap.cli.app import app
-from bootstrap.network import reserved_ports
+from bootstrap.system.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts, ssh_hosts

@@ -14,8 +14,8 @@ from bootstrap.control.run import Display, Run, execute
 from bootstrap.errors import ConfigError
 from bootstrap.events import EventDict
 from bootstrap.files import private_directory
-from bootstrap.network import reserved_ports
 from bootstrap.plan import Plan, check_ip, check_timeout
+from bootstrap.system.network import reserved_ports
 from bootstrap.trust import encode_public_key, load_identity
 
 PROGRAM = ("-m", "bootstrap")

@@ -18,8 +18,8 @@ from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 if TYPE_CHECKING:
     from bootstrap.doctor.checks import Check
     from bootstrap.doctor.ladder import Patient
-    from bootstrap.doctor.system import Call
     from bootstrap.plan import BackendChoice
+    from bootstrap.tools import Call
     from wireproto.jaccl.topology import DeviceEntry
 
 
@@ -60,8 +60,8 @@ def doctor(
     # Here, so that --help and --version need none of it.
     from bootstrap.doctor.checks import Check
     from bootstrap.doctor.ladder import Patient, examine, unreached
-    from bootstrap.doctor.system import recorded
     from bootstrap.plan import check_timeout
+    from bootstrap.tools import recorded
 
     names: tuple[str, ...] = ()
     try:

@@ -20,8 +20,8 @@ from bootstrap.cli.options import (
     variable,
 )
 from bootstrap.errors import BootstrapError, ConfigError, IdentityError
-from bootstrap.network import interfaces
 from bootstrap.plan import Plan, new_session_id
+from bootstrap.system.network import interfaces
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
 from wireproto.messages import Revision
 

@@ -5,22 +5,19 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Final, Required, Self, TypedDict, Unpack
 
 import msgspec
-import psutil
 
-from bootstrap.control.watchers import Watchers, runs
+from bootstrap.control.watchers import Watchers
 from bootstrap.errors import USED_UP, BootstrapError
 from bootstrap.events import EVENTS, EventDict
 from bootstrap.link.gather import VARIABLE
+from bootstrap.system import Process, current
+from bootstrap.system.processes import LONGEST_LINE, POLL_SECONDS
 
 WORKER = ("-m", "bootstrap.worker")
 GRACE_SECONDS: Final = 1.0
@@ -28,13 +25,19 @@ GRACE_SECONDS: Final = 1.0
 KILL_SECONDS: Final = 3.0
 """How long a process may take to end after KILL before it is left to the system."""
 OUTPUT: Final = ("stdout", "stderr")
-LONGEST_LINE: Final = 64 * 1024
-POLL_SECONDS: Final = 0.02
-PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
-"""Of prctl(2)."""
 _IMPORT_PATH = [str(Path(entry).absolute()) for entry in sys.path]
 _CRASHES: Final = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 """Native code can end so because another rank failed; any other signal came from outside."""
+
+
+class Options(TypedDict, total=False):
+    """Of `Processes.start`."""
+
+    outputs: Required[tuple[str, str]]
+    more: Sequence[str]
+    writes: bool
+    stdin: bool
+    cwd: str | None
 
 
 class ChildError(BootstrapError):
@@ -78,7 +81,7 @@ class Child:
     nothing is sent to the number.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", grace: float, watchers: "Watchers") -> None:
+    def __init__(self, process: Process, grace: float, watchers: "Watchers") -> None:
         self.pid = process.pid
         self.grace = grace
         self.status: int | None = None
@@ -96,8 +99,6 @@ class Child:
         self._process = process
         self._watchers = watchers
         self._exited = asyncio.Event()
-        self._streams: dict[str, asyncio.StreamReader] = {}
-        self._transports: list[asyncio.ReadTransport] = []
         self._exited_watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -119,22 +120,20 @@ class Child:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_IMPORT_PATH)}
         if program:
             environment["PYTHONUNBUFFERED"] = "1"
-        arguments = [sys.executable, "-P", *WORKER, backend]
-        with _pipes(OUTPUT if program else ()) as pipes, _duplicate(0 if stdin else None) as own_stdin:
-            passed = [writing for _, writing in pipes.values()] + ([] if own_stdin is None else [own_stdin])
-            child = await cls._start(
-                arguments,
-                environment,
-                channel,
-                subprocess.PIPE,
-                GRACE_SECONDS,
-                watchers,
-                names=("events", "log"),
-                more={name: reading for name, (reading, _) in pipes.items()},
-                passed=passed,
-            )
-            if program:
-                child.output, child.stdin = (passed[0], passed[1]), own_stdin
+        child = await cls._start(
+            [sys.executable, "-P", *WORKER, backend],
+            environment,
+            channel,
+            GRACE_SECONDS,
+            watchers,
+            outputs=("events", "log"),
+            more=OUTPUT if program else (),
+            writes=True,
+            stdin=stdin,
+        )
+        if program:
+            passed = child._process.passed
+            child.output, child.stdin = (passed["stdout"], passed["stderr"]), passed.get("stdin")
         child.is_worker = True
         return child
 
@@ -152,8 +151,9 @@ class Child:
     ) -> Self:
         """Start a command. BootstrapError if the system refuses it; OSError if it has nothing left for any."""
         try:
-            source = None if stdin else subprocess.DEVNULL
-            return await cls._start(arguments, environment, channel, source, grace, watchers, cwd=cwd)
+            return await cls._start(
+                arguments, environment, channel, grace, watchers, outputs=OUTPUT, stdin=stdin, cwd=cwd
+            )
         except OSError as error:
             if error.errno in USED_UP:
                 raise
@@ -167,59 +167,26 @@ class Child:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         channel: socket.socket | None,
-        stdin: int | None,
         grace: float,
         watchers: "Watchers",
-        *,
-        names: tuple[str, str] = OUTPUT,
-        more: Mapping[str, int] = MappingProxyType({}),
-        passed: Sequence[int] = (),
-        cwd: str | None = None,
+        **options: Unpack[Options],
     ) -> Self:
-        """`names` are those of the streams that it writes as its stdout and stderr.
-
-        `more` are the ends of other pipes that it writes, by name; the `passed` descriptors are its own as well.
-        """
         own = {name: value for name, value in environment.items() if name != VARIABLE}  # not an outer run's
-        if channel is not None:
-            own[VARIABLE] = str(channel.fileno())
-        child = cls(
-            subprocess.Popen(  # noqa: ASYNC220 - it returns once the program is loaded
-                arguments,
-                pass_fds=[*passed, *([] if channel is None else [channel.fileno()])],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                env=own,
-                cwd=cwd,
-            ),
-            grace,
-            watchers,
-        )
+        descriptor = None if channel is None else channel.fileno()
+        if descriptor is not None:
+            own[VARIABLE] = str(descriptor)
+        process = current().processes().start(arguments, own, channel=descriptor, **options)
+        child = cls(process, grace, watchers)
         watchers.watch(child.pid)
         child._exited_watch = asyncio.create_task(child._watch())
         try:
-            for name, pipe in zip(names, (child._process.stdout, child._process.stderr), strict=True):
-                await child._read(name, pipe)
-            for name, reading in more.items():
-                await child._read(name, os.fdopen(os.dup(reading), "rb"))
+            await process.connect()
         except BaseException:  # the caller was cancelled, and has no child to end
             child.send(signal.SIGKILL)
             await child.end(signal.SIGKILL)
             child.close()
-            for pipe in (child._process.stdout, child._process.stderr):
-                assert pipe is not None  # noqa: S101
-                pipe.close()
             raise
         return child
-
-    async def _read(self, name: str, pipe: Any) -> None:
-        """Take what comes from a pipe as a stream of this name."""
-        reader = self._streams[name] = asyncio.StreamReader(LONGEST_LINE)
-        protocol = partial(asyncio.StreamReaderProtocol, reader)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
-        self._transports.append(transport)
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -245,19 +212,15 @@ class Child:
 
     async def read(self, stream: str) -> bytes:
         """Return the next bytes of a stream, b"" at its end."""
-        return await self._streams[stream].read(LONGEST_LINE)
+        return await self._process.streams[stream].read(LONGEST_LINE)
 
     def tell(self, order: msgspec.Struct | None) -> None:
         """Give a worker its order, or with None the word to go on. One that died says so by the end of its events."""
-        stdin = self._process.stdin
-        assert stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(OSError):
-            os.set_blocking(stdin.fileno(), False)
-            os.write(stdin.fileno(), msgspec.json.encode(order) + b"\n")  # less than a pipe holds
+        self._process.write(msgspec.json.encode(order) + b"\n")
 
     async def line(self, stream: str) -> bytes | None:
         """Return the next line of a stream without its end; None once all are taken."""
-        reader = self._streams[stream]
+        reader = self._process.streams[stream]
         try:
             line = await reader.readuntil(b"\n")
         except asyncio.IncompleteReadError as error:
@@ -294,13 +257,7 @@ class Child:
 
     def send(self, number: int) -> bool:
         """Signal the whole process group; say whether there is one. 0 only asks."""
-        if self.reaped:
-            return False
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-            return False
-        return True
+        return not self.reaped and self._process.signal(number)
 
     async def end(self, number: int = signal.SIGTERM) -> bool:
         """End the process and its group: `number`, a grace, TERM, KILL. Return whether nothing is left.
@@ -323,18 +280,15 @@ class Child:
 
     def close(self) -> None:
         """Read nothing more of what it writes, and tell it nothing more."""
-        for transport in self._transports:
-            transport.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._process.close()
 
     async def _reap(self) -> None:
         loop = asyncio.get_running_loop()
         limit = loop.time() + KILL_SECONDS
-        if has_ended := not runs(self.pid):
+        if has_ended := not self._process.runs():
             self._watchers.forget(self.pid)  # before its number is free
         while (status := self._process.poll()) is None and loop.time() < limit:
-            if not runs(self.pid):
+            if not self._process.runs():
                 await asyncio.sleep(POLL_SECONDS)  # a tracer may keep it from its parent
             else:
                 return
@@ -343,8 +297,7 @@ class Child:
                 self._watchers.forget(self.pid)
             self.status, self.reaped = status, True
             self._exited.set()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._process.close_stdin()
 
     async def _alone(self, seconds: float, *, patient: bool) -> None:
         """Wait until the group has ended, for a while, or until there is no more time to lose."""
@@ -355,89 +308,12 @@ class Child:
 
     def _is_alone(self) -> bool:
         """Whether the process has exited and nobody else of its group is left."""
-        return not runs(self.pid) and not _group(self.pid)
+        return not self._process.runs() and self._process.is_alone()
 
     async def _watch(self) -> None:
         """Notice the exit, and leave the process as it is: its number is not free before it is reaped."""
-        if hasattr(os, "pidfd_open"):
-            with suppress(OSError):
-                await _readable(os.pidfd_open(self.pid))
-        while runs(self.pid):  # noqa: ASYNC110 - no other way on this system
-            await asyncio.sleep(POLL_SECONDS)
+        await self._process.exited()
         self._exited.set()
-
-
-@contextmanager
-def _pipes(names: Sequence[str]) -> Iterator[dict[str, tuple[int, int]]]:
-    """Keep a pipe for each name inside the block, as its ends for reading and for writing."""
-    pipes: dict[str, tuple[int, int]] = {}
-    try:
-        for name in names:
-            pipes[name] = os.pipe()
-        yield pipes
-    finally:
-        for each in pipes.values():
-            for end in each:
-                os.close(end)
-
-
-@contextmanager
-def _duplicate(descriptor: int | None) -> Iterator[int | None]:
-    """Keep a duplicate of a descriptor inside the block; None for None."""
-    if descriptor is None:
-        yield None
-        return
-    own = os.dup(descriptor)
-    try:
-        yield own
-    finally:
-        os.close(own)
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(descriptor, ready.set)
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _group(pid: int) -> list[int]:
-    """Return the live members of a process group other than its leader."""
-    members = []
-    for each in psutil.pids():
-        with suppress(OSError, psutil.Error):
-            if each != pid and os.getpgid(each) == pid and runs(each):
-                members.append(each)
-    return members
-
-
-def owns(pids: Sequence[int], address: tuple[str, int]) -> bool | None:
-    """Return whether one of these processes, or a descendant, has a TCP socket with this local address and port.
-
-    None if none is found, but not all processes can be looked into, as those of another user.
-    """
-    answer: bool | None = False
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            processes = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-        except (OSError, psutil.Error):
-            return None
-        for each in processes:
-            try:
-                if any(socket.laddr == address for socket in each.net_connections("tcp4")):
-                    return True
-            except psutil.NoSuchProcess:
-                pass
-            except (OSError, psutil.Error):
-                answer = None
-    return answer
 
 
 def parse(line: bytes) -> EventDict | None:
@@ -448,51 +324,3 @@ def parse(line: bytes) -> EventDict | None:
         return event if {"rank", "t_ms"} <= event.keys() else None
     except (ValueError, TypeError, KeyError, RecursionError, msgspec.ValidationError):
         return None
-
-
-async def end_strays(before: frozenset[int], children: Sequence[Child] = ()) -> None:
-    """End all descendants of this process but `children`, and those that were there `before`. Linux: see `adopting`."""
-    keep = {child.pid for child in children} | before
-
-    def strays() -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        try:
-            everyone = psutil.Process().children(recursive=True)
-        except (OSError, psutil.Error):  # no descriptors left
-            return found
-        for each in everyone:
-            with suppress(psutil.Error):
-                if each.pid in keep:
-                    continue
-                if each.status() == psutil.STATUS_ZOMBIE:
-                    with suppress(OSError):
-                        os.waitpid(each.pid, os.WNOHANG)
-                else:
-                    found.append(each)
-        return found
-
-    loop = asyncio.get_running_loop()
-    for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
-        for each in strays():
-            with suppress(psutil.Error):
-                each.send_signal(number)
-        limit = loop.time() + seconds
-        while strays() and loop.time() < limit:  # noqa: ASYNC110
-            await asyncio.sleep(POLL_SECONDS)
-
-
-@contextmanager
-def adopting() -> Iterator[None]:
-    """Be the parent of descendants whose own parent has ended, so that they can be found. Linux has this."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    import ctypes
-
-    libc, before = ctypes.CDLL(None), ctypes.c_int()
-    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    try:
-        yield
-    finally:
-        libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)

@@ -9,21 +9,17 @@ processes that it names.
 import asyncio
 import errno
 import os
-import shutil
-import signal
-import socket
-import stat
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Final
 
 import msgspec
-import psutil
 
 from bootstrap.errors import BootstrapError
+from bootstrap.system import Bound, current
+from bootstrap.system.processes import Identity
 
 LOCK_PORT: Final = 7776
 """UDP, on 127.0.0.1."""
@@ -42,40 +38,14 @@ class LockError(BootstrapError):
     stage = "lock"
 
 
-class Process(NamedTuple):
-    """A process, told from a later one with the same number by its start. A step of the clock does not change it."""
-
-    pid: Annotated[int, msgspec.Meta(ge=2, le=0x7FFFFFFF)]
-    start: str
-    """Linux: the boot's ID and the clock ticks since boot. Elsewhere: the time that the kernel noted at the start."""
-
-    def alive(self) -> bool:
-        try:
-            return process(self.pid) == self and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-
-
-UNKNOWN: Final = Process(0, "")
-
-
-def process(pid: int) -> Process:
-    """Return the identity of the process `pid`; psutil.NoSuchProcess if there is none."""
-    if not sys.platform.startswith("linux"):
-        return Process(pid, repr(psutil.Process(pid).create_time()))
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError as error:
-        raise psutil.NoSuchProcess(pid) from error
-    return Process(pid, f"{boot} {ticks}")
+UNKNOWN: Final = Identity(0, "")
 
 
 class Record(msgspec.Struct, frozen=True):
     """The processes and directories of a run."""
 
-    holder: Process
-    children: tuple[Process, ...] = ()
+    holder: Identity
+    children: tuple[Identity, ...] = ()
     """Each leads a process group."""
     directories: tuple[str, ...] = ()
 
@@ -104,20 +74,20 @@ def _network() -> str:
 class Lock:
     """The lock, held. `descriptor` is for the guard to inherit."""
 
-    def __init__(self, held: socket.socket, path: Path) -> None:
+    def __init__(self, held: Bound, path: Path) -> None:
         self.descriptor = held.fileno()
         self.path = path
         self.left_over: list[int] = []
         """Process numbers of a killed run that had to be ended."""
         self._held = held
-        self._own = process(os.getpid())  # while there are descriptors to find out
-        self._children: dict[int, Process] = {}
+        self._own = current().processes().identity()  # while there are descriptors to find out
+        self._children: dict[int, Identity] = {}
         self._directories: set[str] = set()
 
     def watch(self, pid: int) -> None:
         """Record a child, so that the next run can end it when this process and the guard are killed."""
-        with suppress(psutil.NoSuchProcess):  # ended already
-            self._children[pid] = process(pid)
+        with suppress(ProcessLookupError):  # ended already
+            self._children[pid] = current().processes().identity(pid)
             self._write()
 
     def watch_directory(self, directory: Path) -> None:
@@ -147,19 +117,12 @@ class Lock:
             return
         record = Record(self._own, tuple(self._children.values()), tuple(self._directories))
         with suppress(OSError):
-            descriptor = _open(self.path, os.O_RDWR | os.O_CREAT)
-            try:
-                # Never truncated: a kill leaves all of one record, and a full disk the last one.
-                length = os.fstat(descriptor).st_size
-                os.pwrite(descriptor, msgspec.json.encode(record).ljust(length), 0)
-            finally:
-                os.close(descriptor)
+            current().files.overwrite_own(self.path, msgspec.json.encode(record))
 
     def _release(self) -> None:
         if not self._children and not self._directories:  # else the next run removes what this one could not
             with suppress(OSError):
-                _check(self.path.lstat())
-                self.path.unlink(missing_ok=True)
+                current().files.remove_own(self.path)
         self._held.close()
 
 
@@ -182,87 +145,62 @@ def record_of(ip: str, link_port: int) -> Record | None:
     return _read(record_path(ip, link_port))
 
 
-def holder(ip: str, link_port: int = 7777) -> Process | None:
+def holder(ip: str, link_port: int = 7777) -> Identity | None:
     """Return who holds the lock of the host with address `ip`, `UNKNOWN` if no record says; None if nobody does."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(lock_address(ip, link_port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                record = record_of(ip, link_port)
-                return UNKNOWN if record is None else record.holder
+    try:
+        current().network.bind_udp(lock_address(ip, link_port)).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            record = record_of(ip, link_port)
+            return UNKNOWN if record is None else record.holder
     return None
 
 
-async def _bound(ip: str, link_port: int) -> socket.socket:
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        while True:
-            try:
-                held.bind(lock_address(ip, link_port))
-                return held
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise LockError(f"cannot take the host's lock: {error.strerror}", code="lock-failed") from error
-            record = record_of(ip, link_port)
-            who = "another process" if record is None else f"process {record.holder.pid}"
-            limit = UNKNOWN_SECONDS if record is None else 0.0 if record.holder.alive() else TIDY_SECONDS
-            if clock() - began >= limit:
-                host, port = lock_address(ip, link_port)
-                raise LockError(
-                    f"{who} runs a group on this host already (it holds UDP {host}:{port}); wait for its end",
-                    code="host-busy",
-                )
-            await asyncio.sleep(_RETRY_SECONDS)
-    except BaseException:
-        held.close()
-        raise
+async def _bound(ip: str, link_port: int) -> Bound:
+    system = current()
+    began = system.clock()
+    while True:
+        try:
+            return system.network.bind_udp(lock_address(ip, link_port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise LockError(f"cannot take the host's lock: {error.strerror}", code="lock-failed") from error
+        record = record_of(ip, link_port)
+        who = "another process" if record is None else f"process {record.holder.pid}"
+        is_alive = record is not None and system.processes().alive(record.holder)
+        limit = UNKNOWN_SECONDS if record is None else 0.0 if is_alive else TIDY_SECONDS
+        if system.clock() - began >= limit:
+            host, port = lock_address(ip, link_port)
+            raise LockError(
+                f"{who} runs a group on this host already (it holds UDP {host}:{port}); wait for its end",
+                code="host-busy",
+            )
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _reap(record: Record) -> list[int]:
     """End the children of a run whose process and guard were killed, and remove its directories."""
-    left_over = []
+    system, left_over = current(), []
+    processes = system.processes()
     for child in record.children:
-        if child.alive():
+        if processes.alive(child):
             with suppress(OSError):
-                os.killpg(child.pid, signal.SIGKILL)
+                processes.kill(child)
             left_over.append(child.pid)
-            clock = asyncio.get_running_loop().time
-            limit = clock() + 1.0
-            while child.alive() and clock() < limit:  # noqa: ASYNC110
+            limit = system.clock() + 1.0
+            while processes.alive(child) and system.clock() < limit:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     for path in map(Path, record.directories):
         with suppress(OSError):
-            if path.name.startswith("jaccl-bootstrap-") and path.lstat().st_uid == os.geteuid():
-                shutil.rmtree(path, ignore_errors=True)
+            there = system.files.status(path)
+            if path.name.startswith("jaccl-bootstrap-") and there is not None and there.st_uid == os.geteuid():
+                system.files.remove_directory(path)
     return left_over
 
 
 def _read(path: Path) -> Record | None:
     """Return the record at `path`; None if there is none, it is another user's, or its writer was killed half-way."""
     try:
-        descriptor = _open(path, os.O_RDONLY)
-        try:
-            return msgspec.json.decode(os.pread(descriptor, MAX_FILE, 0), type=Record)
-        finally:
-            os.close(descriptor)
+        return msgspec.json.decode(current().files.read_own(path, MAX_FILE), type=Record)
     except (OSError, msgspec.DecodeError, RecursionError):
         return None
-
-
-def _open(path: Path, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
-    try:
-        _check(os.fstat(descriptor))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check(status: os.stat_result) -> None:
-    """OSError unless the file is this user's own: its contents end processes."""
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise PermissionError(errno.EPERM, "not a private file of this user")

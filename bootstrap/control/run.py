@@ -3,34 +3,23 @@
 import asyncio
 import atexit
 import os
-import shutil
 import signal
 import socket
-import tempfile
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, Protocol
 
-import psutil
-
 from bootstrap.advice import advise
-from bootstrap.control.child import (
-    POLL_SECONDS,
-    Child,
-    CommandError,
-    adopting,
-    end_strays,
-    exit_code,
-    owns,
-    parse,
-)
-from bootstrap.control.lock import host_lock
-from bootstrap.control.watchers import Guard, Watchers
+from bootstrap.control.child import Child, CommandError, exit_code, parse
+from bootstrap.control.lock import Lock, host_lock
+from bootstrap.control.strays import adopting, descendants, end_strays, reap_orphans
+from bootstrap.control.watchers import Watchers
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.events import EventDict
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.reason import Reason
+from bootstrap.system import Guard, current
+from bootstrap.system.processes import POLL_SECONDS
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK
 
 WORKER_SLACK: Final = 1.0
@@ -99,7 +88,7 @@ def execute(
             raise refused(error) from error
         finally:
             for directory in run.watchers.directories:  # without the event loop there are descriptors again
-                shutil.rmtree(directory, ignore_errors=True)
+                current().files.remove_directory(directory)
         if run.command_status is not None:
             code = run.summary["status"] = exit_code(run.command_status)
             if run.summary.get("stopped"):
@@ -130,9 +119,6 @@ class Run:
     `rank` is the rank whose run this is; `host` is its address and link port, whose lock is held meanwhile. A run that
     `owns_process` handles signals, and ends whatever has been started in this process meanwhile; another one ends its
     own children.
-
-    What a simulation replaces: `clock` and `children` here; timers and network, which are the event loop's; the tools
-    of the system (`doctor.system.tools_run_by`) and files (`bootstrap.files`).
     """
 
     def __init__(
@@ -144,12 +130,10 @@ class Run:
         host: tuple[str, int] | None = None,
         grace: float = COMMAND_GRACE_SECONDS,
         owns_process: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        children: type[Child] = Child,
     ) -> None:
         self.display = display
-        self._clock, self._child = clock, children
-        self.origin = clock()
+        self._clock = current().clock
+        self.origin = self._clock()
         self.deadline = self.origin + timeout if timeout else None
         """When the group has to be there; None for no limit."""
         self.summary: dict[str, object] = {}
@@ -215,10 +199,11 @@ class Run:
     async def main(self, act: Callable[["Run"], Coroutine[Any, Any, None]]) -> None:
         """Raise BootstrapError or Stopped; whichever way it ends, no process and no file of a child is left."""
         with suppress(OSError):
-            tempfile.gettempdir()  # chosen now, and kept: a disk that is full later is an error, not another place
+            # Chosen now, and kept: a disk that is full later is an error, not another place.
+            current().files.temporary_directory()
         async with AsyncExitStack() as held:
             if self._owns_process:
-                self._before = frozenset(each.pid for each in psutil.Process().children(recursive=True))
+                self._before = descendants()
                 loop = asyncio.get_running_loop()
                 self._handle_signals(loop)
                 held.callback(self._release_stops, loop)
@@ -252,7 +237,7 @@ class Run:
             lock = await held.enter_async_context(host_lock(*self._host))
             if lock.left_over:
                 self.report("reaped", pids=lock.left_over)
-        guard = Guard(lock)  # before anything is left behind
+        guard = _guard(lock)  # before anything is left behind
         self._before |= {guard.pid}
         held.callback(guard.dismiss)
         self.watchers = Watchers(guard, lock)
@@ -339,11 +324,7 @@ class Run:
 
     def reap_orphans(self) -> None:
         """Reap descendants that became this process's children and have ended."""
-        keep = self._before | self.watchers.children | {child.pid for child in self._children}
-        with suppress(OSError, psutil.Error):
-            for each in psutil.Process().children():
-                if each.pid not in keep and each.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(each.pid, os.WNOHANG)
+        reap_orphans(self._before | self.watchers.children | {child.pid for child in self._children})
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:
@@ -403,7 +384,7 @@ class Run:
         `quiet` reports no start: the worker is to say what MLX can do, and no more. `program`: for `run_program`, which
         with `stdin` reads this process's.
         """
-        child = await self._child.worker(backend, self.watchers, channel, program=program, stdin=stdin)
+        child = await Child.worker(backend, self.watchers, channel, program=program, stdin=stdin)
         self._children.append(child)
         if not quiet:
             self.report("started", pid=child.pid)
@@ -412,7 +393,7 @@ class Run:
 
     async def start_run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
         """Start another run of this program, for the demo; its log lines are shown."""
-        child = await self._child.command(arguments, environment, self.watchers, self._grace)
+        child = await Child.command(arguments, environment, self.watchers, self._grace)
         self._children.append(child)
         self._logs.append(asyncio.create_task(self._log(child)))
         return child
@@ -427,9 +408,7 @@ class Run:
         stdin: bool = False,
     ) -> None:
         """Run a user's command to its end, and pass on what it writes. CommandError unless its exit status is 0."""
-        child = await self._child.command(
-            arguments, environment, self.watchers, self._grace, channel, cwd=cwd, stdin=stdin
-        )
+        child = await Child.command(arguments, environment, self.watchers, self._grace, channel, cwd=cwd, stdin=stdin)
         self._children.append(child)
         self.report("started", pid=child.pid)
         self.native = True
@@ -446,7 +425,7 @@ class Run:
 
     async def output_of(self, arguments: Sequence[str], seconds: float) -> bytes:
         """Return what a short-lived command writes to stdout within `seconds`; b"" if it fails."""
-        child = await self._child.command(arguments, os.environ, self.watchers, self._grace)
+        child = await Child.command(arguments, os.environ, self.watchers, self._grace)
         self._children.append(child)
         output = b""
         with suppress(TimeoutError):
@@ -463,7 +442,7 @@ class Run:
         await child.exited()
         await child.end()
         if self._owns_process:
-            await end_strays(self._before, [each for each in self._children if each is not child])
+            await end_strays(self._before | {each.pid for each in self._children if each is not child})
         while (await asyncio.wait(outputs, timeout=OUTPUT_SECONDS))[1]:
             if not (self.display.full("stdout") or self.display.full("stderr")):
                 break
@@ -482,8 +461,8 @@ class Run:
         None if it cannot be told.
         """
         # Of a process that it owns all descendants are the run's, also those whose own parent has ended.
-        pids = [os.getpid()] if self._owns_process else [child.pid for child in self._children]
-        return await asyncio.to_thread(owns, pids, address)
+        pids = None if self._owns_process else [child.pid for child in self._children]
+        return await asyncio.to_thread(current().processes().owns, pids, address)
 
     async def end(self, child: Child) -> None:
         """End one child that is not needed any more."""
@@ -543,3 +522,8 @@ class Run:
             finally:
                 reading.cancel()
             self.display.output(self._rank, stream, data)
+
+
+def _guard(lock: Lock | None) -> Guard:
+    processes = current().processes()
+    return processes.guard() if lock is None else processes.guard(lock.descriptor, lock.path)

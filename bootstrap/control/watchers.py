@@ -1,69 +1,10 @@
 """Those who end a run's children and remove its directories where the control process cannot."""
 
-import json
-import os
-import secrets
-import shutil
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
-from bootstrap.control.guard import start_ticks
 from bootstrap.control.lock import Lock
 from bootstrap.errors import BootstrapError
-
-GUARD = ("-I", "-S", str(Path(__file__).with_name("guard.py")))
-
-
-class Guard:
-    """The process that tidies up when this one is killed; see `bootstrap.control.guard`.
-
-    It holds `lock` as long as there is something to tidy up.
-    """
-
-    def __init__(self, lock: Lock | None = None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *GUARD, *([] if lock is None else [str(lock.path)])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock.descriptor,),
-        )
-        self.pid = self._process.pid
-        stdin = self._process.stdin
-        assert stdin is not None  # noqa: S101 - it is a pipe
-        os.set_blocking(stdin.fileno(), False)
-
-    def remove(self, directory: Path) -> None:
-        self._tell("remove", str(directory))
-
-    def unlink(self, file: Path) -> None:
-        self._tell("unlink", str(file))
-
-    def watch(self, pid: int) -> None:
-        self._tell("kill", pid, start_ticks(pid))
-
-    def forget(self, what: int | Path) -> None:
-        self._tell("forget", what if isinstance(what, int) else str(what))
-
-    def _tell(self, *what: object) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(OSError):  # somebody killed or stopped the guard; the run works without
-            os.write(self._process.stdin.fileno(), json.dumps(what).encode() + b"\n")
-
-    def dismiss(self) -> None:
-        """End the guard without its work being done."""
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        assert self._process.stdin is not None  # noqa: S101
-        with suppress(OSError):
-            self._process.stdin.close()
+from bootstrap.system import Guard, current
 
 
 class Watchers:
@@ -92,13 +33,15 @@ class Watchers:
 
     def forget_ended(self) -> None:
         """Forget the children that have ended unseen: one whose start was cancelled, and then its end as well."""
-        for pid in [pid for pid in self.children if not runs(pid)]:
+        processes = current().processes()
+        for pid in [pid for pid in self.children if not processes.runs(pid)]:
             self.forget(pid)
 
     def new_directory(self) -> Path:
         """Return the path of a directory that will not outlive the run: not made yet, and impossible to guess."""
         try:
-            directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
+            system = current()
+            directory = system.files.temporary_directory() / f"jaccl-bootstrap-{system.random(8).hex()}"
         except FileNotFoundError as error:
             text = "no directory for temporary files can be written to; make room, or set TMPDIR to one that can"
             raise BootstrapError(text, code="directory-failed") from error
@@ -116,21 +59,12 @@ class Watchers:
 
     def remove_directories(self) -> None:
         """Remove what is left; a directory stays listed where descriptors are too short to read it."""
+        files = current().files
         for directory in list(self.directories):
-            shutil.rmtree(directory, ignore_errors=True)
-            if not directory.exists():
+            files.remove_directory(directory)
+            if files.status(directory) is None:
                 self.directories.remove(directory)
                 if self._guard is not None:
                     self._guard.forget(directory)
                 if self._lock is not None:
                     self._lock.forget_directory(directory)
-
-
-def runs(pid: int) -> bool:
-    """Whether a process has not exited; also if the system cannot say."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except (psutil.Error, OSError):
-        return True

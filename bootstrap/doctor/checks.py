@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from bootstrap.control.lock import holder
-from bootstrap.doctor.rdma import ACTIVE, RdmaPort, device_for, local_rdma_devices, parse_rdma_ctl, port_of, usable
-from bootstrap.doctor.system import (
+from bootstrap.doctor.macos import (
     parse_addresses,
     parse_arp,
     parse_bridges,
     parse_hardware_ports,
     parse_sw_vers,
     parse_thunderbolt,
-    run_tool,
 )
+from bootstrap.doctor.rdma import ACTIVE, RdmaPort, device_for, local_rdma_devices, parse_rdma_ctl, port_of, usable
 from bootstrap.errors import BootstrapError, ConfigError, IdentityError
-from bootstrap.network import holds, interface_of, interfaces, reserved_ports
 from bootstrap.plan import Backend, BackendChoice
+from bootstrap.system.network import holds, interface_of, interfaces, reserved_ports
+from bootstrap.tools import run_tool
 from bootstrap.trust import Pins, load_identity
 from wireproto.session.handshake import fingerprint
 
@@ -449,7 +449,7 @@ def _kind(arguments: Sequence[str]) -> Literal["worker", "run", None]:
     for name, following in pairwise(names):
         if name in ("jaccl-bootstrap", "bootstrap") and following in ("up", "demo"):
             return "run"
-    return "run" if any(argument.endswith("bootstrap/control/guard.py") for argument in arguments) else None
+    return "run" if any(argument.endswith("bootstrap/system/guard.py") for argument in arguments) else None
 
 
 def _is_orphan(process: "psutil.Process") -> bool:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, Literal
 
-from bootstrap.doctor.system import SECONDS, ToolResult, run_tool
 from bootstrap.errors import ConfigError
-from bootstrap.network import interface_of
+from bootstrap.system.network import interface_of
+from bootstrap.system.tools import ToolResult
+from bootstrap.tools import SECONDS, run_tool
 
 ACTIVE: Final = "PORT_ACTIVE"
 _DEVICE_LINE: Final = re.compile(r"\s*([\w.:-]+)\s+[0-9a-f]{16}\b", re.ASCII)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bootstrap.doctor.checks import Check
-from bootstrap.doctor.system import Call
+from bootstrap.tools import Call
 
 _LONGEST: Final = 64 * 1024
 """Characters of a tool's output that are kept."""

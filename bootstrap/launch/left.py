@@ -10,6 +10,7 @@ import msgspec
 import psutil
 
 from bootstrap.control.lock import record_of
+from bootstrap.system.processes import alive
 
 RUN_VARIABLE: Final = "CLUSTER_WIREPROTO_RUN"
 """Names the run and its host in the environment of each rank, whose guard, worker and program inherit it."""
@@ -42,12 +43,12 @@ def what_is_left(run: str, ip: str, link_port: int) -> Left:
     """
     processes = {process.pid for process in _processes(run)}
     record = record_of(ip, link_port)
-    if record is None or (record.holder.alive() and record.holder.pid not in processes):
+    if record is None or (alive(record.holder) and record.holder.pid not in processes):
         return Left(processes=tuple(sorted(processes))[:MOST])
-    processes |= {process.pid for process in record.children if process.alive()}
+    processes |= {process.pid for process in record.children if alive(process)}
     directories = sorted(path for path in record.directories if path.isprintable() and Path(path).exists())
     return Left(
-        processes=tuple(sorted(processes))[:MOST], directories=tuple(directories)[:MOST], locked=record.holder.alive()
+        processes=tuple(sorted(processes))[:MOST], directories=tuple(directories)[:MOST], locked=alive(record.holder)
     )
 
 

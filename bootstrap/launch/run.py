@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import monotonic
 from typing import Any, Final, TypeVar
 
 from bootstrap.capabilities import own_version
-from bootstrap.control.child import POLL_SECONDS
 from bootstrap.control.run import Display, Run, RunError, Stopped
 from bootstrap.control.running import EventQueue, RunningRank, running
 from bootstrap.errors import BootstrapError, ConfigError
@@ -30,6 +28,7 @@ from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
+from bootstrap.system.processes import POLL_SECONDS
 from wireproto.jaccl.topology import devices_of
 
 SETTLE_SECONDS: Final = 2.0
@@ -109,7 +108,7 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
         wanted["stdin"] = False
         own = {name: wanted.pop(name) for name in ("hostfile", "way", "pin", "write_hostfile") if name in wanted}
         job = Job(hosts=tuple(hosts), options=wanted, **own)
-        run = Launcher(job, events, owns_process=False, clock=asyncio.get_running_loop().time)
+        run = Launcher(job, events, owns_process=False)
     async with running(run, run.act, events) as inside:
         yield inside
 
@@ -117,10 +116,8 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
 class Launcher(Run):
     """The run of a launch: a stop is passed on to the ranks, and the run ends once they have ended."""
 
-    def __init__(
-        self, job: Job, display: Display, *, owns_process: bool = True, clock: Callable[[], float] = monotonic
-    ) -> None:
-        super().__init__(display, timeout=0, owns_process=owns_process, clock=clock)
+    def __init__(self, job: Job, display: Display, *, owns_process: bool = True) -> None:
+        super().__init__(display, timeout=0, owns_process=owns_process)
         self.job = job
         self._stopping, self._hurrying, self._feeding = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._is_ending = False

@@ -22,7 +22,7 @@ from bootstrap.control.child import how_ended
 from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.launch.channel import MAX_LINE
 from bootstrap.launch.left import RUN_VARIABLE
-from bootstrap.network import holds
+from bootstrap.system.network import holds
 from wireproto.errors import printable
 
 CONNECT_SECONDS: Final = 10

@@ -13,12 +13,13 @@ from typing import Annotated, Final
 
 import msgspec
 
+from bootstrap.doctor.macos import Port as ThunderboltPort
+from bootstrap.doctor.macos import parse_hardware_ports, parse_thunderbolt
 from bootstrap.doctor.rdma import local_rdma_devices, port_of, usable
-from bootstrap.doctor.system import Port as ThunderboltPort
-from bootstrap.doctor.system import parse_hardware_ports, parse_thunderbolt, run_tool
 from bootstrap.errors import ConfigError
-from bootstrap.network import networks
 from bootstrap.plan import check_ip
+from bootstrap.system.network import networks
+from bootstrap.tools import run_tool
 from bootstrap.trust import decode_public_key, encode_public_key, load_identity
 
 PROFILER_SECONDS: Final = 10.0

@@ -5,11 +5,11 @@ Only MLX's ring, and JACCL with a peer that has no extensions, listen on the net
 
 import asyncio
 import errno
-import socket
 from typing import Final
 
 from bootstrap.errors import BootstrapError, system_reason
 from bootstrap.plan import Backend, Plan
+from bootstrap.system import current
 
 REACH_SECONDS: Final = 2.0
 """For a neighbour's host to answer."""
@@ -38,16 +38,13 @@ async def check_neighbour(plan: Plan) -> None:
 
 
 def _check_free(ip: str, port: int, what: str, *, taken: str, refused: str) -> None:
-    with socket.socket() as sock:
-        # Without SO_REUSEPORT, with which MLX would share the port with another program and never know.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((ip, port))
-        except OSError as error:
-            in_use = error.errno == errno.EADDRINUSE
-            reason = "another program listens there" if in_use else system_reason(error)
-            text = f"the {what} port at {ip}:{port} cannot be used: {reason}"
-            raise PortError(text, code=taken if in_use else refused) from error
+    try:
+        current().network.check_free(ip, port)
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        reason = "another program listens there" if in_use else system_reason(error)
+        text = f"the {what} port at {ip}:{port} cannot be used: {reason}"
+        raise PortError(text, code=taken if in_use else refused) from error
 
 
 async def _reach(rank: int, ip: str, port: int) -> None:

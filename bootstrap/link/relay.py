@@ -20,7 +20,7 @@ from bootstrap.errors import system_reason
 from bootstrap.link.gather import SideChannelError
 from bootstrap.link.sessions import alongside
 from bootstrap.link.side_channel import SideChannel
-from bootstrap.network import free_port
+from bootstrap.system import current
 from wireproto.errors import StateError, TruncatedError, WireError
 from wireproto.jaccl import MAX_SIZE, InitGathers, Worker
 from wireproto.jaccl.records import I32
@@ -101,7 +101,7 @@ class RootRelay(Relay):
 
     def __init__(self, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
         super().__init__(0, size, side_channel, native, ring=ring)
-        self.port = free_port(HOST)
+        self.port = current().network.free_port(HOST)
         self._is_idle = asyncio.Event()  # set while no result is awaited from the root, or on its way to the others
 
     @asynccontextmanager
@@ -170,7 +170,7 @@ class WorkerRelay(Relay):
 
     def __init__(self, rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
         super().__init__(rank, size, side_channel, native, ring=ring)
-        self._listener = _listener(free_port(HOST))
+        self._listener = _listener(current().network.free_port(HOST))
         self.port = self._listener.getsockname()[1]
         self._writer: asyncio.StreamWriter | None = None  # of the worker
         self._is_asking = False  # its contribution is under way, and the result not sent yet

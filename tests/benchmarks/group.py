@@ -25,7 +25,7 @@ from typing import IO, Any
 import psutil
 from harness import Row, benchmark
 
-from bootstrap.network import holds
+from bootstrap.system.network import holds
 from bootstrap.trust import encode_public_key, load_identity
 
 SECONDS = 60.0

@@ -14,8 +14,9 @@ import msgspec
 import psutil
 import pytest
 
-from bootstrap.doctor.system import ToolResult, tools_run_by
 from bootstrap.launch.survey import HostReport, survey
+from bootstrap.system.tools import ToolResult
+from bootstrap.tools import tools_run_by
 
 INTERFACES = tuple(f"en{number}" for number in range(2, 60))
 """Of the ports, in the order of their numbers. A Mac has six at most; the tests of hostfiles go further."""

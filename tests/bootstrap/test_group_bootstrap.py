@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap import BootstrapConfig, ConfigError, GroupInitError, TopologyWriteError, bootstrap, form_group, group
-from bootstrap.network import reserved_ports
 from bootstrap.plan import Plan
+from bootstrap.system.network import reserved_ports
 
 # Else pytest's own limit is a SIGALRM, too.
 pytestmark = pytest.mark.timeout(120, method="thread")

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bootstrap import BootstrapError
-from bootstrap.network import HIGHEST, LOWEST, holds, interface_of, interfaces, reserved_ports
+from bootstrap.system.network import HIGHEST, LOWEST, holds, interface_of, interfaces, reserved_ports
 
 HOST = "127.0.0.1"
 

@@ -16,7 +16,7 @@ import bootstrap
 from bootstrap import ConfigError, Plan
 from bootstrap.cli.demo import Demo
 from bootstrap.events import FIELDS
-from bootstrap.network import reserved_ports
+from bootstrap.system.network import reserved_ports
 from tests.bootstrap.conftest import wait_until
 
 Start = Callable[..., Any]

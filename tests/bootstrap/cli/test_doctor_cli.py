@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.network import reserved_ports
+from bootstrap.system.network import reserved_ports
 from tests.bootstrap.system_tools import Tools, fake_mlx
 
 Start = Callable[..., Any]

@@ -27,14 +27,13 @@ from bootstrap.control.lock import (
     UNKNOWN,
     Lock,
     LockError,
-    Process,
     Record,
     holder,
     host_lock,
     lock_address,
-    process,
     record_path,
 )
+from bootstrap.system.processes import Identity, alive, identity
 from tests.bootstrap.links import run
 
 SECONDS = 60.0
@@ -133,9 +132,9 @@ def leave(ip: str, children: Any = (), directories: Any = ()) -> None:
 
 def test_a_lock_that_is_held_has_a_record_of_its_holder(ip: str) -> None:
     def act(taken: Lock) -> None:
-        assert record(ip) == Record(process(os.getpid()))
+        assert record(ip) == Record(identity())
         assert record_path(ip, PORT).stat().st_mode & 0o777 == 0o600
-        assert holder(ip) == process(os.getpid())
+        assert holder(ip) == identity()
 
     assert held(ip, act) == []
     assert holder(ip) is None
@@ -180,7 +179,7 @@ def test_another_process_has_it(ip: str, other: Callable[[], Any]) -> None:
     code, text = refusal(ip)
     assert code == "host-busy"
     assert text.startswith(f"process {child.pid} runs a group on this host already (it holds UDP {ip}:7777)")
-    assert holder(ip) == process(child.pid)
+    assert holder(ip) == identity(child.pid)
     child.communicate()
     assert holder(ip) is None
     assert held(ip) == []
@@ -225,7 +224,7 @@ def test_the_guard_of_a_killed_run_is_waited_for(ip: str) -> None:
 def test_a_file_that_nobody_has_locked_is_no_veto(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever made it; and what another user's file says is not believed."""
     with subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True) as bystander:
-        leave(ip, [process(bystander.pid)])
+        leave(ip, [identity(bystander.pid)])
         uid, path = os.geteuid(), record_path(ip, PORT)
         monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
         monkeypatch.setattr(lock, "record_path", lambda *_: path)
@@ -332,33 +331,33 @@ def test_an_address_that_cannot_be_bound(monkeypatch: pytest.MonkeyPatch, ip: st
 
 
 @pytest.fixture
-def bystander() -> Iterator[Process]:
+def bystander() -> Iterator[Identity]:
     """A process of its own group that has nothing to do with any run."""
     child = subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True)
-    yield process(child.pid)
+    yield identity(child.pid)
     child.kill()
     assert child.wait() == -signal.SIGKILL
 
 
-def test_a_process_with_number_and_start_is_ended(ip: str, bystander: Process) -> None:
+def test_a_process_with_number_and_start_is_ended(ip: str, bystander: Identity) -> None:
     leave(ip, [bystander])
     assert held(ip) == [bystander.pid]
-    assert not bystander.alive()
+    assert not alive(bystander)
 
 
-def test_a_process_that_has_the_number_of_a_child_is_not_touched(ip: str, bystander: Process) -> None:
+def test_a_process_that_has_the_number_of_a_child_is_not_touched(ip: str, bystander: Identity) -> None:
     boot, ticks = bystander.start.split()
     leave(ip, [[bystander.pid, f"{boot} {int(ticks) - 1}"], [bystander.pid, f"another-boot {ticks}"]])
     assert held(ip) == []
-    assert bystander.alive()
+    assert alive(bystander)
 
 
-def test_a_step_of_the_clock_changes_no_identity(bystander: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_the_clock_changes_no_identity(bystander: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the start was kept as a time of day, a killed run's command was not recognized after a step."""
     monkeypatch.setattr(psutil, "boot_time", lambda: time.time() + 7)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert process(bystander.pid) == bystander
-    assert bystander.alive()
+    assert identity(bystander.pid) == bystander
+    assert alive(bystander)
 
 
 def test_all_that_a_killed_runs_child_started_is_ended(ip: str) -> None:
@@ -368,7 +367,7 @@ def test_all_that_a_killed_runs_child_started_is_ended(ip: str) -> None:
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         grandchild = psutil.Process(int(child.stdout.readline()))
-        leave(ip, [process(child.pid)])
+        leave(ip, [identity(child.pid)])
         assert held(ip) == [child.pid]
     limit = time.monotonic() + SECONDS
     while lives(grandchild):
@@ -397,7 +396,7 @@ def test_only_directories_of_runs_are_removed(ip: str, tmp_path: Path) -> None:
     assert link.is_symlink()
 
 
-def test_what_is_gone_is_forgotten(ip: str, bystander: Process) -> None:
+def test_what_is_gone_is_forgotten(ip: str, bystander: Identity) -> None:
     """However often a run starts its child again, the next run can read the record."""
 
     def act(taken: Lock) -> None:
@@ -415,7 +414,7 @@ def test_what_is_gone_is_forgotten(ip: str, bystander: Process) -> None:
     held(ip, act)
 
 
-def test_a_child_that_could_not_be_ended_stays_recorded(ip: str, bystander: Process) -> None:
+def test_a_child_that_could_not_be_ended_stays_recorded(ip: str, bystander: Identity) -> None:
     """So the next run tries it."""
     held(ip, lambda taken: taken.watch(bystander.pid))
     assert record(ip).children == (bystander,)
@@ -433,7 +432,7 @@ def test_a_directory_that_could_not_be_removed_stays_recorded(ip: str) -> None:
     assert not record_path(ip, PORT).exists()
 
 
-def test_a_lock_that_was_given_back_wrote_a_record_again(ip: str, bystander: Process) -> None:
+def test_a_lock_that_was_given_back_wrote_a_record_again(ip: str, bystander: Identity) -> None:
     """Of a child that ended late; it could even have been the record of the next run."""
     kept: list[Lock] = []
     held(ip, kept.append)

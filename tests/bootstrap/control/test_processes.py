@@ -12,17 +12,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 
 from bootstrap import BootstrapError
-from bootstrap.control import child as processes
-from bootstrap.control.child import LONGEST_LINE, Child, parse
+from bootstrap.control.child import Child, parse
 from bootstrap.control.lock import holder, host_lock
-from bootstrap.control.watchers import GUARD, Guard, Watchers
+from bootstrap.control.watchers import Watchers
 from bootstrap.events import Event
 from bootstrap.plan import Order, Plan
+from bootstrap.system import Process, processes
+from bootstrap.system.processes import GUARD, LONGEST_LINE
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.links import run
 
@@ -335,10 +338,11 @@ def test_a_second_ctrl_c_ends_the_grace() -> None:
 def collected(*chunks: bytes) -> list[bytes]:
     async def main() -> list[bytes]:
         child = object.__new__(Child)
-        child._streams = {"stdout": asyncio.StreamReader(LONGEST_LINE)}
+        reader = asyncio.StreamReader(LONGEST_LINE)
+        child._process = cast(Process, SimpleNamespace(streams={"stdout": reader}))
         for chunk in chunks:
-            child._streams["stdout"].feed_data(chunk)
-        child._streams["stdout"].feed_eof()
+            reader.feed_data(chunk)
+        reader.feed_eof()
         lines = []
         while (each := await child.line("stdout")) is not None:
             lines.append(each)
@@ -423,11 +427,12 @@ RUN = """
 import asyncio, os, sys
 from bootstrap.control.lock import host_lock
 from bootstrap.control.child import Child
-from bootstrap.control.watchers import Guard, Watchers
+from bootstrap.control.watchers import Watchers
+from bootstrap.system import processes
 
 async def main():
     async with host_lock(sys.argv[2], 7433) as lock:
-        guard = Guard(lock)
+        guard = processes.guard(lock.descriptor, lock.path)
         watchers = Watchers(guard, lock)
         directory = watchers.new_directory()
         directory.mkdir()
@@ -534,7 +539,7 @@ def test_a_dismissed_guard_does_nothing(tmp: Path) -> None:
     async def main() -> None:
         worker = await start(DEAF)
         assert await line(worker) == "deaf"
-        guard = Guard()
+        guard = processes.guard()
         (directory,) = worker._watchers.directories
         guard.remove(directory)
         guard.watch(worker.pid)
@@ -549,7 +554,7 @@ def test_a_dismissed_guard_does_nothing(tmp: Path) -> None:
 def test_a_run_works_on_without_its_guard() -> None:
     async def main() -> None:
         worker = await start(PAUSE)
-        guard = Guard()
+        guard = processes.guard()
         guard._process.kill()
         guard._process.wait()
         for _ in range(3):

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import psutil
@@ -23,11 +24,14 @@ import pytest
 
 from bootstrap import BootstrapError, LinkError
 from bootstrap.control.child import Child
-from bootstrap.control.lock import holder, process, record_path
+from bootstrap.control.lock import holder, record_path
 from bootstrap.control.run import Run, execute
 from bootstrap.events import FIELDS
 from bootstrap.files import private_directory
 from bootstrap.link.outcome import PeerError
+from bootstrap.system import Process, Processes, current, processes, running_on
+from bootstrap.system.processes import identity
+from tests.bootstrap.conftest import wait_until
 from wireproto.messages import Outcome, OutcomeState
 
 IP = f"127.97.{secrets.randbelow(250)}.{secrets.randbelow(250) + 1}"
@@ -339,7 +343,7 @@ def test_nohup_is_heeded() -> None:
 
 def test_the_lock_is_held_meanwhile() -> None:
     async def act(run: Run) -> None:
-        assert holder(IP, PORT) == process(os.getpid())
+        assert holder(IP, PORT) == identity()
 
     code, shown = executed(act, host=(IP, PORT))
     assert (code, shown.of("error")) == (0, [])
@@ -371,7 +375,7 @@ def left_over() -> Iterator[int]:
     """A child of a run that was killed with its guard."""
     child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
     path = record_path(IP, PORT)
-    path.write_bytes(msgspec.json.encode({"holder": [4, "b 1"], "children": [process(child.pid)], "directories": []}))
+    path.write_bytes(msgspec.json.encode({"holder": [4, "b 1"], "children": [identity(child.pid)], "directories": []}))
     path.chmod(0o600)
     yield child.pid
     child.kill()
@@ -688,7 +692,7 @@ def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytes
     (warning,) = shown.of("warning")
     assert warning["message"] == f"process {children[0].pid} did not end after SIGKILL; a reboot may be needed"
     kill(children[0].pid, signal.SIGKILL)
-    children[0]._process.wait(10)
+    wait_until(lambda: children[0]._process.poll() is not None, "its end")
 
 
 def test_the_exit_status_of_a_command_that_ended_at_once_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -709,21 +713,26 @@ def test_the_exit_status_of_a_command_that_ended_at_once_was_lost(monkeypatch: p
     assert (code, shown.of("error")[0]["code"]) == (7, "command-failed")
 
 
-def test_clock_and_children_can_be_replaced() -> None:
+def test_the_system_can_be_replaced() -> None:
     """As a simulation does."""
-    started: list[str] = []
+    started: list[Sequence[str]] = []
 
-    class Pretended(Child):
-        @classmethod
-        async def worker(cls, backend: str, *_: Any, **__: Any) -> Any:
-            started.append(backend)
+    class Pretended:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(processes, name)
+
+        def start(self, arguments: Sequence[str], *_: Any, **__: Any) -> Process:
+            started.append(arguments)
             raise BootstrapError("pretended", code="mlx-missing")
 
     async def act(run: Run) -> None:
         await run.start_worker("ring")
 
     shown = Shown()
-    run = Run(shown, timeout=60, clock=iter(range(100, 200)).__next__, children=Pretended)
-    assert (execute(run, lambda: run.main(act)), started) == (3, ["ring"])
+    clock = iter(range(100, 200)).__next__
+    with running_on(replace(current(), clock=clock, processes=lambda: cast(Processes, Pretended()))):
+        run = Run(shown, timeout=60)
+        assert execute(run, lambda: run.main(act)) == 3
+    assert [arguments[-1] for arguments in started] == ["ring"]
     assert run.origin == 100
     assert shown.events[-1] == {"event": "done", "ok": False, "code": "mlx-missing"}

@@ -23,9 +23,9 @@ from bootstrap.control.lock import UNKNOWN, host_lock
 from bootstrap.doctor import checks, rdma
 from bootstrap.doctor.checks import Check
 from bootstrap.doctor.ladder import NAMES, Patient, examine, unreached
-from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
-from bootstrap.network import reserved_ports
+from bootstrap.system.network import reserved_ports
+from bootstrap.tools import run_tool
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.identities import A
 from tests.bootstrap.system_tools import Tools, fake_mlx
@@ -660,7 +660,7 @@ RUNS = (
     ["/x/python", "/x/bin/jaccl-bootstrap", "up", "--own-ip", "10.0.0.1"],
     ["/x/python", "-P", "-m", "bootstrap", "up"],
     ["/x/python", "/x/jaccl-bootstrap", "demo"],
-    ["/x/python", "-I", "-S", "/y/bootstrap/control/guard.py", "7"],
+    ["/x/python", "-I", "-S", "/y/bootstrap/system/guard.py", "7"],
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootstrap.doctor.system import (
+from bootstrap.doctor.macos import (
     Link,
     Port,
     Thunderbolt,

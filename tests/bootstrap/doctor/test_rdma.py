@@ -21,8 +21,8 @@ from bootstrap.doctor.rdma import (
     port_of,
     usable,
 )
-from bootstrap.doctor.system import run_tool
 from bootstrap.errors import ConfigError
+from bootstrap.tools import run_tool
 from tests.bootstrap.system_tools import OUTPUTS, Tools, output
 
 LINK_LOCAL = IPv6Address("fe80::347c:94ff:fecd:45c4")

@@ -10,7 +10,8 @@ import pytest
 
 from bootstrap.doctor.checks import Check
 from bootstrap.doctor.report import Redaction, write_report
-from bootstrap.doctor.system import Call, ToolResult, recorded, run_tool
+from bootstrap.system.tools import ToolResult
+from bootstrap.tools import Call, recorded, run_tool
 
 KEY = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE" + "a" * 50 + "=="
 LINK = ("169.254.1.1", "10.7.0.2")

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 
-from bootstrap.doctor.system import MAX_OUTPUT, ToolResult, run_tool
+from bootstrap.system.tools import MAX_OUTPUT, ToolResult
+from bootstrap.tools import run_tool
 from tests.bootstrap.system_tools import Tools
 
 LIMIT = 2.0  # long enough for a tool to say something first

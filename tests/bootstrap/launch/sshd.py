@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bootstrap.network import free_port
+from bootstrap.system.network import free_port
 from tests.bootstrap.conftest import wait_until
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))

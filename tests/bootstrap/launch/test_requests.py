@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootstrap.control import lock
-from bootstrap.control.lock import Record, process
-from bootstrap.doctor.system import ToolResult, tools_run_by
+from bootstrap.control.lock import Record
 from bootstrap.errors import ConfigError
 from bootstrap.launch import requests
 from bootstrap.launch.left import RUN_VARIABLE, Left
@@ -38,7 +37,10 @@ from bootstrap.launch.requests import (
     encode,
 )
 from bootstrap.launch.survey import HostReport
-from bootstrap.network import reserved_ports
+from bootstrap.system.network import reserved_ports
+from bootstrap.system.processes import Identity, identity
+from bootstrap.system.tools import ToolResult
+from bootstrap.tools import tools_run_by
 from bootstrap.trust import PinnedPeer, Pins, decode_public_key, encode_public_key
 from wireproto.session.handshake import KeySigner
 
@@ -221,13 +223,13 @@ def test_processes_of_the_run_are_left(sleeper: "subprocess.Popen[bytes]") -> No
 
 def test_a_record_names_what_is_left(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    own, other = process(sleeper.pid), process(os.getpid())
+    own, other = identity(sleeper.pid), identity()
     write(Record(own, (own,), (str(tmp_path / "there"), str(tmp_path / "gone"))))
     assert look().directories == (str(tmp_path / "there"),)
     assert look().locked
     write(Record(other, (own,), (str(tmp_path / "there"),)))  # another run has the host by now
     assert look() == Left(processes=look().processes)
-    dead = lock.Process(own.pid, "another start")
+    dead = Identity(own.pid, "another start")
     write(Record(dead, (dead,), (str(tmp_path / "there"),)))  # it was killed, and its guard too
     assert look("run-2") == Left(directories=(str(tmp_path / "there"),))
 

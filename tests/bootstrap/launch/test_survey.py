@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bootstrap.doctor.system import ToolResult, tools_run_by
 from bootstrap.launch.survey import HostReport, Interface, Link, RdmaDevice, survey
+from bootstrap.system.tools import ToolResult
+from bootstrap.tools import tools_run_by
 from bootstrap.trust import encode_public_key, load_identity
 from tests.bootstrap.macs import Address, Macs, Stats, mesh
 from tests.bootstrap.system_tools import output

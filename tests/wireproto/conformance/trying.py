@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bootstrap.network import holds
+from bootstrap.system.network import holds
 from tests.wireproto.conformance.peers.conversation import Shared, public_bytes
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero, connect, listen
 from wireproto import Revision

@@ -1,27 +1,11 @@
-"""The system's own tools, each run within a time limit, and what macOS's tools say.
-
-Reads `sw_vers`, `system_profiler`, `networksetup`, `ifconfig` and `arp`; RDMA's tools are in `rdma`. Some of them hang
-on a wedged port.
-"""
+"""What macOS's tools say: `sw_vers`, `system_profiler`, `networksetup`, `ifconfig` and `arp`; RDMA's are in `rdma`."""
 
 import json
-import os
 import re
-import selectors
-import signal
-import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import IO, Final, Literal, NamedTuple, Protocol
-
-SECONDS: Final = 5.0
-MAX_OUTPUT: Final = 1 << 20
-"""Bytes of one stream that are kept; the rest is read and dropped."""
-_REAP_SECONDS: Final = 0.2  # a process that the kernel does not release, even after KILL, is left behind
+from typing import Final, Literal, NamedTuple
 
 _VERSION: Final = re.compile(r"^ProductVersion:\s+(\d{1,3})\.(\d{1,3})(?:\.\d{1,3})?$", re.ASCII | re.MULTILINE)
 _RECEPTACLE: Final = re.compile(r"receptacle_\d+_tag", re.ASCII)
@@ -32,138 +16,6 @@ _INTERFACE: Final = re.compile(r"^(\S+): flags=[0-9a-f]+<([A-Z0-9,]*)>", re.MULT
 _MEMBER: Final = re.compile(r"^\s+member: (\S+)", re.MULTILINE)
 _INET: Final = re.compile(r"^\s+inet (\d{1,3}(?:\.\d{1,3}){3})\b", re.ASCII | re.MULTILINE)
 _ARP: Final = re.compile(r"\((\d{1,3}(?:\.\d{1,3}){3})\)", re.ASCII)
-
-
-# -- running a tool ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolResult:
-    """`missing`: it could not be started, for the reason in `stderr`; `failed`: exit status not 0; `hung`: killed."""
-
-    status: Literal["ok", "missing", "failed", "hung"]
-    stdout: str = ""
-    stderr: str = ""
-    returncode: int | None = None
-
-
-class Call(NamedTuple):
-    """A tool that was run, and its result."""
-
-    argv: tuple[str, ...]
-    result: ToolResult
-
-
-class RunTool(Protocol):
-    """Runs a program without input and in the C locale, for at most `seconds` until it and its output end."""
-
-    def __call__(self, argv: Sequence[str], seconds: float) -> ToolResult: ...
-
-
-@contextmanager
-def tools_run_by(runner: RunTool) -> Iterator[None]:
-    """Have `runner` run the system's tools inside the block: all of them go through it."""
-    token = _runner.set(runner)
-    try:
-        yield
-    finally:
-        _runner.reset(token)
-
-
-@contextmanager
-def recorded() -> Iterator[list[Call]]:
-    """Collect the calls of `run_tool` inside the block."""
-    calls: list[Call] = []
-    inner = _runner.get()
-
-    def run(argv: Sequence[str], seconds: float) -> ToolResult:
-        result = inner(argv, seconds)
-        calls.append(Call(tuple(argv), result))
-        return result
-
-    with tools_run_by(run):
-        yield calls
-
-
-def run_tool(argv: Sequence[str], seconds: float = SECONDS) -> ToolResult:
-    """Run a program as `RunTool` says.
-
-    It gets a process group of its own, which is killed when the time is over, together with its children.
-    """
-    return _runner.get()(argv, seconds)
-
-
-def _run_process(argv: Sequence[str], seconds: float) -> ToolResult:
-    deadline = time.monotonic() + seconds
-    process: subprocess.Popen[bytes] | None = None
-    ended = False
-    # A signal during the start would leave a process with an unknown number.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM})
-    try:
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C"},
-                start_new_session=True,
-            )
-        except OSError as error:
-            return ToolResult(status="missing", stderr=str(error.strerror))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        assert process.stdout is not None  # noqa: S101 - they are pipes
-        assert process.stderr is not None  # noqa: S101
-        kept = {process.stdout: bytearray(), process.stderr: bytearray()}
-        ended = _read(kept, deadline) and _wait(process, deadline - time.monotonic())
-    finally:
-        if process is not None:
-            if not ended:
-                _kill(process)
-            for stream in filter(None, (process.stdout, process.stderr)):
-                stream.close()
-    stdout, stderr = (bytes(data).decode(errors="replace") for data in kept.values())
-    status: Literal["ok", "failed", "hung"] = "hung" if not ended else "failed" if process.returncode else "ok"
-    return ToolResult(status=status, stdout=stdout, stderr=stderr, returncode=process.returncode)
-
-
-def _read(kept: dict[IO[bytes], bytearray], deadline: float) -> bool:
-    """Read until all streams end; return False if the time is over first."""
-    with selectors.DefaultSelector() as selector:
-        for stream, data in kept.items():
-            selector.register(stream, selectors.EVENT_READ, data)
-        while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            for key, _ in selector.select(left):
-                chunk = os.read(key.fd, 65536)
-                if not chunk:
-                    selector.unregister(key.fileobj)
-                key.data.extend(chunk[: MAX_OUTPUT - len(key.data)])
-    return True
-
-
-def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    try:
-        process.wait(max(0.0, seconds))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the process group. It exists until its leader is waited for, so its number is not reused."""
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-        os.killpg(process.pid, signal.SIGKILL)
-    _wait(process, _REAP_SECONDS)
-
-
-_runner: ContextVar[RunTool] = ContextVar("_runner", default=_run_process)
-
-
-# -- macOS's tools -----------------------------------------------------------------------------------------------------
 
 
 class Link(NamedTuple):

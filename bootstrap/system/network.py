@@ -96,6 +96,23 @@ def free_port(host: str) -> int:
         return port
 
 
+def check_free(ip: str, port: int) -> None:
+    with socket.socket() as sock:
+        # Without SO_REUSEPORT, with which MLX would share the port with another program and never know.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((ip, port))
+
+
+def bind_udp(address: tuple[str, int]) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
 def _hold(host: str, base: int, count: int, held: ExitStack) -> None:
     for port in range(base, base + count):
         sock = held.enter_context(socket.socket())
