@@ -24,7 +24,7 @@ from bootstrap.errors import BootstrapError, ConfigError, IdentityError, LinkErr
 from bootstrap.link.outcome import Send
 from bootstrap.link.record import Capture, KeyLog
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
-from bootstrap.link.sessions import READY, RankOne, RankZero, SessionLostError, alongside
+from bootstrap.link.sessions import READY, REPLACED, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SocketPair, socket_pair
 from bootstrap.plan import Plan, new_session_id
 from bootstrap.restarts import EndedEarlyError, Restarts, is_lost_session
@@ -213,8 +213,12 @@ class Rank:
             services.append(no_other_rank_1(plan.own_ip, plan.ips[0], plan.link_port(0), self._met_peer))
 
         async def until_dropped() -> None:
-            if self.attempt is not None:  # what still comes in the old session belongs to it
+            if self.attempt is None:
+                return
+            if self.attempt.exchange.agreed:  # what still comes in the old session belongs to it
                 await zero.ended_in_order(NEXT_SECONDS)
+            else:
+                zero.drop()  # else rank 0 would never learn that this rank has left its init
 
         async def was_stopped() -> bool:
             """Whether rank 0 has ended the group in order, and no failure: then this rank's is a consequence."""
@@ -355,6 +359,7 @@ class Rank:
                     raise first from error
                 seconds = restarts.begin()
                 self.report("restarting", left=restarts.left, message=str(first))
+                self.run.reason.failed(first)
                 await again()
                 self.able, self.attempt, self._early = None, None, []
                 await self.run.again(seconds)
@@ -404,7 +409,7 @@ class Rank:
             self._early.append((peer, message))
 
     def report(self, event: str, /, **fields: object) -> None:
-        if event == "link-lost":
+        if event == "link-lost" and fields["code"] != REPLACED:
             error = LinkError(str(fields["message"]), code=str(fields["code"]))
             self.run.reason.lost(cast(int | None, fields["peer"]), error)
         elif event == "established":

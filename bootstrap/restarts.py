@@ -13,6 +13,10 @@ LONGEST_SECONDS: Final = 60.0
 """The longest wait before an attempt."""
 
 
+FINAL: Final = frozenset({"deadline", "finish-timeout", "interrupted", "output-closed", "output-failed"})
+"""What ends the run of the rank that it happens to, so that no other attempt can have it."""
+
+
 class EndedEarlyError(LinkError):
     """Rank 0 ended its session without a jacclBootstrap: another rank 0 may still send one."""
 
@@ -36,7 +40,7 @@ class Restarts:
 
     def may_follow(self, error: BootstrapError) -> bool:
         """Whether this failure has another attempt."""
-        if self.left <= 0:
+        if self.left <= 0 or error.code in FINAL:
             return False
         match self._plan.restart_on:
             case "any":

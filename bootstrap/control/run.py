@@ -60,6 +60,8 @@ class RunError(BootstrapError):
     """The run ended early: its deadline, or its output, which nobody reads any more."""
 
     stage = "run"
+    rank: int | None = None
+    """Whose failure it was; None for the run's own."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error
@@ -79,37 +81,20 @@ def execute(
     command, the exit code is the command's, and 125 for a failure of the run around it.
     """
     run.summary.update(summary)
-    failure: dict[str, object] = {}
-    code = EXIT_OK
+    error: Exception | None = None
     try:
         try:
             asyncio.run(main())
-        except OSError as error:
-            raise refused(error) from error
+        except OSError as refusal:
+            raise refused(refusal) from refusal
         finally:
             for directory in run.watchers.directories:  # without the event loop there are descriptors again
                 current().files.remove_directory(directory)
-        if run.command_status is not None:
-            code = run.summary["status"] = exit_code(run.command_status)
-            if run.summary.get("stopped"):
-                code = EXIT_OK  # the command was ended with the group
-    except Stopped as stopped:
-        code = 128 + stopped.number
-        run.summary["stopped"] = True
-        if not run.is_met:
-            failure = {"code": "interrupted"}
-    except BootstrapError as error:
-        failure = {"code": error.code}
-        # Where another rank failed first, the command's end is a consequence, and its status is still the exit code.
-        codes = [getattr(each, "exit_code", None) for each in (error, error.__cause__)]  # a command's, if there is one
-        code = next(filter(None, codes), EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN)
-        if isinstance(error, PeerError) and error.code == "interrupted":
-            code, failure = EXIT_OK, {}  # another rank was stopped by its user
-            run.summary["stopped"] = True
-        elif error.code != "output-closed":  # nobody is left to read it
-            run.fail(error)
+    except (Stopped, BootstrapError) as failure:
+        error = failure
+    code = run.conclude(error, has_command=has_command)
     run.exit_on_signals(code)
-    run.display.event({"event": "done", "ok": not failure, **run.summary, **failure, "t_ms": run.now()})
+    run.done()
     return code
 
 
@@ -138,6 +123,7 @@ class Run:
         """When the group has to be there; None for no limit."""
         self.summary: dict[str, object] = {}
         """What `done` tells besides."""
+        self._failure: str | None = None
         self.native = False
         """Whether native code was set to work."""
         self.is_met = False
@@ -183,7 +169,7 @@ class Run:
         self.show(
             {
                 "event": "error",
-                "rank": getattr(error, "rank", self._rank),
+                "rank": self._rank if (rank := getattr(error, "rank", None)) is None else rank,
                 "stage": error.stage,
                 "code": error.code,
                 "message": str(error),
@@ -193,6 +179,34 @@ class Run:
                 "t_ms": self.now(),
             }
         )
+
+    def conclude(self, error: Exception | None, *, has_command: bool) -> int:
+        """Take how the run ended, Stopped or a BootstrapError; report a failure, and return the exit code."""
+        code = EXIT_OK
+        if isinstance(error, Stopped):
+            code = 128 + error.number
+            self.summary["stopped"] = True
+            if not self.is_met:
+                self._failure = "interrupted"
+        elif isinstance(error, PeerError) and error.code == "interrupted":  # another rank was stopped by its user
+            self.summary["stopped"] = True
+        elif isinstance(error, BootstrapError):
+            self._failure = error.code
+            # Where another rank failed first, a command's end is a consequence, and still gives the exit code.
+            codes = [getattr(each, "exit_code", None) for each in (error, error.__cause__)]
+            code = next(filter(None, codes), EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN)
+            if error.code != "output-closed":  # nobody is left to read it
+                self.fail(error)
+        elif self.command_status is not None:
+            status = self.summary["status"] = exit_code(self.command_status)
+            if not self.summary.get("stopped"):  # else the command was ended with the group
+                code = status
+        return code
+
+    def done(self) -> None:
+        """Report the end, the last event of a run."""
+        failure = {} if self._failure is None else {"code": self._failure}
+        self.display.event({"event": "done", "ok": not failure, **self.summary, **failure, "t_ms": self.now()})
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 
@@ -342,6 +356,8 @@ class Run:
         elif reason is not None:
             error = RunError(f"{reason}; {late}", code=reason.code)
             error.stage = reason.stage
+            if isinstance(reason, PeerError):
+                error.rank = reason.rank
         else:
             error = RunError(
                 f"{late} ({states or 'no worker yet'}); see the log lines, or raise --timeout", code="deadline"

@@ -1,6 +1,6 @@
 """Why there is no group yet, as the links show it: for the error at the deadline."""
 
-from bootstrap.errors import LinkError
+from bootstrap.errors import BootstrapError, LinkError
 from bootstrap.link.sessions import SessionLostError
 
 
@@ -18,16 +18,21 @@ class Reason:
         self._loading: set[int] = set()
         self._seen: LinkError | None = None
         self._protocol: LinkError | None = None  # stays the reason, since rank 0 reconnects and repeats it
+        self._before: BootstrapError | None = None
 
     @property
-    def error(self) -> LinkError | None:
+    def error(self) -> BootstrapError | None:
         if self._loading and not self._lost:
             ranks = " and ".join(f"rank {peer}" for peer in sorted(self._loading))
             return LinkError(f"MLX is still being loaded on {ranks}", code="peer-loading")
         peer, error = next(iter(self._lost.items()), (None, self._seen))
         if error is not None and peer in self._loading:
             return LinkError(f"{error} (when last heard, rank {peer} was still loading MLX)", code=error.code)
-        return error
+        return error or self._before
+
+    def failed(self, error: BootstrapError) -> None:
+        """Another attempt follows a failure, which remains the reason as long as nothing else is known."""
+        self._before = error
 
     def lost(self, peer: int | None, error: LinkError) -> None:
         """The link with a rank was lost, or could not be made."""

@@ -13,10 +13,10 @@ from bootstrap.errors import LinkError
 HELLO_SECONDS: Final = 0.5
 """How long whoever connects to a rank 0 has to send something, before it closes."""
 WORD_SECONDS: Final = 1.5
-"""How long the other end has to close: a rank 0 does so earlier."""
+"""How long the other end has to close: a rank 0 does so earlier, and a rank 1 once no hello can come any more."""
 LOOK_SECONDS: Final = 3.0
 """Between two looks of a rank 1 that nobody has connected to."""
-STAY_SECONDS: Final = LOOK_SECONDS + WORD_SECONDS + 1.5
+STAY_SECONDS: Final = LOOK_SECONDS + 2 * WORD_SECONDS + 1.5
 """How long a rank 1 goes on listening once it knows, so that the other finds out too."""
 
 
@@ -29,17 +29,21 @@ def _same(rank: int) -> LinkError:
 async def no_other_rank_0(own_ip: str, peer_ip: str, port: int, is_met: asyncio.Event) -> None:
     """Raise LinkError (`same-rank`) when the peer connects, and speaks, as rank 0 does; return once `is_met`."""
     found = asyncio.Event()
+    looking: set[asyncio.Task[None] | None] = set()
 
     async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        looking.add(task)
         try:
             if writer.get_extra_info("peername")[0] == peer_ip:
                 async with asyncio.timeout(HELLO_SECONDS):
                     if await reader.read(1):
                         found.set()
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
+            looking.discard(task)
 
     with suppress(OSError):  # another program has the port: nothing can be found out
         async with await asyncio.start_server(look, own_ip, port):
@@ -47,7 +51,7 @@ async def no_other_rank_0(own_ip: str, peer_ip: str, port: int, is_met: asyncio.
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for each in waits:
+                for each in (*waits, *filter(None, looking)):
                     each.cancel()
             if not is_met.is_set():
                 await asyncio.sleep(WORD_SECONDS)  # the other connects every second, and is to find this one
@@ -78,7 +82,9 @@ async def _waits_for_a_hello(own_ip: str, peer_ip: str, port: int) -> bool:
             async with asyncio.timeout(WORD_SECONDS):
                 await reader.read(1)
         except TimeoutError:
-            return True
+            writer.write_eof()
+            async with asyncio.timeout(WORD_SECONDS):  # the system of one that is stopped would not close it
+                return not await reader.read(1)
     except (OSError, TimeoutError):
         pass
     finally:

@@ -59,6 +59,8 @@ LOADING_PING_EVERY = 0.2
 """Seconds between pings to a rank that is still loading, and says so: the bootstrap waits for it."""
 MISSED_PONGS = 3
 """This many missed in a row end the session, unless the peer may be in its group init. [SESSION-MISSED, PLAIN-INIT]"""
+REPLACED = "link-replaced"
+"""The code of a session that another one is to follow."""
 MAX_UNCONFIRMED = 8
 """Connections that have not shown the session key; one more ends the oldest of them."""
 
@@ -132,6 +134,7 @@ class RankZero:
         self._report = report
         self._link: Link | None = None
         self._is_stopped = False
+        self._drop_wait = 0.0
         self._established = asyncio.Event()
         self._lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
         self._answered = asyncio.Event()
@@ -158,7 +161,8 @@ class RankZero:
                     raise
                 if self._is_stopped:
                     return
-                wait = self._times.retry if error.code == "link-refused" else self._times.reconnect
+                soon = {"link-refused": self._times.retry, REPLACED: self._drop_wait}
+                wait = soon.get(error.code, self._times.reconnect)
                 self._report(
                     "link-lost", peer=self._peer, host=self._host, code=error.code, message=str(error), retry_s=wait
                 )
@@ -215,9 +219,13 @@ class RankZero:
         return await asyncio.shield(self._lost)
 
     def drop(self) -> None:
-        """Let go of the session; `run` makes another one."""
+        """Let go of the session; `run` makes another one: at once, if the peer can say when it is ready for that.
+
+        One without outcome/1 may still be in its last init, which the next group's would meet.
+        """
         if self._link is not None:
-            self._link.close(LinkError("a new session is to take the place of this one", code="link-replaced"))
+            self._drop_wait = 0.0 if OUTCOME_1 in self._link.session.offered else self._times.reconnect
+            self._link.close(LinkError("a new session is to take the place of this one", code=REPLACED))
 
     async def stop(self) -> None:
         """End the session in order, if there is one; `run` makes no other. It is to be cancelled after that."""
@@ -399,6 +407,11 @@ class RankOne:
             raise LinkError("there is no session with rank 0", code="link-closed")
         await self._current.send(message, self._times.send)
 
+    def drop(self) -> None:
+        """Let go of the session: rank 0 is to make another one."""
+        if self._current is not None:
+            self._current.close(LinkError("this rank waits for a new session", code=REPLACED))
+
     async def ended_early(self) -> None:
         """Wait until rank 0 has ended its session in order without a jacclBootstrap, and has no new one."""
         await self._ended_early.wait()
@@ -450,7 +463,7 @@ class RankOne:
             over.set_result(reason)
             if self._current is link:
                 self._current = None
-                self._on_seen(reason)
+                self._on_seen(None if reason is not None and reason.code == REPLACED else reason)
                 if not bootstrapped:
                     self._ended_early.set()
 
@@ -471,7 +484,7 @@ class RankOne:
             # Its connection is alive: TCP would have ended one whose peer has vanished. [SESSION-REPLACE]
             raise LinkError("a group is up over the session with rank 0", code="link-taken")
         if self._current is not None:
-            self._current.close(LinkError("a newer session took the place of this one", code="link-replaced"))
+            self._current.close(LinkError("a newer session took the place of this one", code=REPLACED))
         self._current = link
         self._ended_early.clear()  # an earlier session's
         self._on_seen("its session")
@@ -558,14 +571,17 @@ async def alongside(work: Coroutine[None, None, ResultT], *services: Coroutine[N
     pending = {main, *tasks}
     try:
         while not main.done():
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {main}:
-                task.result()
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
         return main.result()
     finally:
-        if main.cancel():
-            await asyncio.gather(main, return_exceptions=True)
-        # At once where the work is done: a service that went on could fail meanwhile, and nobody would learn why.
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            if main.cancel():
+                await asyncio.gather(main, return_exceptions=True)
+        finally:  # also where this is cancelled again meanwhile
+            # At once where the work is done: a service that went on could fail meanwhile, and nobody would learn why.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

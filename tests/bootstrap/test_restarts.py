@@ -35,6 +35,14 @@ def test_what_it_follows(on: RestartOn, errors: list[BootstrapError]) -> None:
     assert [error for error in every if restarts(0, on, [0.0]).may_follow(error)] == []
 
 
+@pytest.mark.parametrize("code", ["deadline", "interrupted", "finish-timeout"])
+def test_nothing_follows_the_end_of_another_ranks_run(code: str) -> None:
+    """Its user or its deadline has ended it, and nobody would answer; so it is where that is this rank's own."""
+    told = PeerError(Outcome(1, OutcomeState.FAILED, "run", code, "gone"))
+    assert not restarts(1, "any", [0.0]).may_follow(told)
+    assert not restarts(1, "any", [0.0]).may_follow(BootstrapError("gone", code=code))
+
+
 def test_so_many_an_hour_and_later_each_time() -> None:
     now = [100.0]
     some = restarts(9, "link", now)

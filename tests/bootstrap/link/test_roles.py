@@ -660,6 +660,47 @@ def test_alongside_a_service_that_fails_ends_the_work() -> None:
     run(main)
 
 
+def test_alongside_a_second_cancellation_left_its_services() -> None:
+    """While the work had something to say on its way out; a rank went on connecting in somebody's event loop."""
+    states: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            await asyncio.sleep(SECONDS)
+
+    async def service() -> None:
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            states.append("ended")
+
+    async def main() -> None:
+        both = asyncio.create_task(alongside(work(), service()))
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            both.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await both
+        assert states == ["ended"]
+
+    run(main)
+
+
+def test_alongside_of_two_failures_the_first_services_is_raised() -> None:
+    async def failing(text: str) -> None:
+        await asyncio.sleep(0.01)
+        raise LinkError(text, code="link-lost")
+
+    async def main() -> None:
+        for _ in range(20):
+            with pytest.raises(LinkError, match="a"):
+                await alongside(asyncio.sleep(SECONDS), failing("a"), failing("b"))
+
+    run(main)
+
+
 def test_alongside_the_works_own_failure_is_raised() -> None:
     async def main() -> None:
         async def work() -> None:

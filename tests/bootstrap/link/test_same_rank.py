@@ -1,6 +1,7 @@
 """Both ranks of a pair with the same number: each is told, and nobody else."""
 
 import asyncio
+import socket
 from contextlib import suppress
 
 import pytest
@@ -51,5 +52,34 @@ def test_a_session_is_the_better_proof(pair: tuple[Rank, Rank], monkeypatch: pyt
     async def main() -> None:
         async with await asyncio.start_server(has_a_session, zero.ip, LINK_PORT):
             await same_rank.no_other_rank_1(one.ip, zero.ip, LINK_PORT, is_met)
+
+    run(main)
+
+
+def test_a_stopped_rank_0_was_taken_for_a_rank_1(pair: tuple[Rank, Rank], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its system takes the connection, and nobody is there to close it."""
+    zero, one = pair
+    monkeypatch.setattr(same_rank, "WORD_SECONDS", 0.2)
+    with socket.create_server((zero.ip, LINK_PORT)):
+        assert not asyncio.run(same_rank._waits_for_a_hello(one.ip, zero.ip, LINK_PORT))
+
+
+def test_no_connection_to_a_rank_0_outlives_its_look(pair: tuple[Rank, Rank]) -> None:
+    """It did by half a second, in the event loop of somebody's program."""
+    zero, _ = pair
+
+    async def main() -> None:
+        rank_0 = asyncio.create_task(same_rank.no_other_rank_0(zero.ip, zero.ip, LINK_PORT, asyncio.Event()))
+        writer = None
+        while writer is None:
+            with suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection(zero.ip, LINK_PORT, local_addr=(zero.ip, 0))
+        while len(asyncio.all_tasks()) < 5:  # noqa: ASYNC110 - main, rank 0, its two waits, and the look
+            await asyncio.sleep(0.01)
+        rank_0.cancel()
+        await asyncio.wait({rank_0})
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        writer.close()
 
     run(main)
