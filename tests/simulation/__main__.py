@@ -1,0 +1,168 @@
+"""`python -m tests.simulation`: many worlds, one a seed; each broken one with the command that replays it."""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.campaign import say
+from tests.simulation.planted import show_planted
+from tests.simulation.shrinking import shrunk
+from tests.simulation.world import Scenario, World
+
+EACH_TWICE: Final = 100
+"""Of so many worlds one is run twice, and must be the same."""
+EACH_COLLECTED: Final = 25
+CHUNK: Final = 50
+MOST_SHOWN: Final = 10
+
+
+@dataclass
+class Totals:
+    """What became of many worlds."""
+
+    runs: int = 0
+    seconds: float = 0.0
+    """Of CPU time."""
+    ranks: Counter[int] = field(default_factory=Counter)
+    """Worlds by the number of ranks."""
+    cpu: Counter[int] = field(default_factory=Counter)
+    """Nanoseconds by the number of ranks."""
+    faults: Counter[str] = field(default_factory=Counter)
+    causes: Counter[str] = field(default_factory=Counter)
+    broken: list[tuple[int, str]] = field(default_factory=list)
+    """The seed, and what was wrong."""
+
+    def add(self, other: "Totals") -> None:
+        self.runs += other.runs
+        self.seconds += other.seconds
+        for name in ("ranks", "cpu", "faults", "causes"):
+            getattr(self, name).update(getattr(other, name))
+        self.broken += other.broken
+
+
+def run_seeds(seeds: range) -> Totals:
+    """Run one world a seed."""
+    totals = Totals(runs=len(seeds))
+    gc.disable()  # a world is garbage as a whole
+    for seed in seeds:
+        began = time.process_time_ns()
+        world = World(seed)
+        world.run()
+        if seed % EACH_TWICE == 0:
+            again = World(seed)
+            again.run()
+            if again.trace != world.trace:
+                world.broken.append("the same seed gave another trace")
+        spent = time.process_time_ns() - began
+        size = len(world.scenario.plans)
+        totals.seconds += spent / 1e9
+        totals.ranks[size] += 1
+        totals.cpu[size] += spent
+        totals.faults.update(fault.kind for fault in world.struck)
+        for control in world.controls:
+            error = control.last("error")
+            totals.causes[str(error["code"]) if error is not None else "none"] += 1
+        totals.broken += [(seed, text) for text in world.broken]
+        if seed % EACH_COLLECTED == 0:
+            del world
+            gc.collect()
+    return totals
+
+
+def chunks(first: int, runs: int, seconds: float | None) -> Iterator[range]:
+    """Give seeds from `first` on, as many as `runs`, and no more once the time is over."""
+    began = time.monotonic()
+    for start in range(first, first + runs, CHUNK):
+        if seconds is not None and time.monotonic() - began > seconds:
+            return
+        yield range(start, min(start + CHUNK, first + runs))
+
+
+def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
+    totals, began = Totals(), time.monotonic()
+    work = chunks(first, runs, seconds)
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for part in pool.imap_unordered(run_seeds, work):
+            totals.add(part)
+            if sys.stderr.isatty():
+                rate = totals.runs / (time.monotonic() - began)
+                say(
+                    f"\r{totals.runs} of {runs}, {rate:.0f} a second, {len(totals.broken)} broken",
+                    end="",
+                    file=sys.stderr,
+                )
+    return totals
+
+
+def replay(seed: int, scenario: Scenario | None = None) -> World:
+    world = World(seed, scenario)
+    world.run()
+    say("\n".join(world.trace))
+    return world
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="the first seed (default 1)")
+    parser.add_argument("--from", type=int, default=0, dest="skip", help="how many worlds to leave out (default 0)")
+    parser.add_argument("--runs", type=int, default=1000, help="how many worlds (default 1000)")
+    parser.add_argument("--seconds", type=float, help="start no more worlds after this time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default one a core)")
+    parser.add_argument("--replay", action="store_true", help="run the one world of --seed, and print what happens")
+    parser.add_argument(
+        "--shrink", action="store_true", help="the same with as few faults and ranks as it takes to fail"
+    )
+    parser.add_argument("--json", action="store_true", help="print the totals as a JSON object")
+    parser.add_argument(
+        "--planted", action="store_true", help="plant bugs, and count the worlds that it takes to find each"
+    )
+    wanted = parser.parse_args()
+    if wanted.planted:
+        return show_planted(wanted.seed, wanted.jobs)
+    if wanted.replay or wanted.shrink:
+        world = replay(wanted.seed, shrunk(wanted.seed) if wanted.shrink else None)
+        say("\n".join(world.broken) or "nothing is broken")
+        return 1 if world.broken else 0
+    totals = run_all(wanted.seed + wanted.skip, wanted.runs - wanted.skip, wanted.jobs, wanted.seconds)
+    if wanted.json:
+        say(json.dumps(_as_json(wanted.seed, totals)))
+    else:
+        _show(wanted.seed, totals)
+    return 1 if totals.broken else 0
+
+
+def _rates(totals: Totals) -> dict[int, float]:
+    return {size: totals.ranks[size] / (totals.cpu[size] / 1e9) for size in sorted(totals.ranks)}
+
+
+def _as_json(seed: int, totals: Totals) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "runs": totals.runs,
+        "perSecondAndCore": {str(size): round(rate, 1) for size, rate in _rates(totals).items()},
+        "faults": dict(totals.faults.most_common()),
+        "causes": dict(totals.causes.most_common()),
+        "broken": [{"seed": number, "what": text} for number, text in totals.broken],
+    }
+
+
+def _show(seed: int, totals: Totals) -> None:
+    say(f"{totals.runs} worlds from seed {seed} on, {len(totals.broken)} broken")
+    rates = ", ".join(f"{size} ranks {rate:.0f}" for size, rate in _rates(totals).items())
+    say(f"worlds a second and core: {rates}")
+    say("faults: " + ", ".join(f"{kind} {count}" for kind, count in totals.faults.most_common()))
+    say("causes: " + ", ".join(f"{code} {count}" for code, count in totals.causes.most_common()))
+    for number, text in totals.broken[:MOST_SHOWN]:
+        say(f"broken: {text}\n  make simulate ARGS='--seed {number} --replay'")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

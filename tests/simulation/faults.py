@@ -1,0 +1,191 @@
+"""What can go wrong in a world, and when."""
+
+import errno
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.machine import SimulatedProcess
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+STEPS: Final = ("import", "prepared", "init", "ready", "held", "program")
+"""Of a worker."""
+EVENTS: Final = (
+    "started", "connected", "established", "confirmed", "bootstrap-sent", "bootstrap-received", "environment-set",
+    "group-ready", "holding", "running", "link-lost", "finished", "command-ended", "consequence", "restarting",
+)  # fmt: skip
+"""At any of which a fault may come."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that happens to a rank's host: at a time, or right after its control process has shown an event."""
+
+    kind: str
+    rank: int
+    at: float
+    event: str = ""
+    seconds: float = 0.0
+    peer: int = 0
+
+    def __str__(self) -> str:
+        when = f"{self.at:.3f} s after {self.event}" if self.event else f"at {self.at:.3f} s"
+        return f"{self.kind} rank {self.rank} {when}" + (f" for {self.seconds:.1f} s" if self.seconds else "")
+
+
+def strike(world: "World", fault: Fault) -> None:
+    """Let a fault happen now."""
+    name, _, step = fault.kind.partition(":")
+    world.record(f"fault: {fault}")
+    world.struck.append(fault)
+    _FAULTS[name](world, fault, step)
+
+
+def random_fault(random: Random, size: int) -> Fault:
+    name = random.choice(sorted(_FAULTS))
+    kind = f"{name}:{random.choice(STEPS)}" if name in _AT_A_STEP else name
+    rank = random.randrange(size)
+    peer = random.choice([each for each in range(size) if each != rank])
+    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0)))
+    if name in _AT_A_STEP or random.random() < 0.1:
+        return Fault(kind, rank, 0.0, seconds=seconds, peer=peer)
+    if random.random() < 0.5:
+        return Fault(
+            kind,
+            rank,
+            random.choice((0.0, random.uniform(0.0, 0.01), random.uniform(0.0, 6.0))),
+            random.choice(EVENTS),
+            seconds,
+            peer,
+        )
+    return Fault(kind, rank, random.choice((random.uniform(0.0, 3.0), random.uniform(0.0, 60.0))), "", seconds, peer)
+
+
+def _signal(number: int) -> Callable[["World", Fault, str], None]:
+    def act(world: "World", fault: Fault, step: str) -> None:
+        for control in world.live(fault.rank):
+            if number == signal.SIGKILL:
+                control.process.signal(number)
+            else:
+                world.stop(control, number)
+
+    return act
+
+
+def _freeze(world: "World", fault: Fault, step: str) -> None:
+    for control in world.live(fault.rank):
+        control.process.signal(signal.SIGSTOP)
+        world.later(fault.seconds, control.process.signal, signal.SIGCONT)
+
+
+def _children(number: int) -> Callable[["World", Fault, str], None]:
+    def act(world: "World", fault: Fault, step: str) -> None:
+        for control in world.live(fault.rank):
+            for process in list(world.machines[fault.rank].processes.values()):
+                if process.parent is control.process and process.arguments != ("guard",) and not process.is_dead:
+                    process.end(number)
+
+    return act
+
+
+def _at_step(act: Callable[[SimulatedProcess], None]) -> Callable[["World", Fault, str], None]:
+    def strike(world: "World", fault: Fault, step: str) -> None:
+        world.habits[fault.rank].at_step[step] = act
+
+    return strike
+
+
+def _hang(process: SimulatedProcess) -> None:
+    process.ignored |= {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+def _cannot_be_killed(process: SimulatedProcess) -> None:
+    process.is_unkillable = True
+
+
+def _separate(world: "World", fault: Fault, step: str) -> None:
+    one, other = world.machines[fault.rank].ip, world.machines[fault.peer].ip
+    world.network.separate(one, other)
+    if fault.seconds:
+        world.later(fault.seconds, world.network.join, one, other)
+
+
+def _reset(world: "World", fault: Fault, step: str) -> None:
+    world.network.reset(world.machines[fault.rank].ip, world.machines[fault.peer].ip)
+
+
+def _power(world: "World", fault: Fault, step: str) -> None:
+    world.machines[fault.rank].lose_power()
+
+
+def _disk(number: int) -> Callable[["World", Fault, str], None]:
+    def act(world: "World", fault: Fault, step: str) -> None:
+        machine = world.machines[fault.rank]
+        machine.disk_error = number
+        if fault.seconds:
+            world.later(fault.seconds, setattr, machine, "disk_error", None)
+
+    return act
+
+
+def _again(world: "World", fault: Fault, step: str) -> None:
+    """The user starts the rank a second time."""
+    if not world.is_ending and any(control.plan.rank == fault.rank for control in world.controls):
+        world.start(fault.rank)
+
+
+def _kill_both(world: "World", fault: Fault, step: str) -> None:
+    """The control process and its guard are killed, and the user starts the rank again a little later."""
+    machine = world.machines[fault.rank]
+    for control in world.live(fault.rank):
+        for process in list(machine.processes.values()):
+            if process.parent is control.process and process.arguments == ("guard",):
+                process.end(-signal.SIGKILL)
+        control.process.signal(signal.SIGKILL)
+    world.later(1.0 + fault.seconds, _again, world, fault, step)
+
+
+def _kill_and_again(world: "World", fault: Fault, step: str) -> None:
+    """The control process is killed, and the user starts the rank again at once, or soon."""
+    for control in world.live(fault.rank):
+        control.process.signal(signal.SIGKILL)
+    world.later(fault.seconds / 60.0, _again, world, fault, step)
+
+
+def _slow_import(world: "World", fault: Fault, step: str) -> None:
+    world.habits[fault.rank].import_seconds = fault.seconds + 1.0
+
+
+def _program_fails(world: "World", fault: Fault, step: str) -> None:
+    world.habits[fault.rank].program_status = 7
+
+
+_AT_A_STEP: Final = ("crash", "exit", "hang", "unkillable")
+_FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
+    "kill": _signal(signal.SIGKILL),
+    "int": _signal(signal.SIGINT),
+    "term": _signal(signal.SIGTERM),
+    "hup": _signal(signal.SIGHUP),
+    "freeze": _freeze,
+    "kill-child": _children(-signal.SIGKILL),
+    "segfault-child": _children(-signal.SIGSEGV),
+    "end-child": _children(0),
+    "crash": _at_step(lambda process: process.end(-signal.SIGSEGV)),
+    "exit": _at_step(lambda process: process.end(7)),
+    "hang": _at_step(_hang),
+    "unkillable": _at_step(_cannot_be_killed),
+    "separate": _separate,
+    "reset": _reset,
+    "power": _power,
+    "disk-full": _disk(errno.ENOSPC),
+    "disk-read-only": _disk(errno.EROFS),
+    "again": _again,
+    "kill-both": _kill_both,
+    "kill-again": _kill_and_again,
+    "slow-import": _slow_import,
+    "program-fails": _program_fails,
+}

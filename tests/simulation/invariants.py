@@ -1,0 +1,180 @@
+"""What must hold in every world."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from bootstrap.link.outcome import CONSEQUENCES
+from bootstrap.restarts import LONGEST_SECONDS
+from tests.simulation.machine import TMP, Machine
+from wireproto.messages import Revision
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Control, World
+
+PATIENCE_SECONDS: Final = 5.0
+"""What a group may need besides the slowest start and import."""
+HARMLESS: Final = {"again", "slow-import"}
+"""Faults that end no group."""
+DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
+"""Faults after which the ranks may not learn of each other's causes."""
+LOCAL: Final = {
+    "kill-child",
+    "segfault-child",
+    "end-child",
+    "crash",
+    "exit",
+    "disk-full",
+    "disk-read-only",
+    "program-fails",
+}
+"""Faults that end the worker or command of one rank."""
+LATE: Final = {"deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap"}
+"""What a rank says that has waited too long for another one, which had failed before their bootstrap."""
+SLACK_SECONDS: Final = 20.0
+"""From a deadline to the end of all children, the longest grace included."""
+
+
+def check(world: "World") -> None:
+    """Check what must hold at any time."""
+    for control in world.live():
+        run = control.run
+        if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
+            continue
+        again = control.last("restarting")
+        began = 0.0 if again is None else run.origin + again["t_ms"] / 1000 + LONGEST_SECONDS + control.plan.timeout
+        late = world.loop.now - max(run.deadline, began) - SLACK_SECONDS
+        if late > 0 and not control.plan.dry_run and not _was_stopped(world, control):
+            _broken(world, f"{control.name} waits, {late:.0f} s after its deadline")
+    for rank, _ in enumerate(world.machines):
+        groups = [each for each in world.live(rank) if each.run is not None and each.run.is_met]
+        if len(groups) > 1:
+            _broken(world, f"two groups are up on the host of rank {rank}")
+
+
+def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
+    """Check an event at the time when it is shown."""
+    if event["event"] == "error" and event["code"] == "host-busy":
+        others = [each for each in world.live(control.plan.rank) if each is not control]
+        if not others:
+            _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
+    if event["event"] == "group-ready" and _agree(world):
+        size = control.plan.size
+        if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.ring.formed.values()):
+            _broken(world, f"{control.name} announces the group before all ranks have formed it")
+
+
+def check_end(world: "World") -> None:
+    """Check what must hold once all is over."""
+    for control in world.controls:
+        if (error := control.process.error) is not None:
+            _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
+    for machine in world.machines:
+        if machine.host.is_down:
+            continue
+        name = f"the host {machine.ip}"
+        unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
+        left = [pid for pid, each in machine.processes.items() if not each.is_dead and pid not in unkillable]
+        left = [pid for pid in left if machine.processes[pid].arguments != ("up",)]
+        if left and not _has_no_guard(world, machine):
+            _broken(world, f"processes are left on {name}: {left}")
+        for pid in unkillable:
+            reported = any(
+                f"process {pid} did not end" in str(event) for each in world.controls for event in each.events
+            )
+            parent = machine.processes[pid].parent
+            if not reported and parent is not None and parent.status is not None and parent.status >= 0:
+                _broken(world, f"the process {pid}, which cannot be killed, is not reported")
+        ended = all(each.code is not None for each in world.controls if each.machine is machine)
+        if not unkillable and ended:
+            if files := sorted(str(path) for path in machine.files if path != TMP):
+                _broken(world, f"files are left on {name}: {files}")
+            if machine.udp:
+                _broken(world, f"the lock of {name} is held")
+        if machine.host.listeners and not world.live() and not _has_no_guard(world, machine):
+            _broken(world, f"listeners are left on {name}: {sorted(machine.host.listeners)}")
+    _check_causes(world)
+
+
+def check_left(world: "World", control: "Control") -> None:
+    """Check that a run that has ended left nothing to its event loop."""
+    if left := world.loop.left_by(control.process):
+        _broken(world, f"{control.name} leaves {', '.join(left)}")
+
+
+def _check_causes(world: "World") -> None:
+    kinds = {fault.kind.partition(":")[0] for fault in world.struck}
+    ends = {str(control.last("done")) for control in world.controls}
+    is_timed_out = any("finish-timeout" in each for each in ends)
+    failures = {
+        control.name: (error["rank"], error["code"])
+        for control in world.controls
+        if (error := control.last("error")) is not None and control.ended < world.stopped_at
+    }
+    if kinds <= HARMLESS and not _is_late(world) and not is_timed_out:
+        for name, (_, code) in failures.items():
+            if code != "host-busy" and not name.endswith("'"):
+                _broken(world, f"{name} ends with {code}, and nothing has happened")
+    if world.stopped and kinds <= HARMLESS and not _is_late(world) and _agree(world) and not is_timed_out:
+        _check_stop(world)
+    has_restarted = any(control.last("restarting") for control in world.controls)  # each rank counts its own
+    if not world.stopped and not kinds & DISRUPTIVE and _agree(world) and not has_restarted and not _is_late(world):
+        if len(world.struck) == 1 and kinds <= LOCAL:
+            _check_blame(world, failures)
+        sessions = {_session(control) for control in world.controls}
+        causes = {*failures.values()}
+        are_late = {code for _, code in causes} == {"deadline"}  # all at the same time
+        if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
+            _broken(world, f"the ranks name different causes: {failures}")
+
+
+def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
+    """Check that the one rank that a fault reached is the one that is blamed."""
+    (fault,) = world.struck
+    for name, (rank, code) in failures.items():
+        if rank != fault.rank and code not in LATE | CONSEQUENCES:  # two of these cannot be told apart
+            _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
+
+
+def _check_stop(world: "World") -> None:
+    """Check the exit codes where a user has stopped a group that was there."""
+    first = world.controls[: len(world.scenario.plans)]
+    if not all(control.run is not None and control.run.is_met for control in first):
+        return
+    for control in first:
+        wanted = {0} if control.stopped_by is None else {128 + control.stopped_by, 0}
+        if control.code not in wanted:
+            _broken(world, f"{control.name} ends with {control.code} after an orderly stop, not {wanted}")
+
+
+def _has_no_guard(world: "World", machine: Machine) -> bool:
+    """Whether control process and guard were killed on a host, and nobody has started the rank since."""
+    last = [control for control in world.controls if control.machine is machine][-1]
+    return last.code is None and any(fault.kind == "kill-both" for fault in world.struck)
+
+
+def _session(control: "Control") -> str | None:
+    """Return the name of the last bootstrap that a rank has taken part in."""
+    told = [control.last("bootstrap-sent"), control.last("bootstrap-received")]
+    return next((str(event["session_id"]) for event in told if event is not None), None)
+
+
+def _is_late(world: "World") -> bool:
+    """Whether the ranks may need longer than their deadline, or are started so that they cannot work together."""
+    plans, starts = world.scenario.plans, world.scenario.starts
+    slowest = max(habits.import_seconds for habits in world.habits)
+    late = max(starts) - min(starts) + slowest + PATIENCE_SECONDS > plans[0].timeout
+    return late or len({plan.dry_run for plan in plans}) > 1
+
+
+def _agree(world: "World") -> bool:
+    """Whether all ranks know of each other's outcome."""
+    return all(plan.extensions and plan.revision is Revision.V2 and not plan.dry_run for plan in world.scenario.plans)
+
+
+def _was_stopped(world: "World", control: "Control") -> bool:
+    return control.run is not None and control.run.stopped_by is not None
+
+
+def _broken(world: "World", text: str) -> None:
+    if text not in world.broken:
+        world.record(f"BROKEN: {text}")
+        world.broken.append(text)

@@ -1,0 +1,507 @@
+"""One simulated host: its files, its processes, its locks, and the `System` that a process on it sees."""
+
+import asyncio
+import errno
+import os
+import signal
+import stat
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from bootstrap import capabilities
+from bootstrap.system import Guard, Process, System
+from bootstrap.system.processes import Identity
+from bootstrap.system.tools import ToolResult
+from tests.simulation.loop import CONTROL, SimulatedLoop
+from tests.simulation.network import Host, Network, refused
+
+TMP: Final = Path("/tmp")
+GUARD_GRACE: Final = 1.0
+PIPE_SECONDS: Final = 0.0005
+
+
+capabilities.own_version = cache(capabilities.own_version)  # it reads the package's metadata each time
+
+
+@dataclass(frozen=True)
+class SimulatedSystem(System):
+    """The system as one process sees it."""
+
+    process: "SimulatedProcess"
+
+
+class Node:
+    """A file with its contents, or a directory."""
+
+    count = 0
+
+    def __init__(self, data: bytes | None) -> None:
+        self.data = data
+        Node.count += 1
+        self.number = Node.count
+
+
+Program = Callable[["SimulatedProcess"], Coroutine[Any, Any, int]]
+
+
+class Machine:
+    """A host."""
+
+    def __init__(self, loop: SimulatedLoop, network: Network, random: Random, ip: str) -> None:
+        self.loop, self.random, self.ip = loop, random, ip
+        self.host = Host(network, ip)
+        self.files: dict[Path, Node] = {TMP: Node(None)}
+        self.disk_error: int | None = None
+        """With what every write fails."""
+        self.udp: dict[tuple[str, int], set[int]] = {}
+        """Bound ports, with the processes that hold each."""
+        self.processes: dict[int, SimulatedProcess] = {}
+        """All that are not reaped."""
+        self.programs: Callable[[Sequence[str], Mapping[str, str]], Program] | None = None
+        self._pids = 1000
+
+    def spawn(
+        self, program: Program, arguments: Sequence[str] = (), parent: "SimulatedProcess | None" = None
+    ) -> "SimulatedProcess":
+        self._pids += self.random.randrange(1, 4)
+        process = SimulatedProcess(self, self._pids, arguments, parent)
+        self.processes[process.pid] = process
+        process.begin(program)
+        return process
+
+    def lose_power(self) -> None:
+        """All that runs here is gone at once, and no other host is told."""
+        self.host.is_down = True
+        for process in self.processes.values():
+            process.is_dead = True
+        self.processes.clear()
+        self.files = {TMP: Node(None)}
+        self.udp.clear()
+        for end in list(self.host.network.ends):
+            end.notice_silence()
+
+    def release(self, pid: int) -> None:
+        """A process has ended: what the kernel held for it is free."""
+        for address, holders in list(self.udp.items()):
+            holders.discard(pid)
+            if not holders:
+                del self.udp[address]
+        for listener in list(self.host.listeners.values()):
+            if listener.owner is self.processes.get(pid):
+                listener.close()
+        for end in sorted(
+            (each for each in self.host.network.ends if each.owner is self.processes.get(pid)),
+            key=lambda each: (each.own, each.peer),
+        ):
+            end.die()
+
+
+class SimulatedProcess:
+    """A process: its program is a coroutine that returns the exit status."""
+
+    def __init__(self, machine: Machine, pid: int, arguments: Sequence[str], parent: "SimulatedProcess | None") -> None:
+        self.machine, self.pid, self.arguments, self.parent = machine, pid, arguments, parent
+        self.is_dead = self.is_stopped = False
+        self.status: int | None = None
+        """The exit status, or minus the signal, once it has ended."""
+        self.is_unkillable = False
+        self.is_native = False
+        """Whether it is in native code that waits for the other ranks."""
+        self.ignored: set[int] = set()
+        """Signals that do nothing for now; they count once they are not ignored any more."""
+        self.pending: list[int] = []
+        self.on_signal: Callable[[int], bool] = lambda number: False
+        """Handles a signal, and says whether it did."""
+        self.ended = asyncio.Event()
+        self.at_end: list[Callable[[], None]] = []
+        self.task: asyncio.Task[int] | None = None
+        self.context = Context()
+        self._due = 0.0  # when what was written last arrives
+        self.start = f"boot {machine.loop.now:.6f} {pid}"
+        self.stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.outputs: dict[str, asyncio.StreamReader] = {}
+
+    @property
+    def system(self) -> SimulatedSystem:
+        machine = self.machine
+        return SimulatedSystem(
+            clock=machine.loop.time,
+            random=machine.random.randbytes,
+            network=Ports(self),
+            files=Disk(machine),
+            processes=lambda: Processes(self),
+            run_tool=lambda argv, seconds: ToolResult(status="missing", stderr="there is none"),
+            process=self,
+        )
+
+    def begin(self, program: Program) -> None:
+        self.context = Context()
+        self.context.run(CONTROL.set, self.system)
+        self.task = self.machine.loop.create_task(program(self), context=self.context)
+        self.task.add_done_callback(self._over, context=Context())
+
+    def _over(self, task: "asyncio.Task[int]") -> None:
+        if self.is_dead:
+            return
+        if task.cancelled():
+            self.end(1)
+        elif (error := task.exception()) is not None:
+            self.error = error
+            self.end(1)
+        else:
+            self.end(task.result())
+
+    error: BaseException | None = None
+    """What its program raised, which no program should."""
+
+    def signal(self, number: int) -> None:
+        if self.is_dead:
+            return
+        if number == signal.SIGKILL:
+            if not self.is_unkillable:
+                self.end(-number)
+        elif number == signal.SIGSTOP:
+            self.is_stopped = True
+        elif number == signal.SIGCONT:
+            if self.is_stopped:
+                self.is_stopped = False
+                self.machine.loop.go_on()
+                for each in self._take_pending():
+                    self.signal(each)
+        elif self.is_stopped or number in self.ignored or self.is_unkillable:
+            self.pending.append(number)
+        elif not self.on_signal(number):
+            self.end(-number)
+
+    async def mind(self, *numbers: int) -> None:
+        """Take signals that were ignored: those that came meanwhile may end the process here."""
+        self.ignored -= set(numbers)
+        for each in self._take_pending():
+            self.signal(each)
+        await asyncio.sleep(0)
+
+    def _take_pending(self) -> list[int]:
+        pending, self.pending = self.pending, []
+        return pending
+
+    def end(self, status: int) -> None:
+        if self.is_dead:
+            return
+        self.is_dead, self.status = True, status
+        machine = self.machine
+        machine.release(self.pid)
+        for name in self.outputs:
+            self.write(name, None)
+        for call in self.at_end:
+            call()
+        world = Context()
+        world.run(machine.loop.call_later, machine.random.uniform(0.0001, 0.01), self.ended.set)
+        if self.parent is None or self.parent.is_dead:
+            machine.processes.pop(self.pid, None)  # reaped by init
+        for child in list(machine.processes.values()):
+            if child.parent is self:
+                child.stdin.put_nowait(None)
+                if child.is_dead:
+                    machine.processes.pop(child.pid, None)
+
+    def write(self, name: str, data: bytes | None) -> None:
+        """Write to one of its outputs; None closes it."""
+        reader, owner = self.outputs[name], self.parent
+        if owner is None or owner.is_dead:
+            return
+
+        def feed() -> None:
+            if data is None:
+                reader.feed_eof()
+            else:
+                reader.feed_data(data)
+
+        self._due = max(self._due + 1e-6, self.machine.loop.now + PIPE_SECONDS)
+        self.machine.loop.call_at(self._due, feed, context=Context())
+
+    async def line(self) -> bytes | None:
+        """Return the next line of stdin; None at its end."""
+        return await self.stdin.get()
+
+
+class Child:
+    """A process as its parent sees it, see `bootstrap.system.Process`."""
+
+    def __init__(self, process: SimulatedProcess, outputs: Sequence[str], passed: Mapping[str, int]) -> None:
+        self.pid = process.pid
+        self.passed = passed
+        self.streams: Mapping[str, asyncio.StreamReader] = process.outputs
+        self._process = process
+        self._stdin_open = True
+
+    async def connect(self) -> None:
+        await asyncio.sleep(0)
+
+    def poll(self) -> int | None:
+        if self._process.is_dead:
+            self._process.machine.processes.pop(self.pid, None)
+        return self._process.status
+
+    def runs(self) -> bool:
+        return not self._process.is_dead
+
+    def is_alone(self) -> bool:
+        return True
+
+    def signal(self, number: int) -> bool:
+        there = self.pid in self._process.machine.processes
+        if there and number:
+            self._process.signal(number)
+        return there
+
+    async def exited(self) -> None:
+        await self._process.ended.wait()
+
+    def write(self, data: bytes) -> None:
+        for line in data.splitlines():
+            self._process.stdin.put_nowait(line)
+
+    def close_stdin(self) -> None:
+        if self._stdin_open:
+            self._stdin_open = False
+            self._process.stdin.put_nowait(None)
+
+    def close(self) -> None:
+        self.close_stdin()
+
+
+class SimulatedGuard:
+    """The guard: it holds the lock, and tidies up when its run was killed."""
+
+    def __init__(self, owner: SimulatedProcess, lock: int | None, record: Path | None) -> None:
+        self._owner, self._machine = owner, owner.machine
+        self._children: dict[int, str] = {}
+        self._directories: set[Path] = set()
+        self._files: set[Path] = set() if record is None else {record}
+        self.process = owner.machine.spawn(self._run, ("guard",), owner)
+        self.pid = self.process.pid
+        self.process.ignored = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        if lock is not None:
+            for holders in self._machine.udp.values():
+                if owner.pid in holders:
+                    holders.add(self.pid)
+
+    def remove(self, directory: Path) -> None:
+        self._directories.add(directory)
+
+    def unlink(self, file: Path) -> None:
+        self._files.add(file)
+
+    def watch(self, pid: int) -> None:
+        if pid in self._machine.processes:
+            self._children[pid] = self._machine.processes[pid].start
+
+    def forget(self, what: int | Path) -> None:
+        if isinstance(what, int):
+            self._children.pop(what, None)
+        else:
+            self._directories.discard(what)
+
+    def dismiss(self) -> None:
+        self.process.end(-signal.SIGKILL)
+        self._machine.processes.pop(self.pid, None)
+
+    async def _run(self, process: SimulatedProcess) -> int:
+        while await process.line() is not None:
+            pass
+        self._signal(signal.SIGTERM)
+        limit = self._machine.loop.now + GUARD_GRACE
+        while self._signal(0) and self._machine.loop.now < limit:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        self._signal(signal.SIGKILL)
+        disk = Disk(self._machine)
+        for directory in self._directories:
+            disk.remove_directory(directory)
+        for file in self._files:
+            disk.remove(file)
+        return 0
+
+    def _signal(self, number: int) -> bool:
+        there = False
+        for pid, start in self._children.items():
+            child = self._machine.processes.get(pid)
+            if child is not None and child.start == start and not child.is_dead:
+                there = True
+                if number:
+                    child.signal(number)
+        return there
+
+
+class Processes:
+    """See `bootstrap.system.Processes`."""
+
+    def __init__(self, owner: SimulatedProcess) -> None:
+        self._owner, self._machine = owner, owner.machine
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        outputs: tuple[str, str],
+        more: Sequence[str] = (),
+        writes: bool = False,
+        stdin: bool = False,
+        channel: int | None = None,
+        cwd: str | None = None,
+    ) -> Process:
+        assert self._machine.programs is not None
+        names = (*outputs, *more)
+        program = self._machine.programs(arguments, environment)
+
+        async def run(process: SimulatedProcess) -> int:
+            return await program(process)
+
+        process = self._machine.spawn(run, arguments, self._owner)
+        process.outputs = {name: asyncio.StreamReader() for name in names}
+        return Child(process, names, {name: 10 + number for number, name in enumerate(more)})
+
+    def guard(self, lock: int | None = None, record: Path | None = None) -> Guard:
+        return SimulatedGuard(self._owner, lock, record)
+
+    def identity(self, pid: int | None = None) -> Identity:
+        process = self._owner if pid is None else self._machine.processes.get(pid)
+        if process is None:
+            raise ProcessLookupError(pid)
+        return Identity(process.pid, process.start)
+
+    def alive(self, process: Identity) -> bool:
+        found = self._machine.processes.get(process.pid)
+        return found is not None and found.start == process.start and not found.is_dead
+
+    def kill(self, process: Identity) -> None:
+        found = self._machine.processes.get(process.pid)
+        if found is None:
+            raise ProcessLookupError(process.pid)
+        found.signal(signal.SIGKILL)
+
+    def runs(self, pid: int) -> bool:
+        found = self._machine.processes.get(pid)
+        return found is not None and not found.is_dead
+
+    def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
+        return False
+
+
+class Bound:
+    """See `bootstrap.system.Bound`."""
+
+    def __init__(self, machine: Machine, address: tuple[str, int], pid: int) -> None:
+        self._machine, self._address, self._pid = machine, address, pid
+        self._descriptor = 7
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        self._descriptor = -1
+        holders = self._machine.udp.get(self._address, set())
+        holders.discard(self._pid)
+        if not holders:
+            self._machine.udp.pop(self._address, None)
+
+
+class Ports:
+    """See `bootstrap.system.Network`; and what the loop asks for connections."""
+
+    def __init__(self, owner: SimulatedProcess) -> None:
+        self._owner, self._machine = owner, owner.machine
+
+    def holds(self, ip: str) -> bool:
+        return ip == self._machine.ip
+
+    def free_port(self, host: str) -> int:
+        return next(
+            port
+            for port in iter(lambda: self._machine.random.randrange(20000, 32000), 0)
+            if port not in self._machine.host.listeners
+        )
+
+    def check_free(self, ip: str, port: int) -> None:
+        if port in self._machine.host.listeners:
+            raise refused(errno.EADDRINUSE)
+
+    def bind_udp(self, address: tuple[str, int]) -> Bound:
+        if address in self._machine.udp:
+            raise refused(errno.EADDRINUSE)
+        self._machine.udp[address] = {self._owner.pid}
+        return Bound(self._machine, address, self._owner.pid)
+
+    async def connect(self, factory: Any, ip: str, port: int, local: Any) -> Any:
+        return await self._machine.host.connect(factory, ip, port, self._owner)
+
+    def listen(self, factory: Any, ip: str, port: int) -> Any:
+        context = Context()
+        context.run(CONTROL.set, self._owner.system)
+        return self._machine.host.listen(factory, port, self._owner, context)
+
+
+class Disk:
+    """See `bootstrap.system.Files`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._files = machine, machine.files
+
+    def temporary_directory(self) -> Path:
+        return TMP
+
+    def status(self, path: Path) -> os.stat_result | None:
+        node = self._files.get(path)
+        if node is None:
+            return None
+        kind = stat.S_IFDIR | 0o700 if node.data is None else stat.S_IFREG | 0o600
+        return os.stat_result((kind, node.number, 0, 1, os.geteuid(), 0, len(node.data or b""), 0, 0, 0))
+
+    def create(self, path: Path, data: bytes, *, durable: bool = False) -> None:
+        self._writable(path)
+        if path in self._files:
+            raise refused(errno.EEXIST)
+        self._files[path] = Node(data)
+
+    def rename(self, path: Path, new: Path) -> None:
+        self._writable(new)
+        self._files[new] = self._files.pop(path)
+
+    def remove(self, path: Path) -> None:
+        self._files.pop(path, None)
+
+    def make_directory(self, path: Path) -> None:
+        self._writable(path)
+        if path in self._files:
+            raise refused(errno.EEXIST)
+        self._files[path] = Node(None)
+
+    def remove_directory(self, path: Path) -> None:
+        for each in [each for each in self._files if each == path or path in each.parents]:
+            del self._files[each]
+
+    def read_own(self, path: Path, limit: int) -> bytes:
+        node = self._files.get(path)
+        if node is None or node.data is None:
+            raise refused(errno.ENOENT)
+        return node.data[:limit]
+
+    def overwrite_own(self, path: Path, data: bytes) -> None:
+        self._writable(path)
+        node = self._files.setdefault(path, Node(b""))
+        node.data = data.ljust(len(node.data or b""))
+
+    def remove_own(self, path: Path) -> None:
+        self.remove(path)
+
+    def _writable(self, path: Path) -> None:
+        if self._machine.disk_error is not None:
+            raise refused(self._machine.disk_error)
+        parent = self._files.get(path.parent)
+        if parent is None or parent.data is not None:
+            raise refused(errno.ENOENT)

@@ -1,0 +1,357 @@
+"""TCP in memory: connections with latency, pieces, windows, partitions and resets, as a program sees them."""
+
+import asyncio
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from random import Random
+from types import SimpleNamespace
+from typing import Any, Final
+
+from tests.simulation.loop import SimulatedLoop
+
+Address = tuple[str, int]
+
+WINDOW: Final = 64 * 1024
+"""Bytes that may be under way, or wait for a reader that is paused."""
+HIGH_WATER: Final = 64 * 1024
+VANISHED_SECONDS: Final = 25.0
+"""After so long without a word of the other host TCP gives up, as links ask for. [SESSION-TCP]"""
+SYN_SECONDS: Final = 127.0
+SOCKET: Final = SimpleNamespace(setsockopt=lambda *_: None)
+
+
+def refused(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class Network:
+    """The wires between the hosts. `latency` is in seconds, one way."""
+
+    def __init__(self, loop: SimulatedLoop, random: Random, latency: float) -> None:
+        self.loop, self.random, self.latency = loop, random, latency
+        self.hosts: dict[str, Host] = {}
+        self.cut: set[frozenset[str]] = set()
+        """Pairs of addresses between which nothing gets through."""
+        self.ends: dict[End, None] = {}  # in the order in which they were made
+
+    def reaches(self, one: str, other: str) -> bool:
+        return frozenset((one, other)) not in self.cut and not (self.hosts[one].is_down or self.hosts[other].is_down)
+
+    def delay(self) -> float:
+        return self.latency * self.random.uniform(0.5, 1.5)
+
+    def separate(self, one: str, other: str) -> None:
+        self.cut.add(frozenset((one, other)))
+        for end in list(self.ends):
+            end.notice_silence()
+
+    def join(self, one: str, other: str) -> None:
+        self.cut.discard(frozenset((one, other)))
+        for end in list(self.ends):
+            end.resume()
+
+    def reset(self, one: str, other: str) -> bool:
+        """Reset the connections between two hosts; say whether there were any."""
+        found = [end for end in self.ends if {end.own[0], end.peer[0]} == {one, other}]
+        for end in found:
+            end.lose(refused(errno.ECONNRESET))
+        return bool(found)
+
+
+class Host:
+    """One host's part: its listeners, and the ends of its connections."""
+
+    def __init__(self, network: Network, ip: str) -> None:
+        self.network, self.ip = network, ip
+        self.is_down = False
+        self.listeners: dict[int, Listener] = {}
+        self._ports = 40000
+        network.hosts[ip] = self
+
+    def listen(self, factory: Callable[[], Any], port: int, owner: Any, context: Context) -> "Listener":
+        if port in self.listeners:
+            raise refused(errno.EADDRINUSE)
+        listener = self.listeners[port] = Listener(self, port, factory, owner, context)
+        return listener
+
+    async def connect(self, factory: Callable[[], Any], ip: str, port: int, owner: Any) -> tuple[Any, Any]:
+        """Connect to a port of another host, or of this one. OSError as the system gives it."""
+        network, loop, context = self.network, self.network.loop, copy_context()
+        done: asyncio.Future[End] = loop.create_future()
+        self._ports += 1
+        own = (self.ip, self._ports)
+
+        def settle(error: OSError | None, end: "End | None" = None) -> None:
+            if done.done() or owner.is_dead:
+                if end is not None:
+                    end.abort()
+            elif error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(end)
+
+        def arrive() -> None:
+            if not network.reaches(self.ip, ip):
+                return  # nobody answers
+            listener = network.hosts[ip].listeners.get(port)
+            if listener is None:
+                Context().run(loop.call_later, network.delay(), settle, refused(errno.ECONNREFUSED))
+                return
+            near, far = End(network, own, (ip, port), owner, context), listener.accept(own)
+            near.other, far.other = far, near
+            Context().run(loop.call_later, network.delay(), settle, None, near)
+
+        world = Context()
+        if ip in network.hosts:
+            world.run(loop.call_later, network.delay(), arrive)
+        world.run(loop.call_later, SYN_SECONDS, lambda: settle(refused(errno.ETIMEDOUT)))
+        end = await done
+        protocol = factory()
+        end.start(protocol)
+        return end, protocol
+
+
+class Listener:
+    """What `loop.create_server` returns."""
+
+    def __init__(self, host: Host, port: int, factory: Callable[[], Any], owner: Any, context: Context) -> None:
+        self.owner = owner
+        self._host, self._port, self._factory, self._context = host, port, factory, context
+        self.sockets = (SimpleNamespace(getsockname=lambda: (host.ip, port)),)
+
+    def accept(self, peer: Address) -> "End":
+        end = End(self._host.network, (self._host.ip, self._port), peer, self.owner, self._context)
+        self._host.network.loop.call_soon(self._begin, end, context=self._context.copy())
+        return end
+
+    def _begin(self, end: "End") -> None:
+        if not end.is_lost:
+            end.start(self._factory())
+
+    def close(self) -> None:
+        if self._host.listeners.get(self._port) is self:
+            del self._host.listeners[self._port]
+
+    async def wait_closed(self) -> None: ...
+
+    async def __aenter__(self) -> "Listener":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class End(asyncio.Transport):
+    """One end of a connection: the transport of its process, and what the kernel keeps for it."""
+
+    other: "End"
+
+    def __init__(self, network: Network, own: Address, peer: Address, owner: Any, context: Context) -> None:
+        super().__init__({"socket": SOCKET, "sockname": own, "peername": peer})
+        self.own, self.peer, self.owner = own, peer, owner
+        self.is_lost = False
+        self._network, self._context = network, context
+        self._protocol: Any = None
+        self._again: deque[bytes | None] = deque()  # was on the wire, and did not arrive
+        self._out: deque[bytes] = deque()  # written, and not on the wire
+        self._waiting = 0  # bytes of it
+        self._under_way = 0  # bytes on the wire, or in the other end's kernel
+        self._due = 0.0  # when the last piece on the wire arrives
+        self._in: deque[bytes | None] = deque()  # arrived, and not read; None for the end of the stream
+        self._is_paused = self._is_closing = self._is_done = self._is_full = self._is_reading = False
+        self._has_ended = self._has_told_end = False
+        self._silence: asyncio.TimerHandle | None = None
+        network.ends[self] = None
+        self.notice_silence()
+
+    # -- for its process -----------------------------------------------------------------------------------------------
+
+    def start(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._context = copy_context()
+        protocol.connection_made(self)
+        self._read_soon()
+
+    def is_closing(self) -> bool:
+        return self._is_ending() or self.owner.is_dead or self._network.loop.is_closed()
+
+    def write(self, data: Any) -> None:
+        if self._is_ending():
+            return
+        self._out.append(bytes(data))
+        self._waiting += len(data)
+        self._transmit()
+        if self._waiting > HIGH_WATER and not self._is_full:
+            self._is_full = True
+            self._protocol.pause_writing()
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(bytes(each) for each in list_of_data))
+
+    def get_write_buffer_size(self) -> int:
+        return self._waiting
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._finish()
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+
+    def resume_reading(self) -> None:
+        self._is_paused = False
+        self._read_soon()
+
+    def is_reading(self) -> bool:
+        return not self._is_paused
+
+    def close(self) -> None:
+        if self._is_ending():
+            return
+        self._is_closing = True
+        if any(self._in):
+            self.lose(None)  # what was not read makes a reset of it
+        else:
+            self._finish()
+
+    def abort(self) -> None:
+        self._is_closing = True
+        self.lose(None)
+
+    # -- the kernel's --------------------------------------------------------------------------------------------------
+
+    def _is_ending(self) -> bool:
+        return self._is_closing or self.is_lost
+
+    def die(self) -> None:
+        """The process has ended: it is told nothing more, and the connection is closed."""
+        self._is_done = True
+        self.close()
+
+    def lose(self, error: OSError | None) -> None:
+        """The connection is gone here, and the other host is told if it can be reached."""
+        if not self.is_lost:
+            self._gone(error)
+            self._later(self._network.delay(), self.other._told_of_reset)
+
+    def _told_of_reset(self) -> None:
+        if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
+            self._gone(refused(errno.ECONNRESET))
+
+    def _gone(self, error: OSError | None) -> None:
+        self.is_lost = True
+        self._network.ends.pop(self, None)
+        if self._silence is not None:
+            self._silence.cancel()
+        self._done(error)
+
+    def _done(self, error: OSError | None) -> None:
+        if not self._is_done and self._protocol is not None:
+            self._tell(self._protocol.connection_lost, error)
+        self._is_done = True
+
+    def notice_silence(self) -> None:
+        """Give up after a while in which the other host cannot be reached."""
+        if self.is_lost or self._silence is not None or self._network.reaches(self.own[0], self.peer[0]):
+            return
+        self._silence = self._later(VANISHED_SECONDS, self._be_silent)
+
+    def resume(self) -> None:
+        """The other host can be reached again: what was not acknowledged is sent again."""
+        if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
+            if self._silence is not None:
+                self._silence.cancel()
+                self._silence = None
+            self._transmit()
+
+    def _be_silent(self) -> None:
+        if not self._network.reaches(self.own[0], self.peer[0]):
+            self._gone(refused(errno.ETIMEDOUT))
+
+    def _finish(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._transmit()
+
+    def _transmit(self) -> None:
+        """Put on the wire what the other end has room for."""
+        network = self._network
+        if self.is_lost or not network.reaches(self.own[0], self.peer[0]):
+            return
+        while self._again:
+            self._send(self._again.popleft())
+        while self._out and self._under_way < WINDOW:
+            data = self._out.popleft()
+            count = min(len(data), WINDOW - self._under_way)
+            if count > 1 and network.random.random() < 0.1:
+                count = network.random.randrange(1, count)
+            if count < len(data):
+                self._out.appendleft(data[count:])
+            self._waiting -= count
+            self._under_way += count
+            self._send(data[:count])
+        if self._is_full and self._waiting <= HIGH_WATER // 4:
+            self._is_full = False
+            if not self._is_done:
+                self._tell(self._protocol.resume_writing)
+        if self._has_ended and not self._out and not self._has_told_end:
+            self._has_told_end = True
+            self._send(None)
+            if self._is_closing:
+                self._done(None)
+
+    def _send(self, data: bytes | None) -> None:
+        self._due = max(self._due + 1e-6, self._network.loop.now + self._network.delay())
+        self._later(self._due - self._network.loop.now, self.other._arrive, data)
+
+    def _arrive(self, data: bytes | None) -> None:
+        if not self._network.reaches(self.own[0], self.peer[0]):
+            self.other._again.append(data)
+        elif self.is_lost:
+            self._later(self._network.delay(), self.other._told_of_reset)
+        elif not self._is_closing:
+            self._in.append(data)
+            self._read_soon()
+        elif data is not None:  # closed by its process, which reads no more
+            self.lose(None)
+        elif self._has_told_end:  # both ends are closed
+            self.is_lost = True
+            self._network.ends.pop(self, None)
+
+    def _read_soon(self) -> None:
+        if self._protocol is not None and not self._is_reading and not self._is_paused and self._in:
+            self._is_reading = True
+            self._tell(self._read)
+
+    def _read(self) -> None:
+        self._is_reading = False
+        if self._is_ending() or self._is_paused or not self._in:
+            return
+        data = self._in.popleft()
+        if data is None:
+            if not self._protocol.eof_received():
+                self.close()
+            return
+        self.other._under_way -= len(data)
+        self._later(self._network.delay(), self.other._transmit)
+        if isinstance(self._protocol, asyncio.BufferedProtocol):
+            while data and not self._is_ending():
+                view = self._protocol.get_buffer(len(data))
+                count = min(len(view), len(data))
+                view[:count] = data[:count]
+                self._protocol.buffer_updated(count)
+                data = data[count:]
+        else:
+            self._protocol.data_received(data)
+        self._read_soon()
+
+    def _tell(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self._network.loop.call_soon(call, *arguments, context=self._context)
+
+    def _later(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> asyncio.TimerHandle:
+        return Context().run(self._network.loop.call_later, seconds, call, *arguments)

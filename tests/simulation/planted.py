@@ -1,0 +1,212 @@
+"""Bugs of the control plane, planted one at a time: the simulation must find each."""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Final
+from unittest.mock import patch
+
+from bootstrap import attempt
+from bootstrap.control import child, lock, run, watchers
+from bootstrap.link import outcome, sessions
+from bootstrap.link.reason import Reason
+from bootstrap.restarts import Restarts
+from tests.campaign import say
+from tests.simulation.world import World
+
+rank: Final = import_module("bootstrap.rank")  # the package has a function of that name
+SEEDS: Final = 3
+MOST: Final = 10_000
+"""Worlds within which each is to be found."""
+
+
+def found_after(name: str, first: int, most: int = MOST) -> int | None:
+    """Return how many worlds, from the seed `first` on, it takes to find a planted bug; None where `most` do not."""
+    with planted(name):
+        for count in range(1, most + 1):
+            world = World(first + count)
+            world.run()
+            if world.broken:
+                return count
+    return None
+
+
+def show_planted(seed: int, jobs: int) -> int:
+    """Print for each planted bug the worlds that it takes to find it with three seeds; return the exit code."""
+    wanted = [(name, (seed + more) * 1_000_000) for name in PLANTED for more in range(SEEDS)]
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        counts = pool.starmap(found_after, wanted, chunksize=1)
+    for number, name in enumerate(PLANTED):
+        found = counts[number * SEEDS : (number + 1) * SEEDS]
+        say(f"{name:52} " + " ".join(f"{'-' if count is None else count:>6}" for count in found))
+    say(f"{sum(count is not None for count in counts)} of {len(counts)} found within {MOST} worlds")
+    return 1 if None in counts else 0
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    target, attribute, replacement = PLANTED[name]
+    with patch.object(target, attribute, replacement(getattr(target, attribute))):
+        yield
+
+
+async def _at_once(*_: Any, **__: Any) -> None:
+    """Wait for nothing."""
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Do nothing."""
+
+
+def _replaced(by: Any) -> Callable[[Any], Any]:
+    return lambda original: by
+
+
+def _met_keeps_alarm(original: Any) -> Any:
+    def met(self: run.Run) -> None:
+        self._set_met(True)
+
+    return met
+
+
+def _kills_nobody(original: Any) -> Any:
+    async def end(self: child.Child, number: int = 15) -> bool:
+        self.send(number)
+        await self._alone(self.grace, patient=False)
+        await self._reap()
+        return self.reaped
+
+    return end
+
+
+def _never_gives_up(original: Any) -> Any:
+    async def end(self: child.Child, number: int = 15) -> bool:
+        await original(self, number)
+        return True
+
+    return end
+
+
+def _restarts_for_ever(original: Any) -> Any:
+    return lambda self, error: True
+
+
+def _last_failure_first(original: Any) -> Any:
+    return lambda self: list(self._failures.values())[-1]
+
+
+def _consequence_first(original: Any) -> Any:
+    return lambda self: max(self._failures.values(), key=lambda each: each.code in outcome.CONSEQUENCES)
+
+
+def _released(original: Any) -> Any:
+    async def bound(ip: str, link_port: int) -> Any:
+        held = await original(ip, link_port)
+        held.close()
+        return held
+
+    return bound
+
+
+def _no_relay(original: Any) -> Any:
+    def post(self: outcome.Exchange, message: Any, *, but: int | None = None) -> Any:
+        return [] if but is not None else original(self, message, but=but)
+
+    return post
+
+
+def _alarm_of_old(original: Any) -> Any:
+    async def again(self: run.Run, seconds: float = 0.0) -> None:
+        alarm, self._alarm = self._alarm, None
+        await original(self, seconds)
+        if self._alarm is None:
+            self._alarm = alarm
+
+    return again
+
+
+def _second_signal_first(original: Any) -> Any:
+    def interrupt(self: run.Run, number: int) -> None:
+        if self._stop_reason is not None:
+            original(self, number)
+        self._stop_reason = self._stop_reason or None
+
+    return interrupt
+
+
+def _keeps_bootstraps(original: Any) -> Any:
+    async def bootstrap(self: sessions.RankOne) -> Any:
+        payload, self._over = await self._bootstraps.get()
+        self._bootstraps.put_nowait((payload, self._over))
+        return payload
+
+    return bootstrap
+
+
+def _own_state_only(original: Any) -> Any:
+    async def wait(self: outcome.Exchange, state: Any) -> None:
+        await self._until(lambda: self._states.get(self._rank) is state)
+
+    return wait
+
+
+def _finished_alone(original: Any) -> Any:
+    async def finished(self: attempt.Attempt, wait: Any) -> None:
+        wait.close()
+
+    return finished
+
+
+def _any_status(original: Any) -> Any:
+    class Silent(original):  # type: ignore[misc]
+        def __init__(self, status: int) -> None:
+            super().__init__(status)
+            self.exit_code = 0
+
+    return Silent
+
+
+PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
+    "the alarm goes on after the group is there": (run.Run, "met", _met_keeps_alarm),
+    "an attempt's alarm ends the next one": (run.Run, "again", _alarm_of_old),
+    "children are left at the end": (run.Run, "end_children", _replaced(_at_once)),
+    "a signal is not taken": (run.Run, "interrupt", _second_signal_first),
+    "the deadline is not set": (run.Run, "_set_alarm", _replaced(_nothing)),
+    "a child is not killed": (child.Child, "end", _kills_nobody),
+    "a child that cannot be killed is not reported": (child.Child, "end", _never_gives_up),
+    "the lock is released early": (lock, "_bound", _released),
+    "the lock's record names no child": (lock.Lock, "watch", _replaced(_nothing)),
+    "the lock's record is left": (lock.Lock, "_release", _replaced(lambda self: self._held.close())),
+    "the lock is not released": (lock.Lock, "_release", _replaced(_nothing)),
+    "a live holder counts as dead": (lock, "TIDY_SECONDS", _replaced(0.0)),
+    "the guard knows no child": (watchers.Watchers, "watch", _replaced(lambda self, pid: self.children.add(pid))),
+    "the guard knows no directory": (watchers.Watchers, "remove_directories", _replaced(_nothing)),
+    "a rank is ready alone": (outcome.Exchange, "all", _own_state_only),
+    "rank 0 passes no state on": (outcome.Exchange, "_post", _no_relay),
+    "the last failure is the cause": (outcome.Exchange, "_first", _last_failure_first),
+    "a consequence is the cause": (outcome.Exchange, "_first", _consequence_first),
+    "no time for the cause": (outcome.Exchange, "_cause", _replaced(_at_once)),
+    "a failure is not settled": (outcome.Exchange, "settle", _replaced(lambda self, error: _value(error))),
+    "another rank's failure is not heard": (outcome.Exchange, "failure", _replaced(lambda self: _for_ever())),
+    "no turns on the ring": (attempt.Attempt, "_turn", _replaced(_at_once)),
+    "a rank waits for no other at the end": (attempt.Attempt, "all_finished", _finished_alone),
+    "restarts without end": (Restarts, "may_follow", _restarts_for_ever),
+    "no sessionEnd": (sessions.RankZero, "stop", _replaced(_at_once)),
+    "no new session after a failure": (sessions.RankZero, "drop", _replaced(_nothing)),
+    "an earlier session's bootstrap is taken": (sessions.RankOne, "bootstrap", _keeps_bootstraps),
+    "missed pongs do not count": (sessions.RankZero, "_miss", _replaced(_nothing)),
+    "a rank 0 that has gone is not missed": (rank, "_fail_when_lost", _replaced(lambda peer, number: _for_ever())),
+    "what a link was lost for is forgotten": (Reason, "lost", _replaced(_nothing)),
+    "early messages are lost": (rank, "MAX_EARLY", _replaced(0)),
+    "a command's status is lost": (run, "CommandError", _any_status),
+}
+
+
+async def _value(value: Any) -> Any:
+    return value
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()

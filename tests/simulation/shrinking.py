@@ -1,0 +1,40 @@
+"""The same world with as few faults and ranks as it takes to break it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tests.simulation.world import Scenario, World
+
+
+def shrunk(seed: int) -> Scenario:
+    """Return the smallest scenario that can be found which is still broken in the way in which that of the seed is."""
+    scenario = Scenario.of(seed)
+    wanted = _kinds(seed, scenario)
+    while wanted:
+        smaller = next((each for each in _smaller(scenario) if wanted & _kinds(seed, each)), None)
+        if smaller is None:
+            break
+        scenario = smaller
+    return scenario
+
+
+def _kinds(seed: int, scenario: Scenario) -> set[str]:
+    world = World(seed, scenario)
+    world.run()
+    return {"".join(each for each in text if each.isalpha() or each == " ")[:40] for text in world.broken}
+
+
+def _smaller(scenario: Scenario) -> Iterator[Scenario]:
+    for index in range(len(scenario.faults)):
+        yield replace(scenario, faults=scenario.faults[:index] + scenario.faults[index + 1 :])
+    size = len(scenario.plans)
+    if size > 2 and scenario.stops < size - 1 and all(max(each.rank, each.peer) < size - 1 for each in scenario.faults):
+        plans = [
+            replace(plan, ips=plan.ips[:-1], all_ips=plan.all_ips[:-1], link_ports=plan.link_ports[:-1])
+            for plan in scenario.plans[:-1]
+        ]
+        yield replace(scenario, plans=plans, starts=scenario.starts[:-1])
+    if any(scenario.starts):
+        yield replace(scenario, starts=[0.0] * size)
+    if scenario.latency != 0.001:
+        yield replace(scenario, latency=0.001)

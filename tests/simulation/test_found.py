@@ -1,0 +1,89 @@
+"""What the simulation has found, each as the smallest world that shows it."""
+
+from typing import Any
+
+from bootstrap.plan import Plan
+from tests.simulation.faults import Fault
+from tests.simulation.world import Control, Scenario, World, ip
+
+LATE = 100.0
+
+
+def world(
+    *faults: Fault, plain: int | None = None, stop: float = LATE, stops: int = 0, late: float = 0.0, **plan: Any
+) -> World:
+    """Run two ranks on fast hosts; rank 1 is started so many seconds `late`."""
+    size = 2
+    plans = [
+        Plan(
+            rank=rank,
+            ips=tuple(map(ip, range(size))),
+            link_ports=(7777,) * size,
+            extensions=rank != plain,
+            **{"backend": "ring", "session_id": "S", **plan},
+        )
+        for rank in range(size)
+    ]
+    made = World(1, Scenario(plans, [0.0, late], stop=stop, stops=stops, latency=0.001, faults=list(faults)))
+    for habits in made.habits:
+        habits.import_seconds, habits.program_seconds = 0.5, 1.0
+    made.run()
+    assert made.broken == []
+    return made
+
+
+def cause(control: Control) -> tuple[int, str] | None:
+    error = control.last("error")
+    return None if error is None else (error["rank"], error["code"])
+
+
+def test_the_link_that_a_restart_has_dropped_was_made_again_only_after_10_s() -> None:
+    """Which was the whole deadline; and the reason was told to be that new session."""
+    done = world(
+        Fault("crash:program", 0, 0.0), runs="module", command=("this",), timeout=10.0, restarts=1, restart_on="any"
+    )
+    assert [control.code for control in done.controls] == [0, 0]
+    assert all(control.ended < 5 for control in done.controls)
+
+
+def test_a_rank_0_without_outcome_never_learned_that_rank_1_had_left_its_init() -> None:
+    """Rank 1 kept the session for its next attempt, and rank 0's native init waited for ever."""
+    done = world(Fault("crash:init", 1, 0.0), plain=0, command=("true",), restarts=1, restart_on="any", timeout=10.0)
+    zero, one = done.controls
+    assert zero.last("link-lost") is not None
+    assert one.last("link-lost")["code"] == "link-replaced"  # type: ignore[index]
+    assert zero.ended < LATE
+
+
+def test_the_next_init_met_the_last_one_of_a_rank_without_outcome() -> None:
+    """Rank 0 must not come back at once: the other rank's worker may still be in its init. World.broken says so."""
+    done = world(Fault("exit:prepared", 0, 0.0), plain=0, restarts=1, restart_on="any", timeout=30.0, stop=25.0)
+    again = [event for event in done.controls[0].events if event["event"] == "link-lost"]
+    assert [(event["code"], event["retry_s"]) for event in again] == [("link-replaced", 10.0)]
+
+
+def test_a_rank_0_that_is_stopped_was_taken_for_another_rank_1() -> None:
+    """Its system accepts the connection, and nobody closes it."""
+    done = world(Fault("freeze", 0, 0.3, seconds=40.0), timeout=20.0, stop=50.0, late=0.5)
+    assert cause(done.controls[1]) == (1, "deadline")
+
+
+def test_a_user_who_stops_a_rank_stops_the_group_whatever_restarts_follow() -> None:
+    done = world(stop=10.0, stops=1, restarts=2, restart_on="any")
+    assert [control.code for control in done.controls] == [0, 130]
+    assert not any(control.last("restarting") for control in done.controls)
+
+
+def test_the_deadline_of_another_rank_is_followed_by_no_restart() -> None:
+    """That rank's run has ended, so nobody would answer."""
+    done = world(Fault("hang:init", 1, 0.0), timeout=10.0, restarts=2, restart_on="any", late=3.0)
+    assert [cause(control) for control in done.controls] == [(0, "deadline")] * 2
+    assert not any(control.last("restarting") for control in done.controls)
+
+
+def test_after_a_restart_nobody_comes_to_the_reason_is_the_failure_before_it() -> None:
+    """The deadline said only that there was no group."""
+    faults = Fault("kill-child", 0, 0.01, "started"), Fault("exit:held", 0, 0.0)
+    done = world(*faults, timeout=20.0, restarts=1, restart_on="any")
+    assert [cause(control) for control in done.controls] == [(0, "worker-died")] * 2
+    assert "no group within 20 s" in done.controls[1].last("error")["message"]  # type: ignore[index]

@@ -1,0 +1,211 @@
+"""The simulation itself: its clock and network, its repeatability, and that it finds what is planted."""
+
+import asyncio
+import errno
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.simulation.loop import NoProgressError, SimulatedLoop
+from tests.simulation.machine import Machine, SimulatedProcess
+from tests.simulation.network import VANISHED_SECONDS, WINDOW, Network
+from tests.simulation.planted import PLANTED, found_after
+from tests.simulation.shrinking import shrunk
+from tests.simulation.world import Scenario, World
+
+Program = Callable[[SimulatedProcess], Coroutine[Any, Any, int]]
+A, B = "10.0.0.1", "10.0.0.2"
+
+
+@pytest.mark.parametrize("first", range(1, 61, 20))
+def test_worlds(first: int) -> None:
+    for seed in range(first, first + 20):
+        world = World(seed)
+        world.run()
+        assert world.broken == [], f"python -m tests.simulation --seed {seed} --replay"
+
+
+@pytest.mark.parametrize("seed", [3, 12])
+def test_the_same_seed_gives_the_same_world(seed: int) -> None:
+    worlds = [World(seed), World(seed)]
+    for world in worlds:
+        world.run()
+    assert worlds[0].trace == worlds[1].trace
+    assert len(worlds[0].trace) > 10
+
+
+@pytest.mark.parametrize("name", ["a child is not killed", "a rank is ready alone", "the lock's record is left"])
+def test_a_planted_bug_is_found(name: str) -> None:
+    assert found_after(name, 1_000_000, most=50) is not None
+
+
+def test_planted_bugs_are_named_once() -> None:
+    assert len(PLANTED) >= 30
+    for target, attribute, _ in PLANTED.values():
+        assert hasattr(target, attribute)
+
+
+def test_a_sound_world_does_not_shrink() -> None:
+    assert shrunk(5) == Scenario.of(5)
+
+
+# -- the loop and the network ------------------------------------------------------------------------------------------
+
+
+class Two:
+    """Two hosts, with a program on each."""
+
+    def __init__(self) -> None:
+        self.loop = SimulatedLoop(Random(1))
+        self.network = Network(self.loop, Random(2), 0.01)
+        self.machines = [
+            Machine(self.loop, self.network, Random(number), address) for number, address in enumerate((A, B))
+        ]
+
+    def run(self, *programs: Program) -> list[int | None]:
+        processes = [machine.spawn(program) for machine, program in zip(self.machines, programs, strict=False)]
+
+        async def main() -> None:
+            while not all(process.is_dead for process in processes):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+        self.loop.run_until_complete(main())
+        self.loop.clear()
+        for process in processes:
+            if process.error is not None:
+                raise process.error
+        return [process.status for process in processes]
+
+
+async def listening(handle: Callable[..., Any]) -> None:
+    await asyncio.start_server(handle, B, 1)
+
+
+def test_time_passes_only_when_nothing_is_left_to_do() -> None:
+    loop = SimulatedLoop(Random(1))
+    loop.run_until_complete(asyncio.sleep(3600.0))
+    assert loop.time() == 3600.0
+    loop.clear()
+
+
+def test_a_wait_without_end_is_noticed() -> None:
+    loop = SimulatedLoop(Random(1))
+    with pytest.raises(NoProgressError):
+        loop.run_until_complete(asyncio.Event().wait())
+    loop.clear()
+
+
+def test_bytes_arrive_in_order_and_then_the_end() -> None:
+    data = bytes(range(256)) * 1000
+    assert len(data) > WINDOW
+
+    async def server(process: SimulatedProcess) -> int:
+        read: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            read.set_result(await reader.read(-1))
+            writer.close()
+
+        await listening(take)
+        assert await read == data
+        return 5
+
+    async def client(process: SimulatedProcess) -> int:
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection(B, 1)
+        writer.write(data)
+        await writer.drain()
+        writer.write_eof()
+        assert await reader.read(1) == b""
+        writer.close()
+        return 6
+
+    assert Two().run(client, server) == [6, 5]
+
+
+def test_what_nobody_listens_for_is_refused() -> None:
+    async def client(process: SimulatedProcess) -> int:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(B, 1)
+        return 0
+
+    assert Two().run(client) == [0]
+
+
+def test_a_process_that_is_killed_closes_its_connections() -> None:
+    two = Two()
+
+    async def server(process: SimulatedProcess) -> int:
+        kept: list[asyncio.StreamWriter] = []
+        await listening(lambda reader, writer: kept.append(writer))
+        await asyncio.Event().wait()
+        return 0
+
+    async def client(process: SimulatedProcess) -> int:
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection(B, 1)
+        (victim,) = two.machines[1].processes.values()
+        victim.signal(9)
+        assert await reader.read(1) == b""
+        writer.close()
+        return 0
+
+    assert two.run(client, server) == [0, -9]
+
+
+def test_a_cut_wire_is_noticed_as_late_as_tcp_does_and_loses_nothing_before() -> None:
+    two = Two()
+
+    async def server(process: SimulatedProcess) -> int:
+        kept: list[asyncio.StreamWriter] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            kept.append(writer)
+            writer.write(await reader.read(1))
+
+        await listening(answer)
+        await asyncio.sleep(200.0)
+        kept[0].close()
+        return 0
+
+    async def client(process: SimulatedProcess) -> int:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection(B, 1)
+        two.network.separate(A, B)
+        writer.write(b"x")
+        await asyncio.sleep(10.0)
+        two.network.join(A, B)
+        assert await reader.read(1) == b"x"
+        two.network.separate(A, B)
+        began = loop.time()
+        with pytest.raises(TimeoutError) as caught:
+            await reader.read(1)
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert loop.time() - began == pytest.approx(VANISHED_SECONDS)
+        writer.close()
+        return 0
+
+    assert two.run(client, server) == [0, 0]
+
+
+def test_a_stopped_process_does_nothing_until_it_goes_on() -> None:
+    two, times = Two(), []
+
+    async def program(process: SimulatedProcess) -> int:
+        await asyncio.sleep(1.0)
+        times.append(two.loop.time())
+        return 0
+
+    async def other(process: SimulatedProcess) -> int:
+        await asyncio.sleep(0.5)
+        (victim,) = two.machines[0].processes.values()
+        victim.signal(19)
+        await asyncio.sleep(5.0)
+        victim.signal(18)
+        return 0
+
+    two.run(program, other)
+    assert times == [5.5]

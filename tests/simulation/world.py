@@ -1,0 +1,285 @@
+"""One world: hosts that run ranks of a group, as a seed decides, and what becomes of them."""
+
+import asyncio
+import hashlib
+import math
+import signal
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Self
+
+from bootstrap.control.run import Run, Stopped
+from bootstrap.errors import BootstrapError, refused
+from bootstrap.plan import Plan
+from bootstrap.rank import Rank, run_for
+from bootstrap.trust import Trust
+from tests.simulation.faults import Fault, random_fault, strike
+from tests.simulation.invariants import check, check_end, check_event, check_left
+from tests.simulation.loop import NoProgressError, SimulatedLoop
+from tests.simulation.machine import Machine, SimulatedProcess
+from tests.simulation.network import Network
+from tests.simulation.programs import Habits, Ring, programs
+from wireproto.messages import Revision
+from wireproto.testing.fixed_keys import KnownSide
+
+STOP_SECONDS: Final = 60.0
+"""So long after the user has stopped a group, all is to be over."""
+TIDY_SECONDS: Final = 10.0
+"""What a guard may need for what its killed run has left."""
+CHECK_SECONDS: Final = 1.0
+
+
+class Keys:
+    """Signers, made once: deriving a key is the dearest thing in a world."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, KnownSide] = {}
+
+    def __getitem__(self, number: int) -> KnownSide:
+        if number not in self._made:
+            scalar = (int.from_bytes(hashlib.sha256(b"%d" % number).digest()) % (1 << 255) + 1).to_bytes(32)
+            self._made[number] = KnownSide(scalar, bytes(32), bytes(32))
+            _ = self._made[number].public_key
+        return self._made[number]
+
+
+KEYS: Final = Keys()
+
+
+@dataclass
+class Scenario:
+    """What a seed decides about a world, but for the order of things."""
+
+    plans: list[Plan]
+    starts: list[float]
+    """When each rank is started."""
+    stop: float
+    """When the user stops the group, if it is still there."""
+    stops: int
+    """The rank that the user stops."""
+    latency: float
+    """Seconds, one way."""
+    faults: list[Fault]
+
+    @classmethod
+    def of(cls, seed: int) -> Self:
+        random = Random(seed)
+        size = random.choice((2, 2, 2, 2, 2, 2, 3, 3, 4, random.randrange(2, 9)))
+        ips = tuple(ip(rank) for rank in range(size))
+        kind = random.choice(("hold", "hold", "module", "command"))
+        common: dict[str, Any] = {
+            "ips": ips,
+            "link_ports": (7777,) * size,
+            "backend": "ring",
+            "timeout": random.choice((10.0, 30.0, 60.0)),
+            "restarts": random.choice((0, 0, 0, 1, 2)),
+            "restart_on": random.choice(("link", "exit", "any")),
+            "finish_timeout": random.choice((None, None, 5.0, 30.0)),
+            "grace": random.choice((1.0, 5.0)),
+            "command": {"hold": (), "module": ("this",), "command": ("true",)}[kind],
+            "runs": "module" if kind == "module" else "command",
+            "revision": Revision.V1 if size == 2 and random.random() < 0.05 else Revision.V2,
+        }
+        plain = random.randrange(size) if random.random() < 0.1 else None
+        plans = [
+            Plan(
+                rank=rank,
+                extensions=rank != plain,
+                session_id=f"{seed}-{rank}",
+                dry_run=kind == "hold" and random.random() < 0.03,
+                **common,
+            )
+            for rank in range(size)
+        ]
+        close = random.random() < 0.6
+        return cls(
+            plans=plans,
+            starts=[random.uniform(0.0, 0.5 if close else 20.0) for _ in ips],
+            stop=random.choice((random.uniform(5.0, 30.0), random.uniform(30.0, 120.0))),
+            stops=random.choice((0, random.randrange(size))),
+            latency=random.choice((0.0001, 0.001, 0.02, 0.2)),
+            faults=[random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))],
+        )
+
+
+class World:
+    """Runs one scenario. `trace` has a line for each thing that happened; `broken` what must not have."""
+
+    def __init__(self, seed: int, scenario: Scenario | None = None) -> None:
+        self.seed = seed
+        self.scenario = Scenario.of(seed) if scenario is None else scenario
+        self.trace: list[str] = []
+        self.broken: list[str] = []
+        self.struck: list[Fault] = []
+        self.stopped = False
+        """Whether a user has stopped any rank."""
+        self.stopped_at = math.inf
+        self.is_over = False
+        self.is_ending = False
+        """Whether no user starts anything more."""
+        self.machines: list[Machine] = []
+        self.controls: list[Control] = []
+        self.habits: list[Habits] = []
+        random = Random(f"world {seed}")
+        self.loop = SimulatedLoop(Random(random.random()))
+        self.loop.set_exception_handler(self._complain)
+        self.network = Network(self.loop, Random(random.random()), self.scenario.latency)
+        self.ring = Ring(self.network)
+        for rank in range(len(self.scenario.plans)):
+            machine = Machine(self.loop, self.network, Random(random.random()), ip(rank))
+            habits = Habits(Random(random.random()))
+            machine.programs = programs(self.ring, habits)
+            self.machines.append(machine)
+            self.habits.append(habits)
+        self._awaited = [fault for fault in self.scenario.faults if fault.event]
+
+    def run(self) -> None:
+        try:
+            self.loop.run_until_complete(self._main())
+            self.broken += self.ring.broken
+        except NoProgressError as error:
+            self.broken.append(str(error))
+        finally:
+            self.is_over = True
+            self.loop.clear()
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop has to do with an error that nobody took."""
+        if not self.is_over:
+            self.broken.append(f"{context['message']}: {context.get('exception')!r}")
+            self.record(f"BROKEN: {self.broken[-1]}")
+
+    async def _main(self) -> None:
+        scenario = self.scenario
+        for rank, start in enumerate(scenario.starts):
+            self.later(start, self.start, rank)
+        for fault in scenario.faults:
+            if not fault.event:
+                self.later(fault.at, strike, self, fault)
+        end = max(*scenario.starts, scenario.stop)
+        await self._over(
+            end, even_if_none=any(fault.kind in ("again", "kill-both", "kill-again") for fault in scenario.faults)
+        )
+        self.is_ending = True
+        for control in self.live(scenario.stops):
+            self.stop(control, signal.SIGINT)
+        await self._over(self.loop.now + STOP_SECONDS)
+        for control in self.live():
+            self.stop(control, signal.SIGTERM)
+        await self._over(self.loop.now + STOP_SECONDS)
+        await asyncio.sleep(TIDY_SECONDS)
+        for control in self.live():
+            self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
+        check_end(self)
+
+    async def _over(self, limit: float, *, even_if_none: bool = False) -> None:
+        """Wait until all control processes have ended, but no longer than this."""
+        while self.loop.now < limit and (even_if_none or self.live() or self.loop.now <= max(self.scenario.starts)):
+            check(self)
+            await asyncio.sleep(CHECK_SECONDS)
+
+    def stop(self, control: "Control", number: int) -> None:
+        self.record(f"the user stops {control.name} with {signal.Signals(number).name}")
+        self.stopped = True
+        self.stopped_at = min(self.stopped_at, self.loop.now)
+        control.stopped_by = control.stopped_by or number
+        control.process.signal(number)
+
+    def live(self, rank: int | None = None) -> "list[Control]":
+        """Return the control processes that have not ended, of one rank or of all."""
+        return [each for each in self.controls if not each.process.is_dead and rank in (None, each.plan.rank)]
+
+    def later(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
+        self.loop.call_later(seconds, call, *arguments, context=Context())
+
+    def record(self, text: str) -> None:
+        if not self.is_over:
+            self.trace.append(f"{self.loop.now:11.6f} {text}")
+
+    def shown(self, control: "Control", event: dict[str, Any]) -> None:
+        """A control process has shown an event."""
+        self.record(f"{control.name} {event}")
+        check_event(self, control, event)
+        for fault in [
+            each for each in self._awaited if each.event == event["event"] and each.rank == control.plan.rank
+        ]:
+            self._awaited.remove(fault)
+            self.later(fault.at, strike, self, fault)
+
+    def start(self, rank: int) -> None:
+        if not self.machines[rank].host.is_down:
+            number = sum(each.plan.rank == rank for each in self.controls)
+            self.controls.append(Control(self, self.scenario.plans[rank], f"rank {rank}" + "'" * number))
+
+
+class Control:
+    """A control process of a rank: `up`, without a terminal."""
+
+    def __init__(self, world: World, plan: Plan, name: str) -> None:
+        self.world, self.plan, self.name = world, plan, name
+        self.events: list[dict[str, Any]] = []
+        self.run: Run | None = None
+        self.stopped_by: int | None = None
+        """The signal with which its user has stopped it."""
+        self.ended = math.inf
+        """When."""
+        self.code: int | None = None
+        """The exit code; None while it runs, and where it was killed."""
+        self.machine = world.machines[plan.rank]
+        self.process = self.machine.spawn(self._main, ("up",))
+        self.process.on_signal = self._signalled
+
+    async def _main(self, process: SimulatedProcess) -> int:
+        plan = self.plan
+        self.run = run = run_for(plan, self, owns_process=False)
+        script = Rank(plan, Trust(KEYS[plan.rank], {peer: KEYS[peer].public_key for peer in plan.peers}), run)
+        error: Exception | None = None
+        try:
+            try:
+                await run.main(lambda _: script.main())
+            except OSError as refusal:
+                raise refused(refusal) from refusal
+        except (Stopped, BootstrapError) as failure:
+            error = failure
+        self.ended = self.world.loop.now
+        self.code = run.conclude(error, has_command=bool(plan.command))
+        run.done()
+        await asyncio.sleep(0.001)  # for what was cancelled last
+        check_left(self.world, self)
+        return self.code
+
+    def _signalled(self, number: int) -> bool:
+        if self.run is None:
+            return False
+        self.world.loop.call_soon(self.run.interrupt, number, context=self.process.context)
+        return True
+
+    def last(self, event: str) -> dict[str, Any] | None:
+        """Return the last event of that name; None where there was none."""
+        return next((each for each in reversed(self.events) if each["event"] == event), None)
+
+    # -- its display ---------------------------------------------------------------------------------------------------
+
+    def event(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        self.world.shown(self, event)
+
+    def log(self, rank: int | None, line: str) -> None:
+        self.world.record(f"{self.name} log {line}")
+
+    def output(self, rank: int | None, stream: str, data: bytes) -> None: ...
+
+    def quiet(self, rank: int | None, stream: str) -> None: ...
+
+    def full(self, stream: str) -> bool:
+        return False
+
+    async def failed(self) -> OSError:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def ip(rank: int) -> str:
+    return f"10.0.0.{rank + 1}"
