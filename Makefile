@@ -11,7 +11,7 @@ API := wireproto $(addprefix wireproto.,errors messages schema session session.h
   bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile \
+.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate-session \
   coverage mutation clean
 
 help: ## Show this list
@@ -99,6 +99,9 @@ soak: $(VENV)/.dev-installed ## Run sessions at full rate for 10 minutes, then 3
 
 hostile: $(VENV)/.dev-installed ## Send a million bad inputs to live ranks (ARGS="--inputs 20000")
 	@$(BIN)/python -m tests.campaign.hostile $(ARGS)
+
+simulate-session: $(VENV)/.dev-installed ## Run two sessions and an attacker through every short schedule, then random ones (ARGS="--seed 7 --runs 100000")
+	@$(BIN)/python -m tests.simulation.session $(ARGS)
 
 spec: $(VENV)/.dev-installed ## Regenerate the generated parts of spec/: diagrams, requirements, dissector tables
 	@$(BIN)/python -m spec.tools.diagram spec/protocol.md
