@@ -13,8 +13,15 @@ from tests.simulation.session.snapshot import load, save
 from tests.simulation.session.world import WORDS, Action, Setting, World
 from wireproto import EXTENSIONS, Revision
 
-SETTINGS: Final = (Setting(), Setting(Revision.V2, EXTENSIONS), Setting(Revision.V1), Setting(Revision.V1, EXTENSIONS))
-_WEIGHTS: Final = (4, 3, 3, 1)
+SETTINGS: Final = (
+    Setting(),
+    Setting(Revision.V2, EXTENSIONS),
+    Setting(Revision.V1),
+    Setting(Revision.V1, EXTENSIONS),
+    Setting(boxes=8),
+    Setting(Revision.V1, boxes=8),
+)
+_WEIGHTS: Final = (4, 3, 3, 1, 2, 1)
 _SESSIONS: Final = 8
 """Established sessions that runs begin with, for each setting: a handshake takes as long as 30 steps."""
 _WORDS: Final = (
@@ -132,11 +139,12 @@ def _run(number: int, start: Start, schedule: Callable[[World], Iterable[Action]
     trace: list[str] = [str(start)]
     violation = None
     try:
-        world = start.world()
-        world.trace = trace
-        for action in schedule(world):
-            actions.append(action)
-            perform(world, action)
+        with start.setting.limits():
+            world = start.world()
+            world.trace = trace
+            for action in schedule(world):
+                actions.append(action)
+                perform(world, action)
     except Violation as broken:
         violation = broken
         trace.append(str(broken))

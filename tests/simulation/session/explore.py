@@ -19,31 +19,25 @@ class Scenario(NamedTuple):
     """What both programs do, in words of `World.says`, and how often the attacker may strike."""
 
     setting: Setting
-    rank_0: tuple[str, ...]
-    rank_1: tuple[str, ...]
+    scripts: tuple[tuple[str, ...], tuple[str, ...]]
     strikes: int
     is_established: bool = True
     """Whether the handshake is over when it begins."""
-
-    @property
-    def scripts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Of both."""
-        return self.rank_0, self.rank_1
 
 
 def scenarios(strikes: int) -> dict[str, Scenario]:
     """All scripts, by name; the attacker strikes so often."""
     scripts = {
-        "handshake": (("hello", "ping"), ("token",), False),
-        "messages": (("step", "bootstrap"), ("token",), True),
-        "end": (("ping", "end", "close"), ("close",), True),
+        "handshake": (("hello", "ping"), ("token",)),
+        "messages": (("step", "bootstrap"), ("token",)),
+        "end": (("ping", "end", "close"), ("close",)),
     }
     found = {
-        f"{name}, {setting.name}": Scenario(setting, rank_0, rank_1, strikes, is_established)
-        for name, (rank_0, rank_1, is_established) in scripts.items()
+        f"{name}, {setting.name}": Scenario(setting, script, strikes, is_established=name != "handshake")
+        for name, script in scripts.items()
         for setting in (Setting(), Setting(Revision.V1))
     }
-    found["extension"] = Scenario(_EXTENDED, ("bootstrap", "whole"), ("part",), strikes)
+    found["extension"] = Scenario(_EXTENDED, (("bootstrap", "whole", "withdraw"), ("part",)), strikes)
     return found
 
 

@@ -17,6 +17,7 @@ from wireproto import (
     SessionEnd,
     WireError,
     decode_frame,
+    session,
 )
 from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_CLASS, Direction
 from wireproto.session import (
@@ -25,6 +26,7 @@ from wireproto.session import (
     Confirmed,
     Established,
     Event,
+    KeyNearLimit,
     MessageIgnored,
     MessageReceived,
     State,
@@ -71,7 +73,9 @@ class Ledger:
 class Ideal:
     """One side. Has the shape of `Session`, and returns failures instead of raising them."""
 
-    def __init__(self, rank: int, revision: Revision, supported: frozenset[str], own: Ledger, peer: Ledger) -> None:
+    def __init__(
+        self, rank: int, revision: Revision, supported: frozenset[str], limit: int, ledgers: tuple[Ledger, Ledger]
+    ) -> None:
         self.state = State.IDLE
         self.boxes = 0
         """Sealed and opened."""
@@ -79,10 +83,13 @@ class Ideal:
         self.agreed: frozenset[str] = frozenset()
         self.heard: bytes | None = None
         """The introduction that was taken."""
-        self._rank, self._revision, self._supported = rank, revision, supported
-        self._own, self._peer = own, peer
+        self._rank, self._revision, self._supported, self._limit = rank, revision, supported, limit
+        self._own, self._peer = ledgers
         self._decodable: frozenset[str] = frozenset()
         self._stream = b""
+        self._chunks: list[bytes] = []  # that follow it
+        self._is_reading = False
+        self._is_near_limit = False
         self._stream_ended = False
         self._ended_here = False
         self._opened: dict[bytes, None] = {}
@@ -99,10 +106,13 @@ class Ideal:
         """Whether nothing more can come of the stream."""
         return self.state in (State.CLOSED, State.FAILED)
 
-    def receive(self, data: bytes) -> None:
-        """Take bytes, or the end of the stream."""
-        if data:
+    def receive(self, data: bytes, is_in_place: bool) -> None:
+        """Take bytes, or the end of the stream. What is written in place is read at once, if nothing waits."""
+        if data and is_in_place and not self._is_reading and not self._chunks:
             self._stream += data
+            self._is_reading = True
+        elif data:
+            self._chunks.append(data)
         elif not self._stream_ended:
             self._stream_ended = True
             if self._ended_here:
@@ -130,16 +140,18 @@ class Ideal:
             plaintext = self._theirs(self._peer.tensors).get(box)
             if plaintext is None:
                 raise Refusal("seal-tag")
+            self._count_opened(box)
         except Refusal as refusal:
             return self._fail(refusal.code)
-        self._count_opened(box)
         if self.state is State.ESTABLISHED:
             self.state = State.CONFIRMED
         return plaintext
 
     def seal_tensor(self) -> Refused | None:
         """Say whether a box can be sealed."""
-        return None if self.is_open else Refused("session-state")
+        if not self.is_open:
+            return Refused("session-state")
+        return Refused("seal-exhausted") if self.boxes == self._limit else None
 
     def send(self, message: Message) -> Refused | None:
         """Say whether a message can be sent, and note that it was."""
@@ -148,11 +160,13 @@ class Ideal:
             return Refused("type-unknown")
         if not self.is_open or spec.direction not in (COMES_TO[1 - self._rank], Direction.BOTH):
             return Refused("session-state")
+        if isinstance(message, JacclBootstrapPayload) and not self.offered.issuperset(message.extensions):
+            return Refused("extension-not-offered")
+        if self._revision is Revision.V2 and self.boxes == self._limit:
+            return Refused("seal-exhausted")
         if isinstance(message, PongPayload):
             self.offered |= {*message.extensions}
         elif isinstance(message, JacclBootstrapPayload):
-            if not self.offered.issuperset(message.extensions):
-                return Refused("extension-not-offered")
             self.agreed = frozenset(message.extensions)
             self._decodable |= self.agreed
         elif isinstance(message, SessionEnd):
@@ -168,8 +182,15 @@ class Ideal:
     def _frame(self) -> Event | None:
         if self.state is State.IDLE and self._rank == 0 and self._own.own_hello:
             self.state = State.HELLO_SENT
-        body = self._body()
-        if body is None:
+        while (body := self._body()) is None:
+            self._is_reading = False
+            if self.is_open and not self._is_near_limit and self._limit - self.boxes <= session.NEAR_LIMIT:
+                self._is_near_limit = True
+                return KeyNearLimit(self._limit - self.boxes)
+            if self._chunks:
+                self._stream += self._chunks.pop(0)
+                self._is_reading = True
+                continue
             if not self._stream_ended:
                 return None
             if self._stream:
@@ -241,6 +262,8 @@ class Ideal:
         return sent if self._own.key and self._own.key == self._peer.key else {}
 
     def _count_opened(self, box: bytes) -> None:
+        if self.boxes == self._limit:
+            raise Refusal("seal-exhausted")
         self._opened[box[:NONCE]] = None
         self.boxes += 1
 
@@ -269,6 +292,7 @@ class Ideal:
 
     def _forget(self) -> None:
         self._stream = b""
+        self._chunks.clear()
         self._confirming = None
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tests.simulation.session.ideal import Refused
 from wireproto import ERROR_CODES, Revision, SessionEnd, WireError
 from wireproto.session import Closed, Confirmed, Established, Event, MessageIgnored, MessageReceived
-from wireproto.session.seal import MAX_BOXES
 
 if TYPE_CHECKING:
     from tests.simulation.session.world import Side, World
@@ -90,7 +89,7 @@ def state(world: World, side: Side) -> None:
     """The session says the same of itself as was promised."""
     session, ideal = side.session, side.ideal
     same(side, (session.state, session.offered, session.agreed), (ideal.state, ideal.offered, ideal.agreed))
-    if ideal.is_open and session.boxes_left != MAX_BOXES - ideal.boxes:
+    if ideal.is_open and session.boxes_left != world.setting.boxes - ideal.boxes:
         raise Violation("boxes are counted", f"rank {side.rank}: {session.boxes_left} left after {ideal.boxes}")
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.session import chance, snapshot
 from tests.simulation.session.attacker import STEPS, STRIKES, is_possible, perform
 from tests.simulation.session.chance import SETTINGS, Start, again, run, shrink
-from tests.simulation.session.explore import explore, replay, scenarios
+from tests.simulation.session.explore import Play, explore, replay, scenarios
 from tests.simulation.session.planted import BUGS, hunt, planted
 from tests.simulation.session.world import World
 
@@ -32,6 +32,20 @@ def test_every_schedule(name: str) -> None:
     assert (orderly.violation, struck.violation) == (None, None)
     assert struck.schedules > 200 * orderly.schedules**0.5
     assert struck.schedules >= struck.states
+
+
+@pytest.mark.parametrize("name", scenarios(0))
+def test_schedules_are_counted_as_if_one_by_one(name: str) -> None:
+    """Without copies, and without knowing a state again."""
+
+    def count(path: tuple[chance.Action, ...]) -> int:
+        play = Play(scenario)
+        for action in path:
+            play.perform(action)
+        return sum(count((*path, action)) for action in play.possible()) or 1
+
+    scenario = scenarios(0)[name]
+    assert count(()) == explore(scenario).schedules > 5
 
 
 def test_schedules_by_chance() -> None:
@@ -64,14 +78,15 @@ def test_a_copy_goes_on_as_the_original(setting: chance.Setting) -> None:
     random = Random(SEED)
     for number in range(30):
         start = Start(setting, f"copied {number}", is_established=number % 3 > 0)
-        original, copied = start.world(), start.world()
-        original.trace, copied.trace = [], []
-        for action in chance.drawn(random, original):
-            perform(original, action)
-            perform(copied, action)
-            if not any(side.unread for side in copied.sides):
-                copied = snapshot.load(snapshot.save(copied))
-        assert copied.trace == original.trace
+        with setting.limits():
+            original, copied = start.world(), start.world()
+            original.trace, copied.trace = [], []
+            for action in chance.drawn(random, original):
+                perform(original, action)
+                perform(copied, action)
+                if not any(side.unread for side in copied.sides):
+                    copied = snapshot.load(snapshot.save(copied))
+            assert copied.trace == original.trace
 
 
 def test_each_strike_can_be_made() -> None:

@@ -2,10 +2,12 @@
 
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256, shake_256
 from typing import Any, Final, NamedTuple
+from unittest.mock import patch
 
 from tests.simulation.session import invariants
 from tests.simulation.session.ideal import Ideal, Ledger, Refused
@@ -25,8 +27,9 @@ from wireproto import (
     SideChannelPart,
     SideChannelWhole,
     WireError,
+    session,
 )
-from wireproto.session import Config, Established, Event, MessageReceived, Role, Session, State
+from wireproto.session import Config, Established, Event, MessageReceived, Role, Session, State, seal
 from wireproto.session.seal import NONCE
 from wireproto.testing.fixed_keys import KNOWN
 
@@ -81,11 +84,28 @@ class Setting(NamedTuple):
 
     revision: Revision = Revision.V2
     extensions: tuple[str, ...] = ()
+    boxes: int = seal.MAX_BOXES
+    """As many as a key serves for."""
 
     @property
     def name(self) -> str:
         """In a few words."""
-        return f"revision {self.revision:d}" + (", extensions" if self.extensions else "")
+        few = f", {self.boxes} boxes" if self.boxes < seal.MAX_BOXES else ""
+        return f"revision {self.revision:d}" + (", extensions" if self.extensions else "") + few
+
+    @contextmanager
+    def limits(self) -> Iterator[None]:
+        """Within it, keys serve for so many boxes, and of few of them the nonces are kept as those of many."""
+        if self.boxes == Setting().boxes:
+            yield
+            return
+        near, recent = self.boxes // 3, self.boxes // 4
+        with (
+            patch.object(seal, "MAX_BOXES", self.boxes),
+            patch.object(seal, "_RECENT", recent),
+            patch.object(session, "NEAR_LIMIT", near),
+        ):
+            yield
 
 
 class Recording(NamedTuple):
@@ -102,7 +122,7 @@ class Side:
     def __init__(self, rank: int, setting: Setting, coins: str, earlier: Recording | None) -> None:
         self.rank = rank
         self.coins, self.key_log = Coins(f"{coins}/{rank}"), KeyLog()
-        revision, extensions = setting
+        revision, extensions, _ = setting
         self.session = Session(
             Config(
                 role=ROLES[rank],
@@ -119,8 +139,8 @@ class Side:
         self.coming: deque[bytes] = deque()
         self.written: list[bytes] = []
         """Its link frames, as the attacker has recorded them."""
-        self.unread: list[bytes] = []
-        """Bytes that the session has, and whose events are not taken yet."""
+        self.unread: list[tuple[bytes, bool]] = []
+        """What the session has, and whether it was put in place; the events are not taken yet."""
         self.sent: list[Message] = []
         self.taken: list[Message] = []
         self.opened: list[bytes] = []
@@ -132,9 +152,10 @@ class Side:
         """Whether the attacker has changed the stream that comes to it, other than by cutting it into pieces."""
         self.ideal: Ideal
 
-    def meet(self, peer: "Side", revision: Revision) -> None:
+    def meet(self, peer: "Side", setting: Setting) -> None:
         """Learn what the peer sends, as a list and not by its bytes."""
-        self.ideal = Ideal(self.rank, revision, self.session.extensions, self.ledger, peer.ledger)
+        ledgers = (self.ledger, peer.ledger)
+        self.ideal = Ideal(self.rank, setting.revision, self.session.extensions, setting.boxes, ledgers)
 
 
 class World:
@@ -145,7 +166,7 @@ class World:
         self.earlier = earlier
         self.sides = (Side(0, setting, coins, earlier), Side(1, setting, coins, earlier))
         for side in self.sides:
-            side.meet(self.peer(side), setting.revision)
+            side.meet(self.peer(side), setting)
         self.secrets = [form for signer in SIGNERS for form in _forms(signer.scalar)]
         self.trace: list[str] | None = None
 
@@ -176,10 +197,7 @@ class World:
             return
         side.sent.append(message)
         self._tell(side, f"sends {message}")
-        frames = self._flush(side)
-        if len(frames) != 1:
-            raise Violation("one frame a message", f"rank {side.rank} wrote {len(frames)} for {message}")
-        body = frames[0][8:]
+        body = self._body(side)
         side.ledger.messages[body] = message
         if self.setting.revision is Revision.V2:
             self._note_nonce(side, body)
@@ -203,9 +221,15 @@ class World:
         side.ideal.boxes += 1
 
     def _introduce(self, side: Side) -> None:
-        (frame,) = self._flush(side)
-        side.ledger.introductions[frame[8:]] = side.ideal.heard
+        side.ledger.introductions[self._body(side)] = side.ideal.heard
         self._keep_secret(side.coins.first)
+
+    def _body(self, side: Side) -> bytes:
+        """Return the body of the one frame that a side has to write now."""
+        frames = self._flush(side)
+        if len(frames) != 1:
+            raise Violation("one frame a message", f"rank {side.rank} writes {len(frames)}")
+        return frames[0][8:]
 
     def _flush(self, side: Side) -> list[bytes]:
         data = b"".join(self._call(side, None, side.session.data_to_send))
@@ -216,8 +240,7 @@ class World:
             end = 8 + int.from_bytes(data[:8], "little")
             frames.append(data[:end])
             data = data[end:]
-        for frame in frames:
-            self._tell(side, f"writes {_digest(frame)}, {len(frame)} bytes")
+            self._tell(side, f"writes {_digest(frames[-1])}, {len(frames[-1])} bytes")
         if not side.has_hung_up:
             self.peer(side).coming.extend(frames)
         side.written += frames
@@ -233,9 +256,9 @@ class World:
     def feed(self, side: Side, data: bytes, how: str = "") -> None:
         """Deliver bytes: as `receive_data` or, `in place`, by the session's buffer. `held`: events are taken later."""
         self._tell(side, f"gets {_digest(data)}, {len(data)} bytes{how and ', '}{how}" if data else "gets the end")
-        put = partial(_put, side.session) if how == "in place" and data else side.session.receive_data
-        self._call(side, None, put, data)
-        side.unread.append(data)
+        is_in_place = how == "in place" and bool(data)
+        self._call(side, None, partial(_put, side.session) if is_in_place else side.session.receive_data, data)
+        side.unread.append((data, is_in_place))
         if not data:
             side.is_deaf = True
         if how != "held":
@@ -243,8 +266,8 @@ class World:
 
     def take(self, side: Side) -> None:
         """Take all events of a side, and compare each with what must come."""
-        for data in side.unread:
-            side.ideal.receive(data)
+        for data, is_in_place in side.unread:
+            side.ideal.receive(data, is_in_place)
         side.unread.clear()
         while True:
             came = self._call(side, RemoteError, side.session.next_event)
