@@ -11,7 +11,7 @@ API := wireproto $(addprefix wireproto.,errors messages schema session session.h
   bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate \
+.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate simulate-session \
   coverage mutation clean
 
 help: ## Show this list
@@ -102,6 +102,9 @@ hostile: $(VENV)/.dev-installed ## Send a million bad inputs to live ranks (ARGS
 
 simulate: $(VENV)/.dev-installed ## Simulate groups on a virtual clock (ARGS="--seed 7 --runs 100000 --jobs 2", --planted)
 	@$(BIN)/python -m tests.simulation $(ARGS)
+
+simulate-session: $(VENV)/.dev-installed ## Run two sessions and an attacker through every short schedule, then random ones (ARGS="--seed 7 --runs 100000")
+	@$(BIN)/python -m tests.simulation.session $(ARGS)
 
 spec: $(VENV)/.dev-installed ## Regenerate the generated parts of spec/: diagrams, requirements, dissector tables
 	@$(BIN)/python -m spec.tools.diagram spec/protocol.md

@@ -375,6 +375,7 @@ class Session:
         self._agree(message)
         if following is State.CLOSED:
             self._ended_here = True
+            self._closed_is_due = self._stream_ended  # whose event was not yet taken
             self._end(following)
 
     def data_to_send(self) -> list[memoryview]:
@@ -442,7 +443,8 @@ class Session:
         if self.role is Role.INITIATOR:
             if self._initiator is None:
                 raise HandshakeError("handshake-unexpected", "the peer has sent something before the hello")
-            secrets = self._initiator.finish(frame)
+            initiator, self._initiator = self._initiator, None  # its private key opens the session to whoever has it
+            secrets = initiator.finish(frame)
             self._enter(self._following(RECEIVES, ClusterMsgType.HANDSHAKE_ACK))
         else:
             ack, secrets = Responder(config.signer, config.pin, config.random).respond(frame)
@@ -545,6 +547,7 @@ class Session:
         self._frames = None
         self._waiting.clear()
         self._plaintext = None
+        self._initiator = None
         self._seal = None
         if state is State.FAILED:
             self._out.clear()

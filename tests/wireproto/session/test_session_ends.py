@@ -292,3 +292,13 @@ def test_session_end_on_confirmed() -> None:
             output(pair.initiator, END)
     assert came == [Confirmed()]
     assert pair.initiator.state is State.CLOSED
+
+
+@EACH_REVISION
+def test_session_end_after_an_end_of_stream_that_nobody_has_seen(revision: Revision) -> None:
+    """Closed comes also if the stream had ended before, and its event was not yet taken."""
+    initiator = shaken(revision).initiator
+    initiator.receive_data(b"")
+    assert output(initiator, END)
+    assert list(events(initiator)) == [Closed(orderly=True)]
+    assert end(initiator) == []

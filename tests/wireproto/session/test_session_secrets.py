@@ -1,14 +1,17 @@
 """What a session says of its keys: to the key log, and to nobody else."""
 
+import gc
 import io
 import json
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tests.wireproto.peers import (
     EPHEMERAL_0,
@@ -173,6 +176,38 @@ def test_secrets_stay_inside(role: Role) -> None:
     with pytest.raises(RemoteError) as caught:
         take(peer.session, link(bytes(28)))
     assert peer.key.hex() not in repr(caught.value)
+
+
+def holds_ephemeral_key(one: Session) -> bool:
+    """Whether an X25519 private key can be reached from a session."""
+    seen, todo = set(), [vars(one)]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, X25519PrivateKey):
+            return True
+        if id(each) not in seen and not isinstance(each, type | ModuleType | FunctionType):
+            seen.add(id(each))
+            todo += gc.get_referents(each)
+    return False
+
+
+@pytest.mark.parametrize("data", ["ack", "refused", "end"])
+def test_the_ephemeral_key_is_dropped_with_the_handshake(data: str) -> None:
+    """Afterwards nothing needs it, and it would open what was recorded of the session."""
+    one = session(INITIATOR)
+    greeting = output(one)
+    assert holds_ephemeral_key(one)
+    if data == "ack":
+        responder = session(RESPONDER)
+        take(responder, greeting)
+        assert isinstance(*take(one, output(responder)), Established)
+        assert not holds_ephemeral_key(responder)
+    elif data == "refused":
+        with pytest.raises(RemoteError):
+            take(one, link(b"\0"))
+    else:
+        take(one, b"")
+    assert not holds_ephemeral_key(one)
 
 
 def test_signer_protocol() -> None:

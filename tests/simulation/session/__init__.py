@@ -1,0 +1,5 @@
+"""Two sessions and an attacker who owns the wire between them: every short schedule, and random longer ones.
+
+`python -m tests.simulation.session` runs it. No sockets, clocks or event loop: only `Session`, with real cryptography
+and random bytes that a seed decides.
+"""
