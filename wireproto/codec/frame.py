@@ -3,12 +3,10 @@
 `schema` declares the same layout in construct, and the two agree on every byte string. Here msgspec reads the JSON. It
 accepts two things that the protocol does not, a repeated key and stray bits in base64 padding, and it may accept texts
 that break a rule inside unknown keys. A payload that is short or has few `"` bytes has room for neither. Every
-other payload goes to `fields`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
+other payload goes to `payloads`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
 name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
-import binascii
-import linecache
 from collections.abc import Callable, Collection
 from functools import cache
 from operator import attrgetter
@@ -18,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from wireproto.codec.buffers import BytesLike, byte_view
-from wireproto.codec.fields import PLAIN_TYPES, are_integers, check_fields, decode_payload, payload_fields
+from wireproto.codec.fields import PLAIN_TYPES, are_integers, check_fields, payload_fields
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError
 from wireproto.messages import (
     MAX_SHORT_FRAME,
@@ -30,6 +28,7 @@ from wireproto.messages import (
     Revision,
 )
 
+_ENCODER: Final = msgspec.json.Encoder()
 _QUOTE: Final = 0x22
 _V2: Final = Revision.V2
 
@@ -44,6 +43,8 @@ def _uncertain() -> NoReturn:
 
 def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
     """Compile an expression that may call `uncertain()`, and register it for tracebacks and debuggers."""
+    import linecache  # here, as importing it takes 2 ms
+
     filename = f"<wireproto: {name}>"
     linecache.cache[filename] = len(source), None, [source], filename
     function: Callable[[Any], Any] = eval(compile(source, filename, "eval"), names | {"uncertain": _uncertain})  # noqa: S307
@@ -184,7 +185,7 @@ def _canonical_base64(message: Message, body: bytes, name: str, opening: bytes) 
         return True
     at = body.find(opening)
     end = body.find(_QUOTE, at + len(opening))
-    return at >= 0 and body[end - 4 : end] == binascii.b2a_base64(value[-rest:], newline=False)
+    return at >= 0 and body[end - 4 : end + 1] == _ENCODER.encode(value[-rest:])[1:]
 
 
 def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str]) -> Message:
@@ -198,9 +199,12 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         )
     _check_length(spec, len(data), 1)
     decoder = _decoder(data[0])
-    if spec.extension is None:
-        _DECODERS[revision][data[0]] = decoder  # for the next frame of this type
+    if spec.extension is None and data[0] not in _DECODERS[revision]:
+        _DECODERS[revision][data[0]] = decoder
+        return decode_frame(data, revision)
     if spec.kind is PayloadKind.JSON:
+        from wireproto.codec.payloads import decode_payload  # here, as valid frames without extensions need none of it
+
         return decode_payload(spec.payload, data, start=1)
     if spec.kind is PayloadKind.EMPTY and len(data) > 1:
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
@@ -273,7 +277,7 @@ def _number_first(message: Message) -> bytes:
 
 
 _PAYLOAD_ENCODERS: Final[dict[PayloadKind, Callable[[Any], bytes]]] = {
-    PayloadKind.JSON: msgspec.json.Encoder().encode,
+    PayloadKind.JSON: _ENCODER.encode,
     PayloadKind.EMPTY: _no_payload,
     PayloadKind.OPAQUE: attrgetter("box"),
     PayloadKind.NUMBERED: _number_first,

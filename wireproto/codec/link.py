@@ -6,7 +6,6 @@ The decoder owns no socket. Its input is either `feed(data)` or, without a copy 
 
 import io
 from collections.abc import Iterator
-from copy import copy
 from struct import Struct
 from typing import Final
 
@@ -101,7 +100,7 @@ class LinkDecoder:
 
     def _check_ready(self) -> None:
         if self._error is not None:
-            raise copy(self._error)  # the same one would grow its traceback each time
+            raise self._error.copy()
         if not self._drained:
             raise StateError("link-not-drained", "take all frames before the next bytes come in")
 

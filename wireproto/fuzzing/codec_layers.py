@@ -132,7 +132,7 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
         check,
         seeds.frame,
         _mutate_or_draw,
-        ("wireproto.codec.frame", "wireproto.codec.fields", "wireproto.codec.json_scanner"),
+        ("wireproto.codec.frame", "wireproto.codec.fields", "wireproto.codec.payloads", "wireproto.codec.json_scanner"),
         quick,
     )
 

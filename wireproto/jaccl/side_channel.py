@@ -9,7 +9,6 @@ Integers are little-endian. The length of a contribution is not on the wire: bot
 who does the I/O. [JACCL-HELLO, JACCL-GATHER]
 """
 
-from copy import copy
 from typing import Final, NoReturn
 
 from wireproto.codec.buffers import BytesLike, byte_view
@@ -103,7 +102,7 @@ class Worker:
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise copy(self._fault)  # the traceback of a single object would grow with each raise
+            raise self._fault.copy()
 
     def _fail(self, error: WireError) -> NoReturn:
         self._fault = error
@@ -173,7 +172,7 @@ class Root:
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise copy(self._fault)
+            raise self._fault.copy()
 
 
 class Connection:
@@ -251,7 +250,7 @@ class Connection:
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise copy(self._fault)
+            raise self._fault.copy()
         self._root._check()
 
     def _fail(self, error: WireError) -> NoReturn:
