@@ -89,8 +89,6 @@ _NOT_DECODED: Final = (
     TypeError,  # `len` of a view without dimensions
 )
 
-_Frame: TypeAlias = bytes | memoryview
-
 _Decoder: TypeAlias = Callable[[Any], Message]
 """Decodes a frame of its type; raises `_UncertainError` if it is not certain that the frame is valid."""
 
@@ -117,7 +115,7 @@ def _decoder(msg_type: int) -> _Decoder:
     return _compiled(f"decode {spec.msg_type.wire_name}", source, names)
 
 
-def _numbered(cls: Callable[[int, bytes], Message], frame: _Frame) -> Message:
+def _numbered(cls: Callable[[int, bytes], Message], frame: BytesLike) -> Message:
     """`u8 type ‖ u32 little-endian ‖ bytes`."""
     if len(frame) < 5:
         raise TruncatedError("truncated", "the payload starts with a number of 4 bytes", offset=len(frame))
@@ -164,7 +162,9 @@ def _shortest(kind: inspect.Type) -> int:
             return len('""')  # or `[]`
 
 
-def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: _Frame) -> bool:
+def _certain_with_bytes(
+    quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: bytes | memoryview
+) -> bool:
     text = bytes(frame)
     return _only_quotes(text, quotes) and all(_canonical_base64(message, text, *field) for field in byte_fields)
 

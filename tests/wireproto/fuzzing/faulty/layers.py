@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from wireproto import Message, Revision, decode_frame, jaccl
 from wireproto.codec import tensor
-from wireproto.codec.link import LinkDecoder
+from wireproto.codec.link import Frame, LinkDecoder
 from wireproto.errors import MalformedError, SealError, WireError
 from wireproto.fuzzing.codec_layers import frame_harness, link_harness, schema_harness
 from wireproto.fuzzing.device_layer import device_file_harness
@@ -45,7 +45,7 @@ class Simple(LinkDecoder):
         self.held = b""
         self.at = 0
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         self.held += bytes(data)
         while len(self.held) >= 8:
             length = self.length(self.held[:8])
@@ -59,7 +59,7 @@ class Simple(LinkDecoder):
         self.space = bytearray(64 * 1024)
         return memoryview(self.space)
 
-    def buffer_updated(self, count: int) -> Iterator[memoryview]:
+    def buffer_updated(self, count: int) -> Iterator[Frame]:
         return self.feed(bytes(self.space[:count]))
 
     def length(self, header: bytes) -> int:
@@ -119,7 +119,7 @@ class LengthIsSigned(Simple):
 
 @link
 class LengthInPiecesIsLost(Simple):
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         if 0 < len(self.held) < 8:
             self.held = b""
         yield from super().feed(data)
@@ -127,7 +127,7 @@ class LengthInPiecesIsLost(Simple):
 
 @link
 class FrameThatEndsWithTheChunkWaits(Simple):
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         frames = list(super().feed(data))
         if len(frames) > 1 and not self.held:
             frames.pop()
