@@ -239,8 +239,8 @@ seal = fault(seal_harness)
 @seal
 class ReplayPasses(Seal):
     def _check(self, nonce: bytes, size: int) -> None:
-        if self._recent.get(nonce) == b"o":
-            del self._recent[nonce]
+        if self._first.get(nonce) == b"o":
+            del self._first[nonce]
         super()._check(nonce, size)
 
 
@@ -250,14 +250,14 @@ class RefusedCountsAsOpened(Seal):
         try:
             return super().decrypt(box)
         except SealError:
-            self._recent[bytes(box[:12])] = b"o"
+            self._first[bytes(box[:12])] = b"o"
             raise
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
         try:
             super().decrypt_into(box, out)
         except SealError:
-            self._recent[bytes(box[:12])] = b"o"
+            self._first[bytes(box[:12])] = b"o"
             raise
 
 
@@ -265,7 +265,7 @@ class RefusedCountsAsOpened(Seal):
 class ReflectionPasses(Seal):
     def _next_nonce(self) -> bytes:
         nonce = super()._next_nonce()
-        del self._recent[nonce]
+        del self._first[nonce]
         return nonce
 
 
@@ -274,7 +274,7 @@ class NonceOf8Bytes(Seal):
     """Remembers only a part of each nonce."""
 
     def _check(self, nonce: bytes, size: int) -> None:
-        super()._check(next((each for each in self._recent if nonce[:1] == each[:1]), nonce), size)
+        super()._check(next((each for each in self._first if nonce[:1] == each[:1]), nonce), size)
 
     def decrypt(self, box: bytes | memoryview) -> bytes:
         self._check(bytes(box[:12]), len(box))
