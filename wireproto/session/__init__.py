@@ -160,13 +160,13 @@ class Confirmed(Struct, frozen=True):
     """The peer's first box has opened: it has the session key. Comes at most once, before the message in that box."""
 
 
-class MessageReceived(Struct, frozen=True):
+class MessageReceived(Struct, frozen=True, gc=False):
     """A message that belongs here."""
 
     message: Message
 
 
-class MessageIgnored(Struct, frozen=True):
+class MessageIgnored(Struct, frozen=True, gc=False):
     """A known type that does not belong here: to be logged, without any effect. [SESSION-IGNORE]"""
 
     message: Message
@@ -326,9 +326,9 @@ class Session:
             while True:
                 if self._frames is not None:
                     for frame in self._frames:
-                        if self._seal is None:
+                        if (seal := self._seal) is None:
                             return self._introduction(frame)
-                        return self._message(frame, self._seal if self._revision is _V2 else None)
+                        return self._message(frame, seal if self._revision is _V2 else None)
                     self._frames = None
                 if not self._warned and self._seal is not None and self._seal.left <= NEAR_LIMIT:
                     self._warned = True
@@ -478,8 +478,9 @@ class Session:
                 self._plaintext = plain
                 return Confirmed()
         message = decode_frame(plain, self._revision, self._decodable)
-        following = self._receives.get(message.__class__)
-        if following is None:
+        try:
+            following = self._receives[message.__class__]
+        except KeyError:
             return MessageIgnored(message)
         if message.__class__ is JacclBootstrapPayload or message.__class__ is PongPayload:
             if message.extensions or self._agreed:
