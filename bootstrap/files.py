@@ -3,8 +3,6 @@
 import errno
 import io
 import os
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -67,7 +65,7 @@ def temporary(path: Path, data: bytes, *, durable: bool = False) -> Iterator[Pat
 
     A `durable` file survives a power cut whole.
     """
-    name = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}.tmp")
+    name = path.with_name(f".{path.stem[:16]}-{os.urandom(8).hex()}.tmp")
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -139,6 +137,8 @@ def private_directory(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        import shutil  # here, so that --help does without it
+
         shutil.rmtree(path, ignore_errors=True)
 
 

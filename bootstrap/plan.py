@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, Self, cast, get_args
 import msgspec
 
 from bootstrap.errors import ConfigError
-from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
+from wireproto.jaccl import MAX_WIRES
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
-from wireproto.messages import Program, Revision
+from wireproto.messages import MAX_SIZE, MIN_SIZE, Program, Revision
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]

@@ -14,10 +14,7 @@ from typing import Final, NoReturn
 from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import LimitError, MalformedError, StateError, TruncatedError, WireError
 from wireproto.jaccl.records import I32
-
-MIN_SIZE: Final = 2
-MAX_SIZE: Final = 64
-"""Ranks in a group: our own limit, since a JACCL ring and an MLX ring have none. [JACCL-HELLO]"""
+from wireproto.messages import MAX_SIZE, MIN_SIZE
 
 MAX_MESH: Final = 8
 """Ranks in a JACCL mesh: its init refuses more. [JACCL-MESH-INIT]"""
