@@ -7,6 +7,7 @@ other payload goes to `payloads`, which gives the verdict. So do the rare ones: 
 name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
+import binascii
 from collections.abc import Callable, Collection
 from functools import cache
 from operator import attrgetter
@@ -28,7 +29,6 @@ from wireproto.messages import (
     Revision,
 )
 
-_ENCODER: Final = msgspec.json.Encoder()
 _QUOTE: Final = 0x22
 _V2: Final = Revision.V2
 
@@ -162,9 +162,7 @@ def _shortest(kind: inspect.Type) -> int:
             return len('""')  # or `[]`
 
 
-def _certain_with_bytes(
-    quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: bytes | memoryview
-) -> bool:
+def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: BytesLike) -> bool:
     text = bytes(frame)
     return _only_quotes(text, quotes) and all(_canonical_base64(message, text, *field) for field in byte_fields)
 
@@ -185,7 +183,7 @@ def _canonical_base64(message: Message, body: bytes, name: str, opening: bytes) 
         return True
     at = body.find(opening)
     end = body.find(_QUOTE, at + len(opening))
-    return at >= 0 and body[end - 4 : end + 1] == _ENCODER.encode(value[-rest:])[1:]
+    return at >= 0 and body[end - 4 : end] == binascii.b2a_base64(value[-rest:], newline=False)
 
 
 def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str]) -> Message:
@@ -277,7 +275,7 @@ def _number_first(message: Message) -> bytes:
 
 
 _PAYLOAD_ENCODERS: Final[dict[PayloadKind, Callable[[Any], bytes]]] = {
-    PayloadKind.JSON: _ENCODER.encode,
+    PayloadKind.JSON: msgspec.json.Encoder().encode,
     PayloadKind.EMPTY: _no_payload,
     PayloadKind.OPAQUE: attrgetter("box"),
     PayloadKind.NUMBERED: _number_first,

@@ -488,6 +488,15 @@ def test_count_that_cannot_be(before: bytes, count: int) -> None:
         decoder.buffer_updated(count)
 
 
+@pytest.mark.parametrize("before", [b"", header(10**6)], ids=["short", "long"])
+def test_count_that_is_no_integer(before: bytes) -> None:
+    decoder = LinkDecoder()
+    assert list(decoder.feed(before)) == []
+    decoder.get_buffer()
+    with pytest.raises(TypeError, match=r"^count must be an int, not float$"):
+        decoder.buffer_updated(1.0)
+
+
 @pytest.mark.parametrize("length", [3, 1_000_000])
 def test_only_the_last_buffer_counts(length: int) -> None:
     decoder = LinkDecoder()

@@ -306,9 +306,11 @@ def test_limit_is_what_is_said() -> None:
 def test_sends_up_to_the_limit(limit: int, make: Make) -> None:
     """[SEAL-LIMIT]"""
     one = Seal(KEY)
-    for _ in range(limit):
+    for number in range(limit):
+        assert one.left == limit - number
         make(one, b"text")
     for _ in range(3):
+        assert one.left == 0
         assert verdict(make, one, b"text") == EXHAUSTED
 
 
