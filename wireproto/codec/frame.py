@@ -204,7 +204,7 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         from wireproto.codec.payloads import decode_payload  # here, as valid frames without extensions need none of it
 
         return decode_payload(spec.payload, data, start=1)
-    if spec.kind is PayloadKind.EMPTY and len(data) > 1:
+    if spec.kind is PayloadKind.EMPTY:
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
     return decoder(data)
 
