@@ -11,7 +11,7 @@ API := wireproto $(addprefix wireproto.,errors messages schema session session.h
   bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate simulate-session \
+.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate simulate-session \
   coverage mutation clean
 
 help: ## Show this list
@@ -76,6 +76,9 @@ mutants-codec: $(VENV)/.dev-installed ## Run conform codec and fuzz codec agains
 
 bench: $(VENV)/.dev-installed ## Benchmark codec, seal and session (ARGS=--quick)
 	@$(BIN)/python tests/benchmarks $(ARGS)
+
+profile: $(VENV)/.dev-installed ## Show which functions take the time of the benchmarks' tightest rows
+	@$(BIN)/python tests/benchmarks/profile_rows.py
 
 fuzz: $(VENV)/.dev-installed ## Fuzz each layer for ten minutes (ARGS="--seconds 5")
 	@for layer in link frame schema handshake seal session inspection device_file bootstrap.fuzzing:hostfile_harness; do \

@@ -13,12 +13,12 @@ from bootstrap.errors import (
     LinkError,
     TopologyWriteError,
 )
-from bootstrap.group import bootstrap, form_group
-from bootstrap.link.gather import side_channel_factory
-from bootstrap.plan import BootstrapConfig, Plan
 
 if TYPE_CHECKING:
+    from bootstrap.group import bootstrap, form_group
     from bootstrap.launch.run import launch
+    from bootstrap.link.gather import side_channel_factory
+    from bootstrap.plan import BootstrapConfig, Plan
     from bootstrap.rank import rank
 
 __all__ = [
@@ -38,8 +38,23 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    "BootstrapConfig": "plan",
+    "Plan": "plan",
+    "bootstrap": "group",
+    "form_group": "group",
+    "side_channel_factory": "link.gather",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"bootstrap.{_MODULES[name]}"), name)
+
+
 class _Package(ModuleType):
-    """This package. What needs an event loop is imported on first use: `--help` needs none.
+    """This package. All but the errors is imported on first use: `--help` needs none of it.
 
     `rank` and `launch` are always the functions: the import system would put the submodules of those names in their
     place.

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -67,7 +66,8 @@ def temporary(path: Path, data: bytes, *, durable: bool = False) -> Iterator[Pat
 
     A `durable` file survives a power cut whole.
     """
-    name, files = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}.tmp"), current().files
+    system = current()
+    name, files = path.with_name(f".{path.stem[:16]}-{system.random(8).hex()}.tmp"), system.files
     files.create(name, data, durable=durable)
     try:
         yield name

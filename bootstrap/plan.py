@@ -15,9 +15,9 @@ import msgspec
 
 from bootstrap.errors import ConfigError
 from bootstrap.system import current
-from wireproto.jaccl import MAX_SIZE, MAX_WIRES, MIN_SIZE
+from wireproto.jaccl import MAX_WIRES
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
-from wireproto.messages import Program, Revision
+from wireproto.messages import MAX_SIZE, MIN_SIZE, Program, Revision
 
 Backend = Literal["jaccl", "ring"]
 BackendChoice = Literal["auto", "jaccl", "ring"]

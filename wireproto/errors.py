@@ -5,7 +5,7 @@ errors report a message that cannot be encoded, with `offset` None.
 """
 
 from functools import cache
-from typing import Final
+from typing import Final, Self
 
 
 def printable(text: str) -> str:
@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def shorten(text: str) -> str:
+    """Return the repr of a text from a peer, cut to 40 characters."""
+    return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
 class WireError(ValueError):
@@ -44,6 +49,10 @@ class WireError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.code, self.detail, self.offset, self.path)
+
+    def copy(self) -> Self:
+        """Return the same error without its traceback, which grows each time the error is raised."""
+        return type(self)(self.code, self.detail, offset=self.offset, path=self.path)
 
 
 class TruncatedError(WireError):

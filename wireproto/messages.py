@@ -29,6 +29,9 @@ OUTCOME_1: Final = "outcome/1"
 EXTENSIONS: Final = (SIDE_CHANNEL_1, OUTCOME_1)
 """Every extension that has a meaning here. [EXT-NAMES]"""
 
+MIN_SIZE: Final = 2
+MAX_SIZE: Final = 64
+"""Ranks in a group: our own limit, since a JACCL ring and an MLX ring have none. [JACCL-HELLO]"""
 MAX_GATHER: Final = 1024 * 1024
 """The most that a rank puts into one gather. [EXT-SIDE-CHANNEL-SIZE]"""
 MAX_WHOLE: Final = 8 * MAX_GATHER

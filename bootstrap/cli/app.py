@@ -19,9 +19,8 @@ from bootstrap.cli.options import (
     RevisionOption,
 )
 from bootstrap.errors import ConfigError
-from bootstrap.plan import DEFAULT_PORT, MAX_RANKS, MIN_RANKS, BackendChoice, Plan, check_size, new_session_id
 from wireproto.cli.console import new_app
-from wireproto.messages import Revision
+from wireproto.messages import MAX_SIZE, MIN_SIZE, Revision
 
 app = new_app(
     "jaccl-bootstrap",
@@ -34,7 +33,7 @@ app = new_app(
 @app.command()
 def demo(
     context: typer.Context,
-    ranks: Annotated[int, typer.Option(help=f"Number of processes, {MIN_RANKS} to {MAX_RANKS}.")] = 2,
+    ranks: Annotated[int, typer.Option(help=f"Number of processes, {MIN_SIZE} to {MAX_SIZE}.")] = 2,
     backend: BackendOption = "auto",
     host: Annotated[
         str, typer.Option(metavar="IP", help="Loopback address of the link and of the ring.")
@@ -61,6 +60,7 @@ def demo(
     from bootstrap.cli.demo import Demo, run_demo
     from bootstrap.cli.display import display_for
     from bootstrap.link.record import set_key_log
+    from bootstrap.plan import DEFAULT_PORT, BackendChoice, Plan, check_size, new_session_id
 
     try:
         check_size(ranks)

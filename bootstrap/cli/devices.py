@@ -2,14 +2,16 @@
 
 import json
 import sys
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from bootstrap.files import read_file
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
-from wireproto.jaccl import MAX_SIZE
-from wireproto.jaccl.topology import MAX_FILE, DeviceVerdict, check_device_file, devices_of
+from wireproto.messages import MAX_SIZE
+
+if TYPE_CHECKING:
+    from wireproto.jaccl.topology import DeviceVerdict
 
 _FORMS: Final = {(True, True): "mesh and ring", (True, False): "mesh", (False, True): "ring"}
 
@@ -44,6 +46,8 @@ def check(
 
     Exit codes: 0 valid, 1 not valid, 2 wrong usage, 3 the file cannot be read.
     """
+    from wireproto.jaccl.topology import check_device_file
+
     try:
         data = _read(file)
     except OSError as error:
@@ -59,12 +63,16 @@ def check(
 
 def _read(file: str) -> bytes:
     """At most one byte more than a device file may have, from a regular file or from standard input."""
+    from wireproto.jaccl.topology import MAX_FILE
+
     if file == "-":
         return b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_FILE + 1)
     return read_file(file, MAX_FILE)
 
 
-def _show(verdict: DeviceVerdict, rank: int | None) -> None:
+def _show(verdict: "DeviceVerdict", rank: int | None) -> None:
+    from wireproto.jaccl.topology import devices_of
+
     if verdict.matrix is None:
         say(typer.style("not usable", fg="red", bold=True))
         for fault in verdict.faults:
@@ -77,7 +85,9 @@ def _show(verdict: DeviceVerdict, rank: int | None) -> None:
             say(f"rank {rank} uses {', '.join(names)} towards rank {peer}")
 
 
-def _show_json(verdict: DeviceVerdict, rank: int | None) -> None:
+def _show_json(verdict: "DeviceVerdict", rank: int | None) -> None:
+    from wireproto.jaccl.topology import devices_of
+
     for fault in verdict.faults:
         _echo_json(event="fault", code=fault.code, path=fault.path, offset=fault.offset, message=fault.detail)
     matrix = verdict.matrix

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -121,6 +120,7 @@ def _pass_on_stdin(run: "Launcher") -> None:
     A launcher in the background leaves the terminal to others.
     """
     import asyncio
+    from concurrent.futures import CancelledError
 
     loop = asyncio.get_running_loop()
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bootstrap.errors import ConfigError
-from bootstrap.plan import Runs
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
     from bootstrap.launch.ssh import Way
+    from bootstrap.plan import Runs
 
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
 RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
@@ -22,7 +22,7 @@ UvxOption = Annotated[bool, typer.Option("--uvx", help="Run this package from an
 JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object a line, the last one `done`.")]
 
 
-def runs(module: bool, script: bool, program: Sequence[str] | None) -> Runs:
+def runs(module: bool, script: bool, program: Sequence[str] | None) -> "Runs":
     """Return how PROGRAM runs."""
     if module and script:
         raise ConfigError("-m and --script exclude each other", code="bad-command")

@@ -1,6 +1,5 @@
 """The command `jaccl-bootstrap up`."""
 
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
@@ -20,8 +19,6 @@ from bootstrap.cli.options import (
     variable,
 )
 from bootstrap.errors import BootstrapError, ConfigError, IdentityError
-from bootstrap.plan import Plan, new_session_id
-from bootstrap.system.network import interfaces
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
 from wireproto.messages import Revision
 
@@ -53,6 +50,8 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take the options that are not given from a TOML file: `own-ip = "…"`, `json = true`, `program = ["…"]`."""
     if path is None:
         return None
+    import tomllib
+
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -144,6 +143,7 @@ def up(
     from bootstrap.control.run import execute
     from bootstrap.hostfile import read_hostfile
     from bootstrap.link.record import open_capture, open_key_log, set_key_log
+    from bootstrap.plan import Plan, new_session_id
     from bootstrap.rank import run_for
     from bootstrap.trust import Trust
 
@@ -217,6 +217,8 @@ def _rank(text: str) -> int | Literal["auto"]:
 
 def _address_of(interface: str) -> str:
     """Return the only IPv4 address of an interface."""
+    from bootstrap.system.network import interfaces
+
     held = interfaces()
     own = [str(address) for name, address in held if name == interface]
     if len(own) == 1:

@@ -10,17 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from secrets import token_bytes
 from typing import TYPE_CHECKING, Protocol
-
-from bootstrap.system import files, network
-from bootstrap.system.tools import RunTool, run_process
 
 if TYPE_CHECKING:
     import asyncio
 
     from bootstrap.system.processes import Identity
+    from bootstrap.system.tools import RunTool
 
 
 class Network(Protocol):
@@ -190,26 +188,19 @@ class System:
     clock: Callable[[], float]
     """Seconds, as `time.monotonic`."""
     random: Callable[[int], bytes]
-    """As `secrets.token_bytes`."""
+    """As `os.urandom`."""
     network: Network
     files: Files
     processes: Callable[[], Processes]
-    run_tool: RunTool
+    run_tool: "RunTool"
 
 
-def _processes() -> Processes:
-    from bootstrap.system import processes  # here, since only a run needs an event loop and psutil
-
-    return processes
-
-
-_REAL = System(time.monotonic, token_bytes, network, files, _processes, run_process)
-_current: ContextVar[System] = ContextVar("system", default=_REAL)
+_current: ContextVar[System | None] = ContextVar("system", default=None)
 
 
 def current() -> System:
     """Return the system that the caller runs on."""
-    return _current.get()
+    return _current.get() or _real()
 
 
 @contextmanager
@@ -220,3 +211,16 @@ def running_on(system: System) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@cache
+def _real() -> System:
+    # Imported here: --help needs nothing of it, and a process that holds MLX neither an event loop nor psutil.
+    from bootstrap.system import files, network, tools
+
+    def processes() -> Processes:
+        from bootstrap.system import processes
+
+        return processes
+
+    return System(time.monotonic, os.urandom, network, files, processes, tools.run_process)

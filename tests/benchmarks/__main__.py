@@ -15,6 +15,7 @@ import floor
 import fuzzing
 import gathers
 import group
+import growth
 import inspection
 import msgspec
 import scanning
@@ -168,7 +169,7 @@ def main() -> None:
         partial(start_time, "jaccl-bootstrap --help", HELP, "pass", 100, rounds),
     ]
     rows += [*session.rows(rounds, seconds), *gathers.rows(rounds)]
-    rows += inspection.rows(quick)
+    rows += [*growth.rows(quick), *inspection.rows(quick)]
     if group.can_run():
         rows.append(partial(group.to_group, 3 if quick else 15))
     report(rows, Path(".benchmarks/ratios.json"))

@@ -46,7 +46,7 @@ from wireproto.messages import (
     Revision,
     SessionEnd,
 )
-from wireproto.session import Established, MessageReceived
+from wireproto.session import Established, MessageReceived, seal
 from wireproto.testing.encodings import random_message
 
 SECONDS = 30.0
@@ -55,8 +55,9 @@ SAMPLES = 24
 """How often memory, descriptors and latency are looked at."""
 WARM = 4
 """Of so many samples the first is left out: until then buffers and caches fill."""
-BOX = 14
-"""Bytes that each end remembers of a box, so as not to open it twice. [SEAL-REPLAY]"""
+FIRST_BOX, BOX = 120, 14
+"""Bytes that each end remembers of a box, so as not to open it twice: of the first, and of those that follow.
+[SEAL-REPLAY]"""
 GROWTH = 16 * 1024 * 1024
 """Bytes beyond those that may be more in the end: buffers are used again, but not at once."""
 SLOWER = 2.5
@@ -207,11 +208,17 @@ async def _linked(revision: Revision) -> AsyncIterator[tuple[Link, Link]]:
         server.close()
 
 
+def _remembered(messages: int) -> int:
+    """The bytes that both ends remember of so many boxes."""
+    first = min(messages, seal._FIRST)
+    return 2 * (FIRST_BOX * first + BOX * (messages - first))
+
+
 def growth(samples: Sequence[Sample]) -> Iterator[str]:
     """What is not flat."""
     warm = samples[WARM:]
     first, last = warm[0], warm[-1]
-    remembered = 2 * BOX * (last.messages - first.messages)
+    remembered = _remembered(last.messages) - _remembered(first.messages)
     if last.memory - first.memory > remembered + GROWTH:
         yield f"memory grows from {first.memory} to {last.memory} bytes, {remembered} of them for the boxes"
     if last.descriptors > first.descriptors:

@@ -6,6 +6,7 @@ from typing import Final
 import pytest
 
 from wireproto import LinkDecoder
+from wireproto.codec.link import Frame
 
 KIB, MIB = 1024, 1024 * 1024
 STYLES: Final = {
@@ -24,7 +25,7 @@ def link(*bodies: bytes) -> bytes:
     return b"".join(header(len(body)) + body for body in bodies)
 
 
-def fill(decoder: LinkDecoder, data: bytes | memoryview) -> Iterator[memoryview]:
+def fill(decoder: LinkDecoder, data: bytes | memoryview) -> Iterator[Frame]:
     """Gives the data by get_buffer, as a socket would."""
     data = memoryview(data)
     while data:

@@ -101,7 +101,7 @@ def test_every_raised_code_is_in_the_table_with_its_class() -> None:
 
 
 def test_scanner_fails_with_malformed_codes() -> None:
-    of_scanner = ("json_scanner", "fields")
+    of_scanner = ("json_scanner", "payloads")
     codes = {first_string(call) for place, call, name in calls() if name == "fail" and place.startswith(of_scanner)}
     codes.discard(None)
     assert len(codes) >= 10

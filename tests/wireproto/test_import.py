@@ -107,5 +107,12 @@ def test_public_names() -> None:
     assert all(hasattr(wireproto, name) for name in wireproto.__all__)
 
 
+def test_valid_frames_need_no_scanner() -> None:
+    """It would add a third to the time that the import takes."""
+    code = USE.partition("try:")[0] + "import sys; assert 'wireproto.codec.json_scanner' {} sys.modules"
+    loaded_by(code.format("not in"))
+    loaded_by(USE + code.format("in"))
+
+
 def test_the_command_loads_what_its_tools_need_only_with_them() -> None:
     assert loaded_by("import wireproto.cli.app") & HEAVY == {"typer"}

@@ -10,9 +10,9 @@ import typer
 
 from wireproto.cli.answers import RevisionOption
 from wireproto.cli.console import EXIT_NO, EXIT_OK, say
-from wireproto.codec.fields import decode_payload
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import encode_link_frame
+from wireproto.codec.payloads import decode_payload
 from wireproto.errors import MalformedError, WireError, printable
 from wireproto.messages import EXTENSIONS, REGISTRY, Message, MessageSpec, PayloadKind, Revision
 

@@ -3,12 +3,11 @@
 `schema` declares the same layout in construct, and the two agree on every byte string. Here msgspec reads the JSON. It
 accepts two things that the protocol does not, a repeated key and stray bits in base64 padding, and it may accept texts
 that break a rule inside unknown keys. A payload that is short or has few `"` bytes has room for neither. Every
-other payload goes to `fields`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
+other payload goes to `payloads`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
 name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
 import binascii
-import linecache
 from collections.abc import Callable, Collection
 from functools import cache
 from operator import attrgetter
@@ -18,7 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from wireproto.codec.buffers import BytesLike, byte_view
-from wireproto.codec.fields import PLAIN_TYPES, are_integers, check_fields, decode_payload, payload_fields
+from wireproto.codec.fields import PLAIN_TYPES, are_integers, check_fields, payload_fields
 from wireproto.errors import LimitError, MalformedError, TruncatedError, UnknownTypeError
 from wireproto.messages import (
     MAX_SHORT_FRAME,
@@ -44,6 +43,8 @@ def _uncertain() -> NoReturn:
 
 def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
     """Compile an expression that may call `uncertain()`, and register it for tracebacks and debuggers."""
+    import linecache  # here, as importing it takes 2 ms
+
     filename = f"<wireproto: {name}>"
     linecache.cache[filename] = len(source), None, [source], filename
     function: Callable[[Any], Any] = eval(compile(source, filename, "eval"), names | {"uncertain": _uncertain})  # noqa: S307
@@ -88,8 +89,6 @@ _NOT_DECODED: Final = (
     TypeError,  # `len` of a view without dimensions
 )
 
-_Frame: TypeAlias = bytes | memoryview
-
 _Decoder: TypeAlias = Callable[[Any], Message]
 """Decodes a frame of its type; raises `_UncertainError` if it is not certain that the frame is valid."""
 
@@ -116,7 +115,7 @@ def _decoder(msg_type: int) -> _Decoder:
     return _compiled(f"decode {spec.msg_type.wire_name}", source, names)
 
 
-def _numbered(cls: Callable[[int, bytes], Message], frame: _Frame) -> Message:
+def _numbered(cls: Callable[[int, bytes], Message], frame: BytesLike) -> Message:
     """`u8 type ‖ u32 little-endian ‖ bytes`."""
     if len(frame) < 5:
         raise TruncatedError("truncated", "the payload starts with a number of 4 bytes", offset=len(frame))
@@ -163,7 +162,7 @@ def _shortest(kind: inspect.Type) -> int:
             return len('""')  # or `[]`
 
 
-def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: _Frame) -> bool:
+def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], message: Message, frame: BytesLike) -> bool:
     text = bytes(frame)
     return _only_quotes(text, quotes) and all(_canonical_base64(message, text, *field) for field in byte_fields)
 
@@ -198,11 +197,14 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         )
     _check_length(spec, len(data), 1)
     decoder = _decoder(data[0])
-    if spec.extension is None:
-        _DECODERS[revision][data[0]] = decoder  # for the next frame of this type
+    if spec.extension is None and data[0] not in _DECODERS[revision]:
+        _DECODERS[revision][data[0]] = decoder
+        return decode_frame(data, revision)
     if spec.kind is PayloadKind.JSON:
+        from wireproto.codec.payloads import decode_payload  # here, as valid frames without extensions need none of it
+
         return decode_payload(spec.payload, data, start=1)
-    if spec.kind is PayloadKind.EMPTY and len(data) > 1:
+    if spec.kind is PayloadKind.EMPTY:
         raise MalformedError("payload-not-empty", f"{spec.msg_type.wire_name} has no payload", offset=1)
     return decoder(data)
 

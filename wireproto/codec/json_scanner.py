@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
-from wireproto.errors import LimitError, MalformedError, TruncatedError
+from wireproto.errors import LimitError, MalformedError, TruncatedError, shorten
 
 MAX_NESTING: Final = 512
 """Levels of arrays and objects, counting the payload itself; the reference peer has the same limit. [JSON-NESTING]"""
@@ -452,8 +452,3 @@ class Scanner:
 def _end(pattern: re.Pattern[bytes], data: bytes, pos: int) -> int:
     """Return where a pattern that also matches nothing stops matching."""
     return cast("re.Match[bytes]", pattern.match(data, pos)).end()
-
-
-def shorten(text: str) -> str:
-    """Return the repr of a text from a peer, cut to 40 characters."""
-    return repr(text if len(text) <= 40 else text[:39] + "…")

@@ -9,7 +9,7 @@ from typing import Any, Final
 from wireproto import jaccl, schema
 from wireproto.codec import tensor
 from wireproto.codec.frame import decode_frame, encode_frame
-from wireproto.codec.link import LinkDecoder, encode_link_frame
+from wireproto.codec.link import Frame, LinkDecoder, encode_link_frame
 from wireproto.errors import TruncatedError, WireError
 from wireproto.fuzzing import seeds
 from wireproto.fuzzing.harness import Harness, Verdict, cuts, error_verdict, expect, expect_same, kind_of, verdict_of
@@ -53,7 +53,7 @@ def _expect_stream(other: _Stream, ours: _Stream, oracle: str) -> None:
 
 def _decoded(decoder: LinkDecoder, chunks: Iterable[bytes], *, buffered: bool) -> _Stream:
     """All frames are held to the end, and have to be then what they were when they came."""
-    held: list[tuple[memoryview, bytes]] = []
+    held: list[tuple[Frame, bytes]] = []
     end = _CLEAN
     try:
         for chunk in chunks:
@@ -68,7 +68,7 @@ def _decoded(decoder: LinkDecoder, chunks: Iterable[bytes], *, buffered: bool) -
     return [body for _, body in held], end
 
 
-def _given(decoder: LinkDecoder, chunk: bytes) -> Iterator[memoryview]:
+def _given(decoder: LinkDecoder, chunk: bytes) -> Iterator[Frame]:
     while chunk:
         buffer = decoder.get_buffer(-1)
         count = min(len(buffer), len(chunk))
@@ -132,7 +132,7 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
         check,
         seeds.frame,
         _mutate_or_draw,
-        ("wireproto.codec.frame", "wireproto.codec.fields", "wireproto.codec.json_scanner"),
+        ("wireproto.codec.frame", "wireproto.codec.fields", "wireproto.codec.payloads", "wireproto.codec.json_scanner"),
         quick,
     )
 

@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 import tracemalloc
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -72,7 +71,7 @@ class Watch:
     """A run's watch over time and memory; entered, it stops what hangs, where signals come in: in the main thread."""
 
     def __init__(self) -> None:
-        self._peak = _fresh_peak()
+        self._in_use = _resident()[1]
         self._ticks = 0
         self._is_inside = False
 
@@ -98,8 +97,8 @@ class Watch:
         kind, finding = self.limited(harness, data)
         taken = time.perf_counter() - start
         if taken > _QUICK and finding is None:
-            risen = _peak() - self._peak
-            self._peak = _fresh_peak()
+            peak, now = _resident()
+            risen, self._in_use = peak - self._in_use, now
             if taken > SLOW or risen > LARGE // 2:
                 finding = self._measured(harness, data)
         return kind, finding
@@ -129,18 +128,23 @@ class Watch:
         return None
 
 
-def _peak() -> int:
-    """Bytes of memory that this process has had at the most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss starts from the parent's there
-        return int(status.read_text(errors="replace").partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+_STATUS: Final = Path("/proc/self/status")
+_MARKS: Final = Path("/proc/self/clear_refs")
 
 
-def _fresh_peak() -> int:
-    """The peak, lowered on Linux to what is in use now, so that an earlier one hides none that is lower."""
-    marks = Path("/proc/self/clear_refs")
-    if marks.exists():
-        with suppress(OSError):
-            marks.write_text("5")
-    return _peak()
+def _resident() -> tuple[int, int]:
+    """Return the bytes of memory that this process has had at most since the last call, and those that it has now.
+
+    Elsewhere than on Linux both are the most since its start.
+    """
+    try:
+        text = _STATUS.read_bytes()
+    except FileNotFoundError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return peak, peak
+    peak, now = (int(text.partition(name)[2].split(maxsplit=1)[0]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
+    try:
+        _MARKS.write_bytes(b"5")
+    except OSError:
+        return peak, peak
+    return peak, now

@@ -14,7 +14,8 @@ from wireproto.jaccl.records import (
     encode_destination,
     mapped_gid,
 )
-from wireproto.jaccl.side_channel import MAX_GATHER, MAX_MESH, MAX_SIZE, MIN_SIZE, Connection, Root, Worker
+from wireproto.jaccl.side_channel import MAX_GATHER, MAX_MESH, Connection, Root, Worker
+from wireproto.messages import MAX_SIZE, MIN_SIZE
 
 __all__ = [
     "DESTINATION_SIZE",

@@ -9,16 +9,12 @@ Integers are little-endian. The length of a contribution is not on the wire: bot
 who does the I/O. [JACCL-HELLO, JACCL-GATHER]
 """
 
-from copy import copy
 from typing import Final, NoReturn
 
 from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import LimitError, MalformedError, StateError, TruncatedError, WireError
 from wireproto.jaccl.records import I32
-
-MIN_SIZE: Final = 2
-MAX_SIZE: Final = 64
-"""Ranks in a group: our own limit, since a JACCL ring and an MLX ring have none. [JACCL-HELLO]"""
+from wireproto.messages import MAX_SIZE, MIN_SIZE
 
 MAX_MESH: Final = 8
 """Ranks in a JACCL mesh: its init refuses more. [JACCL-MESH-INIT]"""
@@ -103,7 +99,7 @@ class Worker:
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise copy(self._fault)  # the traceback of a single object would grow with each raise
+            raise self._fault.copy()
 
     def _fail(self, error: WireError) -> NoReturn:
         self._fault = error
@@ -173,7 +169,7 @@ class Root:
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise copy(self._fault)
+            raise self._fault.copy()
 
 
 class Connection:
@@ -251,7 +247,7 @@ class Connection:
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise copy(self._fault)
+            raise self._fault.copy()
         self._root._check()
 
     def _fail(self, error: WireError) -> NoReturn:

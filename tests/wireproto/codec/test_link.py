@@ -24,6 +24,7 @@ from wireproto import (
     link_frame_pieces,
     schema,
 )
+from wireproto.codec.link import Frame
 
 # -- any chunking -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ def test_held_frames_do_not_change(buffered: Callable[[int], bool]) -> None:
 def test_some_held_some_let_go() -> None:
     random = Random(6)
     decoder = LinkDecoder()
-    held: list[tuple[memoryview, bytes]] = []
+    held: list[tuple[Frame, bytes]] = []
     for _ in range(150):
         body = random.randbytes(random.choice([1, 30, 50_000, 130_000, 200_000]))
         for chunk in pieces(link(body), [random.randint(0, len(body)) for _ in range(3)]):
@@ -188,12 +189,30 @@ def test_some_held_some_let_go() -> None:
         assert all(frame == body for frame, body in held)
 
 
-@pytest.mark.parametrize("length", [1, 5000, 500_000])
-def test_frames_are_read_only(length: int) -> None:
-    (frame,) = LinkDecoder().feed(link(bytes(length)))
+@pytest.mark.parametrize("length", [1, 5000, 16_384])
+@EVERY_STYLE
+def test_short_frames_are_bytes(length: int, buffered: Callable[[int], bool]) -> None:
+    for cuts in ([], [8], [4, 8, 9]):
+        assert [type(frame) for frame in received(pieces(link(bytes(length)), cuts), buffered)] == [bytes]
+
+
+@pytest.mark.parametrize("length", [16_385, 500_000])
+@EVERY_STYLE
+def test_long_frames_in_pieces_are_read_only(length: int, buffered: Callable[[int], bool]) -> None:
+    (frame,) = received(pieces(link(bytes(length)), [8]), buffered)
+    assert isinstance(frame, memoryview)
     assert (frame.readonly, frame.format, frame.ndim, frame.nbytes) == (True, "B", 1, length)
     with pytest.raises(TypeError):
         frame[0] = 1
+
+
+def received(chunks: list[bytes], buffered: Callable[[int], bool]) -> list[Frame]:
+    decoder = LinkDecoder()
+    return [
+        frame
+        for index, chunk in enumerate(chunks)
+        for frame in (fill(decoder, chunk) if buffered(index) else decoder.feed(chunk))
+    ]
 
 
 def test_frames_outlive_the_decoder() -> None:
@@ -469,6 +488,15 @@ def test_count_that_cannot_be(before: bytes, count: int) -> None:
         decoder.buffer_updated(count)
 
 
+@pytest.mark.parametrize("before", [b"", header(10**6)], ids=["short", "long"])
+def test_count_that_is_no_integer(before: bytes) -> None:
+    decoder = LinkDecoder()
+    assert list(decoder.feed(before)) == []
+    decoder.get_buffer()
+    with pytest.raises(TypeError, match=r"^count must be an int, not float$"):
+        decoder.buffer_updated(1.0)
+
+
 @pytest.mark.parametrize("length", [3, 1_000_000])
 def test_only_the_last_buffer_counts(length: int) -> None:
     decoder = LinkDecoder()
@@ -478,20 +506,6 @@ def test_only_the_last_buffer_counts(length: int) -> None:
         first[0] = 1
     last[:1] = b"a"
     assert list(decoder.buffer_updated(1)) == []
-
-
-def test_area_is_used_again_unless_a_frame_in_it_is_held() -> None:
-    decoder = LinkDecoder()
-    area = decoder._area
-    for _ in range(3):
-        assert [bytes(frame) for frame in decoder.feed(link(b"let go"))] == [b"let go"]
-    decoder.get_buffer()
-    assert decoder._area is area
-    assert len(area) == 64 * 1024
-    (held,) = decoder.feed(link(b"held"))
-    decoder.get_buffer()
-    assert decoder._area is not area
-    assert held == b"held"
 
 
 def test_count_without_a_buffer() -> None:

@@ -11,8 +11,8 @@ from tests.wireproto.rejected_fields import REJECTED_FIELDS
 from tests.wireproto.rejected_texts import REJECTED_TEXTS, Reject
 from tests.wireproto.verdicts import Accepted, expected, fast, slow
 from wireproto import ERROR_CODES, HandshakeHello, Revision, SessionStopPayload, WireError, decode_frame
-from wireproto.codec.fields import decode_payload
 from wireproto.codec.json_scanner import Scanner
+from wireproto.codec.payloads import decode_payload
 
 REJECTED = [*REJECTED_TEXTS, *REJECTED_FIELDS]
 OF_FRAMES = {

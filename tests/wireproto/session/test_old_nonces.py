@@ -1,4 +1,4 @@
-"""A seal's table of old nonces: none is forgotten, none is found that was not there, and no peer can slow it down."""
+"""A seal's rows of nonces: none is forgotten, none is found that was not there, and no peer can slow it down."""
 
 from typing import Final
 
@@ -13,12 +13,12 @@ from wireproto.session import seal
 from wireproto.session.seal import Seal
 
 
-class OldSeal(Seal):
-    """A seal all of whose nonces are in one row of the table of old ones at once."""
+class OneRow(Seal):
+    """A seal all of whose nonces are in one row."""
 
     @classmethod
-    def ready(cls, monkeypatch: pytest.MonkeyPatch) -> "OldSeal":
-        monkeypatch.setattr(seal, "_RECENT", 1)
+    def ready(cls, monkeypatch: pytest.MonkeyPatch) -> "OneRow":
+        monkeypatch.setattr(seal, "_FIRST", 0)
         monkeypatch.setattr(seal, "_MASK", 0)
         return cls(KEY)
 
@@ -37,7 +37,7 @@ REFLECTION: Final = expected("seal-reflection", 0)
 
 
 def test_same_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = OldSeal.ready(monkeypatch)
+    one = OneRow.ready(monkeypatch)
     nonces = [bytes([number]) * 12 for number in range(200)]
     for nonce in nonces[::2]:
         assert one.receive(nonce) == NEW
@@ -56,9 +56,9 @@ ROW: Final = FIRST + b"o" + SECOND + b"o"
 @pytest.mark.parametrize("shift", range(1, 13))
 def test_match_across_two_records(shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve bytes of the row that lie across two records are no nonce that was there; then they are."""
-    one = OldSeal.ready(monkeypatch)
+    one = OneRow.ready(monkeypatch)
     assert one.receive(FIRST) == one.receive(SECOND) == NEW
-    assert one._old == [ROW]
+    assert one._rows == [ROW]
     across = ROW[shift : shift + 12]
     assert one.receive(across) == NEW
     for nonce in (across, FIRST, SECOND):
@@ -67,7 +67,7 @@ def test_match_across_two_records(shift: int, monkeypatch: pytest.MonkeyPatch) -
 
 def test_overlapping_matches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of hardly anything but one letter, in which twelve of it are at many places."""
-    one = OldSeal.ready(monkeypatch)
+    one = OneRow.ready(monkeypatch)
     assert one.receive(b"xooooooooooo") == NEW
     assert one.receive(b"ooooooooooox") == NEW
     assert one.receive(b"oooooooooooo") == NEW
@@ -79,7 +79,7 @@ def test_overlapping_matches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_origins_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nonces that end in the letters of the origins, sealed and opened."""
-    one = OldSeal.ready(monkeypatch)
+    one = OneRow.ready(monkeypatch)
     ends = (b"ss", b"oo", b"so", b"os")
     sent = [bytes([number]) * 10 + end for number, end in enumerate(ends)]
     came = [bytes([number + 9]) * 10 + end for number, end in enumerate(ends)]
@@ -100,7 +100,7 @@ def test_origins_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_crowded_row(moves: list[tuple[bool, bytes]]) -> None:
     """Nonces of very few letters, those of the origins among them, so that matches across records abound."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        one = OldSeal.ready(monkeypatch)
+        one = OneRow.ready(monkeypatch)
         known: dict[bytes, Rejected] = {}
         for sending, nonce in moves:
             if sending and nonce not in known:
@@ -121,8 +121,7 @@ def test_a_peer_cannot_choose_nonces_that_share_a_row() -> None:
         lambda number: (number * (2**61 - 1)).to_bytes(12),
     ):
         one = Seal(KEY)
-        one._recent = {make(number): b"o" for number in range(65_536)}
-        one._retire()
-        assert not one._recent
+        for number in range(65_536):
+            one._put_in_row(make(number), b"o")
         # There is one record in a row on average, and 16 in any with a probability of 10^-9.
-        assert max(map(len, one._old)) <= 15 * 13
+        assert max(map(len, one._rows)) <= 15 * 13

@@ -51,19 +51,10 @@ Make = Callable[[Seal, bytes], bytes]
 FEWER: Final = settings(max_examples=max(60, settings.default.max_examples // 4))  # these have many steps each
 
 
-@pytest.fixture(params=[False, True], ids=["latest", "old"])
-def forget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Seal], None]:
-    """Makes a seal's nonces old ones, kept in the other table, or leaves them among the latest."""
-    if not request.param:
-        return lambda _: None
-    monkeypatch.setattr(seal, "_RECENT", 4)
-
-    def forget(one: Seal) -> None:
-        for _ in range(8):
-            one.encrypt(b"")
-        assert one._old
-
-    return forget
+@pytest.fixture(params=[0, 1, 2**18])
+def first(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many nonces are in the dictionary."""
+    monkeypatch.setattr(seal, "_FIRST", request.param)
 
 
 # -- boxes ------------------------------------------------------------------------------------------------------------
@@ -197,57 +188,57 @@ def test_swapped_halves(open_: Make) -> None:
 # -- replay and reflection --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("first")
 @EACH_OPEN
-def test_replay(open_: Make, forget: Callable[[Seal], None]) -> None:
+def test_replay(open_: Make) -> None:
     """[SEAL-REPLAY]"""
     sender, receiver = Seal(KEY), Seal(KEY)
     whole = sender.encrypt(b"text")
     assert open_(receiver, whole) == b"text"
-    forget(receiver)
     for again in OPENS.values():
         assert verdict(again, receiver, whole) == expected("seal-replay", 0)
 
 
+@pytest.mark.usefixtures("first")
 @EACH_SEAL
 @EACH_OPEN
-def test_reflection(make: Make, open_: Make, forget: Callable[[Seal], None]) -> None:
+def test_reflection(make: Make, open_: Make) -> None:
     """[SEAL-REFLECTION]"""
     one = Seal(KEY)
     whole = make(one, b"text")
-    forget(one)
     assert verdict(open_, one, whole) == expected("seal-reflection", 0)
     assert open_(Seal(KEY), whole) == b"text"
 
 
+@pytest.mark.usefixtures("first")
 @EACH_OPEN
-def test_nonce_that_the_peer_took_from_here(open_: Make, forget: Callable[[Seal], None]) -> None:
+def test_nonce_that_the_peer_took_from_here(open_: Make) -> None:
     """A right box, but under a nonce that was sent from here, or that came already: refused all the same."""
     one = Seal(KEY)
     sent = one.encrypt(b"text")
     came = box(KEY, b"text")
     assert open_(one, came) == b"text"
-    forget(one)
     assert verdict(open_, one, box(KEY, b"another", sent[:12])) == expected("seal-reflection", 0)
     assert verdict(open_, one, box(KEY, b"another", came[:12])) == expected("seal-replay", 0)
 
 
+@pytest.mark.usefixtures("first")
 @EACH_OPEN
-def test_refusals_do_not_depend_on_what_is_in_the_box(open_: Make, forget: Callable[[Seal], None]) -> None:
+def test_refusals_do_not_depend_on_what_is_in_the_box(open_: Make) -> None:
     """A nonce that was there before says it all: nothing is opened, so forged bytes behind it get the same answer."""
     one = Seal(KEY)
     came = box(KEY, b"text")
     assert open_(one, came) == b"text"
-    forget(one)
     assert verdict(open_, one, came[:12] + bytes(20)) == expected("seal-replay", 0)
     assert verdict(open_, one, came[:12] + bytes(15)) == Rejected(TruncatedError, "truncated", 27, None)
 
 
+@pytest.mark.usefixtures("first")
 @EACH_OPEN
-def test_forged_box_does_not_stand_in_the_way(open_: Make, forget: Callable[[Seal], None]) -> None:
+def test_forged_box_does_not_stand_in_the_way(open_: Make) -> None:
     """Only a box that opened is remembered: a forgery under its nonce does not keep the true one out. [SEAL-REFUSED]"""
     sender, receiver = Seal(KEY), Seal(KEY)
     whole = sender.encrypt(b"text")
-    forget(receiver)
     for _ in range(3):
         assert verdict(open_, receiver, whole[:-1] + bytes([whole[-1] ^ 1])) == expected("seal-tag", 0)
         assert verdict(open_, receiver, whole[:27]) == Rejected(TruncatedError, "truncated", 27, None)
@@ -255,13 +246,13 @@ def test_forged_box_does_not_stand_in_the_way(open_: Make, forget: Callable[[Sea
     assert verdict(open_, receiver, whole) == expected("seal-replay", 0)
 
 
-@pytest.mark.parametrize("recent", [2, 3, 7])
+@pytest.mark.parametrize("first", [0, 3, 7])
 @FEWER
 @given(data=st.data(), moves=st.lists(st.sampled_from("srRfm"), max_size=40))
-def test_any_order_of_moves(recent: int, data: st.DataObject, moves: str) -> None:
+def test_any_order_of_moves(first: int, data: st.DataObject, moves: str) -> None:
     """Sends, receipts, replays, reflections, forgeries in any order, against a set of nonces."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(seal, "_RECENT", recent)
+        monkeypatch.setattr(seal, "_FIRST", first)
         _any_order_of_moves(data, moves)
 
 
@@ -287,8 +278,8 @@ def _any_order_of_moves(data: st.DataObject, moves: str) -> None:
 
 def remembered(one: Seal) -> Iterator[tuple[bytes, bytes]]:
     """Each nonce that a seal knows, and who made it."""
-    yield from one._recent.items()
-    for row in one._old:
+    yield from one._first.items()
+    for row in one._rows:
         for at in range(0, len(row), 13):
             yield row[at : at + 12], row[at + 12 : at + 13]
 
@@ -298,10 +289,10 @@ def remembered(one: Seal) -> Iterator[tuple[bytes, bytes]]:
 EXHAUSTED: Final = Rejected(SealError, "seal-exhausted", None, None)
 
 
-@pytest.fixture(params=[2, 4, 8])
+@pytest.fixture(params=[0, 4, 2**18])
 def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Eight boxes a key, moved to the old table by so many."""
-    monkeypatch.setattr(seal, "_RECENT", request.param)
+    """Eight boxes a key, so many of them in the dictionary."""
+    monkeypatch.setattr(seal, "_FIRST", request.param)
     monkeypatch.setattr(seal, "MAX_BOXES", 8)
     return 8
 
@@ -315,9 +306,11 @@ def test_limit_is_what_is_said() -> None:
 def test_sends_up_to_the_limit(limit: int, make: Make) -> None:
     """[SEAL-LIMIT]"""
     one = Seal(KEY)
-    for _ in range(limit):
+    for number in range(limit):
+        assert one.left == limit - number
         make(one, b"text")
     for _ in range(3):
+        assert one.left == 0
         assert verdict(make, one, b"text") == EXHAUSTED
 
 
@@ -463,31 +456,29 @@ assert not others & set(nonces), "nonces shared"
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_memory_of_the_nonces() -> None:
-    """13 bytes a box, 3 MiB for the latest, and 6 MiB for the rows of the table, which a short session never makes.
+@pytest.mark.parametrize(("first", "each", "rest"), [(0, 13, 6 * MIB), (2**18, 120, 0)], ids=["rows", "dictionary"])
+def test_memory_of_the_nonces(first: int, each: int, rest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows take 13 bytes a box, and 6 MiB of their own; the dictionary takes 90, and up to 120 while it grows.
 
     A million stay as far below, but take eight seconds to trace.
     """
+    monkeypatch.setattr(seal, "_FIRST", first)
     count = 200_000
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         one = Seal(KEY)
-        for _ in range(count // 1000):
-            drawn = os.urandom(12_000)
-            for at in range(0, 12_000, 12):
-                one._recent[drawn[at : at + 12]] = b"o"
-                if len(one._recent) == one._room:
-                    one._retire()
+        for _ in range(count):
+            one._next_nonce()
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
     assert len({nonce for nonce, _ in remembered(one)}) == count
-    assert peak < 13 * count + (3 + 6) * MIB
+    assert peak < each * count + rest
 
 
 def test_memory_of_a_short_session() -> None:
-    """A session of a few thousand boxes, either way, stays within the 3 MiB of the latest."""
+    """A session of a few thousand boxes, either way, takes 3 MiB at most."""
     tracemalloc.start()
     try:
         one, peer = Seal(KEY), Seal(KEY)

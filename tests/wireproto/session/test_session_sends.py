@@ -193,7 +193,7 @@ def test_exhausted_key(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both what is sent and what comes in: the session cannot go on, and only a fresh handshake helps. [SEAL-LIMIT]"""
     monkeypatch.setattr(module, "NEAR_LIMIT", -1)
     monkeypatch.setattr(seal, "MAX_BOXES", 4)
-    monkeypatch.setattr(seal, "_RECENT", 2)
+    monkeypatch.setattr(seal, "_FIRST", 2)
     pair = shaken()
     frames = [output(pair(role), SENT_BY[role][0]) for _ in range(4)]
     with pytest.raises(SealError, match=r"^seal-exhausted: ") as caught:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from wireproto import Message, Revision, decode_frame, jaccl
 from wireproto.codec import tensor
-from wireproto.codec.link import LinkDecoder
+from wireproto.codec.link import Frame, LinkDecoder
 from wireproto.errors import MalformedError, SealError, WireError
 from wireproto.fuzzing.codec_layers import frame_harness, link_harness, schema_harness
 from wireproto.fuzzing.device_layer import device_file_harness
@@ -45,7 +45,7 @@ class Simple(LinkDecoder):
         self.held = b""
         self.at = 0
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         self.held += bytes(data)
         while len(self.held) >= 8:
             length = self.length(self.held[:8])
@@ -59,7 +59,7 @@ class Simple(LinkDecoder):
         self.space = bytearray(64 * 1024)
         return memoryview(self.space)
 
-    def buffer_updated(self, count: int) -> Iterator[memoryview]:
+    def buffer_updated(self, count: int) -> Iterator[Frame]:
         return self.feed(bytes(self.space[:count]))
 
     def length(self, header: bytes) -> int:
@@ -119,7 +119,7 @@ class LengthIsSigned(Simple):
 
 @link
 class LengthInPiecesIsLost(Simple):
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         if 0 < len(self.held) < 8:
             self.held = b""
         yield from super().feed(data)
@@ -127,7 +127,7 @@ class LengthInPiecesIsLost(Simple):
 
 @link
 class FrameThatEndsWithTheChunkWaits(Simple):
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         frames = list(super().feed(data))
         if len(frames) > 1 and not self.held:
             frames.pop()
@@ -239,8 +239,8 @@ seal = fault(seal_harness)
 @seal
 class ReplayPasses(Seal):
     def _check(self, nonce: bytes, size: int) -> None:
-        if self._recent.get(nonce) == b"o":
-            del self._recent[nonce]
+        if self._first.get(nonce) == b"o":
+            del self._first[nonce]
         super()._check(nonce, size)
 
 
@@ -250,14 +250,14 @@ class RefusedCountsAsOpened(Seal):
         try:
             return super().decrypt(box)
         except SealError:
-            self._recent[bytes(box[:12])] = b"o"
+            self._first[bytes(box[:12])] = b"o"
             raise
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
         try:
             super().decrypt_into(box, out)
         except SealError:
-            self._recent[bytes(box[:12])] = b"o"
+            self._first[bytes(box[:12])] = b"o"
             raise
 
 
@@ -265,7 +265,7 @@ class RefusedCountsAsOpened(Seal):
 class ReflectionPasses(Seal):
     def _next_nonce(self) -> bytes:
         nonce = super()._next_nonce()
-        del self._recent[nonce]
+        del self._first[nonce]
         return nonce
 
 
@@ -274,7 +274,7 @@ class NonceOf8Bytes(Seal):
     """Remembers only a part of each nonce."""
 
     def _check(self, nonce: bytes, size: int) -> None:
-        super()._check(next((each for each in self._recent if nonce[:1] == each[:1]), nonce), size)
+        super()._check(next((each for each in self._first if nonce[:1] == each[:1]), nonce), size)
 
     def decrypt(self, box: bytes | memoryview) -> bytes:
         self._check(bytes(box[:12]), len(box))
