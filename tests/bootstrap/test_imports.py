@@ -33,7 +33,7 @@ def test_help_needs_little() -> None:
     """It took 120 ms above a start of Python, a fifth of it for asyncio, and a quarter for what forms a group."""
     loaded = loaded_after("import bootstrap.cli.app")
     assert loaded & {"asyncio", "cryptography", "rich", "mlx", "logging", "tempfile"} == set()
-    assert loaded & {"bootstrap.group", "bootstrap.plan", "bootstrap.network", "wireproto.jaccl"} == set()
+    assert loaded & {"bootstrap.group", "bootstrap.plan", "bootstrap.system.network", "wireproto.jaccl"} == set()
 
 
 def test_names_of_the_package() -> None:

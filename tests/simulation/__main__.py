@@ -8,8 +8,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from tests.campaign import say
@@ -77,28 +78,24 @@ def run_seeds(seeds: range) -> Totals:
     return totals
 
 
-def chunks(first: int, runs: int, seconds: float | None) -> Iterator[range]:
-    """Give seeds from `first` on, as many as `runs`, and no more once the time is over."""
-    began = time.monotonic()
-    for start in range(first, first + runs, CHUNK):
-        if seconds is not None and time.monotonic() - began > seconds:
-            return
-        yield range(start, min(start + CHUNK, first + runs))
-
-
 def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
+    """Run worlds from the seed `first` on, as many as `runs`, and begin no more once the time is over."""
     totals, began = Totals(), time.monotonic()
-    work = chunks(first, runs, seconds)
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        for part in pool.imap_unordered(run_seeds, work):
-            totals.add(part)
+    seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+        pending = {pool.submit(run_seeds, each) for each in islice(seeds, jobs)}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            spent = time.monotonic() - began
+            for part in done:
+                totals.add(part.result())
+                if seconds is None or spent < seconds:
+                    pending |= {pool.submit(run_seeds, each) for each in islice(seeds, 1)}
             if sys.stderr.isatty():
-                rate = totals.runs / (time.monotonic() - began)
-                say(
-                    f"\r{totals.runs} of {runs}, {rate:.0f} a second, {len(totals.broken)} broken",
-                    end="",
-                    file=sys.stderr,
-                )
+                rate = totals.runs / spent
+                sys.stderr.write(f"\r{totals.runs} of {runs}, {rate:.0f} a second, {len(totals.broken)} broken")
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
     return totals
 
 
