@@ -40,6 +40,13 @@ class Identity:
         r, s = decode_dss_signature(der)
         return encode_dss_signature(r, min(s, ORDER - s))
 
+    def numbers(self, commitment: bytes, *, long_r: bool, long_s: bool) -> tuple[int, int]:
+        """Return r and s of a signature: a long one has its top bit set, and so a zero byte first in DER."""
+        while True:
+            r, s = decode_dss_signature(self.key.sign(commitment, ec.ECDSA(hashes.SHA256())))
+            if r >> 255 == long_r:
+                return r, (s if s >> 255 == long_s else ORDER - s)
+
     def sign_once(self, commitment: bytes) -> bytes:
         """The commitment taken for the hash."""
         return self.key.sign(commitment, ec.ECDSA(Prehashed(hashes.SHA256())))
