@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -190,6 +190,15 @@ def sealed(key: bytes, plaintext: bytes, nonce: bytes | None = None, associated:
     """A box, `nonce ‖ ciphertext ‖ tag`. [SEAL-LAYOUT]"""
     nonce = nonce or os.urandom(12)
     return nonce + AESGCM(key).encrypt(nonce, plaintext, associated)
+
+
+def sealed_pieces(key: bytes, plaintext: Iterable[bytes]) -> Iterator[bytes]:
+    """The same, piece by piece."""
+    nonce = os.urandom(12)
+    encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
+    yield nonce
+    yield from map(encryptor.update, plaintext)
+    yield encryptor.finalize() + encryptor.tag
 
 
 def opened(key: bytes, box: bytes) -> bytes | None:

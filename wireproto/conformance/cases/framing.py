@@ -57,7 +57,7 @@ async def long_before_handshake(peer: Peer) -> None:
 async def long_in_session(peer: Peer) -> None:
     """Once the handshake is done, a frame of 300 KiB is taken: the limit is 256 MiB."""
     link = await peer.session()
-    await link.send("a message of 300 KiB that does not belong here", peer.misplaced_tensor(300 * 1024))
+    await link.send("a message of 300 KiB that does not belong here", peer.misplaced_opaque + bytes(300 * 1024))
     await link.expect_alive("that the frame is taken")
 
 

@@ -47,6 +47,23 @@ async def lengths(peer: Peer) -> None:
         await link.wire.close()
 
 
+_MIB: Final = 1024 * 1024
+_LONG: Final = (1 * _MIB, 16 * _MIB)
+_LONGEST: Final = (64 * _MIB + 1, MAX_LINK_LENGTH - 1, MAX_LINK_LENGTH)
+
+
+@case("framing", "long-frames", "LINK-LEN-MAX", "SESSION-IGNORE", deadline=240.0)
+async def long_frames(peer: Peer) -> None:
+    """Frames of 1 and 16 MiB are taken, and with --full those of 64 MiB and one, 256 MiB less one, and 256 MiB, too."""
+    for number, length in enumerate((*_LONG, *_LONGEST) if peer.settings.full else _LONG):
+        if number and not await peer.again():
+            return
+        link = await peer.session()
+        await link.send_long(peer.misplaced_opaque, length)
+        await link.expect_alive(f"that {length:,} bytes are taken")
+        await link.wire.close()
+
+
 _UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not in {int(each) for each in SPEC_BY_TYPE}]
 
 
@@ -348,6 +365,19 @@ async def hello_drips(peer: Peer) -> None:
     raise Undecided(Verdict.NON_STRICT, "it waits for a hello as long as bytes of it come")
 
 
+@case("session", "reconnect-each-time", "SESSION-RECONNECT", roles=RANK_0, deadline=90.0)
+async def reconnect_each_time(peer: Peer) -> None:
+    """After the third failure rank 0 reconnects as soon as after the first: a session between sets its wait back."""
+    if not peer.settings.full:
+        raise Undecided(Verdict.SKIPPED, FULL_ONLY)
+    link = await peer.session()
+    for _ in range(3):
+        link.step("close without a word")
+        await link.wire.close()
+        link = await peer.comes_again()
+        await link.shake_hands()
+
+
 # -- every field of the handshake --------------------------------------------------------------------------------------
 
 _Fault = Callable[[str], str]
@@ -433,6 +463,23 @@ async def swift_escapes_everywhere(peer: Peer) -> None:
     unknown = ['"":[]', '"x":-1234567890123456789012345678901234567890e-12', '"y":{"a":{"a":"\\u007f\ufeff"}}']
     text = "{" + ",".join((*unknown, *members)) + "}\n"
     await link.shake_hands(frame[:1] + text.encode())
+
+
+@case("handshake", "sizes", "PAYLOAD-LIMIT", deadline=40.0)
+async def sizes(peer: Peer) -> None:
+    """A hello or an ack of 4,096 bytes is taken, and one of 4,097 ends the connection."""
+    for number, over in enumerate((0, 1)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        frame = link.introduction()
+        frame += b" " * (SPEC_BY_TYPE[frame[0]].max_length + over - len(frame))
+        if over:
+            await link.send_body(f"{len(frame)} bytes", frame)
+            await link.expect_closed()
+        else:
+            await link.shake_hands(frame)
+        await link.wire.close()
 
 
 # -- signatures and keys -----------------------------------------------------------------------------------------------
