@@ -240,8 +240,12 @@ class RankZeroTarget(_Launched):
         self._stack.callback(self._server.close)
 
     async def refuse(self, seconds: float) -> None:
+        address = self._server.sockets[0].getsockname()
         self._server.close()
-        await super().refuse(seconds)
+        with socket.socket() as kept:  # so that nobody else gets the port
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(address)
+            await super().refuse(seconds)
         await self._listen()
 
     async def connect(self, seconds: float) -> Streams:

@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
+from tests.wireproto.conformance.peers.conversation import Conversation, Fault
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.test_model import RANK_0, RANK_1, Rank, played
 from tests.wireproto.conformance.trying import OURS, settings, target
@@ -139,6 +140,21 @@ class RefusesOtherS(RankOne):
         return decode_dss_signature(signature)[1] <= ORDER // 2 and super().verifies(identity, signature, commitment)
 
 
+class _RefusesToReduce(Conversation):
+    def secret(self, public: bytes) -> bytes:
+        if int.from_bytes(public, "little") >= 2**255 - 19:
+            raise Fault("not reduced")
+        return super().secret(public)
+
+
+class ReducedOne(_RefusesToReduce, RankOne):
+    pass
+
+
+class ReducedZero(_RefusesToReduce, RankZero):
+    pass
+
+
 def found_in(make: Rank, parts: tuple[str, ...], listener: Listener) -> set[str]:
     """The rules that a peer breaks in handshakes with these parts."""
     scripts = [drawn(5, number, listener.role, Revision.V2, "handshakes") for number in range(400)]
@@ -156,6 +172,9 @@ def found_in(make: Rank, parts: tuple[str, ...], listener: Listener) -> set[str]
         (AnySecret, ("low order",), {"HANDSHAKE-ORDER"}),
         (NonceNotSigned, ("wrong commitment",), {"HANDSHAKE-HELLO"}),
         (LongHello, ("size",), {"PAYLOAD-LIMIT"}),
+        (ReducedOne, ("reduced",), {"HANDSHAKE-KEY"}),
+        (ReducedZero, ("reduced",), {"HANDSHAKE-KEY"}),
+        (ReducedOne, ("top bit",), {"HANDSHAKE-KEY"}),
         (RefusesOtherS, ("good signature",), {"HANDSHAKE-SIGNATURE"}),
     ],
 )

@@ -218,8 +218,9 @@ class _Drawing:
         random = self._random
         at = random.choice((0, 1, 7, 8, 9, 200, -1))
         part = random.choice(_PARTS) if random.random() < 0.3 else ""
+        way = random.getrandbits(32) if part else 0
         count, stays = random.choice((1, 1, 2, 6)), random.random() < 0.5
-        yield Act(do="strangers", count=count, at=at, stays=stays, part=part, way=random.getrandbits(32))
+        yield Act(do="strangers", count=count, at=at, stays=stays, part=part, way=way)
         yield self._frame(b"\x03")
 
     def newcomer(self) -> Iterator[Act]:

@@ -26,17 +26,17 @@ _X25519_PRIME: Final = 2**255 - 19
 _FIELDS: Final = {"identity": 64, "x25519": 32, "nonce": 32}
 
 
-class Introduction(NamedTuple):
+class Content(NamedTuple):
     """A hello or an ack."""
 
     about: str
     frame: bytes
 
 
-Draw = Callable[[Random, Side], Introduction]
+Draw = Callable[[Random, Side], Content]
 
 
-def introduce(side: Side, part: str, way: int) -> Introduction:
+def introduce(side: Side, part: str, way: int) -> Content:
     """Return our hello or ack with this part in this way. It may change the nonce of `side`."""
     return PARTS[part](Random(way), side)
 
@@ -44,26 +44,26 @@ def introduce(side: Side, part: str, way: int) -> Introduction:
 # -- the signature -----------------------------------------------------------------------------------------------------
 
 
-def _wrong_signature(random: Random, side: Side) -> Introduction:
+def _wrong_signature(random: Random, side: Side) -> Content:
     r, s = _numbers(random, side)
     ways = list(wrong_signatures(r, s))
     if random.random() < _SUBTLE:
         ways = [each for each in ways if read_laxly(each.data) == (r, s)]
     about, data = random.choice(ways)
-    return Introduction(f"signature: {about}", side.introduction(sign=lambda *_: data))
+    return Content(f"signature: {about}", side.introduction(sign=lambda *_: data))
 
 
-def _changed_signature(random: Random, side: Side) -> Introduction:
+def _changed_signature(random: Random, side: Side) -> Content:
     """DER with a byte changed, added or left out."""
     der = encode_dss_signature(*_numbers(random, side))
     change = random.choice((flip_bit, replace_byte, insert_byte, remove_byte))
     data = change(random, der)
-    return Introduction(f"signature: {change.__name__}", side.introduction(sign=lambda *_: data))
+    return Content(f"signature: {change.__name__}", side.introduction(sign=lambda *_: data))
 
 
-def _good_signature(random: Random, side: Side) -> Introduction:
+def _good_signature(random: Random, side: Side) -> Content:
     der = encode_dss_signature(*_numbers(random, side))
-    return Introduction(f"a signature of {len(der)} bytes", side.introduction(sign=lambda *_: der))
+    return Content(f"a signature of {len(der)} bytes", side.introduction(sign=lambda *_: der))
 
 
 def _numbers(random: Random, side: Side) -> tuple[int, int]:
@@ -71,7 +71,7 @@ def _numbers(random: Random, side: Side) -> tuple[int, int]:
     return side.identity.numbers(commitment, long_r=random.random() < 0.5, long_s=random.random() < 0.5)
 
 
-def _wrong_commitment(random: Random, side: Side) -> Introduction:
+def _wrong_commitment(random: Random, side: Side) -> Content:
     """Other values, another order, or another number of hashes."""
     values = {"x25519": side.public, "nonce": side.nonce, "identity": side.identity.public}
     right = ["x25519", "nonce"]
@@ -87,13 +87,13 @@ def _wrong_commitment(random: Random, side: Side) -> Introduction:
         text = hashlib.sha256(text).digest()
     sign = Identity.sign_once if hashes == 1 else Identity.sign
     about = f"signed over {' ‖ '.join(names) or 'nothing'}, hashed {hashes} times"
-    return Introduction(about, side.introduction(commit=lambda *_: text, sign=sign))
+    return Content(about, side.introduction(commit=lambda *_: text, sign=sign))
 
 
 # -- nonces and keys ---------------------------------------------------------------------------------------------------
 
 
-def _good_nonce(random: Random, side: Side) -> Introduction:
+def _good_nonce(random: Random, side: Side) -> Content:
     """A nonce that looks like something else."""
     fresh = random.randbytes(32)
     beginnings = {"zeros": bytes(8), "ones": b"\xff" * 8, "text": b"\r\n{}\"'%00", "our key": side.public[:31]}
@@ -101,10 +101,10 @@ def _good_nonce(random: Random, side: Side) -> Introduction:
         beginnings["their nonce"] = side.theirs.nonce[:31]
     name, beginning = random.choice(list(beginnings.items()))
     side.nonce = beginning + fresh[len(beginning) :]
-    return Introduction(f"a nonce that begins with {name}", side.introduction())
+    return Content(f"a nonce that begins with {name}", side.introduction())
 
 
-def _wrong_length(random: Random, side: Side) -> Introduction:
+def _wrong_length(random: Random, side: Side) -> Content:
     """A field of another length; signed as it is there."""
     field, length = random.choice(list(_FIELDS.items()))
     size = random.choice((0, 1, length - 1, length + 1, 2 * length))
@@ -113,14 +113,14 @@ def _wrong_length(random: Random, side: Side) -> Introduction:
         joined = side.public + side.nonce
         at = random.choice((0, 31, 33, 64))
         frame = side.introduction(public=joined[:at], nonce=joined[at:])
-        return Introduction(f"an x25519 of {at} bytes, the nonce the rest", frame)
+        return Content(f"an x25519 of {at} bytes, the nonce the rest", frame)
     prefix = b"\x04" if field == "identity" and random.random() < 0.5 else b""  # as of a point in its long form
     values[field] = (prefix + values[field] + bytes(length))[:size]
     frame = side.introduction(shown=values["identity"], public=values["x25519"], nonce=values["nonce"])
-    return Introduction(f"{field} of {size} bytes", frame)
+    return Content(f"{field} of {size} bytes", frame)
 
 
-def _wrong_identity(random: Random, side: Side) -> Introduction:
+def _wrong_identity(random: Random, side: Side) -> Content:
     other = Identity()
     ways: list[tuple[str, bytes]] = [*wrong_points(side.identity.public)]
     ways += [("a bit changed", flip_bit(random, side.identity.public)), ("another's", other.public)]
@@ -128,47 +128,47 @@ def _wrong_identity(random: Random, side: Side) -> Introduction:
         ways.append(("the peer's own", side.theirs.identity))
     about, public = random.choice(ways)
     signer = other if public == other.public else side.identity
-    return Introduction(f"identity: {about}", side.introduction(identity=signer, shown=public))
+    return Content(f"identity: {about}", side.introduction(identity=signer, shown=public))
 
 
-def _low_order(random: Random, side: Side) -> Introduction:
+def _low_order(random: Random, side: Side) -> Content:
     public = random.choice(LOW_ORDER)
-    return Introduction(f"x25519 of low order: {public.hex()}", side.introduction(public=public))
+    return Content(f"x25519 of low order: {public.hex()}", side.introduction(public=public))
 
 
-def _top_bit(_: Random, side: Side) -> Introduction:
+def _top_bit(_: Random, side: Side) -> Content:
     """The same X25519 key, since the bit is ignored."""
     public = side.public[:31] + bytes([side.public[31] | 0x80])
-    return Introduction("x25519 with its top bit set", side.introduction(public=public))
+    return Content("x25519 with its top bit set", side.introduction(public=public))
 
 
-def _reduced(random: Random, side: Side) -> Introduction:
+def _reduced(random: Random, side: Side) -> Content:
     """A number that is reduced to a small one, whose secret we do not know."""
     number = _X25519_PRIME + random.randint(2, 18) + (random.random() < 0.5) * 2**255
-    return Introduction(f"x25519 to be reduced: {number:x}", side.introduction(public=number.to_bytes(32, "little")))
+    return Content(f"x25519 to be reduced: {number:x}", side.introduction(public=number.to_bytes(32, "little")))
 
 
 # -- the text ----------------------------------------------------------------------------------------------------------
 
 
-def _good_text(random: Random, side: Side) -> Introduction:
-    return Introduction("JSON in any form", foreign_frame(random, decode_frame(side.introduction())))
+def _good_text(random: Random, side: Side) -> Content:
+    return Content("JSON in any form", foreign_frame(random, decode_frame(side.introduction())))
 
 
-def _wrong_text(random: Random, side: Side) -> Introduction:
+def _wrong_text(random: Random, side: Side) -> Content:
     name, _, frame = broken_frame(random, decode_frame(side.introduction()))
-    return Introduction(name, frame)
+    return Content(name, frame)
 
 
-def _changed_text(random: Random, side: Side) -> Introduction:
-    return Introduction("a changed frame", mutate_frame(random, side.introduction()) or b"\0")
+def _changed_text(random: Random, side: Side) -> Content:
+    return Content("a changed frame", mutate_frame(random, side.introduction()) or b"\0")
 
 
-def _size(random: Random, side: Side) -> Introduction:
+def _size(random: Random, side: Side) -> Content:
     """White space or an unknown key up to the limit of the frame, or over it."""
     frame = side.introduction()
     size = SPEC_BY_TYPE[frame[0]].max_length + random.choice((-1, 0, 0, 1, 1, int(2 ** random.uniform(0, 14))))
-    return Introduction(f"a frame of {size} bytes", padded(random, frame, size))
+    return Content(f"a frame of {size} bytes", padded(random, frame, size))
 
 
 def padded(random: Random, frame: bytes, size: int) -> bytes:

@@ -120,10 +120,7 @@ class _Play:
                         return
         if self._end is End.EITHER or self._link.key is None:
             return
-        if self._is_blind:
-            await self._stays()
-            return
-        if self._peer.role is Role.RESPONDER:
+        if self._peer.role is Role.RESPONDER and not self._is_blind:
             await self._finish()
         else:
             await self._quiet()
@@ -268,30 +265,21 @@ class _Play:
             self._disagree("takes", outcome, missed)
 
     async def _quiet(self) -> None:
-        """Of a rank 0: it goes on for a moment, unless it ends in order, or waits for too many pongs."""
+        """Of a rank 0: it goes on for a moment, unless it ends in order, or waits for too many pongs.
+
+        So does a rank 1 whose session key we cannot know.
+        """
+        take = self._link.wire.frame if self._is_blind else self._frame
         deadline = self._now() + self._patience.quiet
         self._link.step(f"expect that the peer does not close for {self._patience.quiet:g} s")
         while (left := deadline - self._now()) > 0:
             try:
-                frame = await self._frame(left)
+                frame = await take(left)
             except Silence:
                 return
             if frame == SESSION_END or self._is_late():
                 return
             if frame is None:
-                outcome = self._model.last
-                self._disagree("does not take", outcome, Missed("the session to go on", self._link.wire.ended))
-
-    async def _stays(self) -> None:
-        """The connection goes on, though the peer has another session key than we."""
-        deadline = self._now() + self._patience.quiet
-        self._link.step(f"expect that the peer does not close for {self._patience.quiet:g} s")
-        while (left := deadline - self._now()) > 0:
-            try:
-                body = await self._link.wire.frame(left)
-            except Silence:
-                return
-            if body is None:
                 outcome = self._model.last
                 self._disagree("does not take", outcome, Missed("the session to go on", self._link.wire.ended))
 
