@@ -67,7 +67,7 @@ async def long_frames(peer: Peer) -> None:
 _UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not in {int(each) for each in SPEC_BY_TYPE}]
 
 
-@case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=60.0)
+@case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=240.0)
 async def types_unknown(peer: Peer) -> None:
     """Each type byte that no revision has ends the connection."""
     for number, byte in enumerate(_points(peer, _UNKNOWN)):
@@ -101,7 +101,7 @@ async def strings_of_every_character(peer: Peer) -> None:
 _NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
 
 
-@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=60.0)
+@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=120.0)
 async def utf_8_leads(peer: Peer) -> None:
     """Each byte with which no UTF-8 sequence begins ends the connection, whatever follows it."""
     for number, lead in enumerate(_points(peer, _NO_LEADS)):
@@ -488,7 +488,7 @@ _OTHER_SIGNATURES: Final = [each.about for each in wrong_signatures(ORDER - 2, O
 _DER_LENGTHS: Final = (70, 71, 72, 69)
 
 
-@case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=120.0)
+@case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=240.0)
 async def der_grammar(peer: Peer) -> None:
     """A signature in any other form than DER, or with r or s out of range, ends the connection."""
     for number, about in enumerate(_points(peer, _OTHER_SIGNATURES)):

@@ -24,6 +24,8 @@ _IN_FULL: Final = 4
 """So many times as many with `--full`."""
 _SHRINKING: Final = 10.0
 """Seconds for making a script smaller."""
+_DEADLINE: Final = 360.0
+"""Seconds for the scripts of a theme: a peer may take its time for each handshake."""
 _THEMES: Final = {
     "handshakes": ("a hello or an ack of any content", "HANDSHAKE-ORDER", "HANDSHAKE-SIGNATURE", "HANDSHAKE-PIN"),
     "frames": ("cluster frames of every type, valid and not", "SESSION-IGNORE", "SESSION-BOX", "FRAME-TYPE"),
@@ -48,7 +50,7 @@ def _sessions(role: Role, revision: Revision, theme: str) -> None:
         revisions=(revision,),
         about=f"Sessions with {about} come to what the rules allow.",
         needs=_NEEDS[role],
-        deadline=120.0,
+        deadline=_DEADLINE,
     )
     async def script(peer: Peer) -> None:
         listener = await met(peer)
