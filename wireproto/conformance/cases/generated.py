@@ -403,13 +403,16 @@ _FAULTS: Final[dict[str, tuple[str, str, _Fault]]] = {
 }
 
 
-def _introductions(link: Link, fault: _Fault, is_stray: bool) -> Iterator[tuple[str, bytes]]:
+_OF_PADDED: Final = ("stray-bits", "padding")
+
+
+def _introductions(link: Link, fault: _Fault, is_padded: bool) -> Iterator[tuple[str, bytes]]:
     """A good hello or ack with the fault in each of its fields."""
     frame = link.introduction()
     values = json.loads(frame[1:])
     for key in KEYS:
-        if is_stray and not values[key].endswith("="):
-            continue  # it has no bits to spare
+        if is_padded and not values[key].endswith("="):
+            continue  # it has no bits to spare, and no padding to add to
         texts = {name: f'"{value}"' for name, value in values.items()}
         members = [f'"{name}":{fault(text) if name == key else text}' for name, text in texts.items()]
         yield key, frame[:1] + ("{" + ",".join(members) + "}").encode()
@@ -425,7 +428,7 @@ def _field_fault(name: str) -> None:
             if number and not await peer.again():
                 return
             link = await peer.connect()
-            found = [*_introductions(link, fault, name == "stray-bits")]
+            found = [*_introductions(link, fault, name in _OF_PADDED)]
             if number >= len(found) or (number and peer.role is Role.INITIATOR and not peer.settings.full):
                 return
             key, frame = found[number]
