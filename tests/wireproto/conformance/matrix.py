@@ -29,7 +29,7 @@ from wireproto.session import Role
 
 AT_ONCE = 24
 """Suites that run beside each other in one process: most of them wait."""
-HARMLESS_AT_ONCE = 8
+HARMLESS_AT_ONCE = 4
 """Fewer where nothing may be too late."""
 FINE = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED, Verdict.INCONCLUSIVE)
 
