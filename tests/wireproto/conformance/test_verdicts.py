@@ -26,6 +26,7 @@ from tests.wireproto.conformance.trying import (
     THEIRS,
     cases_of,
     free_port,
+    launcher,
     settings,
     target,
 )
@@ -346,3 +347,27 @@ def test_a_variant_that_is_accused_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(matrix, "written", lambda _: [CASES[case]])
     found = asyncio.run(matrix.accusations_of(["one", "other"], all_cases=False))
     assert found == {"one": [f"{case}: expected the end of the connection; came nothing"], "other": []}
+
+
+def test_a_peer_that_was_asked_for_one_session_was_told_to_reconnect() -> None:
+    """It ends with its session. [SESSION-RECONNECT]"""
+    over = []
+
+    class OneSession(RankZero):
+        def gone(self) -> None:
+            over.append(self)
+
+    @asynccontextmanager
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
+        over.clear()
+        async with launcher(OneSession)(host, port):
+            yield Running(ended=lambda: Ended("the peer has ended", 0) if over else None)
+
+    async def main() -> list[Result]:
+        names = ("", "-after-reset", "-when-refused", "-after-wrong-ack")
+        cases = [CASES[f"rank0.session.reconnect{name}"] for name in names]
+        return [each async for each in run([RankZeroTarget(HOST, 0, launch)], settings(), cases)][1:]
+
+    assert {(each.verdict, each.reason) for each in asyncio.run(main())} == {
+        (Verdict.SKIPPED, "the peer goes through one session, and ends")
+    }
