@@ -123,7 +123,7 @@ class AnySecret(RankOne):
             return bytes(32)
 
 
-class NonceNotSigned(RankOne):
+class SignatureUnchecked(RankOne):
     def check_signature(self, theirs: object, commitment: bytes) -> None:
         pass
 
@@ -170,7 +170,7 @@ def found_in(make: Rank, parts: tuple[str, ...], listener: Listener) -> set[str]
         (LaxZero, ("wrong signature",), {"HANDSHAKE-SIGNATURE"}),
         (PinOfHalf, ("wrong identity",), {"HANDSHAKE-PIN"}),
         (AnySecret, ("low order",), {"HANDSHAKE-ORDER"}),
-        (NonceNotSigned, ("wrong commitment",), {"HANDSHAKE-HELLO"}),
+        (SignatureUnchecked, ("wrong commitment",), {"HANDSHAKE-HELLO"}),
         (LongHello, ("size",), {"PAYLOAD-LIMIT"}),
         (ReducedOne, ("reduced",), {"HANDSHAKE-KEY"}),
         (ReducedZero, ("reduced",), {"HANDSHAKE-KEY"}),

@@ -39,7 +39,7 @@ _CHARACTERS: Final = (
 
 
 def port(random: Random) -> int:
-    """Return a usable port, or one of those that are not."""
+    """Return a number that JSON takes for a port, often one at a limit."""
     return random.choice((*_EDGES, random.randint(1, 65471), 65535 - int(2 ** random.uniform(0, 15))))
 
 
