@@ -106,10 +106,13 @@ def harmless(runs: int) -> int:
     with ProcessPoolExecutor(workers) as pool:
         for number in range(1, runs + 1):
             shares = [names[at::workers] for at in range(workers)]
-            for found in pool.map(_accusations_in_process, shares, [True] * workers):
-                for name, accusations in found.items():
-                    count += 1
-                    print(f"run {number}, {name}: {'; '.join(accusations)}", flush=True)  # noqa: T201
+            accused = [
+                each for share in pool.map(_accusations_in_process, shares, [True] * workers) for each in share.items()
+            ]
+            for name, accusations in accused:
+                print(f"run {number}, {name}: {'; '.join(accusations)}")  # noqa: T201
+            print(f"run {number}: {len(accused)} accused", flush=True)  # noqa: T201
+            count += len(accused)
     print(f"{len(names)} harmless variants, {runs} runs of each: {count} accused")  # noqa: T201
     return 1 if count else 0
 
