@@ -75,7 +75,7 @@ async def rows_of(names: Iterable[str]) -> list[Row]:
 
 async def accusations_of(names: Iterable[str], all_cases: bool) -> dict[str, list[str]]:
     """What harmless variants are accused of: nothing."""
-    limit = asyncio.Semaphore(HARMLESS_AT_ONCE)
+    limit = asyncio.Semaphore(HARMLESS_AT_ONCE if all_cases else 2 * HARMLESS_AT_ONCE)
 
     async def accusations(name: str) -> list[str]:
         role = role_of(HARMLESS[name])
@@ -143,7 +143,7 @@ def matrix() -> int:
     wrong = asyncio.run(wrong_of_the_references())
     workers = os.cpu_count() or 1
     names, variants = list(MUTANTS), list(HARMLESS)
-    with ProcessPoolExecutor(2 * workers) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         shares = pool.map(_in_process, [names[at::workers] for at in range(workers)])
         suspects = pool.map(_accusations_in_process, [variants[at::workers] for at in range(workers)])
         rows = [row for share in shares for row in share]
