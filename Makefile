@@ -65,8 +65,8 @@ mutation: $(VENV)/.dev-installed ## Mutate codec, handshake, seal and session; l
 conform: $(VENV)/.dev-installed ## Run the conformance suite against the JavaScript peer ten times (ARGS="--runs 1 --busy")
 	@$(BIN)/python -m tests.wireproto.conformance.javascript $(ARGS)
 
-mutants: $(VENV)/.dev-installed ## Run each conformance case against mutants of the reference peers
-	@$(BIN)/python -m tests.wireproto.conformance.matrix
+mutants: $(VENV)/.dev-installed ## Run each conformance case against mutants and harmless variants of the reference peers (ARGS="--harmless 3 --busy")
+	@$(BIN)/python -m tests.wireproto.conformance.matrix $(ARGS)
 
 mutants-generated: $(VENV)/.dev-installed ## Run the suite against generated mutants of the JavaScript peer (ARGS="--seed 7 --count 20")
 	@$(BIN)/python -m tests.interop.mutants $(ARGS)

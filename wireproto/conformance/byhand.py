@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,13 @@ class Identity:
         der = self.key.sign(commitment, ec.ECDSA(hashes.SHA256()))
         r, s = decode_dss_signature(der)
         return encode_dss_signature(r, min(s, ORDER - s))
+
+    def numbers(self, commitment: bytes, *, long_r: bool, long_s: bool) -> tuple[int, int]:
+        """Return r and s of a signature: a long one has its top bit set, and so a zero byte first in DER."""
+        while True:
+            r, s = decode_dss_signature(self.key.sign(commitment, ec.ECDSA(hashes.SHA256())))
+            if r >> 255 == long_r:
+                return r, (s if s >> 255 == long_s else ORDER - s)
 
     def sign_once(self, commitment: bytes) -> bytes:
         """The commitment taken for the hash."""
@@ -183,6 +190,15 @@ def sealed(key: bytes, plaintext: bytes, nonce: bytes | None = None, associated:
     """A box, `nonce ‖ ciphertext ‖ tag`. [SEAL-LAYOUT]"""
     nonce = nonce or os.urandom(12)
     return nonce + AESGCM(key).encrypt(nonce, plaintext, associated)
+
+
+def sealed_pieces(key: bytes, plaintext: Iterable[bytes]) -> Iterator[bytes]:
+    """The same, piece by piece."""
+    nonce = os.urandom(12)
+    encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
+    yield nonce
+    yield from map(encryptor.update, plaintext)
+    yield encryptor.finalize() + encryptor.tag
 
 
 def opened(key: bytes, box: bytes) -> bytes | None:

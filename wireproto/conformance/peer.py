@@ -125,6 +125,21 @@ class Peer:
         """How the peer's process has died, or nothing."""
         return await self._target.crash(was_closed=self.was_closed)
 
+    async def refuse(self, seconds: float) -> None:
+        """Refuse a rank 0's connections for so long."""
+        self.record.step(f"listen no more for {seconds:g} s")
+        await self._target.refuse(seconds)
+
+    async def comes_again(self) -> "Link":
+        """The next connection of a rank 0 that has lost the last one. Undecided where it was asked for one session."""
+        patience = self.settings.patience
+        try:
+            return await self.connect(patience.reconnect + patience.slack)
+        except Undecided as undecided:
+            if self._target.has_ended:
+                raise Undecided(Verdict.SKIPPED, "the peer goes through one session, and ends") from None
+            raise Missed("another connection", str(undecided), "SESSION-RECONNECT") from None
+
     async def restart(self) -> None:
         """Another peer in place of this one."""
         if not self._target.restarts:
@@ -143,9 +158,10 @@ class Peer:
         """Return a good frame that does not belong where it comes: to be ignored."""
         return PONG if self.role is Role.RESPONDER else BOOTSTRAP
 
-    def misplaced_tensor(self, size: int) -> bytes:
-        """Return one with an opaque payload, whose length is limited only by the link frame's."""
-        return (b"\x06" if self.role is Role.RESPONDER else b"\x05") + bytes(size)
+    @property
+    def misplaced_opaque(self) -> bytes:
+        """The type of one with an opaque payload, whose length is limited only by the link frame's."""
+        return b"\x06" if self.role is Role.RESPONDER else b"\x05"
 
     async def close(self) -> None:
         for link in self._links:
@@ -190,6 +206,13 @@ class Link(Side):
         for _ in range(count):
             await self.wire.send(link_frame(self.body(self.peer.misplaced())), self._patience.answer)
             await asyncio.sleep(0)  # cases beside this one have timers
+
+    async def send_long(self, first: bytes, length: int) -> None:
+        """A link frame of this length, whose cluster frame begins with `first`; here it is never in memory whole."""
+        self.step(f"send a link frame of {length:,} bytes")
+        await self.wire.send(length.to_bytes(8, "little"), self._patience.answer)
+        for piece in self.body_pieces(first, length):
+            await self.wire.send(piece, self._patience.answer)
 
     # -- the handshake -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """Our side of a session, played by hand and without I/O: the handshake, and what goes into a link frame."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -11,6 +13,9 @@ from wireproto.conformance.frames import ACK, HELLO
 from wireproto.conformance.verdicts import Missed
 from wireproto.messages import Revision
 from wireproto.session import Role
+from wireproto.session.seal import OVERHEAD
+
+_PIECE: Final = 1024 * 1024
 
 
 class Side:
@@ -85,6 +90,15 @@ class Side:
         assert self.theirs is not None  # noqa: S101
         pair = (self.nonce, self.theirs.nonce)
         return b"".join(pair if self.role is Role.RESPONDER else reversed(pair))
+
+    def body_pieces(self, first: bytes, length: int) -> Iterator[bytes]:
+        """A body of this length, piece by piece, for a cluster frame of `first` and zeros."""
+        assert self.key is not None  # noqa: S101
+        is_sealed = self.revision is Revision.V2
+        size = length - OVERHEAD if is_sealed else length
+        zeros = (bytes(min(_PIECE, size - at)) for at in range(len(first), size, _PIECE))
+        pieces = chain((first,), zeros)
+        return byhand.sealed_pieces(self.key, pieces) if is_sealed else pieces
 
     def body(self, frame: bytes, **deviation: bytes) -> bytes:
         """What a link frame has to hold for a cluster frame; `deviation` is `byhand.sealed`'s."""

@@ -87,6 +87,13 @@ class Target(Protocol):
     async def connect(self, seconds: float) -> Streams:
         """The next connection with the peer. Undecided where there is none in time."""
 
+    async def refuse(self, seconds: float) -> None:
+        """Nobody listens here for so long: connections of a rank 0 are refused."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the peer's process has."""
+
     async def crash(self, *, was_closed: bool) -> str:
         """How the peer's process has died, or nothing. `was_closed`: it has ended a connection, and may be dying."""
 
@@ -130,6 +137,9 @@ class _Launched:
         if self._launcher is not None:
             self._running = await self._stack.enter_async_context(self._launcher(self._host, self._port))
 
+    async def refuse(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def _prepare(self) -> None:
         """What has to be there before the peer is."""
 
@@ -150,7 +160,8 @@ class _Launched:
         await self._stack.aclose()
         self._running = None
 
-    def _has_ended(self) -> bool:
+    @property
+    def has_ended(self) -> bool:
         return self._running is not None and self._running.ended() is not None
 
     async def _replaced(self) -> bool:
@@ -189,14 +200,14 @@ class RankOneTarget(_Launched):
                         streams = await asyncio.open_connection(self._host, self._port)
                     except OSError as error:
                         refused = f": {error.strerror or error}"
-                        if self._has_ended() and not await self._replaced():
+                        if self.has_ended and not await self._replaced():
                             break
                         await asyncio.sleep(_RETRY)
                     else:
                         self._is_left_over = False
                         return streams
         where = f"{self._host}:{self._port}"
-        waited = "" if self._has_ended() else f" in {seconds:g} s"
+        waited = "" if self.has_ended else f" in {seconds:g} s"
         raise self._unreachable(f"no connection to {where}{waited}{refused}")
 
 
@@ -219,11 +230,23 @@ class RankZeroTarget(_Launched):
 
     async def _prepare(self) -> None:
         """A listener of its own for each peer: what the last one still had under way is gone with it."""
-        server = await asyncio.start_server(self._accept, self._host, self._port)
-        self._port = server.sockets[0].getsockname()[1]
         self._stack.callback(self._turn_away)
-        self._stack.callback(server.close)
+        await self._listen()
         self._listens = True
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, self._host, self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._stack.callback(self._server.close)
+
+    async def refuse(self, seconds: float) -> None:
+        address = self._server.sockets[0].getsockname()
+        self._server.close()
+        with socket.socket() as kept:  # so that nobody else gets the port
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(address)
+            await super().refuse(seconds)
+        await self._listen()
 
     async def connect(self, seconds: float) -> Streams:
         with suppress(TimeoutError):
@@ -233,9 +256,9 @@ class RankZeroTarget(_Launched):
                     if streams is not None and not streams[0].at_eof():
                         self._is_left_over = False
                         return streams
-                    if streams is None and self._has_ended() and not await self._replaced():
+                    if streams is None and self.has_ended and not await self._replaced():
                         break
-        waited = "" if self._has_ended() else f" in {seconds:g} s"
+        waited = "" if self.has_ended else f" in {seconds:g} s"
         raise self._unreachable(f"no connection at {self._host}:{self._port}{waited}")
 
     async def _next(self) -> Streams | None:

@@ -67,6 +67,25 @@ def wrong_signatures(r: int, s: int) -> Iterator[Wrong]:
     yield Wrong("s and r", _sequence(two + one))
 
 
+def read_laxly(der: bytes) -> tuple[int, ...]:
+    """Return the numbers that a reader finds who checks no tag and no length."""
+    numbers: list[int] = []
+    data, _ = _split(der)
+    while data and len(numbers) < 2:
+        content, data = _split(data)
+        numbers.append(int.from_bytes(content))
+    return tuple(numbers)
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """The content of the first element, as much of it as there is, and what follows it."""
+    size, start = int.from_bytes(data[1:2]), 2
+    if size >= 0x80:
+        start += size - 0x80
+        size = int.from_bytes(data[2:start])
+    return data[start : start + size], data[start + size :]
+
+
 def wrong_points(public: bytes) -> Iterator[Wrong]:
     """Yield 64 bytes that are not the identity key `public`, and no other that anyone has signed with."""
     x, y = int.from_bytes(public[:32]), int.from_bytes(public[32:])

@@ -1,9 +1,13 @@
 """Every mutant against every case: `python -m tests.wireproto.conformance.matrix`, or `make mutants`.
 
 Prints which cases catch which mutant, and is 1 where a mutant goes uncaught, a case catches nothing, or a reference
-peer does not pass.
+peer or a harmless variant of it does not pass.
+
+    --harmless N    only the harmless variants, N times each, with all cases
+    --busy          with one core kept busy by something else
 """
 
+import argparse
 import asyncio
 import logging
 import os
@@ -11,8 +15,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from typing import NamedTuple
 
+from tests.wireproto.conformance.javascript import busy_core
+from tests.wireproto.conformance.peers.harmless import HARMLESS
 from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.trying import PATIENT, cases_of, results_of, role_of
@@ -22,6 +29,8 @@ from wireproto.session import Role
 
 AT_ONCE = 24
 """Suites that run beside each other in one process: most of them wait."""
+HARMLESS_AT_ONCE = 4
+"""Fewer where nothing may be too late."""
 FINE = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED, Verdict.INCONCLUSIVE)
 
 
@@ -64,9 +73,48 @@ async def rows_of(names: Iterable[str]) -> list[Row]:
     return list(await asyncio.gather(*map(row, names)))
 
 
+async def accusations_of(names: Iterable[str], all_cases: bool) -> dict[str, list[str]]:
+    """What harmless variants are accused of: nothing."""
+    limit = asyncio.Semaphore(HARMLESS_AT_ONCE if all_cases else 2 * HARMLESS_AT_ONCE)
+
+    async def accusations(name: str) -> list[str]:
+        role = role_of(HARMLESS[name])
+        async with limit:
+            cases = cases_of(role) if all_cases else written(role)
+            results = await results_of(HARMLESS[name], cases=cases, patience=PATIENT)
+        return [f"{each.id}: {each.reason}" for each in results if each.spoils]
+
+    names = list(names)
+    return dict(zip(names, await asyncio.gather(*map(accusations, names)), strict=True))
+
+
 def _in_process(names: list[str]) -> list[Row]:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # mutants that crash are meant to
     return asyncio.run(rows_of(names))
+
+
+def _accusations_in_process(names: list[str], all_cases: bool = False) -> dict[str, list[str]]:
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    found = asyncio.run(accusations_of(names, all_cases))
+    return {name: accusations for name, accusations in found.items() if accusations}
+
+
+def harmless(runs: int) -> int:
+    """Each harmless variant so many times, with all cases."""
+    workers = os.cpu_count() or 1
+    names, count = list(HARMLESS), 0
+    with ProcessPoolExecutor(workers) as pool:
+        for number in range(1, runs + 1):
+            shares = [names[at::workers] for at in range(workers)]
+            accused = [
+                each for share in pool.map(_accusations_in_process, shares, [True] * workers) for each in share.items()
+            ]
+            for name, accusations in accused:
+                print(f"run {number}, {name}: {'; '.join(accusations)}")  # noqa: T201
+            print(f"run {number}: {len(accused)} accused", flush=True)  # noqa: T201
+            count += len(accused)
+    print(f"{len(names)} harmless variants, {runs} runs of each: {count} accused")  # noqa: T201
+    return 1 if count else 0
 
 
 async def wrong_of_the_references() -> list[str]:
@@ -82,13 +130,27 @@ async def wrong_of_the_references() -> list[str]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--harmless", type=int, metavar="N")
+    parser.add_argument("--busy", action="store_true")
+    options = parser.parse_args()
+    with busy_core() if options.busy else nullcontext():
+        return harmless(options.harmless) if options.harmless else matrix()
+
+
+def matrix() -> int:
+    """Each mutant with the cases that were written one by one, and each harmless variant."""
     wrong = asyncio.run(wrong_of_the_references())
     workers = os.cpu_count() or 1
-    names = list(MUTANTS)
+    names, variants = list(MUTANTS), list(HARMLESS)
     with ProcessPoolExecutor(workers) as pool:
-        rows = [row for share in pool.map(_in_process, (names[at::workers] for at in range(workers))) for row in share]
+        shares = pool.map(_in_process, [names[at::workers] for at in range(workers)])
+        suspects = pool.map(_accusations_in_process, [variants[at::workers] for at in range(workers)])
+        rows = [row for share in shares for row in share]
+        accused = [name for share in suspects for name in share]
     # Among so many suites at once a case that others need may have been too slow: then they were skipped.
     rows = [row if row.is_caught else _in_process([row.mutant])[0] for row in rows]
+    accused = list(_accusations_in_process(accused))
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(row.right)
@@ -100,10 +162,16 @@ def main() -> int:
     missed = [row.mutant for row in rows if not row.is_caught]
     cases = [case.id for role in Role for case in written(role)]
     idle = [case for case in cases if not counts[case]]
-    print(f"\n{len(rows)} mutants, {len(cases)} cases")  # noqa: T201
-    for text, names in (("not caught", missed), ("cases that catch nothing", idle), ("references fail", wrong)):
+    print(f"\n{len(rows)} mutants, {len(variants)} harmless variants, {len(cases)} cases")  # noqa: T201
+    bad = {
+        "not caught": missed,
+        "cases that catch nothing": idle,
+        "harmless variants accused": accused,
+        "references fail": wrong,
+    }
+    for text, names in bad.items():
         print(f"{text}: {', '.join(names) or 'none'}")  # noqa: T201
-    return 1 if missed or idle or wrong else 0
+    return 1 if any(bad.values()) else 0
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from tests.wireproto.conformance.peers.conversation import Fault
+from tests.wireproto.conformance.peers.conversation import MIB, Fault
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.test_verdicts import results, rules, verdicts
-from tests.wireproto.conformance.trying import PATIENCE, cases_of
+from tests.wireproto.conformance.trying import PATIENCE, cases_of, settings
 from wireproto import WireError
 from wireproto.conformance import CASES, Verdict
 from wireproto.session import Role
+from wireproto.testing.signatures import read_laxly
 
 Rank = type[RankOne] | type[RankZero]
 
@@ -19,6 +22,36 @@ Rank = type[RankOne] | type[RankZero]
 class LengthOf48Bits(RankOne):
     def length(self, header: bytes) -> int:
         return int.from_bytes(header[:6], "little")
+
+
+class LimitOf16MiB(RankOne):
+    """Of all that is in a link frame, its length included."""
+
+    limit = 16 * MIB - 8
+
+
+class LimitOf2To24(RankZero):
+    limit = 16 * MIB - 1
+
+
+class ZeroByteTooMany(RankOne):
+    """It takes one before r, if the integer has no more than the 33 bytes of the longest."""
+
+    def verifies(self, identity: bytes, signature: bytes, commitment: bytes) -> bool:
+        if signature[3:6] == b"\x21\0" + signature[5:6] and signature[5:6] < b"\x80":
+            signature = encode_dss_signature(*read_laxly(signature))
+        return super().verifies(identity, signature, commitment)
+
+
+class LongHelloTaken(RankOne):
+    def tolerates(self, error: WireError, frame: bytes) -> bool:
+        return error.code == "payload-limit"
+
+
+class WaitsTwiceAsLongEachTime(RankZero):
+    def gone(self) -> None:
+        super().gone()
+        self.shared.reconnect_after *= 2
 
 
 class TakesOneUnknownType(RankOne):
@@ -146,6 +179,10 @@ class LosesWhatComesWithTheAck(RankZero):
     ("make", "case", "rule"),
     [
         (LengthOf48Bits, "framing.lengths", "LINK-LEN-MAX"),
+        (LimitOf16MiB, "framing.long-frames", "LINK-LEN-MAX"),
+        (LimitOf2To24, "framing.long-frames", "LINK-LEN-MAX"),
+        (ZeroByteTooMany, "handshake.der-grammar", "HANDSHAKE-SIGNATURE"),
+        (LongHelloTaken, "handshake.sizes", "PAYLOAD-LIMIT"),
         (TakesOneUnknownType, "frame.types-unknown", "SESSION-BOX"),
         (LosesWhatIsCutInItsLength, "framing.every-split", "LINK-CHUNKS"),
         (ForgetsNonces, "seal.replay-after-65", "SEAL-REPLAY"),
@@ -173,6 +210,20 @@ def test_a_hello_that_drips_is_waited_for() -> None:
     name = "rank1.session.hello-drips"
     assert verdicts(results(TimerStartsAgainWithEachByte, name))[name] is Verdict.NON_STRICT
     assert verdicts(results(RankOne, name))[name] is Verdict.PASS
+
+
+def test_a_case_with_many_handshakes_had_a_deadline_that_a_slow_peer_missed() -> None:
+    """A key in a Secure Enclave takes a while; 0.3 s for each handshake is no fault."""
+    many = {"frame.types-unknown": 240, "payload.utf-8-leads": 75, "handshake.der-grammar": 110, "model.frames": 240}
+    for name, handshakes in many.items():
+        assert CASES[f"rank1.{name}"].deadline > 0.5 * handshakes
+
+
+def test_a_wait_that_grows_is_found() -> None:
+    name = "rank0.session.reconnect-each-time"
+    how = replace(settings(), full=True)
+    assert rules(results(WaitsTwiceAsLongEachTime, name, how=how)) == {name: "SESSION-RECONNECT"}
+    assert verdicts(results(RankZero, name, how=how)) == {name: Verdict.PASS}
 
 
 def test_what_takes_long_is_only_in_the_full_profile() -> None:

@@ -1,6 +1,8 @@
 """Sessions from a grammar: scripts, what the model makes of them, and peers that disagree."""
 
 import asyncio
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +17,8 @@ from tests.wireproto.conformance.trying import OURS, PATIENT, results_of, settin
 from wireproto import OUTCOME_1, JacclBootstrapPayload, Message, Revision, WireError, decode_frame
 from wireproto.conformance import CASES, Settings, Target
 from wireproto.conformance.byhand import Introduction
-from wireproto.conformance.model.drawing import DISTANCES, THEMES, drawn
+from wireproto.conformance.model.drawing import DISTANCES, TAG_POSITIONS, THEMES, drawn
+from wireproto.conformance.model.introductions import PARTS
 from wireproto.conformance.model.play import Disagreement, play
 from wireproto.conformance.model.rules import End, Listener, Model
 from wireproto.conformance.model.script import Act, Deed, Script, bursts, rewritten
@@ -66,6 +69,31 @@ def test_scripts_are_kept_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("role", Role)
+def test_the_grammar_has_every_value_at_its_limit(role: Role) -> None:
+    values = [drawn(1, number, role, Revision.V2, "values") for number in range(80)]
+    last = [bytes.fromhex(one.acts[-1].data) for one in values]
+    controls = {byte for frame in last for byte in frame[1:] if byte < 0x20}
+    assert controls == set(range(0x20))
+    sizes = {(len(frame) - SPEC_BY_TYPE[frame[0]].max_length) for frame in last if len(frame) > 4000}
+    assert 1 in sizes
+    assert all(size > 0 for size in sizes)
+    frames = [bytes.fromhex(each.data) for one in values for each in one.acts[1:]]
+    assert {len(frame) - SPEC_BY_TYPE[frame[0]].max_length for frame in frames} >= {-1, 0, 1}
+    ports = {json.loads(frame[1:])["port"] for frame in last if re.match(rb'\x07\{"port": -?\d+, "sess', frame)}
+    assert ports >= {-1, 65536} | ({0, 65535} if role is Role.RESPONDER else set())
+    assert any(port > 2**32 for port in ports)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_tag_is_wrong_of_early_and_of_late_boxes(role: Role) -> None:
+    scripts = [drawn(1, number, role, Revision.V2, "boxes") for number in range(16)]
+    before = [one.acts[1:-1] for one in scripts if one.number % 4 == 0]
+    assert [sum(each.count for each in acts) + 1 for acts in before] == [*TAG_POSITIONS]
+    assert {one.acts[-1].do for one in scripts if one.number % 4 == 0} == {"changed box"}
+    assert all(-16 <= one.acts[-1].at < 0 for one in scripts if one.number % 4 == 0)
+
+
+@pytest.mark.parametrize("role", Role)
 def test_the_grammar_has_all_that_a_session_can_meet(role: Role) -> None:
     acts = [each for one in scripts(role, count=150) for each in one.acts]
     connecting = {"strangers", "newcomer", "part"}
@@ -75,6 +103,7 @@ def test_the_grammar_has_all_that_a_session_can_meet(role: Role) -> None:
     assert len(types) > 80  # most of them unknown
     assert {each.count + 1 for each in acts if each.do == "others"} >= {each for each in DISTANCES if each > 1}
     assert {at for each in acts for at in each.cuts} >= {1, 7, 8, 9, 20, 36}
+    assert {each.part for each in acts if each.do == "introduce"} == {"", *PARTS}
     assert any(each.joined for each in acts if each.do == "introduce") is (role is Role.INITIATOR)
     assert {each.early for each in acts} == ({0, 1, 7, 8, 9, 20} if role is Role.RESPONDER else {0})
 
@@ -261,6 +290,12 @@ class RefusesPrompts(RankOne):
             self.end()
 
 
+class RefusesHighPorts(RankZero):
+    def look_at(self, frame: bytes) -> None:
+        if frame[:1] == b"\x07" and json.loads(frame[1:])["port"] > 65000:
+            self.end()
+
+
 class EndsForStrangers(RankOne):
     def begin(self) -> None:
         super().begin()
@@ -315,6 +350,12 @@ def test_a_rank_0_that_does_not_end_is_found() -> None:
 
     ((_, named),) = played([target(Tolerates)], settings(), [script(frame(b"\x04{}"))], RANK_0)
     assert (named.does, named.shape, named.rule) == ("takes", "pong with field-missing", "JSON-KEYS")
+
+
+def test_a_port_that_is_refused_was_named_as_an_integer() -> None:
+    scripts = [script(frame(BOOTSTRAP % (port, b"a"), nonce)) for nonce, port in enumerate((65000, 65535))]
+    ((_, named),) = played([target(RefusesHighPorts)], settings(), scripts, RANK_0, shrinks=True)
+    assert (named.does, named.rule) == ("does not take", "PAYLOAD-BOOTSTRAP")
 
 
 def test_a_peer_that_does_not_decode_was_told_of_each_fault_in_the_payload() -> None:

@@ -1,7 +1,7 @@
 """The suite on the ranks of `jaccl-bootstrap up`, as far as their link goes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,9 @@ from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
 from tests.wireproto.conformance.trying import AT_ONCE, HOST, OURS, PATIENT, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
-from wireproto.conformance import CASES, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
-from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Versions
+from wireproto.conformance import CASES, Case, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
+from wireproto.conformance.cases import generated
+from wireproto.messages import MAX_LINK_LENGTH, OUTCOME_1, SIDE_CHANNEL_1, Versions
 from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
@@ -86,17 +87,26 @@ def target(role: Role, revision: Revision) -> Target:
     return RankZeroTarget(HOST, 0, launch)
 
 
-async def results(role: Role, revision: Revision) -> list[Result]:
+async def results(role: Role, revision: Revision, cases: Collection[Case]) -> list[Result]:
     targets = [target(role, revision) for _ in range(2 * AT_ONCE)]
     how = replace(settings(revision, PATIENT), full=True)
-    return [result async for result in run(targets, how, cases_of(role))]
+    return [result async for result in run(targets, how, cases)]
 
 
 @pytest.mark.parametrize("revision", Revision)
 @pytest.mark.parametrize("role", Role)
 def test_they_pass(role: Role, revision: Revision) -> None:
     """Nothing is missing, either."""
-    found = asyncio.run(results(role, revision))
+    found = asyncio.run(results(role, revision, cases_of(role)))
     assert {result.id: result.reason for result in found if result.verdict not in FINE} == {}
     ran = {result.id for result in found if result.verdict is Verdict.PASS}
     assert ran == {case.id for case in cases_of(role) if revision in CASES[case.id].revisions}
+
+
+def test_the_longest_frame_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[LINK-LEN-MAX]"""
+    monkeypatch.setattr(generated, "_LONG", (MAX_LINK_LENGTH,))
+    case = CASES["rank1.framing.long-frames"]
+    found = asyncio.run(results(Role.RESPONDER, Revision.V2, [case]))[-1]
+    assert (found.id, found.verdict) == (case.id, Verdict.PASS)
+    assert f"send a link frame of {2**28:,} bytes" in found.record.steps

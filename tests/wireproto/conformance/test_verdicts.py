@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.wireproto.conformance import matrix
 from tests.wireproto.conformance.peers.conversation import Fault
+from tests.wireproto.conformance.peers.harmless import HARMLESS
+from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.trying import (
     HOST,
@@ -23,10 +26,11 @@ from tests.wireproto.conformance.trying import (
     THEIRS,
     cases_of,
     free_port,
+    launcher,
     settings,
     target,
 )
-from wireproto import Message, PongPayload, Revision, SessionEnd, WireError
+from wireproto import Message, PongPayload, WireError
 from wireproto.conformance import (
     CASES,
     RankOneTarget,
@@ -326,42 +330,44 @@ def test_a_kept_peer_that_ends_between_two_cases_is_started_again() -> None:
 # -- who does nothing wrong -------------------------------------------------------------------------------------------
 
 
-class ClosesAfterSessionEndLate(RankOne):
-    def session_end(self) -> None:
-        self.over = True
-        asyncio.get_running_loop().call_later(0.1, self.transport.close)
+def test_a_group_with_more_ports_was_accused() -> None:
+    """Whose highest port is below that of two ranks. All variants are tried by `make mutants`."""
+    name = "rank1.bootstrap.highest-port"
+    found = results(HARMLESS["rank1.HasFourConnectionsEach"], name)[name]
+    assert (found.verdict, found.reason) == (
+        Verdict.UNIMPLEMENTED,
+        "its group has more ports than those of two ranks",
+    )
+    assert verdicts(results(RankOne, name)) == {name: Verdict.PASS}
 
 
-class AnswersAnyTime(RankOne):
-    """Its pong takes a while, though not as long as rank 0 waits."""
-
-    def pong(self) -> None:
-        self.later(0.1, super().pong)
-
-
-class LongerCrowd(RankOne):
-    max_unconfirmed = 100
+def test_a_variant_that_is_accused_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = "rank1.framing.length-zero"
+    monkeypatch.setattr(matrix, "HARMLESS", {"one": MUTANTS["rank1.length-zero-accepted"].make, "other": RankOne})
+    monkeypatch.setattr(matrix, "written", lambda _: [CASES[case]])
+    found = asyncio.run(matrix.accusations_of(["one", "other"], all_cases=False))
+    assert found == {"one": [f"{case}: expected the end of the connection; came nothing"], "other": []}
 
 
-class EndsInOrder(RankZero):
-    """Ends its session when it has sent its bootstrap and had a pong, and is done."""
+def test_a_peer_that_was_asked_for_one_session_was_told_to_reconnect() -> None:
+    """It ends with its session. [SESSION-RECONNECT]"""
+    over = []
 
-    def first_ping(self) -> None:
-        super().first_ping()
-        self.later(0.3, self.finish)
+    class OneSession(RankZero):
+        def gone(self) -> None:
+            over.append(self)
 
-    def finish(self) -> None:
-        if self.ponged:
-            self.send(SessionEnd())
-            self.end()
-
-
-@pytest.mark.parametrize("make", [ClosesAfterSessionEndLate, AnswersAnyTime, LongerCrowd, EndsInOrder])
-def test_a_harmless_variant_is_not_accused(make: Rank) -> None:
-    role = Role.RESPONDER if issubclass(make, RankOne) else Role.INITIATOR
+    @asynccontextmanager
+    async def launch(host: str, port: int) -> AsyncIterator[Running]:
+        over.clear()
+        async with launcher(OneSession)(host, port):
+            yield Running(ended=lambda: Ended("the peer has ended", 0) if over else None)
 
     async def main() -> list[Result]:
-        targets = [target(make, Revision.V2, PATIENT) for _ in range(8)]
-        return [result async for result in run(targets, settings(patience=PATIENT), cases_of(role))]
+        names = ("", "-after-reset", "-when-refused", "-after-wrong-ack")
+        cases = [CASES[f"rank0.session.reconnect{name}"] for name in names]
+        return [each async for each in run([RankZeroTarget(HOST, 0, launch)], settings(), cases)][1:]
 
-    assert {each.id: each.reason for each in asyncio.run(main()) if each.spoils} == {}
+    assert {(each.verdict, each.reason) for each in asyncio.run(main())} == {
+        (Verdict.SKIPPED, "the peer goes through one session, and ends")
+    }

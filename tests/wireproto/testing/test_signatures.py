@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from wireproto.session.handshake import HandshakeError, Initiator, Responder
 from wireproto.testing.fixed_keys import KNOWN
-from wireproto.testing.signatures import LOW_ORDER, wrong_points, wrong_signatures
+from wireproto.testing.signatures import LOW_ORDER, read_laxly, wrong_points, wrong_signatures
 
 HELLO, ACK = json.loads(KNOWN.hello[1:]), json.loads(KNOWN.ack[1:])
 
@@ -44,6 +44,15 @@ def test_a_signature_that_is_not_der_is_refused(is_hello: bool) -> None:
     assert len({each.data for each in found}) == len(found) > 80
     codes = {each.about: refused(put("seSignature", each.data), is_hello) for each in found}
     assert {about: code for about, code in codes.items() if code != "handshake-signature"} == {}
+
+
+def test_a_lax_reader_takes_the_same_numbers_from_some() -> None:
+    """Of those, only rules tell that they are wrong: a tag, a length, a zero byte too many or too few."""
+    r, s = decode_dss_signature(base64.b64decode(HELLO["seSignature"]))
+    lax = [each.about for each in wrong_signatures(r, s) if read_laxly(each.data) == (r, s)]
+    assert {"1 more zero bytes before s", "the tag 0x03 of r", "a length in nine bytes of the sequence"} <= {*lax}
+    assert not {"s and r", "n in place of r", "nothing", "r ‖ s without DER", "a length of 2^64 of r"} & {*lax}
+    assert len(lax) > 30
 
 
 @pytest.mark.parametrize("is_hello", [True, False])

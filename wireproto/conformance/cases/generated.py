@@ -10,8 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import KEYS, Identity
 from wireproto.conformance.case import FULL_ONLY, RANK_0, RANK_1, V2, case
@@ -49,10 +47,27 @@ async def lengths(peer: Peer) -> None:
         await link.wire.close()
 
 
+_MIB: Final = 1024 * 1024
+_LONG: Final = (1 * _MIB, 16 * _MIB)
+_LONGEST: Final = (64 * _MIB + 1, MAX_LINK_LENGTH - 1, MAX_LINK_LENGTH)
+
+
+@case("framing", "long-frames", "LINK-LEN-MAX", "SESSION-IGNORE", deadline=240.0)
+async def long_frames(peer: Peer) -> None:
+    """Frames of 1 and 16 MiB are taken, and with --full those of 64 MiB and one, 256 MiB less one, and 256 MiB, too."""
+    for number, length in enumerate((*_LONG, *_LONGEST) if peer.settings.full else _LONG):
+        if number and not await peer.again():
+            return
+        link = await peer.session()
+        await link.send_long(peer.misplaced_opaque, length)
+        await link.expect_alive(f"that {length:,} bytes are taken")
+        await link.wire.close()
+
+
 _UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not in {int(each) for each in SPEC_BY_TYPE}]
 
 
-@case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=60.0)
+@case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=240.0)
 async def types_unknown(peer: Peer) -> None:
     """Each type byte that no revision has ends the connection."""
     for number, byte in enumerate(_points(peer, _UNKNOWN)):
@@ -86,7 +101,7 @@ async def strings_of_every_character(peer: Peer) -> None:
 _NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
 
 
-@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=60.0)
+@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=120.0)
 async def utf_8_leads(peer: Peer) -> None:
     """Each byte with which no UTF-8 sequence begins ends the connection, whatever follows it."""
     for number, lead in enumerate(_points(peer, _NO_LEADS)):
@@ -350,6 +365,19 @@ async def hello_drips(peer: Peer) -> None:
     raise Undecided(Verdict.NON_STRICT, "it waits for a hello as long as bytes of it come")
 
 
+@case("session", "reconnect-each-time", "SESSION-RECONNECT", roles=RANK_0, deadline=90.0)
+async def reconnect_each_time(peer: Peer) -> None:
+    """After the third failure rank 0 reconnects as soon as after the first: a session between sets its wait back."""
+    if not peer.settings.full:
+        raise Undecided(Verdict.SKIPPED, FULL_ONLY)
+    link = await peer.session()
+    for _ in range(3):
+        link.step("close without a word")
+        await link.wire.close()
+        link = await peer.comes_again()
+        await link.shake_hands()
+
+
 # -- every field of the handshake --------------------------------------------------------------------------------------
 
 _Fault = Callable[[str], str]
@@ -375,13 +403,16 @@ _FAULTS: Final[dict[str, tuple[str, str, _Fault]]] = {
 }
 
 
-def _introductions(link: Link, fault: _Fault, is_stray: bool) -> Iterator[tuple[str, bytes]]:
+_OF_PADDED: Final = ("stray-bits", "padding")
+
+
+def _introductions(link: Link, fault: _Fault, is_padded: bool) -> Iterator[tuple[str, bytes]]:
     """A good hello or ack with the fault in each of its fields."""
     frame = link.introduction()
     values = json.loads(frame[1:])
     for key in KEYS:
-        if is_stray and not values[key].endswith("="):
-            continue  # it has no bits to spare
+        if is_padded and not values[key].endswith("="):
+            continue  # it has no bits to spare, and no padding to add to
         texts = {name: f'"{value}"' for name, value in values.items()}
         members = [f'"{name}":{fault(text) if name == key else text}' for name, text in texts.items()]
         yield key, frame[:1] + ("{" + ",".join(members) + "}").encode()
@@ -397,7 +428,7 @@ def _field_fault(name: str) -> None:
             if number and not await peer.again():
                 return
             link = await peer.connect()
-            found = [*_introductions(link, fault, name == "stray-bits")]
+            found = [*_introductions(link, fault, name in _OF_PADDED)]
             if number >= len(found) or (number and peer.role is Role.INITIATOR and not peer.settings.full):
                 return
             key, frame = found[number]
@@ -437,13 +468,30 @@ async def swift_escapes_everywhere(peer: Peer) -> None:
     await link.shake_hands(frame[:1] + text.encode())
 
 
+@case("handshake", "sizes", "PAYLOAD-LIMIT", deadline=40.0)
+async def sizes(peer: Peer) -> None:
+    """A hello or an ack of 4,096 bytes is taken, and one of 4,097 ends the connection."""
+    for number, over in enumerate((0, 1)):
+        if number and not await peer.again():
+            return
+        link = await peer.connect()
+        frame = link.introduction()
+        frame += b" " * (SPEC_BY_TYPE[frame[0]].max_length + over - len(frame))
+        if over:
+            await link.send_body(f"{len(frame)} bytes", frame)
+            await link.expect_closed()
+        else:
+            await link.shake_hands(frame)
+        await link.wire.close()
+
+
 # -- signatures and keys -----------------------------------------------------------------------------------------------
 
 _OTHER_SIGNATURES: Final = [each.about for each in wrong_signatures(ORDER - 2, ORDER - 3)]
 _DER_LENGTHS: Final = (70, 71, 72, 69)
 
 
-@case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=120.0)
+@case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=240.0)
 async def der_grammar(peer: Peer) -> None:
     """A signature in any other form than DER, or with r or s out of range, ends the connection."""
     for number, about in enumerate(_points(peer, _OTHER_SIGNATURES)):
@@ -456,13 +504,15 @@ async def der_grammar(peer: Peer) -> None:
 
 
 def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
-    """Sign in one of the wrong ways, with an r and an s that both need a zero byte first: each way applies to them."""
+    """Sign in one of the wrong ways, with an r and an s to which it applies.
+
+    Both need a zero byte first, except where there is one too many: a reader may refuse an integer of 34 bytes.
+    """
+    is_long = "more zero bytes" not in about
 
     def sign(own: Identity, text: bytes) -> bytes:
-        while True:
-            r, s = decode_dss_signature(own.sign(text))
-            if r >> 255:
-                return {each.about: each.data for each in wrong_signatures(r, max(s, ORDER - s))}[about]
+        numbers = own.numbers(text, long_r=is_long, long_s=is_long)
+        return {each.about: each.data for each in wrong_signatures(*numbers)}[about]
 
     return sign
 

@@ -18,14 +18,18 @@ from wireproto.session import Role
 
 _SEED: Final = 1
 _SCRIPTS: Final = {Role.RESPONDER: 40, Role.INITIATOR: 5}
-_IN_FRAMES: Final = 6
+_TIMES: Final = {"handshakes": 6, "frames": 6, "values": 2}
 """So many times as many where each ends with a fault of its own."""
 _IN_FULL: Final = 4
 """So many times as many with `--full`."""
 _SHRINKING: Final = 10.0
 """Seconds for making a script smaller."""
+_DEADLINE: Final = 360.0
+"""Seconds for the scripts of a theme: a peer may take its time for each handshake."""
 _THEMES: Final = {
+    "handshakes": ("a hello or an ack of any content", "HANDSHAKE-ORDER", "HANDSHAKE-SIGNATURE", "HANDSHAKE-PIN"),
     "frames": ("cluster frames of every type, valid and not", "SESSION-IGNORE", "SESSION-BOX", "FRAME-TYPE"),
+    "values": ("numbers, texts and frames up to their limits, and beyond", "SESSION-BOX", "PAYLOAD-LIMIT"),
     "boxes": ("boxes that are repeated, changed or cut, and wrong lengths", "SESSION-BOX", "LINK-LEN-MAX"),
     "pieces": ("frames in pieces, and several in one piece", "LINK-CHUNKS"),
     "order": ("messages in any order", "SESSION-STATE", "SESSION-IGNORE", "SESSION-END", "HANDSHAKE-ONLY"),
@@ -46,7 +50,7 @@ def _sessions(role: Role, revision: Revision, theme: str) -> None:
         revisions=(revision,),
         about=f"Sessions with {about} come to what the rules allow.",
         needs=_NEEDS[role],
-        deadline=120.0,
+        deadline=_DEADLINE,
     )
     async def script(peer: Peer) -> None:
         listener = await met(peer)
@@ -61,7 +65,7 @@ def _sessions(role: Role, revision: Revision, theme: str) -> None:
             await peer.close()
             return found
 
-        count = _SCRIPTS[role] * (_IN_FRAMES if theme == "frames" else 1) * (_IN_FULL if peer.settings.full else 1)
+        count = _SCRIPTS[role] * _TIMES.get(theme, 1) * (_IN_FULL if peer.settings.full else 1)
         broken, known = peer.settings.broken, set[str]()
         for number in range(count):
             one = drawn(_SEED, number, role, revision, theme, bootstraps=True)

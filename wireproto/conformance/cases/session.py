@@ -3,6 +3,7 @@
 import asyncio
 from itertools import pairwise
 
+from wireproto.conformance.byhand import Identity
 from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
 from wireproto.conformance.frames import PING, PONG, PONG_UNLOADED, SESSION_END, link_frame, shown, strictly
 from wireproto.conformance.peer import Link, Peer
@@ -322,17 +323,73 @@ async def pong_answers(peer: Peer) -> None:
     await link.expect_alive("that the pong is taken")
 
 
+@case("session", "missed-count", "SESSION-MISSED", roles=RANK_0, needs=("session.pings-unanswered",), deadline=60.0)
+async def missed_count(peer: Peer) -> None:
+    """Pongs that come late set the count of missed pings back to 0: two more may be missed."""
+    patience = peer.settings.patience
+    link = await peer.session_at_ack()
+    await _expect_messages(link, Ping, 3, 3 * patience.ping_every + patience.slack, "SESSION-PING")
+    for number in range(3):
+        await link.send(f"a pong to ping {number + 1}", PONG)
+    await _expect_messages(link, Ping, 2, 2 * patience.ping_every + patience.slack, "SESSION-MISSED")
+
+
 @case("session", "reconnect", "SESSION-RECONNECT", "HANDSHAKE-FRESH", roles=RANK_0, deadline=40.0)
 async def reconnect(peer: Peer) -> None:
     """After a failure rank 0 reconnects 10 s later, with another nonce and another X25519 key."""
-    patience = peer.settings.patience
     link = await peer.session()
     link.step("close without a word")
     await link.wire.close()
-    try:
-        again = await peer.connect(patience.reconnect + patience.slack)
-    except Undecided as undecided:
-        raise Missed("another connection", str(undecided), "SESSION-RECONNECT") from None
+    again = await _late(peer)
     assert link.theirs is not None and again.theirs is not None  # noqa: S101, PT018 - both hellos have come
     if {link.theirs.nonce, link.theirs.ephemeral} & {again.theirs.nonce, again.theirs.ephemeral}:
         raise Missed("a fresh hello", "nonce or X25519 key of the last one", "HANDSHAKE-FRESH")
+
+
+@case("session", "reconnect-after-reset", "SESSION-RECONNECT", roles=RANK_0, deadline=40.0)
+async def reconnect_after_reset(peer: Peer) -> None:
+    """After a reset, too, rank 0 reconnects 10 s later."""
+    link = await peer.session()
+    link.step("reset the connection")
+    await link.wire.reset()
+    await (await _late(peer)).shake_hands()
+
+
+@case("session", "reconnect-when-refused", "SESSION-RECONNECT", roles=RANK_0, deadline=60.0)
+async def reconnect_when_refused(peer: Peer) -> None:
+    """After an attempt that is refused, since nobody listens, comes another one, 10 s later at the latest."""
+    link = await peer.session()
+    link.step("close without a word")
+    await link.wire.close()
+    await peer.refuse(peer.settings.patience.reconnect + 1)
+    await (await peer.comes_again()).shake_hands()
+
+
+@case("session", "reconnect-after-wrong-ack", "SESSION-RECONNECT", "SESSION-GIVE-UP", roles=RANK_0, deadline=40.0)
+async def reconnect_after_wrong_ack(peer: Peer) -> None:
+    """After a handshake that has failed rank 0 reconnects 10 s later, or gives up; it does not try again at once."""
+    link = await peer.connect()
+    other = Identity()
+    await link.send_body("an ack that another has signed", link.introduction(sign=lambda _, text: other.sign(text)))
+    await link.expect_closed()
+    began = asyncio.get_running_loop().time()
+    try:
+        await peer.comes_again()
+    except Missed:
+        return  # it has given up
+    _expect_late(peer, began)
+
+
+async def _late(peer: Peer) -> Link:
+    """The connection after a failure."""
+    began = asyncio.get_running_loop().time()
+    link = await peer.comes_again()
+    _expect_late(peer, began)
+    return link
+
+
+def _expect_late(peer: Peer, began: float) -> None:
+    """A rank 0 has waited for most of the time from a failure to the next attempt."""
+    seconds, least = asyncio.get_running_loop().time() - began, peer.settings.patience.reconnect / 2
+    if seconds < least:
+        raise Missed(f"no connection before {least:g} s", f"one after {seconds:.1f} s", "SESSION-RECONNECT")

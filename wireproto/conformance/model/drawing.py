@@ -1,7 +1,5 @@
 """Draws scripts: a grammar of acts, with weights for each theme. All choices come from a seed."""
 
-import base64
-import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate
@@ -10,14 +8,15 @@ from typing import Final
 
 import msgspec
 
-from wireproto.codec.fields import payload_fields
 from wireproto.codec.frame import decode_frame
-from wireproto.codec.json_scanner import MAX_NESTING
+from wireproto.conformance.model import contents
+from wireproto.conformance.model.introductions import BLIND, PARTS
 from wireproto.conformance.model.script import Act, Script
 from wireproto.errors import WireError
 from wireproto.messages import (
     MAX_LINK_LENGTH,
     REGISTRY,
+    SPEC_BY_CLASS,
     Direction,
     JacclBootstrapPayload,
     Message,
@@ -25,8 +24,8 @@ from wireproto.messages import (
     Revision,
 )
 from wireproto.session import Role
-from wireproto.session.seal import NONCE
-from wireproto.testing.encodings import canonical_members, foreign_frame, join_members, random_message
+from wireproto.session.seal import NONCE, OVERHEAD
+from wireproto.testing.encodings import foreign_frame, random_message
 from wireproto.testing.malformed import broken_frame
 from wireproto.testing.mutations import mutate_frame, random_frame
 from wireproto.testing.vectors import ClusterFrameTest, load
@@ -34,15 +33,15 @@ from wireproto.testing.vectors import ClusterFrameTest, load
 PING: Final = Act(do="frame", data="03", nonce="00" * NONCE)
 """Its nonce is drawn where it is used."""
 THEMES: Final = {
-    Role.RESPONDER: ("frames", "boxes", "pieces", "order", "pauses", "connections"),
-    Role.INITIATOR: ("frames", "boxes", "pieces", "order", "pauses"),
+    Role.RESPONDER: ("handshakes", "frames", "values", "boxes", "pieces", "order", "pauses", "connections"),
+    Role.INITIATOR: ("handshakes", "frames", "values", "boxes", "pieces", "order", "pauses"),
 }
 """By the peer's role. A rank 0 makes the connections itself."""
+TAG_POSITIONS: Final = (1, 2, 17, 1000)
+"""Boxes of a session that have a wrong tag."""
 DISTANCES: Final = (1, 2, 16, 65, 1000)
 _LONGEST: Final = 16 * 1024
 """Bytes of a test vector that is worth sending often."""
-_SESSION_IDS: Final = ("6F9619FF-8B86-D011-B42D-00CF4FC964FF", "a", "x" * 128, "x" * 129, "", ".a", "a/b", "../x", "é")
-_PORTS: Final = (0, 1, 29400, 65471, 65472, 65534, 65535)
 
 
 def drawn(
@@ -54,7 +53,8 @@ def drawn(
     """
     random = Random(f"{seed}/{number}/{theme}/{role.value}/{revision:d}")
     drawing = _Drawing(random, role, revision, bootstraps)
-    return Script(seed=seed, number=number, acts=tuple(drawing.acts(theme or random.choice(THEMES[role]))))
+    theme = theme or random.choice(THEMES[role])
+    return Script(seed=seed, number=number, acts=tuple(drawing.acts(theme, number)))
 
 
 class _Drawing:
@@ -66,21 +66,32 @@ class _Drawing:
         self._frames: list[Act] = []
         """Those that were sent on this connection, in boxes."""
 
-    def acts(self, theme: str) -> Iterator[Act]:
+    def acts(self, theme: str, number: int) -> Iterator[Act]:
+        """What is worth having at every point of a range goes by the script's number."""
         random = self._random
         if theme == "order" and random.random() < 0.2:
             yield self._frame(_any_frame(random))  # in place of the introduction
             return
-        yield self._introduction(theme)
+        introduction = self._introduction(theme)
+        yield introduction
+        if introduction.part == BLIND:
+            return
+        if theme == "boxes" and number % 4 == 0 and self._revision is Revision.V2:
+            yield from self._wrong_tag(TAG_POSITIONS[number // 4 % len(TAG_POSITIONS)])
+            return
         for _ in range(random.randint(1, 8)):
             for act in random.choice(_CHOICES[theme])(self):
                 yield self._delivered(act, theme)
         if theme == "frames":
             yield from self.wrong()
+        if theme == "values":
+            yield self._frame(self._wrong_value(number))
 
     def _introduction(self, theme: str) -> Act:
         random = self._random
         act = Act(do="introduce", at=random.randrange(1, 128) if random.random() < 0.5 else 0)
+        if theme == "handshakes":
+            return Act(do="introduce", part=random.choice(_PARTS), way=random.getrandbits(32))
         if theme != "pieces":
             return act
         cuts = tuple(sorted(random.sample(range(1, 300), random.randint(0, 3))))
@@ -126,13 +137,28 @@ class _Drawing:
 
     def bootstrap(self) -> Iterator[Act]:
         random = self._random
-        ports = (*_PORTS, random.randint(1, 65471), 65535 + int(2 ** random.uniform(0, 15)))
-        payload: dict[str, object] = {"port": random.choice(ports), "sessionID": random.choice(_SESSION_IDS)}
-        if random.random() < 0.3:
-            payload["extensions"] = random.choice(([], ["outcome/1"], ["side-channel/1"], ["x/1"]))
-        frame = b"\x07" + json.dumps(payload).encode()
+        extensions = random.choice(([], ["outcome/1"], ["side-channel/1"], ["x/1"]))
+        more = {"extensions": extensions} if random.random() < 0.3 else {}
+        number = contents.port(random) if random.random() < 0.8 else contents.wrong_port(random)
+        frame = contents.bootstrap(number, random.choice(contents.SESSION_IDS), **more)
         for _ in range(random.choice((1, 1, 2))):
             yield self._frame(frame)
+
+    def ports(self) -> Iterator[Act]:
+        """To a rank 0, which ignores them: a rank 1 starts its group with the first."""
+        if self._role is Role.INITIATOR:
+            for _ in range(3):
+                yield self._frame(contents.bootstrap(contents.port(self._random)))
+
+    def texts(self) -> Iterator[Act]:
+        random = self._random
+        free = [kind for kind in self._with_texts() if contents.has_free_text(kind) and not self._is_bootstrap(kind)]
+        for _ in range(3 if free else 0):
+            message = random_message(random, random.choice(free))
+            yield self._frame(contents.text_with(random, message, contents.harmless_character(random)))
+
+    def sizes(self) -> Iterator[Act]:
+        yield self._frame(contents.sized(self._random, self._revision, self._random.choice((0, 0, -1))))
 
     def session_end(self) -> Iterator[Act]:
         if self._random.random() < 0.3:
@@ -160,6 +186,11 @@ class _Drawing:
     def others(self) -> Iterator[Act]:
         yield self._others(int(2 ** self._random.uniform(0, 8)))
 
+    def plain_nonce(self) -> Iterator[Act]:
+        """A nonce that does not look random."""
+        nonce = self._random.choice((bytes(NONCE), b"\xff" * NONCE, b"cluster-link", bytes(range(NONCE))))
+        yield msgspec.structs.replace(self._frame(self._valid()), nonce=nonce.hex())
+
     def spoilt(self) -> Iterator[Act]:
         """A box that does not open, mostly for its tag alone."""
         random = self._random
@@ -186,7 +217,10 @@ class _Drawing:
     def strangers(self) -> Iterator[Act]:
         random = self._random
         at = random.choice((0, 1, 7, 8, 9, 200, -1))
-        yield Act(do="strangers", count=random.choice((1, 1, 2, 6)), at=at, stays=random.random() < 0.5)
+        part = random.choice(_PARTS) if random.random() < 0.3 else ""
+        way = random.getrandbits(32) if part else 0
+        count, stays = random.choice((1, 1, 2, 6)), random.random() < 0.5
+        yield Act(do="strangers", count=count, at=at, stays=stays, part=part, way=way)
         yield self._frame(b"\x03")
 
     def newcomer(self) -> Iterator[Act]:
@@ -206,6 +240,29 @@ class _Drawing:
             frame = b"\x03"  # a group is real work, and not undone
         return Act(do="frame", data=frame.hex(), nonce=self._nonce())
 
+    def _wrong_tag(self, position: int) -> Iterator[Act]:
+        """The box at this position of the session has a wrong tag."""
+        if position > 1:
+            yield self._others(position - 1)
+        at = self._random.randrange(-OVERHEAD + NONCE, 0)
+        yield Act(do="changed box", data=self._valid().hex(), nonce=self._nonce(), at=at)
+
+    def _wrong_value(self, number: int) -> bytes:
+        """A value beyond its limit. Each control character comes once in so many scripts."""
+        random = self._random
+        kind = _VALUES[number % len(_VALUES)]
+        if kind == "text":
+            control = number // len(_VALUES) * _VALUES.count("text") + _VALUES[: number % len(_VALUES)].count("text")
+            message = random_message(random, random.choice(self._with_texts()))
+            return contents.text_with(random, message, bytes([control % 0x20]))
+        if kind == "size":
+            return contents.sized(random, self._revision, random.choice((1, 1, int(2 ** random.uniform(0, 16)))))
+        unusable = (0, 0xFFFF) if self._role is Role.RESPONDER else ()
+        return contents.bootstrap(random.choice((*unusable, *(contents.wrong_port(random) for _ in range(4)))))
+
+    def _with_texts(self) -> list[type[Message]]:
+        return [kind for kind in _kinds(self._revision) if SPEC_BY_CLASS[kind].kind is PayloadKind.JSON]
+
     def _others(self, count: int) -> Act:
         return Act(do="others", count=count, nonce=self._nonce())
 
@@ -216,15 +273,25 @@ class _Drawing:
         while True:
             message = random_message(random, random.choice(kinds))
             frame = foreign_frame(random, message)
-            if not isinstance(message, JacclBootstrapPayload) or self._role is Role.INITIATOR:
+            if not self._is_bootstrap(type(message)):
                 return frame
 
+    def _is_bootstrap(self, kind: type[Message]) -> bool:
+        """Tell whether a message may start a group."""
+        return kind is JacclBootstrapPayload and self._role is Role.RESPONDER
 
+
+_PARTS: Final = (*PARTS, *("wrong signature",) * 6, *("wrong commitment",) * 2)
+"""Of a hello or an ack, those with more to get wrong more often."""
+_VALUES: Final = ("port", "text", "size", "port", "text")
+"""What is beyond its limit at the end of a script: one after the other."""
 _Choice = Callable[[_Drawing], Iterator[Act]]
 _D = _Drawing
 _CHOICES: Final[dict[str, tuple[_Choice, ...]]] = {
+    "handshakes": (_D.pings, _D.valid),
+    "values": (_D.pings, _D.ports, _D.texts, _D.texts, _D.sizes),
     "frames": (_D.valid, _D.valid, _D.valid, _D.pings, _D.wrong, _D.wrong, _D.wrong_type),
-    "boxes": (_D.valid, _D.replay, _D.alike, _D.others, _D.spoilt, _D.reflection, _D.long_length),
+    "boxes": (_D.valid, _D.replay, _D.alike, _D.plain_nonce, _D.others, _D.spoilt, _D.reflection, _D.long_length),
     "pieces": (_D.valid, _D.pings, _D.pings, _D.wrong, _D.tensor, _D.long_length),
     "order": (
         _D.valid, _D.pings, _D.tensor, _D.bootstrap, _D.bootstrap, _D.session_end, _D.introduction_again, _D.others,
@@ -255,67 +322,18 @@ def _vector(random: Random) -> bytes:
     return random.choice(_vectors())
 
 
-def _mutated(random: Random) -> bytes:
-    return mutate_frame(random, random_frame(random)) or b"\x03"
-
-
-def _key_twice(random: Random) -> bytes:
-    """A key twice, at some depth of an unknown value or at the top: any of those that payloads have, or another one."""
-    key = random.choice(_keys())
-    again = key if random.random() < 0.7 else f"\\u{ord(key[0]):04x}{key[1:]}"
-    pair = [f'"{key}":{random.choice(_VALUES)}', f'"{again}":{random.choice(_VALUES)}']
-    pair.insert(random.randrange(3), '"between":0')
-    value = "{" + ",".join(pair) + "}"
-    for _ in range(random.randrange(6)):
-        value = f"[{value}]" if random.random() < 0.5 else f'{{"":{value}}}'
-    return _with_unknown(random, value.encode())
-
-
-def _control_character(random: Random) -> bytes:
-    """A control character in a string, or in an unknown key."""
-    text = b'"' + b"a" * random.randrange(3) + bytes([random.randrange(0x20)]) + b"b" * random.randrange(3) + b'"'
-    return _with_unknown(random, b"{%s:0}" % text if random.random() < 0.3 else text)
-
-
-def _base64(random: Random) -> bytes:
-    """A character of no alphabet somewhere in the base64 of a field."""
-    text = base64.b64encode(random.randbytes(random.randrange(3, 9))).decode()
-    at = random.randrange(len(text) + 1)
-    value = json.dumps(text[:at] + random.choice(" \n\r\t*.,\0-_=\u00e9") + text[at:])
-    kind, rest = random.choice(((0x0C, '"sealedToken"'), (0x0B, '"seqLen":1,"sealedActivation"')))
-    return bytes([kind]) + f'{{"uid":"a",{rest}:{value}}}'.encode()
-
-
-def _deep(random: Random) -> bytes:
-    """A value that is nested nearly too deep, or just too deep."""
-    levels = MAX_NESTING - 1 + random.choice((0, 1, random.randint(-64, 64)))  # the payload is the first
-    opening, closing = random.choice(((b"[", b"]"), (b'{"a":', b"}")))
-    return _with_unknown(random, opening * levels + (b"0" if opening != b"[" else b"") + closing * levels)
-
-
-def _with_unknown(random: Random, value: bytes) -> bytes:
-    """A valid frame with one more member."""
-    spec = random.choice([each for each in REGISTRY if each.kind is PayloadKind.JSON and not each.extension])
-    frame = bytes([spec.msg_type]) + join_members(canonical_members(random_message(random, spec.payload)))
-    member = b'"unknown":' + value
-    return frame[:2] + member + b"," + frame[2:] if random.random() < 0.5 else frame[:-1] + b"," + member + b"}"
-
-
-_VALUES: Final = ("0", '""', "[]", "{}", "true")
-
-
-@cache
-def _keys() -> list[str]:
-    """Those that payloads have, and others."""
-    specs = (spec for spec in REGISTRY if spec.kind is PayloadKind.JSON and not spec.extension)
-    return ["x", "key", *dict.fromkeys(key for spec in specs for key in payload_fields(spec.payload))]
-
-
 def _any_frame(random: Random) -> bytes:
     return random_frame(random) or b"\x03"
 
 
-_WRONG: Final = (_broken, _vector, _mutated, _any_frame, _key_twice, _key_twice, _control_character, _deep, _base64)
+def _mutated(random: Random) -> bytes:
+    return mutate_frame(random, random_frame(random)) or b"\x03"
+
+
+_WRONG: Final = (
+    _broken, _vector, _mutated, _any_frame, contents.key_twice, contents.key_twice, contents.control_character,
+    contents.deep, contents.wrong_base64,
+)  # fmt: skip
 """What draws frames that are mostly not valid."""
 
 

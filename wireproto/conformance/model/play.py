@@ -11,6 +11,7 @@ import msgspec
 
 from wireproto.conformance.frames import OFFER, PONG, SESSION_END, link_frame, offered, shown, strictly
 from wireproto.conformance.model.drawing import PING
+from wireproto.conformance.model.introductions import BLIND, introduce
 from wireproto.conformance.model.rules import End, Listener, Model, Outcome
 from wireproto.conformance.model.script import Act, Hand, Script, bursts, rewritten
 from wireproto.conformance.peer import Peer
@@ -30,6 +31,7 @@ from wireproto.session.seal import NONCE
 
 _SEGMENT: Final = 0.002
 """Seconds after which bytes are not put into one segment with those before them."""
+_INTRODUCTION: Final = Act(do="introduce")
 _END: Final = Act(do="frame", data=SESSION_END.hex())
 CRASHES: Final = "crashes of"
 Does = Literal["takes", "does not take", "does not answer", "sends", "crashes of"]
@@ -104,7 +106,7 @@ class _Play:
         self._may_hold_group = False
 
     async def run(self) -> None:
-        await self._connect(next((act.at for act in self._acts if act.do == "introduce"), 0))
+        await self._connect(next((act for act in self._acts if act.do == "introduce"), _INTRODUCTION))
         groups = list(bursts(self._acts))
         for burst, following in zip(groups, (*groups[1:], None), strict=True):
             match burst[0].do:
@@ -118,14 +120,19 @@ class _Play:
                         return
         if self._end is End.EITHER or self._link.key is None:
             return
-        if self._peer.role is Role.RESPONDER:
+        if self._peer.role is Role.RESPONDER and not self._is_blind:
             await self._finish()
         else:
             await self._quiet()
 
-    async def _connect(self, form: int) -> None:
+    async def _connect(self, act: Act) -> None:
         self._link = await self._peer.connect()
-        self._introduction = rewritten(self._link.introduction(), form)
+        if act.part:
+            about, self._introduction = introduce(self._link, act.part, act.way)
+            self._link.step(f"prepare our {'hello' if self._peer.role is Role.RESPONDER else 'ack'}: {about}")
+        else:
+            self._introduction = rewritten(self._link.introduction(), act.at)
+        self._is_blind = act.part == BLIND
         self._hand = Hand(self._link, self._introduction)
         self._model = Model(self._listener, self._link)
         self._end = End.OPEN
@@ -148,6 +155,8 @@ class _Play:
         if self._peer.role is Role.RESPONDER:
             return await self._settle(outcome, burst[outcome.sent - 1])
         if outcome.end is End.CLOSED:
+            if burst[0].part:
+                self._link.key = None  # the peer must not have one
             await self._closed(outcome, probe=False)
             return False
         return True
@@ -256,12 +265,16 @@ class _Play:
             self._disagree("takes", outcome, missed)
 
     async def _quiet(self) -> None:
-        """Of a rank 0: it goes on for a moment, unless it ends in order, or waits for too many pongs."""
+        """Of a rank 0: it goes on for a moment, unless it ends in order, or waits for too many pongs.
+
+        So does a rank 1 whose session key we cannot know.
+        """
+        take = self._link.wire.frame if self._is_blind else self._frame
         deadline = self._now() + self._patience.quiet
         self._link.step(f"expect that the peer does not close for {self._patience.quiet:g} s")
         while (left := deadline - self._now()) > 0:
             try:
-                frame = await self._frame(left)
+                frame = await take(left)
             except Silence:
                 return
             if frame == SESSION_END or self._is_late():
@@ -281,7 +294,10 @@ class _Play:
         self._end = self._model.last.end
         for _ in range(act.count):
             other = await self._peer.connect()
-            if act.at < 0:
+            if act.part:
+                about, frame = introduce(other, act.part, act.way)
+                await other.send_bytes(f"a hello: {about}", link_frame(frame))
+            elif act.at < 0:
                 with suppress(Missed):
                     await other.shake_hands()
             else:
@@ -296,10 +312,10 @@ class _Play:
         old = self._link
         may_refuse = self._may_hold_group or self._listener.revision is Revision.V1
         is_replaced = self._model.is_settled and not act.at and not may_refuse
-        await self._connect(0)
+        await self._connect(_INTRODUCTION)
         ping = msgspec.structs.replace(PING, nonce=os.urandom(NONCE).hex())
         try:
-            is_taken = all([await self._burst((each,)) for each in (Act(do="introduce"), ping)])
+            is_taken = all([await self._burst((each,)) for each in (_INTRODUCTION, ping)])
             if is_taken and is_replaced and "SESSION-REPLACE" not in self._peer.settings.broken:
                 await old.expect_closed(probe=False)
             return is_taken
@@ -333,6 +349,8 @@ def _of(missed: Missed) -> tuple[str, str]:
 def _told(act: Act) -> str:
     """An act in a few words, for the record."""
     data = bytes.fromhex(act.data)
+    if act.part:
+        return f"{act.do}: {act.part}"
     what = act.do if not data or act.do in ("bytes", "part") else f"{act.do}: {shown(data)}"
     how = f" in {len(act.cuts) + 1} pieces" * bool(act.cuts) + " joined with the next" * act.joined
     return what + how

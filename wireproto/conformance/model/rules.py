@@ -6,11 +6,13 @@ from enum import Enum
 from functools import cache
 from typing import Final, NamedTuple
 
+from wireproto.codec.frame import decode_frame
 from wireproto.conformance.byhand import Introduction
 from wireproto.conformance.frames import is_of_extension, name_of, payload_rule, rule_of
+from wireproto.conformance.model.introductions import commitment_rule
 from wireproto.conformance.model.script import Act, Hand
 from wireproto.conformance.side import Side
-from wireproto.errors import RemoteError
+from wireproto.errors import RemoteError, WireError
 from wireproto.messages import (
     MAX_LINK_LENGTH,
     SPEC_BY_CLASS,
@@ -51,6 +53,9 @@ _RULES: Final = {
     "handshake-malformed": "HANDSHAKE-ONLY",
     "handshake-length": "HANDSHAKE-ONLY",
     "handshake-unexpected": "HANDSHAKE-ONLY",
+    "handshake-wrong-pin": "HANDSHAKE-PIN",
+    "handshake-point": "HANDSHAKE-ORDER",
+    "handshake-shared-secret": "HANDSHAKE-ORDER",
 }
 
 
@@ -111,6 +116,7 @@ class Model:
         )
         self._session = Session(config)
         self._hand: Hand | None = None
+        self._introduction = b""
         self._pongs = 0
         self._has_ack = False
         self._end = End.OPEN
@@ -126,6 +132,7 @@ class Model:
         """Take what is sent together; `following` is the act after it."""
         if self._hand is None:
             self._hand = Hand(self._side, introduction)
+            self._introduction = introduction
         self._pongs, self._has_ack = 0, False
         count = 0
         for act, after in zip(acts, (*acts[1:], following), strict=True):
@@ -237,6 +244,8 @@ class Model:
             self._shape = "a repeated nonce"
         elif error.code == "link-length-limit":
             self._shape = "a link frame that is too long"
+        elif act.part:
+            self._shape = f"a handshake with {act.part} ({error.code})"
         elif act.do in ("frame", "tensor"):
             self._shape = f"{_name(frame)} with {error.code}"
 
@@ -249,7 +258,19 @@ class Model:
             return "SEAL-FRAMES"
         if is_sealed and act.do in _BOXES:
             return "SESSION-BOX"
+        if act.part:
+            return self._rule_of_part(error, act)
         return _RULES.get(error.code) or rule_of(error, frame)
+
+    def _rule_of_part(self, error: RemoteError, act: Act) -> str:
+        if error.code == "handshake-signature":
+            is_other = act.part == "wrong commitment"
+            return commitment_rule(self.listener.role) if is_other else "HANDSHAKE-SIGNATURE"
+        try:
+            decode_frame(self._introduction)
+        except WireError as fault:
+            return rule_of(fault, self._introduction)
+        return _RULES[error.code]
 
     def _keep_sent(self) -> None:
         data = b"".join(self._session.data_to_send())

@@ -54,7 +54,8 @@ _UNKNOWN: Final = ("", "x", "Nonce", "nonce ", "extensions", "a longer key", "é
 class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that is sent, or done.
 
-    introduce       our hello or ack, in the `Form` that `at` says, with `early` bytes of the next act after it
+    introduce       our hello or ack, in the `Form` that `at` says, with `early` bytes of the next act after it; or with
+                    a `part` of `introductions` in another way
     frame           a cluster frame, in a box where the revision has them
     unsealed        the same without a box
     changed box     with the lowest bit of byte `at` of the box flipped
@@ -66,7 +67,8 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bytes           `data` in place of a link frame
     part            the first `at` bytes of a link frame
     others          `count` messages that do not belong where they come
-    strangers       `count` other connections, each with the first `at` bytes of a hello; -1: a whole handshake
+    strangers       `count` other connections, each with the first `at` bytes of a hello; -1: a whole handshake; or with
+                    a hello that has a `part` in another way
     newcomer        another connection that is confirmed, and on which the script goes on; the old one is left open,
                     closed or reset before, for `at` 0, 1 and 2
     """
@@ -78,6 +80,9 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the box, in hex."""
     at: int = 0
     count: int = 1
+    part: str = ""
+    way: int = 0
+    """The seed of what the part is."""
     early: int = 0
     stays: bool = False
     """Strangers stay connected."""

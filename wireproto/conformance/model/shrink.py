@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from wireproto.codec.frame import decode_frame, encode_frame
-from wireproto.conformance.frames import PING
+from wireproto.conformance.frames import BOOTSTRAP, PING
+from wireproto.conformance.model.introductions import RULES
 from wireproto.conformance.model.play import CRASHES, Disagreement
 from wireproto.conformance.model.script import Act, Form, Script
 from wireproto.errors import WireError
@@ -134,7 +135,7 @@ def _is_alike(one: Disagreement, other: Disagreement) -> bool:
 def _simpler(act: Act) -> Iterator[Act]:
     """The act with less of something that may not matter, most first."""
     defaults = {field.name: field.default for field in msgspec.structs.fields(Act)}
-    for name in ("cuts", "joined", "pause", "early", "stays"):
+    for name in ("part", "cuts", "joined", "pause", "early", "stays"):
         if getattr(act, name) != defaults[name]:
             yield msgspec.structs.replace(act, **{name: defaults[name]})
     if len(act.cuts) > 1:
@@ -256,7 +257,7 @@ _FORMS: Final = {
 def _rule_of_content(act: Act) -> str | None:
     """The rule that allows what is unusual about a hello or a valid frame, or the one by which it is taken at all."""
     if act.do == "introduce":
-        return next((rule for flag, rule in _FORMS.items() if Form(act.at % 16) & flag), None)
+        return RULES.get(act.part) or next((rule for flag, rule in _FORMS.items() if Form(act.at % 16) & flag), None)
     frame = bytes.fromhex(act.data)
     if act.do != "frame" or frame == PING:
         return None
@@ -277,5 +278,5 @@ def _rule_of_content(act: Act) -> str | None:
     if b"\\" in frame:
         return "JSON-STRING"
     if any(_NUMBER.fullmatch(token) and token != b"0" for token in tokens):
-        return "JSON-INTEGER"
+        return "PAYLOAD-BOOTSTRAP" if frame[:1] == BOOTSTRAP[:1] else "JSON-INTEGER"  # a port has limits of its own
     return "JSON-KEYS" if members != usual else None

@@ -117,6 +117,7 @@ class RankZero(Conversation):
 
     rank = 0
     max_missed = 3
+    tries_again_when_refused = True
 
     def begin(self) -> None:
         self.missed = 0
@@ -217,6 +218,8 @@ async def connect(make: type[RankZero], shared: Shared, host: str, port: int) ->
         try:
             transport, _ = await loop.create_connection(lambda: make(shared), host, port)
         except OSError:
+            if not make.tries_again_when_refused:
+                return
             await asyncio.sleep(shared.reconnect_after)
             continue
         try:

@@ -265,9 +265,54 @@ class ModelRequired(RankZero):
             raise Fault("no model")
 
 
+@mutant("SESSION-MISSED", roles=ZERO)
+class MissedPongsAddUp(RankZero):
+    """A pong does not set the count of missed ones back."""
+
+    def pong(self, payload: PongPayload) -> None:
+        missed = self.missed
+        super().pong(payload)
+        self.missed = missed
+
+
 @mutant("SESSION-RECONNECT", roles=ZERO)
 class NoReconnect(RankZero):
     """After a failure there is no other attempt."""
 
     def gone(self) -> None:
         pass
+
+
+@mutant("SESSION-RECONNECT", roles=ZERO)
+class ReconnectsAtOnce(RankZero):
+    """It does not wait after a failure."""
+
+    def gone(self) -> None:
+        self.shared.reconnect_after = 0.01
+        super().gone()
+
+
+@mutant("SESSION-RECONNECT", roles=ZERO)
+class NoReconnectAfterReset(RankZero):
+    """It takes a reset for the end of all."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None:
+            super().connection_lost(error)
+
+
+@mutant("SESSION-RECONNECT", roles=ZERO)
+class OnceRefusedForEver(RankZero):
+    """An attempt that is refused is the last one."""
+
+    tries_again_when_refused = False
+
+
+@mutant("SESSION-RECONNECT", roles=ZERO)
+class HammersAfterAFailedHandshake(RankZero):
+    """It does not wait after a handshake that has failed."""
+
+    def gone(self) -> None:
+        if self.key is None:
+            self.shared.reconnect_after = 0.01
+        super().gone()
