@@ -27,6 +27,8 @@ LOCAL: Final = {
     "program-fails",
 }
 """Faults that end the worker or command of one rank."""
+CERTAIN: Final = {"kill-child", "disk-full", "disk-read-only"}
+"""Those whose codes cannot be those of a consequence."""
 LATE: Final = {"deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap"}
 """What a rank says that has waited too long for another one, which had failed before their bootstrap."""
 SLACK_SECONDS: Final = 20.0
@@ -56,6 +58,11 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
         others = [each for each in world.live(control.plan.rank) if each is not control]
         if not others:
             _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
+    if (
+        event["event"] == "restarting"
+        and sum(each["event"] == "restarting" for each in control.events) > control.plan.restarts
+    ):
+        _broken(world, f"{control.name} begins again more often than it may")
     if event["event"] == "group-ready" and _agree(world):
         size = control.plan.size
         if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.ring.formed.values()):
@@ -130,7 +137,8 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        if rank != fault.rank and code not in LATE | CONSEQUENCES:  # two of these cannot be told apart
+        allowed = LATE if fault.kind in CERTAIN else LATE | CONSEQUENCES  # two of these cannot be told apart
+        if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
 
 

@@ -19,7 +19,7 @@ Patch = tuple[Any, str, Any]
 """An owner, a name, and what takes its place."""
 
 _check, _decrypt, _next_nonce, _seal_init = Seal._check, Seal.decrypt, Seal._next_nonce, Seal.__init__
-_retire = Seal._retire
+_put_in_row = Seal._put_in_row
 _end, _message, _next_event, _send = Session._end, Session._message, Session.next_event, Session.send
 _agree, _feed, _session_agree, _init = handshake._agree, LinkDecoder.feed, Session._agree, Session.__init__
 
@@ -223,15 +223,15 @@ def _tensor_errors_pass(self: Session, box: bytes) -> bytes:
         raise session.blame(RemoteError, error, SealError) from error
 
 
-def _goes_on_exhausted(self: Seal) -> None:
-    if self._room:
-        _retire(self)
+def _goes_on_exhausted(self: Seal, nonce: bytes, origin: bytes) -> None:
+    if self._row_room > 0:
+        _put_in_row(self, nonce, origin)
 
 
-def _forgets_retired(self: Seal) -> None:
-    """Old nonces are counted, and not kept."""
-    _retire(self)
-    self._old = []
+def _forgets_rows(self: Seal, nonce: bytes, origin: bytes) -> None:
+    """Nonces after the first ones are counted, and not kept."""
+    _put_in_row(self, nonce, origin)
+    self._rows = []
 
 
 def _no_warning(self: Session) -> Any:
@@ -274,8 +274,8 @@ BUGS: Final[dict[str, tuple[Patch, ...]]] = {
     "an error has a code of its own": ((Seal, "decrypt", _undocumented),),
     "the own sessionEnd is forgotten": ((Session, "send", _end_is_forgotten),),
     "an agreement outlasts the next": ((Session, "_agree", _agreed_for_good),),
-    "a key outlives its limit": ((Seal, "_retire", _goes_on_exhausted),),
-    "old nonces are forgotten": ((Seal, "_retire", _forgets_retired),),
+    "a key outlives its limit": ((Seal, "_put_in_row", _goes_on_exhausted),),
+    "old nonces are forgotten": ((Seal, "_put_in_row", _forgets_rows),),
     "the limit of a key is not announced": ((Session, "next_event", _no_warning),),
     "a message is told twice": ((Session, "next_event", _twice),),
     "a wrong tensor box does not end the session": ((Session, "open_tensor", _tensor_errors_pass),),

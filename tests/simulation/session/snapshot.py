@@ -61,7 +61,7 @@ def _reduce_decoder(decoder: LinkDecoder) -> tuple[Any, ...]:
     if decoder._error is not None or not decoder._drained:
         held = b""  # it takes no more
     elif long is None:
-        held = bytes(decoder._view[decoder._start : decoder._end])
+        held = decoder._rest
     else:
         held = HEADER.pack(long.length) + bytes(long._view[: long.filled])
     return _decoder, (decoder.max_length, decoder._passed, held, decoder._error, decoder._drained)

@@ -95,14 +95,14 @@ class Setting(NamedTuple):
 
     @contextmanager
     def limits(self) -> Iterator[None]:
-        """Within it, keys serve for so many boxes, and of few of them the nonces are kept as those of many."""
+        """Within it, keys serve for so many boxes, and the nonces of few of them stay in the dictionary."""
         if self.boxes == Setting().boxes:
             yield
             return
-        near, recent = self.boxes // 3, self.boxes // 4
+        near, first = self.boxes // 3, self.boxes // 4
         with (
             patch.object(seal, "MAX_BOXES", self.boxes),
-            patch.object(seal, "_RECENT", recent),
+            patch.object(seal, "_FIRST", first),
             patch.object(session, "NEAR_LIMIT", near),
         ):
             yield
