@@ -1,11 +1,13 @@
 """Hypothesis profiles: `ci` looks long, `local` answers at once, `mutation` looks at the same few examples each time.
 
-HYPOTHESIS_PROFILE picks one; CI=true means `ci`.
+HYPOTHESIS_PROFILE picks one; CI=true means `ci`. Tests with the mark `waits` begin first.
 """
 
 import os
 import signal
+from itertools import chain
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _SLOW_MACHINE = [HealthCheck.too_slow]
@@ -24,3 +26,16 @@ for number, handler in ((signal.SIGHUP, lambda number, frame: None), (signal.SIG
     # handler is reset when they start.
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of the workers, which take the tests in parts of about one size, begin with some that wait for long.
+
+    Left for the end, they would be waited for alone.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    waiting = [item for item in items if item.get_closest_marker("waits") is not None]
+    others = [item for item in items if item.get_closest_marker("waits") is None]
+    size = -(-len(others) // workers)
+    parts = (waiting[number::workers] + others[number * size : (number + 1) * size] for number in range(workers))
+    items[:] = chain.from_iterable(parts)

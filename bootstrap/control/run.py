@@ -236,6 +236,8 @@ class Run:
                     task.cancel()
                 await self.end_children()
                 await asyncio.wait({main}, timeout=LAST_WORDS_SECONDS)
+                if self._children:  # one has started in the moment of the cancellation
+                    await self.end_children()
                 if self._alarm is not None:
                     self._alarm.cancel()
 
@@ -484,26 +486,25 @@ class Run:
         """End one child that is not needed any more."""
         if await child.end():
             child.close()
-            self._children.remove(child)
+            self._children = [each for each in self._children if each is not child]
 
     async def end_children(self) -> None:
         """End all children, and all that they have started; say what cannot be ended."""
-        children, self._children = self._children, []
-        logs, self._logs = self._logs, []
+        children = list(self._children)
         number = self._stop_reason.number if isinstance(self._stop_reason, Stopped) else signal.SIGTERM
         for child in children:
             if self._hurries:
                 child.hurry.set()
-        self._children = children  # for a second Ctrl-C meanwhile
         try:
             gone = await asyncio.gather(
                 *(child.end(signal.SIGTERM if child.is_worker else number) for child in children)
             )
         finally:
-            self._children = []
+            self._children = [child for child in self._children if child not in children]
         if self._owns_process:
             await end_strays(self._before)
         self.watchers.remove_directories()
+        logs, self._logs = self._logs, []
         if logs:
             await asyncio.wait(logs, timeout=OUTPUT_SECONDS)
         for task in logs:

@@ -26,6 +26,8 @@ from tests.campaign.play import Result, play
 from tests.campaign.scene import START_SECONDS, Lane, Scene
 from tests.campaign.table import table
 
+pytestmark = pytest.mark.waits
+
 SEED = 11
 LIAR = process.PROGRAM.with_name("liar.py")
 

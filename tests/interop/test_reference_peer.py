@@ -14,6 +14,8 @@ from tests.bootstrap.ranks import Check, Rank, Start, names, of, output, write_h
 from tests.bootstrap.system_tools import Tools
 from tests.interop.scenes import SCENES, ReferencePeer, Scene, outcome, played
 
+pytestmark = pytest.mark.waits
+
 Pair = tuple[Rank, Rank]
 
 

@@ -31,6 +31,8 @@ from wireproto.conformance.expected import Expected, load_profile, rules_of
 from wireproto.session import Role
 from wireproto.testing.requirements import DIRECTORY
 
+pytestmark = pytest.mark.waits
+
 MEASURED: Final = json.loads((HERE / "reference-verdicts.json").read_text())
 PARTS: Final = ("codec", "rank1", "rank0")
 PROFILE: Final = load_profile("reference")

@@ -10,7 +10,7 @@ from wireproto.messages import Revision
 if TYPE_CHECKING:
     from tests.simulation.world import Control, World
 
-PATIENCE_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 9.0
 """What a group may need besides the slowest start and import."""
 HARMLESS: Final = {"again", "slow-import"}
 """Faults that end no group."""
@@ -29,7 +29,10 @@ LOCAL: Final = {
 """Faults that end the worker or command of one rank."""
 CERTAIN: Final = {"kill-child", "disk-full", "disk-read-only"}
 """Those whose codes cannot be those of a consequence."""
-LATE: Final = {"deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap"}
+LATE: Final = {
+    "deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap",
+    "session-ended",
+}  # fmt: skip
 """What a rank says that has waited too long for another one, which had failed before their bootstrap."""
 SLACK_SECONDS: Final = 20.0
 """From a deadline to the end of all children, the longest grace included."""

@@ -162,7 +162,7 @@ class End(asyncio.Transport):
         self._due = 0.0  # when the last piece on the wire arrives
         self._in: deque[bytes | None] = deque()  # arrived, and not read; None for the end of the stream
         self._is_paused = self._is_closing = self._is_done = self._is_full = self._is_reading = False
-        self._has_ended = self._has_told_end = False
+        self._has_ended = self._has_told_end = self._was_reset = False
         self._silence: asyncio.TimerHandle | None = None
         network.ends[self] = None
         self.notice_silence()
@@ -237,11 +237,18 @@ class End(asyncio.Transport):
         """The connection is gone here, and the other host is told if it can be reached."""
         if not self.is_lost:
             self._gone(error)
-            self._later(self._network.delay(), self.other._told_of_reset)
+            self._reset_other()
+
+    def _reset_other(self) -> None:
+        """Send a reset, behind what is on the wire."""
+        self._due = max(self._due + 1e-6, self._network.loop.now + self._network.delay())
+        self._later(self._due - self._network.loop.now, self.other._told_of_reset)
 
     def _told_of_reset(self) -> None:
         if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
-            self._gone(refused(errno.ECONNRESET))
+            self._was_reset = True
+            if not self._in or self._protocol is None or self._is_ending():  # else what has arrived is read first
+                self._gone(refused(errno.ECONNRESET))
 
     def _gone(self, error: OSError | None) -> None:
         self.is_lost = True
@@ -313,7 +320,7 @@ class End(asyncio.Transport):
         if not self._network.reaches(self.own[0], self.peer[0]):
             self.other._again.append(data)
         elif self.is_lost:
-            self._later(self._network.delay(), self.other._told_of_reset)
+            self._reset_other()
         elif not self._is_closing:
             self._in.append(data)
             self._read_soon()
@@ -348,6 +355,8 @@ class End(asyncio.Transport):
                 data = data[count:]
         else:
             self._protocol.data_received(data)
+        if self._was_reset and not self._in:
+            self._gone(refused(errno.ECONNRESET))
         self._read_soon()
 
     def _tell(self, call: Callable[..., Any], *arguments: Any) -> None:

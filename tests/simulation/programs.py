@@ -87,7 +87,7 @@ class Ring:
 
 def _abort(process: SimulatedProcess) -> None:
     """Native code aborts where a peer has gone, if it is waiting for one."""
-    if not process.is_dead and process.is_native:
+    if process.is_native and not process.is_dead and not process.is_unkillable:
         process.end(-signal.SIGABRT)
 
 

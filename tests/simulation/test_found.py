@@ -87,3 +87,10 @@ def test_after_a_restart_nobody_comes_to_the_reason_is_the_failure_before_it() -
     done = world(*faults, timeout=20.0, restarts=1, restart_on="any")
     assert [cause(control) for control in done.controls] == [(0, "worker-died")] * 2
     assert "no group within 20 s" in done.controls[1].last("error")["message"]  # type: ignore[index]
+
+
+def test_a_child_that_started_in_the_moment_of_a_stop_was_left() -> None:
+    """The run had ended its children by then, and dismissed the guard."""
+    done = world(Fault("term", 1, 0.0, "bootstrap-received"), plain=0, command=("true",), timeout=10.0)
+    assert done.controls[1].last("started") is not None
+    assert done.controls[1].code == 143

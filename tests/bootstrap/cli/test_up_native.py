@@ -21,6 +21,8 @@ import pytest
 from tests.bootstrap.conftest import SCRIPTS
 from tests.bootstrap.ranks import CABLE_PORT, LINK_PORT, Check, Rank, cable_between, error, of, output
 
+pytestmark = pytest.mark.waits
+
 Ranks = Callable[[int], list[Rank]]
 StartNative = Callable[..., list[Any]]
 HOST = "127.0.0.1"

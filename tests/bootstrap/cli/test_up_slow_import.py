@@ -8,6 +8,8 @@ import pytest
 
 from tests.bootstrap.ranks import Check, Rank, Start, failed, make_ranks, names, of
 
+pytestmark = pytest.mark.waits
+
 Pair = tuple[list[Rank], list[Any]]
 StartPairs = Callable[..., list[Pair]]
 IMPORTS: Final = [(slow, seconds) for slow in (0, 1) for seconds in (1, 5, 20)]

@@ -19,7 +19,10 @@ from tests.bootstrap.conftest import SCRIPTS, CommandRun, wait_until
 from tests.bootstrap.launch.namespaces import Cluster, cluster
 from tests.bootstrap.launch.sshd import SshHost
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
+pytestmark = [
+    pytest.mark.waits,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces"),
+]
 
 Launch = Callable[..., CommandRun]
 PINGS_SECONDS: Final = 20.0

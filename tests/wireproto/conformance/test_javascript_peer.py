@@ -12,6 +12,8 @@ from tests.wireproto.conformance.javascript import ROLES, one_run
 from wireproto.conformance import CASES
 from wireproto.session import Role
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
 @pytest.mark.timeout(600)
