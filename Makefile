@@ -89,7 +89,7 @@ planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds w
 	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
 api: $(VENV)/.dev-installed ## Build the API reference in build/api
-	@$(BIN)/python -W error -m pdoc --output-directory build/api $(API)
+	@$(BIN)/python -W error -c "from bootstrap import *; from pdoc.__main__ import cli; cli()" --output-directory build/api $(API)
 
 campaign: $(VENV)/.dev-installed ## Inject 1,000 faults into real pairs of ranks (ARGS="--seed 7 --only ready:kill")
 	@$(BIN)/python -m tests.campaign $(ARGS)

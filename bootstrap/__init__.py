@@ -50,7 +50,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"bootstrap.{_MODULES[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"bootstrap.{_MODULES[name]}"), name)
+    return value
 
 
 class _Package(ModuleType):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 _SLOW_MACHINE = [HealthCheck.too_slow]
 
 settings.register_profile(
-    "ci", max_examples=80, deadline=None, derandomize=False, print_blob=True, suppress_health_check=_SLOW_MACHINE
+    "ci", max_examples=60, deadline=None, derandomize=False, print_blob=True, suppress_health_check=_SLOW_MACHINE
 )
 settings.register_profile("local", max_examples=60, deadline=None, suppress_health_check=_SLOW_MACHINE)
 settings.register_profile(

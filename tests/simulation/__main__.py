@@ -5,6 +5,7 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -82,7 +83,8 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
     """Run worlds from the seed `first` on, as many as `runs`, and begin no more once the time is over."""
     totals, began = Totals(), time.monotonic()
     seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         pending = {pool.submit(run_seeds, each) for each in islice(seeds, jobs)}
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -162,4 +164,8 @@ def _show(seed: int, totals: Totals) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough is no error
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

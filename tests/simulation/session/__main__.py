@@ -7,6 +7,7 @@ if a promise is broken.
 import argparse
 import json
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -155,6 +156,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough is no error
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ peer or a harmless variant of it does not pass.
 
     --harmless N    only the harmless variants, N times each, with all cases
     --busy          with one core kept busy by something else
+    --some          a third of the harmless variants, another one each day
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from tests.wireproto.conformance.javascript import busy_core
@@ -133,16 +135,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--harmless", type=int, metavar="N")
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--some", action="store_true")
     options = parser.parse_args()
     with busy_core() if options.busy else nullcontext():
-        return harmless(options.harmless) if options.harmless else matrix()
+        return harmless(options.harmless) if options.harmless else matrix(some=options.some)
 
 
-def matrix() -> int:
-    """Each mutant with the cases that were written one by one, and each harmless variant."""
+def matrix(*, some: bool) -> int:
+    """Each mutant with the cases that were written one by one, and each harmless variant, or a third of them a day."""
     wrong = asyncio.run(wrong_of_the_references())
     workers = os.cpu_count() or 1
     names, variants = list(MUTANTS), list(HARMLESS)
+    if some:
+        variants = variants[datetime.now(UTC).toordinal() % 3 :: 3]
     with ProcessPoolExecutor(workers) as pool:
         shares = pool.map(_in_process, [names[at::workers] for at in range(workers)])
         suspects = pool.map(_accusations_in_process, [variants[at::workers] for at in range(workers)])
