@@ -1,5 +1,7 @@
 """What must hold in every world."""
 
+import base64
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bootstrap.link.outcome import CONSEQUENCES
@@ -72,8 +74,12 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
             _broken(world, f"{control.name} announces the group before all ranks have formed it")
 
 
-def check_end(world: "World") -> None:
+def check_end(world: "World", secrets: Sequence[bytes]) -> None:
     """Check what must hold once all is over."""
+    shown = "\n".join(world.trace)
+    for secret in secrets:
+        if any(form in shown for form in (secret.hex(), str(secret)[2:-1], base64.b64encode(secret).decode())):
+            _broken(world, "an event shows a private key")
     for control in world.controls:
         if (error := control.process.error) is not None:
             _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")

@@ -8,12 +8,10 @@ import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from bootstrap import capabilities
 from bootstrap.system import Guard, Process, System
 from bootstrap.system.processes import Identity
 from bootstrap.system.tools import ToolResult
@@ -23,9 +21,6 @@ from tests.simulation.network import Host, Network, refused
 TMP: Final = Path("/tmp")
 GUARD_GRACE: Final = 1.0
 PIPE_SECONDS: Final = 0.0005
-
-
-capabilities.own_version = cache(capabilities.own_version)  # it reads the package's metadata each time
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ import signal
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any, Final, Self
+from unittest.mock import patch
 
+from bootstrap import capabilities
 from bootstrap.control.run import Run, Stopped
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.plan import Plan
@@ -29,23 +32,14 @@ STOP_SECONDS: Final = 60.0
 TIDY_SECONDS: Final = 10.0
 """What a guard may need for what its killed run has left."""
 CHECK_SECONDS: Final = 1.0
+VERSION: Final = "0.1.0"
 
 
-class Keys:
-    """Signers, made once: deriving a key is the dearest thing in a world."""
-
-    def __init__(self) -> None:
-        self._made: dict[int, KnownSide] = {}
-
-    def __getitem__(self, number: int) -> KnownSide:
-        if number not in self._made:
-            scalar = (int.from_bytes(hashlib.sha256(b"%d" % number).digest()) % (1 << 255) + 1).to_bytes(32)
-            self._made[number] = KnownSide(scalar, bytes(32), bytes(32))
-            _ = self._made[number].public_key
-        return self._made[number]
-
-
-KEYS: Final = Keys()
+@cache
+def signer(rank: int) -> KnownSide:
+    """Return the identity of a rank."""
+    scalar = (int.from_bytes(hashlib.sha256(b"%d" % rank).digest()) % (1 << 255) + 1).to_bytes(32)
+    return KnownSide(scalar, bytes(32), bytes(32))
 
 
 @dataclass
@@ -136,6 +130,10 @@ class World:
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
 
     def run(self) -> None:
+        with patch.object(capabilities, "own_version", lambda: VERSION):  # it would read the package's metadata
+            self._run()
+
+    def _run(self) -> None:
         try:
             self.loop.run_until_complete(self._main())
             self.broken += self.ring.broken
@@ -172,7 +170,7 @@ class World:
         await asyncio.sleep(TIDY_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
-        check_end(self)
+        check_end(self, [signer(plan.rank).scalar for plan in self.scenario.plans])
 
     async def _over(self, limit: float, *, even_if_none: bool = False) -> None:
         """Wait until all control processes have ended, but no longer than this."""
@@ -234,7 +232,7 @@ class Control:
     async def _main(self, process: SimulatedProcess) -> int:
         plan = self.plan
         self.run = run = run_for(plan, self, owns_process=False)
-        script = Rank(plan, Trust(KEYS[plan.rank], {peer: KEYS[peer].public_key for peer in plan.peers}), run)
+        script = Rank(plan, Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers}), run)
         error: Exception | None = None
         try:
             try:
