@@ -1,6 +1,7 @@
 """What must hold in every world."""
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,6 +118,7 @@ def check_left(world: "World", control: "Control") -> None:
 
 
 def _check_causes(world: "World") -> None:
+    is_stopped = world.stopped_at < math.inf
     kinds = {fault.kind.partition(":")[0] for fault in world.struck}
     ends = {str(control.last("done")) for control in world.controls}
     is_timed_out = any("finish-timeout" in each for each in ends)
@@ -129,10 +131,10 @@ def _check_causes(world: "World") -> None:
         for name, (_, code) in failures.items():
             if code != "host-busy" and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")
-    if world.stopped and kinds <= HARMLESS and not _is_late(world) and _agree(world) and not is_timed_out:
+    if is_stopped and kinds <= HARMLESS and not _is_late(world) and _agree(world) and not is_timed_out:
         _check_stop(world)
     has_restarted = any(control.last("restarting") for control in world.controls)  # each rank counts its own
-    if not world.stopped and not kinds & DISRUPTIVE and _agree(world) and not has_restarted and not _is_late(world):
+    if not is_stopped and not kinds & DISRUPTIVE and _agree(world) and not has_restarted and not _is_late(world):
         if len(world.struck) == 1 and kinds <= LOCAL:
             _check_blame(world, failures)
         sessions = {_session(control) for control in world.controls}

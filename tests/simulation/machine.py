@@ -80,20 +80,18 @@ class Machine:
         for end in list(self.host.network.ends):
             end.notice_silence()
 
-    def release(self, pid: int) -> None:
+    def release(self, process: "SimulatedProcess") -> None:
         """A process has ended: what the kernel held for it is free."""
         for address, holders in list(self.udp.items()):
-            holders.discard(pid)
+            holders.discard(process.pid)
             if not holders:
                 del self.udp[address]
         for listener in list(self.host.listeners.values()):
-            if listener.owner is self.processes.get(pid):
+            if listener.owner is process:
                 listener.close()
-        for end in sorted(
-            (each for each in self.host.network.ends if each.owner is self.processes.get(pid)),
-            key=lambda each: (each.own, each.peer),
-        ):
-            end.die()
+        for end in list(self.host.network.ends):
+            if end.owner is process:
+                end.die()
 
 
 class SimulatedProcess:
@@ -112,6 +110,8 @@ class SimulatedProcess:
         self.pending: list[int] = []
         self.on_signal: Callable[[int], bool] = lambda number: False
         """Handles a signal, and says whether it did."""
+        self.error: BaseException | None = None
+        """What its program raised, which no program should."""
         self.ended = asyncio.Event()
         self.at_end: list[Callable[[], None]] = []
         self.task: asyncio.Task[int] | None = None
@@ -151,9 +151,6 @@ class SimulatedProcess:
         else:
             self.end(task.result())
 
-    error: BaseException | None = None
-    """What its program raised, which no program should."""
-
     def signal(self, number: int) -> None:
         if self.is_dead:
             return
@@ -189,7 +186,7 @@ class SimulatedProcess:
             return
         self.is_dead, self.status = True, status
         machine = self.machine
-        machine.release(self.pid)
+        machine.release(self)
         for name in self.outputs:
             self.write(name, None)
         for call in self.at_end:

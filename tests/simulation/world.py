@@ -102,14 +102,12 @@ class World:
     """Runs one scenario. `trace` has a line for each thing that happened; `broken` what must not have."""
 
     def __init__(self, seed: int, scenario: Scenario | None = None) -> None:
-        self.seed = seed
         self.scenario = Scenario.of(seed) if scenario is None else scenario
         self.trace: list[str] = []
         self.broken: list[str] = []
         self.struck: list[Fault] = []
-        self.stopped = False
-        """Whether a user has stopped any rank."""
         self.stopped_at = math.inf
+        """When a user has stopped the first rank."""
         self.is_over = False
         self.is_ending = False
         """Whether no user starts anything more."""
@@ -180,7 +178,6 @@ class World:
 
     def stop(self, control: "Control", number: int) -> None:
         self.record(f"the user stops {control.name} with {signal.Signals(number).name}")
-        self.stopped = True
         self.stopped_at = min(self.stopped_at, self.loop.now)
         control.stopped_by = control.stopped_by or number
         control.process.signal(number)
