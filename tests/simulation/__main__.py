@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -83,8 +84,7 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
     """Run worlds from the seed `first` on, as many as `runs`, and begin no more once the time is over."""
     totals, began = Totals(), time.monotonic()
     seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool:
         pending = {pool.submit(run_seeds, each) for each in islice(seeds, jobs)}
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -99,6 +99,18 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
     if sys.stderr.isatty():
         sys.stderr.write("\n")
     return totals
+
+
+def _begin(parent: int) -> None:
+    """Let a worker end with its parent, whatever ends that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def replay(seed: int, scenario: Scenario | None = None) -> World:

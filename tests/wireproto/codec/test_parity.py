@@ -40,7 +40,7 @@ EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: c
 EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: cls.__name__)
 IN_THREE_PARTS = pytest.mark.parametrize("share", range(3))
 
-FRAMES = 9
+FRAMES = 12
 """In each example: hypothesis takes longer to draw a frame than both readers take to read it."""
 FRAME_TESTS = 12 + 12 + 3 + 3
 """How many of the tests below put a frame of hypothesis's to both readers; the lines above say which."""
