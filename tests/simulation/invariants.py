@@ -127,7 +127,7 @@ def _check_causes(world: "World") -> None:
         for control in world.controls
         if (error := control.last("error")) is not None and control.ended < world.stopped_at
     }
-    if kinds <= HARMLESS and not _is_late(world) and not is_timed_out:
+    if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and _agree(world):
         for name, (_, code) in failures.items():
             if code != "host-busy" and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")
