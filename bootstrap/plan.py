@@ -84,7 +84,7 @@ class Plan:
     restarts: int = 0
     """How many more bootstraps may follow in an hour."""
     restart_on: RestartOn = "link"
-    """What they may follow: a lost link, a program that failed on any rank, or any failure."""
+    """What they may follow: a lost link, a program that failed on any rank, or any failure but a stop or a deadline."""
     cwd: str | None = None
     """The program's directory; by default this process's."""
     stdin: bool = False

@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Required, Self, TypedDict, Unpack
+from typing import Final, Self
 
 import msgspec
 
@@ -16,7 +17,7 @@ from bootstrap.control.watchers import Watchers
 from bootstrap.errors import USED_UP, BootstrapError
 from bootstrap.events import EVENTS, EventDict
 from bootstrap.link.gather import VARIABLE
-from bootstrap.system import Process, current
+from bootstrap.system import Process, Start, current
 from bootstrap.system.processes import LONGEST_LINE, POLL_SECONDS
 
 WORKER = ("-m", "bootstrap.worker")
@@ -28,16 +29,6 @@ OUTPUT: Final = ("stdout", "stderr")
 _IMPORT_PATH = [str(Path(entry).absolute()) for entry in sys.path]
 _CRASHES: Final = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 """Native code can end so because another rank failed; any other signal came from outside."""
-
-
-class Options(TypedDict, total=False):
-    """Of `Processes.start`."""
-
-    outputs: Required[tuple[str, str]]
-    more: Sequence[str]
-    writes: bool
-    stdin: bool
-    cwd: str | None
 
 
 class ChildError(BootstrapError):
@@ -120,17 +111,15 @@ class Child:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_IMPORT_PATH)}
         if program:
             environment["PYTHONUNBUFFERED"] = "1"
-        child = await cls._start(
-            [sys.executable, "-P", *WORKER, backend],
-            environment,
-            channel,
-            GRACE_SECONDS,
-            watchers,
+        wanted = Start(
+            arguments=[sys.executable, "-P", *WORKER, backend],
+            environment=environment,
             outputs=("events", "log"),
             more=OUTPUT if program else (),
             writes=True,
             stdin=stdin,
         )
+        child = await cls._start(wanted, channel, GRACE_SECONDS, watchers)
         if program:
             passed = child._process.passed
             child.output, child.stdin = (passed["stdout"], passed["stderr"]), passed.get("stdin")
@@ -150,10 +139,9 @@ class Child:
         stdin: bool = False,
     ) -> Self:
         """Start a command. BootstrapError if the system refuses it; OSError if it has nothing left for any."""
+        wanted = Start(arguments=arguments, environment=environment, outputs=OUTPUT, stdin=stdin, cwd=cwd)
         try:
-            return await cls._start(
-                arguments, environment, channel, grace, watchers, outputs=OUTPUT, stdin=stdin, cwd=cwd
-            )
+            return await cls._start(wanted, channel, grace, watchers)
         except OSError as error:
             if error.errno in USED_UP:
                 raise
@@ -162,20 +150,12 @@ class Child:
             ) from error
 
     @classmethod
-    async def _start(
-        cls,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        channel: socket.socket | None,
-        grace: float,
-        watchers: "Watchers",
-        **options: Unpack[Options],
-    ) -> Self:
-        own = {name: value for name, value in environment.items() if name != VARIABLE}  # not an outer run's
+    async def _start(cls, wanted: Start, channel: socket.socket | None, grace: float, watchers: "Watchers") -> Self:
+        own = {name: value for name, value in wanted.environment.items() if name != VARIABLE}  # not an outer run's
         descriptor = None if channel is None else channel.fileno()
         if descriptor is not None:
             own[VARIABLE] = str(descriptor)
-        process = current().processes().start(arguments, own, channel=descriptor, **options)
+        process = current().processes().start(replace(wanted, environment=own, channel=descriptor))
         child = cls(process, grace, watchers)
         watchers.watch(child.pid)
         child._exited_watch = asyncio.create_task(child._watch())

@@ -80,6 +80,25 @@ class Files(Protocol):
         """Remove such a file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A process to start. Its stdin is /dev/null, unless this says otherwise."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    outputs: tuple[str, str]
+    """The names of its stdout and stderr."""
+    more: Sequence[str] = ()
+    """Those of further pipes for it to write to."""
+    writes: bool = False
+    """Its stdin is a pipe that this process writes to."""
+    stdin: bool = False
+    """It has this process's stdin: as its own or, beside a pipe, as another descriptor."""
+    channel: int | None = None
+    """A descriptor to inherit."""
+    cwd: str | None = None
+
+
 class Process(Protocol):
     """A process that leads a session and a process group of its own, and has not been reaped."""
 
@@ -140,24 +159,7 @@ class Guard(Protocol):
 class Processes(Protocol):
     """Starts processes, and looks at those that other runs have started."""
 
-    def start(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        outputs: tuple[str, str],
-        more: Sequence[str] = (),
-        writes: bool = False,
-        stdin: bool = False,
-        channel: int | None = None,
-        cwd: str | None = None,
-    ) -> Process:
-        """Start a process.
-
-        `outputs` name its stdout and stderr, `more` further pipes for it to write to. Its stdin is a pipe where this
-        process `writes` to it, else /dev/null; with `stdin` it has this process's own, which beside a pipe is passed
-        as another descriptor. `channel` is a descriptor to inherit.
-        """
+    def start(self, wanted: Start) -> Process: ...
 
     def guard(self, lock: int | None = None, record: Path | None = None) -> Guard:
         """Start a guard that inherits the descriptor `lock` and is to remove `record`."""

@@ -15,7 +15,7 @@ from typing import IO, Annotated, Final, NamedTuple
 import msgspec
 import psutil
 
-from bootstrap.system import Guard, Process
+from bootstrap.system import Guard, Process, Start
 from bootstrap.system.guard import start_ticks
 
 LONGEST_LINE: Final = 64 * 1024
@@ -147,40 +147,31 @@ class SystemProcess:
         self.close_stdin()
 
 
-def start(
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    outputs: tuple[str, str],
-    more: Sequence[str] = (),
-    writes: bool = False,
-    stdin: bool = False,
-    channel: int | None = None,
-    cwd: str | None = None,
-) -> Process:
+def start(wanted: Start) -> Process:
     with ExitStack() as passing, ExitStack() as opened:
         passed, pipes = {}, {}
-        for name in more:
+        for name in wanted.more:
             reading, passed[name] = os.pipe()
             passing.callback(os.close, passed[name])
             pipes[name] = opened.enter_context(os.fdopen(reading, "rb", buffering=0))
-        if writes and stdin:
+        if wanted.writes and wanted.stdin:
             passed["stdin"] = os.dup(0)
             passing.callback(os.close, passed["stdin"])
         process = subprocess.Popen(
-            arguments,
-            pass_fds=[*passed.values(), *([] if channel is None else [channel])],
-            stdin=subprocess.PIPE if writes else None if stdin else subprocess.DEVNULL,
+            wanted.arguments,
+            pass_fds=[*passed.values(), *([] if wanted.channel is None else [wanted.channel])],
+            stdin=subprocess.PIPE if wanted.writes else None if wanted.stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=environment,
-            cwd=cwd,
+            env=wanted.environment,
+            cwd=wanted.cwd,
         )
         opened.pop_all()
         assert process.stdout is not None  # noqa: S101 - they are pipes
         assert process.stderr is not None  # noqa: S101
-        return SystemProcess(process, {outputs[0]: process.stdout, outputs[1]: process.stderr, **pipes}, passed)
+        own = zip(wanted.outputs, (process.stdout, process.stderr), strict=True)
+        return SystemProcess(process, {**dict(own), **pipes}, passed)
 
 
 class SystemGuard:

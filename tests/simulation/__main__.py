@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from tests.campaign import say
+from tests.campaign import exit_with, say
 from tests.simulation.planted import show_planted
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import Scenario, World
@@ -176,8 +176,4 @@ def _show(seed: int, totals: Totals) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough is no error
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)

@@ -60,10 +60,8 @@ def check(world: "World") -> None:
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
     """Check an event at the time when it is shown."""
-    if event["event"] == "error" and event["code"] == "host-busy":
-        others = [each for each in world.live(control.plan.rank) if each is not control]
-        if not others:
-            _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
+    if event["event"] == "error" and event["code"] == "host-busy" and world.live(control.plan.rank) == [control]:
+        _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
     if (
         event["event"] == "restarting"
         and sum(each["event"] == "restarting" for each in control.events) > control.plan.restarts
@@ -84,6 +82,7 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
     for control in world.controls:
         if (error := control.process.error) is not None:
             _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
+        _check_status(world, control)
     for machine in world.machines:
         if machine.host.is_down:
             continue
@@ -120,14 +119,14 @@ def check_left(world: "World", control: "Control") -> None:
 def _check_causes(world: "World") -> None:
     is_stopped = world.stopped_at < math.inf
     kinds = {fault.kind.partition(":")[0] for fault in world.struck}
-    ends = {str(control.last("done")) for control in world.controls}
-    is_timed_out = any("finish-timeout" in each for each in ends)
+    is_timed_out = any((control.last("done") or {}).get("code") == "finish-timeout" for control in world.controls)
     failures = {
         control.name: (error["rank"], error["code"])
         for control in world.controls
         if (error := control.last("error")) is not None and control.ended < world.stopped_at
     }
-    if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and _agree(world):
+    is_told = _agree(world) or not world.scenario.plans[0].command  # else a command may fail with another rank's
+    if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
         for name, (_, code) in failures.items():
             if code != "host-busy" and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")
@@ -142,6 +141,15 @@ def _check_causes(world: "World") -> None:
         are_late = {code for _, code in causes} == {"deadline"}  # all at the same time
         if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
             _broken(world, f"the ranks name different causes: {failures}")
+
+
+def _check_status(world: "World", control: "Control") -> None:
+    """Check that a command's own status is the exit code where its failure has ended the run."""
+    told = [each for each in control.events if each["event"] in ("command-ended", "restarting", "error")]
+    match told[-2:]:
+        case [{"event": "command-ended", "status": status}, {"event": "error", "stage": "command", "rank": rank}]:
+            if rank == control.plan.rank and control.code not in (None, status):
+                _broken(world, f"{control.name} ends with {control.code}, and its command with {status}")
 
 
 def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:

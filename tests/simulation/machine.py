@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from bootstrap.system import Guard, Process, System
+from bootstrap.system import Guard, Process, Start, System
 from bootstrap.system.processes import Identity
 from bootstrap.system.tools import ToolResult
 from tests.simulation.loop import CONTROL, SimulatedLoop
@@ -224,7 +224,7 @@ class SimulatedProcess:
 class Child:
     """A process as its parent sees it, see `bootstrap.system.Process`."""
 
-    def __init__(self, process: SimulatedProcess, outputs: Sequence[str], passed: Mapping[str, int]) -> None:
+    def __init__(self, process: SimulatedProcess, passed: Mapping[str, int]) -> None:
         self.pid = process.pid
         self.passed = passed
         self.streams: Mapping[str, asyncio.StreamReader] = process.outputs
@@ -335,28 +335,12 @@ class Processes:
     def __init__(self, owner: SimulatedProcess) -> None:
         self._owner, self._machine = owner, owner.machine
 
-    def start(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        outputs: tuple[str, str],
-        more: Sequence[str] = (),
-        writes: bool = False,
-        stdin: bool = False,
-        channel: int | None = None,
-        cwd: str | None = None,
-    ) -> Process:
+    def start(self, wanted: Start) -> Process:
         assert self._machine.programs is not None
-        names = (*outputs, *more)
-        program = self._machine.programs(arguments, environment)
-
-        async def run(process: SimulatedProcess) -> int:
-            return await program(process)
-
-        process = self._machine.spawn(run, arguments, self._owner)
-        process.outputs = {name: asyncio.StreamReader() for name in names}
-        return Child(process, names, {name: 10 + number for number, name in enumerate(more)})
+        program = self._machine.programs(wanted.arguments, wanted.environment)
+        process = self._machine.spawn(program, wanted.arguments, self._owner)
+        process.outputs = {name: asyncio.StreamReader() for name in (*wanted.outputs, *wanted.more)}
+        return Child(process, {name: 10 + number for number, name in enumerate(wanted.more)})
 
     def guard(self, lock: int | None = None, record: Path | None = None) -> Guard:
         return SimulatedGuard(self._owner, lock, record)

@@ -127,15 +127,6 @@ def _alarm_of_old(original: Any) -> Any:
     return again
 
 
-def _second_signal_first(original: Any) -> Any:
-    def interrupt(self: run.Run, number: int) -> None:
-        if self._stop_reason is not None:
-            original(self, number)
-        self._stop_reason = self._stop_reason or None
-
-    return interrupt
-
-
 def _keeps_bootstraps(original: Any) -> Any:
     async def bootstrap(self: sessions.RankOne) -> Any:
         return self.__dict__.setdefault("first", await original(self))
@@ -170,7 +161,7 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "the alarm goes on after the group is there": (run.Run, "met", _met_keeps_alarm),
     "an attempt's alarm ends the next one": (run.Run, "again", _alarm_of_old),
     "children are left at the end": (run.Run, "end_children", _replaced(_at_once)),
-    "a signal is not taken": (run.Run, "interrupt", _second_signal_first),
+    "a signal is not taken": (run.Run, "interrupt", _replaced(_nothing)),
     "the deadline is not set": (run.Run, "_set_alarm", _replaced(_nothing)),
     "a child is not killed": (child.Child, "end", _kills_nobody),
     "a child that cannot be killed is not reported": (child.Child, "end", _never_gives_up),
@@ -178,9 +169,9 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "the lock's record names no child": (lock.Lock, "watch", _replaced(_nothing)),
     "the lock's record is left": (lock.Lock, "_release", _replaced(lambda self: self._held.close())),
     "the lock is not released": (lock.Lock, "_release", _replaced(_nothing)),
-    "a live holder counts as dead": (lock, "TIDY_SECONDS", _replaced(0.0)),
+    "a killed run's guard is not waited for": (lock, "TIDY_SECONDS", _replaced(0.0)),
     "the guard knows no child": (watchers.Watchers, "watch", _replaced(lambda self, pid: self.children.add(pid))),
-    "the guard knows no directory": (watchers.Watchers, "remove_directories", _replaced(_nothing)),
+    "directories are left": (watchers.Watchers, "remove_directories", _replaced(_nothing)),
     "a rank is ready alone": (outcome.Exchange, "all", _own_state_only),
     "rank 0 passes no state on": (outcome.Exchange, "_post", _no_relay),
     "the last failure is the cause": (outcome.Exchange, "_first", _last_failure_first),

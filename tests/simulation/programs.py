@@ -49,7 +49,7 @@ class Ring:
             return False
         self._inits[own] = init
         self._join(process, session)
-        process.at_end.append(lambda: self._inits.pop(own, None) and None)
+        process.at_end.append(lambda: self._leave(own, init))
         seconds = CONNECT_SECONDS
         try:
             while not init.is_complete():
@@ -66,9 +66,13 @@ class Ring:
                 seconds = min(seconds * 1.5, 1.0)
         finally:
             listener.close()
-            self._inits.pop(own, None)
+            self._leave(own, init)
         self.formed.setdefault(session, set()).add(rank)
         return True
+
+    def _leave(self, own: Address, init: "Init") -> None:
+        if self._inits.get(own) is init:
+            del self._inits[own]
 
     def _join(self, process: SimulatedProcess, session: str) -> None:
         """Have the native code of a process fail, now and then, once another one of its group has ended."""

@@ -29,7 +29,7 @@ from bootstrap.control.run import Run, execute
 from bootstrap.events import FIELDS
 from bootstrap.files import private_directory
 from bootstrap.link.outcome import PeerError
-from bootstrap.system import Process, Processes, current, processes, running_on
+from bootstrap.system import Process, Processes, Start, current, processes, running_on
 from bootstrap.system.processes import identity
 from tests.bootstrap.conftest import wait_until
 from wireproto.messages import Outcome, OutcomeState
@@ -721,8 +721,8 @@ def test_the_system_can_be_replaced() -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(processes, name)
 
-        def start(self, arguments: Sequence[str], *_: Any, **__: Any) -> Process:
-            started.append(arguments)
+        def start(self, wanted: Start) -> Process:
+            started.append(wanted.arguments)
             raise BootstrapError("pretended", code="mlx-missing")
 
     async def act(run: Run) -> None:

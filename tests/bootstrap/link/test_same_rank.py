@@ -3,12 +3,20 @@
 import asyncio
 import socket
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from bootstrap.link import same_rank
 from tests.bootstrap.links import run
 from tests.bootstrap.ranks import LINK_PORT, Rank, Start, failed
+
+
+async def connected(ip: str, **options: Any) -> asyncio.StreamWriter:
+    """Connect once somebody listens."""
+    while True:
+        with suppress(ConnectionRefusedError):
+            return (await asyncio.open_connection(ip, LINK_PORT, **options))[1]
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -26,11 +34,7 @@ def test_a_rank_0_that_had_just_come_up_was_taken_for_a_rank_1(pair: tuple[Rank,
 
     async def main() -> None:
         rank_0 = asyncio.create_task(same_rank.no_other_rank_0(zero.ip, one.ip, LINK_PORT, asyncio.Event()))
-        writer = None
-        while writer is None:
-            with suppress(ConnectionRefusedError):
-                _, writer = await asyncio.open_connection(zero.ip, LINK_PORT)
-        writer.close()
+        (await connected(zero.ip)).close()
         assert not await same_rank._waits_for_a_hello(one.ip, zero.ip, LINK_PORT)
         rank_0.cancel()
 
@@ -70,10 +74,7 @@ def test_no_connection_to_a_rank_0_outlives_its_look(pair: tuple[Rank, Rank]) ->
 
     async def main() -> None:
         rank_0 = asyncio.create_task(same_rank.no_other_rank_0(zero.ip, zero.ip, LINK_PORT, asyncio.Event()))
-        writer = None
-        while writer is None:
-            with suppress(ConnectionRefusedError):
-                _, writer = await asyncio.open_connection(zero.ip, LINK_PORT, local_addr=(zero.ip, 0))
+        writer = await connected(zero.ip, local_addr=(zero.ip, 0))
         while len(asyncio.all_tasks()) < 5:  # noqa: ASYNC110 - main, rank 0, its two waits, and the look
             await asyncio.sleep(0.01)
         rank_0.cancel()

@@ -224,7 +224,7 @@ def test_the_end_of_a_session() -> None:
     async def main() -> None:
         async with linked() as (near, far):
             await near.send(SessionEnd(), SECONDS)
-            near._transport.write(b"what follows is nobody's")
+            near._transport.write(b"what follows is not read")
             for event in (Confirmed(), MessageReceived(SessionEnd()), Closed(orderly=True)):
                 assert await far.receive() == event
             with pytest.raises(LinkError) as caught:

@@ -7,14 +7,13 @@ if a promise is broken.
 import argparse
 import json
 import secrets
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from tests.campaign import exit_with, say
 from tests.simulation.session.chance import Run, run, shrink
 from tests.simulation.session.explore import Scenario, explore, replay, scenarios
 from tests.simulation.session.planted import BUGS, hunt
@@ -22,12 +21,6 @@ from tests.simulation.session.snapshot import copyable
 
 _SEEDS = (1, 2, 3)
 _MOST_RUNS = 10_000
-
-
-def say(text: str) -> None:
-    """To whoever runs the command, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 @dataclass
@@ -156,8 +149,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough is no error
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)
