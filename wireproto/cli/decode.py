@@ -15,7 +15,7 @@ from wireproto.codec.link import LinkDecoder
 from wireproto.errors import WireError, printable
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, Message, Revision
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, as `wireproto codec` writes them.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, as from `wireproto codec`.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -36,7 +36,7 @@ def encode(
     payload: Annotated[
         str, typer.Argument(metavar="[JSON]", help="Payload with keys as on the wire; a base64 string if opaque.")
     ] = "",
-    link: Annotated[bool, typer.Option("--link", help="Encode a link frame, with the length first.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Encode a link frame: the length, then the frame.")] = False,
     form: Annotated[TextForm, typer.Option("--form", help="Output format.")] = TextForm.HEX,
     revision: RevisionOption = Revision.V2,
 ) -> int:
@@ -74,7 +74,7 @@ def _spec(context: typer.Context, name: str, revision: Revision) -> MessageSpec:
 
 
 def _message(spec: MessageSpec, payload: bytes) -> Message:
-    """Return the message of a payload as `codec` shows it. Offsets in errors count from the start of the payload."""
+    """Return the message of a payload in the format of `codec`. Offsets in errors count from the payload's start."""
     if spec.kind is PayloadKind.OPAQUE:
         try:
             return decode_frame(bytes([spec.msg_type]) + msgspec.json.decode(payload, type=bytes))

@@ -178,7 +178,7 @@ def codec(
     Example: wireproto fuzz codec --seconds 60 -- wireproto codec
 
     A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format. It
-    may leave out codes and offsets; names that the specification does not have count as none.
+    may leave out codes and offsets. An error name that the specification does not define counts as no name.
 
     Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
@@ -236,7 +236,7 @@ def codec(
     else:
         say(so_far())
         if differential.by_verdict:
-            say("judged by verdict alone where an error has no name that the specification knows")
+            say("only verdicts are compared where an error name is not in the specification")
     return exit_code(total, interrupted)
 
 
