@@ -27,15 +27,15 @@ ExpectedOption = Annotated[
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", help="Expect the failures of a known peer: reference.")
 ]
-ExtensionsOption = Annotated[Literal["auto", "none"], typer.Option("--extensions", help="With auto, those it offers.")]
-FullOption = Annotated[bool, typer.Option("--full", help="Send all generated content, not a sample of each kind.")]
+ExtensionsOption = Annotated[Literal["auto", "none"], typer.Option("--extensions", help="Auto looks at its offers.")]
+FullOption = Annotated[bool, typer.Option("--full", help="Send all generated content, not some of each kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.")]
 RevisionOption = Annotated[
     int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
 ]
-# How to reach a peer under test. `fuzz peer` also uses these.
+# How to reach a peer under test; `fuzz peer` uses these, too.
 ListenOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 1: the peer connects here.")]
 ConnectOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 0: the peer listens there.")]
 IdentityOption = Annotated[
@@ -183,8 +183,8 @@ def codec(
 
     Example: wireproto conform codec -- wireproto codec
 
-    `wireproto codec --help` describes the format. A different code or offset only counts as
-    non-strict. An error name that the specification does not define counts as no name.
+    `wireproto codec --help` describes the format. A different code or offset only counts as non-strict, and a name that
+    the specification does not have as none.
 
     Exit codes: 0 good, 1 a case failed, 2 wrong usage, 3 could not run.
     """

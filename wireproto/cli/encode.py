@@ -36,7 +36,7 @@ def encode(
     payload: Annotated[
         str, typer.Argument(metavar="[JSON]", help="Payload with keys as on the wire; a base64 string if opaque.")
     ] = "",
-    link: Annotated[bool, typer.Option("--link", help="Encode a link frame: the length, then the frame.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Encode a link frame, with the length first.")] = False,
     form: Annotated[TextForm, typer.Option("--form", help="Output format.")] = TextForm.HEX,
     revision: RevisionOption = Revision.V2,
 ) -> int:

@@ -178,7 +178,7 @@ def codec(
     Example: wireproto fuzz codec --seconds 60 -- wireproto codec
 
     A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format. It
-    may leave out codes and offsets. An error name that the specification does not define counts as no name.
+    may leave out codes and offsets; names that the specification does not have count as none.
 
     Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from wireproto.fuzzing.peer import PeerFinding, PeerProgress
 
 _RANK_0_RETURNS: Final = 30.0
-"""Seconds to wait for rank 0, which reconnects 10 s after a session."""
+"""Seconds for rank 0 to connect. By the protocol it reconnects 10 s after a session."""
 
 
 def peer(
@@ -74,8 +74,8 @@ def peer(
     Example: wireproto fuzz peer --connect 127.0.0.1:7777 --restart-command './peer listen'
 
     Each session starts with a real handshake and ends with a check that the peer still answers. The peer must have
-    pinned our key. CMD finds the address in CONFORM_HOST and CONFORM_PORT. Rank 0 is started for each session, or
-    must reconnect itself. No group is formed. Breaches of a rule with an expected failure are not reported.
+    pinned our key. CMD finds the address in CONFORM_HOST and CONFORM_PORT. Rank 0 is started for each session, or has
+    to reconnect by itself. No group is formed. What breaks a rule of an expected failure is left out.
 
     Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
@@ -139,7 +139,7 @@ def peer(
             say(json.dumps({**told, "replay": again}))
         else:
             mark = "" if finding.is_strict else "non-strict: "
-            say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  came: {finding.came}", f"  again: {again}")
+            say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  got: {finding.came}", f"  again: {again}")
         sys.stdout.flush()
 
     progress = PeerProgress()

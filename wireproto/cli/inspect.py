@@ -25,7 +25,7 @@ _LONG: Final = 16 * 1024 * 1024
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
+    """Put the command on `app`."""
     app.command(name="inspect")(inspect)
 
 
@@ -44,24 +44,22 @@ def inspect(
         list[str] | None,
         typer.Option("--type", metavar="NAME", help="Only messages of this type; a name, 7 or 0x07. Repeatable."),
     ] = None,
-    rank: Annotated[
-        int | None, typer.Option(min=0, max=1, help="Only messages from this rank; 1 is any but rank 0.")
-    ] = None,
+    rank: Annotated[int | None, typer.Option(min=0, max=1, help="Only what this rank sent; 1: any but rank 0.")] = None,
     as_hex: Annotated[bool, typer.Option("--hex", help="Every byte, with its field.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is `done`.")] = False,
     decrypt: Annotated[
         Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its boxes opened.")
     ] = None,
     svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the sequence diagram.")] = None,
 ) -> int:
-    """Show the messages of a link, and their errors.
+    """Show the messages of a link, and what is wrong with them.
 
     Example: wireproto inspect link.pcapng --keylog keys.txt --svg session.svg
 
-    Live: run jaccl-bootstrap up … --capture PIPE with a named pipe, then wireproto inspect PIPE
+    Live, with a named pipe: jaccl-bootstrap up … --capture PIPE, and here: wireproto inspect PIPE
 
-    Exit codes: 0 good, 1 a frame or the file is broken or has no session, 2 wrong usage, 3 could not run. Bytes missing
-    from the capture and boxes without a key are shown and counted, but are not errors.
+    Exit codes: 0 all good, 1 a frame or the file is broken, or no session is in it, 2 wrong usage, 3 could not run.
+    Bytes that the capture lacks, and boxes whose key is missing, are shown and counted, and are no fault.
     """
     # Imported here, because --help does not need it.
     from wireproto.inspection.captures import CaptureError
