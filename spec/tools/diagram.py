@@ -1,4 +1,4 @@
-"""What spec/protocol.md has drawn from the code: layouts, types, fields, the session's states, error codes, and the
+"""The generated parts of spec/protocol.md: layouts, types, fields, the session's states, error codes, and the
 worked example.
 
 Each stands between `<!-- drawn: NAME -->` and `<!-- /drawn -->`, where NAME is one of `DRAWN`.
@@ -224,7 +224,7 @@ DRAWN: Final[dict[str, Callable[[], str]]] = {
     "error codes": error_table,
     "worked example": worked_example,
 }
-"""What is drawn, by the name that the specification gives it."""
+"""The generated parts, by their name in the specification."""
 
 
 if __name__ == "__main__":

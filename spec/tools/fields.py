@@ -15,7 +15,7 @@ _TYPES: Final = {bool: "boolean", int: "integer", str: "string", bytes: "bytes"}
 
 
 class Facts(NamedTuple):
-    """What a value may be."""
+    """The allowed values."""
 
     type: str
     """`boolean`, `integer`, `string`, `bytes` or `array`."""
@@ -40,7 +40,7 @@ class Field(NamedTuple):
     facts: Facts
     optional: bool
     absent: object = None
-    """What it means that an optional field is absent."""
+    """The meaning of an absent optional field."""
 
     @property
     def name(self) -> str:
@@ -92,7 +92,7 @@ def payload_fields(layout: construct.Construct) -> Iterator[Field]:
 
 
 def facts(value: construct.Construct) -> Facts:
-    """What a value may be. `TypeError` for a construct that no payload has."""
+    """Return the allowed values. Raise `TypeError` for a construct that no payload has."""
     match value:
         case schema.Within():
             return facts(value.subcon)._replace(low=value.low, high=value.high)

@@ -1,4 +1,4 @@
-"""mlx.launch's hostfile: what is taken from it, and what is refused."""
+"""mlx.launch's hostfile: the used parts, and refusals."""
 
 import json
 import os
@@ -120,7 +120,7 @@ ROWS = [[None, "rdma_en5"], ["rdma_en4", None]]
     [
         ({"backend": "jaccl-ring"}, True),
         ({"backend": "jaccl", "envs": ["MLX_JACCL_RING=1"]}, True),
-        ({"backend": "jaccl", "envs": ["JACCL_RING=0"]}, True),  # JACCL looks whether it is set
+        ({"backend": "jaccl", "envs": ["JACCL_RING=0"]}, True),  # JACCL checks only whether it is set
         ({"backend": "jaccl"}, False),
     ],
 )
@@ -166,7 +166,7 @@ def test_names_on_loopback_alone_are_one_host() -> None:
 
 
 def test_the_own_name_on_loopback_is_no_address() -> None:
-    """On Debian a host's own name has 127.0.1.1, where no other host can connect."""
+    """On Debian a host's own name has 127.0.1.1, which no other host can reach."""
     with pytest.raises(ConfigError, match="'self' has the loopback address") as caught:
         parse([TWO[0], {"ssh": "self"}])
     assert caught.value.code == "bad-hostfile"
@@ -344,7 +344,7 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     ("make", "reason"),
     [
         (Path.mkdir, "it is no regular file"),
-        (os.mkfifo, "it is no regular file"),  # nobody has it open to write, and nobody waits for that
+        (os.mkfifo, "it is no regular file"),  # no process has it open for writing, and reading does not block
         (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
         (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
         (lambda path: None, "No such file or directory"),
@@ -360,7 +360,7 @@ def test_a_file_that_cannot_be_read(make: Callable[[Path], None], reason: str, t
 
 
 def test_a_socket_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's path has to be short
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("hosts.json")
         with pytest.raises(ConfigError, match="cannot read the hostfile") as caught:

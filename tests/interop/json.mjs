@@ -247,7 +247,7 @@ export function readObject(bytes, start, members) {
   if (reader.kind() !== "object") reader.fail("payload-not-object", reader.at, "the payload is no JSON object");
   const payload = reader.object(1, members);
   reader.skipWhiteSpace();
-  if (reader.at < bytes.length) reader.fail("trailing-data", reader.at, "bytes behind the JSON object");
+  if (reader.at < bytes.length) reader.fail("trailing-data", reader.at, "bytes after the JSON object");
   return payload;
 }
 

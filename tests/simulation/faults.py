@@ -1,4 +1,4 @@
-"""What can go wrong in a world, and when."""
+"""Faults of a world, and their times."""
 
 import errno
 import signal
@@ -18,7 +18,7 @@ EVENTS: Final = (
     "started", "connected", "established", "confirmed", "bootstrap-sent", "bootstrap-received", "environment-set",
     "group-ready", "holding", "running", "link-lost", "finished", "command-ended", "consequence", "restarting",
 )  # fmt: skip
-"""At any of which a fault may come."""
+"""Events after which a fault may occur."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _again(world: "World", fault: Fault, step: str) -> None:
 
 
 def _kill_both(world: "World", fault: Fault, step: str) -> None:
-    """The control process and its guard are killed, and the user starts the rank again a little later."""
+    """The control process and its guard are killed, and the user restarts the rank a little later."""
     machine = world.machines[fault.rank]
     for control in world.live(fault.rank):
         for process in list(machine.processes.values()):
@@ -150,7 +150,7 @@ def _kill_both(world: "World", fault: Fault, step: str) -> None:
 
 
 def _kill_and_again(world: "World", fault: Fault, step: str) -> None:
-    """The control process is killed, and the user starts the rank again at once, or soon."""
+    """The control process is killed, and the user restarts the rank at once, or soon."""
     for control in world.live(fault.rank):
         control.process.signal(signal.SIGKILL)
     world.later(fault.seconds / 60.0, _again, world, fault, step)

@@ -1,4 +1,4 @@
-"""What must hold in every world."""
+"""Invariants of every world."""
 
 import base64
 import math
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from tests.simulation.world import Control, World
 
 PATIENCE_SECONDS: Final = 9.0
-"""What a group may need besides the slowest start and import."""
+"""Seconds for a group beyond the slowest start and import."""
 HARMLESS: Final = {"again", "slow-import"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
-"""Faults after which the ranks may not learn of each other's causes."""
+"""Faults after which the ranks may not receive each other's causes."""
 LOCAL: Final = {
     "kill-child",
     "segfault-child",
@@ -31,18 +31,18 @@ LOCAL: Final = {
 }
 """Faults that end the worker or command of one rank."""
 CERTAIN: Final = {"kill-child", "disk-full", "disk-read-only"}
-"""Those whose codes cannot be those of a consequence."""
+"""Faults whose codes cannot be those of a consequence."""
 LATE: Final = {
     "deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap",
     "session-ended",
 }  # fmt: skip
-"""What a rank says that has waited too long for another one, which had failed before their bootstrap."""
+"""The codes of a rank that waited too long for another one, which failed before their bootstrap."""
 SLACK_SECONDS: Final = 20.0
-"""From a deadline to the end of all children, the longest grace included."""
+"""Seconds from a deadline to the end of all children, including the longest grace."""
 
 
 def check(world: "World") -> None:
-    """Check what must hold at any time."""
+    """Check the invariants at any time."""
     for control in world.live():
         run = control.run
         if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
@@ -74,7 +74,7 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
 
 
 def check_end(world: "World", secrets: Sequence[bytes]) -> None:
-    """Check what must hold once all is over."""
+    """Check the invariants at the end."""
     shown = "\n".join(world.trace)
     for secret in secrets:
         if any(form in shown for form in (secret.hex(), str(secret)[2:-1], base64.b64encode(secret).decode())):
@@ -125,7 +125,7 @@ def _check_causes(world: "World") -> None:
         for control in world.controls
         if (error := control.last("error")) is not None and control.ended < world.stopped_at
     }
-    is_told = _agree(world) or not world.scenario.plans[0].command  # else a command may fail with another rank's
+    is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
         for name, (_, code) in failures.items():
             if code != "host-busy" and not name.endswith("'"):
@@ -156,7 +156,7 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        allowed = LATE if fault.kind in CERTAIN else LATE | CONSEQUENCES  # two of these cannot be told apart
+        allowed = LATE if fault.kind in CERTAIN else LATE | CONSEQUENCES  # two of these are indistinguishable
         if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
 
@@ -173,7 +173,7 @@ def _check_stop(world: "World") -> None:
 
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:
-    """Whether control process and guard were killed on a host, and nobody has started the rank since."""
+    """Return whether control process and guard were killed on a host, and the rank was not restarted since."""
     last = [control for control in world.controls if control.machine is machine][-1]
     return last.code is None and any(fault.kind == "kill-both" for fault in world.struck)
 
@@ -185,7 +185,7 @@ def _session(control: "Control") -> str | None:
 
 
 def _is_late(world: "World") -> bool:
-    """Whether the ranks may need longer than their deadline, or are started so that they cannot work together."""
+    """Return whether the ranks may miss their deadline, or are started inconsistently."""
     plans, starts = world.scenario.plans, world.scenario.starts
     slowest = max(habits.import_seconds for habits in world.habits)
     late = max(starts) - min(starts) + slowest + PATIENCE_SECONDS > plans[0].timeout
@@ -193,7 +193,7 @@ def _is_late(world: "World") -> bool:
 
 
 def _agree(world: "World") -> bool:
-    """Whether all ranks know of each other's outcome."""
+    """Return whether all ranks know each other's outcome."""
     return all(plan.extensions and plan.revision is Revision.V2 and not plan.dry_run for plan in world.scenario.plans)
 
 

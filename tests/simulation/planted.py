@@ -1,4 +1,4 @@
-"""Bugs of the control plane, planted one at a time: the simulation must find each."""
+"""Bugs of the control plane, planted one at a time; the simulation must find each."""
 
 import asyncio
 import multiprocessing
@@ -19,11 +19,11 @@ from tests.simulation.world import World
 rank: Final = import_module("bootstrap.rank")  # the package has a function of that name
 SEEDS: Final = 3
 MOST: Final = 10_000
-"""Worlds within which each is to be found."""
+"""Worlds within which each must be found."""
 
 
 def found_after(name: str, first: int, most: int = MOST) -> int | None:
-    """Return how many worlds, from the seed `first` on, it takes to find a planted bug; None where `most` do not."""
+    """Return the number of worlds, from the seed `first` on, to find a planted bug; None after `most`."""
     with planted(name):
         for count in range(1, most + 1):
             world = World(first + count)
@@ -34,7 +34,7 @@ def found_after(name: str, first: int, most: int = MOST) -> int | None:
 
 
 def show_planted(seed: int, jobs: int) -> int:
-    """Print for each planted bug the worlds that it takes to find it with three seeds; return the exit code."""
+    """Print the worlds needed to find each planted bug with three seeds; return the exit code."""
     wanted = [(name, (seed + more) * 1_000_000) for name in PLANTED for more in range(SEEDS)]
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
         counts = pool.starmap(found_after, wanted, chunksize=1)

@@ -1,4 +1,4 @@
-"""What the simulated processes do: the worker with its MLX, a user's command, and MLX's ring that joins them."""
+"""The programs of simulated processes: the worker with its MLX, a user's command, and MLX's ring that connects them."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ Address = tuple[str, int]
 
 CONNECT_SECONDS = 0.01
 ABORT_PART = 0.7
-"""How often native code notices that a peer has gone."""
+"""Seconds between checks of native code for lost peers."""
 SERVER_SECONDS = 1000.0
 """A program that does not end by itself."""
 
@@ -32,14 +32,14 @@ class Ring:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.broken: list[str] = []
-        """What must not happen, and did."""
+        """Violations that happened."""
         self.formed: dict[str, set[int]] = {}
-        """The ranks whose init is over, by session."""
+        """The ranks that completed their init, by session."""
         self._inits: dict[Address, Init] = {}
         self._members: dict[str, list[SimulatedProcess]] = {}
 
     async def form(self, process: SimulatedProcess, rows: Sequence[Sequence[Address]], rank: int, session: str) -> bool:
-        """Form a group of all rows; False where that fails."""
+        """Form a group of all rows; return False on failure."""
         own, following = rows[rank][0], rows[(rank + 1) % len(rows)][0]
         init = Init(session)
         host = process.machine.host
@@ -75,7 +75,7 @@ class Ring:
             del self._inits[own]
 
     def _join(self, process: SimulatedProcess, session: str) -> None:
-        """Have the native code of a process fail, now and then, once another one of its group has ended."""
+        """Make the native code of a process fail, sometimes, after another one of its group has ended."""
         members = self._members.setdefault(session, [])
         members.append(process)
 
@@ -90,13 +90,13 @@ class Ring:
 
 
 def _abort(process: SimulatedProcess) -> None:
-    """Native code aborts where a peer has gone, if it is waiting for one."""
+    """Native code aborts if it waits for a peer that has exited."""
     if process.is_native and not process.is_dead and not process.is_unkillable:
         process.end(-signal.SIGABRT)
 
 
 class Init:
-    """One rank's init under way."""
+    """One rank's init in progress."""
 
     def __init__(self, session: str) -> None:
         self.session = session
@@ -104,7 +104,7 @@ class Init:
         self.has_stray = False
 
     def is_complete(self) -> bool:
-        """Whether the connections go all around."""
+        """Return whether the connections form the whole ring."""
         seen, each = [self], self.following
         while each is not None and each is not self:
             if each in seen:
@@ -123,7 +123,7 @@ class Stray(asyncio.Protocol):
 
 
 class Habits:
-    """How the processes of one host behave; a fault changes them."""
+    """The behaviour of the processes of one host; a fault changes it."""
 
     def __init__(self, random: Random) -> None:
         self.import_seconds = random.choice((0.05, 0.2, 1.0, random.uniform(0.1, 8.0)))
@@ -131,10 +131,10 @@ class Habits:
         self.program_seconds = random.choice((random.uniform(0.0, 5.0), random.uniform(0.0, 5.0), SERVER_SECONDS))
         self.program_status = 0
         self.at_step: dict[str, Callable[[SimulatedProcess], None]] = {}
-        """What happens to a worker or command when it comes to a step, once."""
+        """Actions when a worker or command reaches a step, once each."""
 
     async def step(self, name: str, process: SimulatedProcess) -> None:
-        """A worker or command has come to a step; what happens to it there may be that it never leaves it."""
+        """A worker or command has reached a step, which it may never leave."""
         act = self.at_step.pop(name, None)
         if act is not None:
             act(process)
@@ -185,7 +185,7 @@ class Worker:
         if await process.line() is None:
             files.remove_directory(directory)
             return 3
-        process.ignored = {signal.SIGTERM, signal.SIGINT}  # native code does not let Python see them
+        process.ignored = {signal.SIGTERM, signal.SIGINT}  # native code hides them from Python
         process.is_native = True
         await self._step("init")
         rows = [plan.ring_addresses(rank) for rank in range(plan.size)]
@@ -237,7 +237,7 @@ class Worker:
 
 
 class Command:
-    """A user's command that forms the group with an MLX of its own, works for a while, and ends."""
+    """A user's command that forms the group with its own MLX, works for a while, and ends."""
 
     def __init__(self, ring: Ring, habits: Habits, environment: Mapping[str, str]) -> None:
         self._ring, self._habits, self._environment = ring, habits, environment
@@ -268,7 +268,7 @@ def _address(text: str) -> Address:
 
 
 def programs(ring: Ring, habits: Habits) -> Callable[[Sequence[str], Mapping[str, str]], Any]:
-    """Return what a host runs for the arguments and variables of a process."""
+    """Return the program that a host runs for the arguments and variables of a process."""
 
     def program(arguments: Sequence[str], environment: Mapping[str, str]) -> Any:
         if "bootstrap.worker" in arguments:

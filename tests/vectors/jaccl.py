@@ -116,7 +116,7 @@ def _destinations() -> Iterator[JacclRecordTest]:
         yield _record(f"destination-cut-{size}", f"{size} of 32 bytes", _destination(1, 1)[:size],
                       fault("truncated", size))  # fmt: skip
     yield _record("own-cut", "An own entry has 32 bytes, too", _OWN[:31], fault("truncated", 31))
-    yield _record("destination-behind", "A byte behind it", _destination(1, 1) + b"\0", fault("trailing-data", 32))
+    yield _record("destination-behind", "A byte after it", _destination(1, 1) + b"\0", fault("trailing-data", 32))
 
 
 def make_records() -> VectorFile[Any]:
@@ -133,7 +133,7 @@ def make_records() -> VectorFile[Any]:
 # -- exchanges --------------------------------------------------------------------------------------------------------
 
 _EXCHANGES: Final = (
-    "One side of the side channel, which goes through `steps` in their order. A worker sends `bytes` at `start` "
+    "One side of the side channel, which executes `steps` in order. A worker sends `bytes` at `start` "
     "and at `gather`; the root sends the `bytes` of `result` to every worker. What comes in may come in any "
     "pieces. A step with an `error` ends the connection it came on: a stranger's alone, a worker's and the root's "
     "with all else. The test's own `error` is the first one; offsets count from the first byte of the connection."
@@ -198,7 +198,7 @@ def _exchanges() -> Iterator[JacclExchangeTest]:
 
 def _strangers() -> Iterator[JacclExchangeTest]:
     def after(one: _Script, at: int) -> _Script:
-        """The true worker comes behind a stranger."""
+        """The true worker connects after another client."""
         one("connect", at=at)("receive", pack("<i", 1), at=at)
         return one("gather", b"A")("receive", b"a", at=at)("result", b"Aa")
 
@@ -207,7 +207,7 @@ def _strangers() -> Iterator[JacclExchangeTest]:
         ("rank-2", "A rank that is not in the group", pack("<i", 2)),
         ("rank-63", "A rank of a larger group", pack("<i", 63)),
         ("rank-minus-1", "A negative rank", pack("<i", -1)),
-        ("http", "A stranger", b"GET / HTTP/1.1\r\n\r\n"),
+        ("http", "An HTTP client", b"GET / HTTP/1.1\r\n\r\n"),
     ):
         one = _root()("connect", at=0)("receive", data, at=0, error=fault("jaccl-rank", 0, "rank"))
         yield after(one, 1).test(f"root-{name}", f"{comment}; the true worker comes later", "JACCL-HELLO")
@@ -227,7 +227,7 @@ def _exchange_faults() -> Iterator[JacclExchangeTest]:
         "worker-turned", "The contributions come in the wrong order", "JACCL-OWN-PLACE"
     )
     yield _worker()("gather", b"ab")("receive", b"ABabx", error=fault("jaccl-early", 4)).test(
-        "worker-behind", "A byte behind the result", "JACCL-GATHER"
+        "worker-behind", "A byte after the result", "JACCL-GATHER"
     )
     yield _worker()("receive", b"x", error=fault("jaccl-early", 0)).test(
         "worker-early", "A byte before the first gather", "JACCL-GATHER"
@@ -262,7 +262,7 @@ def make_exchanges() -> VectorFile[Any]:
         _EXCHANGES,
         (
             Group(name="exchanges", about="Gathers that go well.", tests=tuple(_exchanges())),
-            Group(name="strangers", about="Whoever is no worker ends nothing but its own connection.",
+            Group(name="strangers", about="A client that is not a worker ends only its own connection.",
                   tests=tuple(_strangers())),
             Group(name="faults", about="Faults that end the side channel.", tests=tuple(_exchange_faults())),
         ),
@@ -291,7 +291,7 @@ def _gather(rank: int, parts: list[bytes]) -> JacclGather:
 
 
 def _mesh(rank: int, size: int, wires: int = 1) -> list[list[bytes]]:
-    """The parts of all ranks, gather by gather."""
+    """The contributions of all ranks, gather by gather."""
     return [
         [pack("<i", size * wires)] * size,
         [_mesh_list(each, size, wires) for each in range(size)],

@@ -1,4 +1,4 @@
-"""What the tables of vectors are written in."""
+"""Helpers for the tables of vectors."""
 
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
@@ -17,18 +17,18 @@ FLAGS: Final = {
         "set. A dissector of captured packets, such as cluster_link.lua, shows none."
     ),
     "canonical": "The bytes are just those that this implementation writes for the message.",
-    "foreign-spelling": "The message in a spelling that this implementation does not write.",
+    "foreign-spelling": "The message in an encoding that this implementation does not write.",
     "int64": "Integers beyond ±2^53: a JSON parser that reads numbers as doubles changes them, here and on the wire.",
     "rfc-6979": "The signatures are deterministic, by RFC 6979. A side with another source of k signs differently.",
     "this-implementation": "The protocol leaves this open; a peer may do it differently.",
 }
-"""Every flag, and what it says of a test."""
+"""Every flag and its meaning."""
 
 _T = TypeVar("_T")
 
 
 def file(kind: type[_T], about: str, groups: Iterable[Group[Any]]) -> VectorFile[Any]:
-    """A file with the flags that its tests have."""
+    """Return a file with the flags of its tests."""
     assert kind in FILES
     groups = tuple(groups)
     used = {flag for group in groups for test in group.tests for flag in test.flags}
@@ -38,7 +38,7 @@ def file(kind: type[_T], about: str, groups: Iterable[Group[Any]]) -> VectorFile
 
 
 def marked(data: bytes) -> tuple[Hex, int]:
-    """Bytes in which a caret stands before the one at fault: without it, and where it was."""
+    """Return bytes without the caret that marks the faulty one, and its place."""
     assert data.count(b"^") == 1
     return Hex(data.replace(b"^", b"")), data.index(b"^")
 

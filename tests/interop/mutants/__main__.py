@@ -50,7 +50,7 @@ ORDINARY = {
     Role.RESPONDER: ("rank1.session.pong-each", "rank1.bootstrap.taken", "rank1.session.end"),
     Role.INITIATOR: ("rank0.bootstrap.sent", "rank0.session.ping-at-once"),
 }
-"""What a mutant has to pass to count: one that cannot talk at all is found by anybody."""
+"""Cases that a mutant must pass to count: one that cannot communicate is trivially found."""
 AT_ONCE = 8
 
 
@@ -76,7 +76,7 @@ class Peers:
         return [kind(HOST, free_port(), command_launcher(shlex.join(words))) for _ in range(AT_ONCE)]
 
     async def failures(self, role: Role, cases: Collection[Case]) -> AsyncIterator[tuple[str, str]]:
-        """The cases that fail, and the rule that each names."""
+        """Return the failing cases and the rule that each names."""
         async with aclosing(run(self._targets(role), self._settings, cases)) as results:
             async for result in results:
                 if result.verdict not in FINE:
@@ -84,7 +84,7 @@ class Peers:
 
 
 class Trial:
-    """Tries mutants against the peer without a change."""
+    """Compares mutants with the unchanged peer."""
 
     def __init__(self, folder: Path, full: bool, fits: Callable[[Case], bool]) -> None:
         self._mutated, self._plain = Peers(folder / "mutated", full), Peers(folder / "plain", full)
@@ -92,7 +92,7 @@ class Trial:
         self._passes: dict[str, bool] = {}
 
     async def row(self, mutant: Mutant) -> dict[str, Any]:
-        """What became of a mutant."""
+        """The result of a mutant."""
         row: dict[str, Any] = {"name": mutant.name, "rules": mutant.rules}
         row["edits"] = [[edit.file, edit.start, edit.text] for edit in mutant.edits]
         self._mutated.change(mutant)
