@@ -170,7 +170,7 @@ def test_marks_on_a_terminal(tmp_path: Path) -> None:
         (["--backend", "mpi"], "backend 'mpi' is unknown, use auto, jaccl or ring"),
         (["--timeout", "0"], "timeout 0.0 is wrong"),
         (["--timeout", "nan"], "timeout nan is wrong"),
-        (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile names the peers, so leave --peer-ip out"),
+        (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile already names the peers; leave --peer-ip out"),
         (["--hostfile", "/dev/null"], "it is no regular file"),
         (["--hostfile", "/nowhere/hosts.json"], "cannot read the hostfile /nowhere/hosts.json: No such file"),
         (["--nonsense"], "no such option"),
@@ -255,7 +255,7 @@ def test_the_timeout_ends_a_tool_that_hangs(
     check, *rest, done = run.events
     assert (check["name"], check["verdict"], done["ok"]) == ("timeout", "red", False)
     assert {each["evidence"] for each in rest} == {"fix timeout first"}
-    assert check["evidence"] == "the checks take more than 1 s"
+    assert check["evidence"] == "the checks took more than 1 s"
     nothing_left(run)
 
 
@@ -263,7 +263,7 @@ def test_the_timeout_names_the_last_check_that_ended(doctor: Start, tmp_path: Pa
     path = fake_mlx(tmp_path / "python", before="import time; time.sleep(60)")
     run = doctor("--json", "--timeout", "1", PYTHONPATH=path)
     assert run.end() == 1
-    assert red(run)["evidence"] == "the checks take more than 1 s, of which platform was the last that ended"
+    assert red(run)["evidence"] == "the checks took more than 1 s; the last one to finish was platform"
 
 
 def test_ctrl_c_ends_a_tool_that_hangs(

@@ -18,12 +18,13 @@ import typer
 from wireproto.cli.console import run
 
 def load():
-    from bootstrap.cli.identity import register
+    from bootstrap.cli.identity import identity, pin
     app = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    register(app)
+    app.command()(identity)
+    app.command()(pin)
     return app
 
 run(load, "jaccl-bootstrap", extra="bootstrap")
@@ -205,10 +206,10 @@ def test_to_remove_what_is_not_pinned_is_a_no(run: Run, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([IP], "use NAME and KEY, or --remove NAME"),
-        ([IP, KEY_A, "--remove", IP], "use NAME and KEY, or --remove NAME"),
-        ([IP, "--remove", IP], "use NAME and KEY, or --remove NAME"),
-        (["--address", IP], "use NAME and KEY, or --remove NAME"),
+        ([IP], "give NAME and KEY, or --remove NAME"),
+        ([IP, KEY_A, "--remove", IP], "give NAME and KEY, or --remove NAME"),
+        ([IP, "--remove", IP], "give NAME and KEY, or --remove NAME"),
+        (["--address", IP], "give NAME and KEY, or --remove NAME"),
         ([IP, KEY_A, "x"], "unexpected extra argument"),
         (["--nonsense"], "no such option"),
         (["mac b", KEY_A], "'mac b' is not the name of a peer, use 1 to 64 of"),

@@ -165,14 +165,14 @@ def test_options_from_a_file_and_from_variables(pair: Pair, command: Start, tmp_
 @pytest.mark.parametrize(
     ("arguments", "file", "text"),
     [
-        ([], "own_ip = 1", "has own_ip, which is no option of `up`"),
-        ([], "config = 'x'", "has config, which is no option of `up`"),
+        ([], "own_ip = 1", "sets own_ip, which `up` does not have"),
+        ([], "config = 'x'", "sets config, which `up` does not have"),
         ([], "= 1", "cannot read CONFIG: "),
         ([], "timeout = 'soon'", "invalid value for '--timeout'"),
-        (["--env", "COLOUR"], "", "--env 'COLOUR' is wrong, use NAME=VALUE"),
+        (["--env", "COLOUR"], "", "--env 'COLOUR' has no '='; use NAME=VALUE"),
         (["--env", "1=2"], "", "'1' is no name of a variable"),
         (["--cwd", "nowhere"], "", "--cwd nowhere is no directory"),
-        (["--interface", "none0"], "", "interface none0 has no IPv4 address; those with one are "),
+        (["--interface", "none0"], "", "interface none0 has no IPv4 address; use one that has: "),
         (["--interface", "lo", "--peer-ip", "127.0.0.1"], "", "both addresses are 127.0.0.1"),
         (["--restart-on", "never"], "", "--restart-on never is wrong, use link, exit, any"),
     ],
