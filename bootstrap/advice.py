@@ -63,8 +63,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "no-interface": _fix("the address is gone, as happens to link-local ones", "ifconfig"),
     "bridge-interface": _fix("the Thunderbolt bridge holds the port", "sudo ifconfig bridge0 down"),
     "no-rdma-device": _fix(
-        "RDMA is not enabled, or the hardware has none (Thunderbolt 4)",
-        f"{_JACCL}; with Thunderbolt 4: --backend ring",
+        "RDMA is not enabled, or the hardware has none (Thunderbolt 4)", f"{_JACCL}; with Thunderbolt 4: --backend ring"
     ),
     "device-missing": _fix(
         "device names change after a reboot, and differ between the two sides", "ibv_devices, then fix the matrix"

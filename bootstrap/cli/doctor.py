@@ -148,9 +148,8 @@ def _of_hostfile(patient: "Patient", file: Path) -> tuple["Patient", tuple[str, 
     hosts = read_hostfile(file)
     rank = hosts.own_rank() if patient.rank is None else patient.rank
     if rank >= len(hosts.ips):
-        raise ConfigError(
-            f"--rank {rank} is wrong, {file} has {len(hosts.ips)} hosts; use 0 to {len(hosts.ips) - 1}", code="bad-rank"
-        )
+        text = f"--rank {rank} is wrong, {file} has {len(hosts.ips)} hosts; use 0 to {len(hosts.ips) - 1}"
+        raise ConfigError(text, code="bad-rank")
     row = () if hosts.devices is None else hosts.devices[rank]
     patient = replace(
         patient,
@@ -201,7 +200,7 @@ def _limit(seconds: float) -> Iterator[None]:
         raise _TimeIsUpError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, in case the first one comes where nothing can be raised
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, in case the first one cannot raise anything
     try:
         yield
     finally:

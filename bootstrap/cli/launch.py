@@ -8,23 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bootstrap.cli.options import (
-    BackendOption,
-    EnvOption,
-    JsonOption,
-    LinkPortsOption,
-    ModuleOption,
-    NoPrefixOption,
-    ProgramArgument,
-    PythonOption,
-    ScriptOption,
-    UvxOption,
-    failures,
-    ports,
-    runs,
-    variable,
-    way,
-)
+from bootstrap.cli import options
 from bootstrap.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +19,7 @@ READ_SIZE: Final = 32 * 1024
 
 def launch(
     context: typer.Context,
-    program: ProgramArgument = None,
+    program: options.ProgramArgument = None,
     hosts: Annotated[
         str | None, typer.Option(metavar="HOST,HOST…", help="Hosts as for ssh, rank 0 first. This host needs no ssh.")
     ] = None,
@@ -45,26 +29,26 @@ def launch(
     write_hostfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the addresses found to a hostfile.")
     ] = None,
-    module: ModuleOption = False,
-    script: ScriptOption = False,
-    backend: BackendOption = "auto",
-    python: PythonOption = None,
-    uvx: UvxOption = False,
+    module: options.ModuleOption = False,
+    script: options.ScriptOption = False,
+    backend: options.BackendOption = "auto",
+    python: options.PythonOption = None,
+    uvx: options.UvxOption = False,
     pin: Annotated[bool, typer.Option("--pin", help="Pin all keys on all hosts, for `up`.")] = False,
-    link_port: LinkPortsOption = "7777",
+    link_port: options.LinkPortsOption = "7777",
     coordinator_port: Annotated[int, typer.Option(help="Rank r of a ring uses PORT + r.")] = 29400,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit until the group is up.")] = 60.0,
-    env: EnvOption = None,
+    env: options.EnvOption = None,
     cwd: Annotated[
         str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one, if it exists.")
     ] = None,
-    no_prefix: NoPrefixOption = False,
+    no_prefix: options.NoPrefixOption = False,
     log_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write PROGRAM's output to a file per rank.")
     ] = None,
     grace: Annotated[float, typer.Option(metavar="SECONDS", help="Time between SIGTERM and SIGKILL.")] = 5.0,
     restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour if a link drops.")] = 0,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> int:
     """Start all ranks of a group over ssh, with or without a program.
 
@@ -80,17 +64,17 @@ def launch(
     from bootstrap.hostfile import read_hostfile
     from bootstrap.launch.run import Job, Launcher
 
-    with failures(context):
+    with options.failures(context):
         if hosts is None and hostfile is None:
             raise ConfigError("no hosts are given; use --hosts or --hostfile", code="bad-hosts")
-        options: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "command": tuple(program or ()),
-            "runs": runs(module, script, program),
+            "runs": options.runs(module, script, program),
             "backend": backend,
-            "link_ports": ports(link_port),
+            "link_ports": options.ports(link_port),
             "port": coordinator_port,
             "timeout": timeout,
-            "envs": tuple(variable(text) for text in env or ()),
+            "envs": tuple(options.variable(text) for text in env or ()),
             "cwd": cwd,
             "stdin": True,
             "grace": grace,
@@ -99,10 +83,10 @@ def launch(
         job = Job(
             hosts=tuple(hosts.split(",")) if hosts is not None else (),
             hostfile=None if hostfile is None else read_hostfile(hostfile),
-            way=way(python, uvx),
+            way=options.way(python, uvx),
             pin=pin,
             write_hostfile=write_hostfile,
-            options=options,
+            options=fields,
         )
         size = len(job.hosts)
         with (

@@ -8,24 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 import bootstrap
-from bootstrap.cli.options import (
-    BackendOption,
-    CaptureOption,
-    EnvOption,
-    IdentityOption,
-    JsonOption,
-    KeyLogOption,
-    LinkPortsOption,
-    ModuleOption,
-    NoPrefixOption,
-    ProgramArgument,
-    RevisionOption,
-    ScriptOption,
-    failures,
-    ports,
-    runs,
-    variable,
-)
+from bootstrap.cli import options
 from bootstrap.errors import ConfigError
 from wireproto.messages import Revision
 
@@ -74,9 +57,9 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
 
 def up(
     context: typer.Context,
-    program: ProgramArgument = None,
-    module: ModuleOption = False,
-    script: ScriptOption = False,
+    program: options.ProgramArgument = None,
+    module: options.ModuleOption = False,
+    script: options.ScriptOption = False,
     own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
     interface: Annotated[str | None, typer.Option(metavar="NAME", help="The interface, instead of --own-ip.")] = None,
     peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's address.")] = None,
@@ -90,16 +73,16 @@ def up(
     trust_first_use: Annotated[
         bool, typer.Option("--trust-first-use", help="Pin the key that an unpinned peer presents.")
     ] = False,
-    identity: IdentityOption = None,
-    link_port: LinkPortsOption = "7777",
+    identity: options.IdentityOption = None,
+    link_port: options.LinkPortsOption = "7777",
     coordinator_port: Annotated[int, typer.Option(help="Rank r of a ring uses PORT + r.")] = 29400,
-    revision: RevisionOption = Revision.V2,
-    backend: BackendOption = "auto",
+    revision: options.RevisionOption = Revision.V2,
+    backend: options.BackendOption = "auto",
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up; 0: no limit.")] = 60.0,
-    env: EnvOption = None,
+    env: options.EnvOption = None,
     cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Rank 0's PROGRAM reads standard input.")] = False,
-    no_prefix: NoPrefixOption = False,
+    no_prefix: options.NoPrefixOption = False,
     log_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write PROGRAM's output to a file per attempt.")
     ] = None,
@@ -116,9 +99,9 @@ def up(
     session_id: Annotated[str | None, typer.Option(metavar="ID", hidden=True)] = None,
     launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but form the group.")] = False,
-    capture: CaptureOption = None,
-    keylog: KeyLogOption = None,
-    as_json: JsonOption = False,
+    capture: options.CaptureOption = None,
+    keylog: options.KeyLogOption = None,
+    as_json: options.JsonOption = False,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Read options from a TOML file."),
@@ -147,19 +130,19 @@ def up(
 
     if launched:
         return run_launched(context.command_path)
-    with failures(context):
+    with options.failures(context):
         if extensions not in ("on", "off"):
             raise ConfigError(f"--extensions {extensions} is wrong, use on or off", code="bad-extensions")
         if interface is not None:
             own_ip = _address_of(interface)
-        options: dict[str, Any] = {
-            "link_ports": ports(link_port),
+        fields: dict[str, Any] = {
+            "link_ports": options.ports(link_port),
             "port": coordinator_port,
             "session_id": session_id or new_session_id(),
             "backend": backend,
-            "envs": tuple(variable(text) for text in env or ()),
+            "envs": tuple(options.variable(text) for text in env or ()),
             "command": tuple(program or ()),
-            "runs": runs(module, script, program),
+            "runs": options.runs(module, script, program),
             "cwd": cwd,
             "stdin": stdin,
             "revision": Revision(revision),
@@ -172,9 +155,9 @@ def up(
             "dry_run": dry_run,
         }
         if hostfile is not None and (own_ip, peer_ip) == (None, None):
-            plan = read_hostfile(hostfile).plan(_rank(rank), **options)
+            plan = read_hostfile(hostfile).plan(_rank(rank), **fields)
         elif hostfile is None and own_ip is not None and peer_ip is not None:
-            plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **options)
+            plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **fields)
         else:
             raise ConfigError("the ranks are not given; use --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
         trust = Trust.of(plan, identity, peer or (), trust_first_use)

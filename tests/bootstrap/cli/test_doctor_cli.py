@@ -171,7 +171,7 @@ def test_marks_on_a_terminal(tmp_path: Path) -> None:
         (["--timeout", "0"], "timeout 0.0 is wrong"),
         (["--timeout", "nan"], "timeout nan is wrong"),
         (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile already names the peers; leave --peer-ip out"),
-        (["--hostfile", "/dev/null"], "it is no regular file"),
+        (["--hostfile", "/dev/null"], "it is not a regular file"),
         (["--hostfile", "/nowhere/hosts.json"], "cannot read the hostfile /nowhere/hosts.json: No such file"),
         (["--nonsense"], "no such option"),
         (["extra"], "unexpected extra argument"),
@@ -215,7 +215,7 @@ def test_the_own_host_is_found_in_a_hostfile(doctor: Start, free: list[str], tmp
     ("ips", "rank", "text"),
     [
         (["203.0.113.8", "203.0.113.9"], [], "in the hostfile; give --rank"),
-        ([OWN, PEER], [], "ranks 0, 1 are all this host in the hostfile; give --rank"),
+        ([OWN, PEER], [], "ranks 0, 1 all have this host's addresses in the hostfile; give --rank"),
         ([OWN, PEER], ["--rank", "2"], "rank 2 is wrong, "),
     ],
 )
@@ -240,7 +240,7 @@ def test_the_devices_of_a_hostfile_are_those_of_the_own_row(doctor: Start, tmp_p
     )
     run = doctor("--json", "--rank", "1", *hosts, **path)
     assert run.end() == 1
-    assert red(run)["evidence"].startswith("the hostfile names rdma_en9 for this host; there is rdma_en2, ")
+    assert red(run)["evidence"].startswith("the hostfile names rdma_en9 for this host, which has rdma_en2, ")
     run = doctor("--json", "--rank", "0", *hosts, **path)
     assert run.end() == 1  # at a later rung: these tools do not tell of the port
     (devices,) = [event for event in run.events if event.get("name") == "rdma-devices"]

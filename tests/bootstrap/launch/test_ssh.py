@@ -107,7 +107,7 @@ OWN, STORED, OVER = (encode(each).decode().strip() for each in (Hello(version=ow
     ("script", "code", "words"),
     [
         ("echo Welcome!", "host-answer", "its shell's startup files must not print"),
-        (f"echo '{HELLO}'", "package-version", "it has version 0.0.1 of cluster-wireproto"),
+        (f"echo '{HELLO}'", "package-version", "it has cluster-wireproto 0.0.1"),
         (f"echo '{OWN}'; echo '{STORED}'", "host-answer", "it answered something else"),
         (f"echo '{OWN}'; echo '{OVER}'", "host-answer", "it gave 0 answers"),
         ("echo \"No such command 'host'.\" >&2; exit 2", "package-version", "another version"),

@@ -220,7 +220,7 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
         (("--connect", "127.0.0.1:99999"), "'127.0.0.1:99999' is not HOST:PORT"),
         (("--connect", "127.0.0.1:7777", "rank0.*"), "no case matches the case 'rank0.*'"),
         (("--connect", "127.0.0.1:7777", "--section", "seals"), "no case matches the section 'seals'"),
-        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "there is no identity key in /nonexistent"),
+        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "/nonexistent does not exist; to create a key"),
         (("--connect", "127.0.0.1:7777", "--restart-command", "'"), "No closing quotation"),
         (("--connect", "127.0.0.1:7777", "--jobs", "2"), "add --restart-command to --jobs"),
         (("--connect", "127.0.0.1:7777", "--keep"), "add --restart-command to --keep"),
