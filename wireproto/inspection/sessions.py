@@ -1,10 +1,11 @@
 """Sessions as a third party sees them: link frames of both directions in, entries of a timeline out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from wireproto.codec.frame import decode_frame
 from wireproto.codec.link import HEADER
@@ -61,8 +62,7 @@ class Kind(Enum):
     """The sender's stream has ended; `note` says how."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the timeline.
 
     The sizes of a sender's entries add up to its stream, but for those of `LATE`.
