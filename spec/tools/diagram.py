@@ -25,7 +25,7 @@ _PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", 
 
 
 def with_diagrams(text: str) -> str:
-    """Return the text of the specification with every part drawn anew. Raise KeyError for an unknown NAME."""
+    """Return the text of the specification with every part regenerated. Raise KeyError for an unknown NAME."""
     return _PLACE.sub(lambda place: place[1] + DRAWN[place[2]]() + place[3], text)
 
 
