@@ -91,13 +91,19 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def new_app(prog: str, summary: str) -> "Typer":
+def example(*lines: str) -> str:
+    """Return the epilog of a command's help: an example, broken as a shell allows it."""
+    return "\b\nExample: " + " \\\n  ".join(lines)
+
+
+def new_app(prog: str, summary: str, *, epilog: str) -> "Typer":
     """Return an app with subcommands and `--version`, and with plain help and errors."""
     import typer
 
     app = typer.Typer(
         name=prog,
         help=summary,
+        epilog=epilog,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
