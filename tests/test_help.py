@@ -1,14 +1,11 @@
 """The help of each command: it fits a screen, is not cut, and ends with an example that the command accepts."""
 
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-import bootstrap.cli.app
-import wireproto.cli.app
+from tests.command_lines import ROOTS, called
 
 LINES = 40
 MORE = {"jaccl-bootstrap up": 55}
@@ -22,7 +19,6 @@ def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from commands(each, f"{path} {name}")
 
 
-ROOTS = {"wireproto": get_command(wireproto.cli.app.app), "jaccl-bootstrap": get_command(bootstrap.cli.app.app)}
 COMMANDS = dict(pair for name, root in ROOTS.items() for pair in commands(root, name))
 
 
@@ -51,22 +47,7 @@ def test_example(path: str) -> None:
     *_, last = help_of(path).split("\n\n")
     label, _, example = last.strip().partition("Example: ")
     assert not label
-    calls = [shlex.split(each) for each in example.replace("\\\n", "").split(" | ")]
-    called = [_parse(each) for each in calls if each[0] in ROOTS]
-    assert any(f"{each} ".startswith(f"{path} ") for each in called) or COMMANDS[path].hidden
-
-
-def _parse(words: list[str]) -> str:
-    """Parse a command line as the program does, and return the path of its command."""
-    words = words[: words.index(">")] if ">" in words else words
-    command, context = ROOTS[words[0]], None
-    path, rest = words[0], words[1:]
-    while True:
-        context = command.make_context(path.rpartition(" ")[2], list(rest), parent=context)
-        if not hasattr(command, "commands"):
-            return path
-        rest = context._protected_args + context.args
-        path, command, rest = f"{path} {rest[0]}", command.commands[rest[0]], rest[1:]
+    assert any(f"{each} ".startswith(f"{path} ") for each in called(example)) or COMMANDS[path].hidden
 
 
 @pytest.mark.parametrize("path", COMMANDS)
