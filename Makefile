@@ -4,14 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-# Public modules, for the API reference.
-API := wireproto $(addprefix wireproto.,errors messages schema session session.handshake session.seal \
-  codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing \
-  $(addprefix testing.,encodings fixed_keys malformed requirements strategies vectors)) \
-  bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
-
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate simulate-session \
+.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api man spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate simulate-session \
   coverage mutation clean
 
 help: ## Show this list
@@ -88,8 +82,11 @@ fuzz: $(VENV)/.dev-installed ## Fuzz each layer for ten minutes (ARGS="--seconds
 planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds with each of three seeds (ARGS=--quick)
 	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
-api: $(VENV)/.dev-installed ## Build the API reference in build/api
-	@$(BIN)/python -W error -c "from bootstrap import *; from pdoc.__main__ import cli; cli()" --output-directory build/api $(API)
+api: $(VENV)/.dev-installed ## Build the manual and the API reference in build/api
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file spec/manual/mkdocs.yml
+
+man: $(VENV)/.dev-installed ## Build the manual pages of both commands in build/man
+	@$(BIN)/python -m spec.tools.man build/man
 
 campaign: $(VENV)/.dev-installed ## Inject 1,000 faults into real pairs of ranks (ARGS="--seed 7 --only ready:kill")
 	@$(BIN)/python -m tests.campaign $(ARGS)
