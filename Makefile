@@ -114,7 +114,7 @@ spec: $(VENV)/.dev-installed ## Regenerate the generated parts of spec/ and READ
 	@$(BIN)/python -m spec.tools.diagram spec/protocol.md
 	@$(BIN)/python -m spec.tools.requirements spec/protocol.md
 	@$(BIN)/python -m spec.tools.dissector spec/cluster_link.lua
-	@$(BIN)/python -m spec.tools.advice README.md spec/manual/troubleshooting.md
+	@$(BIN)/python -m spec.tools.advice README.md spec/manual/pages/guides/troubleshooting.md
 
 picture: $(VENV)/.dev-installed ## Make README's picture of the demo, from a run
 	@$(BIN)/python -m spec.tools.picture spec/pictures/demo.svg jaccl-bootstrap demo

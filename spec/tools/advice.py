@@ -1,6 +1,6 @@
-"""Fill in the tables of error codes in README.md and spec/manual/ from `bootstrap.advice`.
+"""Fill in the tables of error codes in README.md and the manual from `bootstrap.advice`.
 
-A table names the codes; the table with all of them is that of spec/manual/troubleshooting.md.
+A table names its codes; that of spec/manual/pages/guides/troubleshooting.md has all of them.
 """
 
 import re
