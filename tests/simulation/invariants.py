@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS: Final = 9.0
 """What a group may need besides the slowest start and import."""
+REFERENCE_SECONDS: Final = 30.0
+"""The same with a reference peer, whose timers are longer; it may be at its init much later still."""
 HARMLESS: Final = {"again", "slow-import"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
@@ -37,6 +39,9 @@ LATE: Final = {
     "session-ended",
 }  # fmt: skip
 """What a rank says that has waited too long for another one, which had failed before their bootstrap."""
+_USUAL: Final = {"host-busy"}
+_REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable": {"bad-bootstrap"}}
+"""How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
 SLACK_SECONDS: Final = 20.0
 """From a deadline to the end of all children, the longest grace included."""
 
@@ -67,6 +72,8 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
         and sum(each["event"] == "restarting" for each in control.events) > control.plan.restarts
     ):
         _broken(world, f"{control.name} begins again more often than it may")
+    if event["event"] == "sum-checked" and not _makes_sum(world):
+        _broken(world, f"{control.name} makes a sum, and another rank may make none")
     if event["event"] == "group-ready" and _agree(world):
         size = control.plan.size
         if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.ring.formed.values()):
@@ -83,8 +90,8 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         if (error := control.process.error) is not None:
             _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
         _check_status(world, control)
-    for machine in world.machines:
-        if machine.host.is_down:
+    for rank, machine in enumerate(world.machines):
+        if machine.host.is_down or world.is_reference(rank):
             continue
         name = f"the host {machine.ip}"
         unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
@@ -127,8 +134,9 @@ def _check_causes(world: "World") -> None:
     }
     is_told = _agree(world) or not world.scenario.plans[0].command  # else a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
+        usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
         for name, (_, code) in failures.items():
-            if code != "host-busy" and not name.endswith("'"):
+            if code not in usual and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")
     if is_stopped and kinds <= HARMLESS and not _is_late(world) and _agree(world) and not is_timed_out:
         _check_stop(world)
@@ -188,13 +196,20 @@ def _is_late(world: "World") -> bool:
     """Whether the ranks may need longer than their deadline, or are started so that they cannot work together."""
     plans, starts = world.scenario.plans, world.scenario.starts
     slowest = max(habits.import_seconds for habits in world.habits)
-    late = max(starts) - min(starts) + slowest + PATIENCE_SECONDS > plans[0].timeout
+    patience = PATIENCE_SECONDS if (peer := world.scenario.reference) is None else REFERENCE_SECONDS + peer.init_after
+    late = max(starts) - min(starts) + slowest + patience > plans[0].timeout
     return late or len({plan.dry_run for plan in plans}) > 1
 
 
 def _agree(world: "World") -> bool:
     """Whether all ranks know of each other's outcome."""
-    return all(plan.extensions and plan.revision is Revision.V2 and not plan.dry_run for plan in world.scenario.plans)
+    return _makes_sum(world) and not any(plan.dry_run for plan in world.scenario.plans)
+
+
+def _makes_sum(world: "World") -> bool:
+    """Whether all ranks have outcome/1, and with that know that each of them checks the group."""
+    plans = world.scenario.plans
+    return world.scenario.reference is None and all(each.extensions and each.revision is Revision.V2 for each in plans)
 
 
 def _was_stopped(world: "World", control: "Control") -> bool:

@@ -38,10 +38,18 @@ class Ring:
         self._inits: dict[Address, Init] = {}
         self._members: dict[str, list[SimulatedProcess]] = {}
 
-    async def form(self, process: SimulatedProcess, rows: Sequence[Sequence[Address]], rank: int, session: str) -> bool:
-        """Form a group of all rows; False where that fails."""
+    async def form(
+        self,
+        process: SimulatedProcess,
+        rows: Sequence[Sequence[Address]],
+        rank: int,
+        session: str,
+        *,
+        is_reference: bool = False,
+    ) -> bool:
+        """Form a group of all rows; False where that fails. A reference peer may do so for an earlier session."""
         own, following = rows[rank][0], rows[(rank + 1) % len(rows)][0]
-        init = Init(session)
+        init = Init(session, is_reference)
         host = process.machine.host
         try:
             listener = host.listen(lambda: Stray(init), own[1], process, process.context)
@@ -58,7 +66,7 @@ class Ring:
                     return False
                 there = self._inits.get(following)
                 if there is not None and self.network.reaches(own[0], following[0]):
-                    if there.session != session:
+                    if there.session != session and not (is_reference or there.is_reference):
                         self.broken.append(f"the inits of {session} and {there.session} met")
                         return False
                     init.following = there
@@ -98,8 +106,8 @@ def _abort(process: SimulatedProcess) -> None:
 class Init:
     """One rank's init under way."""
 
-    def __init__(self, session: str) -> None:
-        self.session = session
+    def __init__(self, session: str, is_reference: bool) -> None:
+        self.session, self.is_reference = session, is_reference
         self.following: Init | None = None
         self.has_stray = False
 

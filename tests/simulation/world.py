@@ -1,13 +1,11 @@
 """One world: hosts that run ranks of a group, as a seed decides, and what becomes of them."""
 
 import asyncio
-import hashlib
 import math
 import signal
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import Any, Final, Self
 from unittest.mock import patch
@@ -20,12 +18,13 @@ from bootstrap.rank import Rank, run_for
 from bootstrap.trust import Trust
 from tests.simulation.faults import Fault, random_fault, strike
 from tests.simulation.invariants import check, check_end, check_event, check_left
+from tests.simulation.keys import signer
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.network import Network
 from tests.simulation.programs import Habits, Ring, programs
+from tests.simulation.reference import Reference, ReferencePeer
 from wireproto.messages import Revision
-from wireproto.testing.fixed_keys import KnownSide
 
 STOP_SECONDS: Final = 60.0
 """So long after the user has stopped a group, all is to be over."""
@@ -33,13 +32,6 @@ TIDY_SECONDS: Final = 10.0
 """What a guard may need for what its killed run has left."""
 CHECK_SECONDS: Final = 1.0
 VERSION: Final = "0.1.0"
-
-
-@cache
-def signer(rank: int) -> KnownSide:
-    """Return the identity of a rank."""
-    scalar = (int.from_bytes(hashlib.sha256(b"%d" % rank).digest()) % (1 << 255) + 1).to_bytes(32)
-    return KnownSide(scalar, bytes(32), bytes(32))
 
 
 @dataclass
@@ -56,6 +48,8 @@ class Scenario:
     latency: float
     """Seconds, one way."""
     faults: list[Fault]
+    reference: Reference | None = None
+    """The rank that is a reference peer, if one is."""
 
     @classmethod
     def of(cls, seed: int) -> Self:
@@ -63,6 +57,8 @@ class Scenario:
         size = random.choice((2, 2, 2, 2, 2, 2, 3, 3, 4, random.randrange(2, 9)))
         ips = tuple(ip(rank) for rank in range(size))
         kind = random.choice(("hold", "hold", "module", "command"))
+        has_reference = random.random() < 0.2
+        is_old = size == 2 and random.random() < (0.5 if has_reference else 0.05)
         common: dict[str, Any] = {
             "ips": ips,
             "link_ports": (7777,) * size,
@@ -74,9 +70,10 @@ class Scenario:
             "grace": random.choice((1.0, 5.0)),
             "command": {"hold": (), "module": ("this",), "command": ("true",)}[kind],
             "runs": "module" if kind == "module" else "command",
-            "revision": Revision.V1 if size == 2 and random.random() < 0.05 else Revision.V2,
+            "revision": Revision.V1 if is_old else Revision.V2,
         }
         plain = random.randrange(size) if random.random() < 0.1 else None
+        reference = Reference.of(random, size, common["revision"]) if has_reference else None
         plans = [
             Plan(
                 rank=rank,
@@ -92,9 +89,14 @@ class Scenario:
             plans=plans,
             starts=[random.uniform(0.0, 0.5 if close else 20.0) for _ in ips],
             stop=random.choice((random.uniform(5.0, 30.0), random.uniform(30.0, 120.0))),
-            stops=random.choice((0, random.randrange(size))),
+            stops=next(
+                rank
+                for rank in iter(lambda: random.choice((0, random.randrange(size))), None)
+                if reference is None or rank != reference.rank
+            ),
             latency=random.choice((0.0001, 0.001, 0.02, 0.2)),
             faults=[random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))],
+            reference=reference,
         )
 
 
@@ -113,6 +115,7 @@ class World:
         """Whether no user starts anything more."""
         self.machines: list[Machine] = []
         self.controls: list[Control] = []
+        self.references: list[ReferencePeer] = []
         self.habits: list[Habits] = []
         random = Random(f"world {seed}")
         self.loop = SimulatedLoop(Random(random.random()))
@@ -168,6 +171,8 @@ class World:
         await asyncio.sleep(TIDY_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
+        for peer in self.references:
+            peer.process.signal(signal.SIGKILL)
         check_end(self, [signer(plan.rank).scalar for plan in self.scenario.plans])
 
     async def _over(self, limit: float, *, even_if_none: bool = False) -> None:
@@ -186,6 +191,21 @@ class World:
         """Return the control processes that have not ended, of one rank or of all."""
         return [each for each in self.controls if not each.process.is_dead and rank in (None, each.plan.rank)]
 
+    def mains(self, rank: int) -> list[SimulatedProcess]:
+        """Return the processes of a rank that have not ended: control processes, or those of a reference peer."""
+        started = (*self.controls, *self.references)
+        return [each.process for each in started if each.plan.rank == rank and not each.process.is_dead]
+
+    def control_of(self, process: SimulatedProcess) -> "Control | None":
+        return next((each for each in self.controls if each.process is process), None)
+
+    def has_started(self, rank: int) -> bool:
+        """Whether a user has started a rank once."""
+        return any(each.plan.rank == rank for each in (*self.controls, *self.references))
+
+    def is_reference(self, rank: int) -> bool:
+        return self.scenario.reference is not None and self.scenario.reference.rank == rank
+
     def later(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         self.loop.call_later(seconds, call, *arguments, context=Context())
 
@@ -197,14 +217,26 @@ class World:
         """A control process has shown an event."""
         self.record(f"{control.name} {event}")
         check_event(self, control, event)
-        for fault in [
-            each for each in self._awaited if each.event == event["event"] and each.rank == control.plan.rank
-        ]:
+        self._strike_at(control.plan.rank, event["event"])
+
+    def told(self, rank: int, name: str, event: str) -> None:
+        """A reference peer has come to an event."""
+        self.record(f"{name} {event}")
+        self._strike_at(rank, event)
+
+    def _strike_at(self, rank: int, event: str) -> None:
+        for fault in [each for each in self._awaited if each.event == event and each.rank == rank]:
             self._awaited.remove(fault)
             self.later(fault.at, strike, self, fault)
 
     def start(self, rank: int) -> None:
-        if not self.machines[rank].host.is_down:
+        if self.machines[rank].host.is_down:
+            return
+        reference = self.scenario.reference
+        if reference is not None and self.is_reference(rank):
+            name = "reference peer" + "'" * len(self.references)
+            self.references.append(ReferencePeer(self, reference, name))
+        else:
             number = sum(each.plan.rank == rank for each in self.controls)
             self.controls.append(Control(self, self.scenario.plans[rank], f"rank {rank}" + "'" * number))
 
