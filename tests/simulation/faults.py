@@ -1,13 +1,17 @@
 """What can go wrong in a world, and when."""
 
+import asyncio
 import errno
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.machine import SimulatedProcess
+from tests.simulation.network import LOOPBACK
+from wireproto.jaccl.records import I32
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -161,6 +165,29 @@ def _slow_import(world: "World", fault: Fault, step: str) -> None:
     world.habits[fault.rank].import_seconds = fault.seconds + 1.0
 
 
+def _port_down(world: "World", fault: Fault, step: str) -> None:
+    """The host's RDMA devices cannot be used, for a while."""
+    machine = world.machines[fault.rank]
+    machine.is_port_down = True
+    if fault.seconds:
+        world.later(fault.seconds, setattr, machine, "is_port_down", False)
+
+
+def _stray(world: "World", fault: Fault, step: str) -> None:
+    """Another program of the host connects to the relay for a native worker, and says what that would say."""
+    machine = world.machines[fault.rank]
+
+    async def main(process: SimulatedProcess) -> int:
+        for port in machine.relays & machine.host.listeners.keys():
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(LOOPBACK, port)
+                writer.write(I32.pack(fault.peer if fault.seconds else fault.rank))
+        await asyncio.sleep(fault.seconds)
+        return 0
+
+    machine.spawn(main, ("stray",))
+
+
 def _program_fails(world: "World", fault: Fault, step: str) -> None:
     world.habits[fault.rank].program_status = 7
 
@@ -188,5 +215,7 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "kill-both": _kill_both,
     "kill-again": _kill_and_again,
     "slow-import": _slow_import,
+    "port-down": _port_down,
+    "stray": _stray,
     "program-fails": _program_fails,
 }

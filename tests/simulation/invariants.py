@@ -17,7 +17,7 @@ PATIENCE_SECONDS: Final = 9.0
 """What a group may need besides the slowest start and import."""
 REFERENCE_SECONDS: Final = 30.0
 """The same with a reference peer, whose timers are longer; it may be at its init much later still."""
-HARMLESS: Final = {"again", "slow-import"}
+HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
 """Faults after which the ranks may not learn of each other's causes."""
@@ -57,14 +57,14 @@ def check(world: "World") -> None:
         late = world.loop.now - max(run.deadline, began) - SLACK_SECONDS
         if late > 0 and not control.plan.dry_run and not _was_stopped(world, control):
             _broken(world, f"{control.name} waits, {late:.0f} s after its deadline")
-    for rank, _ in enumerate(world.machines):
-        groups = [each for each in world.live(rank) if each.run is not None and each.run.is_met]
-        if len(groups) > 1:
-            _broken(world, f"two groups are up on the host of rank {rank}")
 
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
     """Check an event at the time when it is shown."""
+    if event["event"] in ("holding", "running"):
+        groups = [each for each in world.live(control.plan.rank) if each.run is not None and each.run.is_met]
+        if len(groups) > 1:
+            _broken(world, f"two groups are up on the host of rank {control.plan.rank}")
     if event["event"] == "error" and event["code"] == "host-busy" and world.live(control.plan.rank) == [control]:
         _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
     if (
@@ -76,7 +76,7 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
         _broken(world, f"{control.name} makes a sum, and another rank may make none")
     if event["event"] == "group-ready" and _agree(world):
         size = control.plan.size
-        if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.ring.formed.values()):
+        if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.mlx.groups.formed.values()):
             _broken(world, f"{control.name} announces the group before all ranks have formed it")
 
 
@@ -96,7 +96,7 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         name = f"the host {machine.ip}"
         unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
         left = [pid for pid, each in machine.processes.items() if not each.is_dead and pid not in unkillable]
-        left = [pid for pid in left if machine.processes[pid].arguments != ("up",)]
+        left = [pid for pid in left if machine.processes[pid].arguments not in (("up",), ("stray",))]
         if left and not _has_no_guard(world, machine):
             _broken(world, f"processes are left on {name}: {left}")
         for pid in unkillable:

@@ -8,10 +8,11 @@ import asyncio
 import signal
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from bootstrap.group import prepare
 from tests.simulation.keys import signer
 from tests.simulation.machine import SimulatedProcess
 from wireproto.errors import WireError
@@ -229,9 +230,10 @@ class ReferencePeer:
     def _program(self, port: int, session_id: str, formed: asyncio.Event) -> Any:
         async def main(process: SimulatedProcess) -> int:
             await asyncio.sleep(self._reference.init_after)
-            rows = [[(ip, port + rank)] for rank, ip in enumerate(self.plan.ips)]
             process.is_native = True
-            if not await self._world.ring.form(process, rows, self.plan.rank, session_id, is_reference=True):
+            prepared = prepare(replace(self.plan, port=port, session_id="S"), self.plan.backend)  # type: ignore[arg-type]
+            variables, content = prepared.variables, prepared.content
+            if not await self._world.mlx.init(process, variables, content, session_id, is_reference=True):
                 return 1
             formed.set()
             await asyncio.Event().wait()

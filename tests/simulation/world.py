@@ -21,16 +21,18 @@ from tests.simulation.invariants import check, check_end, check_event, check_lef
 from tests.simulation.keys import signer
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
+from tests.simulation.mlx import Mlx
 from tests.simulation.network import Network
-from tests.simulation.programs import Habits, Ring, programs
+from tests.simulation.programs import Habits, programs
 from tests.simulation.reference import Reference, ReferencePeer
+from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
 
 STOP_SECONDS: Final = 60.0
 """So long after the user has stopped a group, all is to be over."""
 TIDY_SECONDS: Final = 10.0
 """What a guard may need for what its killed run has left."""
-CHECK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
 
 
@@ -57,12 +59,16 @@ class Scenario:
         size = random.choice((2, 2, 2, 2, 2, 2, 3, 3, 4, random.randrange(2, 9)))
         ips = tuple(ip(rank) for rank in range(size))
         kind = random.choice(("hold", "hold", "module", "command"))
+        backend = random.choice(("ring", "ring", "ring", "ring", "jaccl", "auto"))
+        is_ring = random.random() < 0.3
         has_reference = random.random() < 0.2
         is_old = size == 2 and random.random() < (0.5 if has_reference else 0.05)
         common: dict[str, Any] = {
             "ips": ips,
             "link_ports": (7777,) * size,
-            "backend": "ring",
+            "backend": backend,
+            "devices": None if backend == "ring" else matrix(size, is_ring=is_ring),
+            "jaccl_ring": backend != "ring" and is_ring,
             "timeout": random.choice((10.0, 30.0, 60.0)),
             "restarts": random.choice((0, 0, 0, 1, 2)),
             "restart_on": random.choice(("link", "exit", "any")),
@@ -121,13 +127,16 @@ class World:
         self.loop = SimulatedLoop(Random(random.random()))
         self.loop.set_exception_handler(self._complain)
         self.network = Network(self.loop, Random(random.random()), self.scenario.latency)
-        self.ring = Ring(self.network)
+        self.mlx = Mlx(self.network)
         for rank in range(len(self.scenario.plans)):
             machine = Machine(self.loop, self.network, Random(random.random()), ip(rank))
             habits = Habits(Random(random.random()))
-            machine.programs = programs(self.ring, habits)
+            machine.has_jaccl = self.scenario.plans[0].devices is not None
+            machine.programs = programs(self.mlx, habits)
             self.machines.append(machine)
             self.habits.append(habits)
+        has_plain = self.scenario.reference is not None or any(not plan.extensions for plan in self.scenario.plans)
+        self.mlx.groups.must_be_relayed = not has_plain and self.scenario.plans[0].revision is Revision.V2
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
 
     def run(self) -> None:
@@ -137,7 +146,7 @@ class World:
     def _run(self) -> None:
         try:
             self.loop.run_until_complete(self._main())
-            self.broken += self.ring.broken
+            self.broken += self.mlx.groups.broken
         except NoProgressError as error:
             self.broken.append(str(error))
         finally:
@@ -306,6 +315,16 @@ class Control:
     async def failed(self) -> OSError:
         await asyncio.Event().wait()
         raise AssertionError
+
+
+def matrix(size: int, *, is_ring: bool) -> DeviceMatrix:
+    """Return the devices that join the ranks: each with all others, or with its neighbours."""
+
+    def entry(rank: int, peer: int) -> str | None:
+        is_joined = not is_ring or (rank - peer) % size in (1, size - 1)
+        return f"rdma_en{peer + 1}" if rank != peer and is_joined else None
+
+    return tuple(tuple(entry(rank, peer) for peer in range(size)) for rank in range(size))
 
 
 def ip(rank: int) -> str:
