@@ -1,5 +1,6 @@
 """The groups of all hosts: who takes part, who has formed one, and what must not happen to them."""
 
+import math
 import signal
 from contextvars import Context
 
@@ -17,6 +18,8 @@ class Groups:
         """The ranks whose init is over, by session."""
         self.must_be_relayed = False
         """Whether no native side channel may use the network."""
+        self.soonest_abort = math.inf
+        """Seconds from the end of a process to the first abort for it."""
         self._members: dict[str, list[SimulatedProcess]] = {}
 
     def join(self, process: SimulatedProcess, session: str) -> None:
@@ -29,7 +32,9 @@ class Groups:
             loop, random = process.machine.loop, process.machine.random
             for other in members:
                 if process.status and random.random() < ABORT_PART:
-                    loop.call_later(random.choice((0.001, 0.05, 0.4)), _abort, other, context=Context())
+                    seconds = random.choice((0.001, 0.05, 0.4))
+                    self.soonest_abort = min(self.soonest_abort, seconds)
+                    loop.call_later(seconds, _abort, other, context=Context())
 
         process.at_end.append(tell)
 

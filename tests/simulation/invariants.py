@@ -11,6 +11,7 @@ from tests.simulation.machine import TMP, Machine
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
+    from tests.simulation.faults import Fault
     from tests.simulation.world import Control, World
 
 PATIENCE_SECONDS: Final = 9.0
@@ -34,6 +35,11 @@ LOCAL: Final = {
 """Faults that end the worker or command of one rank."""
 CERTAIN: Final = {"kill-child", "disk-full", "disk-read-only"}
 """Those whose codes cannot be those of a consequence."""
+CRASHES: Final = {"crash", "exit", "segfault-child", "program-fails"}
+"""Those that end a process, and with it those of other ranks a little later."""
+QUICK_LATENCY: Final = 0.001
+LATER_SECONDS: Final = 0.05
+"""From a crash to its first consequence, if rank 0 is to hear of the crash first."""
 LATE: Final = {
     "deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap",
     "session-ended",
@@ -42,12 +48,18 @@ LATE: Final = {
 _USUAL: Final = {"host-busy"}
 _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable": {"bad-bootstrap"}}
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
+ROOT_SECONDS: Final = 6.0
+"""So long native workers of JACCL wait for their root."""
+SILENCE_SECONDS: Final = 30.0
+"""In which rank 0 notices that a rank answers no more, or has ended for a session that was lost."""
 SLACK_SECONDS: Final = 20.0
 """From a deadline to the end of all children, the longest grace included."""
 
 
 def check(world: "World") -> None:
     """Check what must hold at any time."""
+    for zero in world.live(0):
+        _check_losses(world, zero)
     for control in world.live():
         run = control.run
         if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
@@ -57,6 +69,27 @@ def check(world: "World") -> None:
         late = world.loop.now - max(run.deadline, began) - SLACK_SECONDS
         if late > 0 and not control.plan.dry_run and not _was_stopped(world, control):
             _broken(world, f"{control.name} waits, {late:.0f} s after its deadline")
+
+
+def _check_losses(world: "World", zero: "Control") -> None:
+    """Check that rank 0 notices a rank that says nothing more, and fails with a session that its group needs."""
+    now = world.loop.now
+    if zero.process.is_stopped or now - zero.process.resumed_at < SILENCE_SECONDS or zero.run is None:
+        return
+    begun = zero.last("restarting") or {"t_ms": 0.0}
+    for peer in zero.plan.peers:
+        told = [each for each in zero.events if each["event"] in ("established", "link-lost") and each["peer"] == peer]
+        sent = [each for each in zero.events if each["event"] == "bootstrap-sent" and each["peer"] == peer]
+        if not told:
+            continue
+        late = now - zero.run.origin - told[-1]["t_ms"] / 1000 - SILENCE_SECONDS
+        if told[-1]["event"] == "link-lost":
+            if late > 0 and sent and begun["t_ms"] < sent[-1]["t_ms"] < told[-1]["t_ms"]:
+                _broken(world, f"{zero.name} goes on without rank {peer}")
+        elif late > 0 and _agree(world):
+            silent = [each.process for each in world.live(peer) if each.process.is_stopped]
+            if any(now - process.stopped_at > SILENCE_SECONDS for process in silent):
+                _broken(world, f"{zero.name} does not miss rank {peer}")
 
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
@@ -164,9 +197,17 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        allowed = LATE if fault.kind in CERTAIN else LATE | CONSEQUENCES  # two of these cannot be told apart
+        allowed = LATE if _is_certain(world, fault) else LATE | CONSEQUENCES  # two of these cannot be told apart
         if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
+
+
+def _is_certain(world: "World", fault: "Fault") -> bool:
+    """Whether the code of a failure cannot be that of a consequence, or no consequence can be heard of before it."""
+    scenario = world.scenario
+    is_first = scenario.latency <= QUICK_LATENCY and world.mlx.groups.soonest_abort >= LATER_SECONDS
+    kind = fault.kind.partition(":")[0]
+    return kind in CERTAIN or (kind in CRASHES and is_first and scenario.plans[0].backend == "ring")
 
 
 def _check_stop(world: "World") -> None:
@@ -198,6 +239,8 @@ def _is_late(world: "World") -> bool:
     slowest = max(habits.import_seconds for habits in world.habits)
     patience = PATIENCE_SECONDS if (peer := world.scenario.reference) is None else REFERENCE_SECONDS + peer.init_after
     late = max(starts) - min(starts) + slowest + patience > plans[0].timeout
+    if peer is not None and peer.rank == 0 and plans[0].backend != "ring" and peer.init_after > ROOT_SECONDS:
+        return True
     return late or len({plan.dry_run for plan in plans}) > 1
 
 

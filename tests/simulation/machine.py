@@ -121,6 +121,8 @@ class SimulatedProcess:
     def __init__(self, machine: Machine, pid: int, arguments: Sequence[str], parent: "SimulatedProcess | None") -> None:
         self.machine, self.pid, self.arguments, self.parent = machine, pid, arguments, parent
         self.is_dead = self.is_stopped = False
+        self.stopped_at = self.resumed_at = 0.0
+        """When last."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
         self.is_unkillable = False
@@ -184,9 +186,11 @@ class SimulatedProcess:
                 self.end(-number)
         elif number == signal.SIGSTOP:
             self.is_stopped = True
+            self.stopped_at = self.machine.loop.now
         elif number == signal.SIGCONT:
             if self.is_stopped:
                 self.is_stopped = False
+                self.resumed_at = self.machine.loop.now
                 self.machine.loop.go_on()
                 for each in self._take_pending():
                     self.signal(each)

@@ -20,6 +20,9 @@ HIGH_WATER: Final = 64 * 1024
 VANISHED_SECONDS: Final = 25.0
 """After so long without a word of the other host TCP gives up, as links ask for. [SESSION-TCP]"""
 SYN_SECONDS: Final = 127.0
+BUSY_PART: Final = 0.05
+"""How often a process comes to read only after a while."""
+BUSY_SECONDS: Final = 0.005
 LOOPBACK: Final = "127.0.0.1"
 LOOPBACK_SECONDS: Final = 0.00005
 SOCKET: Final = SimpleNamespace(setsockopt=lambda *_: None)
@@ -346,13 +349,19 @@ class End(asyncio.Transport):
     def _read_soon(self) -> None:
         if self._protocol is not None and not self._is_reading and not self._is_paused and self._in:
             self._is_reading = True
-            self._tell(self._read)
+            random = self._network.random
+            if random.random() < BUSY_PART:  # more may arrive meanwhile
+                self._later(random.uniform(0.0, BUSY_SECONDS), self._tell, self._read)
+            else:
+                self._tell(self._read)
 
     def _read(self) -> None:
         self._is_reading = False
         if self._is_ending() or self._is_paused or not self._in:
             return
         data = self._in.popleft()
+        while data is not None and self._in and self._in[0] is not None:
+            data += self._in.popleft()  # type: ignore[operator]
         if data is None:
             if not self._protocol.eof_received():
                 self.close()
