@@ -97,7 +97,7 @@ def peer(
     profile: ProfileOption = None,
     retries: Annotated[int, typer.Option(min=0, metavar="N", help="Rerun a failed case up to N times.")] = 0,
     artifacts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save captures and keys of failures here.")
+        Path | None, typer.Option(metavar="DIR", help="Save captures, keys and pictures of failures here.")
     ] = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
@@ -156,9 +156,7 @@ def peer(
     async def results() -> AsyncGenerator["Result", None]:
         async with aclosing(run(targets, settings, cases, retries=retries, expected=known, rerun=rerun)) as found:
             async for result in found:
-                if artifacts is not None:
-                    save(result, artifacts, role)
-                yield result
+                yield result if artifacts is None else save(result, artifacts, role)
 
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def report(
     if junit is not None:
         junit.write_bytes(as_junit(total))
     if html is not None:
-        html.write_text(page(total), encoding="utf-8")
+        html.write_text(page(total, html.parent), encoding="utf-8")
     return total.exit_code
 
 

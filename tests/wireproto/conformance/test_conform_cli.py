@@ -129,7 +129,8 @@ def test_a_bad_peer(conform: Callable[..., Done], tmp_path: Path) -> None:
     ):
         assert part in done.stdout
     names = sorted(path.name for path in kept.iterdir())
-    assert names == ["rank1.framing.length-zero.keylog", "rank1.framing.length-zero.pcapng"]
+    assert names == [f"rank1.framing.length-zero.{kind}" for kind in ("keylog", "pcapng", "svg")]
+    assert f"picture: {kept / names[2]}" in done.stdout
     shown = subprocess.run(
         [
             *(sys.executable, "-m", "wireproto", "inspect", str(kept / names[1])),
