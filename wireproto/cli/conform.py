@@ -242,7 +242,7 @@ def targets_of(
     *,
     keep: bool = False,
 ) -> "list[Target]":
-    """Return the peers that are tried side by side, each at a port of its own."""
+    """Return the peers to test in parallel, each at its own port."""
     from wireproto.conformance import RankOneTarget, RankZeroTarget, command_launcher
     from wireproto.conformance.targets import free_ports
     from wireproto.session import Role
@@ -256,5 +256,5 @@ def targets_of(
     kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
     ports = [port, *islice(free_ports(host, port + 1), jobs - 1)]
     if len(ports) < jobs:
-        wrong(context, f"--jobs {jobs}: there are not as many free ports after {port}")
+        wrong(context, f"--jobs {jobs}: not enough free ports after {port}")
     return [kind(host, each, launcher, keep=keep) for each in ports]

@@ -1,4 +1,4 @@
-"""TCP segments out of the packets of a capture, and a count of the packets that hold none."""
+"""TCP segments from the packets of a capture, and counts of the other packets."""
 
 import struct
 from collections import Counter
@@ -29,38 +29,38 @@ _STRAY: Final = "IP fragment without the first one"
 
 
 class _Payload(msgspec.Struct, frozen=True, gc=False):
-    """Where the payload of an IP packet is."""
+    """The payload of an IP packet."""
 
     source: bytes
     target: bytes
     protocol: int
     start: int
     end: int
-    """On the wire: the capture may lack the last bytes."""
+    """Bytes on the wire, of which the capture may lack the last."""
     number: int = 0
-    """Of the datagram that this is a fragment of."""
+    """The key of the datagram, if this is a fragment."""
     offset: int = 0
-    """Of this fragment in the datagram."""
+    """The fragment's offset in the datagram."""
     is_last: bool = True
 
 
 class Segments:
-    """Finds the TCP segment in each packet; fragments of one are put together first."""
+    """Finds the TCP segment in each packet, after reassembling fragments."""
 
     def __init__(self) -> None:
         self.count = 0
-        """Packets so far."""
+        """All packets so far."""
         self.with_tcp = 0
         """Packets with a TCP segment, or a part of one."""
         self.others: Counter[str] = Counter()
-        """The other packets, by what they are instead."""
+        """The other packets, by kind."""
         self.cut = 0
-        """Packets of which the capture lacks the end, because of its snapshot length."""
+        """Packets cut by the snapshot length of the capture."""
         self.longest_cut = 0
-        """Bytes that the longest of them has: the snapshot length."""
+        """Bytes of the longest cut packet: the snapshot length."""
         self.fragments = Fragments()
         self.stray = 0
-        """Bytes in fragments that belong to no segment that could be read."""
+        """Bytes in fragments that are part of no readable segment."""
 
     def take(self, packet: Packet) -> Sequence[Segment]:
         """Return the segments that a packet completes."""
@@ -82,7 +82,7 @@ class Segments:
         return (segment,)
 
     def end(self) -> Sequence[Segment]:
-        """Return the segments in datagrams that never became complete."""
+        """Return the segments in incomplete datagrams."""
         return [segment for datagram in self.fragments.give_up() for segment in self._reassembled(datagram)]
 
     def _other(self, what: str) -> Sequence[Segment]:
@@ -96,7 +96,7 @@ class Segments:
         return [segment for datagram in done for segment in self._reassembled(datagram)]
 
     def _reassembled(self, datagram: Datagram) -> list[Segment]:
-        """Return the segment in a datagram, in as many parts as there are runs of its bytes."""
+        """Return the segment in a datagram, one part for each run of bytes."""
         source, target, _ = datagram.key
         (start, first), *rest = datagram.runs
         head = _segment(datagram.time, source, target, first, 0, len(first)) if start == 0 else _STRAY
@@ -120,7 +120,7 @@ class Segments:
 
 
 def _ip_payload(data: bytes, at: int, size: int) -> _Payload | str:
-    """Return where the TCP segment of an IP packet is, or a part of one; or what the packet is instead."""
+    """Return the place of the TCP segment, or part of one, in an IP packet; or the kind of another packet."""
     protocol = 0
     for _ in range(_MAX_NESTED):
         if at >= len(data):
@@ -142,7 +142,7 @@ def _ip_payload(data: bytes, at: int, size: int) -> _Payload | str:
 def _in_ipv4(data: bytes, at: int, size: int) -> _Payload | str:
     first, length, number, fragment, protocol, source, target = _IPV4.unpack_from(data, at)
     header = 4 * (first & 0x0F)
-    # A network card that cuts segments itself leaves the length to be filled in.
+    # With segmentation offload, the network card fills in the length.
     end = min(at + length, size) if length else size
     if header < 20 or at + header > end:
         return _MALFORMED
@@ -173,7 +173,7 @@ def _in_ipv6(data: bytes, at: int, size: int) -> _Payload | str:
 
 
 def _segment(time: float, source: bytes, target: bytes, data: bytes, start: int, end: int) -> Segment | str:
-    """Return the segment between two places of `data`, which may lack its last bytes; or why there is none."""
+    """Return the segment from `start` to `end`, past the end of `data` where it was cut; or why there is none."""
     if min(len(data), end) < start + _TCP_HEADER.size:
         return CUT if end > len(data) else _MALFORMED
     ports, sequence, acknowledged, words, flags = _TCP_HEADER.unpack_from(data, start)

@@ -67,7 +67,7 @@ def test_details() -> None:
     for part in (
         "[LINK-LEN-MIN] A length of 0 is an error",
         "expected the end of the connection",
-        "came     nothing",
+        "got      nothing",
         f"#1 > {'00' * 8}",
         "#1 < ff",
         "again: wireproto conform peer",

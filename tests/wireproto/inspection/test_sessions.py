@@ -197,7 +197,7 @@ def test_a_message_from_the_wrong_rank() -> None:
     talk = Talk(Revision.V1).say(0, Ping())
     found = entries(talk.raw(1, encode_link_frame(b"\xff")).segments)
     assert found[-1].kind is Kind.MESSAGE
-    assert found[-1].note == "unexpected from this rank, and ignored"
+    assert found[-1].note == "unexpected from this rank; ignored"
 
 
 # -- extensions --------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_an_extension_that_was_not_offered() -> None:
     assert broken(found) == [("extension-not-offered", 0)]
 
 
-# -- what a capture lacks ----------------------------------------------------------------------------------------------
+# -- missing bytes -----------------------------------------------------------------------------------------------------
 
 
 def test_small_segments_repeated_and_out_of_order() -> None:
