@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
-from bootstrap.cli.options import IdentityOption, failures
+from bootstrap.cli.options import BackendOption, IdentityOption, JsonOption, failures
 from bootstrap.errors import ConfigError
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 
@@ -27,33 +27,29 @@ if TYPE_CHECKING:
 def doctor(
     context: typer.Context,
     hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="mlx.launch hostfile; every other host in it is a peer.")
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch hostfile; its other hosts are the peers.")
     ] = None,
-    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's address, for two ranks.")] = None,
+    peer_ip: Annotated[
+        str | None, typer.Option(metavar="IP", help="The other rank's address on the link (two ranks).")
+    ] = None,
     own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Own rank. Default: from the hostfile or the addresses.")] = None,
-    link_port: Annotated[int, typer.Option(help="Port that every rank but 0 listens on.")] = 7777,
-    coordinator_port: Annotated[int, typer.Option(help="Port that MLX will listen on.")] = 29400,
-    backend: Annotated[
-        str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl if MLX has it, else ring.")
-    ] = "auto",
+    rank: Annotated[int | None, typer.Option(metavar="R", help="Own rank. Default: by address.")] = None,
+    link_port: Annotated[int, typer.Option(metavar="PORT", help="TCP port for links.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(metavar="PORT", help="MLX's TCP port.")] = 29400,
+    backend: BackendOption = "auto",
     identity: IdentityOption = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 30.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit for all checks.")] = 30.0,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write a report for a bug tracker, without keys, names and unrelated addresses."
+            metavar="FILE", help="Write a report for a bug tracker, without keys, host names and foreign addresses."
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line; the last is `done`.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Check in order what a group needs. Stop at the first failure and say how to fix it.
+    """Check what a group needs. Stop at the first failure, and say how to fix it.
 
-    Example: jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2
-
-    It changes nothing. It lists the checks that it skipped because an option is missing.
+    Changes nothing. Lists the checks that were skipped because an option is missing.
 
     Exit codes: 0 no failure, 1 a check failed, 2 wrong usage, 3 could not run.
     """

@@ -12,11 +12,9 @@ SILENCE_SECONDS: Final = 10.0
 
 
 def host() -> int:
-    """Answer the requests of `jaccl-bootstrap launch` on standard input, one JSON line each.
+    """Answer the requests of `jaccl-bootstrap launch`: lines of JSON on standard input.
 
-    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server
-
-    Empty lines are heartbeats. It exits when its input ends, or after 10 s without any.
+    Empty lines are heartbeats. Stops at the end of input, or after 10 s without any.
     """
     from bootstrap.errors import ConfigError
     from bootstrap.launch.requests import MAX_LINE, Failed, Over, answer, decode_request, encode

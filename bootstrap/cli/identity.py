@@ -15,24 +15,21 @@ if TYPE_CHECKING:
 
 _ANSWERS_NO: Final = ("pin-conflict", "not-pinned")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, also for an error.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, for an error too.")]
 
 
 def identity(
     context: typer.Context,
     path: Annotated[
-        Path | None,
-        typer.Option("--identity", metavar="PATH", help="Key file. Default: in the configuration directory."),
+        Path | None, typer.Option("--identity", metavar="PATH", help="Key file. Default: see above.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show this host's public key, its fingerprint and its file. Create the key if there is none.
+    """Show this host's public key, its fingerprint and its file. Create the key on first use.
 
-    Example: jaccl-bootstrap identity
+    The default file is $XDG_CONFIG_HOME/cluster-wireproto/identity.pem. Without the variable, it is below ~/.config.
 
-    The default file is $XDG_CONFIG_HOME/cluster-wireproto/identity.pem, by default under ~/.config.
-
-    Exit codes: 0 shown, 2 wrong usage, 3 cannot read or create the key.
+    Exit codes: 0 shown, 2 wrong usage, 3 the key cannot be read or created.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.trust import encode_public_key, identity_path, load_identity
@@ -54,20 +51,20 @@ def identity(
 def pin(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The peer's name. An IPv4 address is also its --address.")
+        str | None, typer.Argument(metavar="NAME", help="Name for the peer. An IPv4 address is its --address too.")
     ] = None,
     key: Annotated[
-        str | None, typer.Argument(metavar="KEY", help="The peer's public key, as `identity` prints it there.")
+        str | None, typer.Argument(metavar="KEY", help="The public key that `identity` prints on the peer.")
     ] = None,
-    address: Annotated[str | None, typer.Option(metavar="IP", help="The peer's current address.")] = None,
-    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Forget this peer.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="IP", help="The peer's IPv4 address. Default: keep the old one.")
+    ] = None,
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove the pin of this peer.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pin a peer's public key; without arguments, list the pins.
+    """Pin a peer's public key. Without arguments, list the pins.
 
-    Example: jaccl-bootstrap pin mac-b KEY --address 169.254.1.2
-
-    A pinned key is never overwritten: remove it first. A pin with the same address loses it to the new one.
+    A different key never replaces a pinned one: remove the old pin first. An address moves from the pin that had it.
 
     Exit codes: 0 done, 1 another key is pinned or no such pin, 2 wrong usage, 3 could not run.
     """

@@ -21,42 +21,41 @@ def launch(
     context: typer.Context,
     program: options.ProgramArgument = None,
     hosts: Annotated[
-        str | None, typer.Option(metavar="HOST,HOST…", help="Hosts as for ssh, rank 0 first. This host needs no ssh.")
+        str | None, typer.Option(metavar="HOST,HOST…", help="ssh names, rank 0 first. This host needs no ssh.")
     ] = None,
     hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Hosts and addresses from an mlx.launch hostfile.")
+        Path | None, typer.Option(metavar="FILE", help="Hosts and addresses in an mlx.launch hostfile.")
     ] = None,
     write_hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the addresses found to a hostfile.")
+        Path | None, typer.Option(metavar="FILE", help="Save the addresses found, as a hostfile.")
     ] = None,
     module: options.ModuleOption = False,
     script: options.ScriptOption = False,
     backend: options.BackendOption = "auto",
     python: options.PythonOption = None,
     uvx: options.UvxOption = False,
-    pin: Annotated[bool, typer.Option("--pin", help="Pin all keys on all hosts, for `up`.")] = False,
-    link_port: options.LinkPortsOption = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r of a ring uses PORT + r.")] = 29400,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit until the group is up.")] = 60.0,
+    pin: Annotated[bool, typer.Option("--pin", help="Pin all keys on all hosts, for later `up`.")] = False,
+    link_port: options.LinkPortOption = "7777",
+    coordinator_port: options.CoordinatorPortOption = 29400,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit to form the group.")] = 60.0,
     env: options.EnvOption = None,
     cwd: Annotated[
-        str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one, if it exists.")
+        str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one, if there.")
     ] = None,
     no_prefix: options.NoPrefixOption = False,
     log_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write PROGRAM's output to a file per rank.")
+        Path | None, typer.Option(metavar="DIR", help="Save PROGRAM's output here, one file per rank.")
     ] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="Time between SIGTERM and SIGKILL.")] = 5.0,
-    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour if a link drops.")] = 0,
+    grace: options.GraceOption = 5.0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Restarts per hour after a lost link.")] = 0,
     as_json: options.JsonOption = False,
 ) -> int:
-    """Start all ranks of a group over ssh, with or without a program.
+    """Start every rank of a group over ssh. Run PROGRAM in the group, or hold the group.
 
-    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server --model DIR
+    Keys, addresses and devices are found over ssh. Rank 0 reads this standard input.
 
-    It finds keys, addresses and devices over ssh. Rank 0 reads standard input.
-
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
+    PROGRAM: its own code, or 125 instead of 3.
     """
     from bootstrap.cli.display import display_for
     from bootstrap.cli.log_files import log_files

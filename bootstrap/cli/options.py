@@ -17,25 +17,32 @@ if TYPE_CHECKING:
     from bootstrap.plan import Runs
 
 ProgramArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="PROGRAM ARGS", help="Run this in the group. Default: hold the group.")
+    list[str] | None,
+    typer.Argument(metavar="PROGRAM ARGS", help="What to run. Default: hold the group until Ctrl-C."),
 ]
-ModuleOption = Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")]
-ScriptOption = Annotated[bool, typer.Option("--script", help="The same for a Python script.")]
-LinkPortsOption = Annotated[
-    str, typer.Option(metavar="PORT[,PORT…]", help="Listening port of all ranks but 0; or one per rank.")
-]
-EnvOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set a variable for PROGRAM (repeatable).")
-]
-NoPrefixOption = Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")]
-IdentityOption = Annotated[Path | None, typer.Option(metavar="PATH", help="File of this rank's identity key.")]
+IdentityOption = Annotated[Path | None, typer.Option(metavar="PATH", help="Own key. Default: `identity` shows it.")]
 BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl if MLX has it.")]
-RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
-CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
-KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that decrypt them.")]
+RevisionOption = Annotated[
+    int, typer.Option(min=min(Revision), max=max(Revision), metavar="N", help="Protocol revision.")
+]
+LinkPortOption = Annotated[
+    str, typer.Option(metavar="PORT[,PORT…]", help="TCP port for links: one for all ranks, or one each.")
+]
+CoordinatorPortOption = Annotated[
+    int, typer.Option(metavar="PORT", help="MLX's TCP port; on a ring, rank R uses PORT + R.")
+]
+ModuleOption = Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a Python module; run it in the group.")]
+ScriptOption = Annotated[bool, typer.Option("--script", help="PROGRAM is a Python file; run it in the group.")]
+EnvOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set a variable for PROGRAM. Repeatable.")
+]
+GraceOption = Annotated[float, typer.Option(metavar="SECONDS", help="Time from SIGTERM to SIGKILL.")]
+NoPrefixOption = Annotated[bool, typer.Option("--no-prefix", help="Omit [rank R] from PROGRAM's output.")]
+CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links as pcapng.")]
+KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log session keys, for `wireproto inspect`.")]
 PythonOption = Annotated[str | None, typer.Option(metavar="PATH", help="Python with this package on the other hosts.")]
-UvxOption = Annotated[bool, typer.Option("--uvx", help="Run this package with uvx there.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines; the last is `done`.")]
+UvxOption = Annotated[bool, typer.Option("--uvx", help="Run the package there by uvx, from an index.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
 
 
 @contextmanager

@@ -11,16 +11,14 @@ from wireproto.cli.console import EXIT_OK, say
 
 def pair(
     context: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="The other host as for ssh, such as mac-b.local.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="ssh name of the other host.")],
     python: PythonOption = None,
     uvx: UvxOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also for an error.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, for an error too.")] = False,
 ) -> int:
-    """Pin another host's key here and this host's key there, over ssh.
+    """Pin another host's key here, and this host's key there, over ssh.
 
-    Example: jaccl-bootstrap pair mac-b.local
-
-    After that `up` needs no key on either host. `launch` needs no pins.
+    Afterwards `up` works on both without --peer. `launch` needs no pins.
 
     Exit codes: 0 done, 2 wrong usage, 3 could not run.
     """

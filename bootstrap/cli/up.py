@@ -60,60 +60,60 @@ def up(
     program: options.ProgramArgument = None,
     module: options.ModuleOption = False,
     script: options.ScriptOption = False,
-    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
-    interface: Annotated[str | None, typer.Option(metavar="NAME", help="The interface, instead of --own-ip.")] = None,
-    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's address.")] = None,
-    hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="mlx.launch hostfile, for 2 to 64 ranks.")
-    ] = None,
-    rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: the lower address is rank 0.")] = "auto",
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link (two ranks).")] = None,
+    interface: Annotated[str | None, typer.Option(metavar="NAME", help="Take --own-ip from this interface.")] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's address on the link.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(metavar="FILE", help="Addresses in an mlx.launch hostfile.")] = None,
+    rank: Annotated[str, typer.Option(metavar="R|auto", help="Own rank; auto: by address.")] = "auto",
     peer: Annotated[
-        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin or key. Default: by address.")
+        list[str] | None,
+        typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin or key. Default: pin by address."),
     ] = None,
     trust_first_use: Annotated[
-        bool, typer.Option("--trust-first-use", help="Pin the key that an unpinned peer presents.")
+        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer proves.")
     ] = False,
     identity: options.IdentityOption = None,
-    link_port: options.LinkPortsOption = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r of a ring uses PORT + r.")] = 29400,
+    link_port: options.LinkPortOption = "7777",
+    coordinator_port: options.CoordinatorPortOption = 29400,
     revision: options.RevisionOption = Revision.V2,
     backend: options.BackendOption = "auto",
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up; 0: no limit.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit to form the group; 0: none.")] = 60.0,
     env: options.EnvOption = None,
-    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory.")] = None,
-    stdin: Annotated[bool, typer.Option("--stdin", help="Rank 0's PROGRAM reads standard input.")] = False,
+    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one.")] = None,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Rank 0's PROGRAM reads this standard input.")] = False,
     no_prefix: options.NoPrefixOption = False,
     log_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write PROGRAM's output to a file per attempt.")
+        Path | None, typer.Option(metavar="DIR", help="Save PROGRAM's output here, one file per attempt.")
     ] = None,
-    ready_file: Annotated[Path | None, typer.Option(metavar="PATH", help="Exists while the group is up.")] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="Time between SIGTERM and SIGKILL.")] = 5.0,
+    ready_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Create this file while the group is up.")
+    ] = None,
+    grace: options.GraceOption = 5.0,
     finish_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Limit for other ranks to finish too.")
+        float | None, typer.Option(metavar="SECONDS", help="Limit for other ranks to finish. Default: none.")
     ] = None,
-    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour.")] = 0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Allow N restarts per hour.")] = 0,
     restart_on: Annotated[
-        str, typer.Option(metavar="link|exit|any", help="After a dropped link, PROGRAM's failure, or any.")
+        str, typer.Option(metavar="link|exit|any", help="Restart after a lost link, a failed PROGRAM, or any failure.")
     ] = "link",
-    extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
-    session_id: Annotated[str | None, typer.Option(metavar="ID", hidden=True)] = None,
+    extensions: Annotated[str, typer.Option(metavar="on|off", help="Use protocol extensions.")] = "on",
+    session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
     launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but form the group.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Form no group; show what MLX would be given.")] = False,
     capture: options.CaptureOption = None,
     keylog: options.KeyLogOption = None,
     as_json: options.JsonOption = False,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Read options from a TOML file."),
+        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Read options from this TOML file."),
     ] = None,
 ) -> int:
-    """Join the group as one rank, and run a program in it or hold it.
+    """Run one rank of a group. Form the group, then run PROGRAM or hold the group.
 
-    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -m mlx_lm.server --model DIR
+    A variable can replace each option: JACCL_BOOTSTRAP_OWN_IP for --own-ip.
 
-    Each option can be a variable, such as JACCL_BOOTSTRAP_OWN_IP for --own-ip.
-
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
+    PROGRAM: its own code, or 125 instead of 3.
     """
     import asyncio
 
