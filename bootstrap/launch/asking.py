@@ -45,7 +45,7 @@ class Asking:
             async with asyncio.timeout(limit):
                 async for answer in self._answers(request):
                     if not isinstance(answer, kind) or len(answers) == MAX_ANSWERS:
-                        text = f"its answer is not at most {MAX_ANSWERS} of {kind.__name__}"
+                        text = f"it sent an unexpected answer, not at most {MAX_ANSWERS} of {kind.__name__}"
                         raise HostError(self.host, text, code="host-answer")
                     answers.append(answer)
                 return answers

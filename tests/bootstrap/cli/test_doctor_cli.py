@@ -164,7 +164,7 @@ def test_marks_on_a_terminal(tmp_path: Path) -> None:
         (["--peer-ip", "::1"], "'::1' is not the IPv4 address of a host"),
         (["--rank", "64"], "rank 64 is wrong, use 0 to 63"),
         (["--rank", "2", "--peer-ip", PEER], "rank 2 is wrong, use 0 to 1"),
-        (["--own-ip", PEER, "--peer-ip", PEER], "no rank can be elected"),
+        (["--own-ip", PEER, "--peer-ip", PEER], "do not determine the ranks"),
         (["--link-port", "0"], "link port 0 is wrong, use 1 to 65535"),
         (["--coordinator-port", "70000"], "port 70000 is wrong, use 1 to"),
         (["--backend", "mpi"], "backend 'mpi' is unknown, use auto, jaccl or ring"),

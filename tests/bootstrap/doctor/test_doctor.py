@@ -276,7 +276,7 @@ def test_an_unknown_answer_of_rdma_ctl(mac: Mac, short: None) -> None:
     mac.tools.prints("rdma_ctl", "rdma_ctl-unknown.txt", status=64)
     said = "rdma_ctl status says: usage: rdma_ctl [enable | disable | status]"
     assert climb()["rdma-ctl"] == Check(
-        "rdma-ctl", "yellow", said, "another macOS than this check knows", "rdma_ctl status"
+        "rdma-ctl", "yellow", said, "this check does not know this version of macOS", "rdma_ctl status"
     )
     mac.tools.hangs("rdma_ctl")
     assert climb()["rdma-ctl"].evidence == "rdma_ctl status hangs"
@@ -302,7 +302,7 @@ def test_a_hostfile_with_another_macs_names(mac: Mac) -> None:
     check = last(devices=("rdma_en5", "rdma_en9"), rank=0, peer_ips=(PEER,))
     assert (check.name, check.verdict) == ("rdma-devices", "red")
     there = "rdma_en2, rdma_en3, rdma_en4, rdma_en5"
-    assert check.evidence == f"the hostfile names rdma_en9 for this host; there is {there}"
+    assert check.evidence == f"the hostfile names rdma_en9 for this host, which has {there}"
 
 
 def test_the_devices_of_a_hostfile_are_looked_at_one_by_one(mac: Mac) -> None:
@@ -577,8 +577,8 @@ def test_a_peer_that_does_not_listen_yet(rank: int | None, verdict: str, port: i
 @pytest.mark.parametrize(
     ("error", "evidence", "cause"),
     [
-        (TimeoutError("timed out"), "does not answer in 3 s", "a firewall or a VPN"),
-        (TimeoutError(errno.ETIMEDOUT, "slow"), f"does not answer (errno {errno.ETIMEDOUT})", "a firewall or a VPN"),
+        (TimeoutError("timed out"), "does not answer in 3 s", "a firewall or VPN"),
+        (TimeoutError(errno.ETIMEDOUT, "slow"), f"does not answer (errno {errno.ETIMEDOUT})", "a firewall or VPN"),
         (OSError(errno.EHOSTUNREACH, "No route to host"), "cannot be reached: No route to host", "no route"),
         (OSError(errno.ENETUNREACH, "Network is unreachable"), "cannot be reached: Network is", "no route"),
         (PermissionError(errno.EPERM, "Not permitted"), "cannot be reached: Not permitted", "this system"),
@@ -614,7 +614,7 @@ def test_no_key_is_made(tmp_path: Path, port: int) -> None:
     check = climb(coordinator_port=port)["identity"]
     file = tmp_path / "config" / "cluster-wireproto" / "identity.pem"
     assert (check.verdict, check.evidence) == ("yellow", f"{file} does not exist")
-    assert check.remedy == f"make one: jaccl-bootstrap identity --identity {file}"
+    assert check.remedy == f"to create a key, run: jaccl-bootstrap identity --identity {file}"
     assert not file.exists()
 
 

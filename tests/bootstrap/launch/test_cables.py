@@ -293,7 +293,10 @@ def test_a_name_without_an_address() -> None:
             raise OSError("not found")
         return {"mac-a": "10.1.0.1", "mac-b": "10.2.0.2"}[name]
 
-    with pytest.raises(ConfigError, match=r"mac-a and mac-c, and the name mac-c has no IPv4 address \(not found\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"mac-a and mac-c share no IPv4 network, and the name mac-c has no IPv4 address \(not found\)",
+    ):
         ips(hosts(NO_NETWORK), resolve)
 
 

@@ -108,11 +108,11 @@ OWN, STORED, OVER = (encode(each).decode().strip() for each in (Hello(version=ow
     [
         ("echo Welcome!", "host-answer", "its shell's startup files must not print"),
         (f"echo '{HELLO}'", "package-version", "it has cluster-wireproto 0.0.1"),
-        (f"echo '{OWN}'; echo '{STORED}'", "host-answer", "it answered something else"),
+        (f"echo '{OWN}'; echo '{STORED}'", "host-answer", "it sent an unexpected answer"),
         (f"echo '{OWN}'; echo '{OVER}'", "host-answer", "it gave 0 answers"),
         ("echo \"No such command 'host'.\" >&2; exit 2", "package-version", "another version"),
         ("printf '\\033[2Jgone\\n' >&2; exit 9", "rank-lost", "exit status 9: \\x1b[2Jgone"),
-        ("kill -9 $$", "rank-lost", "killed there"),
+        ("kill -9 $$", "rank-lost", "jaccl-bootstrap or ssh was killed"),
         ("head -c 3000000 /dev/zero | tr '\\0' x", "host-answer", "a line of more than"),
         ("exec sleep 60", "host-silent", "no answer within 1 s"),
     ],
