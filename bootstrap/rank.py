@@ -156,9 +156,7 @@ class Rank:
         with socket_pair(SIDE_CHANNEL_1 in supported(self.plan)) as pair:
             able = self.able = await self.load(pair)
             await asyncio.gather(*(peer.offered() for peer in peers))
-            offers = await asyncio.gather(
-                *(peer.offered() for peer in peers)
-            )  # again: one may have reconnected meanwhile
+            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # again: one may have reconnected
             extensions = offered(self.plan, able).intersection(*offers)  # [EXT-CHOICE]
             without = [rank for rank, names in zip(self.plan.peers, offers, strict=True) if OUTCOME_1 not in names]
             payload = JacclBootstrapPayload(self.plan.port, next(self._session_ids), tuple(sorted(extensions)))

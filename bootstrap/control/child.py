@@ -150,9 +150,7 @@ class Child:
 
     @classmethod
     async def _start(cls, wanted: Start, channel: socket.socket | None, grace: float, watchers: "Watchers") -> Self:
-        own = {
-            name: value for name, value in wanted.environment.items() if name != VARIABLE
-        }  # not that of an outer run
+        own = {name: value for name, value in wanted.environment.items() if name != VARIABLE}  # an outer run's
         descriptor = None if channel is None else channel.fileno()
         if descriptor is not None:
             own[VARIABLE] = str(descriptor)

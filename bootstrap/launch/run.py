@@ -6,9 +6,10 @@ keys and addresses of all hosts → the doctor on each → all ranks → their e
 import asyncio
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -242,7 +243,7 @@ class Launcher(Run):
         tasks: list[asyncio.Task[None]] = []
         try:
             for host, plan in zip(hosts, plans, strict=True):
-                connection = await Connection.start(host, ["up", "--launched"], self._log_of(host))
+                connection = await Connection.start(host, ["up", "--launched"], partial(self.display.log, host.rank))
                 self._members.append(Member(connection, len(hosts), self, self.now))
                 self._members[-1].start(self._start_of(plan, keys))
                 tasks.append(asyncio.create_task(self._follow(self._members[-1])))
@@ -333,9 +334,6 @@ class Launcher(Run):
 
         while is_full() and not self._is_ending:  # noqa: ASYNC110 - threads tell no event loop
             await asyncio.sleep(POLL_SECONDS)
-
-    def _log_of(self, host: Host) -> Callable[[str], None]:
-        return lambda line: self.display.log(host.rank, line)
 
     # -- the last look -------------------------------------------------------------------------------------------------
 

@@ -149,9 +149,7 @@ class RootRelay(Relay):
                 end.results.put_nowait(result)
         with suppress(TruncatedError):
             end.worker.receive_eof()
-            await (
-                self._is_idle.wait()
-            )  # the root may disconnect right after its last result, which the others still need
+            await self._is_idle.wait()  # the root may disconnect before the others have its last result
         raise EOFError
 
 
