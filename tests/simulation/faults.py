@@ -137,6 +137,23 @@ def _disk(number: int) -> Callable[["World", Fault, str], None]:
     return act
 
 
+def _slow_disk(world: "World", fault: Fault, step: str) -> None:
+    """Each write takes a while, for good."""
+    world.machines[fault.rank].disk_seconds = fault.seconds / 20.0 + 0.1
+
+
+def _stall(world: "World", fault: Fault, step: str) -> None:
+    """Nobody reads a rank's output for a while."""
+    for control in world.live(fault.rank):
+        control.stalled_until = world.loop.now + fault.seconds
+
+
+def _no_reader(world: "World", fault: Fault, step: str) -> None:
+    """The reader of a rank's output leaves."""
+    for control in world.live(fault.rank):
+        control.reader_left.set()
+
+
 def _again(world: "World", fault: Fault, step: str) -> None:
     """The user starts the rank a second time."""
     if not world.is_ending and world.has_started(fault.rank):
@@ -211,6 +228,9 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "power": _power,
     "disk-full": _disk(errno.ENOSPC),
     "disk-read-only": _disk(errno.EROFS),
+    "slow-disk": _slow_disk,
+    "stall": _stall,
+    "no-reader": _no_reader,
     "again": _again,
     "kill-both": _kill_both,
     "kill-again": _kill_and_again,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bootstrap.link.outcome import CONSEQUENCES
 from bootstrap.restarts import LONGEST_SECONDS
 from tests.simulation.machine import TMP, Machine
+from tests.simulation.programs import LAST_PART
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ REFERENCE_SECONDS: Final = 30.0
 """The same with a reference peer, whose timers are longer; it may be at its init much later still."""
 HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
-DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
+DISRUPTIVE: Final = {
+    "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
+}  # fmt: skip
 """Faults after which the ranks may not learn of each other's causes."""
 LOCAL: Final = {
     "kill-child",
@@ -123,6 +126,7 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         if (error := control.process.error) is not None:
             _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
         _check_status(world, control)
+        _check_output(world, control)
     for rank, machine in enumerate(world.machines):
         if machine.host.is_down or world.is_reference(rank):
             continue
@@ -182,6 +186,14 @@ def _check_causes(world: "World") -> None:
         are_late = {code for _, code in causes} == {"deadline"}  # all at the same time
         if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
             _broken(world, f"the ranks name different causes: {failures}")
+
+
+def _check_output(world: "World", control: "Control") -> None:
+    """Check that what a program has written to its end is all there."""
+    ended = [each for each in control.events if each["event"] == "command-ended" and each["status"] == 0]
+    was_ended = any(fault.kind == "end-child" for fault in world.struck)  # in the middle
+    if not was_ended and control.code is not None and control.said.count(LAST_PART) < len(ended):
+        _broken(world, f"{control.name} has not passed on all that its program has written: {control.said!r}")
 
 
 def _check_status(world: "World", control: "Control") -> None:
