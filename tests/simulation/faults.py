@@ -54,7 +54,7 @@ def random_fault(random: Random, size: int) -> Fault:
     kind = f"{name}:{random.choice(STEPS)}" if name in _AT_A_STEP else name
     rank = random.randrange(size)
     peer = random.choice([each for each in range(size) if each != rank])
-    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0)))
+    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0), random.uniform(30.0, 120.0)))
     if name in _AT_A_STEP or random.random() < 0.1:
         return Fault(kind, rank, 0.0, seconds=seconds, peer=peer)
     if random.random() < 0.5:

@@ -53,7 +53,7 @@ _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable":
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
 ROOT_SECONDS: Final = 6.0
 """So long native workers of JACCL wait for their root."""
-SILENCE_SECONDS: Final = 30.0
+SILENCE_SECONDS: Final = 22.0
 """In which rank 0 notices that a rank answers no more, or has ended for a session that was lost."""
 SLACK_SECONDS: Final = 20.0
 """From a deadline to the end of all children, the longest grace included."""
@@ -79,20 +79,23 @@ def _check_losses(world: "World", zero: "Control") -> None:
     now = world.loop.now
     if zero.process.is_stopped or now - zero.process.resumed_at < SILENCE_SECONDS or zero.run is None:
         return
-    begun = zero.last("restarting") or {"t_ms": 0.0}
+    restarting = zero.last("restarting")
+    begun = -1.0 if restarting is None else restarting["t_ms"]
+    limit = (now - SILENCE_SECONDS - zero.run.origin) * 1000
     for peer in zero.plan.peers:
-        told = [each for each in zero.events if each["event"] in ("established", "link-lost") and each["peer"] == peer]
-        sent = [each for each in zero.events if each["event"] == "bootstrap-sent" and each["peer"] == peer]
-        if not told:
-            continue
-        late = now - zero.run.origin - told[-1]["t_ms"] / 1000 - SILENCE_SECONDS
-        if told[-1]["event"] == "link-lost":
-            if late > 0 and sent and begun["t_ms"] < sent[-1]["t_ms"] < told[-1]["t_ms"]:
-                _broken(world, f"{zero.name} goes on without rank {peer}")
-        elif late > 0 and _agree(world):
-            silent = [each.process for each in world.live(peer) if each.process.is_stopped]
-            if any(now - process.stopped_at > SILENCE_SECONDS for process in silent):
-                _broken(world, f"{zero.name} does not miss rank {peer}")
+        told = {"established": -1.0, "bootstrap-sent": -1.0}
+        for event in zero.events:
+            name = event["event"]
+            if name in told and event["peer"] == peer:
+                told[name] = event["t_ms"]
+            elif name == "link-lost" and event["peer"] == peer:
+                told["established"] = -1.0
+                if begun < told["bootstrap-sent"] <= event["t_ms"] < limit:
+                    _broken(world, f"{zero.name} goes on without rank {peer}")
+        silent = [each.process for each in world.live(peer) if each.process.is_stopped]
+        is_silent = any(now - process.stopped_at > SILENCE_SECONDS for process in silent)
+        if is_silent and _agree(world) and 0.0 <= told["established"] < limit:
+            _broken(world, f"{zero.name} does not miss rank {peer}")
 
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
