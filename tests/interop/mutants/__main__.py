@@ -59,6 +59,9 @@ _QUICK = 20.0
 """Seconds that a case may take which does not wait for a timer, nor send much."""
 
 
+_Round = tuple[Role, list[Case]]
+
+
 class Bench:
     """The hosts of one mutant at a time."""
 
@@ -134,20 +137,27 @@ class Trial:
             async with aclosing(bench.failures(peer, role, [CASES[name] for name in ORDINARY[role]])) as failures:
                 async for _ in failures:
                     return {"counts": False}
-        finders = [(role, [each for each in self._finders.values() if each.role is role]) for role in Role]
-        *quick, model = self._rounds
-        for role, cases in [*finders, *(each for some in quick for each in some)]:
-            if found := await self._failed(bench, peer, role, cases):
-                if CASES[found[0]].deadline <= _QUICK:
-                    self._finders[found[0]] = CASES[found[0]]
-                return {"counts": True, "case": found[0], "rule": found[1]}
-        is_covered = not mutant.rules and all(edit.file in COVERED for edit in mutant.edits)
-        if is_covered and await self._outputs.first_difference(peer) is None:
+        finders = [(role, [each for each in self._finders.values() if each.role is role]) for role in ROLES]
+        quick, contents, others, model = self._rounds
+        if found := await self._first_found(bench, peer, [*finders, *quick, *contents]):
+            return found
+        is_covered = all(edit.file in COVERED for edit in mutant.edits)
+        is_alike = is_covered and await self._outputs.first_difference(peer) is None
+        if is_alike and not mutant.rules:
             return {"counts": True, "case": None, "equivalent": f"the same output over {SCRIPTS:,} scripts"}
-        for role, cases in model:
+        found = await self._first_found(bench, peer, others)
+        if found is None and not is_alike:  # otherwise fewer scripts of the same grammar would not tell, either
+            found = await self._first_found(bench, peer, model)
+        return found or {"counts": True, "case": None}
+
+    async def _first_found(self, bench: Bench, peer: Path, rounds: Sequence[_Round]) -> dict[str, Any] | None:
+        for role, cases in rounds:
             if found := await self._failed(bench, peer, role, cases):
-                return {"counts": True, "case": found[0], "rule": found[1]}
-        return {"counts": True, "case": None}
+                case, rule = found
+                if CASES[case].deadline <= _QUICK:
+                    self._finders[case] = CASES[case]
+                return {"counts": True, "case": case, "rule": rule}
+        return None
 
     async def _failed(self, bench: Bench, peer: Path, role: Role, cases: Sequence[Case]) -> tuple[str, str] | None:
         """The first case that the mutant fails, and fails again, though the peer without a change passes it."""
@@ -168,12 +178,14 @@ class Trial:
         return self._passes[case]
 
 
-def _rounds(fits: Callable[[Case], bool]) -> list[list[tuple[Role, list[Case]]]]:
-    """Cases in the order in which they are worth trying: the quick ones, vectors, others, and those of the model."""
+def _rounds(fits: Callable[[Case], bool]) -> list[list[_Round]]:
+    """Cases in the order in which they are worth trying: quick ones, contents, those that wait, and the model's."""
 
     def cost(case: Case) -> int:
-        if case.section in ("vectors", "model"):
-            return 1 if case.section == "vectors" else 3
+        if case.section == "model":
+            return 3
+        if case.script.__module__.endswith(("vectors", "contents")):
+            return 1
         return 2 if case.deadline > _QUICK else 0
 
     return [

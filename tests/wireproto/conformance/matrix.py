@@ -63,13 +63,16 @@ def written(role: Role) -> list[Case]:
     return [each for each in cases_of(role) if not each.is_generated]
 
 
-async def rows_of(names: Iterable[str]) -> list[Row]:
+async def rows_of(names: Iterable[str], all_cases: bool = False) -> list[Row]:
+    """A row for each mutant, with the cases that ask for one of its rules, or with all."""
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def row(name: str) -> Row:
         async with limit:
             mutant = MUTANTS[name]
-            results = await results_of(mutant.make, mutant.revision, written(role_of(mutant.make)))
+            cases = written(role_of(mutant.make))
+            some = [each for each in cases if all_cases or {*each.requirements} & {*mutant.rules}]
+            results = await results_of(mutant.make, mutant.revision, some)
         return Row(name, {each.id: named(each) for each in results if each.verdict not in FINE})
 
     return list(await asyncio.gather(*map(row, names)))
@@ -90,9 +93,9 @@ async def accusations_of(names: Iterable[str], all_cases: bool) -> dict[str, lis
     return dict(zip(names, await asyncio.gather(*map(accusations, names)), strict=True))
 
 
-def _in_process(names: list[str]) -> list[Row]:
+def _in_process(names: list[str], all_cases: bool = False) -> list[Row]:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # mutants that crash are meant to
-    return asyncio.run(rows_of(names))
+    return asyncio.run(rows_of(names, all_cases))
 
 
 def _accusations_in_process(names: list[str], all_cases: bool = False) -> dict[str, list[str]]:
@@ -119,8 +122,12 @@ def harmless(runs: int) -> int:
     return 1 if count else 0
 
 
-async def wrong_of_the_references() -> list[str]:
+def wrong_of_the_references() -> list[str]:
     """What is not passed by a peer without a bug."""
+    return asyncio.run(_wrong_of_the_references())
+
+
+async def _wrong_of_the_references() -> list[str]:
     runs = [(make, revision) for make in (RankOne, RankZero) for revision in Revision]
     found = await asyncio.gather(*(results_of(make, revision, patience=PATIENT) for make, revision in runs))
     return [
@@ -143,18 +150,21 @@ def main() -> int:
 
 def matrix(*, some: bool) -> int:
     """Each mutant with the cases that were written one by one, and each harmless variant, or a third of them a day."""
-    wrong = asyncio.run(wrong_of_the_references())
     workers = os.cpu_count() or 1
     names, variants = list(MUTANTS), list(HARMLESS)
     if some:
         variants = variants[datetime.now(UTC).toordinal() % 3 :: 3]
     with ProcessPoolExecutor(workers) as pool:
-        shares = pool.map(_in_process, [names[at::workers] for at in range(workers)])
+        # First those that take longest, then those that may not be held up: the mutants' suites are short.
+        references = pool.submit(wrong_of_the_references)
         suspects = pool.map(_accusations_in_process, [variants[at::workers] for at in range(workers)])
+        shares = pool.map(_in_process, [names[at::workers] for at in range(workers)])
+        wrong = references.result()
         rows = [row for share in shares for row in share]
         accused = [name for share in suspects for name in share]
-    # Among so many suites at once a case that others need may have been too slow: then they were skipped.
-    rows = [row if row.is_caught else _in_process([row.mutant])[0] for row in rows]
+    # Another case may be the one that catches it, or one that was needed has been too slow among so many at once.
+    missed = [row.mutant for row in rows if not row.is_caught]
+    rows = [row for row in rows if row.is_caught] + _in_process(missed, all_cases=True)
     accused = list(_accusations_in_process(accused))
     counts: Counter[str] = Counter()
     for row in rows:

@@ -185,14 +185,20 @@ for _distance in (1, 2, 16, 65, 1_000, 20_000):
     _replay_after(_distance)
 
 
-@case("seal", "reflection-of-the-first", "SEAL-REFLECTION", roles=RANK_1, revisions=V2)
-async def reflection_of_the_first(peer: Peer) -> None:
-    """The first of the peer's own boxes is refused, though it has sent others since."""
-    link = await peer.session()
-    for _ in range(20):
-        await link.ping()
-    await link.send_body("the peer's first box", link.bodies[0])
-    await link.expect_closed()
+def _reflection_after(name: str, distance: int) -> None:
+    about = f"The first of the peer's own boxes is refused, though it has sent {distance} others since."
+
+    @case("seal", name, "SEAL-REFLECTION", roles=RANK_1, revisions=V2, about=about)
+    async def script(peer: Peer) -> None:
+        link = await peer.session()
+        for _ in range(distance + 1):
+            await link.ping()
+        await link.send_body("the peer's first box", link.bodies[0])
+        await link.expect_closed()
+
+
+_reflection_after("reflection-of-the-first", 20)
+_reflection_after("reflection-after-500", 500)
 
 
 @case("seal", "nonce-of-the-last-session", "SEAL-LAYOUT", roles=RANK_1, revisions=V2)

@@ -63,23 +63,27 @@ def _is_harmless(message: Message, role: Role) -> bool:
 
 def _accepted(role: Role, revision: Revision, name: str, tests: list[ClusterFrameTest]) -> None:
     about = f"Every valid {name} of the test vectors is taken or ignored, and the session goes on."
-    rules = tuple(dict.fromkeys(each for test in tests for each in test.requirements))
+    rules = list(dict.fromkeys(each for test in tests for each in test.requirements))
+    is_misplaced = not _belongs(decode_frame(bytes(tests[0].frame), revision), role)
+    if is_misplaced:
+        rules.append("SESSION-IGNORE")
 
     @case("vectors", f"accepts-{name}{_suffix(revision)}", *rules, roles=(role,), revisions=(revision,), about=about)
     async def script(peer: Peer) -> None:
         link = await peer.session()
         for test in tests:
             await link.send(f"{test.id}: {test.comment}", bytes(test.frame))
-            if role is Role.RESPONDER:
-                await _expect_alive(link, test)
-        await _expect_alive(link, tests[-1])
+            is_ignored = is_misplaced and test is tests[0]  # otherwise the others' content is not what it refuses
+            if role is Role.RESPONDER or is_ignored:
+                await _expect_alive(link, test, "SESSION-IGNORE" if is_ignored else test.requirements[0])
+        await _expect_alive(link, tests[-1], tests[-1].requirements[0])
 
 
-async def _expect_alive(link: Link, test: ClusterFrameTest) -> None:
+async def _expect_alive(link: Link, test: ClusterFrameTest, rule: str) -> None:
     try:
         await link.expect_alive(f"that {test.id} is taken")
     except Missed as missed:
-        raise Missed(missed.expected, missed.came, missed.requirement or test.requirements[0]) from None
+        raise Missed(missed.expected, missed.came, missed.requirement or rule) from None
 
 
 def _rejected(role: Role, revision: Revision, name: str, first: str, tests: list[ClusterFrameTest]) -> None:
