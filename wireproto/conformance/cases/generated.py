@@ -188,7 +188,7 @@ for _distance in (1, 2, 16, 65, 1_000, 20_000):
 def _reflection_after(name: str, distance: int) -> None:
     about = f"The first of the peer's own boxes is refused, though it has sent {distance} others since."
 
-    @case("seal", name, "SEAL-REFLECTION", roles=RANK_1, revisions=V2, about=about)
+    @case("seal", name, "SEAL-REFLECTION", roles=RANK_1, revisions=V2, about=about, deadline=40.0)
     async def script(peer: Peer) -> None:
         link = await peer.session()
         for _ in range(distance + 1):
@@ -198,7 +198,7 @@ def _reflection_after(name: str, distance: int) -> None:
 
 
 _reflection_after("reflection-of-the-first", 20)
-_reflection_after("reflection-after-500", 500)
+_reflection_after("reflection-after-100", 100)
 
 
 @case("seal", "nonce-of-the-last-session", "SEAL-LAYOUT", roles=RANK_1, revisions=V2)

@@ -18,6 +18,8 @@ from wireproto.messages import (
     SPEC_BY_TYPE,
     ClusterMsgType,
     Direction,
+    HandshakeAck,
+    HandshakeHello,
     JacclBootstrapPayload,
     Message,
     PayloadKind,
@@ -64,19 +66,27 @@ def _is_harmless(message: Message, role: Role) -> bool:
 def _accepted(role: Role, revision: Revision, name: str, tests: list[ClusterFrameTest]) -> None:
     about = f"Every valid {name} of the test vectors is taken or ignored, and the session goes on."
     rules = list(dict.fromkeys(each for test in tests for each in test.requirements))
-    is_misplaced = not _belongs(decode_frame(bytes(tests[0].frame), revision), role)
-    if is_misplaced:
-        rules.append("SESSION-IGNORE")
+    first = tests[0].requirements[0]
+    message = decode_frame(bytes(tests[0].frame), revision)
+    if isinstance(message, HandshakeHello | HandshakeAck) or not _belongs(message, role):
+        first = "SESSION-IGNORE"
+        rules.append(first)
 
     @case("vectors", f"accepts-{name}{_suffix(revision)}", *rules, roles=(role,), revisions=(revision,), about=about)
     async def script(peer: Peer) -> None:
         link = await peer.session()
         for test in tests:
             await link.send(f"{test.id}: {test.comment}", bytes(test.frame))
-            is_ignored = is_misplaced and test is tests[0]  # otherwise the others' content is not what it refuses
-            if role is Role.RESPONDER or is_ignored:
-                await _expect_alive(link, test, "SESSION-IGNORE" if is_ignored else test.requirements[0])
-        await _expect_alive(link, tests[-1], tests[-1].requirements[0])
+            if role is Role.RESPONDER:
+                await _expect_alive(link, test, first if test is tests[0] else test.requirements[0])
+        try:
+            await _expect_alive(link, tests[-1], tests[-1].requirements[0] if len(tests) > 1 else first)
+        except Missed:
+            if len(tests) > 1 and await peer.again():  # is it the content, or does it take none of this type?
+                link = await peer.session()
+                await link.send(tests[0].comment, bytes(tests[0].frame))
+                await _expect_alive(link, tests[0], first)
+            raise
 
 
 async def _expect_alive(link: Link, test: ClusterFrameTest, rule: str) -> None:
