@@ -58,8 +58,8 @@ CASES_AT_ONCE = 8
 MUTANTS_AT_ONCE = 6
 _PATIENCE = 10
 """Times as long as otherwise may a case take: so many at once are slow."""
-_QUICK = 20.0
-"""Seconds that a case may take which does not wait for a timer, nor send much."""
+_QUICK = _PATIENCE * 20.0
+"""Seconds that a case may take unless it says something else."""
 
 
 _Round = tuple[Role, list[Case]]
@@ -85,8 +85,7 @@ class Bench:
         file, args = peer / "peer.mjs", [MODES[role], *self._keys]
         kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
         targets = [kind(HOST, free_port(), partial(host.running, file, args)) for host in self._hosts[: len(cases)]]
-        patient = [replace(each, deadline=_PATIENCE * each.deadline) for each in cases]
-        async with aclosing(run(targets, self._settings, patient)) as results:
+        async with aclosing(run(targets, self._settings, cases)) as results:
             async for result in results:
                 if result.verdict not in FINE:
                     yield result.id, result.failure.requirement if result.failure else result.requirements[0]
@@ -185,7 +184,7 @@ def _rounds(fits: Callable[[Case], bool]) -> list[list[_Round]]:
             return 3
         if case.script.__module__.endswith(("vectors", "contents")):
             return 1
-        return 2 if case.deadline > _QUICK else 0
+        return 2 if case.deadline > _QUICK else 0  # most wait for a timer, or send much
 
     return [
         [(role, [each for each in cases_of(role) if fits(each) and cost(each) == number]) for role in ROLES]
@@ -263,6 +262,9 @@ def main() -> int:
     part = f"-{options.section}" if options.section else f"-without-{options.without}" if options.without else ""
     results = options.results or Path(f"build/mutants-{options.seed}{'-full' * options.full}{part}.jsonl")
     results.parent.mkdir(exist_ok=True)
+
+    for name, case in CASES.items():
+        CASES[name] = replace(case, deadline=_PATIENCE * case.deadline)
 
     def fits(case: Case) -> bool:
         return options.section in (None, case.section) and case.section != options.without

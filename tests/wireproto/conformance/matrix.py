@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -26,7 +25,7 @@ from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.trying import PATIENT, cases_of, results_of, role_of
 from wireproto import Revision
-from wireproto.conformance import Case, Result, Verdict
+from wireproto.conformance import CASES, Case, Result, Verdict
 from wireproto.session import Role
 
 AT_ONCE = 24
@@ -138,6 +137,26 @@ async def _wrong_of_the_references() -> list[str]:
     ]
 
 
+def _idle(rows: Iterable[Row]) -> list[str]:
+    """The cases that catch nothing."""
+    busy = {case for row in rows for case in row.right}
+    return [case.id for role in Role for case in written(role) if case.id not in busy]
+
+
+def _again(rows: list[Row]) -> list[Row]:
+    """Try again what is not as it should be, with all cases, and then a mutant at a time.
+
+    Another case may be the one that catches it, or something was too slow among so many at once.
+    """
+    for all_cases in (True, False):
+        rules = {rule for case in _idle(rows) for rule in CASES[case].requirements}
+        doubtful = [row.mutant for row in rows if not row.is_caught or rules.intersection(MUTANTS[row.mutant].rules)]
+        groups = [doubtful] if all_cases else [[name] for name in doubtful]
+        found = {row.mutant: row.caught_by for group in groups for row in _in_process(group, all_cases)}
+        rows = [Row(row.mutant, row.caught_by | found.get(row.mutant, {})) for row in rows]
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--harmless", type=int, metavar="N")
@@ -162,21 +181,16 @@ def matrix(*, some: bool) -> int:
         wrong = references.result()
         rows = [row for share in shares for row in share]
         accused = [name for share in suspects for name in share]
-    # Another case may be the one that catches it, or one that was needed has been too slow among so many at once.
-    missed = [row.mutant for row in rows if not row.is_caught]
-    rows = [row for row in rows if row.is_caught] + _in_process(missed, all_cases=True)
     accused = list(_accusations_in_process(accused))
-    counts: Counter[str] = Counter()
+    rows = _again(rows)
     for row in rows:
-        counts.update(row.right)
         others = len(row.caught_by) - len(row.right)
         more = f" (and {others} cases that name another requirement)" if others else ""
         print(f"{row.mutant}: {', '.join(MUTANTS[row.mutant].rules)}\n    {' '.join(row.right) or 'NOT CAUGHT'}{more}")  # noqa: T201
         if not row.is_caught:
             print(f"    {row.caught_by}")  # noqa: T201
-    missed = [row.mutant for row in rows if not row.is_caught]
+    missed, idle = [row.mutant for row in rows if not row.is_caught], _idle(rows)
     cases = [case.id for role in Role for case in written(role)]
-    idle = [case for case in cases if not counts[case]]
     print(f"\n{len(rows)} mutants, {len(variants)} harmless variants, {len(cases)} cases")  # noqa: T201
     bad = {
         "not caught": missed,

@@ -88,7 +88,7 @@ def _with_unknown(peer: Peer, value: bytes) -> bytes:
     return good[:-1] + b',"x":' + value + b"}"
 
 
-@case("payload", "strings-of-every-character", "JSON-STRING")
+@case("payload", "strings-of-every-character", "JSON-STRING", needs=("payload.unknown-key",))
 async def strings_of_every_character(peer: Peer) -> None:
     """Strings that begin with any character, a space, DEL or U+FEFF among them, are taken; so is an empty one."""
     characters = [chr(code) for code in (*range(0x20, 0x82), 0xFEFF, 0x2028, 0xFFFF, 0x10000, 0x10FFFF)]
