@@ -9,9 +9,9 @@ from typing import Final, Self
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey instead of showing: control characters, and those that change the direction.
+    """Escape control characters and characters that change the text direction, so that a terminal shows them.
 
-    Everything that comes from a peer or a file passes through here before it is shown.
+    Text from a peer or a file must pass through this function before it is shown.
     """
     if text.isprintable():
         return text
@@ -24,15 +24,16 @@ def shorten(text: str) -> str:
 
 
 class WireError(ValueError):
-    """Base of every error that bytes can cause.
-
-    `code` is stable and one of `ERROR_CODES`. `offset` counts bytes from the start of the input (for a link stream:
-    from its first byte); it is None if nothing was decoded. `path` is the wire name of the field at fault, if any.
-    """
+    """Base class of all errors that bytes can cause. `str(error)` is one line: code, place and detail."""
 
     code: str
+    """A stable key of `ERROR_CODES`."""
+    detail: str
+    """What is wrong, in English; may change. Pass it through `printable` before showing it."""
     offset: int | None
+    """Byte offset of the error in the input, or in the stream for a `LinkDecoder`; None if nothing was decoded."""
     path: str | None
+    """Wire name of the field at fault, such as `sessionID` or `[0][1]`; None if no field is."""
 
     def __init__(self, code: str, detail: str, *, offset: int | None = None, path: str | None = None) -> None:
         super().__init__(detail)
@@ -56,42 +57,42 @@ class WireError(ValueError):
 
 
 class TruncatedError(WireError):
-    """The bytes end too soon; everything before the end was right, and more bytes could help."""
+    """The input ends too early. Everything before its end is valid, so more bytes may complete it."""
 
 
 class MalformedError(WireError):
-    """No more bytes could make it right."""
+    """The input is invalid, whatever bytes may follow."""
 
 
 class LimitError(WireError):
-    """A length, a number of levels or of frames is over its limit, which the message names."""
+    """A length or a nesting depth exceeds its limit, which `detail` names."""
 
 
 class UnknownTypeError(WireError):
-    """The type byte is not one of this revision's."""
+    """The type byte does not exist in this revision with these extensions."""
 
 
 class SealError(WireError):
-    """A box does not open, or must not be sealed."""
+    """A sealed box cannot be opened, or the key must not seal another one."""
 
 
 class HandshakeError(WireError):
-    """The handshake cannot go on: the connection ends."""
+    """The handshake failed. The connection must be closed."""
 
 
 class StateError(WireError):
-    """The right bytes or the right call at the wrong time."""
+    """A valid message or call came at the wrong time."""
 
 
 class LocalError(WireError):
-    """The caller of a session made a mistake; the session is as it was before the call."""
+    """The caller of a session made a mistake. The session is unchanged."""
 
 
 class RemoteError(WireError):
-    """The peer of a session made a mistake; the session has failed, and the connection has to be closed.
+    """The peer of a session made a mistake. The session has failed, and the connection must be closed.
 
-    `offset` counts from the start of the peer's cluster frame, for a code `link-…` or `truncated` at the end of the
-    stream from the start of the stream.
+    `offset` counts from the start of the peer's cluster frame. For codes `link-…`, and for `truncated` at the end of
+    the stream, it counts from the start of the stream.
     """
 
 
@@ -124,86 +125,86 @@ def _rebuild(cls: type[WireError], code: str, detail: str, offset: int | None, p
 
 
 ERROR_CODES: Final[dict[str, tuple[type[WireError], str]]] = {
-    "truncated": (TruncatedError, "the bytes end in the middle of something"),
+    "truncated": (TruncatedError, "the data ends too early"),
     "trailing-data": (MalformedError, "bytes follow the end of what was decoded"),
     # link frame
     "link-length-zero": (MalformedError, "a link frame announces a length of 0"),
-    "link-length-limit": (LimitError, "a link frame announces, or would need, more than the limit"),
-    "link-not-drained": (StateError, "bytes were fed before the frames of the earlier ones were taken"),
+    "link-length-limit": (LimitError, "the length of a link frame is over the limit"),
+    "link-not-drained": (StateError, "bytes were fed before all earlier frames were taken"),
     # cluster frame
-    "type-unknown": (UnknownTypeError, "the type byte is not one of this revision's"),
+    "type-unknown": (UnknownTypeError, "neither the revision nor an agreed extension defines the type"),
     "payload-limit": (LimitError, "a cluster frame is over the limit of its type"),
-    "payload-not-empty": (MalformedError, "a type without payload came with one"),
+    "payload-not-empty": (MalformedError, "a type without a payload has one"),
     # JSON text
     "json-bom": (MalformedError, "the JSON text starts with a byte-order mark"),
     "json-utf8": (MalformedError, "a string is not UTF-8"),
-    "json-control-character": (MalformedError, "a string holds a control character that is not escaped"),
-    "json-escape": (MalformedError, "a string holds an escape that JSON does not have"),
-    "json-surrogate": (MalformedError, "a string holds half a surrogate pair"),
-    "json-syntax": (MalformedError, "a byte cannot stand where it stands"),
-    "json-duplicate-key": (MalformedError, "an object holds one key twice"),
+    "json-control-character": (MalformedError, "a string contains an unescaped control character"),
+    "json-escape": (MalformedError, "a string contains an escape that JSON does not define"),
+    "json-surrogate": (MalformedError, "a string contains half a surrogate pair"),
+    "json-syntax": (MalformedError, "a byte breaks the JSON grammar"),
+    "json-duplicate-key": (MalformedError, "a key is repeated in one object"),
     "json-nesting": (LimitError, "arrays and objects are nested deeper than the limit"),
     # fields
     "payload-not-object": (MalformedError, "the JSON payload is not an object"),
-    "field-missing": (MalformedError, "a field that the payload needs is not there"),
+    "field-missing": (MalformedError, "a required field is missing"),
     "field-type": (MalformedError, "a field has a value of the wrong JSON type"),
     "field-not-integer": (MalformedError, "a number is written with a fraction or an exponent"),
     "field-range": (MalformedError, "a number is outside its range"),
     "field-length": (MalformedError, "a field has too many or too few bytes, characters or elements"),
     "field-base64": (MalformedError, "a byte field is not standard, padded base64"),
-    "field-enum": (MalformedError, "a string is none of the field's values"),
-    "field-pattern": (MalformedError, "a string has not the form that the field wants"),
-    "field-duplicate": (MalformedError, "a string stands twice in an array that holds each once"),
+    "field-enum": (MalformedError, "a string is not one of the field's values"),
+    "field-pattern": (MalformedError, "a string does not have the form that the field requires"),
+    "field-duplicate": (MalformedError, "a string is repeated in an array that allows each only once"),
     # tensors
-    "activation-seq-len": (MalformedError, "an activation's seqLen is negative, and not the -1 of the stop sentinel"),
+    "activation-seq-len": (MalformedError, "an activation's seqLen is negative but not -1, the stop sentinel"),
     "activation-size": (MalformedError, "an activation's data is not seqLen × hiddenDim × 2 bytes"),
     "activation-dtype": (MalformedError, "an array is not bfloat16"),
     "activation-shape": (MalformedError, "an array is not of shape [1, seqLen, hiddenDim]"),
     # sealed boxes
     "seal-tag": (SealError, "a box does not open with the session's key"),
-    "seal-replay": (SealError, "a box came a second time"),
-    "seal-reflection": (SealError, "a box came back to the one that sealed it"),
-    "seal-exhausted": (SealError, "the key has served for as many boxes as it may"),
+    "seal-replay": (SealError, "a box arrived a second time"),
+    "seal-reflection": (SealError, "a box came back to the side that sealed it"),
+    "seal-exhausted": (SealError, "the key has reached its message limit"),
     # handshake
-    "handshake-malformed": (HandshakeError, "a frame of the handshake does not decode"),
+    "handshake-malformed": (HandshakeError, "a handshake frame does not decode"),
     "handshake-length": (HandshakeError, "a key or a nonce has the wrong length"),
-    "handshake-unexpected": (HandshakeError, "another message came where the handshake's belongs"),
+    "handshake-unexpected": (HandshakeError, "another message arrived instead of the handshake message"),
     "handshake-no-pin": (HandshakeError, "no identity key is pinned for the peer"),
     "handshake-wrong-pin": (HandshakeError, "the peer's identity key is not the pinned one"),
-    "handshake-point": (HandshakeError, "the peer's identity key is no point on P-256"),
-    "handshake-signature": (HandshakeError, "the signature is not the peer's over this handshake"),
+    "handshake-point": (HandshakeError, "the peer's identity key is not a point on P-256"),
+    "handshake-signature": (HandshakeError, "the peer's signature over this handshake is wrong"),
     "handshake-shared-secret": (HandshakeError, "the peer's X25519 key gives an all-zero secret"),
     # session
-    "session-state": (StateError, "a message or a call does not belong to the session's state"),
-    "extension-not-offered": (StateError, "an extension is named that one side does not support, or did not offer"),
+    "session-state": (StateError, "a message or a call is not allowed in the session's state"),
+    "extension-not-offered": (StateError, "a message names an extension that a side does not support or offer"),
     # JACCL's side channel
-    "jaccl-rank": (MalformedError, "a HELLO names no rank that may connect"),
-    "jaccl-rank-taken": (MalformedError, "a HELLO names a rank that is there already"),
-    "jaccl-local-id": (MalformedError, "a Destination's local_id is negative, and not the -1 of an own entry"),
+    "jaccl-rank": (MalformedError, "a HELLO's rank is not a worker's"),
+    "jaccl-rank-taken": (MalformedError, "a HELLO's rank is already connected"),
+    "jaccl-local-id": (MalformedError, "a Destination's local_id is negative but not -1, a rank's own entry"),
     "jaccl-queue-pair": (MalformedError, "a Destination's queue_pair_number is negative"),
     "jaccl-sequence-number": (MalformedError, "a Destination's packet_sequence_number is not 7"),
-    "jaccl-state": (StateError, "a call does not belong to the side channel's state"),
-    "jaccl-early": (StateError, "bytes came that belong to no gather yet"),
+    "jaccl-state": (StateError, "a call is not allowed in the side channel's state"),
+    "jaccl-early": (StateError, "bytes arrived before their gather"),
     "jaccl-gather-limit": (LimitError, "a contribution to a gather is over the limit"),
     "jaccl-result": (MalformedError, "the result of a gather is not size × n bytes"),
-    "jaccl-own-changed": (MalformedError, "a contribution came back changed in the result"),
-    "jaccl-count": (MalformedError, "a rank's list has another number of Destinations than it must have"),
-    "jaccl-own-entry": (MalformedError, "an own entry stands at a peer's place, or a peer's at the own one"),
-    "jaccl-barrier": (MalformedError, "a rank contributes something else than zero to the barrier"),
+    "jaccl-own-changed": (MalformedError, "the result has a changed copy of this rank's contribution"),
+    "jaccl-count": (MalformedError, "a rank's list has the wrong number of Destinations"),
+    "jaccl-own-entry": (MalformedError, "a rank's own entry is at a peer's place, or a peer's entry at its own"),
+    "jaccl-barrier": (MalformedError, "a rank's contribution to the barrier is not zero"),
     # topology files
     "topology-limit": (LimitError, "the file is larger than the limit"),
     "topology-not-array": (MalformedError, "the file, or one of its rows, is not an array"),
-    "topology-rank-entries": (MalformedError, "the file has rank entries, and no device matrix"),
-    "topology-size": (MalformedError, "the file has fewer or more ranks than can form a group"),
-    "topology-row": (MalformedError, "a row has another number of entries than it must have"),
+    "topology-rank-entries": (MalformedError, "the file has rank entries instead of a device matrix"),
+    "topology-size": (MalformedError, "the file has too few or too many ranks"),
+    "topology-row": (MalformedError, "a row has the wrong number of entries"),
     "topology-diagonal": (MalformedError, "a rank's entry for itself is not null"),
-    "topology-entry": (MalformedError, "an entry is none of the values that may stand there"),
-    "topology-names": (MalformedError, "an entry's array has no device"),
-    "topology-name": (MalformedError, "a device or an interface cannot have this name"),
-    "topology-duplicate": (MalformedError, "something that can be there once is there twice"),
+    "topology-entry": (MalformedError, "an entry is not one of the values allowed at its place"),
+    "topology-names": (MalformedError, "an entry is an empty array"),
+    "topology-name": (MalformedError, "the name of a device or an interface is not valid"),
+    "topology-duplicate": (MalformedError, "a value that must be unique is repeated"),
     "topology-one-sided": (MalformedError, "only one end of a link names a device"),
     "topology-incomplete": (MalformedError, "the matrix is neither a mesh nor a ring"),
-    "topology-rank": (MalformedError, "a rank is not one of the file's, or not at its place"),
-    "topology-address": (MalformedError, "an address is not a host's, or has no port where it needs one"),
+    "topology-rank": (MalformedError, "a rank is not in the file, or not at its place"),
+    "topology-address": (MalformedError, "an address is not a host's, or its port is missing or not valid"),
 }
-"""Every code that a `WireError` can carry: its class, and what it means."""
+"""The class and the meaning of each error code."""

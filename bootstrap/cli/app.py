@@ -19,40 +19,34 @@ from bootstrap.cli.options import (
     RevisionOption,
 )
 from bootstrap.errors import ConfigError
-from wireproto.cli.console import new_app
+from wireproto.cli.console import example, new_app
 from wireproto.messages import MAX_SIZE, MIN_SIZE, Revision
 
 app = new_app(
     "jaccl-bootstrap",
-    "Form one MLX group out of several processes, set off by a jacclBootstrap frame.\n\n"
-    "Example: jaccl-bootstrap demo\n\n"
-    "`launch` starts all ranks over ssh. `up` starts one by hand: see `identity` and `pin`.",
+    "Form one MLX group out of processes on several hosts.\n\n"
+    "`launch` starts every rank over ssh. `up` starts one rank; `identity` and `pin` exchange keys for it.",
+    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
 )
 
 
-@app.command()
+@app.command(epilog=example("jaccl-bootstrap demo --ranks 4 --json"))
 def demo(
     context: typer.Context,
-    ranks: Annotated[int, typer.Option(help=f"Number of processes, {MIN_SIZE} to {MAX_SIZE}.")] = 2,
+    ranks: Annotated[int, typer.Option(metavar="N", help=f"Number of ranks, {MIN_SIZE} to {MAX_SIZE}.")] = 2,
     backend: BackendOption = "auto",
-    host: Annotated[
-        str, typer.Option(metavar="IP", help="Loopback address of the link and of the ring.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="IP", help="Loopback address of all ranks.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(help="Coordinator port; rank r takes port + r. Default: free ones.")
+        int | None, typer.Option(metavar="PORT", help="MLX's TCP port; rank R uses PORT + R. Default: free ports.")
     ] = None,
-    session_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Names the session. Default: a new UUID.")
-    ] = None,
+    session_id: Annotated[str | None, typer.Option(metavar="ID", help="Session ID. Default: a new UUID.")] = None,
     revision: RevisionOption = Revision.V2,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit for the whole demo.")] = 60.0,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Form a group of real processes on this host. It is checked with one all_sum.
-
-    Example: jaccl-bootstrap demo --ranks 4 --json
+    """Form a group of real processes on this host. Check it with one all_sum.
 
     Exit codes: 0 formed and checked, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM.
     """

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from bootstrap.cli.options import JsonOption
 from bootstrap.files import read_file
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, example, say
 from wireproto.messages import MAX_SIZE
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 _FORMS: Final = {(True, True): "mesh and ring", (True, False): "mesh", (False, True): "ring"}
 
 devices = typer.Typer(
-    help="The files that name the RDMA devices of each rank.\n\nExample: jaccl-bootstrap devices check devices.json",
+    help="Work with files that name the RDMA devices of each rank.",
+    epilog=example("jaccl-bootstrap devices check devices.json"),
     rich_markup_mode=None,
 )
 
@@ -31,18 +33,16 @@ def root() -> None:
     pass  # so that `check` stays a command of its own
 
 
-@devices.command()
+@devices.command(epilog=example("jaccl-bootstrap devices check devices.json --rank 0"))
 def check(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A device file; - is standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Device file (JSON); - is standard input.")],
     rank: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SIZE - 1, help="Show the devices that this rank uses.")
+        int | None, typer.Option(min=0, max=MAX_SIZE - 1, metavar="R", help="Show the devices that this rank uses.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Check what MLX_IBV_DEVICES points at, before JACCL reads it.
-
-    Example: jaccl-bootstrap devices check devices.json --rank 0
+    """Check a device file, which JACCL reads from MLX_IBV_DEVICES.
 
     Exit codes: 0 valid, 1 not valid, 2 wrong usage, 3 the file cannot be read.
     """

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
+from bootstrap.cli.options import BackendOption, JsonOption
 from bootstrap.errors import ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, example, say
 
 if TYPE_CHECKING:
     from bootstrap.doctor.checks import Check
@@ -25,37 +26,39 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command()(doctor)
+    app.command(epilog=example("jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2"))(doctor)
 
 
 def doctor(
     context: typer.Context,
     hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="mlx.launch's: every other host in it is a peer.")
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch hostfile; its other hosts are the peers.")
     ] = None,
-    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's, where there are two.")] = None,
+    peer_ip: Annotated[
+        str | None, typer.Option(metavar="IP", help="The other rank's address on the link (two ranks).")
+    ] = None,
     own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Own rank. Default: as the hostfile or the addresses say.")] = None,
-    link_port: Annotated[int, typer.Option(help="Port on which the other ranks listen.")] = 7777,
-    coordinator_port: Annotated[int, typer.Option(help="Port that MLX is to listen on.")] = 29400,
-    backend: Annotated[
-        str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it, else ring.")
-    ] = "auto",
-    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 30.0,
+    rank: Annotated[int | None, typer.Option(metavar="R", help="Own rank. Default: by address.")] = None,
+    link_port: Annotated[int, typer.Option(metavar="PORT", help="TCP port for links.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(metavar="PORT", help="MLX's TCP port.")] = 29400,
+    backend: BackendOption = "auto",
+    identity: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Own key. Default: `identity` shows it.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit for all checks.")] = 30.0,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a report for a bug tracker, without keys, names and other addresses."),
+        typer.Option(
+            metavar="FILE", help="Write a report for a bug tracker, without keys, host names and foreign addresses."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Check what a group needs, in order. Stop at the first failure, and say how to fix it.
+    """Check what a group needs. Stop at the first failure, and say how to fix it.
 
-    Example: jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2
+    Changes nothing. Lists the checks that were skipped because an option is missing.
 
-    It changes nothing, and says which checks it skipped because an option is missing.
-
-    Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 could not run.
+    Exit codes: 0 no failure, 1 a check failed, 2 wrong usage, 3 could not run.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.doctor.checks import Check

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from wireproto.cli.console import EXIT_OK
+from wireproto.cli.console import EXIT_OK, example
 
 SILENCE_SECONDS: Final = 10.0
 """Without a line for so long, while no request is being answered, the launcher counts as gone."""
@@ -15,15 +15,13 @@ SILENCE_SECONDS: Final = 10.0
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command(hidden=True)(host)
+    app.command(hidden=True, epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"))(host)
 
 
 def host() -> int:
-    """Answer the requests of `jaccl-bootstrap launch` on standard input, a line of JSON each.
+    """Answer the requests of `jaccl-bootstrap launch`: lines of JSON on standard input.
 
-    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server
-
-    Empty lines are heartbeats. It ends with its input, or 10 s without any.
+    Empty lines are heartbeats. Stops at the end of input, or after 10 s without any.
     """
     from bootstrap.errors import ConfigError
     from bootstrap.launch.requests import MAX_LINE, Failed, Over, answer, decode_request, encode

@@ -8,36 +8,34 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from bootstrap.errors import ConfigError, IdentityError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, example, say
 
 if TYPE_CHECKING:
     from bootstrap.trust import PinnedPeer
 
 _ANSWERS_NO: Final = ("pin-conflict", "not-pinned")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for an error too.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, for an error too.")]
 
 
 def register(app: typer.Typer) -> None:
     """Put the commands on `app`."""
-    app.command()(identity)
-    app.command()(pin)
+    app.command(epilog=example("jaccl-bootstrap identity"))(identity)
+    app.command(epilog=example("jaccl-bootstrap pin mac-b KEY --address 169.254.1.2"))(pin)
 
 
 def identity(
     context: typer.Context,
     path: Annotated[
-        Path | None, typer.Option("--identity", metavar="PATH", help="The key file. Default: in the user's own place.")
+        Path | None, typer.Option("--identity", metavar="PATH", help="Key file. Default: see above.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show this host's public key, and make it if there is none. Its fingerprint and file stand beside it.
+    """Show this host's public key, its fingerprint and its file. Create the key on first use.
 
-    Example: jaccl-bootstrap identity
+    The default file is $XDG_CONFIG_HOME/cluster-wireproto/identity.pem. Without the variable, it is below ~/.config.
 
-    The default file is $XDG_CONFIG_HOME/cluster-wireproto/identity.pem, or below ~/.config.
-
-    Exit codes: 0 shown, 2 wrong usage, 3 the key cannot be read or made.
+    Exit codes: 0 shown, 2 wrong usage, 3 the key cannot be read or created.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.trust import encode_public_key, identity_path, load_identity
@@ -61,22 +59,22 @@ def identity(
 def pin(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The peer's name. An IPv4 address is its --address, too.")
+        str | None, typer.Argument(metavar="NAME", help="Name for the peer. An IPv4 address is its --address too.")
     ] = None,
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="The public key that `identity` prints on the peer.")
     ] = None,
-    address: Annotated[str | None, typer.Option(metavar="IP", help="Where the peer is now.")] = None,
-    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Forget this peer.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="IP", help="The peer's IPv4 address. Default: keep the old one.")
+    ] = None,
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove the pin of this peer.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pin a peer's public key; without arguments, list the pins.
+    """Pin a peer's public key. Without arguments, list the pins.
 
-    Example: jaccl-bootstrap pin mac-b KEY --address 169.254.1.2
+    A different key never replaces a pinned one: remove the old pin first. An address moves from the pin that had it.
 
-    A pinned key is never overwritten by another one: remove it first. An address is taken from the pin that has it.
-
-    Exit codes: 0 done, 1 another key is pinned or none to remove, 2 wrong usage, 3 could not run.
+    Exit codes: 0 done, 1 another key is pinned or no such pin, 2 wrong usage, 3 could not run.
     """
     from bootstrap.trust import Pins, decode_public_key
 

@@ -8,9 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bootstrap.cli.options import BackendOption, JsonOption, PythonOption, UvxOption, ports, runs, variable, way
+from bootstrap.cli.options import (
+    BackendOption,
+    CoordinatorPortOption,
+    EnvOption,
+    GraceOption,
+    JsonOption,
+    LinkPortOption,
+    ModuleOption,
+    NoPrefixOption,
+    PythonOption,
+    ScriptOption,
+    UvxOption,
+    ports,
+    runs,
+    variable,
+    way,
+)
 from bootstrap.errors import BootstrapError, ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, example, say
 
 if TYPE_CHECKING:
     from bootstrap.launch.run import Launcher
@@ -20,49 +36,54 @@ READ_SIZE: Final = 32 * 1024
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command(context_settings={"allow_interspersed_args": False})(launch)  # PROGRAM's options are its own
+    app.command(
+        context_settings={"allow_interspersed_args": False},  # PROGRAM's options are its own
+        epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
+    )(launch)
 
 
 def launch(
     context: typer.Context,
     program: Annotated[
-        list[str] | None, typer.Argument(metavar="PROGRAM ARGS", help="Run this in the group. Default: hold the group.")
+        list[str] | None,
+        typer.Argument(metavar="PROGRAM ARGS", help="What to run. Default: hold the group until Ctrl-C."),
     ] = None,
     hosts: Annotated[
-        str | None, typer.Option(metavar="HOST,HOST…", help="As for ssh, rank 0 first; this host needs no ssh.")
+        str | None, typer.Option(metavar="HOST,HOST…", help="ssh names, rank 0 first. This host needs no ssh.")
     ] = None,
-    hostfile: Annotated[Path | None, typer.Option(metavar="FILE", help="mlx.launch's: hosts and addresses.")] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hosts and addresses in an mlx.launch hostfile.")
+    ] = None,
     write_hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the addresses that were found.")
+        Path | None, typer.Option(metavar="FILE", help="Save the addresses found, as a hostfile.")
     ] = None,
-    module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
-    script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
+    module: ModuleOption = False,
+    script: ScriptOption = False,
     backend: BackendOption = "auto",
     python: PythonOption = None,
     uvx: UvxOption = False,
-    pin: Annotated[bool, typer.Option("--pin", help="Store all keys on all hosts, for `up`.")] = False,
-    link_port: Annotated[
-        str, typer.Option(metavar="PORT[,PORT…]", help="Listened on by all but 0; one, or one each.")
-    ] = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r: r after it (ring).")] = 29400,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up.")] = 60.0,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for PROGRAM; may be repeated.")
+    pin: Annotated[bool, typer.Option("--pin", help="Pin all keys on all hosts, for later `up`.")] = False,
+    link_port: LinkPortOption = "7777",
+    coordinator_port: CoordinatorPortOption = 29400,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit to form the group.")] = 60.0,
+    env: EnvOption = None,
+    cwd: Annotated[
+        str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one, if there.")
     ] = None,
-    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's. Default: this one, if it exists.")] = None,
-    no_prefix: Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")] = False,
-    log_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep PROGRAM's output, a file a rank.")] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL.")] = 5.0,
-    restart: Annotated[int, typer.Option(metavar="N", help="N times an hour after a lost link.")] = 0,
+    no_prefix: NoPrefixOption = False,
+    log_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save PROGRAM's output here, one file per rank.")
+    ] = None,
+    grace: GraceOption = 5.0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Restarts per hour after a lost link.")] = 0,
     as_json: JsonOption = False,
 ) -> int:
-    """Start all ranks of a group over ssh, with a program or without.
-
-    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server --model DIR
+    """Start every rank of a group over ssh. Run PROGRAM in the group, or hold the group.
 
     Keys, addresses and devices are found over ssh. Rank 0 reads this standard input.
 
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
+    PROGRAM: its own code, or 125 instead of 3.
     """
     from bootstrap.cli.display import display_for
     from bootstrap.cli.log_files import log_files

@@ -13,13 +13,28 @@ if TYPE_CHECKING:
     from bootstrap.launch.ssh import Way
     from bootstrap.plan import Runs
 
-BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it.")]
-RevisionOption = Annotated[int, typer.Option(min=min(Revision), max=max(Revision), help="Of the link protocol.")]
-CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links (pcapng).")]
-KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log the session keys that open them.")]
-PythonOption = Annotated[str | None, typer.Option(metavar="PATH", help="The other hosts' Python with this package.")]
-UvxOption = Annotated[bool, typer.Option("--uvx", help="Run this package from an index there.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="A JSON object a line, the last one `done`.")]
+BackendOption = Annotated[str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl if MLX has it.")]
+RevisionOption = Annotated[
+    int, typer.Option(min=min(Revision), max=max(Revision), metavar="N", help="Protocol revision.")
+]
+LinkPortOption = Annotated[
+    str, typer.Option(metavar="PORT[,PORT…]", help="TCP port for links: one for all ranks, or one each.")
+]
+CoordinatorPortOption = Annotated[
+    int, typer.Option(metavar="PORT", help="MLX's TCP port; on a ring, rank R uses PORT + R.")
+]
+ModuleOption = Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a Python module; run it in the group.")]
+ScriptOption = Annotated[bool, typer.Option("--script", help="PROGRAM is a Python file; run it in the group.")]
+EnvOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set a variable for PROGRAM. Repeatable.")
+]
+GraceOption = Annotated[float, typer.Option(metavar="SECONDS", help="Time from SIGTERM to SIGKILL.")]
+NoPrefixOption = Annotated[bool, typer.Option("--no-prefix", help="Omit [rank R] from PROGRAM's output.")]
+CaptureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Record this rank's links as pcapng.")]
+KeyLogOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Log session keys, for `wireproto inspect`.")]
+PythonOption = Annotated[str | None, typer.Option(metavar="PATH", help="Python with this package on the other hosts.")]
+UvxOption = Annotated[bool, typer.Option("--uvx", help="Run the package there by uvx, from an index.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
 
 
 def runs(module: bool, script: bool, program: Sequence[str] | None) -> "Runs":

@@ -7,26 +7,24 @@ import typer
 
 from bootstrap.cli.options import PythonOption, UvxOption, way
 from bootstrap.errors import BootstrapError, ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK, example, say
 
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command()(pair)
+    app.command(epilog=example("jaccl-bootstrap pair mac-b.local"))(pair)
 
 
 def pair(
     context: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="As for ssh, such as mac-b.local.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="ssh name of the other host.")],
     python: PythonOption = None,
     uvx: UvxOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for an error too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, for an error too.")] = False,
 ) -> int:
-    """Pin the key of another host here, and this one's there, over ssh.
+    """Pin another host's key here, and this host's key there, over ssh.
 
-    Example: jaccl-bootstrap pair mac-b.local
-
-    `up` on both needs no key then. `launch` does without: it pins nothing.
+    Afterwards `up` works on both without --peer. `launch` needs no pins.
 
     Exit codes: 0 done, 2 wrong usage, 3 could not run.
     """

@@ -11,15 +11,22 @@ import bootstrap
 from bootstrap.cli.options import (
     BackendOption,
     CaptureOption,
+    CoordinatorPortOption,
+    EnvOption,
+    GraceOption,
     JsonOption,
     KeyLogOption,
+    LinkPortOption,
+    ModuleOption,
+    NoPrefixOption,
     RevisionOption,
+    ScriptOption,
     ports,
     runs,
     variable,
 )
 from bootstrap.errors import BootstrapError, ConfigError, IdentityError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, example, say
 from wireproto.messages import Revision
 
 VARIABLES: Final = "JACCL_BOOTSTRAP_"
@@ -43,7 +50,11 @@ def _long_names(command: TyperCommand) -> dict[str, Any]:
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command(cls=_Command, context_settings={"allow_interspersed_args": False})(up)  # PROGRAM's options are its own
+    app.command(
+        cls=_Command,
+        context_settings={"allow_interspersed_args": False},  # PROGRAM's options are its own
+        epilog=example("jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2", "-m mlx_lm.server --model DIR"),
+    )(up)
 
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -71,68 +82,67 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
 def up(
     context: typer.Context,
     program: Annotated[
-        list[str] | None, typer.Argument(metavar="PROGRAM ARGS", help="Run this in the group. Default: hold the group.")
+        list[str] | None,
+        typer.Argument(metavar="PROGRAM ARGS", help="What to run. Default: hold the group until Ctrl-C."),
     ] = None,
-    module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
-    script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
-    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
-    interface: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of --own-ip: the interface.")] = None,
-    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's.")] = None,
-    hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 64 ranks.")
-    ] = None,
-    rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
+    module: ModuleOption = False,
+    script: ScriptOption = False,
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link (two ranks).")] = None,
+    interface: Annotated[str | None, typer.Option(metavar="NAME", help="Take --own-ip from this interface.")] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's address on the link.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(metavar="FILE", help="Addresses in an mlx.launch hostfile.")] = None,
+    rank: Annotated[str, typer.Option(metavar="R|auto", help="Own rank; auto: by address.")] = "auto",
     peer: Annotated[
-        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin, or key. Default: by address.")
+        list[str] | None,
+        typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin or key. Default: pin by address."),
     ] = None,
     trust_first_use: Annotated[
-        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
+        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer proves.")
     ] = False,
-    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    link_port: Annotated[
-        str, typer.Option(metavar="PORT[,PORT…]", help="Listened on by all but 0; one, or one each.")
-    ] = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r uses the port r after it (ring).")] = 29400,
+    identity: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Own key. Default: `identity` shows it.")
+    ] = None,
+    link_port: LinkPortOption = "7777",
+    coordinator_port: CoordinatorPortOption = 29400,
     revision: RevisionOption = Revision.V2,
     backend: BackendOption = "auto",
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up; 0 for no limit.")] = 60.0,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for PROGRAM; may be repeated.")
-    ] = None,
-    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory.")] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit to form the group; 0: none.")] = 60.0,
+    env: EnvOption = None,
+    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Rank 0's PROGRAM reads this standard input.")] = False,
-    no_prefix: Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")] = False,
+    no_prefix: NoPrefixOption = False,
     log_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep PROGRAM's output, a file an attempt.")
+        Path | None, typer.Option(metavar="DIR", help="Save PROGRAM's output here, one file per attempt.")
     ] = None,
-    ready_file: Annotated[Path | None, typer.Option(metavar="PATH", help="Exists while the group does.")] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL for PROGRAM.")] = 5.0,
+    ready_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Create this file while the group is up.")
+    ] = None,
+    grace: GraceOption = 5.0,
     finish_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Limit for the others once it is done.")
+        float | None, typer.Option(metavar="SECONDS", help="Limit for other ranks to finish. Default: none.")
     ] = None,
-    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour.")] = 0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Allow N restarts per hour.")] = 0,
     restart_on: Annotated[
-        str, typer.Option(metavar="link|exit|any", help="After a lost link, or PROGRAM's failure.")
+        str, typer.Option(metavar="link|exit|any", help="Restart after a lost link, a failed PROGRAM, or any failure.")
     ] = "link",
-    extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
+    extensions: Annotated[str, typer.Option(metavar="on|off", help="Use protocol extensions.")] = "on",
     session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
     launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Form no group; show what MLX would be given.")] = False,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Options from a TOML file."),
+        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Read options from this TOML file."),
     ] = None,
 ) -> int:
-    """Form the group from this rank; run a program in it, or hold it.
+    """Run one rank of a group. Form the group, then run PROGRAM or hold the group.
 
-    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -m mlx_lm.server --model DIR
+    A variable can replace each option: JACCL_BOOTSTRAP_OWN_IP for --own-ip.
 
-    JACCL_BOOTSTRAP_OWN_IP stands for --own-ip, and so on.
-
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
+    PROGRAM: its own code, or 125 instead of 3.
     """
     import asyncio
 

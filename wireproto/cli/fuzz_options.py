@@ -1,4 +1,4 @@
-"""Shared by the commands of `wireproto fuzz`: their options, and how a run ends."""
+"""Shared by the commands of `wireproto fuzz`: options, and the end of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from wireproto.errors import printable
 
 FINDINGS: Final = Path("fuzz-findings")
 
-SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="Duration.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")]
+SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, metavar="SECONDS", help="Stop after this time.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
-FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where to save findings.")]
+FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Save findings here.")]
 
 
 @contextmanager
 def interruptible() -> Iterator[list[None]]:
-    """End the `with` block on Ctrl-C, and report that by a non-empty list."""
+    """End the `with` block on Ctrl-C, and add to the list in that case."""
     interrupted: list[None] = []
     try:
         yield interrupted
@@ -38,7 +38,7 @@ def exit_code(found: int, interrupted: list[None]) -> int:
 
 
 def say_lines(*lines: str) -> None:
-    """Write lines all at once, so that Ctrl-C does not come in between."""
+    """Write lines at once, so that Ctrl-C cannot come between them."""
     say("\n".join(map(printable, lines)))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
-from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
 from wireproto.errors import printable
 from wireproto.messages import SPEC_BY_TYPE
 
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from wireproto.inspection.sessions import Entry
 
 _LONG: Final = 16 * 1024 * 1024
-"""Files from this size on have a progress bar."""
+"""Files of at least this size have a progress bar."""
 
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command(name="inspect")(inspect)
+    app.command(name="inspect", epilog=example("wireproto inspect link.pcapng --keylog keys.txt --svg session.svg"))(
+        inspect
+    )
 
 
 def inspect(
@@ -35,33 +37,34 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A capture (pcap or pcapng, also compressed) or the bytes of one direction; may be a pipe, or - for "
-            "standard input.",
+            help="Capture (pcap or pcapng, also compressed), or the bytes of one direction; a pipe, or - for standard "
+            "input.",
         ),
     ],
-    keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log that opens sealed sessions.")] = None,
+    keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log, to open sealed sessions.")] = None,
     types: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="NAME", help="Only messages of this type; a name, 7 or 0x07. Repeatable."),
+        typer.Option("--type", metavar="NAME", help="Show only this message type: a name, 7 or 0x07. Repeatable."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=0, max=1, help="Only what this rank sent; 1: any but rank 0.")] = None,
-    as_hex: Annotated[bool, typer.Option("--hex", help="Every byte, with its field.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is `done`.")] = False,
+    rank: Annotated[
+        int | None, typer.Option(min=0, max=1, metavar="0|1", help="Show only what rank 0, or any other rank, sent.")
+    ] = None,
+    as_hex: Annotated[bool, typer.Option("--hex", help="Show every byte with its field.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
     decrypt: Annotated[
-        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its boxes opened.")
+        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with sealed boxes opened.")
     ] = None,
-    svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the sequence diagram.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw a sequence diagram.")] = None,
 ) -> int:
-    """Show the messages of a link, and what is wrong with them.
+    """Show the messages in a capture of a link, and the errors in them.
 
-    Example: wireproto inspect link.pcapng --keylog keys.txt --svg session.svg
+    Live, through a named pipe: jaccl-bootstrap up … --capture PIPE, and here wireproto inspect PIPE.
 
-    Live, with a named pipe: jaccl-bootstrap up … --capture PIPE, and here: wireproto inspect PIPE
+    Missing bytes, and boxes without a key, are shown and counted; they are not errors.
 
-    Exit codes: 0 all good, 1 a frame or the file is broken, or no session is in it, 2 wrong usage, 3 could not run.
-    Bytes that the capture lacks, and boxes whose key is missing, are shown and counted, and are no fault.
+    Exit codes: 0 all good, 1 a frame or the file is broken, or there is no session, 2 wrong usage, 3 could not run.
     """
-    # Here, so that --help needs none of it.
+    # Imported here, because --help does not need it.
     from wireproto.inspection.captures import CaptureError
     from wireproto.inspection.keys import KeyLog
     from wireproto.inspection.opened import OpenedCapture
@@ -76,7 +79,7 @@ def inspect(
     file = Path("/dev/stdin") if str(file) == "-" else file
     for each in (decrypt, svg):
         if each is not None and each.exists() and file.exists() and each.samefile(file):
-            raise typer.BadParameter(f"{each} is the file that is read; write to another", ctx=context)
+            raise typer.BadParameter(f"{each} is the input file; write to another", ctx=context)
     report = JsonReport() if as_json else TextReport(with_bytes=as_hex)
     tally, fault, is_nothing = Tally(), None, False
     diagram = None if svg is None else SequenceDiagram()
@@ -110,14 +113,14 @@ def inspect(
     if svg is not None and diagram is not None:
         svg.write_text(diagram.svg(), encoding="utf-8")
     if fault is None and not tally.sessions:
-        fault = "no session of the protocol is in it" + _unread(reading)
+        fault = "it contains no session of the protocol" + _unread(reading)
     if fault is not None:
         say(f"{context.command_path}: {printable(str(file))}: {fault}", err=True)
     return EXIT_OK if tally.is_good and fault is None else EXIT_NO
 
 
 def _unread(reading: "Reading") -> str:
-    """Say which packets cannot be read, and how to record others."""
+    """Return which packets cannot be read, and how to record readable ones."""
     unread = [name for name in reading.others if name.startswith("link type")]
     if not unread:
         return ""
@@ -127,7 +130,7 @@ def _unread(reading: "Reading") -> str:
 
 
 def _private(path: Path) -> BinaryIO:
-    """Open a file for writing that only its owner may read."""
+    """Open a file for writing that only its owner can read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
@@ -156,7 +159,7 @@ def _type_byte(context: typer.Context, name: str) -> int:
         if name in (spec.msg_type.wire_name, str(value)) or name.lower() == f"0x{value:02x}":
             return value
     known = ", ".join(spec.msg_type.wire_name for spec in SPEC_BY_TYPE.values())
-    raise typer.BadParameter(f"{name!r} is no type; take one of {known}", ctx=context, param_hint="--type")
+    raise typer.BadParameter(f"{name!r} is not a message type; use one of {known}", ctx=context, param_hint="--type")
 
 
 def _is_wanted(entry: "Entry", wanted: set[int]) -> bool:

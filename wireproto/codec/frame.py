@@ -1,9 +1,9 @@
-"""Cluster frames, encoded and decoded the fast way: `u8 type ‖ payload`. [FRAME-TYPE]
+"""Encode and decode cluster frames, `u8 type ‖ payload`. [FRAME-TYPE]
 
-`schema` declares the same layout in construct, and the two agree on every byte string. Here msgspec reads the JSON. It
-accepts two things that the protocol does not, a repeated key and stray bits in base64 padding, and it may accept texts
-that break a rule inside unknown keys. A payload that is short or has few `"` bytes has room for neither. Every
-other payload goes to `payloads`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
+`wireproto.schema` declares the same layout in construct; the two agree on every byte string. This module is the fast
+path: msgspec reads the JSON. msgspec accepts two things that the protocol forbids, repeated keys and stray bits in
+base64 padding, and it may accept errors inside unknown keys. A payload that is short, or has few `"` bytes, has no room
+for them. All other payloads go to the slower, strict parser in `payloads`, as do frames of extensions and payloads that
 name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
@@ -43,7 +43,7 @@ def _uncertain() -> NoReturn:
 
 def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
     """Compile an expression that may call `uncertain()`, and register it for tracebacks and debuggers."""
-    import linecache  # here, as importing it takes 2 ms
+    import linecache  # here, because it takes 2 ms
 
     filename = f"<wireproto: {name}>"
     linecache.cache[filename] = len(source), None, [source], filename
@@ -52,28 +52,28 @@ def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], 
 
 
 def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> Message:
-    """Decode `data` as one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
+    """Return the message in `data`, one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
 
-    `data` is any bytes-like object, and means its bytes, whatever their format and shape. The types of an extension are
-    known if it is among `extensions`. A long opaque payload is copied once. Raises `TruncatedError`, `MalformedError`,
-    `LimitError` or `UnknownTypeError`, none of which refers to `data`.
+    `data` is any bytes-like object; its format and shape do not matter. `extensions` names the agreed extensions, whose
+    types are then known. Raise `TruncatedError`, `MalformedError`, `LimitError` or `UnknownTypeError`, with the offset
+    from the start of `data`. Neither the message nor an error holds a reference to `data`.
     """
     try:
-        if data.__class__ is not bytes:  # copying a short view takes less time than looking at its format and shape
+        if data.__class__ is not bytes:  # copying a short view is faster than checking its format and shape
             data = data.tobytes() if data.__class__ is memoryview and len(data) <= MAX_SHORT_FRAME else byte_view(data)
         return (_V2_DECODERS if revision is _V2 else _DECODERS[revision])[data[0]](data)
     except _NOT_DECODED:
         pass
     copy = byte_view(data).tobytes()
-    del data  # a traceback keeps the variables of this frame, and a view would keep the caller's buffer locked
+    del data  # a traceback keeps these variables alive, and a view would keep the caller's buffer locked
     return _decode_strictly(copy, revision, extensions)
 
 
 def encode_frame(message: Message, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> bytes:
-    """Encode a message as one cluster frame. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
+    """Return a message as one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
 
-    Raises `MalformedError` for a field whose value its type does not carry, `UnknownTypeError` for a message that
-    neither the revision nor one of the `extensions` has, and `LimitError` for a frame over its type's limit.
+    Raise `MalformedError` for a field with an invalid value, `UnknownTypeError` for a message that does not exist in
+    the revision with these `extensions`, and `LimitError` for a frame over the limit of its type.
     """
     try:
         return (_V2_ENCODERS if revision is _V2 else _ENCODERS[revision])[message.__class__](message)
@@ -90,12 +90,12 @@ _NOT_DECODED: Final = (
 )
 
 _Decoder: TypeAlias = Callable[[Any], Message]
-"""Decodes a frame of its type; raises `_UncertainError` if it is not certain that the frame is valid."""
+"""Decodes a frame of one type; raises `_UncertainError` unless the frame is certainly valid."""
 
 
 @cache
 def _decoder(msg_type: int) -> _Decoder:
-    """Make the decoder of a type, as one expression: each further call would add a tenth to the time."""
+    """Make the decoder of a type, as one expression: each extra call would add 10 % to the time."""
     spec = SPEC_BY_TYPE[msg_type]
     payload: Callable[..., Message] = spec.payload
     names: dict[str, Any] = {"payload": payload}
@@ -168,7 +168,7 @@ def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], messa
 
 
 def _only_quotes(body: bytes, quotes: int) -> bool:
-    """`body.count(b'"') == quotes`, for a long body that has at least so many: `find` is far faster there."""
+    """Return `body.count(b'"') == quotes`, for a body with at least that many: in a long one, `find` is far faster."""
     at = -1
     for _ in range(quotes):
         at = body.find(_QUOTE, at + 1)
@@ -176,7 +176,7 @@ def _only_quotes(body: bytes, quotes: int) -> bool:
 
 
 def _canonical_base64(message: Message, body: bytes, name: str, opening: bytes) -> bool:
-    """Whether the base64 text after `opening` in `body` has zero bits in its padding."""
+    """Return whether the base64 text after `opening` in `body` has zero bits in its padding."""
     value: bytes = getattr(message, name)
     rest = len(value) % 3
     if not rest:
@@ -201,7 +201,7 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         _DECODERS[revision][data[0]] = decoder
         return decode_frame(data, revision)
     if spec.kind is PayloadKind.JSON:
-        from wireproto.codec.payloads import decode_payload  # here, as valid frames without extensions need none of it
+        from wireproto.codec.payloads import decode_payload  # here, because few frames need it
 
         return decode_payload(spec.payload, data, start=1)
     if spec.kind is PayloadKind.EMPTY:
@@ -225,7 +225,7 @@ def _check_length(spec: MessageSpec, length: int, offset: int | None) -> None:
 _UNQUOTED: Final = (inspect.IntType, inspect.BoolType, inspect.VarTupleType)
 
 _DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {revision: {} for revision in Revision}
-"""Those of the plain protocol's types, each made for its first frame: all would take a tenth of the import's time."""
+"""Decoders of the types without an extension, each made on first use: all would add 10 % to the import time."""
 _V2_DECODERS: Final = _DECODERS[_V2]
 
 
@@ -234,10 +234,9 @@ _V2_DECODERS: Final = _DECODERS[_V2]
 
 @cache
 def _encoder(cls: type[Message]) -> Callable[[Any], bytes]:
-    """Make `encode(message)`: the frame, if each field fits its annotation and no optional one is set.
+    """Make `encode(message)`, for messages whose fields fit their annotations and whose optional fields are unset.
 
-    It is one expression over all fields, generated as the standard library generates data classes: a loop over the
-    fields takes twice as long as the encoding itself.
+    It is one generated expression over all fields, because a loop over them takes twice as long as the encoding.
     """
     spec = SPEC_BY_CLASS[cls]
     names: dict[str, Any] = {"integers": are_integers, "payload": _PAYLOAD_ENCODERS[spec.kind]}
@@ -296,5 +295,5 @@ def _encode_strictly(message: Message, revision: Revision, extensions: Collectio
 
 
 _ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes]]]] = {revision: {} for revision in Revision}
-"""As `_DECODERS`."""
+"""Made on first use, like `_DECODERS`."""
 _V2_ENCODERS: Final = _ENCODERS[_V2]
