@@ -1,4 +1,4 @@
-"""The peer in Go: whether it can be built here, and the build."""
+"""Build the peer in Go, or say what is missing for it."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "go"
 _LIBRARY = Path("/usr/share/gocode/src/golang.org/x/crypto")
-"""Where the Debian package has the library that go.mod names."""
+"""The path in go.mod, where the Debian package installs the library."""
 
 
 def missing() -> str | None:
@@ -21,7 +21,7 @@ def missing() -> str | None:
 
 
 def go(*arguments: str) -> str:
-    """Run the go command on the peer's source, without a network, and return what it says."""
+    """Run the go command in the source directory, without a network, and return its output."""
     done = subprocess.run(
         ["go", *arguments],
         cwd=SOURCE,

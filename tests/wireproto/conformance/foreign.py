@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from tests.interop.golang import build
+from tests.interop.golang import build, missing
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, free_port
 
@@ -92,6 +92,8 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
+    if options.peer == "go" and (reason := missing()) is not None:
+        parser.error(reason)
     bad = 0
     for number in range(1, options.runs + 1):
         for role in ROLES:

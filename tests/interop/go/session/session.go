@@ -17,7 +17,7 @@ const (
 	handshakeLimit = 64 << 10 // of a link frame
 )
 
-// Config is the part of a side that is the same in all of its sessions.
+// Config is what all sessions of a side have in common.
 type Config struct {
 	Role       wire.Rank
 	Revision   int

@@ -18,14 +18,14 @@ const (
 	maxWaiting  = 8
 )
 
-// listener is rank 1. It has at most one session that counts, and a few connections that are yet to prove themselves.
+// listener is rank 1: at most one current session, and a few connections that are not confirmed yet.
 type listener struct {
 	config session.Config
 
 	mu      sync.Mutex
 	waiting []net.Conn // oldest first
 	current net.Conn
-	vacated chan struct{} // closed when the next session may take its place
+	vacated chan struct{} // closed when current is free again
 }
 
 func listen(ctx context.Context, address string, config session.Config) error {
@@ -63,7 +63,7 @@ func (l *listener) admit(conn net.Conn) {
 	l.waiting = append(l.waiting, conn)
 }
 
-// replace makes a connection the one that counts, and closes the one before it.
+// replace makes a connection the current one, and closes the one before it.
 func (l *listener) replace(conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,8 +74,8 @@ func (l *listener) replace(conn net.Conn) {
 	l.install(conn)
 }
 
-// claim makes a connection the one that counts if there is none. It waits a moment for one whose end has arrived, and
-// is not read yet.
+// claim makes a connection the current one if there is none. It waits briefly: the end of the current one may have
+// arrived without being read yet.
 func (l *listener) claim(conn net.Conn) bool {
 	late := time.After(vacateTime)
 	for {

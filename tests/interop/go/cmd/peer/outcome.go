@@ -14,7 +14,7 @@ const (
 	repeatTime   = 5 * time.Second
 )
 
-// own is what a rank says of itself: it runs a command, which here does nothing and ends well at once.
+// own describes this rank: it runs a command that does nothing and succeeds at once.
 var own = wire.Software{Package: "wirepeer", Backend: "jaccl", Program: "command"}
 
 // outcomes is outcome/1 in one session, from the jacclBootstrap that agrees on it to the next or to the session's end.
