@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from tests.wireproto.conformance.javascript import busy_core
+from tests.wireproto.conformance.foreign import busy_core
 from tests.wireproto.conformance.peers.harmless import HARMLESS
 from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
