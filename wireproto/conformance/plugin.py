@@ -7,8 +7,8 @@
     def test_my_peer(conformance_case):
         conformance_case.check(RankOneTarget("127.0.0.1", 7777, command_launcher("./peer")), Settings(identity=…))
 
-The test's name ends in the case's id. A case that fails fails the test, with the bytes that went to and fro; one that
-does not apply, or that a peer need not have, skips it; a SHOULD that is missed is a warning.
+The name of the test ends in the id of the case. A failed case fails the test and shows all bytes sent and received. A
+case that does not apply, or an optional feature that the peer lacks, skips the test. A missed SHOULD is a warning.
 """
 
 import asyncio
