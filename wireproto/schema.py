@@ -748,5 +748,5 @@ JacclDestination: Final = Struct(
     "local_id" / Within(I32, -1, 2**31 - 1, "jaccl-local-id"),
     "endpoint" / IfThenElse(this.local_id == -1, Padding(28), JacclEndpoint),
 )
-"""The address of a queue pair, 32 bytes. A local_id of -1 marks a rank's own entry, whose other 28 bytes have no meaning.
-Neither has the padding. [JACCL-DESTINATION]"""
+"""The address of a queue pair, 32 bytes. A local_id of -1 marks a rank's own entry: its other 28 bytes have no meaning.
+The padding has none either. [JACCL-DESTINATION]"""
