@@ -1,4 +1,4 @@
-"""`wireproto`, also as `python -m wireproto`."""
+"""The command `wireproto`, also run by `python -m wireproto`."""
 
 from typing import TYPE_CHECKING, NoReturn
 

@@ -193,12 +193,12 @@ class TypeByte(Enum):  # type: ignore[misc]
 
     def _parse(self, stream: io.BytesIO, context: Container, path: str) -> Any:
         if (value := self.subcon._parsereport(stream, context, path)) not in self.decmapping:
-            _unknown_type(f"0x{value:02x} is no message type", stream.tell() - 1)
+            _unknown_type(f"0x{value:02x} is not a message type", stream.tell() - 1)
         return self.decmapping[value]
 
     def _build(self, obj: Any, stream: io.BytesIO, context: Container, path: str) -> Any:
         if (name := self.decmapping.get(obj, obj)) not in self.encmapping:
-            _unknown_type(f"{obj!r} is no message type", None)
+            _unknown_type(f"{obj!r} is not a message type", None)
         self.subcon._build(self.encmapping[name], stream, context, path)
         return name
 
@@ -230,7 +230,7 @@ class Payload(Subconstruct):  # type: ignore[misc]
     def _check_known(self, context: Container, offset: int | None) -> None:
         revision, extensions = context._params.get("revision", 2), context._params.get("extensions", ())
         if self.revision > revision or (self.extension is not None and self.extension not in extensions):
-            _unknown_type(f"{context.type} is no type of revision {revision:d} with {sorted(extensions)}", offset)
+            _unknown_type(f"{context.type} is not a type of revision {revision:d} with {sorted(extensions)}", offset)
 
     def _check_length(self, length: int, offset: int | None) -> None:
         if length > self.limit:
@@ -267,7 +267,7 @@ class JsonText:
     def look(self) -> bytes:
         """Return the next byte without reading it. Raises `TruncatedError` at the end."""
         if self.pos == len(self.data):
-            raise TruncatedError("truncated", "the JSON text ends too soon", offset=self.pos)
+            raise TruncatedError("truncated", "the JSON text ends too early", offset=self.pos)
         return self.data[self.pos : self.pos + 1]
 
     def next(self) -> bytes:
@@ -380,7 +380,7 @@ class JsonText:
 
     def skip(self) -> None:
         """Read the value of an unknown key, validating it fully. [JSON-UNKNOWN-KEY]"""
-        opened: list[tuple[Iterator[None], set[str] | None]] = []  # the arrays (None) and objects around the cursor
+        opened: list[tuple[Iterator[None], set[str] | None]] = []  # the open arrays (None) and objects
         while True:
             match self.kind():
                 case "an object" | "an array" as kind:

@@ -34,8 +34,6 @@ MAX_CANDIDATES: Final = 64
 """Connections that are not admitted yet. The others wait until one ends, or can be ended."""
 CROWD_SECONDS: Final = 0.5
 """The least time that a connection has while others wait: to say its rank, and then to be found to be the worker's."""
-BACKLOG: Final = 128
-"""Connections that may wait in the system."""
 LEFT_SECONDS: Final = 0.3
 """How long the process whose connection has ended may take to end as well. Then its exit status says why."""
 _CHUNK: Final = 64 * 1024
@@ -170,7 +168,7 @@ class WorkerRelay(Relay):
 
     def __init__(self, rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
         super().__init__(rank, size, side_channel, native, ring=ring)
-        self._listener = _listener(current().network.free_port(HOST))
+        self._listener = current().network.listen(HOST, current().network.free_port(HOST))
         self.port = self._listener.getsockname()[1]
         self._writer: asyncio.StreamWriter | None = None  # of the worker
         self._is_asking = False  # its contribution is under way, and the result not sent yet
@@ -182,7 +180,7 @@ class WorkerRelay(Relay):
     async def _connected(self) -> AsyncIterator[list[Stream]]:
         if self._listener.fileno() == -1:  # closed once an earlier worker was there
             try:
-                self._listener = _listener(self.port)
+                self._listener = current().network.listen(HOST, self.port)
             except OSError as error:
                 text = f"another program has taken {HOST}:{self.port}: {system_reason(error)}"
                 raise self._fault(text, "side-channel-lost") from error
@@ -250,6 +248,7 @@ class _Admission:
     def __init__(self, listener: socket.socket, is_native: Callable[[int, socket.socket], Awaitable[bool]]) -> None:
         self._listener, self._is_native = listener, is_native
         self._admitted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._worker: socket.socket | None = None
         self._candidates: dict[asyncio.Task[None], float] = {}
         """With the time of the last that came of each, the oldest first."""
 
@@ -292,7 +291,8 @@ class _Admission:
             del self._candidates[task]
             self._candidates[task] = asyncio.get_running_loop().time()
             if await self._is_native(rank, connection) and not self._admitted.done():
-                self._admitted.set_result(socket.socket(fileno=connection.detach()))
+                self._admitted.set_result(connection)
+                self._worker = connection
         except (OSError, EOFError):
             pass
         except SideChannelError as fault:
@@ -301,7 +301,8 @@ class _Admission:
 
     def _over(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._candidates.pop(task, None)
-        connection.close()
+        if connection is not self._worker:
+            connection.close()
 
 
 @asynccontextmanager
@@ -318,19 +319,6 @@ async def relay(rank: int, size: int, side_channel: SideChannel, native: Native,
         yield part
     finally:
         part.close()
-
-
-def _listener(port: int) -> socket.socket:
-    listener = socket.socket()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections of an earlier init
-        listener.bind((HOST, port))
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 async def _hello(connection: socket.socket) -> int:

@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 from bootstrap.link.gather import GATHER_SECONDS, HEADER, SLACK_SECONDS, SideChannelError
 from bootstrap.link.outcome import Send, say
+from bootstrap.system import current
 from wireproto.messages import MAX_GATHER, Message, SideChannelPart, SideChannelWhole
 
 
@@ -29,7 +30,7 @@ def socket_pair(wanted: bool) -> Iterator[SocketPair | None]:
     if not wanted:
         yield None
         return
-    pair = SocketPair(*socket.socketpair())
+    pair = SocketPair(*current().network.socket_pair())
     pair.control.setblocking(False)
     try:
         yield pair
@@ -51,6 +52,7 @@ class SideChannel:
         self._asked: int | None = None  # the length of the own part, while a gather is under way
         self._clock: asyncio.TimerHandle | None = None  # runs from the first part of a gather on
         self._fault: SideChannelError | None = None
+        self._is_over = False
         self._news = asyncio.Event()
 
     def take(self, peer: int, message: Message) -> None:
@@ -121,9 +123,13 @@ class SideChannel:
         return await self._answer(asking.result())
 
     async def fault(self) -> NoReturn:
-        """Wait until a rank has broken the rules, and raise SideChannelError."""
-        await self._until(lambda: False)
-        raise AssertionError
+        """Wait until a rank has broken the rules, and raise SideChannelError. When this ends, the gathers are over."""
+        try:
+            await self._until(lambda: False)
+            raise AssertionError
+        finally:
+            self._is_over = True
+            self._stop_clock()
 
     async def _lead(self, part: bytes) -> bytes:
         self._parts[0] = part
@@ -163,7 +169,7 @@ class SideChannel:
                 raise _fault(text, "side-channel-size")
 
     def _start_clock(self) -> None:
-        if self._clock is None:
+        if self._clock is None and not self._is_over:
             seconds = GATHER_SECONDS if self._rank == 0 else GATHER_SECONDS + SLACK_SECONDS
             self._clock = asyncio.get_running_loop().call_later(seconds, self._be_late)
 

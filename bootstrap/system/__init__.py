@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
 
     from bootstrap.system.processes import Identity
     from bootstrap.system.tools import RunTool
@@ -35,6 +36,12 @@ class Network(Protocol):
 
     def bind_udp(self, address: tuple[str, int]) -> "Bound":
         """Bind a UDP port, for the sake of its being taken."""
+
+    def listen(self, host: str, port: int) -> "socket.socket":
+        """Return a socket that listens, for the event loop to accept from."""
+
+    def socket_pair(self) -> "tuple[socket.socket, socket.socket]":
+        """Return two sockets that are connected."""
 
 
 class Bound(Protocol):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from bootstrap.errors import BootstrapError
 
 LOWEST, HIGHEST = 20000, 31999  # below the ports that systems hand out to clients
+BACKLOG = 128
+"""Connections that may wait in the system."""
 _ATTEMPTS = 100
 
 
@@ -111,6 +113,23 @@ def bind_udp(address: tuple[str, int]) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections of an earlier listener
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair()
 
 
 def _hold(host: str, base: int, count: int, held: ExitStack) -> None:

@@ -84,7 +84,7 @@ function pointOf(raw) {
   try {
     return createPublicKey({ key: jwk, format: "jwk" });
   } catch {
-    throw new WireError("handshake-point", null, "the peer's identity key is no point on P-256");
+    throw new WireError("handshake-point", null, "the peer's identity key is not a point on P-256");
   }
 }
 

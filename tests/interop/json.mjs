@@ -58,7 +58,7 @@ class Reader {
 
   /** The byte here, or some bytes ahead; at the end of the text, more of it could help. */
   peek(ahead = 0) {
-    if (this.at + ahead >= this.bytes.length) this.fail("truncated", this.bytes.length, "the JSON text ends too soon");
+    if (this.at + ahead >= this.bytes.length) this.fail("truncated", this.bytes.length, "the JSON text ends too early");
     return this.bytes[this.at + ahead];
   }
 

@@ -10,7 +10,7 @@ const TAG = 16;
 /** Boxes sealed and opened together; a JavaScript Set holds no more nonces, either. [SEAL-LIMIT-LOWER] */
 const MAX_BOXES = 2 ** 24;
 
-/** One session's key, and the nonces that it has served for. */
+/** One session's key and the nonces used with it. */
 export class Seal {
   #key;
   #random;
@@ -59,7 +59,7 @@ export class Seal {
 
   #spend() {
     if (this.#sealed.size + this.#opened.size >= this.#maxBoxes) {
-      throw new WireError("seal-exhausted", 0, `the key has served for ${this.#maxBoxes} boxes`);
+      throw new WireError("seal-exhausted", 0, `the key has reached its limit of ${this.#maxBoxes} boxes`);
     }
   }
 }

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from tests.interop.mutants import codec, codec_rules, mechanical
-from tests.interop.mutants.__main__ import GENERATORS, PEER, Peers, summary
+from tests.interop.mutants.__main__ import GENERATORS, PEER, summary
 from tests.interop.mutants.by_rule import RULES
 from tests.wireproto.conformance.test_conform_cli import ROOT
 from wireproto.testing.requirements import requirements
@@ -33,11 +33,10 @@ def test_each_rule_is_one_of_the_specification() -> None:
 
 def test_a_change_is_where_it_belongs(tmp_path: Path) -> None:
     """By rule, every kind once: the peer differs, and is still JavaScript."""
-    peers = Peers(tmp_path / "peer", full=False)
-    good = {path.name: path.read_bytes() for path in (tmp_path / "peer").glob("*.mjs")}
+    good = {path.name: path.read_bytes() for path in PEER.glob("*.mjs")}
     for mutant in islice(GENERATORS["rule"](PEER, Random(3)), len(RULES)):
-        peers.change(mutant)
-        changed = [path for path in (tmp_path / "peer").glob("*.mjs") if path.read_bytes() != good[path.name]]
+        mechanical.write(PEER, tmp_path, mutant)
+        changed = [path for path in tmp_path.glob("*.mjs") if path.read_bytes() != good[path.name]]
         assert {path.name for path in changed} == {edit.file for edit in mutant.edits}
         done = subprocess.run(["node", "--check", *changed], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, (mutant, done.stderr)

@@ -97,7 +97,16 @@ def test_each_reason_is_a_statement_of_the_specification() -> None:
 
 SCALE: Final = 0.04
 PATIENCE: Final = Patience(
-    start=10.0, answer=6.0, close=3.0, quiet=0.15, ping_every=0.2, pong=0.12, handshake=0.4, reconnect=0.4, slack=1.0
+    start=10.0,
+    answer=6.0,
+    close=3.0,
+    quiet=0.15,
+    ping_every=0.2,
+    pong=0.12,
+    handshake=0.4,
+    reconnect=0.4,
+    retry=0.4,
+    slack=1.0,
 )
 _PARSER: Final = "Python's parser refuses that"
 _FOUNDATION: Final = "only Foundation's parser dies of it"

@@ -1,13 +1,17 @@
 """What can go wrong in a world, and when."""
 
+import asyncio
 import errno
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.machine import SimulatedProcess
+from tests.simulation.network import LOOPBACK
+from wireproto.jaccl.records import I32
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -67,9 +71,10 @@ def random_fault(random: Random, size: int) -> Fault:
 
 def _signal(number: int) -> Callable[["World", Fault, str], None]:
     def act(world: "World", fault: Fault, step: str) -> None:
-        for control in world.live(fault.rank):
-            if number == signal.SIGKILL:
-                control.process.signal(number)
+        for process in world.mains(fault.rank):
+            control = world.control_of(process)
+            if number == signal.SIGKILL or control is None:
+                process.signal(number)
             else:
                 world.stop(control, number)
 
@@ -77,16 +82,16 @@ def _signal(number: int) -> Callable[["World", Fault, str], None]:
 
 
 def _freeze(world: "World", fault: Fault, step: str) -> None:
-    for control in world.live(fault.rank):
-        control.process.signal(signal.SIGSTOP)
-        world.later(fault.seconds, control.process.signal, signal.SIGCONT)
+    for process in world.mains(fault.rank):
+        process.signal(signal.SIGSTOP)
+        world.later(fault.seconds, process.signal, signal.SIGCONT)
 
 
 def _children(number: int) -> Callable[["World", Fault, str], None]:
     def act(world: "World", fault: Fault, step: str) -> None:
-        for control in world.live(fault.rank):
+        for main in world.mains(fault.rank):
             for process in list(world.machines[fault.rank].processes.values()):
-                if process.parent is control.process and process.arguments != ("guard",) and not process.is_dead:
+                if process.parent is main and process.arguments != ("guard",) and not process.is_dead:
                     process.end(number)
 
     return act
@@ -134,30 +139,53 @@ def _disk(number: int) -> Callable[["World", Fault, str], None]:
 
 def _again(world: "World", fault: Fault, step: str) -> None:
     """The user starts the rank a second time."""
-    if not world.is_ending and any(control.plan.rank == fault.rank for control in world.controls):
+    if not world.is_ending and world.has_started(fault.rank):
         world.start(fault.rank)
 
 
 def _kill_both(world: "World", fault: Fault, step: str) -> None:
     """The control process and its guard are killed, and the user starts the rank again a little later."""
     machine = world.machines[fault.rank]
-    for control in world.live(fault.rank):
+    for main in world.mains(fault.rank):
         for process in list(machine.processes.values()):
-            if process.parent is control.process and process.arguments == ("guard",):
+            if process.parent is main and process.arguments == ("guard",):
                 process.end(-signal.SIGKILL)
-        control.process.signal(signal.SIGKILL)
+        main.signal(signal.SIGKILL)
     world.later(1.0 + fault.seconds, _again, world, fault, step)
 
 
 def _kill_and_again(world: "World", fault: Fault, step: str) -> None:
     """The control process is killed, and the user starts the rank again at once, or soon."""
-    for control in world.live(fault.rank):
-        control.process.signal(signal.SIGKILL)
+    for main in world.mains(fault.rank):
+        main.signal(signal.SIGKILL)
     world.later(fault.seconds / 60.0, _again, world, fault, step)
 
 
 def _slow_import(world: "World", fault: Fault, step: str) -> None:
     world.habits[fault.rank].import_seconds = fault.seconds + 1.0
+
+
+def _port_down(world: "World", fault: Fault, step: str) -> None:
+    """The host's RDMA devices cannot be used, for a while."""
+    machine = world.machines[fault.rank]
+    machine.is_port_down = True
+    if fault.seconds:
+        world.later(fault.seconds, setattr, machine, "is_port_down", False)
+
+
+def _stray(world: "World", fault: Fault, step: str) -> None:
+    """Another program of the host connects to the relay for a native worker, and says what that would say."""
+    machine = world.machines[fault.rank]
+
+    async def main(process: SimulatedProcess) -> int:
+        for port in machine.relays & machine.host.listeners.keys():
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(LOOPBACK, port)
+                writer.write(I32.pack(fault.peer if fault.seconds else fault.rank))
+        await asyncio.sleep(fault.seconds)
+        return 0
+
+    machine.spawn(main, ("stray",))
 
 
 def _program_fails(world: "World", fault: Fault, step: str) -> None:
@@ -187,5 +215,7 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "kill-both": _kill_both,
     "kill-again": _kill_and_again,
     "slow-import": _slow_import,
+    "port-down": _port_down,
+    "stray": _stray,
     "program-fails": _program_fails,
 }

@@ -145,10 +145,19 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # -- the network's part, given by the world ------------------------------------------------------------------------
 
     async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        return await self._machine().connect(protocol_factory, host, port, options.get("local_addr"))
+        if (sock := options.get("sock")) is None:
+            return await self._machine().connect(protocol_factory, host, port)
+        protocol = protocol_factory()
+        return sock.hand_over(protocol), protocol
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        return self._machine().listen(protocol_factory, host, port)
+        return self._machine().serve(protocol_factory, port)
+
+    async def sock_accept(self, sock: Any) -> Any:
+        return await sock.accept()
+
+    async def sock_recv(self, sock: Any, nbytes: int) -> Any:
+        return await sock.receive(nbytes)
 
     def _machine(self) -> Any:
         return CONTROL.get().network  # type: ignore[attr-defined]

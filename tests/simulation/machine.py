@@ -17,6 +17,7 @@ from bootstrap.system.processes import Identity
 from bootstrap.system.tools import ToolResult
 from tests.simulation.loop import CONTROL, SimulatedLoop
 from tests.simulation.network import Host, Network, refused
+from tests.simulation.sockets import ListeningSocket, SimulatedSocket, pair
 
 TMP: Final = Path("/tmp")
 GUARD_GRACE: Final = 1.0
@@ -51,6 +52,15 @@ class Machine:
         self.loop, self.random, self.ip = loop, random, ip
         self.host = Host(network, ip)
         self.files: dict[Path, Node] = {TMP: Node(None)}
+        self.has_jaccl = False
+        """Whether MLX has it here."""
+        self.devices = [f"rdma_en{number}" for number in range(1, 9)]
+        self.is_port_down = False
+        """Whether no RDMA device can be used for now."""
+        self.pairs: dict[int, SimulatedSocket] = {}
+        """By descriptor, what a child may inherit."""
+        self.relays: set[int] = set()
+        """Ports of listening sockets, of now and before."""
         self.disk_error: int | None = None
         """With what every write fails."""
         self.udp: dict[tuple[str, int], set[int]] = {}
@@ -68,6 +78,17 @@ class Machine:
         self.processes[process.pid] = process
         process.begin(program)
         return process
+
+    def run_tool(self, argv: Sequence[str], seconds: float) -> ToolResult:
+        """Print what the tools for RDMA devices do."""
+        if argv[0] == "ibv_devices":
+            names = "".join(f"    {name}\t{number:016x}\n" for number, name in enumerate(self.devices))
+            return ToolResult(status="ok", stdout=f"    device\t\tnode GUID\n{names}")
+        if argv[0] == "ibv_devinfo":
+            state = "PORT_DOWN" if self.is_port_down else "PORT_ACTIVE"
+            lines = f"\tport:\t1\n\t\tstate:\t\t{state} (4)\n\t\tGID[  1]:\t\t::ffff:{self.ip}\n"
+            return ToolResult(status="ok", stdout=f"hca_id: {argv[-1]}\n{lines}")
+        return ToolResult(status="missing", stderr="there is none")
 
     def lose_power(self) -> None:
         """All that runs here is gone at once, and no other host is told."""
@@ -90,7 +111,7 @@ class Machine:
             if listener.owner is process:
                 listener.close()
         for end in list(self.host.network.ends):
-            if end.owner is process:
+            if end.owner is process and not end.is_held:
                 end.die()
 
 
@@ -100,6 +121,8 @@ class SimulatedProcess:
     def __init__(self, machine: Machine, pid: int, arguments: Sequence[str], parent: "SimulatedProcess | None") -> None:
         self.machine, self.pid, self.arguments, self.parent = machine, pid, arguments, parent
         self.is_dead = self.is_stopped = False
+        self.stopped_at = self.resumed_at = 0.0
+        """When last."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
         self.is_unkillable = False
@@ -120,6 +143,10 @@ class SimulatedProcess:
         self.start = f"boot {machine.loop.now:.6f} {pid}"
         self.stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.outputs: dict[str, asyncio.StreamReader] = {}
+        self.channel: SimulatedSocket | None = None
+        """A socket that it has inherited."""
+        self.kept: object = None
+        """What lives as long as the process."""
 
     @property
     def system(self) -> SimulatedSystem:
@@ -130,7 +157,7 @@ class SimulatedProcess:
             network=Ports(self),
             files=Disk(machine),
             processes=lambda: Processes(self),
-            run_tool=lambda argv, seconds: ToolResult(status="missing", stderr="there is none"),
+            run_tool=machine.run_tool,
             process=self,
         )
 
@@ -159,9 +186,11 @@ class SimulatedProcess:
                 self.end(-number)
         elif number == signal.SIGSTOP:
             self.is_stopped = True
+            self.stopped_at = self.machine.loop.now
         elif number == signal.SIGCONT:
             if self.is_stopped:
                 self.is_stopped = False
+                self.resumed_at = self.machine.loop.now
                 self.machine.loop.go_on()
                 for each in self._take_pending():
                     self.signal(each)
@@ -340,6 +369,9 @@ class Processes:
         program = self._machine.programs(wanted.arguments, wanted.environment)
         process = self._machine.spawn(program, wanted.arguments, self._owner)
         process.outputs = {name: asyncio.StreamReader() for name in (*wanted.outputs, *wanted.more)}
+        if wanted.channel is not None:
+            process.channel = self._machine.pairs[wanted.channel]
+            process.channel.pass_to(process)
         return Child(process, {name: 10 + number for number, name in enumerate(wanted.more)})
 
     def guard(self, lock: int | None = None, record: Path | None = None) -> Guard:
@@ -366,7 +398,8 @@ class Processes:
         return found is not None and not found.is_dead
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
-        return False
+        wanted = [self._owner.pid] if pids is None else pids
+        return any(end.own == address and end.owner.pid in wanted for end in self._machine.host.network.ends)
 
 
 class Bound:
@@ -413,13 +446,25 @@ class Ports:
         self._machine.udp[address] = {self._owner.pid}
         return Bound(self._machine, address, self._owner.pid)
 
-    async def connect(self, factory: Any, ip: str, port: int, local: Any) -> Any:
+    def listen(self, host: str, port: int) -> ListeningSocket:
+        self._machine.relays.add(port)
+        return ListeningSocket(self._machine, port, self._owner, self._context())
+
+    def socket_pair(self) -> tuple[SimulatedSocket, SimulatedSocket]:
+        near, far = pair(self._machine, self._owner, self._context())
+        self._machine.pairs[far.fileno()] = far
+        return near, far
+
+    async def connect(self, factory: Any, ip: str, port: int) -> Any:
         return await self._machine.host.connect(factory, ip, port, self._owner)
 
-    def listen(self, factory: Any, ip: str, port: int) -> Any:
+    def serve(self, factory: Any, port: int) -> Any:
+        return self._machine.host.listen(factory, port, self._owner, self._context())
+
+    def _context(self) -> Context:
         context = Context()
         context.run(CONTROL.set, self._owner.system)
-        return self._machine.host.listen(factory, port, self._owner, context)
+        return context
 
 
 class Disk:

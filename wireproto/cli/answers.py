@@ -1,4 +1,4 @@
-"""What `decode`, `encode` and `codec` share: the option of the revision, and the answer to a frame as JSON."""
+"""Shared by `decode`, `encode` and `codec`: the option --revision, and a frame's answer as JSON."""
 
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -43,7 +43,7 @@ def payload_of(spec: MessageSpec, message: Message) -> Any:
 
 
 def json_text(value: object) -> str:
-    """Return compact JSON in which everything that is not printable is escaped."""
+    """Return compact JSON with all unprintable characters escaped."""
     text = msgspec.json.encode(value).decode()
     return text if text.isprintable() else "".join(map(_json_character, text))
 

@@ -97,7 +97,7 @@ def peer(
     profile: ProfileOption = None,
     retries: Annotated[int, typer.Option(min=0, metavar="N", help="Rerun a failed case up to N times.")] = 0,
     artifacts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save captures and keys of failures here.")
+        Path | None, typer.Option(metavar="DIR", help="Save captures, keys and pictures of failures here.")
     ] = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
@@ -156,9 +156,7 @@ def peer(
     async def results() -> AsyncGenerator["Result", None]:
         async with aclosing(run(targets, settings, cases, retries=retries, expected=known, rerun=rerun)) as found:
             async for result in found:
-                if artifacts is not None:
-                    save(result, artifacts, role)
-                yield result
+                yield result if artifacts is None else save(result, artifacts, role)
 
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -244,7 +242,7 @@ def targets_of(
     *,
     keep: bool = False,
 ) -> "list[Target]":
-    """Return the peers that are tried side by side, each at a port of its own."""
+    """Return the peers to test in parallel, each at its own port."""
     from wireproto.conformance import RankOneTarget, RankZeroTarget, command_launcher
     from wireproto.conformance.targets import free_ports
     from wireproto.session import Role
@@ -258,5 +256,5 @@ def targets_of(
     kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
     ports = [port, *islice(free_ports(host, port + 1), jobs - 1)]
     if len(ports) < jobs:
-        wrong(context, f"--jobs {jobs}: there are not as many free ports after {port}")
+        wrong(context, f"--jobs {jobs}: not enough free ports after {port}")
     return [kind(host, each, launcher, keep=keep) for each in ports]

@@ -1,4 +1,4 @@
-"""Shared frame of the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, Ctrl-C, closed pipes."""
+"""Shared by the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, Ctrl-C, closed pipes."""
 
 import os
 import sys
@@ -66,9 +66,9 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
 def _complete_streams() -> None:
     """Treat a standard stream that is closed as /dev/null, and escape characters that the output cannot encode.
 
-    A pipe that another process has made non-blocking would lose what its reader is too slow for.
+    Make pipes blocking: one that another process made non-blocking would lose output if its reader is slow.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in order of their descriptors
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
@@ -82,7 +82,7 @@ def say(text: str, *, err: bool = False) -> None:
     """Write a line, in colour if it goes to a terminal. Characters that the stream cannot encode are escaped."""
     import typer
 
-    # Without a file, echo would write UTF-8 to a stream that is ASCII.
+    # Without a file, echo would write UTF-8 to an ASCII stream.
     typer.echo(text, file=sys.stderr if err else sys.stdout)
 
 
@@ -139,7 +139,7 @@ def _invoke(load: Callable[[], "Typer"], prog: str) -> int:
     app = load()
     import typer
 
-    # Later versions of typer bundle click. This finds ClickException in every version.
+    # Later versions of typer bundle click; this works with every version.
     click_exception: type[Exception] = next(t for t in typer.BadParameter.__mro__ if t.__name__ == "ClickException")
     command = typer.main.get_command(app)
     command._main_shell_completion({}, prog)  # answers the shell's script and exits, if a variable asks for it
@@ -156,7 +156,7 @@ def _invoke(load: Callable[[], "Typer"], prog: str) -> int:
 
 
 def _usage_line(error: Exception, prog: str) -> str:
-    """Return one line: the command, what was wrong, what to do."""
+    """Return one line: the command, the error, and what to do."""
     context = getattr(error, "ctx", None)
     path = prog if context is None else context.command_path
     if hasattr(error, "param") and error.param is None:

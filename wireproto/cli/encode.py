@@ -75,7 +75,7 @@ def _spec(context: typer.Context, name: str, revision: Revision) -> MessageSpec:
 
 
 def _message(spec: MessageSpec, payload: bytes) -> Message:
-    """Return the message of a payload as `codec` shows it. Offsets in errors count from the start of the payload."""
+    """Return the message of a payload in the format of `codec`. Offsets in errors count from the payload's start."""
     if spec.kind is PayloadKind.OPAQUE:
         try:
             return decode_frame(bytes([spec.msg_type]) + msgspec.json.decode(payload, type=bytes))

@@ -238,7 +238,7 @@ def codec(
     else:
         say(so_far())
         if differential.by_verdict:
-            say("judged by verdict alone where an error has no name that the specification knows")
+            say("only verdicts are compared where an error name is not in the specification")
     return exit_code(total, interrupted)
 
 

@@ -1,4 +1,4 @@
-"""Shared by the commands of `wireproto fuzz`: their options, and how a run ends."""
+"""Shared by the commands of `wireproto fuzz`: options, and the end of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help=
 
 @contextmanager
 def interruptible() -> Iterator[list[None]]:
-    """End the `with` block on Ctrl-C, and report that by a non-empty list."""
+    """End the `with` block on Ctrl-C, and add to the list in that case."""
     interrupted: list[None] = []
     try:
         yield interrupted
@@ -38,7 +38,7 @@ def exit_code(found: int, interrupted: list[None]) -> int:
 
 
 def say_lines(*lines: str) -> None:
-    """Write lines all at once, so that Ctrl-C does not come in between."""
+    """Write lines at once, so that Ctrl-C cannot come between them."""
     say("\n".join(map(printable, lines)))
 
 

@@ -137,7 +137,7 @@ def peer(
             say(json.dumps({**told, "replay": again}))
         else:
             mark = "" if finding.is_strict else "non-strict: "
-            say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  came: {finding.came}", f"  again: {again}")
+            say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  got: {finding.came}", f"  again: {again}")
         sys.stdout.flush()
 
     progress = PeerProgress()

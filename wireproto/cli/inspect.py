@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wireproto.inspection.sessions import Entry
 
 _LONG: Final = 16 * 1024 * 1024
-"""Files from this size on have a progress bar."""
+"""Files of at least this size have a progress bar."""
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +64,7 @@ def inspect(
 
     Exit codes: 0 all good, 1 a frame or the file is broken, or there is no session, 2 wrong usage, 3 could not run.
     """
-    # Here, so that --help needs none of it.
+    # Imported here, because --help does not need it.
     from wireproto.inspection.captures import CaptureError
     from wireproto.inspection.keys import KeyLog
     from wireproto.inspection.opened import OpenedCapture
@@ -79,7 +79,7 @@ def inspect(
     file = Path("/dev/stdin") if str(file) == "-" else file
     for each in (decrypt, svg):
         if each is not None and each.exists() and file.exists() and each.samefile(file):
-            raise typer.BadParameter(f"{each} is the file that is read; write to another", ctx=context)
+            raise typer.BadParameter(f"{each} is the input file; write to another", ctx=context)
     report = JsonReport() if as_json else TextReport(with_bytes=as_hex)
     tally, fault, is_nothing = Tally(), None, False
     diagram = None if svg is None else SequenceDiagram()
@@ -113,14 +113,14 @@ def inspect(
     if svg is not None and diagram is not None:
         svg.write_text(diagram.svg(), encoding="utf-8")
     if fault is None and not tally.sessions:
-        fault = "no session of the protocol is in it" + _unread(reading)
+        fault = "it contains no session of the protocol" + _unread(reading)
     if fault is not None:
         say(f"{context.command_path}: {printable(str(file))}: {fault}", err=True)
     return EXIT_OK if tally.is_good and fault is None else EXIT_NO
 
 
 def _unread(reading: "Reading") -> str:
-    """Say which packets cannot be read, and how to record others."""
+    """Return which packets cannot be read, and how to record readable ones."""
     unread = [name for name in reading.others if name.startswith("link type")]
     if not unread:
         return ""
@@ -130,7 +130,7 @@ def _unread(reading: "Reading") -> str:
 
 
 def _private(path: Path) -> BinaryIO:
-    """Open a file for writing that only its owner may read."""
+    """Open a file for writing that only its owner can read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
@@ -159,7 +159,7 @@ def _type_byte(context: typer.Context, name: str) -> int:
         if name in (spec.msg_type.wire_name, str(value)) or name.lower() == f"0x{value:02x}":
             return value
     known = ", ".join(spec.msg_type.wire_name for spec in SPEC_BY_TYPE.values())
-    raise typer.BadParameter(f"{name!r} is no type; take one of {known}", ctx=context, param_hint="--type")
+    raise typer.BadParameter(f"{name!r} is not a message type; use one of {known}", ctx=context, param_hint="--type")
 
 
 def _is_wanted(entry: "Entry", wanted: set[int]) -> bool:

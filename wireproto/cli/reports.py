@@ -1,4 +1,4 @@
-"""Shared by the commands of `wireproto conform`: which cases, which failures are expected, and the reports."""
+"""Shared by the commands of `wireproto conform`: selection of cases, expected failures, and reports."""
 
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
@@ -38,7 +38,7 @@ def report(
     if junit is not None:
         junit.write_bytes(as_junit(total))
     if html is not None:
-        html.write_text(page(total), encoding="utf-8")
+        html.write_text(page(total, html.parent), encoding="utf-8")
     return total.exit_code
 
 
@@ -86,7 +86,7 @@ def show_list(cases: Collection["Selectable"]) -> int:
 def expected_failures(
     context: typer.Context, path: Path | None, profile: str | None, part: str, revision: int, known: Collection[str]
 ) -> dict[str, "Expected"]:
-    """Return the expected failures by case: those of a profile, and those of a list.
+    """Return the expected failures by case, from a profile and from a list.
 
     A line of the list is `ID REASON`, empty, or a comment that starts with #.
     """
@@ -95,7 +95,7 @@ def expected_failures(
     expected: dict[str, Expected] = {}
     if profile is not None:
         if profile not in PROFILES:
-            wrong(context, f"--profile {profile}: no such profile; there is {', '.join(PROFILES)}")
+            wrong(context, f"--profile {profile}: no such profile; use {', '.join(PROFILES)}")
         expected.update(load_profile(profile).expected(part, revision))
     for number, line in enumerate(_read(context, path).splitlines(), 1):
         if line.strip() and not line.startswith("#"):

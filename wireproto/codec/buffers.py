@@ -1,9 +1,9 @@
-"""Bytes-like arguments: whatever their item type or shape, they mean their bytes."""
+"""Bytes-like arguments, read as flat bytes whatever their item type or shape."""
 
 from typing import TypeAlias
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
-"""Any object with the buffer protocol will do; these are the common ones."""
+"""Any object with the buffer protocol works; these are the common ones."""
 
 
 def byte_view(data: BytesLike) -> memoryview:

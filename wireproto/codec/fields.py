@@ -1,4 +1,4 @@
-"""Payload fields as the payload classes in `messages` annotate them, and the check of a payload before encoding."""
+"""Fields of payload classes, from their annotations in `messages`; the check of a payload before encoding."""
 
 import re
 from functools import cache
@@ -22,9 +22,9 @@ _UNITS: Final[dict[type, str]] = {str: "characters", bytes: "bytes", tuple: "ele
 
 @cache
 def payload_fields(cls: type[msgspec.Struct]) -> dict[str, inspect.Field]:
-    """Return the fields of a payload class by wire key, in the order in which they are declared.
+    """Return the fields of a payload class by wire key, in order of declaration.
 
-    A field whose default is None, which is never written, has the type of its other values.
+    None is never written, so a field whose default is None has the type of its other values.
     """
     info = inspect.type_info(cls)
     return {field.encode_name: _written(field) for field in info.fields} if isinstance(info, inspect.StructType) else {}
@@ -69,7 +69,7 @@ def _check_value(path: str, value: object, kind: inspect.Type) -> None:
 
 
 def fault_of(value: Any, kind: inspect.Type) -> tuple[str, str] | None:
-    """Return the code and the detail for a value of the right type but a wrong length or form; None if it has none."""
+    """Return the code and detail of a value with the right type but a wrong length or form, or None."""
     if isinstance(kind, inspect.StrType | inspect.BytesType | inspect.VarTupleType):
         low, high = kind.min_length or 0, kind.max_length
         if not low <= len(value) <= (len(value) if high is None else high):

@@ -43,7 +43,7 @@ def _uncertain() -> NoReturn:
 
 def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], Any]:
     """Compile an expression that may call `uncertain()`, and register it for tracebacks and debuggers."""
-    import linecache  # here, as importing it takes 2 ms
+    import linecache  # here, because it takes 2 ms
 
     filename = f"<wireproto: {name}>"
     linecache.cache[filename] = len(source), None, [source], filename
@@ -59,13 +59,13 @@ def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: 
     from the start of `data`. Neither the message nor an error holds a reference to `data`.
     """
     try:
-        if data.__class__ is not bytes:  # copying a short view takes less time than looking at its format and shape
+        if data.__class__ is not bytes:  # copying a short view is faster than checking its format and shape
             data = data.tobytes() if data.__class__ is memoryview and len(data) <= MAX_SHORT_FRAME else byte_view(data)
         return (_V2_DECODERS if revision is _V2 else _DECODERS[revision])[data[0]](data)
     except _NOT_DECODED:
         pass
     copy = byte_view(data).tobytes()
-    del data  # a traceback keeps the variables of this frame, and a view would keep the caller's buffer locked
+    del data  # a traceback keeps these variables alive, and a view would keep the caller's buffer locked
     return _decode_strictly(copy, revision, extensions)
 
 
@@ -90,12 +90,12 @@ _NOT_DECODED: Final = (
 )
 
 _Decoder: TypeAlias = Callable[[Any], Message]
-"""Decodes a frame of its type; raises `_UncertainError` if it is not certain that the frame is valid."""
+"""Decodes a frame of one type; raises `_UncertainError` unless the frame is certainly valid."""
 
 
 @cache
 def _decoder(msg_type: int) -> _Decoder:
-    """Make the decoder of a type, as one expression: each further call would add a tenth to the time."""
+    """Make the decoder of a type, as one expression: each extra call would add 10 % to the time."""
     spec = SPEC_BY_TYPE[msg_type]
     payload: Callable[..., Message] = spec.payload
     names: dict[str, Any] = {"payload": payload}
@@ -168,7 +168,7 @@ def _certain_with_bytes(quotes: int, byte_fields: list[tuple[str, bytes]], messa
 
 
 def _only_quotes(body: bytes, quotes: int) -> bool:
-    """`body.count(b'"') == quotes`, for a long body that has at least so many: `find` is far faster there."""
+    """Return `body.count(b'"') == quotes`, for a body with at least that many: in a long one, `find` is far faster."""
     at = -1
     for _ in range(quotes):
         at = body.find(_QUOTE, at + 1)
@@ -176,7 +176,7 @@ def _only_quotes(body: bytes, quotes: int) -> bool:
 
 
 def _canonical_base64(message: Message, body: bytes, name: str, opening: bytes) -> bool:
-    """Whether the base64 text after `opening` in `body` has zero bits in its padding."""
+    """Return whether the base64 text after `opening` in `body` has zero bits in its padding."""
     value: bytes = getattr(message, name)
     rest = len(value) % 3
     if not rest:
@@ -201,7 +201,7 @@ def _decode_strictly(data: bytes, revision: Revision, extensions: Collection[str
         _DECODERS[revision][data[0]] = decoder
         return decode_frame(data, revision)
     if spec.kind is PayloadKind.JSON:
-        from wireproto.codec.payloads import decode_payload  # here, as valid frames without extensions need none of it
+        from wireproto.codec.payloads import decode_payload  # here, because few frames need it
 
         return decode_payload(spec.payload, data, start=1)
     if spec.kind is PayloadKind.EMPTY:
@@ -225,7 +225,7 @@ def _check_length(spec: MessageSpec, length: int, offset: int | None) -> None:
 _UNQUOTED: Final = (inspect.IntType, inspect.BoolType, inspect.VarTupleType)
 
 _DECODERS: Final[dict[Revision, dict[int, _Decoder]]] = {revision: {} for revision in Revision}
-"""Those of the plain protocol's types, each made for its first frame: all would take a tenth of the import's time."""
+"""Decoders of the types without an extension, each made on first use: all would add 10 % to the import time."""
 _V2_DECODERS: Final = _DECODERS[_V2]
 
 
@@ -234,10 +234,9 @@ _V2_DECODERS: Final = _DECODERS[_V2]
 
 @cache
 def _encoder(cls: type[Message]) -> Callable[[Any], bytes]:
-    """Make `encode(message)`: the frame, if each field fits its annotation and no optional one is set.
+    """Make `encode(message)`, for messages whose fields fit their annotations and whose optional fields are unset.
 
-    It is one expression over all fields, generated as the standard library generates data classes: a loop over the
-    fields takes twice as long as the encoding itself.
+    It is one generated expression over all fields, because a loop over them takes twice as long as the encoding.
     """
     spec = SPEC_BY_CLASS[cls]
     names: dict[str, Any] = {"integers": are_integers, "payload": _PAYLOAD_ENCODERS[spec.kind]}
@@ -296,5 +295,5 @@ def _encode_strictly(message: Message, revision: Revision, extensions: Collectio
 
 
 _ENCODERS: Final[dict[Revision, dict[type[Message], Callable[[Any], bytes]]]] = {revision: {} for revision in Revision}
-"""As `_DECODERS`."""
+"""Made on first use, like `_DECODERS`."""
 _V2_ENCODERS: Final = _ENCODERS[_V2]

@@ -1,8 +1,8 @@
-"""Strict JSON from bytes, with the exact error code and offset for every text that is not. [JSON-*]
+"""Strict JSON from bytes, with an exact error code and offset for every rejected text. [JSON-*]
 
-`load_strictly` reads a text at about the speed of `json.loads`, which does most of the work, and adds the rules that
-`json.loads` does not have. It says only that a text is not strict. `Scanner` then reads the text from the front, one
-token at a time, and stops at the first byte that cannot be right, so each rejected text has one code and one offset.
+`load_strictly` reads a text at about the speed of `json.loads`, which does most of the work, and applies the rules that
+`json.loads` lacks. It does not say where a text breaks a rule. For that, `Scanner` reads one token at a time and stops
+at the first byte that cannot be right, so each rejected text has one code and one offset.
 Benchmark row: "scan 2 MiB of unknown JSON".
 """
 
@@ -30,7 +30,7 @@ class NotStrictError(Exception):
 
 
 def load_strictly(data: bytes, levels: int = MAX_NESTING) -> Any:
-    """Return the value of a JSON text that keeps every rule of [JSON-*] and nests at most `levels` deep.
+    """Return the value of a JSON text that follows every rule of [JSON-*] and nests at most `levels` deep.
 
     An integer of more than 20 digits is an `OverlongInteger`. Raises `NotStrictError`; `Scanner` finds the reason.
     """
@@ -40,7 +40,7 @@ def load_strictly(data: bytes, levels: int = MAX_NESTING) -> Any:
             value = _DECODER.decode(text)
         except json.JSONDecodeError:
             raise
-        except ValueError:  # an integer of more digits than int() reads
+        except ValueError:  # an integer with more digits than int() accepts
             value = _LONG_INTEGER_DECODER.decode(text)
     except (ValueError, RecursionError):
         raise NotStrictError from None
@@ -85,18 +85,18 @@ _HALF_PAIR: Final = re.compile(
 
 
 def _has_half_pair(text: bytes, value: object) -> bool:
-    """Whether a string in the value of the text has half a surrogate pair."""
+    """Return whether a string in the value of the text has half a surrogate pair."""
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError:
         return True
-    except (OverflowError, TypeError):  # an integer that msgspec does not encode; otherwise it is much faster
+    except (OverflowError, TypeError):  # an integer that msgspec cannot encode; the search is much slower
         return _HALF_PAIR.search(text.replace(rb"\\", b"__")) is not None
     return False
 
 
 def _opens_few(text: bytes, count: int) -> bool:
-    """Whether the text has at most `count` opening brackets of either kind, those inside strings included."""
+    """Return whether the text has at most `count` opening brackets of either kind, including those inside strings."""
     if len(text) <= count:
         return True
     for bracket in (b"[", b"{"):
@@ -121,7 +121,7 @@ def _depth(text: bytes) -> int:
         text = text.replace(rb"\\", b"").replace(rb"\"", b"")
     outside_strings = b"".join(text.split(b'"')[::2])
     deltas = outside_strings.translate(_DELTAS, _NO_BRACKETS)
-    outer = deltas.replace(_INNERMOST, b"")  # the deepest pairs are among the innermost, so this is one level less
+    outer = deltas.replace(_INNERMOST, b"")  # the deepest pair is an innermost one, so this removes one level
     return 1 + max(accumulate(memoryview(outer).cast("b")), default=0) if deltas else 0
 
 
@@ -140,7 +140,7 @@ _STRING: Final = re.compile(
                         | [dD][89abAB][0-9a-fA-F]{2} \\u [dD][c-fC-F][0-9a-fA-F]{2} ) ) )*+""",
     re.VERBOSE,
 )
-"""The inside of a string, up to its end or its first fault; only UTF-8 is left to check."""
+"""The inside of a string, up to its end or first fault, except that UTF-8 is not checked."""
 _LITERALS: Final[dict[int, tuple[bytes, bool | None]]] = {
     0x74: (b"true", True),
     0x66: (b"false", False),
@@ -154,7 +154,7 @@ _ESCAPED: Final = frozenset(b'"\\/bfnrt')
 
 
 def _outer_comma(part: bytes) -> int:
-    """Return the place of the last comma outside all brackets, -1 if there is none; brackets in strings mislead it."""
+    """Return the place of the last comma outside all brackets, or -1. Brackets in strings mislead it."""
     deltas = part.translate(_DELTAS, _NO_BRACKETS_OR_COMMAS)  # a zero for each comma
     depths = [*accumulate(memoryview(deltas).cast("b"))]
     comma, at = part.rfind(b","), deltas.rfind(0)
@@ -168,7 +168,7 @@ def _comma_after(closing: bytes) -> Callable[[bytes], int]:
 
 
 _COMMAS: Final = (_comma_after(b"}"), _comma_after(b"]"), _comma_after(b""), _outer_comma)
-"""Where the last item of a leap may end; the fast guesses come first."""
+"""Functions that guess the end of a leap's last item, the fast ones first."""
 _SHORT_LEAP: Final = 4 * 1024
 _LONG_LEAP: Final = 64 * 1024
 
@@ -179,7 +179,7 @@ class Scanner:
     def __init__(self, data: bytes, start: int = 0) -> None:
         self.data = data
         self.pos = start
-        self._credit = _LONG_LEAP - start  # with the bytes read so far: what leaps that fail may still cost
+        self._credit = _LONG_LEAP - start  # plus the bytes read so far: the work that failed leaps may still cost
         if data.startswith(_BOM, start):
             self.fail("json-bom", start, "the JSON text starts with a byte-order mark")
 
@@ -276,7 +276,7 @@ class Scanner:
             self._to_value(opened, level)
 
     def _open(self, closing: int, room: int) -> int:
-        """Read the opening of one object, or of arrays that start one inside the other; return how many there are."""
+        """Read the opening of one object, or of directly nested arrays; return how many containers it opened."""
         if closing == 0x7D:
             end, count = self.pos + 1, 1
         else:
@@ -291,7 +291,7 @@ class Scanner:
         return count
 
     def _to_value(self, opened: list[tuple[int, set[str]]], level: int) -> None:
-        """Go to the next value of the innermost container that cannot be leapt over; read the key before it."""
+        """Leap to the next value of the innermost container that needs a look; read the key before it."""
         closing, seen = opened[-1]
         levels = MAX_NESTING - level - len(opened) + 2
         if closing == 0x7D:
@@ -312,11 +312,11 @@ class Scanner:
         self.leap(b"{%b}", levels, accept)
 
     def leap(self, frame: bytes, levels: int, accept: Callable[[Any], bool]) -> None:
-        """Skip items of an array (`frame` is `[%b]`) or an object (`{%b}`) in bulk, and the commas after them.
+        """Skip items of an array (`frame` is `[%b]`) or an object (`{%b}`) in bulk, with the commas after them.
 
-        The cursor is where an item is due, and is there afterwards. `accept(value)` decides on each group of items; it
-        must refuse an empty one. `levels` is how deep the array or object may nest. Where a group cannot be taken, the
-        caller reads the next item by itself. The work that failed attempts cost is kept below that of one more reading.
+        The cursor is at the start of an item, before and after. `accept(value)` decides on each group of items and must
+        refuse an empty one. `levels` is how deep the array or object may nest. If a group is not skipped, the caller
+        reads the next item. Failed attempts together cost less than reading the text once more.
         """
         size = _SHORT_LEAP
         while self._credit + self.pos >= 0:
@@ -410,7 +410,7 @@ class Scanner:
             self.fail("json-utf8", start + error.start, f"not UTF-8: {error.reason}")
 
     def _bad_escape(self) -> NoReturn:
-        """Say what is wrong with the escape, or the pair of escapes, at the cursor."""
+        """Raise the error of the escape, or pair of escapes, at the cursor."""
         at = self.pos
         self.pos += 1
         if self.pos == len(self.data):
@@ -428,7 +428,7 @@ class Scanner:
         self.fail("json-surrogate", at, f"\\u{unit:04x} is half a surrogate pair")
 
     def _hex4(self) -> int:
-        """The four digits of a `\\u` escape, with the cursor at its `u`."""
+        """Read the four digits of a `\\u` escape, with the cursor at its `u`."""
         self.pos += 1
         start, self.pos = self.pos, _end(_HEX4, self.data, self.pos)
         if self.pos - start < 4:
@@ -437,10 +437,10 @@ class Scanner:
             self.fail("json-escape", self.pos, "expected four hexadecimal digits")
         return int(self.data[start : self.pos], 16)
 
-    # -- verdicts -----------------------------------------------------------------------------------------------------
+    # -- errors -------------------------------------------------------------------------------------------------------
 
     def truncated(self) -> NoReturn:
-        raise TruncatedError("truncated", "the JSON text ends too soon", offset=len(self.data))
+        raise TruncatedError("truncated", "the JSON text ends too early", offset=len(self.data))
 
     def syntax(self, expected: str) -> NoReturn:
         self.fail("json-syntax", self.pos, f"expected {expected}, not byte 0x{self.data[self.pos]:02x}")
@@ -450,5 +450,5 @@ class Scanner:
 
 
 def _end(pattern: re.Pattern[bytes], data: bytes, pos: int) -> int:
-    """Return where a pattern that also matches nothing stops matching."""
+    """Return where a match ends; the pattern must also match the empty string."""
     return cast("re.Match[bytes]", pattern.match(data, pos)).end()

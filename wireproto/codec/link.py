@@ -61,7 +61,7 @@ class LinkDecoder:
 
     def __init__(self, max_length: int = MAX_LINK_LENGTH) -> None:
         self.max_length = max_length
-        self._passed = 0  # bytes of the stream before the frame that is incomplete
+        self._passed = 0  # bytes of the stream before the incomplete frame
         self._rest = b""  # its bytes, unless it is long
         self._long: _LongFrame | None = None
         self._drained = True
@@ -115,7 +115,7 @@ class LinkDecoder:
         if self._error is not None:
             raise self._error.copy()
         if not self._drained:
-            raise StateError("link-not-drained", "take all frames before the next bytes come in")
+            raise StateError("link-not-drained", "exhaust the frames before feeding more bytes")
 
     def _frames(self, data: bytes) -> Iterator[list[Frame]]:
         """Yield the frames that `data` completes, in batches: one call of a generator for each would take longer."""
@@ -130,7 +130,7 @@ class LinkDecoder:
         unpack, header = HEADER.unpack_from, HEADER.size
         while start <= end - header:
             frames: list[Frame] = []
-            max_length = self.max_length  # which the caller may raise between two batches
+            max_length = self.max_length  # the caller may raise it between two batches
             last = min(end - header, start + _SHORT)
             while start <= last:
                 (length,) = unpack(data, start)
@@ -180,7 +180,7 @@ class _LongFrame:
     def __init__(self, length: int, arrived: memoryview, buffer: io.BytesIO) -> None:
         self.length = length
         try:
-            buffer.truncate(length)  # gives memory back where less than half is needed; refused while a view is held
+            buffer.truncate(length)  # frees memory if less than half is needed; fails while a view is held
         except BufferError:
             buffer = io.BytesIO()
         self.buffer = buffer
@@ -207,11 +207,11 @@ class _LongFrame:
         return self.filled == self.length
 
     def _grow(self, size: int) -> None:
-        # A last step of less than an eighth would allocate an eighth more than asked for: go to the end a step early.
+        # BytesIO over-allocates by an eighth when it grows by less than that: avoid such a last step.
         if self.length <= size + size // 8:
             size = self.length
         self._view.release()
-        # A BytesIO grows in place, to just the size asked for, and needs no second buffer to copy from.
+        # A BytesIO grows in place to exactly this size, without a second buffer to copy from.
         self.buffer.seek(size - 1)
         self.buffer.write(b"\0")
         self._view = self.buffer.getbuffer()

@@ -1,4 +1,4 @@
-"""JSON payloads, decoded strictly, with the error code and offset of each one that is wrong. [JSON-*, PAYLOAD-*]"""
+"""Strict decoding of JSON payloads, with an error code and offset for each wrong one. [JSON-*, PAYLOAD-*]"""
 
 import binascii
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ def decode_payload(cls: type[_PayloadT], data: bytes, start: int = 0) -> _Payloa
     try:
         return _from_members(cls, load_strictly(data[start:]))
     except NotStrictError:
-        pass  # the scanner finds out why
+        pass  # the scanner finds the reason
     scanner = Scanner(data, start)
     payload = _read_payload(scanner, cls)
     scanner.end()
@@ -29,7 +29,7 @@ def decode_payload(cls: type[_PayloadT], data: bytes, start: int = 0) -> _Payloa
 
 
 def _from_members(cls: type[_PayloadT], members: object) -> _PayloadT:
-    """Return the payload of a JSON object that was read. Raises `NotStrictError` if some field is wrong."""
+    """Return the payload of a parsed JSON object. Raises `NotStrictError` if a field is wrong."""
     if not isinstance(members, dict):
         raise NotStrictError
     values: dict[str, Any] = {}
@@ -42,14 +42,14 @@ def _from_members(cls: type[_PayloadT], members: object) -> _PayloadT:
 
 
 def _from_json(value: Any, kind: inspect.Type) -> Any:
-    """Return the value of a field that `json` has read. Raises `NotStrictError` if it is wrong."""
+    """Return the value of a parsed field. Raises `NotStrictError` if it is wrong."""
     match kind:
         case inspect.IntType(ge=low, le=high):
             if type(value) is not int or not (low or 0) <= value <= (high or 0):
                 raise NotStrictError
             return value
         case inspect.VarTupleType(item_type=inspect.IntType(ge=low, le=high)):
-            # Millions of tokens: no loop over them in Python.
+            # There may be millions of tokens: do not loop over them in Python.
             if type(value) is not list or not are_integers(value, low or 0, high or 0):
                 raise NotStrictError
             value = tuple(value)
@@ -77,17 +77,17 @@ def _from_json(value: Any, kind: inspect.Type) -> Any:
 
 
 def unpack_base64(text: str) -> bytes | None:
-    """Return the bytes of a base64 text, None if it is not canonical: padded, no stray bits. [JSON-BASE64]"""
+    """Return the bytes of a base64 text, None unless it is canonical: padded, without stray bits. [JSON-BASE64]"""
     try:
         value: bytes = msgspec.convert(text, bytes)  # four times as fast as binascii
     except msgspec.ValidationError:
         return None
-    # The last quantum alone can hold stray bits.
+    # Only the last quantum can have stray bits.
     last = binascii.b2a_base64(value[-(len(value) % 3) or len(value) :], newline=False).decode()
     return value if len(text) == (len(value) + 2) // 3 * 4 and text.endswith(last) else None
 
 
-# -- for the verdict --------------------------------------------------------------------------------------------------
+# -- with the scanner, for the error code and offset ------------------------------------------------------------------
 
 
 def _read_payload(scanner: Scanner, cls: type[_PayloadT]) -> _PayloadT:
@@ -146,9 +146,9 @@ def _read_integer(scanner: Scanner, path: str, kind: inspect.IntType) -> int:
     _expect(scanner, "a number", path)
     whole, fraction_or_exponent = scanner.number()
     if fraction_or_exponent:
-        scanner.fail("field-not-integer", at, "an integer is written without fraction and exponent", path)
+        scanner.fail("field-not-integer", at, "an integer has neither fraction nor exponent", path)
     low, high = kind.ge or 0, kind.le or 0
-    # No number of more than 20 characters is in any range here, and int() takes quadratic time.
+    # A number of more than 20 characters is out of every range here, and int() takes quadratic time.
     value = int(whole) if len(whole) <= 20 else None
     if value is None or not low <= value <= high:
         scanner.fail("field-range", at, f"{whole[:24].decode()} is not from {low} to {high}", path)

@@ -1,6 +1,6 @@
-"""The handshake and the boxes by hand, so that they can be wrong in one place and right in all others.
+"""An independent handshake and seal, which can be wrong in one place and right in all others.
 
-Nothing here uses `wireproto.session.handshake` or `wireproto.session.seal`: a fault in them would go unseen.
+This module does not use `wireproto.session.handshake` or `wireproto.session.seal`, so it detects their faults.
 """
 
 import base64
@@ -27,7 +27,7 @@ KEYS: Final = ("sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature")
 
 
 class Identity:
-    """A P-256 key that can sign in wrong ways, too."""
+    """A P-256 key that can also sign in wrong ways."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey | None = None) -> None:
         self.key = key or ec.generate_private_key(ec.SECP256R1())
@@ -35,48 +35,48 @@ class Identity:
         self.public = numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
 
     def sign(self, commitment: bytes) -> bytes:
-        """As it has to be: SHA-256 once more over the commitment, DER. Of s and n − s, the lower one."""
+        """Sign correctly: SHA-256 once more over the commitment, in DER, with the lower one of s and n − s."""
         der = self.key.sign(commitment, ec.ECDSA(hashes.SHA256()))
         r, s = decode_dss_signature(der)
         return encode_dss_signature(r, min(s, ORDER - s))
 
     def numbers(self, commitment: bytes, *, long_r: bool, long_s: bool) -> tuple[int, int]:
-        """Return r and s of a signature: a long one has its top bit set, and so a zero byte first in DER."""
+        """Return r and s of a signature. One with its top bit set has a leading zero byte in DER."""
         while True:
             r, s = decode_dss_signature(self.key.sign(commitment, ec.ECDSA(hashes.SHA256())))
             if r >> 255 == long_r:
                 return r, (s if s >> 255 == long_s else ORDER - s)
 
     def sign_once(self, commitment: bytes) -> bytes:
-        """The commitment taken for the hash."""
+        """Sign the commitment itself as the hash."""
         return self.key.sign(commitment, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
 def raw_signature(der: bytes) -> bytes:
-    """r ‖ s, 64 bytes, of a signature in DER."""
+    """Return r ‖ s, 64 bytes, of a DER signature."""
     r, s = decode_dss_signature(der)
     return r.to_bytes(32) + s.to_bytes(32)
 
 
 def other_s(der: bytes) -> bytes:
-    """The same signature with n − s in place of s, which is as valid."""
+    """Return the signature with n − s in place of s, which is also valid."""
     r, s = decode_dss_signature(der)
     return encode_dss_signature(r, ORDER - s)
 
 
 def long_r(der: bytes) -> bytes:
-    """The same signature with a zero byte too many before r: BER, but not DER."""
+    """Return the signature with an extra zero byte before r: BER, but not DER."""
     r_length = der[3]
     return b"\x30" + bytes([der[1] + 1]) + b"\x02" + bytes([r_length + 1]) + b"\x00" + der[4:]
 
 
 def verifies(identity: bytes, signature: bytes, commitment: bytes) -> bool:
-    """Whether a signature is `identity`'s, in just the way it has to be made."""
+    """Return whether a signature was made by `identity`, exactly as required."""
     return _verifies(identity, signature, commitment, ec.ECDSA(hashes.SHA256()))
 
 
 def diagnose_signature(identity: bytes, signature: bytes, commitments: dict[str, bytes]) -> str:
-    """What a wrong signature is instead; the first of `commitments` is what was to be signed."""
+    """Describe a wrong signature; the first of `commitments` is the right one."""
     right = next(iter(commitments.values()))
     for name, commitment in commitments.items():
         if commitment != right and verifies(identity, signature, commitment):
@@ -87,7 +87,7 @@ def diagnose_signature(identity: bytes, signature: bytes, commitments: dict[str,
         r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
         if r and s and verifies(identity, encode_dss_signature(r, s), right):
             return "a raw signature r ‖ s, not DER"
-    return "a signature that is none over this handshake"
+    return "a signature not over this handshake"
 
 
 def _verifies(identity: bytes, signature: bytes, message: bytes, algorithm: ec.ECDSA) -> bool:
@@ -109,14 +109,14 @@ class Introduction:
     signature: bytes
 
     def payload(self) -> bytes:
-        """As JSON."""
+        """Return the JSON text."""
         values = (self.identity, self.ephemeral, self.nonce, self.signature)
         fields = {key: base64.b64encode(value).decode() for key, value in zip(KEYS, values, strict=True)}
         return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
     def read(cls, payload: bytes) -> "Introduction":
-        """Read loosely: how strict the peer's JSON is, is another case's question. ValueError where that fails."""
+        """Read JSON leniently, because other cases check its strictness. Raise ValueError if that fails."""
         fields = json.loads(payload)
         if not isinstance(fields, dict) or not all(isinstance(fields.get(key), str) for key in KEYS):
             raise ValueError(f"not a JSON object with the strings {', '.join(KEYS)}")
@@ -149,19 +149,19 @@ WRONG_KEYS: Final[dict[str, Callable[[bytes, bytes], bytes]]] = {
     "the salt is nonce_1 alone": lambda secret, salt: derive(secret, salt[32:]),
     "there is no salt": lambda secret, _: derive(secret, b""),
     "the info string is empty": lambda secret, salt: derive(secret, salt, b""),
-    "the info string has a zero byte behind it": lambda secret, salt: derive(secret, salt, INFO + b"\0"),
+    "the info string has a zero byte at its end": lambda secret, salt: derive(secret, salt, INFO + b"\0"),
     "the shared secret is the key": lambda secret, _: secret,
 }
-"""Ways to derive the key wrongly, from the shared secret and nonce_0 ‖ nonce_1."""
+"""Wrong derivations of the key, from the shared secret and nonce_0 ‖ nonce_1."""
 
 _LAYOUTS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    "the nonce stands behind the tag": lambda box: box[-12:] + box[:-12],
-    "the tag stands before the ciphertext": lambda box: box[:12] + box[28:] + box[12:28],
+    "the nonce is after the tag": lambda box: box[-12:] + box[:-12],
+    "the tag is before the ciphertext": lambda box: box[:12] + box[28:] + box[12:28],
 }
 
 
 def diagnose_box(secret: bytes, salt: bytes, box: bytes) -> tuple[str, str]:
-    """Which requirement a box breaks that does not open, and how."""
+    """Return the requirement that an unopenable box breaks, and a description of the fault."""
     for name, make in WRONG_KEYS.items():
         if opened(make(secret, salt), box) is not None:
             return "HANDSHAKE-KEY", f"the key is derived wrongly: {name}"
@@ -172,7 +172,7 @@ def diagnose_box(secret: bytes, salt: bytes, box: bytes) -> tuple[str, str]:
     for size in range(4, 16):
         if len(box) >= 12 + size and _opens_with_tag(key, box, size):
             return "SEAL-LAYOUT", f"the tag has {size} bytes, not 16"
-    return "HANDSHAKE-KEY", "no key and no layout that was tried opens it"
+    return "HANDSHAKE-KEY", "no known wrong key or layout opens it"
 
 
 def _opens_with_tag(key: bytes, box: bytes, size: int) -> bool:
@@ -193,7 +193,7 @@ def sealed(key: bytes, plaintext: bytes, nonce: bytes | None = None, associated:
 
 
 def sealed_pieces(key: bytes, plaintext: Iterable[bytes]) -> Iterator[bytes]:
-    """The same, piece by piece."""
+    """Yield the same box piece by piece."""
     nonce = os.urandom(12)
     encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
     yield nonce
@@ -202,7 +202,7 @@ def sealed_pieces(key: bytes, plaintext: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def opened(key: bytes, box: bytes) -> bytes | None:
-    """What a box holds; None where it does not open."""
+    """Return the plaintext of a box, or None if it does not open."""
     try:
         return AESGCM(key).decrypt(box[:12], box[12:], None)
     except (InvalidTag, ValueError):

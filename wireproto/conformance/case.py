@@ -1,4 +1,4 @@
-"""A case, the registry of all cases, and the selection of some."""
+"""Cases, their registry, and selectors."""
 
 import fnmatch
 import inspect
@@ -37,7 +37,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One question to a peer of one role."""
+    """A test of one property of a peer in one role."""
 
     id: str
     """Permanent: `rank1.framing.length-zero`; the rank is that of the peer under test."""
@@ -46,10 +46,10 @@ class Case:
     about: str
     requirements: tuple[str, ...]
     needs: tuple[str, ...]
-    """Ids of cases without which this one would only show another rule's failure again: it is skipped then."""
+    """Ids of cases that must pass first: otherwise this one would only repeat their failure, and is skipped."""
     revisions: tuple[Revision, ...]
     deadline: float
-    """Seconds, for all of it."""
+    """Seconds for the whole case."""
     script: Script
 
     @property
@@ -58,12 +58,12 @@ class Case:
 
     @property
     def is_generated(self) -> bool:
-        """Whether it has points along a dimension, test vectors, or scripts, instead of one example."""
+        """Whether it runs points along a dimension, test vectors or scripts rather than one example."""
         return self.script.__module__.rpartition(".")[2] in ("generated", "vectors", "model")
 
 
 class Registry:
-    """All cases, in the order in which they are defined."""
+    """All cases, in order of definition."""
 
     def __init__(self) -> None:
         self.cases: dict[str, Case] = {}
@@ -79,7 +79,7 @@ class Registry:
         about: str = "",
         needs: tuple[str, ...] = (),
     ) -> Callable[[Script], Script]:
-        """Decorates a case's script, whose docstring says what the case is about, unless `about` does.
+        """Decorate the script of a case. Its docstring is the case's title, unless `about` is given.
 
         `needs` are other cases of the same role, as `section.name`.
         """
@@ -89,7 +89,7 @@ class Registry:
                 rank = role.value.replace(" ", "")
                 each = f"{rank}.{section}.{name}"
                 if each in self.cases:
-                    raise ValueError(f"{each} is there twice")
+                    raise ValueError(f"{each} is defined twice")
                 self.cases[each] = Case(
                     id=each,
                     role=role,
@@ -110,7 +110,7 @@ case: Final = Registry()
 
 
 class Selectable(Protocol):
-    """What `--list` shows and selectors look at."""
+    """The attributes used by `--list` and selectors."""
 
     @property
     def id(self) -> str: ...
@@ -134,7 +134,7 @@ class SelectionError(ValueError):
 def select(
     cases: Collection[SelectableT], patterns: Collection[str], sections: Collection[str], levels: Collection[str]
 ) -> list[SelectableT]:
-    """The cases that match one of each kind of selector that is given. SelectionError for one that matches nothing."""
+    """Return the cases that match one selector of each given kind. Raise SelectionError if one matches nothing."""
     found = list(cases)
     found = _matching(found, patterns, "case", lambda each, pattern: fnmatch.fnmatchcase(each.id, pattern))
     found = _matching(found, sections, "section", lambda each, section: each.section == section)
@@ -154,12 +154,12 @@ _STRICTEST_FIRST: Final = (Level.MUST, Level.SHOULD, Level.MAY)
 
 
 def strictest(names: Collection[str]) -> Requirement:
-    """The first of these requirements that is as strict as any: the one that a failure counts by."""
+    """Return the first of the strictest requirements; its level is that of a failure."""
     return min(map(rule, names), key=lambda each: _STRICTEST_FIRST.index(each.level))
 
 
 def rule(requirement: str) -> Requirement:
-    """A requirement of spec/protocol.md by its id."""
+    """Return a requirement of spec/protocol.md by its id."""
     return _rules()[requirement]
 
 

@@ -1,8 +1,8 @@
-"""A codec under test: a program that reads frames in hex, and answers each with a line of JSON, over all cases.
+"""Runs all cases against a codec: a program that reads frames in hex and answers each with a line of JSON.
 
-The contract is that of `wireproto codec`. A frame that is wrongly taken, or wrongly refused, is a failure; since codes
-travel nowhere, another code or offset is no more than non-strict. Codes of the program's own are mapped first; a name
-that the specification does not have counts as none.
+The contract is that of `wireproto codec`. A frame wrongly accepted or refused is a failure. Error codes are not on the
+wire, so a different code or offset is only non-strict. The program's own codes are mapped first; a name that the
+specification does not define counts as no name.
 """
 
 import json
@@ -24,11 +24,11 @@ from wireproto.messages import Revision
 from wireproto.testing.long_frames import KINDS
 
 MAX_HUNG: Final = 3
-"""Frames in a row without an answer in time, after which no more are asked about; one, if it has never answered."""
+"""Unanswered frames in a row after which the run stops; one, if the program has never answered."""
 _AT_ONCE: Final = 32
 _LONG: Final = 1024
-"""Bytes of a frame that is asked about alone."""
-BY_VERDICT: Final = "judged by verdict alone: the error has no name that the specification knows"
+"""Bytes from which a frame is sent alone."""
+BY_VERDICT: Final = "only the verdict was compared: the specification does not define the error name"
 NO_EXTENSIONS: Final = "the codec has no extensions"
 
 
@@ -44,7 +44,7 @@ async def run_codec(
 ) -> AsyncGenerator[Result, None]:
     """The results, one by one. `codes` maps the program's own error names to those of the spec.
 
-    `has_extensions` says whether the program decodes the names of extensions; None to ask it.
+    `has_extensions` says whether the program decodes the names of extensions; None to find out.
     """
     trial = _Trial(program, revision, codes or {}, has_extensions)
     try:
@@ -66,7 +66,7 @@ async def run_codec(
 
 
 async def _has_extensions(program: Program) -> bool:
-    """Whether it has: all but one that takes a pong with an offer, and leaves the offer out."""
+    """Return whether the codec has extensions: one without them accepts an offer but leaves it out of the answer."""
     try:
         answer = read(await program.ask(OFFER.hex().encode()))
     except CodecFailed:
@@ -76,7 +76,7 @@ async def _has_extensions(program: Program) -> bool:
 
 
 def _batches(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
-    """Short frames together, long ones alone; they are in the order of their lengths, where there are many."""
+    """Group short frames; send long ones alone. Many frames are in order of length."""
     at = 0
     while at < len(questions):
         size = _AT_ONCE if len(questions[min(at + _AT_ONCE, len(questions)) - 1].frame) < _LONG else 1
@@ -93,13 +93,13 @@ class _Trial:
     codes: Mapping[str, str]
     has_extensions: bool | None
     hung: int = 0
-    """Frames in a row without an answer in time."""
+    """Unanswered frames in a row."""
 
     async def result(self, case: CodecCase | GrowthCase) -> Result:
         if self.hung and not self.program.has_answered:
             return _result(case, Verdict.SKIPPED, "the program never answered")
         if self.hung >= MAX_HUNG:
-            return _result(case, Verdict.SKIPPED, f"the program left {MAX_HUNG} frames in a row without an answer")
+            return _result(case, Verdict.SKIPPED, f"the program did not answer {MAX_HUNG} frames in a row")
         if isinstance(case, GrowthCase):
             return await self._growth(case)
         if case.is_of_extensions and not self.has_extensions:
@@ -137,7 +137,7 @@ class _Trial:
             return replace(_result(case, found.verdict, found.reason), failure=found.failure, stderr=found.stderr)
 
     async def _ask(self, batch: Sequence[Question]) -> "list[_Found]":
-        """What comes of each frame, up to the one that is not answered."""
+        """Return the outcome of each frame, up to and including the first unanswered one."""
         last = []
         try:
             answers = await self.program.ask_all([question.frame.hex().encode() for question in batch])
@@ -165,7 +165,7 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Found:
-    """What came of a frame."""
+    """The outcome of a frame."""
 
     question: Question
     verdict: Verdict
@@ -174,7 +174,7 @@ class _Found:
     answer: bytes | None = None
     stderr: tuple[str, ...] = ()
     stops: bool = False
-    """Whether the program has ended: each further frame would start it again, only to be told the same."""
+    """Whether the program has exited: each further frame would start it again for the same result."""
 
 
 def _failed(
@@ -188,7 +188,7 @@ def _failed(
 ) -> _Found:
     requirement = strictest(question.rules)
     failure = Failure(requirement.id, requirement.text, missed.expected, missed.came)
-    reason = f"expected {missed.expected}; came {missed.came}"
+    reason = f"expected {missed.expected}; got {missed.came}"
     return _Found(question, verdict, reason, failure, answer, stderr, stops)
 
 
@@ -196,7 +196,7 @@ _WORST_FIRST: Final = (Verdict.CRASH, Verdict.FAIL, Verdict.NON_STRICT, Verdict.
 
 
 def _log(record: Record, found: _Found) -> None:
-    """The frame in hex and decoded, and the answer."""
+    """Record the frame in hex and decoded, and the answer."""
     line = found.question.frame.hex()
     record.step(f"ask about {line}" if len(line) <= 200 else f"ask about {line[:200]}…")
     record.step(f"which is {decoded(found.question.frame)}")
@@ -217,7 +217,7 @@ def _result(case: CodecCase | GrowthCase, verdict: Verdict, reason: str = "") ->
 
 
 def _judge(right: dict[str, Any], line: bytes, codes: Mapping[str, str]) -> tuple[Verdict, str]:
-    """The verdict on an answer that is no failure, and its reason; Missed for a failure."""
+    """Return the verdict on an answer and its reason. Raise Missed for a failure."""
     answer = read(line)
     if answer is None:
         raise Missed('a JSON object with "ok"', line[:200].decode(errors="replace").rstrip())
@@ -238,9 +238,9 @@ def _judge(right: dict[str, Any], line: bytes, codes: Mapping[str, str]) -> tupl
     if named not in ERROR_CODES:
         return Verdict.PASS, BY_VERDICT
     if named != code:
-        return Verdict.NON_STRICT, f"the error is {code}, and was called {named!r}"
+        return Verdict.NON_STRICT, f"the error is {code}, not {named!r}"
     if answer.get("offset") != offset:
-        return Verdict.NON_STRICT, f"the offset is {offset}, and was given as {answer.get('offset')!r}"
+        return Verdict.NON_STRICT, f"the offset is {offset}, not {answer.get('offset')!r}"
     return Verdict.PASS, ""
 
 

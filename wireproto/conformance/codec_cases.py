@@ -1,4 +1,4 @@
-"""The cases of a codec: test vectors, and frames along every dimension of the rules, by type and dimension."""
+"""Cases for codecs: test vectors, and frames of each type along each dimension of the rules."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from wireproto.testing.requirements import Level
 from wireproto.testing.vectors import ClusterFrameTest, load
 
 _BUDGET: Final = 8 * 1024
-"""Bytes of all frames of one type and dimension without `full`: all of them where they are short."""
+"""Bytes of all frames of one type and dimension without `full`; short frames all fit."""
 _FEWEST: Final = 3
-"""Frames that are sent in any case, however long they are."""
+"""Frames that are always sent, however long they are."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Question:
     frame: bytes
     rules: tuple[str, ...]
     answer: dict[str, Any] | None = None
-    """The right one; None to ask this package's codec."""
+    """The right answer; None for that of this package's codec."""
 
 
 @dataclass(frozen=True)
 class CodecCase:
-    """Frames that are asked about one after the other."""
+    """Frames sent one after the other."""
 
     id: str
     section: str
     about: str
     questions: tuple[Question, ...]
     is_of_extensions: bool = False
-    """Whether it asks what only a codec with extensions has to know."""
+    """Whether it applies only to a codec with extensions."""
 
     @cached_property
     def requirements(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class CodecCase:
 
 @dataclass(frozen=True)
 class GrowthCase:
-    """Frames of one kind, longer and longer."""
+    """Frames of one kind, of increasing length."""
 
     kind: str
     section = "time"
@@ -68,17 +68,17 @@ class GrowthCase:
 
     @property
     def about(self) -> str:
-        return f"The time for a long frame grows as its length does: {self.kind.replace('-', ' ')}."
+        return f"The time for a long frame is proportional to its length: {self.kind.replace('-', ' ')}."
 
 
 def codec_cases(revision: Revision, *, full: bool = False) -> list[CodecCase | GrowthCase]:
-    """Return the cases of a revision; `full` for all frames of each dimension, not some."""
+    """Return the cases of a revision; `full` for all frames of each dimension, not a sample."""
     slow = [GrowthCase(kind) for kind in KINDS] if revision is Revision.V2 else []
     return [*vector_cases(revision), *_generated(revision, full), *slow]
 
 
 def vector_cases(revision: Revision) -> Iterator[CodecCase]:
-    """Those without extensions: a codec is in no session that has agreed on one."""
+    """Return the vectors without extensions: a codec has no session that agreed on one."""
     for group in load(ClusterFrameTest).groups:
         for test in group.tests:
             if test.revision == revision and not test.extensions:
@@ -117,7 +117,7 @@ def _names_extensions(frame: bytes) -> bool:
 
 
 def _some(group: list[Point]) -> list[Point]:
-    """As many as the budget allows, evenly from the first to the last, the short ones first."""
+    """Return as many frames as the budget allows, evenly spaced, the short ones first."""
     group = sorted(group, key=_size)
     fitting = next((at for at, total in enumerate(accumulate(map(_size, group))) if total > _BUDGET), len(group))
     short, long = group[:fitting], group[fitting:]
@@ -140,7 +140,7 @@ _OF_VALID: Final = {
     "escapes": "JSON-STRING",
     "lengths": "JSON-STRING",
 }
-"""The rule by which the valid frames of a dimension are valid; otherwise that of the payload."""
+"""Return the rule that allows the valid frames of a dimension, or else that of the payload."""
 
 
 def _rule(point: Point, of_extensions: bool) -> str:
@@ -151,7 +151,7 @@ def _rule(point: Point, of_extensions: bool) -> str:
 
 
 def right_answer(question: Question, revision: Revision, has_extensions: bool) -> dict[str, Any]:
-    """Return the answer that a question must get; an empty one where any will do."""
+    """Return the required answer; an empty one if any is allowed."""
     if question.answer is not None:
         return question.answer
     return expected_answer(question.frame, revision, has_extensions=has_extensions)

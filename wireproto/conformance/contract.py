@@ -1,4 +1,4 @@
-"""The contract of `wireproto codec`: what an answer to a frame must be, and what is wrong with one."""
+"""The contract of `wireproto codec`: the required answer to a frame, and the faults of an answer."""
 
 import json
 from typing import Any, Final
@@ -9,17 +9,17 @@ from wireproto.codec.frame import decode_frame
 from wireproto.errors import ERROR_CODES, WireError
 from wireproto.messages import SPEC_BY_CLASS, PayloadKind, Revision
 
-NONE: Final = "an answer that is none"
-"""What is wrong with a line that is no JSON object with "ok"."""
+NONE: Final = "a malformed answer"
+"""The fault of a line that is not a JSON object with "ok"."""
 
 
 def expected_answer(frame: bytes, revision: Revision, *, has_extensions: bool = True) -> dict[str, Any]:
-    """What `wireproto codec` answers, or would without extensions; nothing where that depends on them."""
+    """Return the answer of `wireproto codec`, with or without extensions; empty if it depends on them."""
     try:
         message = decode_frame(frame, revision)
     except WireError as error:
         if not has_extensions and (error.path or "").startswith("extensions"):
-            return {}  # an unknown key to it: the value may be anything, and what follows it decides
+            return {}  # a codec without extensions skips the key, so its answer depends on the rest
         return {"ok": False, "error": error.code, "offset": error.offset}
     spec = SPEC_BY_CLASS[type(message)]
     payload = msgspec.to_builtins(message)
@@ -36,7 +36,7 @@ def expected_answer(frame: bytes, revision: Revision, *, has_extensions: bool = 
 
 
 def read(line: bytes) -> dict[str, Any] | None:
-    """The answer of a line; None if it is none."""
+    """Return the answer in a line, or None if it is malformed."""
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError):
@@ -45,15 +45,15 @@ def read(line: bytes) -> dict[str, Any] | None:
 
 
 def names_no_code(line: bytes) -> bool:
-    """Whether a line is an error under a name that the specification does not have."""
+    """Return whether a line is an error with a name that the specification does not define."""
     answer = read(line)
     return answer is not None and not answer["ok"] and str(answer.get("error")) not in ERROR_CODES
 
 
 def wrong(expected: dict[str, Any], line: bytes) -> str:
-    """What is wrong with an answer, in words that say the kind; empty where nothing is.
+    """Return the kind of fault of an answer, or an empty string.
 
-    A decoder that has no error codes, or others than the specification's, is held to its verdict alone.
+    If an answer has no error code of the specification, only its verdict is compared.
     """
     answer = read(line)
     if answer is None:
@@ -62,29 +62,29 @@ def wrong(expected: dict[str, Any], line: bytes) -> str:
         return ""
     ok = answer["ok"]
     if ok != expected["ok"]:
-        return f"accepts {expected['error']}" if ok else f"refuses what is right, with {answer.get('error', 'no code')}"
+        return f"accepts {expected['error']}" if ok else f"refuses a valid frame, with {answer.get('error', 'no code')}"
     if not ok:
         code = str(answer.get("error"))
         if code not in ERROR_CODES:
             return ""
         if code != expected["error"]:
-            return f"{code} where it is {expected['error']}"
+            return f"{code} instead of {expected['error']}"
         if answer.get("offset", expected["offset"]) != expected["offset"]:
-            return f"another offset of {code}"
+            return f"a wrong offset of {code}"
         return ""
     if exactly(answer.get("type")) != exactly(expected["type"]):
-        return "another type"
+        return "a wrong type"
     return "" if exactly(answer.get("payload")) == exactly(expected["payload"]) else _other_value(expected, answer)
 
 
 def _other_value(expected: dict[str, Any], answer: dict[str, Any]) -> str:
     payload, other = expected["payload"], answer.get("payload")
     if not isinstance(payload, dict) or not isinstance(other, dict):
-        return "another payload"
+        return "a wrong payload"
     keys = [key for key in payload if exactly(payload[key]) != exactly(other.get(key))]
-    return f"another value of {keys[0]}" if keys else "a key too many"
+    return f"a wrong value of {keys[0]}" if keys else "an extra key"
 
 
 def exactly(value: Any) -> str:
-    """As text, in which 1, 1.0 and true differ."""
+    """Return JSON text, in which 1, 1.0 and true differ."""
     return json.dumps(value, sort_keys=True)

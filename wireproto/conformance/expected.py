@@ -1,4 +1,4 @@
-"""Failures that are expected: those that a list of the user's names, and those of a profile in spec/."""
+"""Expected failures, from a user's list and from a profile in spec/."""
 
 import tomllib
 from collections.abc import Collection
@@ -15,17 +15,17 @@ PROFILES: Final = {"reference": "reference-peer.toml"}
 
 
 class Expected(NamedTuple):
-    """Why a case fails, and how."""
+    """The reason and kind of a case's failure."""
 
     reason: str = ""
-    """Empty for a case that is not expected to fail."""
+    """The reason; empty for a case that should pass."""
     verdict: Verdict | None = None
-    """None for any that is not a pass."""
+    """The expected verdict; None for any but a pass."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """Failures that have one reason."""
+    """Failures with the same reason."""
 
     reason: str
     verdict: Verdict
@@ -36,7 +36,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a peer."""
+    """The known failures of a peer."""
 
     known: tuple[Known, ...]
 
@@ -53,12 +53,12 @@ class Profile:
 
 
 def rules_of(cases: Collection[str]) -> set[str]:
-    """The requirements that a peer is known to break which fails these cases."""
+    """Return the requirements broken by a peer that fails these cases."""
     return {requirement for case in cases for requirement in CASES[case].requirements}
 
 
 def load_profile(name: str) -> Profile:
-    """Return the profile of a name in `PROFILES`."""
+    """Return a profile by its name in `PROFILES`."""
     text = (DIRECTORY / PROFILES[name]).read_text(encoding="utf-8")
     return Profile(tuple(map(_known, tomllib.loads(text)["known"])))
 

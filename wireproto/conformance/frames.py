@@ -1,4 +1,4 @@
-"""The frames that cases send, and what a frame of the peer's is: its text, its message, the rule that it breaks."""
+"""Frames that cases send; the text, message and broken rule of a peer's frame."""
 
 import json
 from typing import Final
@@ -21,15 +21,15 @@ def link_frame(body: bytes) -> bytes:
 
 
 def strictly(frame: bytes, revision: Revision) -> Message:
-    """The message of a frame of the peer's. Missed where it is not to the letter."""
+    """Return the message of a peer's frame. Raise Missed unless it is strictly valid."""
     try:
         return decode_frame(frame, revision, EXTENSIONS)
     except WireError as error:
-        raise Missed("a frame to the letter", f"{shown(frame)}: {error}", rule_of(error, frame)) from None
+        raise Missed("a strictly valid frame", f"{shown(frame)}: {error}", rule_of(error, frame)) from None
 
 
 def offered(pong: bytes) -> tuple[str, ...]:
-    """The extensions that a pong names, read loosely: how strict its JSON is, is another case's question."""
+    """Return the extensions in a pong, read leniently: other cases check its JSON."""
     try:
         names = json.loads(pong[1:])["extensions"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -38,7 +38,7 @@ def offered(pong: bytes) -> tuple[str, ...]:
 
 
 def is_plain(body: bytes) -> bool:
-    """Whether it is a cluster frame; opaque ones, which any bytes can be, are not looked for."""
+    """Return whether this is a cluster frame; opaque types, which fit any bytes, do not count."""
     try:
         decode_frame(body, extensions=EXTENSIONS)
     except WireError:
@@ -47,7 +47,7 @@ def is_plain(body: bytes) -> bool:
 
 
 def is_of_extension(frame: bytes) -> bool:
-    """Whether its type is an extension's."""
+    """Return whether the type is an extension's."""
     spec = SPEC_BY_TYPE.get(frame[0]) if frame else None
     return spec is not None and bool(spec.extension)
 
@@ -57,7 +57,7 @@ def name_of(message: Message) -> str:
 
 
 def decoded(frame: bytes) -> str:
-    """A frame as people read it: the name of its type, and its payload as text."""
+    """Return a readable frame: the name of its type, and its payload as text."""
     try:
         name = ClusterMsgType(frame[0]).wire_name
     except ValueError:
@@ -73,7 +73,7 @@ _SHOWN: Final = 160
 
 
 def shown(frame: bytes) -> str:
-    """A frame in a few words."""
+    """Return a frame in a few words."""
     try:
         name = ClusterMsgType(frame[0]).wire_name
     except (ValueError, IndexError):
@@ -103,7 +103,7 @@ RULES: Final = {
     "type-unknown": "FRAME-TYPE",
     "truncated": "JSON-TEXT",
 }
-"""The requirement that an error code stands for, where it is the same for all types."""
+"""The requirement for an error code, if it is the same for all types."""
 _PAYLOADS: Final = {
     3: "PAYLOAD-EMPTY",
     5: "PAYLOAD-OPAQUE",
@@ -125,7 +125,7 @@ _PAYLOADS: Final = {
 
 
 def rule_of(error: WireError, frame: bytes) -> str:
-    """The requirement that a malformed frame breaks."""
+    """Return the requirement that a malformed frame breaks."""
     if (error.path or "").startswith("extensions"):
         return "EXT-NAMES"
     if not frame:
@@ -134,5 +134,5 @@ def rule_of(error: WireError, frame: bytes) -> str:
 
 
 def payload_rule(frame: bytes) -> str:
-    """The requirement that says what a frame of this type holds."""
+    """Return the requirement for the payload of a type."""
     return _PAYLOADS.get(frame[0], "FRAME-TYPE")

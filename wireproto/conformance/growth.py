@@ -1,4 +1,4 @@
-"""How the time of a codec grows with the length of a frame: from a small one up, until it takes long enough to tell."""
+"""Measures how a codec's time grows with the length of a frame, up to a length that takes measurable time."""
 
 from collections.abc import Callable, Generator, Sequence
 from math import log
@@ -8,19 +8,19 @@ _FIRST: Final = 25_000
 _LAST: Final = 800_000
 """Bytes of the shortest and of the longest frame."""
 _ENOUGH: Final = 0.25
-"""Seconds that can be told from chance."""
+"""Seconds that stand out from noise."""
 _TIMES: Final = 3
 _PARTS: Final = 4
-"""Shorter frames that have the bytes of a long one: what else the machine does slows both alike."""
+"""Shorter frames with the same total length: other load on the machine slows both alike."""
 _STEEP: Final = 1.6
-"""The exponent from which on the time does not grow as the length does."""
+"""The exponent from which the time counts as more than proportional to the length."""
 
 Measuring = Generator[Sequence[bytes], float, str]
-"""Takes the seconds of the answers to the frames that it yields; returns what is wrong, or nothing."""
+"""Yields frames, receives the seconds of their answers, and returns the fault, or an empty string."""
 
 
 def measuring(make: Callable[[int], bytes]) -> Measuring:
-    """Measure frames that `make` makes of their length."""
+    """Measure frames that `make(length)` returns."""
     size = _FIRST
     while (yield [make(size)]) < _ENOUGH:
         size *= 2

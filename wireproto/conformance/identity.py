@@ -1,4 +1,4 @@
-"""The keys of a run: our own from a file, the peer's as it is given."""
+"""The keys of a run: ours from a file, the peer's from an argument."""
 
 import base64
 import os
@@ -12,11 +12,11 @@ from wireproto.conformance.byhand import Identity
 
 
 class IdentityFileError(ValueError):
-    """A key cannot be used."""
+    """A key is unusable."""
 
 
 def load_identity(path: Path | None) -> Identity:
-    """The P-256 key of a PEM file; without a path, of the one that `jaccl-bootstrap identity` makes."""
+    """Return the P-256 key in a PEM file, by default that of `jaccl-bootstrap identity`."""
     path = path or _default()
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
@@ -24,14 +24,14 @@ def load_identity(path: Path | None) -> Identity:
         remedy = f"jaccl-bootstrap identity --identity {path}"
         raise IdentityFileError(f"there is no identity key in {path}; make one: {remedy}") from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise IdentityFileError(f"{path} is no private key in PEM: {error}") from error
+        raise IdentityFileError(f"{path} is not a private key in PEM: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise IdentityFileError(f"{path} is not a P-256 key")
     return Identity(key)
 
 
 def peer_key_of(text: str) -> bytes:
-    """X ‖ Y, 64 bytes, from base64 as `jaccl-bootstrap identity` shows it."""
+    """Return X ‖ Y, 64 bytes, from base64 as shown by `jaccl-bootstrap identity`."""
     try:
         key = base64.b64decode(text, validate=True)
     except ValueError:

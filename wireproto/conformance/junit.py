@@ -7,11 +7,11 @@ from wireproto.conformance.report import Sum, details
 from wireproto.conformance.verdicts import BAD, Result, Verdict
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 does not have."""
+"""Characters not allowed in XML 1.0."""
 
 
 def junit(total: Sum) -> bytes:
-    """The report as XML. Of a verdict that JUnit has no word for, the text says it."""
+    """Return the report as XML. A verdict that JUnit lacks is in the text."""
     failed = [result for result in total.results if result.spoils]
     skipped = [result for result in total.results if _is_skipped(result)]
     suite = ElementTree.Element(

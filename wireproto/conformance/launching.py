@@ -1,4 +1,4 @@
-"""Starts a peer under test by a command, and keeps what it says on standard error."""
+"""Starts a peer under test by a command, and keeps its standard error."""
 
 import asyncio
 import os
@@ -14,15 +14,15 @@ from wireproto.conformance.targets import Ended, Launcher, Running
 
 STOP_SECONDS: Final = 2.0
 KILL_SECONDS: Final = 10.0
-"""A busy machine may take a while; to give up earlier would leave asyncio a process that it warns about."""
+"""Seconds to wait for an exit. A busy machine is slow, and giving up early would make asyncio warn."""
 _LAST_LINES: Final = 20
 _LAST_BYTES: Final = 16 * 1024
 _NOISE: Final = re.compile(r"\s*$|Node\.js v\d|\s+at \S|\s+\^")
-"""Lines that say nothing of the cause: empty ones, node's version and its frames of the stack."""
+"""Lines that do not show the cause: empty ones, node's version and its stack frames."""
 
 
 def command_launcher(command: str) -> Launcher:
-    """Runs a command, in words as a shell splits them; CONFORM_HOST and CONFORM_PORT tell it the address."""
+    """Run a command, split as by a shell, with the address in CONFORM_HOST and CONFORM_PORT."""
     words = shlex.split(command)
 
     @asynccontextmanager
@@ -43,7 +43,7 @@ def command_launcher(command: str) -> Launcher:
                 code = process.returncode
                 if stopping or code is None:
                     return None
-                return Ended(f"the peer has ended with {how_ended(code, last_lines(errors))}", code)
+                return Ended(f"the peer exited with {how_ended(code, last_lines(errors))}", code)
 
             try:
                 yield Running(ended, lambda: last_lines(errors))
@@ -55,22 +55,22 @@ def command_launcher(command: str) -> Launcher:
 
 
 def last_lines(errors: IO[bytes], since: int = 0) -> list[str]:
-    """The last lines of a file that a process is still writing to, from byte `since` on."""
+    """Return the last lines of a file that a process may still write to, from byte `since`."""
     size = os.fstat(errors.fileno()).st_size
-    # The peer writes at the file's position, which this leaves as it is.
+    # Leave the file's position unchanged: the peer writes there.
     text = os.pread(errors.fileno(), _LAST_BYTES, max(size - _LAST_BYTES, since))
     return text.decode(errors="replace").splitlines()[-_LAST_LINES:]
 
 
 def how_ended(code: int, lines: Sequence[str]) -> str:
-    """A process's signal or exit status, and the last line of its own on standard error."""
+    """Return the signal or exit status of a process, and its last relevant line on standard error."""
     name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     last = next((line.strip() for line in reversed(lines) if not _NOISE.match(line)), "")
     return name + (f": {last}" if last else "")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """The whole process group: a shell's children, too."""
+    """Signal the whole process group, with a shell's children."""
     for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

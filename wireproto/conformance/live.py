@@ -1,4 +1,4 @@
-"""A run as it goes on: a table that moves in a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table in a terminal, otherwise plain lines."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from wireproto.conformance.verdicts import Result, Verdict
 from wireproto.errors import printable
 
 _EVERY = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress without a terminal."""
 _STYLES = {
     Verdict.PASS: "green",
     Verdict.CRASH: "bold white on red",
@@ -32,7 +32,7 @@ _QUIET = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED)
 
 
 async def show(results: AsyncIterator[Result], total: Sum, count: int, console: Console) -> None:
-    """Print what is worth it as it comes, and the table at the end; `total` gets all results."""
+    """Print notable results as they arrive, and the table at the end; add all results to `total`."""
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -54,7 +54,7 @@ async def show(results: AsyncIterator[Result], total: Sum, count: int, console: 
     failures = f"{spoilt} failure{'s' * (spoilt > 1)}"
     console.print(Text(failures, "bold red") if spoilt else Text("no failure", "bold green"))
     for id_ in total.unexpected_passes:
-        console.print(Text(f"{id_} did not fail as expected: take it off the list", "bold red"))
+        console.print(Text(f"{id_} did not fail as expected: remove it from the list", "bold red"))
     _print_reasons(total, console)
 
 
@@ -66,7 +66,7 @@ def _print(result: Result, console: Console) -> None:
 
 
 def _print_reasons(total: Sum, console: Console) -> None:
-    """Why cases were skipped, or passed with a remark: a line for each reason."""
+    """Return a line for each reason why cases were skipped, or passed with a remark."""
     counts = Counter((each.verdict, each.reason) for each in total.results if each.verdict in _QUIET and each.reason)
     for (verdict, reason), count in counts.items():
         what = "passed" if verdict is Verdict.PASS else verdict.value
@@ -74,7 +74,7 @@ def _print_reasons(total: Sum, console: Console) -> None:
 
 
 def _table(total: Sum) -> Table:
-    """A row a section, a column a verdict."""
+    """Return a table with a row per section and a column per verdict."""
     table = Table(title=total.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("section")
     for verdict in Verdict:

@@ -1,25 +1,31 @@
-"""The HTML report of a run: one page that needs nothing else."""
+"""The HTML report of a run: one self-contained page."""
 
 import html
 import importlib.resources
 import json
+import os
+from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from wireproto.conformance.case import rule
 from wireproto.conformance.report import Sum, as_object
 
 MOST_BYTES: Final = 2048
-"""Of one piece that was sent or received."""
+"""Bytes shown of one piece that was sent or received."""
 
 
-def page(total: Sum) -> str:
-    """The page, with the results as JSON in it."""
+def page(total: Sum, directory: Path) -> str:
+    """The page, with the results as JSON in it. Its links are relative to the directory that it is for."""
     template = importlib.resources.files("wireproto.conformance").joinpath("page.html").read_text(encoding="utf-8")
     cases = [as_object(result, most=MOST_BYTES) for result in total.results]
+    for case in cases:
+        if "picture" in case:
+            case["picture"] = quote(os.path.relpath(case["picture"], directory))
     named = {name for result in total.results for name in result.requirements}
     named |= {result.failure.requirement for result in total.results if result.failure}
     data = {"summary": total.as_object(), "cases": cases, "requirements": {name: rule(name).text for name in named}}
-    # What comes from the peer must not end the script element.
+    # The peer's data must not end the script element.
     text = json.dumps(data).replace("<", "\\u003c")
     for place, shown in (("title", total.title), ("header", total.header)):
         template = template.replace(f"<!-- {place} -->", html.escape(shown))

@@ -7,8 +7,8 @@
     def test_my_peer(conformance_case):
         conformance_case.check(RankOneTarget("127.0.0.1", 7777, command_launcher("./peer")), Settings(identity=…))
 
-The name of the test ends in the id of the case. A failed case fails the test and shows all bytes sent and received. A
-case that does not apply, or an optional feature that the peer lacks, skips the test. A missed SHOULD is a warning.
+The test's name ends in the case's id. A failing case fails the test, and shows the bytes in both directions. A case
+that does not apply, or tests an optional feature that the peer lacks, skips the test. A missed SHOULD is a warning.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from wireproto.conformance.verdicts import BAD, Result, Verdict
 
 
 class NonStrictWarning(UserWarning):
-    """A SHOULD that a peer has missed."""
+    """A peer does not meet a SHOULD."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Check:
     case: Case
 
     def check(self, target: Target, settings: Settings) -> None:
-        """Runs the case; the test ends with its verdict. The target's peer is started, and stopped."""
+        """Run the case, with the peer started and stopped; its verdict is that of the test."""
         if settings.revision not in self.case.revisions:
             pytest.skip(f"it is not about revision {settings.revision:d}")
         result = asyncio.run(_run(target, settings, self.case))
@@ -58,12 +58,12 @@ async def _run(target: Target, settings: Settings, case: Case) -> Result:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "conformance(*patterns, section=None, level=None): the cases that `conformance_case` stands for"
+        "markers", "conformance(*patterns, section=None, level=None): selects the cases for `conformance_case`"
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test for each case that the marker selects; all of them where it says nothing."""
+    """Make a test of each case that the marker selects, by default all."""
     if "conformance_case" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("conformance") or pytest.mark.conformance.mark
         chosen = [[value] if (value := marker.kwargs.get(kind)) else [] for kind in ("section", "level")]

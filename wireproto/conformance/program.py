@@ -1,4 +1,4 @@
-"""The process of a codec under test, started when it is first asked, and again after it has failed."""
+"""The process of a codec under test, started on first use and again after a failure."""
 
 import asyncio
 import os
@@ -11,28 +11,28 @@ from typing import Final
 from wireproto.conformance.launching import how_ended, last_lines
 
 ANSWER_SECONDS: Final = 10.0
-"""For one line."""
+"""Seconds to wait for one line."""
 START_SECONDS: Final = 120.0
-"""For the first line: `swift run` and `cargo run` compile first."""
+"""Seconds to wait for the first line: `swift run` and `cargo run` compile first."""
 _LONGEST_LINE: Final = 64 * 1024 * 1024
 _LOOK: Final = 0.05
-"""Seconds between two looks whether it is still there."""
+"""Seconds between checks that the process still runs."""
 _ENDING: Final = 2.0
-"""Seconds for a program that has closed its output to end, or for the output of one that has ended."""
+"""Seconds from closing the output to the exit, or from the exit to the end of the output."""
 
 
 class CodecFailed(Exception):  # noqa: N818
-    """The program gave no answer: it has ended, or said what cannot be read."""
+    """The program gave no answer: it exited, or its output was unreadable."""
 
     def __init__(self, why: str, *, crashed: bool = False) -> None:
         super().__init__(why)
         self.crashed = crashed
         self.answers: list[bytes] = []
-        """Those to the lines before."""
+        """The answers to the lines before."""
 
 
 class CodecHangs(CodecFailed):
-    """It does not answer in time."""
+    """The program did not answer in time."""
 
 
 class Program:
@@ -40,7 +40,7 @@ class Program:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.has_answered = False
-        """Whether it ever has."""
+        """Whether the program has ever answered."""
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
         self._end: asyncio.Task[int] | None = None
@@ -48,12 +48,12 @@ class Program:
         self._asked_at = 0
 
     async def ask(self, line: bytes) -> bytes:
-        """The answer to one line. CodecFailed where there is none, OSError where the program cannot be started."""
+        """Return the answer to one line. Raise CodecFailed without one, OSError if the program cannot be started."""
         (answer,) = await self.ask_all([line])
         return answer
 
     async def ask_all(self, lines: Sequence[bytes]) -> list[bytes]:
-        """The answers to lines that are sent at once, as `ask`."""
+        """Return the answers to lines sent together; raise as `ask` does."""
         self._asked_at = os.fstat(self._errors.fileno()).st_size
         process, end = await self._started()
         answers: list[bytes] = []
@@ -64,7 +64,7 @@ class Program:
             error.answers = answers
             raise
         except OSError:
-            pass  # it does not read any more
+            pass  # it no longer reads
         if len(answers) < len(lines):
             ended = await self._ended(end)
             ended.answers = answers
@@ -127,7 +127,7 @@ class Program:
             raise CodecFailed(f"a line of more than {_LONGEST_LINE} bytes") from None
 
     async def _ended(self, end: "asyncio.Task[int]") -> CodecFailed:
-        """How a program has ended that answers no more."""
+        """Return the failure of a program that stopped answering."""
         try:
             async with asyncio.timeout(_ENDING):
                 code = await asyncio.shield(end)
@@ -137,14 +137,14 @@ class Program:
             await self.stop()
         if code == 0:
             return CodecFailed("the end of the program")
-        return CodecFailed(f"the program has ended with {how_ended(code, self.stderr())}", crashed=True)
+        return CodecFailed(f"the program exited with {how_ended(code, self.stderr())}", crashed=True)
 
     def stderr(self) -> list[str]:
-        """The last lines that it wrote on standard error since it was asked."""
+        """Return the last lines of standard error since the last request."""
         return last_lines(self._errors, self._asked_at)
 
     async def stop(self) -> None:
-        """End the program, and its children."""
+        """End the program and its children."""
         process, self._process = self._process, None
         end, self._end = self._end, None
         if process is not None and end is not None:
@@ -164,7 +164,7 @@ class Program:
 
 
 async def _end_of(process: asyncio.subprocess.Process) -> int:
-    """The exit code; `Process.wait` also waits for the pipes, which a child of the process may hold."""
+    """Return the exit code. `Process.wait` would also wait for pipes held open by children."""
     while process.returncode is None:  # noqa: ASYNC110 - asyncio has no event for it
         await asyncio.sleep(_LOOK)
     return process.returncode

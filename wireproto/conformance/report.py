@@ -1,4 +1,4 @@
-"""What is said of results: a line of JSON, a text, and the sum of a run."""
+"""Results as lines of JSON, as text, and as the totals of a run."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,59 +9,59 @@ from typing import Any, Final
 from wireproto.conformance.verdicts import BAD, Entry, Result, Verdict
 
 _SHOWN: Final = 96
-"""Bytes of one piece that a text shows."""
+"""Bytes of one piece shown in text."""
 
 
 @dataclass
 class Sum:
-    """What a run comes to."""
+    """The totals of a run."""
 
     title: str
     results: list[Result] = field(default_factory=list)
     peer: str = ""
-    """Its command or address."""
+    """The command or address of the peer."""
     suite: str = ""
     """The version of the suite."""
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: float = 0.0
 
     def add(self, result: Result) -> None:
-        """Adds the result that came last."""
+        """Add a result."""
         self.results.append(result)
         self.seconds = (datetime.now(UTC) - self.began).total_seconds()
 
     @property
     def header(self) -> str:
-        """What was tried, by which suite, when and for how long."""
+        """Return the peer, the version of the suite, the start and the duration."""
         parts = (self.peer, self.suite, f"{self.began:%Y-%m-%d %H:%M:%S} UTC", f"{self.seconds:.1f} s")
         return ", ".join(part for part in parts if part)
 
     @property
     def verdicts(self) -> dict[str, int]:
-        """How many results have each verdict, those that none has included."""
+        """Return the number of results per verdict, including verdicts without results."""
         counts = Counter(result.verdict for result in self.results)
         return {verdict.value: counts[verdict] for verdict in Verdict}
 
     @property
     def flakes(self) -> list[str]:
-        """Ids of cases that passed, though not at once."""
+        """Return the ids of cases that passed, but not at the first attempt."""
         return [result.id for result in self.results if result.flaky]
 
     @property
     def unexpected_passes(self) -> list[str]:
-        """Ids of cases that were expected to fail, and did not."""
+        """Return the ids of cases that did not fail as expected."""
         return [result.id for result in self.results if result.spoils and result.expected]
 
     @property
     def exit_code(self) -> int:
-        """3 if the sanity case could not reach the peer, 1 if a result spoils the run, otherwise 0."""
+        """Return 3 if the sanity case could not reach the peer, 1 if a result spoils the run, otherwise 0."""
         for result in self.results:
             if result.section == "sanity" and result.verdict is Verdict.INCONCLUSIVE:
                 return 3
         return int(any(result.spoils for result in self.results))
 
     def as_object(self) -> dict[str, Any]:
-        """For JSON: the last line of a run."""
+        """Return the last JSON object of a run."""
         return {
             "event": "summary",
             "title": self.title,
@@ -77,9 +77,9 @@ class Sum:
 
 
 def as_object(result: Result, *, most: int | None = None) -> dict[str, Any]:
-    """For JSON: one case. Steps and bytes are there unless it passed.
+    """Return the JSON object of one case, with steps and bytes unless it passed.
 
-    With `most` they are there in any case, and of the bytes of one piece no more than that.
+    With `most` they are always included, with at most that many bytes of one piece.
     """
     shown: dict[str, Any] = {
         "event": "case",
@@ -92,7 +92,7 @@ def as_object(result: Result, *, most: int | None = None) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "attempts": result.attempts,
     }
-    for name in ("reason", "expected", "rerun"):
+    for name in ("reason", "expected", "rerun", "picture"):
         if value := getattr(result, name):
             shown[name] = value
     if result.failure is not None:
@@ -111,12 +111,12 @@ def _entry(entry: Entry, most: int | None) -> dict[str, Any]:
     if entry.data:
         shown["bytes"] = entry.data[:most].hex()
         if most is not None and len(entry.data) > most:
-            shown["text"] = f"{len(entry.data)} bytes, of which these are the first {most}:"
+            shown["text"] = f"{len(entry.data)} bytes, the first {most} of them:"
     return shown
 
 
 def headline(result: Result) -> str:
-    """One line."""
+    """Return a result in one line."""
     notes = []
     if result.flaky:
         notes.append(f"a flake: attempt {result.attempts}")
@@ -130,20 +130,22 @@ def headline(result: Result) -> str:
 
 
 def details(result: Result) -> Iterator[str]:
-    """What a failure comes with: requirement, expectation, bytes, and the command that runs it again."""
+    """Yield the details of a failure: requirement, expectation, bytes, and the command that reruns it."""
     yield f"    {result.about}"
     if result.failure is not None:
         yield f"    [{result.failure.requirement}] {result.failure.text}"
         yield f"    expected {result.failure.expected}"
-        yield f"    came     {result.failure.came}"
+        yield f"    got      {result.failure.came}"
     yield from (f"    {line}" for line in log_lines(result.record.entries))
     yield from (f"    stderr   {line}" for line in result.stderr)
+    if result.picture:
+        yield f"    picture: {result.picture}"
     if result.rerun:
         yield f"    again: {result.rerun}"
 
 
 def log_lines(entries: Iterable[Entry]) -> Iterator[str]:
-    """Steps and bytes with their times; `>` is sent, `<` is received."""
+    """Yield steps and bytes with their times; `>` is sent, `<` is received."""
     for entry in entries:
         sign = {"step": " ", "sent": ">", "received": "<", "end": "|"}[entry.kind]
         text = entry.text

@@ -1,4 +1,4 @@
-"""Runs cases, each against a fresh peer where there can be one, side by side where there are several targets."""
+"""Runs cases, each against a fresh peer if possible, in parallel if there are several targets."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ NO_EXTENSIONS = "the peer has no extensions"
 
 
 def planned(cases: Collection[Case], role: Role) -> list[Case]:
-    """The cases as they are started: the sanity case of the peer's role, what others need, then the longest first."""
+    """Return the cases in order of start: the sanity case, those that others need, then the longest first."""
     sanity = next(each for each in CASES.values() if each.section == "sanity" and each.role is role)
     needs = [CASES[need] for each in cases for need in each.needs]
     rest = sorted(cases, key=lambda each: -each.deadline)
@@ -38,9 +38,9 @@ async def run(
     expected: Mapping[str, Expected] | None = None,
     rerun: Callable[[Case], str] = lambda _: "",
 ) -> AsyncGenerator[Result, None]:
-    """The results, one by one, as they come; as many cases at a time as there are targets, all of one role.
+    """Yield results as they arrive; run one case per target at a time. All targets have the same role.
 
-    `expected` says of cases by id why they fail. `rerun` makes the command that runs one case again.
+    `expected` has the expected failures by case id. `rerun` returns the command that reruns a case.
     """
     plan = planned(cases, targets[0].role)
     work = _Work(settings, retries, deque(plan))
@@ -84,11 +84,11 @@ class _Work:
     retries: int
     left: deque[Case]
     verdicts: dict[str, asyncio.Future[Verdict]] = field(default_factory=dict)
-    """Of each case, once it has ended. What a case waits for was started before it."""
+    """The verdict of each case that has ended. A case starts after those it waits for."""
     insane: str = ""
 
     async def judged(self, target: Target, case: Case, *, served: bool) -> tuple[Result, bool]:
-        """The result of a case, and whether the target's peer has had a session."""
+        """Return the result of a case, and whether the target's peer had a session."""
         if case.section != "sanity":
             await self.verdicts[next(iter(self.verdicts))]
         if self.settings.revision not in case.revisions:

@@ -1,4 +1,4 @@
-"""Our side of a session, played by hand and without I/O: the handshake, and what goes into a link frame."""
+"""Our side of a scripted session, without I/O: the handshake, and the contents of link frames."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _PIECE: Final = 1024 * 1024
 
 
 class Side:
-    """The other rank of one connection with a peer of this role."""
+    """The other rank in one connection with a peer of this role."""
 
     def __init__(self, role: Role, revision: Revision, identity: Identity) -> None:
         self.role = role
@@ -32,10 +32,10 @@ class Side:
         self.key: bytes | None = None
         """The session key, once the handshake is done."""
         self.bodies: list[bytes] = []
-        """Those of the link frames that came since then: in revision 2, boxes."""
+        """The bodies of the link frames received since then: boxes in revision 2."""
 
     def twin(self) -> "Side":
-        """Return the same side, as it meets another peer: its hello is the same."""
+        """Return the same side for another peer, with the same hello."""
         other = Side(self.role, self.revision, self.identity)
         other.ephemeral, other.nonce = self.ephemeral, self.nonce
         return other
@@ -54,10 +54,10 @@ class Side:
         sign: Callable[[Identity, bytes], bytes] = Identity.sign,
         shown: bytes | None = None,
     ) -> bytes:
-        """Our hello, or our ack: a cluster frame.
+        """Return our hello or ack as a cluster frame.
 
-        `commit(public, nonce)` makes what is signed, `sign(identity, commitment)` signs it, `shown` is the identity key
-        that goes in.
+        `commit(public, nonce)` makes the commitment, `sign(identity, commitment)` signs it, and `shown` is the identity
+        key in the frame.
         """
         identity = identity or self.identity
         public = self.public if public is None else public
@@ -67,7 +67,7 @@ class Side:
         return (HELLO if self.role is Role.RESPONDER else ACK) + payload
 
     def commitment(self, public: bytes, nonce: bytes) -> bytes:
-        """What our signature has to be over."""
+        """Return the commitment that we must sign."""
         if self.role is Role.RESPONDER:
             return byhand.hello_commitment(public, nonce)
         assert self.theirs is not None  # noqa: S101 - their hello has come
@@ -92,7 +92,7 @@ class Side:
         return b"".join(pair if self.role is Role.RESPONDER else reversed(pair))
 
     def body_pieces(self, first: bytes, length: int) -> Iterator[bytes]:
-        """A body of this length, piece by piece, for a cluster frame of `first` and zeros."""
+        """Yield a body of this length in pieces, for a cluster frame of `first` and zeros."""
         assert self.key is not None  # noqa: S101
         is_sealed = self.revision is Revision.V2
         size = length - OVERHEAD if is_sealed else length
@@ -101,6 +101,6 @@ class Side:
         return byhand.sealed_pieces(self.key, pieces) if is_sealed else pieces
 
     def body(self, frame: bytes, **deviation: bytes) -> bytes:
-        """What a link frame has to hold for a cluster frame; `deviation` is `byhand.sealed`'s."""
+        """Return the body of the link frame for a cluster frame; `deviation` is passed to `byhand.sealed`."""
         assert self.key is not None  # noqa: S101 - for the type checker: cases come here behind the handshake
         return byhand.sealed(self.key, frame, **deviation) if self.revision is Revision.V2 else frame

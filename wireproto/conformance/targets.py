@@ -1,9 +1,9 @@
-"""Where the peer under test comes from: how it is started, and how a connection with it is made."""
+"""Targets: how the peer under test is started, and how a connection to it is made."""
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -15,14 +15,14 @@ _FATAL_STATUS: Final = 128
 
 
 class Ended(NamedTuple):
-    """How a peer has ended that was not stopped."""
+    """The exit of a peer that was not stopped."""
 
     how: str
     code: int
-    """As of subprocess: negative for a signal."""
+    """The return code as in subprocess: negative for a signal."""
 
     def is_crash(self, role: Role) -> bool:
-        """Tell whether no peer may end so. A rank 0 may exit with a status that says its session has failed."""
+        """Return whether this is a crash. A rank 0 may exit with a status for a failed session."""
         if role is Role.RESPONDER:
             return self.code != 0
         return self.code < 0 or self.code > _FATAL_STATUS
@@ -37,22 +37,22 @@ class Running:
     """A peer that was started."""
 
     ended: Callable[[], Ended | None] = _alive
-    """How it has ended, unless it was stopped; None while it lives."""
+    """The exit, unless the peer was stopped; None while it runs."""
     stderr: Callable[[], Sequence[str]] = tuple
-    """The last lines that it wrote on standard error."""
+    """The last lines of its standard error."""
 
 
 Launcher = Callable[[str, int], AbstractAsyncContextManager[Running]]
-"""Starts a peer under test: rank 1 has to listen at the address, rank 0 to connect to it. On leaving it is stopped."""
+"""Starts a peer under test: rank 1 must listen at the address, rank 0 connect to it. Stops it on exit."""
 
 _RETRY: Final = 0.02
 _DYING: Final = 0.05
-"""Seconds between the end of a process's connections and the end of the process."""
+"""Seconds between the end of a process's connections and its exit."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def free_ports(host: str, first: int) -> Iterator[int]:
-    """The ports of a host from `first` on that nobody listens at."""
+    """Return the free ports of a host from `first` on."""
     for port in range(first, 65536):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,36 +72,39 @@ class Target(Protocol):
 
     @property
     def restarts(self) -> bool:
-        """Whether `restart` gives a peer that has had no connection yet."""
+        """Whether `restart` returns a peer without earlier connections."""
 
     @property
     def returns(self) -> bool:
-        """Whether a rank 0 that has had a session is waited for until it connects again."""
+        """Whether to wait for a rank 0 to reconnect after a session."""
 
     async def fresh(self) -> None:
-        """Gives the peer of the next case: another one, or the same where it is kept. OSError where that cannot be."""
+        """Return the peer for the next case: a new one, or the same if it is kept. Raise OSError on failure."""
 
-    async def restart(self) -> None:
-        """Stops the peer, and starts another one. OSError where that cannot be."""
+    async def restart(self, *, refused: float = 0.0) -> None:
+        """Stops the peer, and starts another one. OSError where that cannot be.
+
+        Nobody listens for the first so many seconds: connections of a rank 0 are refused.
+        """
 
     async def connect(self, seconds: float) -> Streams:
-        """The next connection with the peer. Undecided where there is none in time."""
+        """Return the next connection with the peer. Raise Undecided if there is none in time."""
 
     async def refuse(self, seconds: float) -> None:
-        """Nobody listens here for so long: connections of a rank 0 are refused."""
+        """Nobody listens here for so long, or until the peer has ended: connections of a rank 0 are refused."""
 
     @property
     def has_ended(self) -> bool:
         """Whether the peer's process has."""
 
     async def crash(self, *, was_closed: bool) -> str:
-        """How the peer's process has died, or nothing. `was_closed`: it has ended a connection, and may be dying."""
+        """Return how the peer's process crashed, or nothing. `was_closed`: it ended a connection and may be exiting."""
 
     def stderr(self) -> Sequence[str]:
-        """The last lines that the peer wrote on standard error."""
+        """The last lines of the peer's standard error."""
 
     async def stop(self) -> None:
-        """Stops all."""
+        """Stop everything."""
 
 
 class _Launched:
@@ -114,7 +117,7 @@ class _Launched:
         self._stack = AsyncExitStack()
         self._running: Running | None = None
         self._is_left_over = False
-        """Whether the peer is that of an earlier case, and has not been met in this one."""
+        """Whether the peer is that of an earlier case, without a connection in this one."""
 
     @property
     def restarts(self) -> bool:
@@ -130,18 +133,35 @@ class _Launched:
         else:
             self._is_left_over = True
 
-    async def restart(self) -> None:
+    async def restart(self, *, refused: float = 0.0) -> None:
         self._is_left_over = False
         await self.stop()
         await self._prepare()
         if self._launcher is not None:
-            self._running = await self._stack.enter_async_context(self._launcher(self._host, self._port))
+            async with self._refusing() if refused else nullcontext():
+                self._running = await self._stack.enter_async_context(self._launcher(self._host, self._port))
+                await self._lives(refused)
 
     async def refuse(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        async with self._refusing():
+            await self._lives(seconds)
+
+    @asynccontextmanager
+    async def _refusing(self) -> AsyncIterator[None]:
+        """Nobody listens here."""
+        yield
+
+    async def _lives(self, seconds: float) -> None:
+        """Wait for so long, or until the peer has ended."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not self.has_ended:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, _DYING))
 
     async def _prepare(self) -> None:
-        """What has to be there before the peer is."""
+        """Prepare what the peer needs before it starts."""
 
     async def crash(self, *, was_closed: bool) -> str:
         if self._running is None:
@@ -165,7 +185,7 @@ class _Launched:
         return self._running is not None and self._running.ended() is not None
 
     async def _replaced(self) -> bool:
-        """Start a kept peer again that has ended since the last case; say whether it was one."""
+        """Restart a kept peer that exited since the last case; return whether it did."""
         was_left_over = self._is_left_over
         if was_left_over:
             await self.restart()
@@ -177,9 +197,9 @@ class _Launched:
 
 
 class RankOneTarget(_Launched):
-    """A rank 1 that listens at `host`:`port`, where we connect; started by `launcher` if there is one.
+    """A rank 1 that listens at `host`:`port`, started by `launcher` if given.
 
-    `keep`: one process serves case after case as long as it lives.
+    `keep`: one process serves all cases while it runs.
     """
 
     role = Role.RESPONDER
@@ -212,9 +232,9 @@ class RankOneTarget(_Launched):
 
 
 class RankZeroTarget(_Launched):
-    """A rank 0 that connects to us at `host`:`port`; started by `launcher` if there is one. Port 0 is any free one.
+    """A rank 0 that connects to us at `host`:`port`, started by `launcher` if given. Port 0 is any free port.
 
-    `keep`: one process leads session after session as long as it lives; it connects again when it wants to.
+    `keep`: one process leads all sessions while it runs, and reconnects at times of its own.
     """
 
     role = Role.INITIATOR
@@ -229,7 +249,7 @@ class RankZeroTarget(_Launched):
             await super().fresh()
 
     async def _prepare(self) -> None:
-        """A listener of its own for each peer: what the last one still had under way is gone with it."""
+        """Open a new listener for each peer: pending connections of the last one are dropped."""
         self._stack.callback(self._turn_away)
         await self._listen()
         self._listens = True
@@ -239,13 +259,14 @@ class RankZeroTarget(_Launched):
         self._port = self._server.sockets[0].getsockname()[1]
         self._stack.callback(self._server.close)
 
-    async def refuse(self, seconds: float) -> None:
+    @asynccontextmanager
+    async def _refusing(self) -> AsyncIterator[None]:
         address = self._server.sockets[0].getsockname()
         self._server.close()
-        with socket.socket() as kept:  # so that nobody else gets the port
+        with socket.socket() as kept:  # so that no other process gets the port
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             kept.bind(address)
-            await super().refuse(seconds)
+            yield
         await self._listen()
 
     async def connect(self, seconds: float) -> Streams:
@@ -262,14 +283,14 @@ class RankZeroTarget(_Launched):
         raise self._unreachable(f"no connection at {self._host}:{self._port}{waited}")
 
     async def _next(self) -> Streams | None:
-        """The next connection; None where none comes for a moment."""
+        """Return the next connection; None if none arrives for a moment."""
         try:
             return await asyncio.wait_for(self._arrived.get(), _DYING)
         except TimeoutError:
             return None
 
     def _turn_away(self) -> None:
-        """Closes what came, and what no case took."""
+        """Close all connections, including unused ones."""
         while not self._arrived.empty():
             _, writer = self._arrived.get_nowait()
             writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What comes of a case: verdicts, and the record of what happened on the way."""
+"""The outcome of a case: its verdict, and the record of its steps."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,25 +6,25 @@ from enum import Enum
 from typing import Final, Literal
 
 MAX_RECORDED: Final = 256 * 1024
-"""Bytes that one record keeps: a peer that floods must not fill the memory."""
+"""Bytes kept in one record, so that a flooding peer cannot fill the memory."""
 
 
 class Verdict(Enum):
-    """What a case says about the peer under test."""
+    """The result of a case for the peer under test."""
 
     PASS = "pass"  # noqa: S105 - no password
     CRASH = "crash"
-    """The peer's process has ended; above all others, whatever else the case found."""
+    """The peer's process crashed; overrides every other verdict."""
     FAIL = "fail"
     """A MUST is broken."""
     NON_STRICT = "non-strict"
-    """A SHOULD is missed: tolerated, and worth knowing."""
+    """A SHOULD is not met: tolerated, but reported."""
     UNIMPLEMENTED = "unimplemented"
-    """The peer does not have what the case is about, and need not have it."""
+    """The peer lacks an optional feature that the case tests."""
     INCONCLUSIVE = "inconclusive"
-    """The case did not get as far as what it is about."""
+    """The case could not reach the point that it tests."""
     SKIPPED = "skipped"
-    """Not run; the reason says why."""
+    """Not run, for the given reason."""
 
 
 BAD: Final = (Verdict.CRASH, Verdict.FAIL, Verdict.INCONCLUSIVE)
@@ -32,18 +32,18 @@ BAD: Final = (Verdict.CRASH, Verdict.FAIL, Verdict.INCONCLUSIVE)
 
 
 class Missed(Exception):  # noqa: N818 - what the peer did, not an error of this program
-    """The peer did something else than a requirement says."""
+    """The peer did not meet a requirement."""
 
     def __init__(self, expected: str, came: str, requirement: str | None = None) -> None:
-        super().__init__(f"expected {expected}; came {came}")
+        super().__init__(f"expected {expected}; got {came}")
         self.expected = expected
         self.came = came
         self.requirement = requirement
-        """Where it is not the strictest of the case's."""
+        """The broken requirement, unless it is the strictest of the case."""
 
 
 class Undecided(Exception):  # noqa: N818
-    """Why a case has a verdict other than pass and fail."""
+    """The reason of a verdict other than pass and fail."""
 
     def __init__(self, verdict: Verdict, reason: str) -> None:
         super().__init__(reason)
@@ -52,27 +52,27 @@ class Undecided(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that happened in a case."""
+    """One step of a case, or bytes sent or received."""
 
     at: float
     """Seconds since the case began."""
     kind: Literal["step", "sent", "received", "end"]
-    """`end` is the peer's, of the connection."""
+    """`end` means that the peer ended the connection."""
     connection: int
-    """Counts a case's connections from 1; 0 for what belongs to none."""
+    """The number of the connection in the case, from 1; 0 for none."""
     text: str = ""
     data: bytes = b""
 
 
 @dataclass
 class Record:
-    """What happened in one attempt at a case."""
+    """The record of one attempt at a case."""
 
     began: float = field(default_factory=time.time)
     """Seconds since 1970."""
     entries: list[Entry] = field(default_factory=list)
     key_log: list[str] = field(default_factory=list)
-    """A line for each session."""
+    """Key log lines, one per session."""
     _start: float = field(default_factory=time.monotonic)
     _size: int = 0
 
@@ -89,21 +89,21 @@ class Record:
         self._add(Entry(self._now(), "end", connection, text))
 
     def clear(self) -> None:
-        """Forget what has happened."""
+        """Delete all entries."""
         self.entries.clear()
         self.key_log.clear()
         self._size = 0
 
     @property
     def steps(self) -> list[str]:
-        """The case as a script."""
+        """The steps of the case."""
         return [entry.text for entry in self.entries if entry.kind == "step"]
 
     def _bytes(self, kind: Literal["sent", "received"], data: bytes, connection: int) -> None:
         kept = data[: max(MAX_RECORDED - self._size, 0)]
         self._size += len(kept)
         if kept:
-            left_out = f"{len(data) - len(kept)} bytes more, not kept" if len(kept) < len(data) else ""
+            left_out = f"{len(data) - len(kept)} more bytes, not kept" if len(kept) < len(data) else ""
             self._add(Entry(self._now(), kind, connection, left_out, kept))
 
     def _add(self, entry: Entry) -> None:
@@ -115,18 +115,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """What was wrong."""
+    """The failure of a case."""
 
     requirement: str
     text: str
-    """The requirement's own words."""
+    """The text of the requirement."""
     expected: str
     came: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of one case."""
+    """The result of one case."""
 
     id: str
     section: str
@@ -135,28 +135,30 @@ class Result:
     requirements: tuple[str, ...]
     verdict: Verdict
     reason: str = ""
-    """Of a verdict other than pass; for a failure, in one line."""
+    """The reason of a verdict other than pass, in one line."""
     failure: Failure | None = None
     record: Record = field(default_factory=Record)
     seconds: float = 0.0
     attempts: int = 1
     expected: str = ""
-    """Why it was expected to fail, where it was."""
+    """The reason why a failure was expected, if it was."""
     expected_verdict: Verdict | None = None
-    """The verdict that was expected; None for any that is not a pass."""
+    """The expected verdict; None for any but a pass."""
     rerun: str = ""
-    """The command that runs just this case again."""
+    """The command that reruns this case."""
     stderr: tuple[str, ...] = ()
     """The last lines that the peer wrote on standard error, unless it passed."""
+    picture: str = ""
+    """The path of its sequence diagram, where one was written."""
 
     @property
     def flaky(self) -> bool:
-        """It passed, though not at once."""
+        """Whether the case passed, but not at the first attempt."""
         return self.attempts > 1 and self.verdict not in BAD
 
     @property
     def spoils(self) -> bool:
-        """It makes the run fail: it is bad and was not expected to be, or the other way round."""
+        """Whether the result makes the run fail: an unexpected failure, or an expected one that did not happen."""
         if self.verdict is Verdict.SKIPPED:
             return False
         if not self.expected:

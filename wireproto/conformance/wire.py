@@ -1,4 +1,4 @@
-"""One TCP connection with the peer under test, every byte of it recorded, every wait with a deadline."""
+"""One TCP connection with the peer under test: records every byte, and sets a deadline for every wait."""
 
 import asyncio
 import socket
@@ -12,11 +12,11 @@ MAX_FRAME: Final = 8 * 1024 * 1024
 
 
 class Silence(Exception):  # noqa: N818 - what the peer did
-    """Nothing came in time."""
+    """Nothing arrived in time."""
 
 
 class Wire:
-    """Bytes, and link frames as they come. `number` counts the connections of a case."""
+    """Bytes and link frames in both directions. `number` counts the connections of a case."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, record: Record, number: int) -> None:
         self._reader = reader
@@ -25,10 +25,10 @@ class Wire:
         self._buffer = bytearray()
         self.number = number
         self.ended = ""
-        """How the peer ended the connection, if it has."""
+        """How the peer ended the connection, if it did."""
 
     async def send(self, data: bytes, seconds: float) -> None:
-        """Sends bytes. That the peer has closed meanwhile is for whoever reads next to find."""
+        """Send bytes. If the peer has closed, the next read finds it."""
         self._record.sent(data, self.number)
         if self._writer.is_closing():
             return
@@ -37,18 +37,18 @@ class Wire:
                 self._writer.write(data)
                 await self._writer.drain()
         except TimeoutError:
-            raise Missed("that the peer takes what is sent", f"nothing was taken in {seconds:g} s") from None
+            raise Missed("that the peer reads what is sent", f"it read nothing for {seconds:g} s") from None
         except OSError:
             pass
 
     def send_end(self) -> None:
-        """The end of the own bytes; the peer's can still come."""
+        """End our stream; the peer can still send."""
         self._record.step("send the end of the stream", self.number)
         if self._writer.can_write_eof() and not self._writer.is_closing():
             self._writer.write_eof()
 
     async def frame(self, seconds: float) -> bytes | None:
-        """The body of the next link frame; None once the peer has closed. Silence where neither comes in time."""
+        """Return the body of the next link frame, or None once the peer has closed. Raise Silence on a timeout."""
         try:
             async with asyncio.timeout(seconds):
                 while (body := self._take()) is None:
@@ -59,14 +59,14 @@ class Wire:
         return body
 
     async def reset(self) -> None:
-        """Closes it by a reset."""
+        """Reset the connection."""
         if not self._writer.is_closing():
             own = self._writer.get_extra_info("socket")
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        """Closes it without a word."""
+        """Close the connection without sending anything."""
         self._writer.transport.abort()
 
     def _take(self) -> bytes | None:

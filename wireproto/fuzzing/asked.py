@@ -1,4 +1,4 @@
-"""A decoder in a process of its own, asked over a pipe: frames in hex go in, a line for each has to come out."""
+"""A decoder in another process, queried over a pipe: frames in hex in, one line for each out."""
 
 import os
 import selectors
@@ -15,20 +15,20 @@ from typing import IO, Final
 from wireproto.conformance.launching import how_ended, last_lines
 
 ANSWER_TIME: Final = 10.0
-"""Seconds for the next answer to come."""
+"""Seconds to wait for an answer."""
 START_TIME: Final = 120.0
-"""Seconds for the first answer of all: `swift run` and `cargo run` compile first."""
+"""Seconds to wait for the first answer: `swift run` and `cargo run` compile first."""
 _ENDING: Final = 10.0
-"""Seconds for a process to end."""
+"""Seconds to wait for a process to exit."""
 _LOOK: Final = 0.2
-"""Seconds between two looks whether the process is still there: a child of it may keep the pipe open."""
+"""Seconds between checks that the process still runs: a child of it may keep the pipe open."""
 SLOW: Final = 2.0
-"""Seconds for one answer that are too many, when a fresh process takes so long, too."""
+"""Seconds that make an answer too slow, if a fresh process is as slow."""
 TOO_SLOW: Final = f"more than {SLOW:g} s for one answer"
 
 
 class CodecError(Exception):
-    """The decoder does not answer: `kind` says how."""
+    """The decoder does not answer, with the reason in `kind`."""
 
     def __init__(
         self, kind: str, answers: Sequence[bytes] = (), stderr: Sequence[str] = (), *, crashed: bool = False
@@ -36,31 +36,31 @@ class CodecError(Exception):
         super().__init__(kind)
         self.kind = kind
         self.answers = answers
-        """Those that came before."""
+        """The answers before that."""
         self.stderr = tuple(stderr)
         """The last lines on standard error."""
         self.crashed = crashed
 
 
 class TimeIsUp(Exception):  # noqa: N818
-    """The run is over; that there is no answer yet says nothing."""
+    """The run is over; a missing answer means nothing."""
 
 
 class Codec:
     """The decoder."""
 
     def __init__(self, command: Sequence[str], end: float = inf) -> None:
-        """`end`, by `time.monotonic`, is that of the run."""
+        """`end` is the end of the run, by `time.monotonic`."""
         self.end = end
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
-        """Standard error of the process, of which only the last lines are looked at."""
+        """Standard error of the process; only its last lines are used."""
         self._rest = b""
         self._has_answered = False
 
     def ask(self, frames: Sequence[bytes]) -> list[bytes]:
-        """An answer for each frame. Raises `CodecError`; then the next question goes to a fresh process."""
+        """Return an answer for each frame. Raises `CodecError`; the next call starts a fresh process."""
         is_fresh = self._process is None
         process = self._started()
         answers: list[bytes] = []
@@ -68,7 +68,7 @@ class Codec:
         try:
             for answer in self._answers(process, lines(frames)):
                 before, last = last, time.monotonic()
-                if last - before > SLOW and not (is_fresh and not answers):  # the first answer has the start in it
+                if last - before > SLOW and not (is_fresh and not answers):  # the first answer includes the start
                     raise self._stopped(TOO_SLOW, answers)
                 answers.append(answer)
                 self._has_answered = True
@@ -81,7 +81,7 @@ class Codec:
             kind = "no answer by the end of the run" if is_over else f"no answer within {self._patience:g} s"
             raise self._stopped(kind, answers) from None
         except OSError:
-            pass  # it does not read any more
+            pass  # it no longer reads
         raise self._ended(process, answers)
 
     @property
@@ -89,7 +89,7 @@ class Codec:
         return ANSWER_TIME if self._has_answered else START_TIME
 
     def _ended(self, process: "subprocess.Popen[bytes]", answers: Sequence[bytes]) -> CodecError:
-        """How a process that answers no more has ended."""
+        """Return how a process that stopped answering has ended."""
         try:
             code = process.wait(_ENDING)
         except subprocess.TimeoutExpired:
@@ -97,13 +97,13 @@ class Codec:
         return self._stopped(f"{'crash' if code else 'end'}: {how_ended(code, ())}", answers, crashed=code != 0)
 
     def _stopped(self, kind: str, answers: Sequence[bytes], *, crashed: bool = False) -> CodecError:
-        """Stop a process with which something is wrong."""
+        """Stop a faulty process."""
         stderr = last_lines(self._errors) if self._errors else ()
         self.stop()
         return CodecError(kind, answers, stderr, crashed=crashed)
 
     def peak(self) -> int:
-        """Bytes of memory that the process has had at most; now, where that is not known; 0 where nothing is."""
+        """Return the peak memory of the process in bytes, its current memory if that is unknown, or else 0."""
         if self._process is None:
             return 0
         status = Path(f"/proc/{self._process.pid}/status")
@@ -116,7 +116,7 @@ class Codec:
             return 0
 
     def stop(self) -> None:
-        """End the process, and its children."""
+        """End the process and its children."""
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ class Codec:
         return self._process
 
     def _answers(self, process: "subprocess.Popen[bytes]", data: bytes) -> Iterator[bytes]:
-        """The lines that come while `data` goes in, to the end of the stream or of the process. Raises TimeoutError."""
+        """Yield output lines while writing `data`, to the end of the stream or process. Raises TimeoutError."""
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None and stdout is not None  # noqa: PT018, S101 - both are pipes
         deadline = min(time.monotonic() + self._patience, self.end)
@@ -180,5 +180,5 @@ class Codec:
 
 
 def lines(frames: Sequence[bytes]) -> bytes:
-    """Frames as a decoder reads them."""
+    """Return frames in the format that a decoder reads."""
     return b"".join(frame.hex().encode() + b"\n" for frame in frames)

@@ -1,4 +1,4 @@
-"""The harnesses of what has no state: link streams, cluster frames, and every other layout of the schema."""
+"""Harnesses of the stateless layers: link streams, cluster frames, and the other layouts of the schema."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ _ALL: Final = frozenset(EXTENSIONS)
 
 
 def link_harness(make: Callable[[], LinkDecoder] = LinkDecoder) -> Harness:
-    """Link streams; `make` is what decodes them. [LINK-*]"""
+    """Return the harness of link streams; `make` makes the decoder. [LINK-*]"""
 
     def check(data: bytes) -> object:
         whole = _decoded(make(), [data], buffered=False)
@@ -40,7 +40,7 @@ def link_harness(make: Callable[[], LinkDecoder] = LinkDecoder) -> Harness:
 
 
 _Stream = tuple[list[bytes], Verdict]
-"""The bodies, and how the stream ended."""
+"""The bodies, and the end of the stream."""
 
 
 _CLEAN: Final[Verdict] = ("ok", type(None), None)
@@ -52,7 +52,7 @@ def _expect_stream(other: _Stream, ours: _Stream, oracle: str) -> None:
 
 
 def _decoded(decoder: LinkDecoder, chunks: Iterable[bytes], *, buffered: bool) -> _Stream:
-    """All frames are held to the end, and have to be then what they were when they came."""
+    """Check that no frame changes while it is held until the end."""
     held: list[tuple[Frame, bytes]] = []
     end = _CLEAN
     try:
@@ -78,7 +78,7 @@ def _given(decoder: LinkDecoder, chunk: bytes) -> Iterator[Frame]:
 
 
 def _read(data: bytes) -> _Stream:
-    """The same in the plainest way: the definition of a link stream."""
+    """Decode in the simplest way, as the definition of a link stream."""
     source = io.BytesIO(data)
     bodies: list[bytes] = []
     while header := source.read(8):
@@ -101,10 +101,10 @@ Decode = Callable[[Any, Revision, Any], Message]
 
 
 def frame_harness(decode: Decode = decode_frame) -> Harness:
-    """Cluster frames; `decode` is what is tried. [FRAME-TYPE, JSON-*, PAYLOAD-*]
+    """Return the harness of cluster frames for `decode`. [FRAME-TYPE, JSON-*, PAYLOAD-*]
 
-    The schema takes longer than all else: in a run it is asked about what is new, and about one input in eight, as are
-    the other revision and the frame without extensions. Documented errors and encoding again hold for each input.
+    The schema is the slowest check. In a run, it, the other revision and decoding without extensions are checked for
+    new inputs and one in eight of the others. Documented errors and re-encoding are checked for every input.
     """
 
     def check(data: bytes) -> object:
@@ -113,7 +113,7 @@ def frame_harness(decode: Decode = decode_frame) -> Harness:
         spec = SPEC_BY_TYPE.get(data[0]) if data else None
         if spec is not None and spec.extension is not None:
             plain = verdict_of(decode, data, Revision.V2, frozenset())
-            expect(plain[2] == "type-unknown", "no extension uninvited")
+            expect(plain[2] == "type-unknown", "no uninvited extension")
         if spec is not None and spec.revision is Revision.V2:
             expect(verdict_of(decode, data, Revision.V1, _ALL)[2] == "type-unknown", "revision 1")
         if verdict[0] == "ok":
@@ -143,7 +143,7 @@ def _check_again(decode: Decode, data: bytes, message: Message) -> None:
         expect(encoded == data, "encoding again")
         return
     expect(decode(encoded, Revision.V2, _ALL) == message, "encoding again")
-    if encoded != data:  # where it is, the schema has read it already
+    if encoded != data:  # otherwise the schema has read it already
         expect(build_message(message, Revision.V2, _ALL) == encoded, "encoding by the schema")
 
 
@@ -154,7 +154,7 @@ def _mutate_or_draw(random: Random, data: bytes) -> bytes:
 # -- other layouts ----------------------------------------------------------------------------------------------------
 
 _HIDDEN: Final = 3
-"""hidden_dim of the activations that are tried."""
+"""hidden_dim of the activations."""
 
 parse: Final = partial(schema.parse, hidden_dim=_HIDDEN)
 
@@ -164,7 +164,7 @@ def schema_harness(
     decode_activation: Callable[[bytes, int], tensor.Activation | None] = tensor.decode_activation,
     decode_token: Callable[[bytes], int] = tensor.decode_token,
 ) -> Harness:
-    """Tensor plaintexts and JACCL's records, each input as each of them. [TENSOR-*, JACCL-DESTINATION, JACCL-HELLO]"""
+    """Decode each input as each tensor plaintext and JACCL record. [TENSOR-*, JACCL-DESTINATION, JACCL-HELLO]"""
 
     def check(data: bytes) -> object:
         kinds = []

@@ -1,4 +1,4 @@
-"""What other fuzzers begin with: seeds, sequences of messages in AFLNet's manner, and a dictionary."""
+"""Input for other fuzzers: seeds, message sequences for AFLNet, and a dictionary."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +11,11 @@ from wireproto.testing.mutations import LITERALS, NUMBERS, STRING_FAULTS
 
 
 def export(directory: Path) -> Iterator[Path]:
-    """Writes `DIR/LAYER/NAME` for each seed, and the sessions' messages: gives each path.
+    """Write `DIR/LAYER/NAME` for each seed, and the messages of sessions; yield each path.
 
-    `DIR/sequences/NAME` has all that one side is sent over a connection, one message behind the other, as AFLNet takes
-    it; `DIR/replay/NAME` the same with `u32 little-endian length` before each message, as aflnet-replay takes it.
-    After the handshake, messages are sealed with the key of `wireproto.testing.fixed_keys.KNOWN`: a peer opens them if
-    it draws the same values.
+    `DIR/sequences/NAME` has all messages sent to one side of a connection, concatenated for AFLNet. `DIR/replay/NAME`
+    has a `u32 little-endian length` before each message, for aflnet-replay. Messages after the handshake are sealed
+    with the key of `wireproto.testing.fixed_keys.KNOWN`: a peer can open them if it uses the same values.
     """
     for layer, seeds in SEEDS.items():
         for name, data in seeds():
@@ -36,7 +35,7 @@ def _written(path: Path, data: bytes) -> Path:
 
 
 def dictionary() -> Iterator[str]:
-    """The lines of a dictionary for AFL and libFuzzer: `name="value"`."""
+    """Yield the lines of a dictionary for AFL and libFuzzer: `name="value"`."""
     for kind, values in _tokens().items():
         for number, value in enumerate(dict.fromkeys(values)):
             yield f'{kind}_{number}="{_escaped(value)}"'

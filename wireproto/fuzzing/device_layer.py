@@ -51,19 +51,19 @@ def device_file_harness(check_file: Callable[[bytes], DeviceVerdict] = check_dev
 
 
 def _check_matrix(found: DeviceVerdict, rows: Any) -> None:
-    """Compare with a mesh and a ring as JACCL needs them, counted independently."""
+    """Compare with JACCL's requirements for a mesh and a ring, checked independently."""
     counts = [[len(entry) if isinstance(entry, list) else entry is not None for entry in row] for row in rows]
     size = len(counts)
     between = [counts[r][c] for r in range(size) for c in range(size) if r != c]
     around = [counts[r][c] for r in range(size) for c in ((r + 1) % size, (r - 1) % size)]
     linked = [[bool(count) for count in row] for row in counts]
     expect(linked == [list(column) for column in zip(*linked, strict=True)], "both ends of a link")
-    expect(found.mesh == (size <= 8 and all(between)), "a mesh, by hand")
-    expect(found.wires == (min(between) if found.mesh else 0), "the connections of a mesh, by hand")
-    expect(found.ring == (len({*around}) == 1 and 1 <= around[0] <= 4), "a ring, by hand")
+    expect(found.mesh == (size <= 8 and all(between)), "an independent check of a mesh")
+    expect(found.wires == (min(between) if found.mesh else 0), "an independent count of a mesh's connections")
+    expect(found.ring == (len({*around}) == 1 and 1 <= around[0] <= 4), "an independent check of a ring")
     for row in rows:
         names = [name for entry in row for name in (entry if isinstance(entry, list) else [entry]) if name]
-        expect(len(names) == len({*names}), "no name twice in a row")
+        expect(len(names) == len({*names}), "no repeated name in a row")
 
 
 def _mutate_file(random: Random, data: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""Others' decoders against this one, over a pipe: the contract of `wireproto codec`, generated frames, disagreements.
+"""Compares another decoder with this one over a pipe, by the contract of `wireproto codec`.
 
-A frame in hex a line goes in, one JSON object a line has to come out. A disagreement is confirmed in a fresh process,
-and made smaller there; one that needs the frames before it is kept with as few of them as do.
+One frame in hex per line goes in, one JSON object per line comes out. A disagreement is confirmed and reduced in a
+fresh process. If it depends on earlier frames, it is kept with as few of them as possible.
 """
 
 import json
@@ -27,15 +27,15 @@ from wireproto.testing.mutations import mutate_frame, random_frame
 
 _BATCH: Final = 32
 _LONG: Final = 4096
-"""Frames of this size on are asked one by one."""
+"""Frames of at least this size are sent one by one."""
 MUCH_MEMORY: Final = 256 * 1024 * 1024
-"""Bytes that a decoder may grow by."""
+"""Bytes by which a decoder may grow."""
 _REMEMBERED: Final = 2 * _BATCH
 """Frames before a disagreement that may be its cause."""
 _MINIMIZING: Final = 10.0
-"""Seconds for making a disagreement smaller."""
+"""Seconds for reducing a disagreement."""
 _EVERY_LONG: Final = 40
-"""Batches between two long frames, or two measurements of how the time grows."""
+"""Batches between two long frames, or two measurements of growth."""
 _LONG_SIZE: Final = 200_000
 _TOO_LARGE: Final = f"more than {MUCH_MEMORY >> 20} MiB of memory"
 _PING: Final = b"\x03"
@@ -43,32 +43,32 @@ _PING: Final = b"\x03"
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Frames whose last one a decoder does not answer as it must."""
+    """Frames, the last of which gets a wrong answer."""
 
     kind: str
-    """What is wrong with the answer; disagreements of one kind are one."""
+    """The fault of the answer. Disagreements of the same kind are reported once."""
     frames: tuple[bytes, ...]
     expected: str
     answer: str
     is_repeated: bool
-    """Whether these frames alone show it, to a fresh process: a leak of memory takes more of them than are kept."""
+    """Whether these frames suffice in a fresh process. A memory leak needs more than are kept."""
     is_crash: bool = False
     stderr: tuple[str, ...] = ()
-    """The last lines on standard error of a decoder that gave no answer."""
+    """The last lines on standard error, if the decoder did not answer."""
 
     @property
     def text(self) -> bytes:
-        """The frames as the decoder reads them."""
+        """Return the frames in the format that the decoder reads."""
         return lines(self.frames)
 
 
 class Differential:
-    """One run against one decoder. `run` gives each kind of disagreement once."""
+    """One run against one decoder. `run` yields each kind of disagreement once."""
 
     def __init__(
         self, command: Sequence[str], seed: int, revision: Revision = Revision.V2, has_extensions: bool | None = None
     ) -> None:
-        """`has_extensions`: whether the decoder knows their names; None to ask it."""
+        """`has_extensions`: whether the decoder knows the names of extensions; None to find out."""
         self.frames = 0
         self.found: list[Disagreement] = []
         self._random = Random(seed)
@@ -77,14 +77,14 @@ class Differential:
         self._codec = Codec(command)
         self._has_extensions = has_extensions
         self.by_verdict = False
-        """Whether it has given an error a name that the specification does not have."""
+        """Whether the decoder used an error name that the specification does not define."""
         self._vectors = [data for _, data in seeds.frame()]
         self._before: deque[bytes] = deque(maxlen=_REMEMBERED)
         self._kinds: set[str] = set()
         self._first_peak = 0
 
     def run(self, seconds: float, tell: Callable[[int], None] = lambda frames: None) -> Iterator[Disagreement]:
-        """Disagreements, until so many seconds after the first answer are over: a start may take long."""
+        """Yield disagreements for `seconds` after the first answer, because a start may be slow."""
         try:
             self._codec.ask([_PING])
         except CodecError as error:
@@ -117,7 +117,7 @@ class Differential:
         return found
 
     def _grows(self, number: int) -> Disagreement | None:
-        """Measure one kind of long frames, each once in a run."""
+        """Measure one kind of long frames, each kind once in a run."""
         if number >= len(KINDS):
             return None
         name, make = [*KINDS.items()][number]
@@ -129,14 +129,14 @@ class Differential:
                 self._codec.ask(frames)
                 frames = measure.send(time.monotonic() - started)
         except CodecError:
-            return None  # the next batch with a long frame tells of it
+            return None  # the next batch with a long frame will report it
         except StopIteration as end:
             said = f"slow: {name.replace('-', ' ')}"
-            expected = "a time that grows as the length does"
+            expected = "a time proportional to the length"
             return Disagreement(said, tuple(frames), expected, end.value, is_repeated=False) if end.value else None
 
     def replay(self, frames: Sequence[bytes]) -> Disagreement | None:
-        """These frames to a fresh process: what is wrong with the last answer."""
+        """Send frames to a fresh process; return the fault of the last answer."""
         codec = Codec(self._command)
         try:
             return self._last(codec, frames)
@@ -144,7 +144,7 @@ class Differential:
             codec.stop()
 
     def _batches(self) -> Iterator[Sequence[bytes]]:
-        """First every test vector, valid or not; then by turns frames along the rules' dimensions and random ones."""
+        """Yield every test vector, then alternately frames along the rules' dimensions and random ones."""
         short = [frame for frame in self._vectors if len(frame) < _LONG]
         yield from (short[at : at + _BATCH] for at in range(0, len(short), _BATCH))
         yield from ([frame] for frame in self._vectors if len(frame) >= _LONG)
@@ -177,7 +177,7 @@ class Differential:
         return expected_answer(frame, self._revision, has_extensions=self._has_extensions)
 
     def _asks_for_extensions(self) -> bool:
-        """Whether the decoder has any: all but one that takes an offer, and leaves it out."""
+        """Return whether the decoder has extensions, that is, does not accept an offer and leave it out."""
         codec = Codec(self._command)
         try:
             (line,) = codec.ask([OFFER])
@@ -192,7 +192,7 @@ class Differential:
         return json.dumps(self._answer(frame))
 
     def _asked(self, batch: Sequence[bytes]) -> Iterator[tuple[str, list[bytes]]]:
-        """The kinds of disagreements in a batch, each with the frames up to the one that shows it."""
+        """Yield the kinds of disagreements in a batch, each with the frames up to the one that shows it."""
         failure = ""
         try:
             answers: Sequence[bytes] = self._codec.ask(batch)
@@ -215,10 +215,10 @@ class Differential:
         if failure:
             self._before.clear()
 
-    # -- smaller ------------------------------------------------------------------------------------------------------
+    # -- reducing -----------------------------------------------------------------------------------------------------
 
     def _smaller(self, kind: str, frames: list[bytes], end: float) -> Disagreement:
-        """As few frames, and as few bytes of the last one, as still give this kind in a fresh process; until `end`."""
+        """Return the fewest frames, and bytes of the last one, that show this kind in a fresh process, until `end`."""
         codec = Codec(self._command, end)
         smallest = Disagreement(kind, tuple(frames), self._expected(frames[-1]), kind, is_repeated=False)
 
@@ -243,7 +243,7 @@ class Differential:
                 return smallest
             whole = replace(smallest, frames=tuple(frames), expected=self._expected(frames[-1]))
             *before, last = frames
-            # Where nothing stays behind, one process can be asked one frame after the other.
+            # A decoder without state can be asked in one process.
             try_bytes = is_same_anew if before or kind == _TOO_LARGE else is_same
             smaller = fewest(last, lambda kept: try_bytes([*before, kept]), end)
             if smaller == last or not is_same_anew([*before, smaller]):
@@ -255,11 +255,11 @@ class Differential:
         return smallest
 
     def _last(self, codec: Codec, frames: Sequence[bytes]) -> Disagreement | None:
-        """What is wrong with the last of the answers, if anything is."""
+        """Return the fault of the last answer, if any."""
         *before, last = frames
         found = Disagreement("", tuple(frames), self._expected(last), "", is_repeated=True)
         with suppress(CodecError):
-            codec.ask([_PING])  # so that neither time nor memory are those of the start
+            codec.ask([_PING])  # so that time and memory exclude the start
         try:
             if before:
                 codec.ask(before)

@@ -1,4 +1,4 @@
-"""How a long run is shown: one line that changes, on a terminal; elsewhere a line every few seconds."""
+"""The progress of a long run: one changing line on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from typing import Final
 from wireproto.fuzzing.engine import Progress
 
 _EVERY: Final = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 def line(progress: Progress) -> str:
-    """How far a run is, in one line."""
+    """Return the progress of a run in one line."""
     lines = "unknown"
     if progress.all_lines:
         lines = f"{progress.lines}/{progress.all_lines} lines ({progress.lines / progress.all_lines:.0%})"
@@ -25,7 +25,7 @@ def line(progress: Progress) -> str:
 
 @contextmanager
 def shown(wanted: bool = True) -> Iterator[Callable[[str], None]]:
-    """What shows a line instead of the last one; without a terminal, one now and then."""
+    """Return a function that replaces the last line or, without a terminal, prints one now and then."""
     if not wanted:
         yield lambda text: None
         return

@@ -1,8 +1,8 @@
-"""Runs a harness: inputs in turn, what is new kept, what must not be found kept apart.
+"""Runs a harness on one input after another, and keeps new inputs and findings.
 
-Inputs follow from the seed alone. What is new is told by the harness, and, of one input in a hundred and of each that
-is kept, by the lines that it runs through: tracing all of them would take most of the time. Where a harness has a
-quick check, each input goes through that one; the full check sees what is new, and one input in eight.
+Inputs depend on the seed alone. An input is new if the harness reports a new kind. One input in a hundred, and each
+that is kept, is also traced for new lines: tracing all would take most of the time. If a harness has a quick check,
+every input goes through it, and only new inputs and one in eight of the others go through the full check.
 """
 
 import time
@@ -16,16 +16,16 @@ from wireproto.fuzzing.lines import Lines
 from wireproto.fuzzing.watch import Finding, Watch
 
 _TRACED: Final = 100
-"""Of so many inputs one is traced."""
+"""One of this many inputs is traced."""
 _CHECKED: Final = 8
-"""Of so many inputs one goes through the full check, where there is a quick one."""
+"""One of this many inputs goes through the full check, if there is a quick one."""
 _GROWN: Final = 2000
-"""Of so many inputs one is blown up: what takes too long or too much takes it with long ones."""
+"""One of this many inputs is enlarged, to find excessive use of time or memory."""
 
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     layer: str
     executions: int = 0
@@ -33,7 +33,7 @@ class Progress:
     corpus: int = 0
     findings: int = 0
     lines: int = 0
-    """Lines of the layer's functions that some kept input runs through, of `all_lines`."""
+    """Lines of the layer's functions covered by kept inputs, of `all_lines`."""
     all_lines: int = 0
 
     @property
@@ -50,7 +50,7 @@ class Engine:
         self.progress = Progress(harness.name)
         self.findings: list[Finding] = []
         self.kept: list[bytes] = []
-        """The inputs that showed something new, seeds among them."""
+        """The inputs that showed something new, including seeds."""
         self._random = Random(seed)
         self._watch = Watch()
         self._kinds: set[object] = set()
@@ -60,7 +60,7 @@ class Engine:
         self.progress.all_lines = self._lines.total
 
     def run(self, seconds: float, tell: Callable[[Progress], None] = lambda _: None) -> Iterator[Finding]:
-        """Runs for so long; gives each new finding, and tells how far it is, some times a second."""
+        """Run for some seconds; yield each new finding, and report progress several times a second."""
         start = told = time.monotonic()
         with self._watch:
             for data in self.inputs():
@@ -80,7 +80,7 @@ class Engine:
         tell(self.progress)
 
     def inputs(self) -> Iterator[bytes]:
-        """The inputs of the run, without end; what is kept of those before has a part in them."""
+        """Yield inputs without end, made from those kept before."""
         yield from self._first
         random = self._random
         while True:
@@ -92,7 +92,7 @@ class Engine:
             yield data[:MAX_INPUT]
 
     def feed(self, data: bytes) -> Finding | None:
-        """One input, and what is to be kept of it."""
+        """Run one input, and keep it if it is new."""
         self.progress.executions += 1
         number = self.progress.executions
         kind, finding = self._watch.examine(self._quick if number % _CHECKED else self.harness, data)
@@ -114,7 +114,7 @@ class Engine:
 
 
 def _blown_up(random: Random, data: bytes) -> bytes:
-    """A piece of an input so many times that it is long."""
+    """Repeat a piece of an input until it is long."""
     start = random.randint(0, len(data))
     piece = data[start : start + random.choice((1, 2, 5, 8, 16, 64))] or b"\0"
     times = random.choice((1000, 10_000, 64 * 1024)) // len(piece)

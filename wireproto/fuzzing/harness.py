@@ -1,4 +1,4 @@
-"""What a harness is: one layer, what is fed to it, how that is changed, and what has to hold of whatever comes in."""
+"""Harnesses: a layer, its seeds, their mutation, and the properties that hold for every input."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -9,15 +9,15 @@ from typing import Any, Final
 from wireproto.errors import ERROR_CODES, WireError
 
 MAX_INPUT: Final = 256 * 1024
-"""Bytes of an input; mutations do not go beyond."""
+"""Bytes of an input; mutations do not exceed it."""
 MAX_KEPT: Final = 16 * 1024
-"""Bytes of an input that is kept, to be changed again."""
+"""Bytes of an input that is kept for further mutation."""
 
 
 class FindingError(AssertionError):
-    """Something that has to hold of every input does not hold of this one.
+    """A property that holds for every input does not hold for this one.
 
-    `oracle` is the name of what does not hold; findings of one name with the same `detail` are one finding.
+    `oracle` names the property. Findings with the same `oracle` and `detail` are one finding.
     """
 
     def __init__(self, oracle: str, detail: str) -> None:
@@ -32,19 +32,19 @@ class Harness:
 
     name: str
     check: Callable[[bytes], object]
-    """Feeds one input to the layer. Returns, as something hashable, what kind of thing happened, or a frozenset of
-    kinds: an input that makes a new one is kept. Raises `FindingError`; any other exception is a finding, too."""
+    """Feeds one input to the layer. Returns the kind of outcome, which is hashable, or a frozenset of kinds: an input
+    with a new kind is kept. Raises `FindingError`; any other exception is a finding, too."""
     seeds: Callable[[], Iterable[tuple[str, bytes]]]
-    """Inputs to begin with, and their names."""
+    """The first inputs, with their names."""
     mutate: Callable[[Random, bytes], bytes]
-    """Another input from one; deterministic under the seed of its `Random`."""
+    """Mutates an input; deterministic for the seed of its `Random`."""
     modules: Sequence[str] = field(default=())
-    """Those whose lines count as the layer's coverage."""
+    """The modules whose lines count as the layer's coverage."""
     quick: Callable[[bytes], object] | None = None
-    """A part of `check`, with the same result: what a run does to most inputs, where all of `check` takes too long."""
+    """A faster part of `check` with the same result, which a run uses for most inputs."""
 
     def fuzz_one_input(self, data: bytes) -> None:
-        """`check`, as Atheris and pytest call it."""
+        """Call `check`, for Atheris and pytest."""
         self.check(data)
 
 
@@ -59,7 +59,7 @@ Verdict = tuple[Any, ...]
 
 
 def verdict_of(call: Callable[..., Any], *args: Any) -> Verdict:
-    """The outcome of a call: a value, or an error that is documented. Anything else goes on up, and is a finding."""
+    """Return the outcome of a call: a value or a documented error. Any other exception propagates, as a finding."""
     try:
         value = call(*args)
     except WireError as error:
@@ -68,14 +68,14 @@ def verdict_of(call: Callable[..., Any], *args: Any) -> Verdict:
 
 
 def error_verdict(error: WireError) -> Verdict:
-    """The error without its prose. Its code has to be in the table, with the error's own class."""
+    """Return the error without its text, after checking its code and class against the table."""
     expect(error.code in ERROR_CODES, "documented errors", error.code)
     expect(ERROR_CODES[error.code][0] is type(error), "class of the error", f"{error.code} as {type(error).__name__}")
     return "error", type(error), error.code, error.offset, error.path
 
 
 def kind_of(verdict: Verdict) -> object:
-    """A verdict without its value, offset and indexes: what kind of thing happened."""
+    """Return the kind of a verdict: without value, offset and indexes."""
     if verdict[0] == "ok":
         return verdict[:2]
     path = verdict[4]
@@ -83,7 +83,7 @@ def kind_of(verdict: Verdict) -> object:
 
 
 def expect_same(ours: Verdict, other: Verdict, oracle: str) -> None:
-    """Two verdicts on one input are the same."""
+    """Raise `FindingError` unless two verdicts on one input are the same."""
     if ours != other:
         raise FindingError(oracle, f"{_shown(ours)} and {_shown(other)}")
 
@@ -95,7 +95,7 @@ def _shown(verdict: Verdict) -> str:
 
 
 def cuts(data: bytes) -> list[bytes]:
-    """`data` in pieces, some of them empty: other places for other data, the same ones for the same."""
+    """Cut `data` into pieces, some of them empty, at places that depend only on the data."""
     random = Random(hashlib.blake2b(data, digest_size=8).digest())
     places = sorted(random.randint(0, len(data)) for _ in range(random.randint(1, 8)))
     return [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]

@@ -1,4 +1,4 @@
-"""The harness of the files that `wireproto inspect` reads: captures, and the bytes of one direction."""
+"""The harness of input files of `wireproto inspect`: captures, and the bytes of one direction."""
 
 import io
 import json
@@ -27,7 +27,7 @@ _KEY_LOG: Final = key_log_line(SessionSecrets(KNOWN.key, KNOWN.rank_0.nonce, b""
 
 
 def inspection_harness() -> Harness:
-    """Return the harness: files are read with the key log of `KNOWN`, no byte is lost, each entry has every form."""
+    """Return the harness: with the key log of `KNOWN`, no byte is lost, and every entry can be shown in every form."""
     modules = [f"wireproto.inspection.{name}" for name in _MODULES]
     return Harness("inspection", _check, seeds.inspection, _mutate, modules)
 
@@ -73,7 +73,7 @@ class _Account:
     """Checks that the bytes of the entries add up."""
 
     def __init__(self) -> None:
-        self._ends: dict[int, list[int]] = {}  # of what was told so far of the two streams of a connection
+        self._ends: dict[int, list[int]] = {}  # of the two streams of a connection so far
         self._shown = 0
 
     def seen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -81,7 +81,7 @@ class _Account:
             self._shown += entry.size - entry.lost
             ends = self._ends.setdefault(entry.connection, [0, 0])
             if entry.size and entry.kind is not Kind.LATE:
-                # Not by sender: which side is which rank may turn out later.
+                # Not by sender, because the rank of a side may become known later.
                 expect(entry.offset in ends, "no silent loss", f"before the entry at {entry.offset}")
                 ends[ends.index(entry.offset)] += entry.size
             yield entry
@@ -97,7 +97,7 @@ def _keys() -> KeyLog:
 
 
 def _in_step(pieces: list[bytes]) -> Iterator[str]:
-    """Yield the entries up to the first fault: out of step, where the next frame is found depends on the pieces."""
+    """Yield the entries up to the first fault: after it, the place of the next frame depends on the pieces."""
     try:
         for entry in entries_of_stream(pieces, _keys()):
             if entry.kind in (Kind.BROKEN, Kind.SKIPPED):
@@ -109,11 +109,11 @@ def _in_step(pieces: list[bytes]) -> Iterator[str]:
 
 
 def _shown(entries: Iterable[Entry]) -> Iterator[object]:
-    """Yield the kinds of entries; show each in every form, of which none may fail."""
+    """Yield the kinds of entries, and show each in every form."""
     for entry in entries:
         json.loads(timeline.as_json(entry))
         text = timeline.title(entry) + timeline.summary(entry)
-        expect(text.isprintable(), "what is shown is printable")
+        expect(text.isprintable(), "printable output")
         for layer in fields.layers(entry):
             expect(layer is not None, "layers")
         for _ in hexdump.dump(entry):
@@ -124,7 +124,7 @@ def _shown(entries: Iterable[Entry]) -> Iterator[object]:
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 _LONGEST: Final = 64 * 1024
-"""Bytes of a stream: showing a frame in every form takes a tenth of a millisecond."""
+"""Bytes of a stream: showing a frame in every form takes 0.1 ms."""
 _mutate_boxes: Final = mutate_sealed(KNOWN.key)
 
 
@@ -159,7 +159,7 @@ def _mutate_capture(random: Random, data: bytes) -> bytes:
 
 
 def _cut(block: bytes, end: int) -> bytes:
-    """A packet block with the bytes of its packet up to `end`, as a snapshot length leaves it."""
+    """Cut the packet in a block at `end`, as a snapshot length does."""
     body = block[8:20] + struct.pack("<I", end - 28) + block[24:end]
     body += bytes(-len(body) % 4)
     size = struct.pack("<I", len(body) + 12)

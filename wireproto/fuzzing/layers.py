@@ -1,4 +1,4 @@
-"""Every harness of this package, by the name of its layer."""
+"""All harnesses of this package, by name of the layer."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -24,15 +24,12 @@ LAYERS: Final[dict[str, Callable[[], Harness]]] = {
 
 
 def harness_of(layer: str) -> Harness:
-    """The harness of a layer; or, for `package.module:function`, the one that a function elsewhere makes.
-
-    ValueError for neither.
-    """
+    """Return the harness of a layer or of `package.module:function`. Raise ValueError for another name."""
     module, colon, name = layer.partition(":")
     try:
         make = getattr(import_module(module), name) if colon else LAYERS[layer]
     except (KeyError, ImportError, AttributeError, ValueError) as error:
         known = ", ".join(LAYERS)
-        raise ValueError(f"{layer!r} is no layer; take one of {known}, or MODULE:FUNCTION") from error
+        raise ValueError(f"{layer!r} is not a layer; use one of {known}, or MODULE:FUNCTION") from error
     harness: Harness = make()
     return harness

@@ -1,4 +1,4 @@
-"""Which lines of some modules' functions a call runs through: enough for a corpus, and for one number."""
+"""Line coverage of the functions of some modules."""
 
 import importlib
 import inspect
@@ -12,11 +12,11 @@ _Result = TypeVar("_Result")
 
 
 class Lines:
-    """The lines of the functions of modules, and how many of them were seen."""
+    """The lines of the functions of modules, and the number of covered ones."""
 
     def __init__(self, modules: Iterable[str]) -> None:
         self._unseen: dict[tuple[str, int], set[int]] = {}
-        """By the place of a function: one whose lines were all seen is not followed any more."""
+        """Uncovered lines by function. A fully covered function is no longer traced."""
         for name in modules:
             file = importlib.import_module(name).__file__ or ""
             for function in _functions(compile(Path(file).read_bytes(), file, "exec")):
@@ -29,7 +29,7 @@ class Lines:
         return self.total - self._left()
 
     def run(self, call: Callable[[], _Result]) -> tuple[_Result, bool]:
-        """What the call returns, and whether it ran through a line that was not seen before."""
+        """Return the result of a call, and whether it covered a new line."""
         before = self._left()
         sys.settrace(self._enter)
         try:
@@ -54,7 +54,7 @@ def _place(code: CodeType) -> tuple[str, int]:
 
 
 def _functions(code: CodeType) -> Iterator[CodeType]:
-    """Those within, at any depth; the body of a class is none."""
+    """Yield the functions in a code object, at any depth, without class bodies."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             if constant.co_flags & inspect.CO_OPTIMIZED:

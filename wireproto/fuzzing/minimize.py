@@ -1,4 +1,4 @@
-"""The smallest input that still does the same: pieces are left out, larger ones first, until none can be."""
+"""Reduces an input that shows a finding: removes pieces, larger ones first, until none can be removed."""
 
 import time
 from collections.abc import Callable
@@ -12,11 +12,8 @@ _Pieces = TypeVar("_Pieces", bytes, list[bytes])
 
 
 def minimized(data: bytes, is_same: Callable[[bytes], bool], end: float = inf) -> bytes:
-    """`data` without what does not matter: link frames first, where it has some, then bytes.
-
-    At `end`, by `time.monotonic`, it is as small as it has become.
-    """
-    for head in (0, 1):  # a session's input has one byte in front
+    """Remove irrelevant link frames, then irrelevant bytes. Stop at `end`, by `time.monotonic`."""
+    for head in (0, 1):  # a session's input starts with one byte of choices
         bodies, tail = split_stream(data[head:])
         if bodies:
             pieces = [data[:head], *(link_stream(body) for body in bodies), tail]
@@ -25,7 +22,7 @@ def minimized(data: bytes, is_same: Callable[[bytes], bool], end: float = inf) -
 
 
 def fewest(pieces: _Pieces, is_same: Callable[[_Pieces], bool], end: float = inf) -> _Pieces:
-    """The pieces without those that can be left out, or that could be until `end`."""
+    """Return the pieces that cannot be removed, as far as found before `end`."""
     size = len(pieces)
     while size:
         at = 0

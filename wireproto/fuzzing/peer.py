@@ -1,6 +1,6 @@
-"""Fuzzes live peers: script after script of `wireproto.conformance.model`, and after each a sign of life.
+"""Fuzzes live peers: plays scripts of `wireproto.conformance.model`, and checks after each that the peer answers.
 
-The only module of the kit with an event loop. Where there are several targets, sessions overlap.
+This is the only module of the kit with an event loop. With several targets, sessions overlap.
 """
 
 import asyncio
@@ -21,30 +21,30 @@ from wireproto.session import Role
 from wireproto.testing.requirements import Level
 
 _SHRINKING = 30.0
-"""Seconds for making a finding smaller."""
+"""Seconds for reducing a finding."""
 
 
 @dataclass(frozen=True)
 class PeerFinding:
-    """A script that a peer does not take as it must. Findings of one kind and rule are one."""
+    """A script on which a peer breaks a rule. Findings with the same kind and rule are one."""
 
     kind: str
-    """What it does, and with what."""
+    """The peer's fault, and the act that shows it."""
     rule: str
     came: str
     script: Script
     is_crash: bool = False
     is_strict: bool = True
-    """Whether a MUST is broken; if not, it is only worth knowing."""
+    """Whether a MUST is broken; otherwise the finding is informative."""
 
 
 class PeerGoneError(Exception):
-    """There is no peer any more, and no command that starts one."""
+    """The peer has exited, and there is no command to start another."""
 
 
 @dataclass(frozen=True)
 class PeerProgress:
-    """How far a run is."""
+    """The progress of a run."""
 
     sessions: int = 0
     seconds: float = 0.0
@@ -52,7 +52,7 @@ class PeerProgress:
     non_strict: int = 0
     """Kinds in which the peer breaks a SHOULD."""
     expected: int = 0
-    """Sessions that showed what was expected."""
+    """Sessions with an expected failure."""
 
 
 def fuzz(
@@ -66,16 +66,16 @@ def fuzz(
     tell: Callable[[PeerProgress], None] = lambda _: None,
     expected: Collection[str] = (),
 ) -> PeerProgress:
-    """Plays scripts, at most `rate` a second, for so long or to their end; `found` gets what goes wrong.
+    """Play scripts, at most `rate` per second, for some time or to the end; pass each finding to `found`.
 
-    Requirements in `expected` are known to be broken: what breaks one of them is left out, unless the peer crashes.
-    Raises `Undecided` or `PeerGoneError` where no session can be made.
+    A finding that breaks a requirement in `expected` is not reported, unless the peer crashes. Raises `Undecided` or
+    `PeerGoneError` if no session can be made.
     """
     return asyncio.run(_Run(targets, settings, iter(scripts), rate, found, tell, frozenset(expected)).run(seconds))
 
 
 class _Run:
-    """What the workers, one a target, have in common."""
+    """The shared state of the workers, one per target."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _Run:
         return is_new
 
     async def _tell_finding(self, runner: "_Runner", script: Script, found: Disagreement) -> None:
-        """The smallest script that shows it, or the one that did where the time is up."""
+        """Return the smallest script that shows the finding, or the original one if time is up."""
         smallest = [(script, found)]
         try:
             if runner.target.restarts:
@@ -173,7 +173,7 @@ class _Run:
 
 async def _met(target: Target, settings: Settings) -> Listener:
     if target.role is Role.INITIATOR and not target.restarts:
-        settings = replace(settings, has_extensions=False)  # it comes again when it wants to
+        settings = replace(settings, has_extensions=False)  # it reconnects at a time of its own
     peer = Peer(target, settings, Record())
     try:
         return await met(peer)
@@ -187,10 +187,10 @@ class _Runner:
         self._settings = settings
         self._listener = listener
         self._is_dead = False
-        """Whether the peer has crashed, or gave no sign of life."""
+        """Return whether the peer crashed or did not answer."""
 
     async def play(self, script: Script) -> Disagreement | None:
-        """One script, and a sign of life."""
+        """Play one script, and check that the peer still answers."""
         found = await self._play(script)
         self._is_dead = found is not None and (found.does == CRASHES or found.rule == "SESSION-ROLES")
         return found
@@ -206,7 +206,7 @@ class _Runner:
         return found or await self._probe()
 
     async def play_again(self, script: Script) -> Disagreement | None:
-        """The same again, with another peer where the last one is dead or serves one session."""
+        """Play a script again, with another peer if the last one has exited or serves one session."""
         if self._is_dead or self.target.role is Role.INITIATOR:
             await self.target.restart()
         try:
@@ -215,9 +215,9 @@ class _Runner:
             return None
 
     async def _probe(self) -> Disagreement | None:
-        """Whether the peer takes a session that is in order."""
+        """Return whether the peer accepts a valid session."""
         if self.target.role is Role.INITIATOR:
-            return None  # the next script shows that
+            return None  # the next script shows this
         peer = Peer(self.target, self._settings, Record())
         try:
             await (await peer.session()).ping()
@@ -230,15 +230,15 @@ class _Runner:
         return None
 
     async def ready(self, *, is_bad: bool) -> None:
-        """A peer for the next session: another one after a finding, and for a rank 0, which returns late."""
+        """Prepare a peer for the next session: a new one after a finding, and for a rank 0, which reconnects late."""
         if self.target.restarts:
             if is_bad or self.target.role is Role.INITIATOR:
                 await self.target.restart()
         elif is_bad and await self.target.crash(was_closed=True):
-            raise PeerGoneError("the peer has gone, and there is no --restart-command")
+            raise PeerGoneError("the peer has exited, and there is no --restart-command")
 
 
 def _crash(found: Disagreement | None, how: str) -> Disagreement:
-    """The death of a peer's process, with what it did last."""
+    """Return the finding of a crashed peer."""
     shape, broken = (found.shape, found.rule) if found else ("a script", "SESSION-ROLES")
     return Disagreement(CRASHES, shape, broken, "a peer that lives on", how)

@@ -1,4 +1,4 @@
-"""Changes to streams that keep their structure: lengths repaired, boxes opened and sealed again, hellos re-signed."""
+"""Mutations that keep the structure of a stream: they repair lengths, re-seal boxes and re-sign hellos."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ LENGTHS: Final = (0, 1, 28, 29, 64 * 1024, 64 * 1024 + 1, MAX_LINK_LENGTH, MAX_L
 
 
 def split_stream(data: bytes) -> tuple[list[bytes], bytes]:
-    """The bodies of the link frames that are whole, and what is behind them."""
+    """Return the bodies of the complete link frames, and the bytes after them."""
     bodies = []
     at = 0
     while len(data) - at >= 8:
@@ -32,7 +32,7 @@ def split_stream(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def mutate_link(random: Random, data: bytes, mutate_body: Mutate = mutate_frame) -> bytes:
-    """A link stream: mostly one body changed, and its length repaired; at times a length, the order, or any byte."""
+    """Change a link stream: usually one body with its length, sometimes a length, the order, or any byte."""
     style = random.random()
     if style < 0.1:
         return mutate_bytes(random, data)
@@ -51,7 +51,7 @@ def mutate_link(random: Random, data: bytes, mutate_body: Mutate = mutate_frame)
 
 
 def _move(random: Random, bodies: list[bytes]) -> None:
-    """A body gone, twice, or elsewhere; rarely, so many times that what takes too long with many of them is seen."""
+    """Remove, repeat or move a body; rarely, repeat it so often that slow handling shows."""
     body = bodies.pop(random.randrange(len(bodies)))
     if random.random() < _RARELY:
         many = random.choice((body, body[:1]))
@@ -62,11 +62,11 @@ def _move(random: Random, bodies: list[bytes]) -> None:
 
 _RARELY: Final = 0.01
 _MANY: Final = 128 * 1024
-"""Bytes of a stream that has one body many times."""
+"""Bytes of a stream with one body repeated many times."""
 
 
 def mutate_sealed(key: bytes) -> Mutate:
-    """A stream of link frames with boxes under this key: what is in a box is changed, and sealed again."""
+    """Change a stream of boxes under this key: open a box, change its plaintext, and seal it again."""
 
     def mutate_box(random: Random, body: bytes) -> bytes:
         if random.random() < 0.2:
@@ -82,7 +82,7 @@ def mutate_sealed(key: bytes) -> Mutate:
 
 
 def mutate_introduction(random: Random, frame: bytes) -> bytes:
-    """A hello or an ack: a field changed and the whole signed again with the known key, or any byte of it."""
+    """Change a hello or an ack: a field, then sign it again with the known key; or any byte."""
     if random.random() < 0.3:
         return mutate_frame(random, frame)
     try:

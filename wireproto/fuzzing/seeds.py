@@ -1,4 +1,4 @@
-"""Inputs to begin with, from the test vectors: for each layer, names and bytes."""
+"""Seed inputs from the test vectors: names and bytes for each layer."""
 
 import gzip
 import io
@@ -26,12 +26,12 @@ from wireproto.testing.vectors import (
 Seeds = Iterator[tuple[str, bytes]]
 
 OWN_NONCE: Final = b"the own one."
-"""That of the box which the seal under test has sealed itself."""
+"""The nonce of the box that the seal under test itself sealed."""
 _ENDS: Final = (Endpoint(bytes([169, 254, 1, 1]), 50_000), Endpoint(bytes([169, 254, 1, 2]), 7777))
 
 
 def link_stream(*bodies: bytes) -> bytes:
-    """Link frames around the bodies, each with its right length."""
+    """Return the bodies as link frames with correct lengths."""
     return b"".join(len(body).to_bytes(8, "little") + body for body in bodies)
 
 
@@ -78,7 +78,7 @@ def seal() -> Seeds:
 
 
 def session() -> Seeds:
-    """A byte of choices, and all that comes in over a connection with the keys of `KNOWN`."""
+    """A byte of choices, then all bytes received over a connection with the keys of `KNOWN`."""
     for group in load(SessionTest).groups:
         for test in group.tests:
             received = (step.bytes or b"" for step in test.steps if step.do == "receive")
@@ -118,7 +118,7 @@ _PONG: Final = b'\x04{"modelLoaded":true,"inferenceInFlight":false,"memoryPressu
 
 
 PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
-"""How such a file starts."""
+"""The first bytes of such a file."""
 
 
 def inspection() -> Seeds:
@@ -145,7 +145,7 @@ _LINK_HEADERS: Final = (
     (258, struct.pack("<III", 16, 1, 1) + bytes(4) + bytes(12) + b"\x08\0"),
     (276, b"\x08\0" + bytes(18)),
 )
-"""Link types, and what stands before IP in them."""
+"""Link types, and their bytes before IP."""
 
 
 def _pcap(link_type: int, packets: list[bytes]) -> bytes:
@@ -162,7 +162,7 @@ def _pcapng(packets: list[bytes]) -> bytes:
 
 
 def _fragments(packet: bytes) -> Iterator[bytes]:
-    """An IPv4 packet in fragments of 128 bytes."""
+    """Cut an IPv4 packet into fragments of 128 bytes."""
     payload = packet[20:]
     for at in range(0, len(payload), 128):
         more = 0x2000 if at + 128 < len(payload) else 0
@@ -171,7 +171,7 @@ def _fragments(packet: bytes) -> Iterator[bytes]:
 
 
 class _Packets:
-    """As `Writer`: keeps the packets."""
+    """A `Writer` that keeps the packets."""
 
     def __init__(self) -> None:
         self.packets: list[bytes] = []
@@ -201,4 +201,4 @@ def device_file() -> Seeds:
 SEEDS: Final[dict[str, Callable[[], Seeds]]] = {
     each.__name__: each for each in (link, frame, schema, handshake, seal, session, inspection, device_file)
 }
-"""By the name of the layer."""
+"""Seeds by name of the layer."""

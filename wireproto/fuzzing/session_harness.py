@@ -1,7 +1,7 @@
-"""The harness of whole connections: what comes in over one, in any pieces, and what must come of it.
+"""The harness of whole connections: the peer's stream in any pieces, and the required result.
 
-An input is one byte of choices, then the stream from the peer, from its first byte to its end. The peer is a rank of
-`KNOWN`, so the key of the session is known, too.
+An input is one byte of choices, then the complete stream from the peer. The peer is a rank of `KNOWN`, so the key of
+the session is known.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -52,12 +52,12 @@ _PONG: Final = PongPayload(True, False, MemoryPressure.NORMAL, EXTENSIONS)
 
 
 class Choices(NamedTuple):
-    """What the first byte of an input says."""
+    """The choices in the first byte of an input."""
 
     role: Role
     revision: Revision
     extends: bool
-    """Whether this side has extensions: rank 1 then offers all of them, and rank 0 chooses what is offered."""
+    """Whether this side has extensions: if so, rank 1 offers all, and rank 0 chooses all offered ones."""
 
     @classmethod
     def of(cls, byte: int) -> "Choices":
@@ -66,11 +66,11 @@ class Choices(NamedTuple):
 
 
 _Outcome = tuple[list[Any], Verdict | None, str]
-"""The events, how it failed, and the state in the end."""
+"""The events, the error if it failed, and the final state."""
 
 
 def session_harness(make: Callable[..., Session] = Session) -> Harness:
-    """Sessions of either role and revision. [SESSION-*, SEAL-FRAMES, EXT-*]"""
+    """Return the harness of sessions of either role and revision. [SESSION-*, SEAL-FRAMES, EXT-*]"""
 
     def check(data: bytes) -> object:
         if not data:
@@ -78,7 +78,7 @@ def session_harness(make: Callable[..., Session] = Session) -> Harness:
         choices, stream = Choices.of(data[0]), data[1:]
         whole = _run(make, choices, [stream])
         _expect_outcome(_run(make, choices, cuts(stream)), whole, "any chunking")
-        _expect_outcome(_judged(choices, stream), whole, "the session, by hand")
+        _expect_outcome(_judged(choices, stream), whole, "an independent session")
         events, failure, state = whole
         last = failure[2:5:2] if failure else (state,)
         return frozenset((choices, *kind) for kind in (*(event[:2] for event in events), last))
@@ -139,7 +139,7 @@ def _take(session: Session, choices: Choices, events: list[Any]) -> None:
 
 
 def _act(session: Session, event: Event, choices: Choices) -> None:
-    """Says what makes extensions agreed."""
+    """Send the message that makes extensions agreed."""
     if not choices.extends or choices.revision is Revision.V1:
         return
     match event:
@@ -152,7 +152,7 @@ def _act(session: Session, event: Event, choices: Choices) -> None:
 
 
 def _plain(event: Event) -> Any:
-    """Return an event in the form that is compared."""
+    """Return an event in the compared form."""
     match event:
         case Established(peer_key=key):
             return "established", key
@@ -166,11 +166,11 @@ def _plain(event: Event) -> Any:
             return "closed", orderly
 
 
-# -- by hand ----------------------------------------------------------------------------------------------------------
+# -- independent implementation ---------------------------------------------------------------------------------------
 
 
 def _judged(choices: Choices, stream: bytes) -> _Outcome:
-    """What must come of a stream, read frame by frame."""
+    """Return the required result of a stream, read frame by frame."""
     judge = _Judge(choices)
     try:
         for body in _bodies(stream, judge):
@@ -201,7 +201,7 @@ def _bodies(stream: bytes, judge: "_Judge") -> Iterator[bytes]:
 
 
 class _Judge:
-    """A session in the plainest way."""
+    """A session implemented in the simplest way."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices

@@ -1,4 +1,4 @@
-"""The harnesses of what knows the session key: handshake, boxes, sessions. All keys are those of `KNOWN`."""
+"""Harnesses of the layers with keys: handshake, boxes, sessions. All keys are those of `KNOWN`."""
 
 import hmac
 from collections.abc import Callable
@@ -31,22 +31,22 @@ def handshake_harness(
     respond: Callable[[Responder, bytes], tuple[bytes, SessionSecrets]] = Responder.respond,
     finish: Callable[[Initiator, bytes], SessionSecrets] = Initiator.finish,
 ) -> Harness:
-    """Cluster frames as the hello to rank 1, and as the ack to rank 0. [HANDSHAKE-ORDER, HANDSHAKE-ONLY]"""
+    """Pass each cluster frame as the hello to rank 1 and as the ack to rank 0. [HANDSHAKE-ORDER, HANDSHAKE-ONLY]"""
 
     def check(data: bytes) -> object:
         responder = Responder(KNOWN.rank_1, KNOWN.rank_0.public_key, KNOWN.rank_1.random())
         hello = verdict_of(lambda: respond(responder, data)[1])
         initiator = Initiator(_NO_SIGNER, KNOWN.rank_1.public_key, KNOWN.rank_0.random())
         ack = verdict_of(finish, initiator, data)
-        expect_same(hello, verdict_of(judged_introduction, Role.RESPONDER, data), "the checks of a hello, by hand")
-        expect_same(ack, verdict_of(judged_introduction, Role.INITIATOR, data), "the checks of an ack, by hand")
+        expect_same(hello, verdict_of(judged_introduction, Role.RESPONDER, data), "independent checks of a hello")
+        expect_same(ack, verdict_of(judged_introduction, Role.INITIATOR, data), "independent checks of an ack")
         return kind_of(hello), kind_of(ack)
 
     return Harness("handshake", check, seeds.handshake, mutate_introduction, ("wireproto.session.handshake",))
 
 
 class _NoSigner:
-    """An identity that signs nothing: what the hello says does not matter for what is made of the ack."""
+    """An identity that signs nothing: the handling of an ack does not depend on the hello's signature."""
 
     public_key = KNOWN.rank_0.public_key
 
@@ -58,7 +58,7 @@ _NO_SIGNER: Final = _NoSigner()
 
 
 def judged_introduction(role: Role, frame: bytes) -> SessionSecrets:
-    """What the side of a role must make of the peer's frame, check by check. Raises `HandshakeError`."""
+    """Check the peer's frame as a role must, step by step. Raises `HandshakeError`."""
     expected: type[HandshakeHello | HandshakeAck]
     own, peer, expected = KNOWN.rank_0, KNOWN.rank_1, HandshakeAck
     if role is Role.RESPONDER:
@@ -105,7 +105,7 @@ def _sha256(data: bytes) -> bytes:
 
 
 def seal_harness(make: Callable[[bytes, Random], Seal] = Seal) -> Harness:
-    """A link stream of boxes to one that has sealed a box itself. [SEAL-LAYOUT, SEAL-REPLAY, SEAL-REFLECTION]"""
+    """Pass a link stream of boxes to a seal that has sealed one itself. [SEAL-LAYOUT, SEAL-REPLAY, SEAL-REFLECTION]"""
 
     def check(data: bytes) -> object:
         boxes, tail = split_stream(data)
@@ -115,7 +115,7 @@ def seal_harness(make: Callable[[bytes, Random], Seal] = Seal) -> Harness:
         for body in (*boxes, tail):
             verdict = verdict_of(copied.decrypt, body)
             expect_same(verdict, verdict_of(_decrypted_into, in_place, body), "both ways to open")
-            expect_same(verdict, verdict_of(_judged_box, body, opened, OWN_NONCE), "a box, by hand")
+            expect_same(verdict, verdict_of(_judged_box, body, opened, OWN_NONCE), "independent opening of a box")
             kinds.add(kind_of(verdict))
         return frozenset(kinds)
 
@@ -138,12 +138,12 @@ def _decrypted_into(one: Seal, body: bytes) -> bytes:
 
 
 def _judged_box(body: bytes, opened: set[bytes], own: bytes) -> bytes:
-    """What must come of a box; its nonce is added to those that were opened."""
+    """Return the required result of a box; add its nonce to the opened ones."""
     nonce = body[:12]
     if len(body) < OVERHEAD:
         raise TruncatedError("truncated", "too short for a box", offset=len(body))
     if nonce == own:
-        raise SealError("seal-reflection", "the own one", offset=0)
+        raise SealError("seal-reflection", "its own box", offset=0)
     if nonce in opened:
         raise SealError("seal-replay", "opened before", offset=0)
     try:

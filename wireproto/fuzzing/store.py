@@ -1,4 +1,4 @@
-"""Where inputs are kept: `DIR/LAYER/NAME`, so that a file alone says what it is for."""
+"""Storage of inputs as `DIR/LAYER/NAME`, so that a file's path names its layer."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from wireproto.fuzzing.watch import Finding
 
 
 def inputs(directory: Path, layer: str) -> Iterator[bytes]:
-    """Those of a layer, always in the same order."""
+    """Return the inputs of a layer, always in the same order."""
     for path in sorted((directory / layer).glob("*")):
         yield path.read_bytes()
 
 
 def keep(directory: Path, layer: str, data: bytes, name: str = "") -> Path:
-    """Writes an input, unless it is there; its name begins with the given one, and ends with its hash."""
+    """Write an input unless it exists; its file name is the given name and a hash."""
     digest = hashlib.sha256(data).hexdigest()[:16]
     path = directory / layer / f"{name}{digest}"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """A harness under Atheris: `python -m wireproto.fuzzing.under_atheris LAYER [libFuzzer's arguments]`.
 
-Atheris has to be installed; there are wheels of it for Linux. It tells new inputs by every branch of this package's
-code, where `wireproto fuzz run` does by lines, and has libFuzzer's corpus, which `wireproto fuzz corpus export` makes
-seeds for. What it finds is left in `fuzz-findings/LAYER`, where `wireproto fuzz replay` and `minimize` take it.
+Atheris must be installed; it has wheels for Linux. It finds new inputs by branch coverage of this package, where
+`wireproto fuzz run` uses lines, and keeps a libFuzzer corpus, whose seeds `wireproto fuzz corpus export` writes.
+Findings are written to `fuzz-findings/LAYER`, for `wireproto fuzz replay` and `minimize`.
 
-Exit codes: 2 no such layer, 3 Atheris is not installed, otherwise libFuzzer's own.
+Exit codes: 2 no such layer, 3 Atheris is not installed, otherwise libFuzzer's.
 """
 
 import sys
@@ -23,7 +23,9 @@ def main() -> None:
         _end(3, "Atheris is not installed; run: pip install atheris")
     layer = sys.argv[1] if len(sys.argv) > 1 else ""
     for name in [name for name in sys.modules if name.partition(".")[0] in _INSTRUMENTED]:
-        del sys.modules[name]  # to find this module, Python has imported those above it: they are to come again
+        del sys.modules[
+            name
+        ]  # Python has imported the parent packages to find this module: import them again, instrumented
     with atheris.instrument_imports(include=[*_INSTRUMENTED]):
         from wireproto.fuzzing.harness import MAX_KEPT
         from wireproto.fuzzing.layers import harness_of

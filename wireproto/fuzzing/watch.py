@@ -1,4 +1,4 @@
-"""Watches one input on its way through a harness: what it is, or what is wrong with it, time and memory among it."""
+"""Runs one input through a harness; finds errors and excessive use of time or memory."""
 
 import resource
 import signal
@@ -15,18 +15,18 @@ from typing import Any, Final
 from wireproto.fuzzing.harness import FindingError, Harness
 
 SLOW: Final = 2.0
-"""Seconds of this thread's time that one input may take, of up to `MAX_INPUT` bytes."""
+"""Seconds of thread time for one input of up to `MAX_INPUT` bytes."""
 HANGS: Final = 15.0
-"""Seconds of this process's time after which an input is stopped, or up to twice as many."""
+"""Seconds of process time after which an input is stopped; up to twice as many may pass."""
 LARGE: Final = 64 * 1024 * 1024
-"""Bytes of memory that one input may take."""
+"""Bytes of memory for one input."""
 _QUICK: Final = 0.002
-"""Seconds in which nothing takes much memory: to touch `LARGE` takes longer."""
+"""An input faster than this cannot use much memory: touching `LARGE` bytes takes longer."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An input for which something does not hold."""
+    """An input that breaks a property."""
 
     layer: str
     oracle: str
@@ -36,7 +36,7 @@ class Finding:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two findings one."""
+        """Identifies a finding."""
         return self.oracle, self.detail
 
 
@@ -45,7 +45,7 @@ class _HangError(Exception):
 
 
 def examine(harness: Harness, data: bytes) -> tuple[object, Finding | None]:
-    """One input through a harness: what kind of thing happened, or the finding."""
+    """Run one input through a harness; return the kind of outcome or the finding."""
     try:
         return harness.check(data), None
     except FindingError as error:
@@ -62,13 +62,13 @@ def _finding(harness: Harness, oracle: str, detail: str, data: bytes) -> Finding
 
 
 def watched(harness: Harness, data: bytes) -> tuple[object, Finding | None]:
-    """As `Watch.examine`, for one input."""
+    """Do the same as `Watch.examine`, for one input."""
     with Watch() as watch:
         return watch.examine(harness, data)
 
 
 class Watch:
-    """A run's watch over time and memory; entered, it stops what hangs, where signals come in: in the main thread."""
+    """Watches the time and memory of a run. Once entered in the main thread, it stops hanging inputs by a signal."""
 
     def __init__(self) -> None:
         self._in_use = _resident()[1]
@@ -92,7 +92,7 @@ class Watch:
             raise _HangError
 
     def examine(self, harness: Harness, data: bytes) -> tuple[object, Finding | None]:
-        """As the function `examine`; too much time or memory is a finding, too, if it is so again."""
+        """Run one input like the function `examine`. Repeated excessive time or memory is a finding, too."""
         start = time.perf_counter()
         kind, finding = self.limited(harness, data)
         taken = time.perf_counter() - start
@@ -104,7 +104,7 @@ class Watch:
         return kind, finding
 
     def limited(self, harness: Harness, data: bytes) -> tuple[object, Finding | None]:
-        """As the function `examine`; a hang is a finding, too."""
+        """Run one input like the function `examine`. A hang is a finding, too."""
         self._ticks = 0
         self._is_inside = True
         try:
@@ -133,9 +133,9 @@ _MARKS: Final = Path("/proc/self/clear_refs")
 
 
 def _resident() -> tuple[int, int]:
-    """Return the bytes of memory that this process has had at most since the last call, and those that it has now.
+    """Return the peak memory of this process since the last call, and its current memory, in bytes.
 
-    Elsewhere than on Linux both are the most since its start.
+    Except on Linux, both are the peak since its start.
     """
     try:
         text = _STATUS.read_bytes()

@@ -9,53 +9,55 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 from wireproto.inspection.source import Source
 
 _UNDESCRIBED: Final = "interface that the file does not describe"
 _MALFORMED: Final = "malformed packet block"
 _MAX_PACKET: Final = 256 * 1024
-"""Bytes; libpcap and Wireshark take no longer one. A snapshot length above it raises it, up to `_MAX_BLOCK`."""
+"""Bytes in a packet; also libpcap's and Wireshark's limit. A longer snapshot length raises it, up to `_MAX_BLOCK`."""
 _MAX_BLOCK: Final = 16 * 1024 * 1024
-"""Bytes of a pcapng block that is held; libpcap's and Wireshark's limit."""
+"""Bytes in a pcapng block; also libpcap's and Wireshark's limit."""
 
 
 class CaptureError(Exception):
-    """The file is not a capture that can be read, or not to its end."""
+    """The file is not a readable capture, or is readable only in part."""
 
 
-class Packet(NamedTuple):
+class Packet(msgspec.Struct, frozen=True, gc=False):
     """One packet of a capture."""
 
     time: float
     """Seconds since 1970."""
     link_type: int
     data: bytes
-    """As far as it was captured."""
+    """The captured part."""
     size: int
-    """On the wire, in bytes; not less than `data` has."""
+    """Bytes on the wire, at least as many as `data` has."""
 
 
 class CaptureFile:
-    """Reads the packets of a capture, from its first byte on."""
+    """Reads the packets of a capture."""
 
     def __init__(self, source: Source) -> None:
         self.unread: Counter[str] = Counter()
-        """Packets that cannot be told apart from the rest of the file, by reason."""
+        """Packets that cannot be separated from the rest of the file, by reason."""
         self._source = source
         self._drops: dict[tuple[int, int], int] = {}
 
     @property
     def dropped(self) -> int:
-        """Packets that the recorder says it dropped."""
+        """Packets dropped by the recorder, as it reports."""
         return sum(self._drops.values())
 
     @staticmethod
     def is_capture(head: bytes) -> bool:
-        """Whether a file that starts with these four bytes is a capture that can be read."""
+        """Return whether a file with these first four bytes is a readable capture."""
         return head in _PCAP or head == _SECTION
 
     def packets(self) -> Iterator[Packet]:
-        """Yield each packet, then raise `CaptureError` if the file does not end after one."""
+        """Yield each packet. Raise `CaptureError` if the file does not end after a packet."""
         while True:
             head = self._source.peek(4)
             if head in _PCAP:
@@ -65,20 +67,22 @@ class CaptureFile:
             elif not head:
                 return
             else:
-                raise CaptureError(f"no packet begins at byte {self._source.offset}")
+                raise CaptureError(f"no packet starts at byte {self._source.offset}")
 
     # -- pcap ----------------------------------------------------------------------------------------------------------
 
     def _pcap(self, order: str, ticks: float, record: str) -> Iterator[Packet]:
-        """The records after one file header; returns at the header of another file that was appended."""
+        """Yield the packets after one file header; stop at the header of an appended file."""
         source = self._source
         header = source.take(_PCAP_HEADER)
         if len(header) < _PCAP_HEADER:
             raise self._ended("the header of the file")
         major, minor, snapshot, network = struct.unpack(f"{order}4xHH8xII", header)
         if major != 2:
-            raise CaptureError(f"it is a pcap of version {major}.{minor}, which is not read; record it with tcpdump -w")
-        link_type = network & 0xFFFF  # the upper bits are about the frame check sequence
+            raise CaptureError(
+                f"it is a pcap of version {major}.{minor}, which is not supported; record with tcpdump -w"
+            )
+        link_type = network & 0xFFFF  # the upper bits describe the frame check sequence
         longest = max(_MAX_PACKET, min(snapshot, _MAX_BLOCK))
         layout = self._layout(order, ticks, record, longest)
         size, unpack_record = layout.size, layout.unpack
@@ -89,7 +93,7 @@ class CaptureFile:
                 source.take(size)
                 raise self._ended("the header of a packet")
             seconds, fraction, captured, on_wire = unpack_record(head)
-            if minor < 3 or (minor == 3 and captured > on_wire):  # the two were swapped in old files
+            if minor < 3 or (minor == 3 and captured > on_wire):  # old files have the two swapped
                 captured, on_wire = on_wire, captured
             if captured > longest:
                 if head[:4] == _SECTION:
@@ -107,8 +111,8 @@ class CaptureFile:
     def _layout(self, order: str, ticks: float, record: str, longest: int) -> struct.Struct:
         """Return the layout of a packet's header.
 
-        Some vendors added fields without a magic number of their own. Theirs is the layout by which packets follow one
-        another, where they do not by the usual one.
+        Some vendors added fields without changing the magic number. Their layout is chosen if packets follow one
+        another by it, but not by the usual layout.
         """
         usual = struct.Struct(order + record)
         if self._source.is_live:
@@ -137,9 +141,9 @@ class CaptureFile:
             if len(head) < 12:
                 source.take(len(head))
                 raise self._ended("a block")
-            if head[:8] in _PCAP_STARTS:
-                return
             kind, size = _BLOCK_HEADS[order].unpack_from(head)
+            if kind not in _BLOCKS and head[:8] in _PCAP_STARTS:
+                return
             if size < 12 or size % 4:
                 raise CaptureError(f"the block at byte {source.offset} has a length of {size}: the rest cannot be read")
             if kind not in _BLOCKS:
@@ -149,42 +153,42 @@ class CaptureFile:
             if size > _MAX_BLOCK:
                 raise CaptureError(f"the block at byte {source.offset} has a length of {size}: the rest cannot be read")
             block = source.take(size)
-            body = block[8 : size - 4]
             if kind in (_ENHANCED, _OBSOLETE):
-                packet = self._enhanced(order, kind, interfaces, body)
+                packet = self._enhanced(order, kind, interfaces, block, size - 4)
                 if packet is not None:
                     time = packet.time
                     yield packet
             elif kind == _SIMPLE:
-                if packet := self._simple(order, interfaces, body, time):
+                if packet := self._simple(order, interfaces, block[8 : size - 4], time):
                     yield packet
             elif len(block) == size:
                 try:
-                    self._described(order, kind, section, interfaces, body)
+                    self._described(order, kind, section, interfaces, block[8:-4])
                 except struct.error:
                     raise CaptureError(f"the block at byte {source.offset - size} is malformed") from None
             if len(block) < size:
                 raise self._ended("a block")
             if block[-4:] != block[4:8]:
                 at = source.offset - size
-                raise CaptureError(f"the block at byte {at} has two lengths that differ: the rest cannot be read")
+                raise CaptureError(f"the block at byte {at} has two different lengths: the rest cannot be read")
         if source.fault:
             raise CaptureError(source.fault)
 
-    def _enhanced(self, order: str, kind: int, interfaces: list["_Interface"], body: bytes) -> Packet | None:
-        if len(body) < 20:
+    def _enhanced(self, order: str, kind: int, interfaces: list["_Interface"], block: bytes, end: int) -> Packet | None:
+        """Return the packet of a block, whose body ends at `end`; None if it cannot be read."""
+        if len(block) < 28 or end < 28:
             self.unread[_MALFORMED] += 1
             return None
-        number, high, low, captured, on_wire = _PACKET_HEADS[order].unpack_from(body)
+        number, high, low, captured, on_wire = _PACKET_HEADS[order].unpack_from(block)
         if kind == _OBSOLETE:
-            (number,) = struct.unpack_from(order + "H", body)
+            (number,) = struct.unpack_from(order + "H", block, 8)
         if number >= len(interfaces):
             self.unread[_UNDESCRIBED] += 1
             return None
         interface = interfaces[number]
-        data = body[20 : 20 + captured]
+        data = block[28 : min(28 + captured, end)]
         time = (high << 32 | low) / interface.ticks + interface.offset
-        return Packet(time, interface.link_type, data, max(on_wire, captured, len(data)))
+        return Packet(time, interface.link_type, data, max(on_wire, captured))
 
     def _simple(self, order: str, interfaces: list["_Interface"], body: bytes, time: float) -> Packet | None:
         if len(body) < 4 or not interfaces:
@@ -197,7 +201,7 @@ class CaptureFile:
         return Packet(time, interfaces[0].link_type, body[4 : 4 + captured], on_wire)
 
     def _described(self, order: str, kind: int, section: int, interfaces: list["_Interface"], body: bytes) -> None:
-        """Take what a block that holds no packet says of an interface."""
+        """Read a block without a packet, which may describe an interface."""
         if kind == _INTERFACE:
             link_type, snapshot = struct.unpack_from(order + "HxxI", body)
             options = dict(_options(order, body[8:]))
@@ -214,19 +218,19 @@ class CaptureFile:
 
 
 class _Interface(NamedTuple):
-    """What a pcapng says of one."""
+    """The description of an interface in a pcapng file."""
 
     link_type: int
     snapshot: int
-    """The most bytes of a packet that it keeps; 0 for no limit."""
+    """The snapshot length; 0 for no limit."""
     ticks: float
-    """Of the clock, in a second."""
+    """Ticks of the clock per second."""
     offset: int
     """Seconds to add to each time."""
 
 
 def _is_chain(head: bytes, layout: struct.Struct, ticks: float, longest: int) -> bool:
-    """Whether packets follow one another from the start of `head`."""
+    """Return whether packets follow one another from the start of `head`."""
     at = 0
     for _ in range(4):
         if at + layout.size > len(head):
@@ -258,16 +262,16 @@ _PCAP: Final[dict[bytes, tuple[str, float, str]]] = {
         (0xA1B2CD34, 1e6, "IIII8x"),  # Kuznetzov's: also the interface, protocol and direction
     )
 }
-"""By magic number: byte order, ticks of the clock in a second, and layout of the header of a packet."""
+"""By magic number: byte order, ticks of the clock per second, and layout of a packet header."""
 
 _VENDORS: Final = ("4x", "8x")
-"""Bytes that Nokia's tcpdump, and those of Red Hat 6.1 and SuSE 6.3, add to the header of a packet."""
+"""Bytes that the tcpdumps of Nokia, Red Hat 6.1 and SuSE 6.3 add to a packet header."""
 _SAMPLE: Final = 64 * 1024
 
 _PCAP_STARTS: Final = frozenset(magic + struct.pack(order + "HH", 2, 4) for magic, (order, *_) in _PCAP.items())
-"""How a file starts that was appended to another one."""
+"""The first bytes of an appended file."""
 
-_PACKET_HEADS: Final = {order: struct.Struct(order + "5I") for order in "<>"}
+_PACKET_HEADS: Final = {order: struct.Struct(order + "8x5I") for order in "<>"}
 _BLOCK_HEADS: Final = {order: struct.Struct(order + "II") for order in "<>"}
 _SECTION: Final = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDERS: Final = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}

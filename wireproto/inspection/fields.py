@@ -1,4 +1,4 @@
-"""The field that each byte belongs to: a link frame and the layers in it, as spans without a gap between them."""
+"""The field of each byte: a link frame and its layers, as adjacent spans."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,17 +17,17 @@ SYNTAX = "JSON"
 
 
 class Span(NamedTuple):
-    """Some bytes, and their field."""
+    """Consecutive bytes and their field."""
 
     name: str
     data: bytes
     value: str = ""
-    """Their value, where the bytes do not show it."""
+    """The value, if the bytes do not show it."""
     is_faulty: bool = False
 
 
 class Layer(NamedTuple):
-    """Consecutive bytes, all of them in spans."""
+    """One layer of a frame, divided into spans."""
 
     name: str
     spans: list[Span]
@@ -42,7 +42,7 @@ def layers(entry: Entry) -> Iterator[Layer]:
         return
     offset = None if entry.error is None else entry.error.offset
     if offset is not None and entry.frame is None:
-        offset -= entry.offset  # it counted from the start of the stream
+        offset -= entry.offset  # relative to the start of the stream
     elif offset is not None and not (entry.sealed and entry.frame):
         offset += HEADER.size
     yield _layer("link frame", _link_frame(entry), None if entry.sealed and entry.frame else offset)
@@ -103,7 +103,7 @@ def _cluster_frame(frame: bytes) -> list[Span]:
 
 
 def _counts(payload: bytes) -> str:
-    """Return the counts in JACCL's first gather, as connections × ranks for a mesh; ranks may disagree on them."""
+    """Return the counts in JACCL's first gather, as connections × ranks for a mesh. They may differ between ranks."""
     sequence, gathered = payload[:4], payload[4:]
     counts = [int.from_bytes(gathered[at : at + 4], "little") for at in range(0, len(gathered), 4)]
     if sequence != bytes(4) or len(gathered) % 4 or not counts or not all(1 <= count <= 32_768 for count in counts):
@@ -114,7 +114,7 @@ def _counts(payload: bytes) -> str:
 
 
 def _json(frame: bytes) -> list[Span]:
-    """The members of a frame's JSON object, each with its key."""
+    """Yield the members of a frame's JSON object with their keys."""
     spans: list[Span] = []
     told = 1
     reading = SYNTAX
@@ -148,7 +148,7 @@ def _json(frame: bytes) -> list[Span]:
 
 
 def _marked(spans: list[Span], offset: int) -> list[Span]:
-    """Return the spans, with the one marked faulty that has the byte at `offset`, or else the last one."""
+    """Return the spans, and mark as faulty the one with the byte at `offset`, or else the last."""
     end = 0
     for at, span in enumerate(spans):
         end += len(span.data)

@@ -1,4 +1,4 @@
-"""Names of capture formats and link types that are not read, for the message that says so."""
+"""Names of unsupported capture formats and link types, for error messages."""
 
 from typing import Final
 
@@ -29,8 +29,8 @@ _FORMATS: Final[dict[bytes, tuple[str, str]]] = {
     b"\xac\x01\x00\x1c": ("an IXIA capture", CONVERT),
     b"\x1c\x00\x01\xab": ("an IXIA capture", CONVERT),
     b"\xab\x01\x00\x1c": ("an IXIA capture", CONVERT),
-    b"\x1f\x8b": ("a gzip file of an unknown method", _UNPACK),
-    b"\x1f\x9d": ("a file of compress (.Z)", _UNPACK),
+    b"\x1f\x8b": ("a gzip file with an unknown method", _UNPACK),
+    b"\x1f\x9d": ("a file from compress (.Z)", _UNPACK),
     b"\x04\x22\x4d\x18": ("an lz4 file", _UNPACK),
     b"PK\x03\x04": ("a zip archive", _UNPACK),
     b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", _UNPACK),
@@ -56,14 +56,14 @@ _LINK_TYPES: Final = {
 
 
 def unread_format(head: bytes) -> str | None:
-    """Say which format a file has that starts so, and what to do; None where that is unknown."""
+    """Return the format of a file with these first bytes and what to do, or None if it is unknown."""
     for magic, (name, remedy) in _FORMATS.items():
         if head.startswith(magic):
-            return f"it is {name}, which is not read; {remedy}"
+            return f"it is {name}, which is not supported; {remedy}"
     return None
 
 
 def link_type_name(link_type: int) -> str:
-    """`link type 127 (Wi-Fi in monitor mode)`."""
+    """Return a name such as `link type 127 (Wi-Fi in monitor mode)`."""
     name = _LINK_TYPES.get(link_type)
     return f"link type {link_type}" + (f" ({name})" if name else "")

@@ -1,9 +1,9 @@
-"""IP fragments, put together. RFC 791, RFC 8200."""
+"""Reassembly of IP fragments. RFC 791, RFC 8200."""
 
 from typing import Final, NamedTuple
 
 MAX_HELD: Final = 1024 * 1024
-"""Bytes of fragments that wait for others; beyond it the oldest datagram is given up."""
+"""Bytes of waiting fragments; beyond this the oldest datagram is given up."""
 _MAX_DATAGRAMS: Final = 1024
 _LIFETIME: Final = 30.0
 """Seconds after which a datagram's number may be used again."""
@@ -17,29 +17,29 @@ class Datagram(NamedTuple):
     """The payload of an IP datagram, as far as its fragments were captured."""
 
     time: float
-    """Of the last fragment that came."""
+    """The time of the last fragment."""
     key: Key
     runs: list[tuple[int, bytes]]
-    """Bytes without a gap between them, and where they start. Not empty."""
+    """Non-empty runs of bytes, with their offsets."""
     size: int | None
-    """Of the whole; None where the last fragment is missing."""
+    """Size of the whole payload; None if the last fragment is missing."""
     fragments: int
-    """How many came."""
+    """The number of captured fragments."""
 
 
 class Fragments:
-    """Holds fragments until their datagram is complete, or given up."""
+    """Holds fragments until their datagram is complete or given up."""
 
     def __init__(self) -> None:
         self.taken = 0
-        """Bytes that came in fragments."""
+        """Bytes in all fragments."""
         self.repeated = 0
-        """Of these, bytes that came before."""
+        """Repeated bytes among these."""
         self._held: dict[Key, _Parts] = {}
         self._size = 0
 
     def take(self, key: Key, time: float, offset: int, data: bytes, size: int, is_last: bool) -> list[Datagram]:
-        """Take a fragment, of whose `size` bytes `data` were captured; return the datagrams that are done."""
+        """Add a fragment of `size` bytes, `data` of them captured; return the datagrams complete or given up."""
         done = []
         parts = self._held.get(key)
         if parts is not None and time - parts.time > _LIFETIME:
@@ -61,7 +61,7 @@ class Fragments:
         return done
 
     def give_up(self) -> list[Datagram]:
-        """Return what is held: no more fragments come."""
+        """Return the incomplete datagrams, at the end of the capture."""
         return [self._done(key) for key in list(self._held)]
 
     def _done(self, key: Key) -> Datagram:
@@ -88,7 +88,7 @@ class _Parts:
         self.time = 0.0
         self.size: int | None = None
         self.sizes = 0
-        self.pieces: list[tuple[int, bytes, int]] = []  # where each starts; its bytes; how many it had on the wire
+        self.pieces: list[tuple[int, bytes, int]] = []  # offset, captured bytes, size on the wire
 
     @property
     def is_complete(self) -> bool:

@@ -1,10 +1,10 @@
-"""Link frames out of a byte stream that may have holes, faults and no beginning. [LINK-LAYOUT]
+"""Link frames from a byte stream that may have gaps, faults and no beginning. [LINK-LAYOUT]
 
 `wireproto.codec.link` stops at the first fault, as a peer must. This reports the fault and resynchronises after it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,19 +13,19 @@ from wireproto.errors import TruncatedError, WireError
 from wireproto.messages import MAX_LINK_LENGTH
 
 MAX_HELD: Final = 16 * 1024 * 1024
-"""Bytes of a frame's body. Of a longer frame only the first bytes are kept, so that memory is bounded."""
+"""Bytes of a frame's body. Only the first bytes of a longer frame are kept, to bound memory."""
 KEPT: Final = 256
-"""How many bytes are kept of such a frame, and of bytes that are not a whole frame."""
+"""Bytes kept of such a frame, and of bytes that are not a whole frame."""
 _MAX_PLACES: Final = 10_000
 _NOT_ZERO: Final = re.compile(rb"[^\0]")
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One link frame; its body's first `KEPT` bytes where it is longer than `MAX_HELD`."""
+    """One link frame, with only the first `KEPT` bytes of a body longer than `MAX_HELD`."""
 
     offset: int
-    """In the stream, of its first byte."""
+    """Offset of the first byte in the stream."""
     length: int
     body: bytes
 
@@ -37,14 +37,14 @@ class Fault:
     offset: int
     error: WireError
     data: bytes
-    """The first of them."""
+    """The first of these bytes."""
     size: int
-    """How many they are; 0 where the search for the next frame starts at them, so that `Skipped` counts them."""
+    """The number of bytes; 0 if the search for the next frame starts at them, because `Skipped` counts them then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """`size` bytes of the stream, of which the capture lacks `lost`: one frame, or a gap where none is known."""
+    """`size` bytes of the stream, `lost` of them not captured: one frame, or a gap between frames."""
 
     offset: int
     size: int
@@ -55,12 +55,12 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """`size` bytes that were passed over in search of the next frame."""
+    """`size` bytes skipped in search of the next frame."""
 
     offset: int
     size: int
     data: bytes
-    """The first of them."""
+    """The first of these bytes."""
 
 
 Found = Frame | Fault | Hole | Skipped
@@ -68,13 +68,13 @@ Found = Frame | Fault | Hole | Skipped
 
 @dataclass(slots=True)
 class _Passing:
-    """A frame that is not kept, because it is long or the capture lacks bytes of it."""
+    """A frame that is not kept, because it is long or incompletely captured."""
 
     offset: int
     length: int
     data: bytes
     left: int
-    """Bytes that are still to come."""
+    """Bytes still to read."""
     lost: int = 0
 
     @property
@@ -88,40 +88,45 @@ class _Passing:
 
 
 class FrameFinder:
-    """Cuts one direction of a connection into link frames. `synced` says that it starts with one.
+    """Cuts one direction of a connection into link frames. `synced` means that it starts with one.
 
-    Everything found follows what was found before: the sizes add up to the bytes that were fed and lost.
+    Findings are adjacent: their sizes add up to the bytes that were fed and lost.
 
-    After a fault or a gap it looks for a length within the limits after whose frame there is another one, or the end of
-    the bytes so far. By chance that is rare: 35 of a length's 64 bits are zero.
+    After a fault or a gap, the next frame is the first valid length whose frame is followed by another one, or by the
+    end of the bytes so far. That is rarely a coincidence: 35 of the 64 bits of a length are zero.
     """
 
     def __init__(self, synced: bool) -> None:
         self.offset = 0
-        """In the stream, of the first byte that is not in anything found so far."""
+        """Offset of the first byte in the stream that is in no finding yet."""
         self.patience = MAX_HELD
-        """How many bytes may be searched for a frame before the first half of them is passed over."""
+        """Bytes searched for a frame before the first half of them is skipped."""
         self._held = bytearray()
+        self._needed = 0  # bytes to hold before anything can be found
         self._passing: _Passing | None = None
         self._searching = not synced
         self._skipped = 0
         self._skipped_data = b""
-        self._places: list[int] = []  # where a frame may start that is not whole yet, counted in the stream
-        self._searched = 0  # up to here, counted in the stream
+        self._places: list[int] = []  # stream offset at which an incomplete frame may start
+        self._searched = 0  # stream offset up to which bytes were searched
 
     @property
     def is_synced(self) -> bool:
         return not self._searching
 
-    def feed(self, data: bytes) -> Iterator[Found]:
-        """Take the next bytes of the stream."""
+    def feed(self, data: bytes) -> Iterable[Found]:
+        """Feed the next bytes of the stream."""
         passing = self._passing
-        if passing is not None:
-            count = min(passing.left, len(data))
-            data = data[count:]
-            if self._pass(passing, count):
-                yield passing.found()
-        self._held += data
+        if passing is None:
+            self._held += data
+            return self._cut() if len(self._held) >= self._needed else ()
+        count = min(passing.left, len(data))
+        self._held += data[count:]
+        return [passing.found(), *self._cut()] if self._pass(passing, count) else ()
+
+    def _cut(self) -> Iterator[Found]:
+        """Cut the held bytes into frames, as far as that is possible."""
+        self._needed = 0
         while self._held:
             if self._searching and not self._find():
                 return
@@ -133,7 +138,8 @@ class FrameFinder:
             yield found
 
     def lose(self, size: int) -> Iterator[Found]:
-        """Take note that the capture lacks the next bytes."""
+        """Record that the capture lacks the next bytes."""
+        self._needed = 0
         if self._passing is None and not self._searching and len(self._held) >= HEADER.size:
             self._start_passing()
         passing = self._passing
@@ -158,7 +164,7 @@ class FrameFinder:
         self._search()
 
     def end(self, *, closed: bool) -> Iterator[Found]:
-        """Take note that the stream was closed here, or else that the capture ends before it was closed."""
+        """Record that the stream was closed here, or that the capture ends before."""
         passing = self._passing
         if self._searching:
             yield from self._skip_all()
@@ -189,7 +195,7 @@ class FrameFinder:
         return Fault(start, error, data, size)
 
     def _start_passing(self) -> None:
-        """Let the frame at the start of the held bytes pass by."""
+        """Skip the frame at the start of the held bytes."""
         length: int = HEADER.unpack_from(self._held)[0]
         there = min(len(self._held), HEADER.size + length)
         data = bytes(self._held[: HEADER.size + KEPT])
@@ -198,7 +204,7 @@ class FrameFinder:
         self.offset += there
 
     def _pass(self, passing: _Passing, count: int) -> bool:
-        """Let bytes of a frame pass by; return whether it ends with them."""
+        """Skip bytes of a frame; return whether it ends with them."""
         passing.left -= count
         self.offset += count
         if not passing.left:
@@ -208,7 +214,7 @@ class FrameFinder:
     # -- in step -------------------------------------------------------------------------------------------------------
 
     def _next(self) -> Frame | Hole | Fault | None:
-        """Return what the held bytes start with; None where more of them are needed."""
+        """Return the finding at the start of the held bytes, or None if more bytes are needed."""
         held = self._held
         if len(held) < HEADER.size:
             return None
@@ -221,6 +227,7 @@ class FrameFinder:
         end = HEADER.size + length
         if length <= MAX_HELD:
             if len(held) < end:
+                self._needed = end
                 return None
             frame = Frame(self.offset, length, bytes(memoryview(held)[HEADER.size : end]))
             del held[:end]
@@ -240,7 +247,7 @@ class FrameFinder:
         self._places.clear()
 
     def _find(self) -> bool:
-        """Look for a frame, and drop what is before it; return whether there is one."""
+        """Search for a frame and drop the bytes before it; return whether one was found."""
         self._note_places()
         end = self.offset + len(self._held)
         open_places = []
@@ -260,7 +267,7 @@ class FrameFinder:
         return False
 
     def _note_places(self) -> None:
-        """A length within the limits has four zero bytes at its end, and not many more."""
+        """Add places that may start a length: one within the limits ends in four zero bytes, and few more."""
         at = max(self._searched - self.offset, 0)
         while (zeros := self._held.find(b"\0\0\0\0", at + 4)) >= 0:
             place = self.offset + zeros - 4

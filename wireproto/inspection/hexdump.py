@@ -1,4 +1,4 @@
-"""A frame byte by byte: each field starts a line of its own, has its name beside it, and has a colour."""
+"""Hex dumps of frames: each field starts a new line and has a colour and its name beside it."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from wireproto.inspection.sessions import Entry
 ROW: Final = 16
 """Bytes on a line."""
 _WHOLE: Final = 4096
-"""Of a longer field only the beginning and the end are shown."""
+"""Bytes of the longest field shown in full. Only the beginning and end of a longer one are shown."""
 _END: Final = 64
 
 FAULT: Final = "fault"
@@ -23,25 +23,25 @@ _COLOURS: Final = {
     UNREAD: "dim",
 }
 _FIELDS: Final = ("cyan", "blue")
-"""For all others, in turns: two fields side by side differ."""
+"""For all other fields in rotation, so that adjacent fields differ."""
 
 
 class Line(NamedTuple):
     """One line of the dump."""
 
     offset: int
-    """Of its first byte, in the layer."""
+    """Offset of the first byte in the layer."""
     data: bytes
-    """Up to `ROW` bytes; none on a line that says how many are left out."""
+    """Up to `ROW` bytes; none if the line counts omitted bytes."""
     field: str = ""
-    """On a field's first line."""
+    """The field's name, on its first line."""
     value: str = ""
     colour: str = "dim"
     """A name that ANSI terminals know, `dim`, or `FAULT`."""
 
 
 def dump(entry: Entry) -> Iterator[Line | str]:
-    """Yield the lines of an entry's bytes, after the name of each layer; then how many bytes are not there."""
+    """Yield the lines of an entry: for each layer its name and bytes, then the number of missing bytes."""
     for layer in layers(entry):
         yield f"{layer.name}: {sum(len(span.data) for span in layer.spans)} B"
         offset, fields = 0, 0
@@ -55,9 +55,9 @@ def dump(entry: Entry) -> Iterator[Line | str]:
     missing = entry.size - len(entry.wire)
     if missing > 0:
         if entry.lost:
-            yield f"{entry.lost} bytes that the capture lacks"
+            yield f"{entry.lost} bytes missing from the capture"
         if missing > entry.lost:
-            yield f"{missing - entry.lost} bytes that are not kept"
+            yield f"{missing - entry.lost} bytes not kept"
 
 
 def _lines(span: Span, offset: int, colour: str) -> Iterator[Line]:

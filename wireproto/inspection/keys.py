@@ -8,15 +8,15 @@ _LINE: Final = re.compile(r"CLUSTER_SESSION_KEY ([0-9a-fA-F]{64}) ([0-9a-fA-F]{6
 
 
 class KeyLog:
-    """The session keys in an open file. Skips lines of another form: other programs may log there, too."""
+    """The session keys in an open file. Other lines are skipped: other programs may log to the same file."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._keys: dict[bytes, bytes] = {}
-        self._line = ""  # its end may not be written yet
+        self._line = ""  # the rest may not be written yet
 
     def find(self, hello_nonce: bytes) -> bytes | None:
-        """Return the key of the session that began with this nonce."""
+        """Return the key of the session whose hello has this nonce."""
         if hello_nonce not in self._keys:
             self._read_on()
         return self._keys.get(hello_nonce)

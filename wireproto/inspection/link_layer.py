@@ -6,11 +6,11 @@ from typing import Final
 from wireproto.inspection.formats import link_type_name
 
 CUT: Final = "cut inside a header"
-"""Why a packet is not read of which the capture lacks a header's end."""
+"""The reason if the capture lacks the end of a header."""
 
 
 def network_layer(link_type: int, data: bytes) -> int | str:
-    """Return where IP starts in a packet; or why it is not read, as a name to count it by."""
+    """Return the offset of IP in a packet, or the reason to skip the packet, by which it is counted."""
     reader = _READERS.get(link_type)
     if reader is None:
         return link_type_name(link_type)
@@ -18,11 +18,13 @@ def network_layer(link_type: int, data: bytes) -> int | str:
 
 
 def _ethernet(data: bytes, at: int) -> int | str:
+    if data[at + 12 : at + 14] in _IP:  # as in most packets: one call less
+        return at + 14
     return _by_ether_type(data, at + 12, at + 14)
 
 
 def _by_ether_type(data: bytes, type_at: int, at: int) -> int | str:
-    """`type_at` is where the EtherType stands, `at` where its payload starts."""
+    """Find IP after an EtherType at `type_at`, whose payload starts at `at`."""
     kind = data[type_at : type_at + 2]
     while kind in _VLAN:
         kind = data[at + 2 : at + 4]
@@ -32,13 +34,13 @@ def _by_ether_type(data: bytes, type_at: int, at: int) -> int | str:
     if len(kind) < 2:
         return CUT
     if kind in _MPLS:
-        while at + 4 <= len(data) and not data[at + 2] & 1:  # not the last label
+        while at + 4 <= len(data) and not data[at + 2] & 1:  # another label follows
             at += 4
         return at + 4
     if kind == _PPPOE:
         return _ppp(data, at + 6)
     number = int.from_bytes(kind)
-    if number <= _MAX_LENGTH:  # IEEE 802.3: a length stands there
+    if number <= _MAX_LENGTH:  # IEEE 802.3: a length instead of a type
         if data[at : at + 6] == _SNAP:
             return _by_ether_type(data, at + 6, at + 8)
         return "IEEE 802.2"
@@ -50,7 +52,7 @@ def _raw(data: bytes, at: int) -> int | str:
 
 
 def _family(data: bytes, at: int) -> int | str:
-    """After four bytes with the address family of BSD, whose numbers differ between systems."""
+    """Find IP after BSD's address family, four bytes whose values differ between systems."""
     if data[at : at + 4].strip(b"\0") in (b"\2", b"\x0a", b"\x18", b"\x1c", b"\x1e"):  # IPv4; IPv6
         return at + 4
     return CUT if len(data) < at + 4 else "address family that is not IP"
@@ -59,7 +61,7 @@ def _family(data: bytes, at: int) -> int | str:
 def _ppp(data: bytes, at: int) -> int | str:
     if data[at : at + 2] == b"\xff\x03":  # address and control, often left out
         at += 2
-    if data[at : at + 1] in (b"\x21", b"\x57"):  # the protocol's first byte left out
+    if data[at : at + 1] in (b"\x21", b"\x57"):  # the protocol's first byte is left out
         return at + 1
     kind = data[at : at + 2]
     if kind in (b"\0\x21", b"\0\x57"):
@@ -92,7 +94,7 @@ def _apple_1394(data: bytes, at: int) -> int | str:
 
 
 def _pktap(data: bytes, at: int) -> int | str:
-    """Apple's header of a packet from any interface; it says how long it is, and which link type follows."""
+    """Find IP after Apple's PKTAP header, which has its own length and the link type that follows."""
     if len(data) < at + 12:
         return CUT
     length = int.from_bytes(data[at : at + 4], "little")
@@ -116,7 +118,7 @@ _READERS: Final[dict[int, Callable[[bytes, int], int | str]]] = {
     108: _family,
     113: _linux_cooked,
     138: _apple_1394,
-    149: _pktap,  # in captures of older macOS
+    149: _pktap,  # captures of older macOS
     204: _ppp_with_direction,
     228: _raw,
     229: _raw,

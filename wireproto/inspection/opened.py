@@ -1,4 +1,4 @@
-"""A capture with its boxes opened: the same connections, times and faults, and the plaintext of each box."""
+"""A decrypted capture: the same connections, times and faults, with the plaintext of each box."""
 
 from typing import BinaryIO, Final
 
@@ -8,13 +8,13 @@ from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.tcp import Endpoint
 
 _NOWHERE: Final = (Endpoint(b"\x7f\0\0\1", 49152), Endpoint(b"\x7f\0\0\1", 7777))
-"""The ends of a stream that was not captured in packets."""
+"""The endpoints given to a stream that was not captured in packets."""
 
 
 class OpenedCapture:
-    """Writes entries as pcapng. The packets are new ones, because a plaintext is shorter than its box.
+    """Writes entries as pcapng, in new packets because a plaintext is shorter than its box.
 
-    A box that stays closed is written as it is. The new capture lacks what the old one lacks, and what is not kept.
+    A box that cannot be opened is written unchanged. Bytes that were not captured or not kept are missing here too.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -32,6 +32,6 @@ class OpenedCapture:
             connection.close(entry.sender, entry.time)
         elif entry.sealed and entry.frame:
             connection.data(entry.sender, entry.time, encode_link_frame(entry.frame))
-        elif entry.kind is not Kind.LATE and entry.size:  # a broken length has its bytes in the entry after it
+        elif entry.kind is not Kind.LATE and entry.size:  # the bytes of a broken length are in the next entry
             connection.data(entry.sender, entry.time, entry.wire)
             connection.lose(entry.sender, entry.size - len(entry.wire))

@@ -1,4 +1,4 @@
-"""Writes captures: pcapng around packets, and TCP/IP headers around bytes that had none."""
+"""Writes captures: pcapng blocks around packets, TCP/IP headers around bytes."""
 
 import struct
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Final, Protocol
 from wireproto.inspection.tcp import ACK, FIN, PSH, SYN, Endpoint
 
 MAX_SEGMENT: Final = 65_000
-"""Bytes of the stream in one packet, whose own length has 16 bits."""
+"""Bytes of the stream per packet: a packet's length has 16 bits."""
 _RAW_IP: Final = 101
 _WINDOW: Final = 65_535
 _TCP: Final = 6
 
 
 class Writer:
-    """A pcapng file of IP packets, its times in microseconds. `write` gets its blocks, one whole block at a time."""
+    """A pcapng file of IP packets, with times in microseconds. Calls `write` once for each block."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
@@ -42,7 +42,7 @@ class PacketWriter(Protocol):
 
 
 class TcpWriter:
-    """One TCP connection, written as packets that nobody sent. `ends` are its two, the one that connects first."""
+    """One TCP connection, written as synthetic packets. `ends` are its endpoints, the connecting one first."""
 
     def __init__(self, writer: PacketWriter, ends: tuple[Endpoint, Endpoint], time: float) -> None:
         self._writer = writer
@@ -53,16 +53,16 @@ class TcpWriter:
         self._segment(0, time, ACK)
 
     def data(self, side: int, time: float, data: bytes) -> None:
-        """Bytes from one side, 0 for the one that connects."""
+        """Write bytes from one side, 0 for the one that connects."""
         for at in range(0, len(data), MAX_SEGMENT):
             self._segment(side, time, PSH | ACK, data[at : at + MAX_SEGMENT])
 
     def lose(self, side: int, size: int) -> None:
-        """Bytes from one side that are missing."""
+        """Leave a gap for missing bytes from one side."""
         self._next[side] += size
 
     def close(self, side: int, time: float) -> None:
-        """The end of one side's bytes."""
+        """Write the end of one side's stream."""
         self._segment(side, time, FIN | ACK)
 
     def _segment(self, side: int, time: float, flags: int, data: bytes = b"") -> None:
@@ -94,6 +94,6 @@ def _ip_header(source: bytes, target: bytes, size: int) -> bytes:
 
 
 def _checksum(data: bytes) -> bytes:
-    """RFC 1071: the complement of the sum of all 16-bit words, in which a carry comes back in at the low end."""
+    """Return the checksum of RFC 1071: the ones' complement of the ones' complement sum of all 16-bit words."""
     total = int.from_bytes(data + bytes(len(data) % 2)) % 0xFFFF  # as 2^16 is 1 there
     return (0xFFFF - (total or 0xFFFF)).to_bytes(2)

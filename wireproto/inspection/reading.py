@@ -1,4 +1,4 @@
-"""A file that `wireproto inspect` reads: which kind it is, its entries, and what it lacks."""
+"""An input file of `wireproto inspect`: its kind, its entries, and counts of missing data."""
 
 import sys
 from collections import Counter
@@ -14,21 +14,20 @@ from wireproto.inspection.sessions import Entry
 from wireproto.inspection.source import Source
 
 _NOTHING: Final = (
-    "it is not a capture (pcap, pcapng), and not a stream of the protocol; "
-    "a capture that only Wireshark knows can be converted: editcap -F pcapng FILE OUT.pcapng"
+    "it is neither a capture (pcap, pcapng) nor a stream of the protocol; "
+    "to convert other captures that Wireshark reads: editcap -F pcapng FILE OUT.pcapng"
 )
 
 
 class NotACaptureError(CaptureError):
-    """The file is neither a capture nor a stream of the protocol, so that nothing in it is shown."""
+    """The file is neither a capture nor a stream of the protocol."""
 
 
 class Reading:
     """Reads a file once: a capture, or the bytes of one direction.
 
-    No byte is dropped silently. After a capture, each packet is in `with_tcp` or in `others`; each byte in the TCP
-    segments, which are `payload` bytes, is in an entry, in `repeated` or in `other_bytes`; and each byte of the file
-    after a fault is in `unread_bytes`.
+    No byte is dropped silently. Each packet is counted in `with_tcp` or `others`. Each byte in TCP segments (`payload`)
+    is in an entry, in `repeated` or in `other_bytes`. `unread_bytes` counts the bytes of the file after a fault.
     """
 
     def __init__(self, source: Source, keys: KeyLog | None) -> None:
@@ -41,7 +40,7 @@ class Reading:
         """Bytes after a fault of the file."""
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the entries, as they come; then raise `CaptureError` if the file cannot be read to its end."""
+        """Yield the entries as they are found. Raise `CaptureError` if the file cannot be read to its end."""
         source = self._source
         head = source.peek(4)
         if not head:
@@ -91,35 +90,35 @@ class Reading:
 
     @property
     def others(self) -> Counter[str]:
-        """The other packets, by what they are instead."""
+        """The other packets, by kind."""
         return self._segments.others + self._file.unread
 
     @property
     def dropped(self) -> int:
-        """Packets that the recorder says it dropped."""
+        """Packets dropped by the recorder, as it reports."""
         return self._file.dropped
 
     @property
     def cut(self) -> tuple[int, int]:
-        """Packets of which the capture lacks the end, and the bytes that the longest of them has."""
+        """Packets cut by the snapshot length, and the bytes of the longest one."""
         return self._segments.cut, self._segments.longest_cut
 
     @property
     def payload(self) -> int:
-        """Bytes in the segments of TCP."""
+        """Bytes in TCP segments."""
         return self._capture.payload
 
     @property
     def repeated(self) -> int:
-        """Bytes of sessions that came again."""
+        """Repeated bytes of sessions."""
         return self._capture.repeated
 
     @property
     def other_connections(self) -> int:
-        """TCP connections that carry something else."""
+        """TCP connections of other protocols."""
         return self._capture.others
 
     @property
     def other_bytes(self) -> int:
-        """The bytes of those."""
+        """Bytes of those connections."""
         return self._capture.other_bytes

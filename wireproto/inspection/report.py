@@ -30,9 +30,9 @@ class Tally:
         self.kinds: Counter[Kind] = Counter()
         self.sessions = 0
         self.lost = 0
-        """Bytes that the capture lacks."""
+        """Bytes missing from the capture."""
         self.late = 0
-        """Bytes that came too late."""
+        """Bytes captured too late to be read."""
 
     def add(self, entry: Entry) -> None:
         self.kinds[entry.kind] += 1
@@ -43,13 +43,13 @@ class Tally:
 
     @property
     def is_good(self) -> bool:
-        """Whether there are messages, and nothing is broken."""
+        """Return whether there are messages and nothing is broken."""
         messages = self.kinds.keys() & {Kind.MESSAGE, Kind.SEALED, Kind.LONG}
         return bool(messages) and not self.kinds[Kind.BROKEN]
 
 
 class JsonReport:
-    """An object for each entry, and one at the end."""
+    """Write a JSON object for each entry, and one at the end."""
 
     def entry(self, entry: Entry) -> None:
         sys.stdout.write(as_json(entry) + "\n")
@@ -76,7 +76,7 @@ class JsonReport:
 
 
 class TextReport:
-    """A line for each entry, with times since the first; `with_bytes` adds its bytes. In colour on a terminal."""
+    """Write a line for each entry, with times since the first; `with_bytes` adds hex dumps. In colour on a terminal."""
 
     def __init__(self, with_bytes: bool) -> None:
         self._with_bytes = with_bytes
@@ -109,7 +109,7 @@ class TextReport:
         if kinds[Kind.LONG]:
             texts.append(f"too long {kinds[Kind.LONG]}")
         if tally.lost:
-            texts.append(f"bytes that the capture lacks {tally.lost:,}")
+            texts.append(f"bytes missing from the capture {tally.lost:,}")
         if tally.late:
             texts.append(f"bytes too late {tally.late:,}")
         if reading.repeated:
@@ -118,7 +118,7 @@ class TextReport:
         if cut:
             texts.append(f"packets cut {cut} (snapshot length {longest_cut})")
         if reading.dropped:
-            texts.append(f"packets that the recorder dropped {reading.dropped}")
+            texts.append(f"packets dropped by the recorder {reading.dropped}")
         if reading.others:
             names = ", ".join(f"{printable(name)} {count}" for name, count in reading.others.most_common())
             texts.append(f"packets without TCP {reading.others.total()} ({names})")
@@ -141,7 +141,7 @@ class TextReport:
         return "  ".join([*parts, self._style(printable(field), **colour)]).rstrip()
 
     def _padded(self, text: str, width: int, colour: dict[str, Any]) -> str:
-        """In colour, but not the spaces after it."""
+        """Return text in colour, except for trailing spaces."""
         return self._style(text, **colour) + " " * (width - len(text))
 
     def _style(self, text: str, **colour: Any) -> str:

@@ -1,4 +1,4 @@
-"""Sessions as sequence diagrams: one SVG file that needs no other, in black on white, fit for paper."""
+"""Sequence diagrams of sessions: one self-contained SVG file, black on white, fit for printing."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from wireproto.inspection.sessions import Entry, Kind
 from wireproto.inspection.timeline import address, summary, title
 
 _HEAD, _TAIL = 150, 50
-"""Rows of a longer session that are drawn of its start, and of its end."""
+"""Rows drawn from the start and from the end of a longer session."""
 _MAX_SESSIONS: Final = 32
 
 _WIDTH, _LEFT, _RIGHT = 820, 170, 700
@@ -39,7 +39,7 @@ class _Row(NamedTuple):
     sender: int
     time: float
     is_frame: bool
-    """Whether it is a frame from one rank to the other, in whole or in part."""
+    """Whether this is a frame, or part of one, from one rank to the other."""
     name: str
     size: str
     detail: str
@@ -64,7 +64,7 @@ class _Session:
 
 
 class SequenceDiagram:
-    """Collects entries, as many as fit on a picture, and draws them."""
+    """Collects as many entries as fit in a picture, and draws them."""
 
     def __init__(self) -> None:
         self._sessions: dict[int, _Session] = {}
@@ -85,7 +85,7 @@ class SequenceDiagram:
             session.add(_Row(entry.kind, entry.sender, entry.time, is_frame, name, size, detail))
 
     def svg(self) -> str:
-        """The picture: the sessions one below the other."""
+        """Return the picture: the sessions one below the other."""
         parts: list[str] = []
         top = 20
         for session in self._sessions.values():

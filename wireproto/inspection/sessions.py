@@ -1,10 +1,11 @@
-"""Sessions as a third party sees them: link frames of both directions in, entries of a timeline out."""
+"""Sessions seen by a third party: link frames of both directions in, timeline entries out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from wireproto.codec.frame import decode_frame
 from wireproto.codec.link import HEADER
@@ -33,67 +34,66 @@ from wireproto.messages import (
 from wireproto.session.seal import OVERHEAD, Seal
 
 _TRIES: Final = 8
-"""Boxes of a session without a beginning that are tried with every key."""
+"""Boxes tried with every key, if the beginning of a session was not captured."""
 _AGAINST: Final = (Direction.RANK_1_TO_0, Direction.RANK_0_TO_1)
-"""By rank: the direction of the messages that it only receives."""
+"""The direction of the messages that a rank only receives, by rank."""
 
 
 class Kind(Enum):
-    """What an entry is about."""
+    """The subject of an entry."""
 
     OPENED = "opened"
-    """A connection is there, between `ends`."""
+    """A connection between `ends` was found."""
     MESSAGE = "message"
     """A frame that decodes."""
     SEALED = "sealed"
-    """A box that stays closed, because its key is missing."""
+    """A box that cannot be opened, because its key is missing."""
     LONG = "long"
-    """A frame that is too long to be kept."""
+    """A frame too long to be kept."""
     BROKEN = "broken"
-    """Bytes that break the protocol; `error` says how."""
+    """Bytes that break the protocol, with the `error`."""
     LOST = "lost"
-    """A frame that the capture does not have in whole, or a gap; `lost` says how many bytes are missing."""
+    """An incompletely captured frame, or a gap; `lost` bytes are missing."""
     SKIPPED = "skipped"
-    """Bytes that were passed over in search of the next frame."""
+    """Bytes skipped in search of the next frame."""
     LATE = "late"
-    """Bytes that came out of order, after their place in the stream had been given up as lost."""
+    """Bytes captured out of order, after they had been counted as lost."""
     CLOSED = "closed"
-    """The sender's stream has ended; `note` says how."""
+    """The end of the sender's stream, with the reason in `note`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the timeline.
 
-    The sizes of a sender's entries add up to its stream, but for those of `LATE`.
+    The sizes of a sender's entries, except for `LATE`, add up to its stream.
     """
 
     kind: Kind
     time: float
-    """Seconds since 1970, or from 0 where the source has no clock."""
+    """Seconds since 1970, or since the start if the source has no clock."""
     connection: int
-    """Its number in the capture, from 1."""
+    """The connection's number in the capture, from 1."""
     sender: int | None = None
-    """The rank that sent it, 0 or 1: each rank but 0 is a rank 1 to rank 0. None for an entry of both."""
+    """The sender: 0, or 1 for any other rank. None for an entry of both."""
     offset: int = 0
-    """In the sender's byte stream; negative for bytes before the first one seen."""
+    """Offset in the sender's byte stream; negative for bytes before the first one seen."""
     size: int = 0
-    """Bytes of the stream that this is about; of a link frame, with its length. 0 for a broken length: the search for
-    the next frame starts there, and its bytes are in the `SKIPPED` entry."""
+    """Bytes of the stream, including the length of a link frame. 0 for a broken length: the search for the next frame
+    starts there, and its bytes are in the `SKIPPED` entry."""
     lost: int = 0
-    """How many of them the capture lacks."""
+    """Bytes missing from the capture."""
     wire: bytes = b""
-    """Those bytes, as far as they were captured and are kept."""
+    """The bytes that were captured and kept."""
     frame: bytes | None = None
-    """The cluster frame in it; empty if its box does not open, None if there is none, or no key."""
+    """The cluster frame; empty if its box does not open, None if there is none or its key is missing."""
     sealed: bool = False
-    """Whether it came in a box."""
+    """Whether the frame was in a box."""
     message: Message | None = None
     tensor: bytes | None = None
-    """The plaintext of the tensor box in the message, if its key is there."""
+    """The plaintext of the tensor box in the message, if its key is known."""
     error: WireError | None = None
     ends: tuple[Endpoint, Endpoint] | None = None
-    """Of the connection, rank 0's first."""
+    """The endpoints of the connection, rank 0's first."""
     note: str = ""
 
     @property
@@ -103,19 +103,19 @@ class Entry:
 
 
 class Session:
-    """One connection's frames, read as both ranks read them. [SESSION-*]
+    """The frames of one connection, read as both ranks read them. [SESSION-*]
 
-    No byte says the revision. A session counts as sealed once one of its boxes has opened, and as unsealed once a frame
-    after the handshake can be read or is too short for a box; before that, such frames stay closed. Unsealed frames may
-    have the types of revision 2, too: a capture whose boxes were opened has them.
+    The revision is not on the wire. A session counts as sealed once one of its boxes has opened, and as unsealed once a
+    frame after the handshake decodes or is too short for a box. Until then such frames are reported as unopened.
+    Unsealed frames may have the types of revision 2, because a decrypted capture has them.
     """
 
     def __init__(self, number: int, keys: KeyLog | None, initiator: int | None, whole: bool) -> None:
         self.number = number
         self._keys = keys
-        self._initiator = initiator  # the side that is rank 0, of 0 and 1; None while that is unknown
+        self._initiator = initiator  # the side, 0 or 1, that is rank 0; None if unknown
         self._first: int | None = None  # the side that spoke first
-        self._whole = whole  # nothing is missing, and nothing out of order, so far
+        self._whole = whole  # nothing was missing or out of order so far
         self._nonce: bytes | None = None
         self._seal: Seal | None = None
         self._sealed: bool | None = None
@@ -124,7 +124,7 @@ class Session:
         self._agreed: set[str] = set()
 
     def entry(self, side: int, time: float, found: Found) -> Entry:
-        """Return the entry of something found in the stream of a side."""
+        """Return the entry of a finding in the stream of a side."""
         about = partial(Entry, time=time, connection=self.number, offset=found.offset)
         if isinstance(found, Frame) and found.length == len(found.body):
             return self._entry(about, side, found)
@@ -141,16 +141,16 @@ class Session:
                 return about(kind=Kind.SKIPPED, size=size, wire=data)
 
     def late(self, side: int, late: Late) -> Entry:
-        """Return the entry of bytes that came too late."""
+        """Return the entry of bytes captured too late."""
         about = partial(Entry, kind=Kind.LATE, time=late.time, connection=self.number, sender=self.rank(side))
         return about(offset=late.offset, size=len(late.data), wire=late.data[:KEPT])
 
     def lack(self) -> None:
-        """Take note that frames are missing, or come in an order in which they were not sent."""
+        """Record that frames are missing or out of order."""
         self._whole = False
 
     def rank(self, side: int) -> int:
-        """Return the rank of a side; until the frames tell, the side that speaks first counts as rank 0."""
+        """Return the rank of a side. Until the frames show it, the first sender counts as rank 0."""
         if self._first is None:
             self._first = side
         return int(side != (self._first if self._initiator is None else self._initiator))
@@ -176,18 +176,18 @@ class Session:
             return about(kind=Kind.BROKEN, sender=self.rank(side), message=message, error=error)
         rank = self.rank(side)
         belongs = SPEC_BY_CLASS[type(message)].direction is not _AGAINST[rank]
-        note = "" if belongs else "unexpected from this rank, and ignored"
+        note = "" if belongs else "unexpected from this rank; ignored"
         return about(kind=Kind.MESSAGE, sender=rank, message=message, tensor=tensor, note=note)
 
     def _opened(self, found: Frame) -> tuple[bytes | None, bool]:
-        """Return the cluster frame of a link frame, None if it stays closed, and whether it is sealed.
+        """Return the cluster frame of a link frame, None if it cannot be opened, and whether it is sealed.
 
         Raises `WireError` if its box does not open.
         """
         body = found.body
         if self._sealed is None:
             if self._whole and not found.offset:
-                return body, False  # of the handshake, or it should be
+                return body, False  # a handshake frame, or something in its place
             message = _readable(body)
             if message is not None:
                 if not isinstance(message, HandshakeHello | HandshakeAck):
@@ -215,7 +215,7 @@ class Session:
         return self._seal
 
     def _learn(self, side: int, message: Message) -> None:
-        """Keep what a message says of the session."""
+        """Update the state of the session from a message."""
         direction = SPEC_BY_CLASS[type(message)].direction
         if self._initiator is None and direction is not Direction.BOTH:
             self._initiator = side if direction is Direction.RANK_0_TO_1 else 1 - side
@@ -226,11 +226,11 @@ class Session:
                 self._offered.update(names)
             case JacclBootstrapPayload(extensions=names):
                 if self._whole and not self._offered.issuperset(names):
-                    raise StateError("extension-not-offered", "an extension is named that was not offered", offset=0)
+                    raise StateError("extension-not-offered", "extension not offered", offset=0)
                 self._agreed = self._offered.intersection(names, EXTENSIONS)
 
     def _tensor(self, message: Message) -> bytes | None:
-        """Return the plaintext of the message's tensor box; None if it has none, or no key. Raises `WireError`."""
+        """Return the plaintext of the message's tensor box, None without a box or key. Raises `WireError`."""
         match message:
             case InferenceStep(box=box) | InferenceToken(box=box):
                 pass
@@ -250,18 +250,18 @@ class Session:
 
 
 def carries_token(message: Message | None) -> bool:
-    """Whether the message's tensor box holds a token, not an activation."""
+    """Return whether the message's tensor box holds a token rather than an activation."""
     return isinstance(message, InferenceToken | PPTokenPayload)
 
 
 def hidden_dim(activation: bytes) -> int:
-    """Return the hiddenDim that fits an activation's size; no message has it."""
+    """Return the hiddenDim computed from an activation's size; it is not on the wire."""
     seq_len = int.from_bytes(activation[:4], "little", signed=True)
     return (len(activation) - 4) // (2 * seq_len) if seq_len > 0 else 0
 
 
 def _readable(body: bytes) -> Message | None:
-    """Return the message of an unsealed frame; None if its bytes may be a box."""
+    """Return the message of an unsealed frame, or None if its bytes may be a box."""
     spec = SPEC_BY_TYPE.get(body[0])
     if spec is None or spec.kind not in (PayloadKind.JSON, PayloadKind.EMPTY):
         return None

@@ -5,25 +5,25 @@ from typing import Any, BinaryIO, Final
 
 _CHUNK: Final = 256 * 1024
 _HEAD: Final = 6
-"""Bytes that tell a compression."""
+"""Bytes needed to recognise a compression."""
 
 
 class Source:
-    """Reads a file from its start to its end, once; so a pipe will do. `progress` gets the size of each raw read.
+    """Reads a file or pipe once, from start to end. `progress` gets the size of each raw read.
 
-    A compressed file (gzip, bzip2, xz, zstd) is known by its first bytes, whatever its name. Where the data do not
-    decompress, the file ends, and `fault` says why.
+    A compressed file (gzip, bzip2, xz, zstd) is recognised by its first bytes. Data that cannot be decompressed end the
+    file, and `fault` has the reason.
     """
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], object] = lambda size: None) -> None:
         self.offset = 0
-        """Bytes taken so far; after decompression."""
+        """Decompressed bytes taken so far."""
         self.compression: str | None = None
         """The name of the compression."""
         self.fault: str | None = None
-        """Why the compressed data ended early."""
+        """The reason if the compressed data ended early."""
         self.is_live = not file.seekable()
-        """Whether more bytes may come later."""
+        """Whether more bytes may follow."""
         self._file = _Replayed(file, progress)
         self._read: Callable[[int], bytes] = self._file.read
         self._buffer = b""
@@ -49,7 +49,7 @@ class Source:
         return data
 
     def take_some(self) -> bytes:
-        """Return the next bytes, as many as are there; none at the end."""
+        """Return the next available bytes; none at the end."""
         if self._at >= len(self._buffer):
             self._fill(1)
         data = self._buffer[self._at :]
@@ -58,7 +58,7 @@ class Source:
         return data
 
     def skip(self, size: int) -> int:
-        """Pass over `size` bytes without holding them; return how many there were."""
+        """Skip `size` bytes without keeping them; return how many there were."""
         left = size
         while left and (data := self.take(min(left, _CHUNK))):
             left -= len(data)
@@ -82,7 +82,7 @@ class Source:
             return self._read(_CHUNK)
         except EOFError:
             self.fault = f"the {self.compression} data end early"
-        except Exception as error:  # each library has its own classes, and some raise OSError
+        except Exception as error:  # each library has its own classes; some raise OSError
             self.fault = f"the {self.compression} data are damaged: {error}"
         return b""
 
@@ -95,7 +95,7 @@ class Source:
 
 
 class _Replayed:
-    """A file whose first bytes have been looked at."""
+    """A file with its first bytes read ahead."""
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], object]) -> None:
         self._file = file

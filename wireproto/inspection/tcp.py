@@ -1,14 +1,16 @@
-"""TCP byte streams out of segments: one `Stream` a direction, in order, with the bytes counted that are missing."""
+"""TCP byte streams from segments: one `Stream` per direction, in order, with missing bytes counted."""
 
 import heapq
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 MAX_EARLY: Final = 256 * 1024
-"""Bytes that may wait for earlier ones; beyond it, those count as lost."""
+"""Bytes that may wait for earlier ones; beyond this, the earlier ones count as lost."""
 MAX_WINDOW: Final = 1 << 30
-"""Bytes that a receiver can have open; an acknowledgement further ahead is not believed. RFC 7323."""
+"""The largest receive window. An acknowledgement further ahead is ignored. RFC 7323."""
 _MAX_GAPS: Final = 256
 
 
@@ -20,7 +22,7 @@ class Endpoint(NamedTuple):
     port: int
 
 
-class Segment(NamedTuple):
+class Segment(msgspec.Struct, frozen=True, gc=False):
     """One TCP segment."""
 
     time: float
@@ -31,68 +33,70 @@ class Segment(NamedTuple):
     acknowledged: int
     flags: int
     data: bytes
-    """As far as it was captured."""
+    """The captured part."""
     cut: int = 0
-    """Bytes of the segment after these that the capture lacks."""
+    """Bytes of the segment after `data` that are missing from the capture."""
 
     @property
     def first(self) -> int:
-        """The sequence number of its first byte of data."""
+        """Return the sequence number of the first byte of data."""
         return (self.sequence + bool(self.flags & SYN)) & 0xFFFF_FFFF
 
 
-class Piece(NamedTuple):
-    """The next bytes of a stream, or how many of them the capture lacks."""
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """The next bytes of a stream, or the number of missing ones."""
 
     time: float
     data: bytes
     lost: int = 0
 
 
-class Late(NamedTuple):
-    """Bytes that came after their place in the stream had been given up."""
+class Late(msgspec.Struct, frozen=True, gc=False):
+    """Bytes that arrived after they had been counted as lost."""
 
     time: float
     offset: int
-    """In the stream; negative before the first byte seen."""
+    """Offset in the stream; negative before the first byte seen."""
     data: bytes
 
 
 class Stream:
     """One direction of a TCP connection: segments in, pieces in order out.
 
-    Leaves out repeated bytes. Missing bytes count as lost when the segment that had them was cut, when bytes after them
-    are there and they were acknowledged or too many wait, and at the end.
+    Repeated bytes are left out. Missing bytes count as lost if their segment was cut, at the end, or when later bytes
+    are there and either the missing ones were acknowledged or too many bytes wait.
     """
 
     def __init__(self) -> None:
         self.from_start = False
         """Whether the stream is seen from its first byte."""
         self.offset = 0
-        """Bytes passed on, or lost, since the first one seen."""
+        """Bytes passed on or lost since the first one seen."""
         self.repeated = 0
-        """Bytes that came again."""
+        """Repeated bytes."""
         self._base: int | None = None  # the sequence number of the byte at offset 0
         self._end: int | None = None  # the offset after the last byte
-        self._unseen: tuple[int, int] | None = None  # the lowest and highest number acknowledged while none was seen
+        self._unseen: tuple[int, int] | None = (
+            None  # the lowest and highest acknowledged number before a segment was seen
+        )
         self._acknowledged = 0  # up to this offset
-        self._cut = 0  # up to this offset, segments have come, though not all of their bytes
+        self._cut = 0  # segments up to this offset were seen, but not all of their bytes
         self._early: list[tuple[int, float, bytes, int]] = []  # by offset, a heap; the last number is `cut`
         self._early_size = 0
-        self._gaps: list[tuple[int, int]] = []  # offsets that were given up
+        self._gaps: list[tuple[int, int]] = []  # offsets counted as lost
 
     @property
     def is_known(self) -> bool:
-        """Whether any segment has said where the stream is."""
+        """Whether the position of the stream is known from a segment."""
         return self._base is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether its last byte was passed on."""
+        """Whether the last byte of the stream was passed on."""
         return self._end is not None and self.offset >= self._end
 
     def start(self, number: int, *, from_start: bool) -> None:
-        """Say the sequence number of the first byte, before any was taken."""
+        """Set the sequence number of the first byte, before any is taken."""
         if self._base is None:
             self._base = number & 0xFFFF_FFFF
             self.from_start = from_start
@@ -100,16 +104,32 @@ class Stream:
                 self._gaps.append((-MAX_WINDOW, 0))
 
     def place(self, number: int) -> int:
-        """Return the offset in the stream of a sequence number, which has 32 bits and wraps around."""
+        """Return the stream offset of a sequence number, which wraps around at 2^32."""
         ahead = (number - (self._base or 0) - self.offset) & 0xFFFF_FFFF
         return self.offset + ahead - (0x1_0000_0000 if ahead >= 0x8000_0000 else 0)
 
     def has(self, number: int) -> bool:
-        """Whether no bytes before a sequence number are waited for; a number out of any window is not believed."""
+        """Return whether no bytes before a sequence number are missing; ignore a number outside every window."""
         offset = self.place(number)
         ahead = offset - self.offset
-        # The end of a stream takes a number like a byte.
+        # The end of a stream takes up one sequence number.
         return ahead <= 1 or offset <= self._acknowledged or ahead > MAX_WINDOW
+
+    def append(self, segment: Segment) -> bool:
+        """Take a segment that holds just the next bytes of the stream, as most do. Return False for any other."""
+        size = len(segment.data)
+        if (
+            segment.flags | PSH != ACK | PSH
+            or not size
+            or segment.cut
+            or self._early
+            or self._end is not None
+            or self._base is None
+            or (segment.sequence - self._base - self.offset) & 0xFFFF_FFFF
+        ):
+            return False
+        self.offset += size
+        return True
 
     def take(self, segment: Segment) -> Sequence[Piece | Late]:
         """Return the pieces that this segment of the stream completes."""
@@ -133,7 +153,7 @@ class Stream:
         return pieces
 
     def acknowledged(self, number: int, time: float) -> Sequence[Piece | Late]:
-        """Say that the receiver has all bytes before this sequence number: no more of them will be sent."""
+        """Record an acknowledgement: bytes before this sequence number will not be sent again."""
         if self._base is None:
             first, last = self._unseen or (number, number)
             if (number - first) & 0x8000_0000:
@@ -152,7 +172,7 @@ class Stream:
         return pieces
 
     def give_up(self, time: float) -> Sequence[Piece | Late]:
-        """Return what is left: nothing more comes."""
+        """Return the remaining pieces, at the end of the capture."""
         if self._base is None:
             if self._unseen is None:
                 return ()
@@ -164,7 +184,7 @@ class Stream:
             pieces += self._hole(time)
         end = self._end
         if end is None or end - self.offset > MAX_WINDOW:
-            # Where the end was not captured, its number is not a missing byte.
+            # If the end was not captured, its sequence number is not a missing byte.
             end = self._acknowledged if self._acknowledged > self.offset + 1 else self.offset
         if end > self.offset:
             pieces.append(self._lost(end, time))
@@ -189,7 +209,7 @@ class Stream:
             pieces.append(self._lost(min(self._cut, early[0][0]) if early else self._cut, time))
 
     def _known(self, offset: int, data: bytes, time: float) -> list[Late]:
-        """Tell bytes that came again from those that were given up."""
+        """Separate repeated bytes from late ones."""
         late, gaps = [], []
         for start, end in self._gaps:
             begin, stop = max(start, offset), min(end, offset + len(data))

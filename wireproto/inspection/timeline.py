@@ -1,4 +1,4 @@
-"""Entries as lines of text, and as JSON objects, with everything a terminal might obey escaped."""
+"""Entries as lines of text and as JSON objects, with terminal control characters escaped."""
 
 import json
 from ipaddress import ip_address
@@ -13,7 +13,7 @@ from wireproto.inspection.tcp import Endpoint
 from wireproto.messages import InferenceStep, InferenceToken, Message
 
 _LONGEST = 48
-"""Characters of a value that a line shows."""
+"""Characters of a value shown on a line."""
 
 
 def address(end: Endpoint) -> str:
@@ -23,7 +23,7 @@ def address(end: Endpoint) -> str:
 
 
 def title(entry: Entry) -> str:
-    """Return the name of an entry's message; where that is unknown, of what the entry is about."""
+    """Return the name of an entry's message or, if that is unknown, of its subject."""
     if entry.spec is not None:
         return entry.spec.msg_type.wire_name
     if entry.kind is Kind.LOST and entry.wire:
@@ -58,20 +58,22 @@ def _summary(entry: Entry) -> str:
         case Kind.LONG:
             return "too long to be kept"
         case Kind.LOST if entry.wire:
-            return f"the capture lacks {entry.lost:,} bytes of this frame, at byte {entry.offset} of the stream"
+            return (
+                f"{entry.lost:,} bytes of this frame are missing from the capture, at byte {entry.offset} of the stream"
+            )
         case Kind.LOST if entry.lost < entry.size:
-            return f"the capture lacks {entry.lost:,} of these bytes, and no frame was found in the rest"
+            return f"{entry.lost:,} of these bytes are missing from the capture, and the rest has no frame"
         case Kind.LOST:
-            return f"the capture lacks {entry.lost:,} bytes, at byte {entry.offset} of the stream"
+            return f"{entry.lost:,} bytes are missing from the capture, at byte {entry.offset} of the stream"
         case Kind.SKIPPED:
-            return f"no frame was found from byte {entry.offset} of the stream on"
+            return f"no frame was found after byte {entry.offset} of the stream"
         case Kind.LATE:
-            return f"came out of order, too late to be read; at byte {entry.offset} of the stream"
+            return f"captured out of order, too late to be read, at byte {entry.offset} of the stream"
     return ""
 
 
 def _place(entry: Entry) -> str:
-    """Return the name of the bytes from whose start the error's offset counts."""
+    """Return the name of the bytes in which the error's offset counts."""
     if entry.frame is None:
         return "stream"
     if entry.message is not None:

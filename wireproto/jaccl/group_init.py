@@ -141,7 +141,7 @@ def _ring(rank: int, size: int, own_left: bytes, own_right: bytes) -> Generator[
 def _gather_lists(
     name: str, rank: int, size: int, own: bytes, per_wire: int
 ) -> Generator[bytes, bytes, tuple[Destinations, ...]]:
-    """GATHER(4) of the count, then GATHER(32 × count) of the list."""
+    """Gather the count (4 bytes), then the list (32 × count bytes)."""
     count = len(own) // DESTINATION_SIZE
     counts = yield from _gather(I32.pack(count), rank, size)
     for peer, data in enumerate(counts):
@@ -184,18 +184,18 @@ def _decode_list(name: str, rank: int, data: bytes, per_wire: int) -> Iterator[D
 
 
 def _is_own_place(rank: int, entry: int, per_wire: int) -> bool:
-    """A mesh list has one entry per rank for each connection, the own rank included. A ring list has only peers."""
+    """Return whether an entry is the rank's own: a mesh list has one per connection, a ring list has only peers."""
     return per_wire > 1 and entry % per_wire == rank
 
 
 def _check_own_entry(destination: Destination, expected: bool, path: str, offset: int | None) -> None:
     if (destination.local_id == OWN_ID) is not expected:
-        detail = f"expected {'the own entry' if expected else 'the entry of a peer'}, not {destination.local_id}"
+        detail = f"expected {'-1, its own entry' if expected else 'the entry of a peer'}, not {destination.local_id}"
         raise MalformedError("jaccl-own-entry", detail, offset=offset, path=f"{path}.local_id")
 
 
 def _barrier(rank: int, size: int) -> Generator[bytes, bytes, None]:
-    """GATHER(4) of zero, twice."""
+    """Gather four zero bytes, twice."""
     for _ in range(2):
         for peer, data in enumerate((yield from _gather(bytes(4), rank, size))):
             _check_barrier(peer, data, peer * 4)
@@ -208,7 +208,7 @@ def _check_barrier(rank: int, data: bytes, offset: int | None) -> None:
 
 
 def _gather(own: bytes, rank: int, size: int) -> Generator[bytes, bytes, list[bytes]]:
-    """One gather. Returns the contributions by rank."""
+    """Make one gather; return the contributions by rank."""
     result = bytes(byte_view((yield own)))
     length = len(own)
     if len(result) != size * length:

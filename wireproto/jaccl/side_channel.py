@@ -36,7 +36,7 @@ class Worker:
         if type(rank) is not int:
             raise TypeError(f"rank must be an int, not {type(rank).__name__}")
         if not 1 <= rank < size:
-            raise ValueError(f"rank {rank} is no worker among {size} ranks")
+            raise ValueError(f"rank {rank} is not a worker: use 1 to {size - 1}")
         self.rank = rank
         self.size = size
         self._own: bytes | None = None  # while a gather is under way
@@ -226,7 +226,7 @@ class Connection:
         self._take(I32.size)
 
     def _check_gather(self) -> None:
-        """Allow no more than one contribution: bytes after it would answer a result that was not sent yet."""
+        """Refuse more than one contribution: the next one depends on a result that was not sent yet."""
         own = self._root._own
         if own is not None and self._ended:
             self._fail(TruncatedError("truncated", f"rank {self.rank} has left", offset=self._passed))

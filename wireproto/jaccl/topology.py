@@ -116,7 +116,7 @@ def _matrix(verdict: DeviceVerdict) -> DeviceMatrix:
 
 
 def _matrix_verdict(document: "_Document") -> DeviceVerdict:
-    for find in (_shape_faults, _entry_faults, _link_faults):  # each relies on what the previous one has checked
+    for find in (_shape_faults, _entry_faults, _link_faults):  # each relies on the checks of the previous one
         if faults := find(document):
             return DeviceVerdict(None, False, False, tuple(faults))
     rows = cast("Sequence[Sequence[DeviceEntry | list[str]]]", document.value)
@@ -127,7 +127,7 @@ def _matrix_verdict(document: "_Document") -> DeviceVerdict:
         return DeviceVerdict(matrix, no_mesh is None, no_ring is None, ())
     path, reason = no_ring
     detail = (
-        f"no mesh, since {no_mesh}, and no ring, since {reason}: name devices for all pairs of at most {MAX_MESH} "
+        f"not a mesh: {no_mesh}; not a ring: {reason}; name devices for all pairs of at most {MAX_MESH} "
         f"ranks, or the same number, at most {MAX_WIRES}, for all neighbours"
     )
     return DeviceVerdict(None, False, False, (document.fault("topology-incomplete", path, detail),))
@@ -137,7 +137,7 @@ def _no_mesh(counts: list[list[int]]) -> str | None:
     """Return why these numbers of devices make no mesh, or None if they make one."""
     size = len(counts)
     if size > MAX_MESH:
-        return f"it has at most {MAX_MESH} ranks, not {size}"
+        return f"a mesh has at most {MAX_MESH} ranks, not {size}"
     return next((f"[{r}][{c}] is null" for r in range(size) for c in range(size) if r != c and not counts[r][c]), None)
 
 
@@ -208,7 +208,7 @@ def _device_faults(document: "_Document", path: str, entry: object, places: dict
         if not isinstance(name, str):
             yield document.fault("topology-entry", place, f"expected a device name such as rdma_en5, not {_kind(name)}")
         elif not _NAME.fullmatch(name):
-            detail = f"{_short(name)} is no device name: use one that `ibv_devices` lists, such as rdma_en5"
+            detail = f"{_short(name)} is not a device name: use one that `ibv_devices` lists, such as rdma_en5"
             yield document.fault("topology-name", place, detail)
         elif (first := places.setdefault(name, place)) != place:
             detail = f"{name} is already at {first}, and a port connects to one rank: name another device"
@@ -268,7 +268,7 @@ def _rank_entry(document: "_Document", rank: int, value: object) -> RankEntry:
             document.fail("field-type", f"{path}.{key}", f"expected {words}, not {_kind(value[key])}")
     entry = RankEntry(value["interface"], value["ip"], value["rank"])
     if not _NAME.fullmatch(entry.interface):
-        document.fail("topology-name", f"{path}.interface", f"{_short(entry.interface)} is no interface name")
+        document.fail("topology-name", f"{path}.interface", f"{_short(entry.interface)} is not an interface name")
     if not _is_host(entry.ip):
         document.fail("topology-address", f"{path}.ip", f"{_short(entry.ip)} is not the IPv4 address of a host")
     if entry.rank != rank:
@@ -324,16 +324,16 @@ def _address(document: "_Document", path: str, text: object) -> tuple[str, int]:
 
 
 class _Document(NamedTuple):
-    """JSON as Python values, with arrays as tuples, and the offset in the file of each value, by its path."""
+    """JSON as Python values, with arrays as tuples, and the file offset of each value by its path."""
 
     value: object
     offsets: Mapping[str, int]
 
     @classmethod
     def read(cls, data: bytes) -> "_Document":
-        """Read a whole file: values as deep as four levels, the deepest that any of these files has.
+        """Read a whole file, with values up to four levels deep: no valid file has more.
 
-        JACCL skips a byte-order mark, so this does too. The first byte tells that a file is no array, whatever follows.
+        JACCL skips a byte-order mark, so this does too. A file that does not start with an array is rejected at once.
         """
         start = len(_BOM) if data.startswith(_BOM) else 0
         first = _NO_ARRAY.match(data, start)
@@ -349,7 +349,7 @@ class _Document(NamedTuple):
         return cls(value, offsets)
 
     def array(self, path: str, value: object) -> Sequence[object]:
-        """Return the value at `path` if it is an array; else fail."""
+        """Return the value at `path` if it is an array; fail otherwise."""
         if not isinstance(value, tuple | list):
             self.fail("topology-not-array", path, f"expected an array, not {_kind(value)}")
         return value
@@ -363,7 +363,7 @@ class _Document(NamedTuple):
 
 @dataclass(frozen=True)
 class _Other:
-    """A value that none of these files contains."""
+    """A value that no valid file contains."""
 
     kind: str
 
@@ -381,7 +381,7 @@ _NO_ARRAY: Final = re.compile(rb"[ \t\r\n]*([{\"tfn0-9-])")
 
 
 def _value(scanner: Scanner, path: str, level: int, offsets: dict[str, int]) -> object:
-    """Return the value at the cursor, which is at `path`, `level` deep."""
+    """Return the value at the cursor. Its place is `path`, `level` deep."""
     kind = scanner.kind()
     offsets[path] = scanner.pos
     if kind == "a string":
@@ -409,7 +409,7 @@ def _value(scanner: Scanner, path: str, level: int, offsets: dict[str, int]) -> 
 
 
 def _kind(value: object) -> str:
-    """Return what a value is in JSON, or the name of its Python type."""
+    """Return the JSON kind of a value, or the name of its Python type."""
     match value:
         case _Other():
             return value.kind

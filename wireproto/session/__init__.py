@@ -207,14 +207,14 @@ class Session:
         self._decodable: frozenset[str] = frozenset()
         self._peer_key = b""
         self._link = LinkDecoder(MAX_HANDSHAKE_LENGTH)
-        self._frames: Iterator[Frame] | None = None  # of bytes that the link decoder has; None once exhausted
-        self._waiting: deque[bytes] = deque()  # later bytes
+        self._frames: Iterator[Frame] | None = None  # in the link decoder; None once exhausted
+        self._waiting: deque[bytes] = deque()  # bytes after those
         self._lent: memoryview | None = None
         self._spare = memoryview(b"")  # lent while the link decoder cannot take bytes
         self._stream_ended = False
         self._ended_here = False  # by sessionEnd
-        self._closed_is_due = False  # the event of an orderly end
-        self._plaintext: Frame | None = None  # of the box that has just confirmed the peer
+        self._closed_is_due = False  # the event of an orderly end was not returned yet
+        self._plaintext: Frame | None = None  # of the box that confirmed the peer
         self._initiator: Initiator | None = None
         self._seal: Seal | None = None
         self._warned = False
@@ -358,12 +358,12 @@ class Session:
         cannot be encoded or is too long, and once the key has reached its limit.
         """
         if type(message) not in SPEC_BY_CLASS:
-            raise TypeError(f"{type(message).__name__} is no message")
+            raise TypeError(f"{type(message).__name__} is not a message")
         try:
             frame = encode_frame(message, self.revision, self._agreed)
             following = self._following(SENDS, SPEC_BY_CLASS[type(message)].msg_type)
             if self._seal is None:
-                raise StateError("session-state", "the session sends the messages of the handshake by itself")
+                raise StateError("session-state", "the session itself sends the handshake messages")
             if isinstance(message, PongPayload):
                 _check_named(message.extensions, self._supported)
             if isinstance(message, JacclBootstrapPayload):
@@ -378,7 +378,7 @@ class Session:
         self._agree(message)
         if following is State.CLOSED:
             self._ended_here = True
-            self._closed_is_due = self._stream_ended  # whose event was not yet taken
+            self._closed_is_due = self._stream_ended  # the event is still to be returned
             self._end(following)
 
     def data_to_send(self) -> list[memoryview]:
@@ -431,7 +431,7 @@ class Session:
         self._enter(BOX_OPENS.get(self._state, self._state))
         return plaintext
 
-    # -- within --------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
 
     def _end_of_stream(self) -> Closed | None:
         if not self._stream_ended:
@@ -445,8 +445,8 @@ class Session:
         config = self._config
         if self.role is Role.INITIATOR:
             if self._initiator is None:
-                raise HandshakeError("handshake-unexpected", "the peer has sent something before the hello")
-            initiator, self._initiator = self._initiator, None  # its private key opens the session to whoever has it
+                raise HandshakeError("handshake-unexpected", "the peer sent bytes before the hello")
+            initiator, self._initiator = self._initiator, None  # its private key could open the session
             secrets = initiator.finish(frame)
             self._enter(self._following(RECEIVES, ClusterMsgType.HANDSHAKE_ACK))
         else:
@@ -471,7 +471,7 @@ class Session:
         return None
 
     def _message(self, frame: Frame, seal: Seal | None) -> Event:
-        """Take a cluster frame, or the box of one if there is a seal. Benchmark row: "10,000 sealed frames"."""
+        """Process a cluster frame, or its box if there is a seal. Benchmark row: "10,000 sealed frames"."""
         plain = frame
         if seal is not None:
             try:
@@ -498,7 +498,7 @@ class Session:
         return MessageReceived(message)
 
     def _open(self, box: Frame, seal: Seal) -> memoryview:
-        """Return the plaintext of a long box, in a buffer that is reused: fresh memory costs more than opening it."""
+        """Return the plaintext of a long box, in a reused buffer: fresh memory costs more than opening the box."""
         size = len(box) - OVERHEAD
         if not size <= len(self._opened) <= 4 * size + _SHORT:
             self._opened = bytearray(size)
@@ -519,7 +519,7 @@ class Session:
         return (piece,)
 
     def _reusable(self, size: int) -> bytearray:
-        """Return the buffer of the last long frame if it is large enough and no view of it exists, else another."""
+        """Return the buffer of the last long frame if it fits and no view of it exists, else a new one."""
         try:
             self._sealed.append(0)
             self._sealed.pop()
@@ -536,17 +536,17 @@ class Session:
 
     def _check_stream(self) -> None:
         if self._stream_ended:
-            _refuse("session-state", "the stream has ended, no more bytes can come")
+            _refuse("session-state", "the stream has ended; no more bytes can follow")
 
     def _enter(self, state: State) -> None:
-        """Enter a state, and look up what is true in it once, not for each frame."""
+        """Enter a state, and look up its properties once instead of for each frame."""
         self._state = state
         self._is_open = state is not State.CLOSED and state is not State.FAILED
         self._receives = _RECEIVES[self._role].get(state, {})
-        self._confirms = BOX_OPENS.get(state)  # the state after a box that opens
+        self._confirms = BOX_OPENS.get(state)  # the state after a box opens
 
     def _end(self, state: State) -> None:
-        """Enter a final state, and let go of what came in and is not needed any more."""
+        """Enter a final state, and release everything that is no longer needed."""
         self._enter(state)
         self._frames = None
         self._waiting.clear()
@@ -562,14 +562,14 @@ class Session:
             self._offered |= self._supported.intersection(message.extensions)
         elif isinstance(message, JacclBootstrapPayload):
             self._agreed = self._offered.intersection(message.extensions)
-            # Rank 1 may have sent frames of an earlier agreement before it learned of this one. [EXT-IN-FLIGHT]
+            # Rank 1 may have sent frames under an earlier agreement before it received this one. [EXT-IN-FLIGHT]
             earlier = self._decodable if self.role is Role.INITIATOR else frozenset()
             self._decodable = earlier | self._agreed
 
     def _following(self, table: dict[Role, Table], msg_type: ClusterMsgType) -> State:
         following = table[self.role].get(self._state, {}).get(msg_type)
         if following is None:
-            detail = f"{msg_type.wire_name} does not belong to {self.role.value} when {self._state.value}"
+            detail = f"{self.role.value} cannot send {msg_type.wire_name} when {self._state.value}"
             raise StateError("session-state", detail)
         return following
 

@@ -12,7 +12,7 @@ import hmac
 import os
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - X25519 would load it in the first handshake
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - otherwise the first handshake loads it
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -158,11 +158,11 @@ _IntroductionT = TypeVar("_IntroductionT", HandshakeHello, HandshakeAck)
 
 
 def _encode(introduction: HandshakeHello | HandshakeAck) -> bytes:
-    """Return the cluster frame. Raise ValueError for a signature that no frame carries: the signer's fault."""
+    """Return the cluster frame. Raise ValueError for a signature that does not fit: the signer's fault."""
     try:
         return encode_frame(introduction)
     except WireError as error:
-        raise ValueError(f"the signer returned something else than a signature: {error}") from error
+        raise ValueError(f"the signer did not return a signature: {error}") from error
 
 
 def _decode(frame: bytes | memoryview, expected: type[_IntroductionT]) -> _IntroductionT:
@@ -178,17 +178,17 @@ def _decode(frame: bytes | memoryview, expected: type[_IntroductionT]) -> _Intro
 
 
 def _agree(own: _Ephemeral, pin: Pin, peer: HandshakeHello | HandshakeAck, commitment: bytes, salt: bytes) -> bytes:
-    """The checks from the pin on, and the session key."""
+    """Check the pin and everything after it; return the session key."""
     identity = peer.se_pub_key_raw
     if pin is None:
         raise HandshakeError("handshake-no-pin", "no identity key is pinned for this peer", path="sePubKeyRaw")
     if not isinstance(pin, TrustAnyKey) and not hmac.compare_digest(pin, identity):
-        detail = f"the peer's key is {fingerprint(identity)}, pinned is {fingerprint(pin)}"
+        detail = f"the peer's key is {fingerprint(identity)}, the pinned key is {fingerprint(pin)}"
         raise HandshakeError("handshake-wrong-pin", detail, path="sePubKeyRaw")
     try:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + identity)
     except ValueError as error:
-        raise HandshakeError("handshake-point", "the key is no point on P-256", path="sePubKeyRaw") from error
+        raise HandshakeError("handshake-point", "the key is not a point on P-256", path="sePubKeyRaw") from error
     try:
         key.verify(peer.se_signature, commitment, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:

@@ -26,10 +26,10 @@ MAX_BOXES: Final = 2**24
 takes 230 MiB at this limit. [SEAL-LIMIT]"""
 
 _DRAWN: Final = Struct("12s" * 256)
-"""Nonces that are drawn at a time: a system call for each takes as long as sealing a short frame."""
+"""Nonces drawn at a time: one system call each would take as long as sealing a short frame."""
 _FIRST: Final = 2**18
-"""So many nonces are remembered in a dictionary, which takes 90 bytes for each, 23 MiB together. Those that follow take
-13 bytes, and longer. Benchmark rows: "the same after 200,000", "after 1,000,000"."""
+"""Nonces kept in a dictionary: fast, but 90 bytes each, 23 MiB in all. Later ones take 13 bytes each, and more time.
+Benchmark rows: "the same after 200,000", "after 1,000,000"."""
 _MASK: Final = 0xFFFF
 """Selects one of 65,536 rows by a hash."""
 _SENT: Final = b"s"
@@ -42,8 +42,8 @@ Random = Callable[[int], bytes]
 
 
 _forks = 0
-"""How many forks lie between this process and the one that imported the module. Asking for the process's id instead,
-for each nonce, would take a third of the time of sealing a short frame."""
+"""The number of forks since the module was imported. Comparing process ids instead would cost a third of the time of
+sealing a short frame."""
 
 
 def _count_fork() -> None:  # pragma: no cover - only in the child
@@ -56,7 +56,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - otherwise nothing for
 
 
 def draw(random: Random, count: int) -> bytes:
-    """Return `count` bytes from `random`. Raise ValueError if it gives another number of them."""
+    """Return `count` bytes from `random`. Raise ValueError if it returns more or fewer."""
     drawn = random(count)
     if len(drawn) != count:
         raise ValueError(f"the random source returned {len(drawn)} bytes, not {count}")
@@ -75,12 +75,12 @@ class Seal:
         self._aead = AESGCM(key)
         self._encrypt, self._decrypt = self._aead.encrypt, self._aead.decrypt
         self._random = random
-        self._drawn: list[bytes] = []  # nonces to use, in reverse order
-        self._forks = _forks  # when they were drawn
-        self._first: dict[bytes, bytes] = {}  # nonces, each with its origin
-        self._room = min(_FIRST, MAX_BOXES)  # for so many
-        # The others in rows of records, which take less memory. The row is chosen by Python's hash of the nonce,
-        # whose key is random in each process: a peer cannot choose nonces that share a row.
+        self._drawn: list[bytes] = []  # unused nonces, in reverse order
+        self._forks = _forks  # the value of `_forks` when they were drawn
+        self._first: dict[bytes, bytes] = {}  # nonces with their origin
+        self._room = min(_FIRST, MAX_BOXES)  # capacity of `_first`
+        # The other nonces are in rows of records, which take less memory. Python's hash of the nonce selects the row.
+        # Its key is random in each process, so a peer cannot choose nonces that share a row.
         self._rows: list[bytes] = []
         self._row_room = MAX_BOXES - self._room
 
@@ -108,7 +108,7 @@ class Seal:
         first = self._first
         rows = self._rows
         if nonce in first or (rows and rows[hash(nonce) & _MASK].find(nonce) >= 0) or len(box) < OVERHEAD:
-            self._check(nonce, len(box))  # not `in`, which takes twice as long as `find`
+            self._check(nonce, len(box))  # `find`, because `in` takes twice as long
         try:
             plaintext = self._decrypt(nonce, box[NONCE:], None)
         except InvalidTag:
@@ -146,7 +146,7 @@ class Seal:
         return nonce
 
     def _check(self, nonce: bytes, size: int) -> None:
-        """Refuse a box before it is opened."""
+        """Raise the error of a box that must not be opened."""
         if size < OVERHEAD:
             raise TruncatedError("truncated", f"a box has at least {OVERHEAD} bytes", offset=size)
         if nonce in self._first:
@@ -154,7 +154,7 @@ class Seal:
         elif self._rows:
             row = self._rows[hash(nonce) & _MASK]
             at = row.find(nonce)
-            while at % _RECORD:  # across two records; or -1, which is not divisible either
+            while at % _RECORD:  # a match across two records, or -1
                 if at < 0:
                     return
                 at = row.find(nonce, at + 1)
@@ -168,6 +168,6 @@ class Seal:
     def _put_in_row(self, nonce: bytes, origin: bytes) -> None:
         self._row_room -= 1
         if self._row_room < 0:
-            raise SealError("seal-exhausted", f"the key has served for {MAX_BOXES} boxes: reconnect")
+            raise SealError("seal-exhausted", f"the key has reached its limit of {MAX_BOXES} boxes: reconnect")
         rows = self._rows = self._rows or [b""] * (_MASK + 1)
         rows[hash(nonce) & _MASK] += nonce + origin

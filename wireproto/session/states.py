@@ -1,7 +1,6 @@
 """The states of a session, as tables: what may be received and sent in each. [SESSION-STATE]
 
-The diagrams in spec/ are drawn from them. The handshake's messages apart, which message belongs to which side comes
-from the registry.
+The diagrams in spec/ are generated from them. The registry says which side sends what, except in the handshake.
 """
 
 from enum import Enum
@@ -20,14 +19,14 @@ class Role(Enum):
 
 
 class State(Enum):
-    """Where a session stands."""
+    """The state of a session."""
 
     IDLE = "idle"
     """Nothing has been sent or received."""
     HELLO_SENT = "hello sent"
     """The initiator waits for the ack."""
     ESTABLISHED = "established"
-    """The session key is known; the peer has not yet proved that it knows it, too."""
+    """The session key is known; the peer has not yet proved that it has it."""
     CONFIRMED = "confirmed"
     """A box from the peer has opened."""
     CLOSED = "closed"
@@ -42,7 +41,7 @@ _HANDSHAKE: Final = (ClusterMsgType.HANDSHAKE_HELLO, ClusterMsgType.HANDSHAKE_AC
 
 
 def _open(direction: Direction) -> Table:
-    """The open session: all types of a direction except the handshake's."""
+    """Return the table of the open session: all types of a direction except the handshake's."""
     types = [spec.msg_type for spec in REGISTRY if spec.direction in (direction, Direction.BOTH)]
     return {
         state: {

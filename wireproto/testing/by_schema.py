@@ -1,4 +1,4 @@
-"""Messages read and written by the schema: what `decode_frame` and `encode_frame` are compared with."""
+"""Messages decoded and encoded by the schema, as a reference for `decode_frame` and `encode_frame`."""
 
 from collections.abc import Collection
 from enum import Enum
@@ -29,7 +29,7 @@ def build_message(message: Message, revision: Revision = Revision.V2, extensions
 
 
 def _enum(kind: Any) -> type[Enum] | None:
-    """The enum that a field takes, with or without None; None if it takes another type."""
+    """Return the enum that a field takes, optional or not; None if it takes another type."""
     return next((each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, Enum)), None)
 
 
@@ -39,7 +39,7 @@ def _from_wire(value: Any, kind: Any) -> Any:
 
 
 def _to_wire(value: Any, kind: Any) -> Any:
-    """A field's value as its layout takes it; `_MISFIT`, which no layout takes, if its class is not the field's."""
+    """Return a field's value for its layout, or `_MISFIT`, which every layout refuses, if its class is wrong."""
     enum = _enum(kind)
     if enum is None or value is None:
         return _MISFIT if isinstance(value, list) else value

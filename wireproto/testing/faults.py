@@ -1,6 +1,6 @@
-"""Every way in which a part of a payload can be wrong, as lists: bad values of a field, bad strings, bad JSON.
+"""Lists of faults in a payload: bad values of a field, bad strings, bad JSON.
 
-`malformed` draws from them at random, `grid` takes each in turn.
+`malformed` draws from them at random; `grid` uses each.
 """
 
 import base64
@@ -16,7 +16,7 @@ WrongTexts = Callable[[Any, Any], list[bytes]]
 """Returns the bad JSON texts for a value and the type of its field."""
 
 WIDTHS: Final = (7, 8, 15, 16, 24, 31, 32, 48, 52, 53, 62, 63, 64, 65, 127, 128)
-"""Bits at which implementations round or wrap."""
+"""Widths at which implementations round or wrap."""
 
 # -- values of a field -------------------------------------------------------------------------------------------------
 
@@ -180,11 +180,11 @@ UTF_8_CLASSES: Final = (
     (b"\xed\x80\x80", b"\xed\x9f\xbf"), (b"\xee\x80\x80", b"\xef\xbf\xbf"), (b"\xf0\x90\x80\x80", b"\xf0\xbf\xbf\xbf"),
     (b"\xf1\x80\x80\x80", b"\xf3\xbf\xbf\xbf"), (b"\xf4\x80\x80\x80", b"\xf4\x8f\xbf\xbf"),
 )  # fmt: skip
-"""Unicode's table of well-formed sequences of more than one byte: the lowest and the highest byte at each place."""
+"""Unicode's table of well-formed multi-byte sequences: the lowest and highest byte at each position."""
 
 
 def _ill_formed() -> Iterator[bytes]:
-    """Sequences of each class that are wrong at one place, or cut there; bytes that begin none."""
+    """Sequences of each class with one wrong byte or cut short, and bytes that cannot start a sequence."""
     for lowest, highest in UTF_8_CLASSES:
         for at in range(1, len(lowest)):
             yield lowest[:at]
@@ -222,7 +222,7 @@ STRINGS: Final[dict[str, tuple[str, tuple[bytes, ...]]]] = {
     "half-surrogate-pair": ("json-surrogate", tuple(_lone_surrogates())),
     "not-utf-8": ("json-utf8", tuple(_ill_formed())),
 }  # fmt: skip
-"""Error code, and the inside of a string."""
+"""Error code and contents of a string."""
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
@@ -241,4 +241,4 @@ TRAILING: Final = (
     b"\x1a", b"\xef\xbb\xbf", b"\0" * 8, b'"',
 )  # fmt: skip
 DUPLICATES: Final = (b'{"a":1,"b":2,"a":3}', rb'{"a":1,"\u0061":3}', rb'{"":{"x":0,"x":0}}', b'[0,{"/":1,"\\/":1}]')
-"""Nested values with a key twice."""
+"""Nested values with a repeated key."""

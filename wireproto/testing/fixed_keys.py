@@ -20,7 +20,7 @@ from wireproto.messages import HandshakeAck, HandshakeHello
 from wireproto.session.handshake import KEY_INFO
 from wireproto.session.seal import Random
 
-_SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same bytes each time
+_SIGNATURE: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: deterministic
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Cluster frames along every dimension of the rules: each field at each bound, each fault at each place.
 
-`malformed` and `strategies` draw at random from the same declarations; this takes all of them, in a fixed order.
+`malformed` and `strategies` draw at random from the same declarations; this module yields all of them in a fixed order.
 
     for point in points(Revision.V2):
-        ...  # decode point.frame: it must fail with point.code, or be taken where that is None
+        ...  # decode point.frame: it must fail with point.code, or be accepted if that is None
 """
 
 import json
@@ -26,7 +26,7 @@ class Point(NamedTuple):
     kind: str
     """The dimension, such as `out-of-range`."""
     about: str
-    """Where on it."""
+    """The position on that dimension."""
     frame: bytes
     code: str | None = None
     """The error code that it must give; None if it is valid."""
@@ -46,7 +46,7 @@ _LENGTHS: Final = (
 )  # fmt: skip
 """Characters of a string."""
 _ESCAPED: Final = 300
-"""The longest value that is tried with every character escaped."""
+"""The longest value that is also encoded with every character escaped."""
 _NUMBERS: Final = (
     b"0", b"-0", b"-1", b"1.5", b"-1.5e+10", b"1E400", b"1e-400", b"0.0e-0", b"0e0", b"0E+0", b"-0.0", b"1e5", b"1E5",
     b"123456789012345678901234567890", b"9007199254740993", b"18446744073709551616", b"1" * 400,
@@ -103,7 +103,7 @@ def _of(spec: MessageSpec) -> Iterator[Point]:
 
 
 class _Payload:
-    """A JSON payload: a plain one, and what can be done to it."""
+    """A plain JSON payload, and its variations."""
 
     def __init__(self, spec: MessageSpec) -> None:
         self._head = bytes([spec.msg_type])
@@ -114,21 +114,21 @@ class _Payload:
         self._texts = [key for key, field in self._fields.items() if type(field.type) is inspect.StrType]
         self._turn = count(spec.msg_type.value)
         self._is_first = spec.msg_type.wire_name in ("sessionStop", "handshakeHello")
-        """Whether it gets every fault of a string at every place; the others get each in turn."""
+        """Whether it gets every string fault at every place; the others take turns."""
 
     def _frame(self, *members: tuple[str, bytes], first: bool = False) -> bytes:
-        """The plain frame with these members in place of its own, or added at its end or its start."""
+        """Return the plain frame with these members replaced, or added at its end or start."""
         named = dict(members)
         own = [(key, named.pop(key, text)) for key, text in self._members]
         added = [(key, text) for key, text in members if key in named]
         return self._head + join_members([*added, *own] if first else [*own, *added])
 
     def _fitting(self, kind: str, about: str, frame: bytes, code: str | None = None) -> Iterator[Point]:
-        """The point, where the frame is not too long for its type."""
+        """Yield the point, unless the frame is too long for its type."""
         if len(frame) <= min(self._limit, MAX_LINK_LENGTH):
             yield Point(kind, about, frame, code)
 
-    # -- what must be taken --------------------------------------------------------------------------------------------
+    # -- valid frames --------------------------------------------------------------------------------------------------
 
     def values(self) -> Iterator[Point]:
         for key, field in self._fields.items():
@@ -142,7 +142,7 @@ class _Payload:
                 yield Point("values", f"{key} is -0", self._frame((key, b"-0")))
 
     def keys(self) -> Iterator[Point]:
-        """Unknown ones, where and whatever they are; known ones escaped, in any order, again one level down."""
+        """Yield unknown keys of all kinds at all places, and known keys escaped, reordered, or again one level down."""
         plain = dict(self._members)
         for key, text in self._members:
             escaped = self._frame((key, text)).replace(
@@ -190,7 +190,7 @@ class _Payload:
         yield from self._fitting("texts", "all of them in an array", self._frame((_X, together)))
 
     def _characters(self) -> Iterator[str]:
-        """The ends of each class of UTF-8, a character for each lead byte, and for each plane."""
+        """Yield the bounds of each class of UTF-8, and a character for each lead byte and plane."""
         for lowest, highest in faults.UTF_8_CLASSES:
             yield from (lowest.decode(), highest.decode())
         if self._is_first:
@@ -211,7 +211,7 @@ class _Payload:
         yield Point("numbers", "all of them in an array", self._frame((_X, b"[" + b",".join(_NUMBERS) + b"]")))
 
     def structure(self) -> Iterator[Point]:
-        """Depths up to the limit, depths that fall again, many keys, many elements."""
+        """Yield depths up to the limit, depths that decrease again, many keys, many elements."""
         deepest = MAX_NESTING - 1
         for depth in (1, 2, 31, 32, 63, 64, 99, 100, 127, 128, 255, 256, deepest - 1, deepest):
             for opening, inner, closing in ((b"[", b"", b"]"), (b'{"":', b"0", b"}"), (b'[{"a":', b"[]", b"}]")):
@@ -268,7 +268,7 @@ class _Payload:
                     )
 
     def lengths(self) -> Iterator[Point]:
-        """Up to the type's limit, and over it."""
+        """Yield frames up to the type's limit, and over it."""
         if self._limit == MAX_LINK_LENGTH:
             return
         plain = self._frame()
@@ -284,7 +284,7 @@ class _Payload:
             text = filled[:-2] + b"a" * (size - len(filled)) + filled[-2:]
             yield Point(kind, f"{size} bytes, a long string", text, code)
 
-    # -- what must be refused ------------------------------------------------------------------------------------------
+    # -- invalid frames ------------------------------------------------------------------------------------------------
 
     def bad_values(self) -> Iterator[Point]:
         for key, field in self._fields.items():
@@ -310,7 +310,7 @@ class _Payload:
                                 )
 
     def _places(self, key: bool) -> Iterator[tuple[str, bytes]]:
-        """Where a string can be: forms of a frame with one `%s`, in quotes."""
+        """Return templates of a frame with one `%s`, in quotes, wherever a string can be."""
         forms = {
             "an unknown value": self._frame((_X, b'"%s"')),
             "an unknown value first": self._frame((_X, b'"%s"'), first=True),
@@ -346,7 +346,7 @@ class _Payload:
             yield Point("syntax", f"{_short(frame[1:])}", frame, "json-syntax")
 
     def duplicates(self) -> Iterator[Point]:
-        """Each key twice: next to each other, far apart, escaped, one level down and deeper."""
+        """Yield each key repeated: adjacent, far apart, escaped, one level down and deeper."""
         name, code = "key-twice", "json-duplicate-key"
         plain = self._frame()
         for key, text in self._members:
@@ -364,7 +364,7 @@ class _Payload:
             yield Point(name, f"{_short(text)}", self._frame((_X, text)), code)
 
     def unknown_duplicates(self) -> Iterator[Point]:
-        """An unknown key twice: with others between, and at any depth."""
+        """Yield an unknown key repeated, with others between and at any depth."""
         name, code = "unknown-key-twice", "json-duplicate-key"
         plain = self._frame()
         for other in ("", "x", "é", "uid2", "port2", "constructor"):
@@ -430,7 +430,7 @@ class _Payload:
         yield Point("byte-order-mark", "first", self._head + b"\xef\xbb\xbf" + plain[1:], "json-bom")
 
     def too_deep(self) -> Iterator[Point]:
-        """Over the limit: closed, or cut after the bracket that is one too many."""
+        """Yield nesting over the limit, closed or cut after the first excess bracket."""
         for levels in (MAX_NESTING, MAX_NESTING + 1, 600, 1000, 1024, 2000, 10_000):
             for opening, inner, closing in ((b"[", b"", b"]"), (b'{"":', b"0", b"}")):
                 nested = opening * levels + inner + closing * levels
@@ -446,7 +446,7 @@ class _Payload:
 
 
 def _plain(kind: inspect.Type) -> Any:
-    """A valid value that is none of the bounds."""
+    """Return a valid value that is not a bound."""
     match kind:
         case inspect.IntType(ge=low, le=high):
             return min(max(7, low or 0), high or 7)
@@ -463,12 +463,12 @@ def _plain(kind: inspect.Type) -> Any:
 
 
 def _more(kind: inspect.Type) -> list[Any]:
-    """Other values that a fault of base64 can stand in."""
+    """Return other values that a base64 fault can replace."""
     return [b"", b"\xfb\xff"] if isinstance(kind, inspect.BytesType) and not kind.min_length else []
 
 
 def _bounds(kind: inspect.Type) -> Iterator[Any]:
-    """Values at the bounds of the type, and at the widths and lengths where implementations round, wrap or cut."""
+    """Return values at the bounds of the type, and at widths and lengths where implementations round, wrap or cut."""
     yield from edge_values(kind)
     match kind:
         case inspect.IntType(ge=int(low), le=int(high)):
@@ -489,7 +489,7 @@ def _bounds(kind: inspect.Type) -> Iterator[Any]:
 
 
 def _escaped(text: bytes, form: bytes = b"\\u%04x") -> bytes:
-    """A JSON string without escapes, with every UTF-16 unit escaped."""
+    """Return a JSON string with every UTF-16 unit escaped."""
     units = json.loads(text).encode("utf-16-be")
     return b'"' + b"".join(form % int.from_bytes(units[at : at + 2]) for at in range(0, len(units), 2)) + b'"'
 

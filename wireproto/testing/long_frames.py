@@ -1,4 +1,4 @@
-"""Long frames, valid and not: with them a slow or greedy parser shows."""
+"""Long frames, valid and invalid, that expose slow or memory-hungry parsers."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,7 +7,7 @@ from wireproto.messages import ClusterMsgType
 
 
 def _prompt(members: bytes, uid: bytes = b"a") -> bytes:
-    """A promptTokens frame: its only limit is that of the link."""
+    """Return a promptTokens frame, whose only limit is that of the link."""
     return bytes([ClusterMsgType.PROMPT_TOKENS]) + b'{"uid":"' + uid + b'","tokens":[1],"maxTokens":1' + members + b"}"
 
 
@@ -93,4 +93,4 @@ KINDS: Final[dict[str, Callable[[int], bytes]]] = {
     "strings": _strings,
     "two-byte-characters": _two_bytes,
 }
-"""Each makes a frame of about so many bytes."""
+"""Functions that make a frame of about the given number of bytes."""

@@ -1,4 +1,4 @@
-"""Changes to a cluster frame, from a flipped bit to a member of its JSON twice. All choices come from a `Random`."""
+"""Mutations of a cluster frame, from a flipped bit to a repeated JSON member. All choices come from a `Random`."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from wireproto.testing.malformed import broken_frame
 Mutation = Callable[[Random, bytes], bytes]
 
 _MESSAGES: Final = [spec.payload for spec in REGISTRY for _ in range(3 if spec.kind is PayloadKind.JSON else 1)]
-"""Every class, those that have more to get wrong more often."""
+"""Every class, more often if it has more to get wrong."""
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ def append(random: Random, data: bytes) -> bytes:
 
 
 def interesting_number(random: Random, data: bytes) -> bytes:
-    """Bytes overwritten by a binary integer at the edge of its range."""
+    """Overwrite bytes with a binary integer at the edge of its range."""
     size = random.choice([1, 2, 4, 8])
     value = random.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**28, 2**28 + 1, 2**63, 2**64 - 1))
     at = _place(random, data)
@@ -108,7 +108,7 @@ BYTE_MUTATIONS: Final[tuple[Mutation, ...]] = (
 
 
 def mutate_bytes(random: Random, data: bytes) -> bytes:
-    """Any bytes, changed in one to three places."""
+    """Change any bytes in one to three places."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         data = random.choice(BYTE_MUTATIONS)(random, data)
     return data
@@ -149,7 +149,7 @@ def replace_value(random: Random, frame: bytes) -> bytes:
 
 
 def break_string(random: Random, frame: bytes) -> bytes:
-    """A fault, or half of one, inside a string."""
+    """Put a fault, or half of one, into a string."""
     return _substitute(random, frame, _IN_STRING, random.choice(STRING_FAULTS))
 
 
@@ -158,9 +158,9 @@ def break_base64(random: Random, frame: bytes) -> bytes:
     if fault == 0:  # stray bits in the padding
         letter = random.choice(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
         return _substitute(random, frame, _BEFORE_PADDING, bytes([letter]))
-    if fault == 1:  # padding gone, or too much
+    if fault == 1:  # padding removed, or too much
         return _substitute(random, frame, _PADDING, random.choice((b"", b"=", b"==", b"===")))
-    if fault == 2:  # padding where none belongs
+    if fault == 2:  # unexpected padding
         return _substitute(random, frame, _BASE64_END, random.choice((b"=", b"==", b"A", b"AAAA", b"AA==")))
     letters = (b"-", b"_", b" ", b"\\n", b"\\r\\n", b"=", b"*", b"\xc3\xa9", b"\\u00e9", b"\\u0041", b"\\/")
     return _substitute(random, frame, _BASE64_DIGIT, random.choice(letters))
@@ -174,7 +174,7 @@ _PADDING: Final = re.compile(rb"=+")
 _BASE64_END: Final = re.compile(rb'(?<=[A-Za-z0-9+/])(?=")')
 _BASE64_DIGIT: Final = re.compile(rb'[A-Za-z0-9+/](?=[A-Za-z0-9+/]{0,100}=*")')
 _MOST: Final = 2000
-"""Bytes that are searched for a place: patterns that look ahead take too long on more."""
+"""Bytes searched for a place: patterns with look-ahead are too slow on more."""
 
 
 def _substitute(random: Random, frame: bytes, pattern: re.Pattern[bytes], by: bytes) -> bytes:
@@ -187,7 +187,7 @@ def _substitute(random: Random, frame: bytes, pattern: re.Pattern[bytes], by: by
 
 
 def nest_to_the_limit(random: Random, frame: bytes) -> bytes:
-    """Brackets up to the nesting limit or just past it, under an unknown key; closed, or cut after the last one."""
+    """Add brackets up to the nesting limit or just past it, under an unknown key; closed, or cut after the last one."""
     levels = random.choice((MAX_NESTING - 1, MAX_NESTING, MAX_NESTING + 1))
     opening, closing = random.choice(((b"[", b"]"), (b'{"":', b"}")))
     # The payload's own brace is the first level.
@@ -199,7 +199,7 @@ def nest_to_the_limit(random: Random, frame: bytes) -> bytes:
 
 
 def cut_after_structure(random: Random, frame: bytes) -> bytes:
-    """A frame that ends right after one of JSON's structural characters."""
+    """Cut a frame right after one of JSON's structural characters."""
     places = [at for at, byte in enumerate(frame[:_MOST]) if byte in b'{}[],:"\\']
     return frame[: random.choice(places) + 1] if places else frame
 
@@ -213,7 +213,7 @@ TEXT_MUTATIONS: Final[tuple[Mutation, ...]] = (
 
 
 def broken_members(random: Random, members: Members) -> Members:
-    """A member twice, gone, with another key or another value, or an unknown value that breaks a rule."""
+    """Repeat, remove, rename or replace a member, or add an unknown value that breaks a rule."""
     if not members:
         return [("unknown", any_value(random))]
     key, text = random.choice(members)
@@ -242,7 +242,7 @@ def broken_members(random: Random, members: Members) -> Members:
 
 
 def nearly_valid_frame(random: Random, message: Message) -> bytes:
-    """A frame with one thing wrong, most of the time: sometimes the change does no harm, sometimes it takes two."""
+    """Return a frame that usually has one fault: sometimes the change is harmless, sometimes it makes two."""
     spec = SPEC_BY_CLASS[type(message)]
     if spec.kind is not PayloadKind.JSON:
         return mutate_frame(random, encode_frame(message, Revision.V2, EXTENSIONS))
@@ -256,7 +256,7 @@ def nearly_valid_frame(random: Random, message: Message) -> bytes:
     return frame if broken and random.random() < 0.8 else mutate_frame(random, frame)
 
 
-# -- from nothing, and from a frame -----------------------------------------------------------------------------------
+# -- new frames, and mutated ones -------------------------------------------------------------------------------------
 
 _TOKENS: Final = (
     b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'\\"', b"\\u00", b"61", b"0", b"1", b"-", b".", b"e", b"+",
@@ -276,11 +276,11 @@ _SOME_MEMBERS: Final = (
 )  # fmt: skip
 _JSON_TYPES: Final = [spec.msg_type.value for spec in REGISTRY if spec.kind is PayloadKind.JSON]
 TOKENS: Final = (*_TOKENS, *_SOME_MEMBERS)
-"""Pieces of JSON payloads, for dictionaries too."""
+"""Pieces of JSON payloads, also used in dictionaries."""
 
 
 def token_soup(random: Random) -> bytes:
-    """Pieces of JSON in a row: more of it is grammatical than of arbitrary bytes."""
+    """Return random pieces of JSON in a row, more often grammatical than arbitrary bytes."""
     head = bytes([random.choice(_JSON_TYPES)])
     style = random.random()
     if style < 0.4:
@@ -290,7 +290,7 @@ def token_soup(random: Random) -> bytes:
 
 
 def random_frame(random: Random) -> bytes:
-    """A frame from nothing: right, with one violation, nearly right, or soup."""
+    """Return a new frame: valid, with one violation, nearly valid, or random pieces."""
     style = random.random()
     if style < 0.1:
         return token_soup(random)
@@ -303,7 +303,7 @@ def random_frame(random: Random) -> bytes:
 
 
 def mutate_frame(random: Random, frame: bytes) -> bytes:
-    """A cluster frame, changed in one to three places, as bytes or as text."""
+    """Change a cluster frame in one to three places, as bytes or as text."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         frame = random.choice(_ALL)(random, frame)
     return frame

@@ -1,13 +1,13 @@
-"""Signatures and keys that a handshake must refuse: DER along its grammar, scalars and points out of their ranges.
+"""Signatures and keys that a handshake must refuse: faults of the DER grammar, scalars and points out of range.
 
-Each comes from a good signature or key, so that nothing else is wrong with it. [HANDSHAKE-SIGNATURE, HANDSHAKE-ORDER]
+Each is made from a valid signature or key, so that it has only one fault. [HANDSHAKE-SIGNATURE, HANDSHAKE-ORDER]
 """
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-"""That of P-256's group."""
+"""The order of P-256's group."""
 _PRIME: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1
 _SEQUENCE, _INTEGER = 0x30, 0x02
 
@@ -20,7 +20,7 @@ class Wrong(NamedTuple):
 
 
 def wrong_signatures(r: int, s: int) -> Iterator[Wrong]:
-    """Yield signatures that are `r` and `s`, and in another form than DER, or other numbers in DER."""
+    """Yield signatures with `r` and `s` in a form other than DER, and with other numbers in DER."""
     one, two = _integer(r), _integer(s)
     body, good = one + two, _sequence(one + two)
     raw = r.to_bytes(32) + s.to_bytes(32)
@@ -68,7 +68,7 @@ def wrong_signatures(r: int, s: int) -> Iterator[Wrong]:
 
 
 def read_laxly(der: bytes) -> tuple[int, ...]:
-    """Return the numbers that a reader finds who checks no tag and no length."""
+    """Return the numbers found by a reader that checks neither tags nor lengths."""
     numbers: list[int] = []
     data, _ = _split(der)
     while data and len(numbers) < 2:
@@ -78,7 +78,7 @@ def read_laxly(der: bytes) -> tuple[int, ...]:
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
-    """The content of the first element, as much of it as there is, and what follows it."""
+    """Return the content of the first element, as far as present, and the rest."""
     size, start = int.from_bytes(data[1:2]), 2
     if size >= 0x80:
         start += size - 0x80
@@ -87,7 +87,7 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def wrong_points(public: bytes) -> Iterator[Wrong]:
-    """Yield 64 bytes that are not the identity key `public`, and no other that anyone has signed with."""
+    """Yield 64-byte values that are neither the identity key `public` nor a key that signed anything."""
     x, y = int.from_bytes(public[:32]), int.from_bytes(public[32:])
     for name, first, second in (
         ("the other y", x, _PRIME - y), ("y + 1", x, (y + 1) % _PRIME), ("x alone", x, 0), ("y alone", 0, y),
@@ -110,7 +110,7 @@ LOW_ORDER: Final = tuple(
     )
     for top in (0, 0x80)
 )
-"""The X25519 keys that give the all-zero secret, in every encoding: reduced or not, with the top bit or without."""
+"""The X25519 keys that give the all-zero secret, in every encoding: reduced or not, with or without the top bit."""
 
 
 def _lengths(length: int) -> Iterator[tuple[str, bytes]]:

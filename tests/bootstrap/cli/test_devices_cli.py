@@ -84,7 +84,9 @@ def test_every_reason_is_a_line(file: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     verdict, first, second = done.stdout.splitlines()
     assert verdict == "not usable"
-    assert first.startswith("topology-name in [0][1] at byte 7: '' is no device name: use one that `ibv_devices` lists")
+    assert first.startswith(
+        "topology-name in [0][1] at byte 7: '' is not a device name: use one that `ibv_devices` lists"
+    )
     assert second.startswith("topology-diagonal in [1][1] at byte 23: expected null")
 
 
@@ -143,7 +145,7 @@ def test_standard_input_that_is_closed() -> None:
         check=False,
         timeout=SECONDS,
     )
-    assert (done.returncode, done.stdout) == (1, "not usable\ntruncated at byte 0: the JSON text ends too soon\n")
+    assert (done.returncode, done.stdout) == (1, "not usable\ntruncated at byte 0: the JSON text ends too early\n")
 
 
 # -- not read ----------------------------------------------------------------------------------------------------------

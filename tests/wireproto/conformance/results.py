@@ -1,4 +1,4 @@
-"""Results as they come out of a run, made by hand."""
+"""Results of a run, for tests of the reports."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ FAILED = Result(
     level="MUST",
     requirements=("LINK-LEN-MIN",),
     verdict=Verdict.FAIL,
-    reason="expected the end of the connection; came nothing",
+    reason="expected the end of the connection; got nothing",
     failure=Failure(
         "LINK-LEN-MIN",
         "A length of 0 is an error, and MUST end the connection.",

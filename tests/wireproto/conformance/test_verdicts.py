@@ -346,7 +346,7 @@ def test_a_variant_that_is_accused_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(matrix, "HARMLESS", {"one": MUTANTS["rank1.length-zero-accepted"].make, "other": RankOne})
     monkeypatch.setattr(matrix, "written", lambda _: [CASES[case]])
     found = asyncio.run(matrix.accusations_of(["one", "other"], all_cases=False))
-    assert found == {"one": [f"{case}: expected the end of the connection; came nothing"], "other": []}
+    assert found == {"one": [f"{case}: expected the end of the connection; got nothing"], "other": []}
 
 
 def test_a_peer_that_was_asked_for_one_session_was_told_to_reconnect() -> None:

@@ -51,4 +51,4 @@ def test_without_atheris(tmp_path: Path) -> None:
 def test_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
     done = under_atheris(*arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert "is no layer; take one of link, frame" in done.stderr
+    assert "is not a layer; use one of link, frame" in done.stderr

@@ -80,7 +80,7 @@ def test_a_finding_is_kept_shown_again_and_made_smaller(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run", "links"], "'links' is no layer; take one of link, frame"),
+        (["run", "links"], "'links' is not a layer; use one of link, frame"),
         (["replay", "link/nothing"], "No such file or directory"),
         (["minimize", "link/nothing"], "No such file or directory"),
         (["codec"], "give the codec's command after --"),

@@ -113,7 +113,7 @@ def test_a_run_is_the_same_for_the_same_seed(layer: str) -> None:
 
 def test_unknown_layers() -> None:
     for name in ("links", "wireproto.nothing:x", "wireproto.fuzzing.layers:nothing", ":", ""):
-        with pytest.raises(ValueError, match="is no layer; take one of link, frame"):
+        with pytest.raises(ValueError, match="is not a layer; use one of link, frame"):
             harness_of(name)
 
 

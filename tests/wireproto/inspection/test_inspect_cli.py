@@ -166,7 +166,7 @@ def test_a_capture_without_a_session_is_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "capture").write_bytes(pcap([]))
     done = run(tmp_path / "capture")
     assert done.returncode == 1
-    assert done.stderr.decode().endswith("no session of the protocol is in it\n")
+    assert done.stderr.decode().endswith("it contains no session of the protocol\n")
 
 
 def test_a_capture_that_ends_in_a_packet_is_exit_code_1(files: tuple[Path, Path]) -> None:
@@ -211,7 +211,7 @@ def test_what_a_capture_lacks_is_counted(tmp_path: Path) -> None:
     done = run(tmp_path / "capture")
     assert done.returncode == 0
     missing = sum(len(data) - len(part) for (_, data), (_, part) in zip(packets, cut, strict=True))
-    assert f"bytes that the capture lacks {missing:,}" in done.stdout.decode()
+    assert f"bytes missing from the capture {missing:,}" in done.stdout.decode()
     assert "(snapshot length 100)" in done.stdout.decode()
     *_, last = objects(run(tmp_path / "capture", "--json"))
     assert (last["lost_bytes"], last["snapshot_length"]) == (missing, 100)
@@ -248,8 +248,8 @@ def test_a_stream_on_a_pipe() -> None:
         (["{capture}.not"], "No such file"),
         (["/"], "Is a directory"),
         (["{capture}", "--keylog", "{capture}.not"], "No such file"),
-        (["{capture}", "--decrypt", "{capture}"], "is the file that is read"),
-        (["{capture}", "--svg", "{capture}"], "is the file that is read"),
+        (["{capture}", "--decrypt", "{capture}"], "is the input file"),
+        (["{capture}", "--svg", "{capture}"], "is the input file"),
     ],
 )
 def test_wrong_usage(arguments: list[str], text: str, files: tuple[Path, Path]) -> None:

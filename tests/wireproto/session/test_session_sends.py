@@ -424,7 +424,7 @@ def test_signer_whose_signature_is_none() -> None:
             return "signed"
 
     one = Session(Config(role=RESPONDER, signer=Odd(), pin=RANK_0.public_key))
-    with pytest.raises(ValueError, match="signer returned") as caught:
+    with pytest.raises(ValueError, match="did not return a signature") as caught:
         take(one, link(hello()))
     assert not isinstance(caught.value, WireError)
     assert one.state is State.FAILED

@@ -1,4 +1,4 @@
-"""The cases, a module for each section."""
+"""The cases, one module per section."""
 
 from importlib import import_module
 
@@ -9,4 +9,4 @@ for _section in SECTIONS:
 import_module(f"{__name__}.generated")
 
 CASES: dict[str, Case] = case.cases
-"""By id, in the order of the sections."""
+"""All cases by id, in order of the sections."""

@@ -1,4 +1,4 @@
-"""jacclBootstrap: which are taken, and when one is sent."""
+"""jacclBootstrap: which are accepted, and when one is sent."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from wireproto.conformance.frames import BOOTSTRAP, PONG_UNLOADED, SESSION_END, 
 from wireproto.conformance.peer import Peer
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 
-NO_FILE = "it binds a peer whose session ID names a file: --session-id-file"
+NO_FILE = "it applies to a peer whose session ID names a file: --session-id-file"
 _MOST_PORTS = 64
-"""That a group may need after its first."""
+"""Ports that a group may need after its first."""
 _UUID = re.compile(r"[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}")
 _FILE_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
@@ -19,7 +19,7 @@ _FILE_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 @case("bootstrap", "taken", "BOOT-RECEIVE", roles=RANK_1)
 async def taken(peer: Peer) -> None:
-    """A jacclBootstrap is taken, and the session goes on meanwhile."""
+    """A jacclBootstrap is accepted, and the session continues."""
     link = await peer.session()
     await link.ping()
     await link.send("a jacclBootstrap", BOOTSTRAP)
@@ -28,7 +28,7 @@ async def taken(peer: Peer) -> None:
 
 @case("bootstrap", "not-answered", "BOOT-SEND", roles=RANK_1)
 async def not_answered(peer: Peer) -> None:
-    """There is no answer frame."""
+    """jacclBootstrap has no answer frame."""
     link = await peer.session()
     await link.send("a jacclBootstrap", BOOTSTRAP)
     await link.expect_silence()
@@ -53,25 +53,25 @@ async def then_session_end(peer: Peer) -> None:
 
 @case("bootstrap", "longest-session-id", "BOOT-SESSION-ID", roles=RANK_1)
 async def longest_session_id(peer: Peer) -> None:
-    """A session ID of 128 characters, of every kind, is taken."""
+    """A session ID of 128 characters of every allowed kind is accepted."""
     link = await peer.session()
     await link.send("a session ID of 128 characters", _frame("aZ09._-".ljust(128, "x")))
-    await link.expect_alive("that the session ID is taken")
+    await link.expect_alive("that the session ID is accepted")
 
 
 @case("bootstrap", "highest-port", "BOOT-REFUSE", roles=RANK_1)
 async def highest_port(peer: Peer) -> None:
-    """Port 65534 is the last of which rank 1 has one, too; with more ranks, or more ports a rank, it is a lower one."""
+    """Port 65534 is the highest for two ranks; with more ranks, or more ports per rank, the highest is lower."""
     link = await peer.session()
     await link.send("port 65534", _frame("a", 65534))
     try:
-        await link.expect_alive("that the port is taken")
+        await link.expect_alive("that the port is accepted")
     except Missed:
         lower = 65535 - _MOST_PORTS
         link = await peer.session()
         await link.send(f"port {lower}", _frame("a", lower))
-        await link.expect_alive("that the port is taken")
-        raise Undecided(Verdict.UNIMPLEMENTED, "its group has more ports than those of two ranks") from None
+        await link.expect_alive("that the port is accepted")
+        raise Undecided(Verdict.UNIMPLEMENTED, "its group needs more ports than two ranks do") from None
 
 
 def _frame(session_id: str, port: int = 29400) -> bytes:
@@ -91,29 +91,29 @@ def _refused(name: str, rule: str, what: str, frame: bytes) -> None:
 
 
 _refused("port-zero", "BOOT-REFUSE", "Port 0", _frame("a", 0))
-_refused("port-65535", "BOOT-REFUSE", "Port 65535, to which rank 1's would be one too high", _frame("a", 65535))
-_refused("session-id-path", "BOOT-SESSION-ID", "A session ID with ../ in it", _frame("../x"))
-_refused("session-id-absolute", "BOOT-SESSION-ID", "A session ID with a / in it", _frame("a/b"))
+_refused("port-65535", "BOOT-REFUSE", "Port 65535, which leaves no port for rank 1", _frame("a", 65535))
+_refused("session-id-path", "BOOT-SESSION-ID", "A session ID that contains ../", _frame("../x"))
+_refused("session-id-absolute", "BOOT-SESSION-ID", "A session ID that contains a /", _frame("a/b"))
 _refused("session-id-dot", "BOOT-SESSION-ID", "A session ID that starts with a dot", _frame(".a"))
 _refused("session-id-empty", "BOOT-SESSION-ID", "An empty session ID", _frame(""))
 _refused("session-id-129", "BOOT-SESSION-ID", "A session ID of 129 characters", _frame("x" * 129))
-_refused("session-id-zero", "BOOT-SESSION-ID", "A session ID with a zero character", _frame("a\0b"))
-_refused("session-id-letter", "BOOT-SESSION-ID", "A session ID with a letter that is not ASCII", _frame("\u00e9"))
-_refused("session-id-line", "BOOT-SESSION-ID", "A session ID with a line feed behind it", _frame("a\n"))
+_refused("session-id-zero", "BOOT-SESSION-ID", "A session ID with a NUL character", _frame("a\0b"))
+_refused("session-id-letter", "BOOT-SESSION-ID", "A session ID with a non-ASCII letter", _frame("\u00e9"))
+_refused("session-id-line", "BOOT-SESSION-ID", "A session ID that ends with a line feed", _frame("a\n"))
 
 # -- rank 0 ------------------------------------------------------------------------------------------------------------
 
 
 @case("bootstrap", "sent", "BOOT-SEND", "PAYLOAD-BOOTSTRAP", "BOOT-ESTABLISHED", roles=RANK_0)
 async def sent(peer: Peer) -> None:
-    """A jacclBootstrap comes once the session is established, though no pong has come, and is to the letter."""
+    """A strictly valid jacclBootstrap is sent once the session is established, without waiting for a pong."""
     link = await peer.session_at_ack()
     await link.expect_bootstrap()
 
 
 @case("bootstrap", "sent-without-a-model", "BOOT-ESTABLISHED", "BOOT-SEND", roles=RANK_0)
 async def sent_without_a_model(peer: Peer) -> None:
-    """A jacclBootstrap comes though the pong says that no model is loaded."""
+    """A jacclBootstrap is sent even if the pong says that no model is loaded."""
     link = await peer.session_at_ack()
     await link.send("a pong: no model is loaded", PONG_UNLOADED)
     try:
@@ -124,7 +124,7 @@ async def sent_without_a_model(peer: Peer) -> None:
 
 @case("bootstrap", "sent-once", "BOOT-SEND", roles=RANK_0)
 async def sent_once(peer: Peer) -> None:
-    """There is one jacclBootstrap a session."""
+    """There is one jacclBootstrap per session."""
     link = await peer.session_at_ack()
     await link.expect_bootstrap()
     link.step("expect no second one")
@@ -133,10 +133,10 @@ async def sent_once(peer: Peer) -> None:
 
 @case("bootstrap", "usable", "BOOT-REFUSE", "BOOT-SESSION-ID", roles=RANK_0)
 async def usable(peer: Peer) -> None:
-    """Its port is such that rank 1 can use it; so is its session ID, if that names a file."""
+    """Rank 1 can use the port and, if the session ID names a file, the session ID."""
     link = await peer.session_at_ack()
     bootstrap = await link.expect_bootstrap()
-    link.step("look at port and session ID")
+    link.step("check port and session ID")
     if not 0 < bootstrap.port < 65535:
         raise Missed("a port from 1 to 65,534", str(bootstrap.port), "BOOT-REFUSE")
     if peer.settings.names_file and not _FILE_NAME.fullmatch(bootstrap.session_id):
@@ -145,13 +145,13 @@ async def usable(peer: Peer) -> None:
 
 @case("bootstrap", "uuid", "BOOT-FRESH-ID", roles=RANK_0)
 async def uuid(peer: Peer) -> None:
-    """The session ID is a UUID in upper case, and another one the next time."""
+    """The session ID is a UUID in upper case, different for each session."""
     link = await peer.session_at_ack()
     first = (await link.expect_bootstrap()).session_id
-    link.step("look at the session ID")
+    link.step("check the session ID")
     if not _UUID.fullmatch(first):
         raise Missed("a UUID in upper case", repr(first))
     await peer.restart()
     link = await peer.session_at_ack()
     if (await link.expect_bootstrap()).session_id == first:
-        raise Missed("another session ID than in the last bootstrap", repr(first))
+        raise Missed("a session ID that differs from the last one", repr(first))

@@ -1,7 +1,7 @@
-"""Extensions: what is offered, chosen, and refused where nobody has asked for it.
+"""Extensions: offers, choices, and refusal of uninvited frames.
 
-A peer without extensions ignores the key `extensions`, and has none of their types: what such a peer need not do, it
-gets as `unimplemented`.
+A peer without extensions ignores the key `extensions` and does not know their types. Cases that do not apply to it are
+`unimplemented`.
 """
 
 import json
@@ -30,7 +30,7 @@ def _naming(frame: bytes, names: object) -> bytes:
 
 def _uninvited(name: str) -> None:
     payload, to_rank_0, to_rank_1 = _FRAMES[name]
-    about = f"A frame of an extension ({name}) that is not agreed on is of an unknown type."
+    about = f"A frame of an extension ({name}) that was not agreed on has an unknown type."
 
     needs = ("frame.type-unknown",)
 
@@ -38,7 +38,7 @@ def _uninvited(name: str) -> None:
     async def script(peer: Peer) -> None:
         link = await peer.session()
         first = to_rank_1 if peer.role is Role.RESPONDER else to_rank_0
-        await link.send(f"0x{first.hex()}, which is not agreed on", first + payload)
+        await link.send(f"0x{first.hex()}; not agreed on", first + payload)
         await link.expect_closed()
 
 
@@ -49,7 +49,7 @@ for _name in _FRAMES:
 
 
 async def _offers(link: Link) -> tuple[str, ...]:
-    """What a rank 1 offers. Undecided where that is nothing."""
+    """Return the offer of a rank 1. Raise Undecided if it is empty."""
     names = offered(await link.ping())
     if not names:
         raise Undecided(Verdict.UNIMPLEMENTED, "the peer offers no extension")
@@ -73,14 +73,14 @@ def _bad_names(name: str, what: str, names: object) -> None:
 
 
 _bad_names("string", "A string in place of the array", OUTCOME_1)
-_bad_names("twice", "An extension that is named twice", ["x-unknown/1", "x-unknown/1"])
+_bad_names("twice", "A repeated extension", ["x-unknown/1", "x-unknown/1"])
 _bad_names("form", "A name without a version", ["outcome"])
 _bad_names("too-many", "33 names", [f"x-{number}/1" for number in range(33)])
 
 
 @case("extensions", "not-offered", "EXT-NOT-OFFERED", roles=RANK_1, revisions=V2)
 async def not_offered(peer: Peer) -> None:
-    """A jacclBootstrap that names an extension which was not offered ends the connection."""
+    """A jacclBootstrap with an extension that was not offered ends the connection."""
     link = await peer.session()
     await _offers(link)
     await link.send("a jacclBootstrap with x-unknown/1", _naming(BOOTSTRAP, ["x-unknown/1"]))
@@ -89,7 +89,7 @@ async def not_offered(peer: Peer) -> None:
 
 @case("extensions", "not-yet-offered", "EXT-NOT-OFFERED", "EXT-OFFER", roles=RANK_1, revisions=V2)
 async def not_yet_offered(peer: Peer) -> None:
-    """What a pong has offered in the last session is not offered in this one."""
+    """An offer from the last session does not count in this one."""
     first = await peer.session()
     names = await _offers(first)
     await first.wire.close()
@@ -100,7 +100,7 @@ async def not_yet_offered(peer: Peer) -> None:
 
 @case("extensions", "empty", "EXT-EMPTY", "JSON-UNKNOWN-KEY", roles=RANK_1)
 async def empty(peer: Peer) -> None:
-    """A jacclBootstrap with an empty array of extensions is as good as one without."""
+    """A jacclBootstrap with an empty array of extensions is like one without the key."""
     link = await peer.session()
     has_extensions = bool(offered(await link.ping()))
     await link.send("a jacclBootstrap with no extension", _naming(BOOTSTRAP, []))
@@ -113,14 +113,14 @@ async def empty(peer: Peer) -> None:
 
 @case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-VERSIONS", "EXT-UNINVITED", roles=RANK_1, revisions=V2)
 async def outcome_agreed(peer: Peer) -> None:
-    """Once outcome/1 is agreed on, rank 1 sends its versions before any other frame of an extension."""
+    """Once outcome/1 is agreed on, rank 1 sends its versions before any other extension frame."""
     link = await peer.session()
     await _agree_as_rank_0(link)
     await _expect_versions(link)
 
 
 async def _agree_as_rank_0(link: Link) -> None:
-    """Undecided where rank 1 does not offer outcome/1."""
+    """Agree on outcome/1. Raise Undecided if rank 1 does not offer it."""
     if OUTCOME_1 not in await _offers(link):
         raise Undecided(Verdict.UNIMPLEMENTED, f"the peer does not offer {OUTCOME_1}")
     await link.send(f"a jacclBootstrap with {OUTCOME_1}", _naming(BOOTSTRAP, [OUTCOME_1]))
@@ -128,7 +128,7 @@ async def _agree_as_rank_0(link: Link) -> None:
 
 @case("extensions", "none-in-revision-1", "EXT-REVISION", roles=RANK_1, revisions=V1)
 async def none_offered_in_revision_1(peer: Peer) -> None:
-    """In revision 1 a pong names no extension, and one that a jacclBootstrap names is not agreed on, and no fault."""
+    """In revision 1 a pong offers nothing. An extension in a jacclBootstrap is neither agreed on nor an error."""
     link = await peer.session()
     names = offered(await link.ping())
     if names:
@@ -149,7 +149,7 @@ async def _expect_versions(link: Link) -> Versions:
 
 
 async def _chooses(link: Link) -> tuple[str, ...]:
-    """What a rank 0 takes of what there is. Undecided where that is nothing."""
+    """Return the choice of a rank 0 from all extensions. Raise Undecided if it is empty."""
     await link.send("a pong that offers all extensions", _naming(PONG, EXTENSIONS))
     chosen = (await link.expect_bootstrap()).extensions
     if not chosen:
@@ -159,7 +159,7 @@ async def _chooses(link: Link) -> tuple[str, ...]:
 
 @case("extensions", "none-chosen", "EXT-CHOICE", roles=RANK_0)
 async def none_chosen(peer: Peer) -> None:
-    """Where nothing is offered, a jacclBootstrap names nothing."""
+    """Without an offer, a jacclBootstrap names no extension."""
     link = await peer.session_at_ack()
     await link.send("a pong that offers nothing", PONG)
     bootstrap = await link.expect_bootstrap()
@@ -169,7 +169,7 @@ async def none_chosen(peer: Peer) -> None:
 
 @case("extensions", "unknown-offered", "EXT-UNKNOWN", "EXT-CHOICE", roles=RANK_0)
 async def unknown_offered(peer: Peer) -> None:
-    """A name that rank 0 does not know is ignored, and not chosen."""
+    """A name that rank 0 does not know is ignored and not chosen."""
     link = await peer.session_at_ack()
     await link.send("a pong that offers x-unknown/1", _naming(PONG, ["x-unknown/1"]))
     try:
@@ -182,7 +182,7 @@ async def unknown_offered(peer: Peer) -> None:
 
 @case("extensions", "empty", "EXT-EMPTY", roles=RANK_0)
 async def empty_offer(peer: Peer) -> None:
-    """A pong with an empty array of extensions is as good as one without."""
+    """A pong with an empty array of extensions is like one without the key."""
     link = await peer.session()
     await link.send("a pong with no extension", _naming(PONG, []))
     await link.expect_alive()
@@ -190,21 +190,21 @@ async def empty_offer(peer: Peer) -> None:
 
 @case("extensions", "outcome-agreed", "EXT-VERSIONS-SEND", "EXT-VERSIONS", "EXT-UNINVITED", roles=RANK_0, revisions=V2)
 async def outcome_chosen(peer: Peer) -> None:
-    """When it chooses outcome/1, rank 0 sends its versions right behind jacclBootstrap."""
+    """When it chooses outcome/1, rank 0 sends its versions right after jacclBootstrap."""
     link = await peer.session_at_ack()
     await _agree_as_rank_1(link)
     await _expect_versions(link)
 
 
 async def _agree_as_rank_1(link: Link) -> None:
-    """Undecided where rank 0 does not choose outcome/1."""
+    """Agree on outcome/1. Raise Undecided if rank 0 does not choose it."""
     if OUTCOME_1 not in await _chooses(link):
         raise Undecided(Verdict.UNIMPLEMENTED, f"the peer does not choose {OUTCOME_1}")
 
 
 @case("extensions", "none-in-revision-1", "EXT-REVISION", roles=RANK_0, revisions=V1)
 async def none_chosen_in_revision_1(peer: Peer) -> None:
-    """In revision 1 what a pong offers is not chosen."""
+    """In revision 1 an offer in a pong is not chosen."""
     link = await peer.session_at_ack()
     await link.send("a pong that offers all extensions", _naming(PONG, EXTENSIONS))
     bootstrap = await link.expect_bootstrap()
@@ -216,7 +216,7 @@ async def none_chosen_in_revision_1(peer: Peer) -> None:
 
 
 def _program(name: str, about: str, program: str | None, *rules: str, is_taken: bool) -> None:
-    """The peer gets its own versions back, with a program: nothing else in them can make it fail."""
+    """Send the peer its own versions with another program, so that nothing else in them can make it fail."""
 
     @case("extensions", f"program-{name}", *rules, revisions=V2, about=about, needs=("extensions.outcome-agreed",))
     async def script(peer: Peer) -> None:
@@ -234,14 +234,14 @@ def _program(name: str, about: str, program: str | None, *rules: str, is_taken: 
         shown = json.dumps(program)
         await link.send(f"versions with the program {shown}", b"\x43" + json.dumps(versions).encode())
         if is_taken:
-            await link.expect_alive("that they are taken")
+            await link.expect_alive("that the versions are accepted")
         else:
             await link.expect_closed()
 
 
-for _each in (Program.HOLD, Program.MODULE):  # with a peer that holds; it refuses the others
-    _about = f"versions may say that a rank's program is {_each.value}."
+for _each in (Program.HOLD, Program.MODULE):  # for a peer that holds its group: it refuses the others
+    _about = f"The program in versions may be {_each.value}."
     _program(_each.value, _about, _each.value, "EXT-VERSIONS", is_taken=True)
-_program("unknown", "A program that there is not ends the connection.", "script", "EXT-VERSIONS", "SESSION-BOX",
+_program("unknown", "An unknown program ends the connection.", "script", "EXT-VERSIONS", "SESSION-BOX",
          is_taken=False)  # fmt: skip
-_program("null", "A program that is null ends the connection.", None, "EXT-VERSIONS", "SESSION-BOX", is_taken=False)
+_program("null", "A program of null ends the connection.", None, "EXT-VERSIONS", "SESSION-BOX", is_taken=False)

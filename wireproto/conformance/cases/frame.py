@@ -1,4 +1,4 @@
-"""Cluster frames: types, and what goes with each."""
+"""Cluster frames: types and their payloads."""
 
 import base64
 
@@ -25,7 +25,7 @@ def _refused(
 def _ignored(
     name: str, what: str, frame: bytes, *rules: str, **options: tuple[Role, ...] | tuple[Revision, ...]
 ) -> None:
-    about = f"{what} does not belong where it comes, and is ignored."
+    about = f"{what} is unexpected and ignored."
 
     @case("frame", name, *rules, "SESSION-IGNORE", about=about, **options)  # type: ignore[arg-type]
     async def script(peer: Peer) -> None:
@@ -36,9 +36,9 @@ def _ignored(
 
 _refused("type-unknown", "A type that no revision has", b"\x7e", "SESSION-BOX", "FRAME-TYPE", "SESSION-SILENT")
 _refused("type-zero", "The type 0x00", b"\x00", "SESSION-BOX", "FRAME-TYPE")
-_refused("type-0e", "The type 0x0E, one behind the last", b"\x0e{}", "SESSION-BOX", "FRAME-TYPE")
+_refused("type-0e", "The type 0x0E, one after the last", b"\x0e{}", "SESSION-BOX", "FRAME-TYPE")
 _refused("type-fe", "The type 0xFE, one before sessionEnd", b"\xfe", "SESSION-BOX", "FRAME-TYPE")
-_refused("empty", "A box that holds no type byte", b"", "FRAME-TYPE", "SESSION-BOX", revisions=V2)
+_refused("empty", "A box without a type byte", b"", "FRAME-TYPE", "SESSION-BOX", revisions=V2)
 _refused(
     "type-of-revision-2",
     "A type that only revision 2 has",
@@ -51,10 +51,10 @@ _refused("ping-with-payload", "A ping with a payload", PING + b"{}", "PAYLOAD-EM
 _refused(
     "session-end-with-payload", "A sessionEnd with a payload", SESSION_END + b"\x00", "PAYLOAD-EMPTY", roles=RANK_0
 )
-_refused("misplaced-and-malformed", "A pong with no field", b"\x04{}", "SESSION-BOX", "SESSION-IGNORE", roles=RANK_1)
+_refused("misplaced-and-malformed", "A pong without fields", b"\x04{}", "SESSION-BOX", "SESSION-IGNORE", roles=RANK_1)
 _refused(
     "misplaced-and-malformed",
-    "A jacclBootstrap with no field",
+    "A jacclBootstrap without fields",
     b"\x07{}",
     "SESSION-BOX",
     "SESSION-IGNORE",
@@ -75,15 +75,15 @@ _ignored("misplaced-step", "An inferenceStep to rank 0", b"\x05" + bytes(28), ro
 _ignored("misplaced-bootstrap", "A jacclBootstrap to rank 0", BOOTSTRAP, roles=RANK_0)
 _ignored("misplaced-session-end", "A sessionEnd to rank 0", SESSION_END, roles=RANK_0)
 _ignored("misplaced-session-stop", "A sessionStop to rank 0", b'\x0a{"uid":"a"}', roles=RANK_0, revisions=V2)
-_ignored("opaque-empty", "An inferenceToken without a byte to rank 1", b"\x06", "PAYLOAD-OPAQUE", roles=RANK_1)
-_ignored("opaque-empty", "An inferenceStep without a byte to rank 0", b"\x05", "PAYLOAD-OPAQUE", roles=RANK_0)
+_ignored("opaque-empty", "An empty inferenceToken to rank 1", b"\x06", "PAYLOAD-OPAQUE", roles=RANK_1)
+_ignored("opaque-empty", "An empty inferenceStep to rank 0", b"\x05", "PAYLOAD-OPAQUE", roles=RANK_0)
 
 
 @case("frame", "second-introduction", "SESSION-IGNORE")
 async def second_introduction(peer: Peer) -> None:
-    """A second hello, or a second ack, is ignored, and changes no key."""
+    """A second hello or ack is ignored, and changes no key."""
     link = await peer.session()
-    await link.send("hello or ack once more", link.introduction(nonce=bytes(32)))
+    await link.send("the same hello or ack again", link.introduction(nonce=bytes(32)))
     await link.expect_alive("that it is ignored")
 
 
@@ -98,7 +98,7 @@ async def introduction_of_the_other(peer: Peer) -> None:
 
 @case("frame", "ping-is-not-answered", "SESSION-STATE", roles=RANK_0)
 async def ping_is_not_answered(peer: Peer) -> None:
-    """A rank 0 has no pong to send, and so does not answer a ping."""
+    """A rank 0 never sends a pong, so it does not answer a ping."""
     link = await peer.session()
     await link.send("a ping", PING)
     link.step("expect no pong")
@@ -107,7 +107,7 @@ async def ping_is_not_answered(peer: Peer) -> None:
 
 @case("frame", "revision-not-guessed", "REV-EXPLICIT", revisions=V1, needs=("frame.type-unknown",))
 async def revision_not_guessed(peer: Peer) -> None:
-    """A box in revision 1 is no frame: its first byte is a type, here one that is unknown."""
+    """A box in revision 1 is read as a frame: its first byte is a type, here an unknown one."""
     link = await peer.session()
     assert link.key is not None  # noqa: S101 - there is a session
     await link.send_body("a box with a ping", byhand.sealed(link.key, PING, b"\x7e" + bytes(11)))

@@ -1,6 +1,6 @@
-"""Cases along a rule's dimensions: numbers, pieces, histories, time, other connections, fields of the handshake.
+"""Cases along a rule's dimensions: numbers, pieces, histories, time, other connections, handshake fields.
 
-Each has a list of points; a rank 0 that has to be restarted for each gets the first few in the standard profile, and
+Each has a list of points. A rank 0 that must be restarted for each point gets the first few in the standard profile and
 all of them with `--full`.
 """
 
@@ -37,7 +37,7 @@ _LENGTHS: Final = (2**32 + 40, 2**31, MAX_LINK_LENGTH + 1, 2**48 + 40, 2**53, 2*
 
 @case("framing", "lengths", "LINK-LEN-MAX", deadline=60.0)
 async def lengths(peer: Peer) -> None:
-    """A length over 256 MiB ends the connection, also where its low 16, 31, 32, 48 or 53 bits are a good one."""
+    """A length over 256 MiB ends the connection, even if its low 16, 31, 32, 48 or 53 bits are a valid length."""
     for number, length in enumerate(_points(peer, _LENGTHS)):
         if number and not await peer.again():
             return
@@ -54,13 +54,13 @@ _LONGEST: Final = (64 * _MIB + 1, MAX_LINK_LENGTH - 1, MAX_LINK_LENGTH)
 
 @case("framing", "long-frames", "LINK-LEN-MAX", "SESSION-IGNORE", deadline=240.0)
 async def long_frames(peer: Peer) -> None:
-    """Frames of 1 and 16 MiB are taken, and with --full those of 64 MiB and one, 256 MiB less one, and 256 MiB, too."""
+    """Frames of 1 and 16 MiB are accepted; with --full also 64 MiB + 1, 256 MiB − 1 and 256 MiB."""
     for number, length in enumerate((*_LONG, *_LONGEST) if peer.settings.full else _LONG):
         if number and not await peer.again():
             return
         link = await peer.session()
         await link.send_long(peer.misplaced_opaque, length)
-        await link.expect_alive(f"that {length:,} bytes are taken")
+        await link.expect_alive(f"that {length:,} bytes are accepted")
         await link.wire.close()
 
 
@@ -83,19 +83,19 @@ async def types_unknown(peer: Peer) -> None:
 
 
 def _with_unknown(peer: Peer, value: bytes) -> bytes:
-    """A good frame with one more member."""
+    """Return a valid frame with one more member."""
     good = BOOTSTRAP if peer.role is Role.RESPONDER else PONG
     return good[:-1] + b',"x":' + value + b"}"
 
 
 @case("payload", "strings-of-every-character", "JSON-STRING")
 async def strings_of_every_character(peer: Peer) -> None:
-    """Strings that begin with any character, a space, DEL or U+FEFF among them, are taken; so is an empty one."""
+    """Strings that start with any character, including space, DEL and U+FEFF, are accepted, and so is an empty one."""
     characters = [chr(code) for code in (*range(0x20, 0x82), 0xFEFF, 0x2028, 0xFFFF, 0x10000, 0x10FFFF)]
     value = json.dumps(["", *characters, *(f"{each}a{each}" for each in characters)], ensure_ascii=False)
     link = await peer.session()
     await link.send("strings of every character", _with_unknown(peer, value.encode()))
-    await link.expect_alive("that they are taken")
+    await link.expect_alive("that they are accepted")
 
 
 _NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
@@ -103,12 +103,12 @@ _NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
 
 @case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=120.0)
 async def utf_8_leads(peer: Peer) -> None:
-    """Each byte with which no UTF-8 sequence begins ends the connection, whatever follows it."""
+    """Each byte that cannot start a UTF-8 sequence ends the connection, whatever follows it."""
     for number, lead in enumerate(_points(peer, _NO_LEADS)):
         if number and not await peer.again():
             return
         link = await peer.session()
-        await link.send(f"a sequence that begins with {lead:02x}", _with_unknown(peer, b'"%c\x80\x80\x80"' % lead))
+        await link.send(f"a sequence that starts with {lead:02x}", _with_unknown(peer, b'"%c\x80\x80\x80"' % lead))
         await link.expect_closed()
         await link.wire.close()
 
@@ -118,7 +118,7 @@ async def utf_8_leads(peer: Peer) -> None:
 
 @case("framing", "every-split", "LINK-CHUNKS", needs=("session.pong-each",), roles=RANK_1, deadline=40.0)
 async def every_split(peer: Peer) -> None:
-    """A frame is taken whichever of its bytes the second piece begins with."""
+    """A frame is accepted wherever it is split into two pieces."""
     link = await peer.session()
     size = len(link_frame(link.body(PING)))
     for at in range(1, size):
@@ -131,7 +131,7 @@ async def every_split(peer: Peer) -> None:
 
 @case("framing", "box-with-the-ack", "LINK-CHUNKS", roles=RANK_0, revisions=V2)
 async def box_with_the_ack(peer: Peer) -> None:
-    """A box that comes in one piece with the ack is taken, and a bad one ends the connection."""
+    """A box in one piece with the ack is accepted, and a bad one ends the connection."""
     for number, flip in enumerate((0, 1)):
         if number and not await peer.again():
             return
@@ -144,13 +144,13 @@ async def box_with_the_ack(peer: Peer) -> None:
         if flip:
             await link.expect_closed()
         else:
-            await link.expect_alive("that the box is taken")
+            await link.expect_alive("that the box is accepted")
         await link.wire.close()
 
 
 @case("session", "cut-anywhere", "SESSION-ROLES", "LINK-EOF", roles=RANK_1)
 async def cut_anywhere(peer: Peer) -> None:
-    """A connection that is cut inside a hello, or reset, does no harm to the next one."""
+    """A connection that is cut inside a hello, or reset, does not affect the next one."""
     for reset in (False, True):
         for size in (0, 1, 7, 8, 9, 200):
             link = await peer.connect()
@@ -166,7 +166,7 @@ async def cut_anywhere(peer: Peer) -> None:
 
 
 def _replay_after(distance: int) -> None:
-    about = f"A box that comes a second time is refused, though {distance:,} others have come in between."
+    about = f"A repeated box is refused, even after {distance:,} others."
 
     @case("seal", f"replay-after-{distance}", "SEAL-REPLAY", roles=RANK_1, revisions=V2, about=about, deadline=60.0)
     async def script(peer: Peer) -> None:
@@ -187,7 +187,7 @@ for _distance in (1, 2, 16, 65, 1_000, 20_000):
 
 @case("seal", "reflection-of-the-first", "SEAL-REFLECTION", roles=RANK_1, revisions=V2)
 async def reflection_of_the_first(peer: Peer) -> None:
-    """The first of the peer's own boxes is refused, though it has sent others since."""
+    """The peer refuses its own first box, even after it has sent others."""
     link = await peer.session()
     for _ in range(20):
         await link.ping()
@@ -197,33 +197,33 @@ async def reflection_of_the_first(peer: Peer) -> None:
 
 @case("seal", "nonce-of-the-last-session", "SEAL-LAYOUT", roles=RANK_1, revisions=V2)
 async def nonce_of_the_last_session(peer: Peer) -> None:
-    """A nonce that an earlier session has used, with another key, is a nonce like any other."""
+    """A nonce used in an earlier session, with another key, is accepted."""
     nonce = os.urandom(_NONCE)
     for _ in range(2):
         link = await peer.session()
         await link.send_body("a box with the nonce", link.body(peer.misplaced(), nonce=nonce))
-        await link.expect_alive("that the box is taken")
+        await link.expect_alive("that the box is accepted")
         await link.wire.close()
 
 
 @case("seal", "nonces-share-a-prefix", "SEAL-LAYOUT", revisions=V2)
 async def nonces_share_a_prefix(peer: Peer) -> None:
-    """Nonces that differ in one byte are different nonces, wherever that byte is."""
+    """Nonces that differ in any single byte are different."""
     link = await peer.session()
     nonce = os.urandom(_NONCE)
     for at in range(_NONCE):
         changed = nonce[:at] + bytes([nonce[at] ^ 1]) + nonce[at + 1 :]
         await link.send_body(f"a box whose nonce differs in byte {at}", link.body(peer.misplaced(), nonce=changed))
-    await link.expect_alive("that the boxes are taken")
+    await link.expect_alive("that the boxes are accepted")
 
 
 @case("seal", "nonces-have-no-pattern", "SEAL-NONCE", roles=RANK_1, revisions=V2)
 async def nonces_have_no_pattern(peer: Peer) -> None:
-    """Of 64 nonces no byte is the same in all, none is repeated, and none is text."""
+    """In 64 nonces no byte is constant, none is repeated, and none is text."""
     link = await peer.session()
     for _ in range(64):
         await link.ping()
-    link.step("look at the nonces")
+    link.step("check the nonces")
     nonces = [body[:_NONCE] for body in link.bodies]
     fixed = [at for at in range(_NONCE) if len({nonce[at] for nonce in nonces}) < 8]
     if fixed or len(set(nonces)) < len(nonces) or all(nonce.isascii() for nonce in nonces):
@@ -231,7 +231,7 @@ async def nonces_have_no_pattern(peer: Peer) -> None:
 
 
 def _later_box(count: int) -> None:
-    about = f"A box that does not open ends the connection, though {count:,} before it were good."
+    about = f"A box that does not open ends the connection, even after {count:,} good ones."
 
     @case("seal", f"changed-after-{count}", "SESSION-BOX", "SEAL-LAYOUT", roles=RANK_1, revisions=V2, about=about)
     async def script(peer: Peer) -> None:
@@ -251,7 +251,7 @@ for _count in (2, 16, 100, 1_000):
 
 
 def _beside(count: int) -> None:
-    about = f"{count} strangers that come and go, one after the other, do not end the session."
+    about = f"{count} short connections of other hosts, one after the other, do not end the session."
 
     @case("session", f"{count}-strangers-pass", "SESSION-DISPLACE", roles=RANK_1, about=about, deadline=40.0)
     async def script(peer: Peer) -> None:
@@ -269,7 +269,7 @@ for _count in (1, 12, 200):
 
 
 def _crowd_beside(count: int) -> None:
-    about = f"A session goes on while {count} silent strangers are connected, and after they have left."
+    about = f"A session continues while {count} silent connections of other hosts are open, and after they close."
 
     @case("session", f"{count}-strangers-stay", "SESSION-DISPLACE", roles=RANK_1, about=about, deadline=40.0)
     async def script(peer: Peer) -> None:
@@ -290,7 +290,7 @@ for _count in (1, 4, 8, 24, 200):
 
 @case("session", "replace-beside-strangers", "SESSION-REPLACE", roles=RANK_1, needs=("session.replace",), revisions=V2)
 async def replace_beside_strangers(peer: Peer) -> None:
-    """A newcomer that is confirmed takes the place of the session before it, also while others are connected."""
+    """A confirmed new session replaces the one before it, even while others are connected."""
     link = await peer.session()
     await link.ping()
     for _ in range(6):
@@ -303,7 +303,7 @@ async def replace_beside_strangers(peer: Peer) -> None:
 
 @case("session", "old-connection-closes", "SESSION-DISPLACE", roles=RANK_1, needs=("session.replace",), revisions=V2)
 async def old_connection_closes(peer: Peer) -> None:
-    """The end of a connection that was replaced does not end the session in its place."""
+    """The end of a replaced connection does not end the session that replaced it."""
     old = await peer.session()
     await old.ping()
     link = await peer.session()
@@ -318,7 +318,7 @@ async def old_connection_closes(peer: Peer) -> None:
 
 @case("session", "idle-stays", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
 async def idle_stays(peer: Peer) -> None:
-    """A session that is idle for longer than a handshake may take is alive: that timer is for the handshake."""
+    """A session stays open when idle for longer than the handshake timeout."""
     link = await peer.session()
     await link.ping()
     await _idle(peer, link)
@@ -330,7 +330,7 @@ async def idle_stays(peer: Peer) -> None:
 
 @case("session", "idle-at-first", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
 async def idle_at_first(peer: Peer) -> None:
-    """A session in which nothing has been sent yet is alive when the time of the handshake is over."""
+    """A session in which nothing has been sent stays open after the handshake timeout."""
     link = await peer.session()
     await _idle(peer, link)
     try:
@@ -341,13 +341,13 @@ async def idle_at_first(peer: Peer) -> None:
 
 async def _idle(peer: Peer, link: Link) -> None:
     seconds = peer.settings.patience.handshake + 1
-    link.step(f"say nothing for {seconds:g} s")
+    link.step(f"send nothing for {seconds:g} s")
     await asyncio.sleep(seconds)
 
 
 @case("session", "hello-drips", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
 async def hello_drips(peer: Peer) -> None:
-    """A hello of which a byte comes now and then is not waited for without end; this implementation gives it 10 s."""
+    """A hello that arrives in single bytes with pauses is not waited for forever; this implementation waits 10 s."""
     link = await peer.connect()
     patience = peer.settings.patience
     end = asyncio.get_running_loop().time() + patience.handshake + patience.slack
@@ -362,17 +362,17 @@ async def hello_drips(peer: Peer) -> None:
             pass
         if asyncio.get_running_loop().time() > end:
             break
-    raise Undecided(Verdict.NON_STRICT, "it waits for a hello as long as bytes of it come")
+    raise Undecided(Verdict.NON_STRICT, "it waits for a hello as long as bytes arrive")
 
 
 @case("session", "reconnect-each-time", "SESSION-RECONNECT", roles=RANK_0, deadline=90.0)
 async def reconnect_each_time(peer: Peer) -> None:
-    """After the third failure rank 0 reconnects as soon as after the first: a session between sets its wait back."""
+    """After the third failure rank 0 reconnects as soon as after the first: a session in between resets the wait."""
     if not peer.settings.full:
         raise Undecided(Verdict.SKIPPED, FULL_ONLY)
     link = await peer.session()
     for _ in range(3):
-        link.step("close without a word")
+        link.step("close without sending anything")
         await link.wire.close()
         link = await peer.comes_again()
         await link.shake_hands()
@@ -381,7 +381,7 @@ async def reconnect_each_time(peer: Peer) -> None:
 # -- every field of the handshake --------------------------------------------------------------------------------------
 
 _Fault = Callable[[str], str]
-"""Makes another JSON text of a base64 string, quotes included."""
+"""Replaces the JSON text of a base64 string, quotes included."""
 
 
 def _stray_bits(text: str) -> str:
@@ -394,12 +394,12 @@ def _stray_bits(text: str) -> str:
 _FAULTS: Final[dict[str, tuple[str, str, _Fault]]] = {
     "null": ("PAYLOAD-HELLO", "null", lambda _: "null"),
     "number": ("PAYLOAD-HELLO", "a number", lambda _: "0"),
-    "array": ("PAYLOAD-HELLO", "an array of it", lambda text: f"[{text}]"),
+    "array": ("PAYLOAD-HELLO", "an array that contains it", lambda text: f"[{text}]"),
     "space": ("JSON-BASE64", "base64 with a space in it", lambda text: f'"{text[1:5]} {text[5:]}'),
-    "padding": ("JSON-BASE64", "base64 with more padding", lambda text: f'{text[:-1]}===="'),
-    "letter": ("JSON-BASE64", "base64 with a letter of no alphabet", lambda text: f'"{text[1:5]}*{text[6:]}'),
+    "padding": ("JSON-BASE64", "base64 with extra padding", lambda text: f'{text[:-1]}===="'),
+    "letter": ("JSON-BASE64", "base64 with an invalid character", lambda text: f'"{text[1:5]}*{text[6:]}'),
     "stray-bits": ("JSON-BASE64", "base64 with stray bits", _stray_bits),
-    "escape": ("JSON-STRING", "an escape that JSON does not have", lambda text: f'"\\x41{text[2:]}'),
+    "escape": ("JSON-STRING", "an escape that JSON does not define", lambda text: f'"\\x41{text[2:]}'),
 }
 
 
@@ -407,12 +407,12 @@ _OF_PADDED: Final = ("stray-bits", "padding")
 
 
 def _introductions(link: Link, fault: _Fault, is_padded: bool) -> Iterator[tuple[str, bytes]]:
-    """A good hello or ack with the fault in each of its fields."""
+    """Yield a valid hello or ack with the fault in each field in turn."""
     frame = link.introduction()
     values = json.loads(frame[1:])
     for key in KEYS:
         if is_padded and not values[key].endswith("="):
-            continue  # it has no bits to spare, and no padding to add to
+            continue  # it has no spare bits and no padding
         texts = {name: f'"{value}"' for name, value in values.items()}
         members = [f'"{name}":{fault(text) if name == key else text}' for name, text in texts.items()]
         yield key, frame[:1] + ("{" + ",".join(members) + "}").encode()
@@ -443,7 +443,7 @@ for _name in _FAULTS:
 
 @case("handshake", "field-twice", "JSON-DUPLICATE-KEY", "HANDSHAKE-ORDER", deadline=60.0)
 async def field_twice(peer: Peer) -> None:
-    """A field of a hello or an ack that stands twice ends the connection, also where its key is escaped."""
+    """A repeated field in a hello or an ack ends the connection, even if its key is escaped."""
     for number, key in enumerate(_points(peer, KEYS)):
         if number and not await peer.again():
             return
@@ -451,14 +451,14 @@ async def field_twice(peer: Peer) -> None:
         frame = link.introduction()
         value = json.loads(frame[1:])[key]
         escaped = f"\\u{ord(key[0]):04x}{key[1:]}" if number % 2 else key
-        await link.send_body(f"{key} twice", frame[:-1] + f',"{escaped}":"{value}"}}'.encode())
+        await link.send_body(f"{key} repeated", frame[:-1] + f',"{escaped}":"{value}"}}'.encode())
         await link.expect_closed()
         await link.wire.close()
 
 
 @case("handshake", "swift-escapes-everywhere", "JSON-BASE64", "JSON-SPELLING")
 async def swift_escapes_everywhere(peer: Peer) -> None:
-    """A hello or an ack with white space, unknown keys of every kind, and \\u escapes in its base64 is taken."""
+    """A hello or an ack with white space, unknown keys of every kind, and \\u escapes in its base64 is accepted."""
     link = await peer.connect()
     frame = link.introduction()
     values = json.loads(frame[1:])
@@ -470,7 +470,7 @@ async def swift_escapes_everywhere(peer: Peer) -> None:
 
 @case("handshake", "sizes", "PAYLOAD-LIMIT", deadline=40.0)
 async def sizes(peer: Peer) -> None:
-    """A hello or an ack of 4,096 bytes is taken, and one of 4,097 ends the connection."""
+    """A hello or an ack of 4,096 bytes is accepted, and one of 4,097 ends the connection."""
     for number, over in enumerate((0, 1)):
         if number and not await peer.again():
             return
@@ -493,7 +493,7 @@ _DER_LENGTHS: Final = (70, 71, 72, 69)
 
 @case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=240.0)
 async def der_grammar(peer: Peer) -> None:
-    """A signature in any other form than DER, or with r or s out of range, ends the connection."""
+    """A signature in a form other than DER, or with r or s out of range, ends the connection."""
     for number, about in enumerate(_points(peer, _OTHER_SIGNATURES)):
         if number and not await peer.again():
             return
@@ -504,9 +504,9 @@ async def der_grammar(peer: Peer) -> None:
 
 
 def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
-    """Sign in one of the wrong ways, with an r and an s to which it applies.
+    """Sign in one of the wrong ways, with r and s to which it applies.
 
-    Both need a zero byte first, except where there is one too many: a reader may refuse an integer of 34 bytes.
+    Both need a leading zero byte, except where an extra one is added: a reader may refuse an integer of 34 bytes.
     """
     is_long = "more zero bytes" not in about
 
@@ -519,7 +519,7 @@ def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
 
 @case("handshake", "signature-lengths", "HANDSHAKE-SIGNATURE", deadline=40.0)
 async def signature_lengths(peer: Peer) -> None:
-    """A signature is taken whether it has 69, 70, 71 or 72 bytes: r and s may have a zero byte first, or be short."""
+    """A signature is accepted with 69, 70, 71 or 72 bytes: r and s may have a leading zero byte, or be short."""
     for number, size in enumerate(_points(peer, _DER_LENGTHS)):
         if number and not await peer.again():
             return
@@ -541,7 +541,7 @@ def _of_length(size: int) -> Callable[[Identity, bytes], bytes]:
 
 @case("handshake", "identity-points", "HANDSHAKE-ORDER", deadline=60.0)
 async def identity_points(peer: Peer) -> None:
-    """An identity key that is no point, or another than that of the signature, ends the connection."""
+    """An identity key that is not a point, or not the key of the signature, ends the connection."""
     for number, point in enumerate(_points(peer, [*wrong_points(peer.settings.identity.public)])):
         if number and not await peer.again():
             return

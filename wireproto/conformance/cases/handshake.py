@@ -1,4 +1,4 @@
-"""The handshake: what the peer's part of it is, and which faults of ours it sees."""
+"""The handshake: the peer's part of it, and its detection of our faults."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from wireproto.session import Role
 
 
 async def _introduced(peer: Peer) -> Link:
-    """A connection on which the peer's hello or ack has come."""
+    """Return a connection on which the peer's hello or ack has arrived."""
     link = await peer.connect()
     if peer.role is Role.RESPONDER:
         await link.send_body("the hello", link.introduction())
@@ -25,7 +25,7 @@ async def _introduced(peer: Peer) -> Link:
 
 @case("handshake", "fields", "PAYLOAD-HELLO", "JSON-TEXT", "JSON-BASE64")
 async def fields(peer: Peer) -> None:
-    """The peer's hello or ack is JSON to the letter, with keys and nonce of the right lengths."""
+    """The peer's hello or ack is strictly valid JSON, with keys and nonce of the right lengths."""
     link = await _introduced(peer)
     message = strictly(link.their_frame, Revision.V1)
     assert isinstance(message, HandshakeHello | HandshakeAck)  # noqa: S101 - its type byte was looked at
@@ -33,7 +33,7 @@ async def fields(peer: Peer) -> None:
 
 @case("handshake", "signature", "HANDSHAKE-SIGNATURE", "HANDSHAKE-HELLO", "HANDSHAKE-ACK")
 async def signature(peer: Peer) -> None:
-    """The peer's signature is one over the commitment, made as it has to be."""
+    """The peer's signature is over the commitment, and correctly made."""
     link = await _introduced(peer)
     theirs = link.theirs
     assert theirs is not None  # noqa: S101 - it has come
@@ -61,10 +61,10 @@ async def signature(peer: Peer) -> None:
 
 @case("handshake", "identity", "HANDSHAKE-PIN")
 async def identity(peer: Peer) -> None:
-    """The peer shows the identity key that is pinned for it."""
+    """The peer sends the identity key that is pinned for it."""
     pinned = peer.settings.peer_key
     if pinned is None:
-        raise Undecided(Verdict.SKIPPED, "it is not known which key that is: there is no --peer-key")
+        raise Undecided(Verdict.SKIPPED, "the key is unknown without --peer-key")
     link = await _introduced(peer)
     assert link.theirs is not None  # noqa: S101 - it has come
     link.step("compare the identity key")
@@ -85,7 +85,7 @@ async def identity_lasts(peer: Peer) -> None:
 
 @case("handshake", "fresh", "HANDSHAKE-FRESH")
 async def fresh(peer: Peer) -> None:
-    """X25519 key and nonce are new in the next handshake."""
+    """The X25519 key and nonce are new in the next handshake."""
     first = await _introduced(peer)
     await first.wire.close()
     if peer.role is Role.INITIATOR:
@@ -94,14 +94,14 @@ async def fresh(peer: Peer) -> None:
     assert first.theirs is not None and second.theirs is not None  # noqa: S101, PT018 - they have come
     first.step("compare the two")
     if first.theirs.ephemeral == second.theirs.ephemeral:
-        raise Missed("another X25519 key than in the last handshake", "the same")
+        raise Missed("an X25519 key that differs from the last one", "the same")
     if first.theirs.nonce == second.theirs.nonce:
-        raise Missed("another nonce than in the last handshake", "the same")
+        raise Missed("a nonce that differs from the last one", "the same")
 
 
 @case("handshake", "silent-at-first", "HANDSHAKE-FIRST", roles=RANK_1)
 async def silent_at_first(peer: Peer) -> None:
-    """Rank 1 says nothing before the hello."""
+    """Rank 1 sends nothing before the hello."""
     link = await peer.connect()
     await link.expect_silence()
     await link.shake_hands()
@@ -109,7 +109,7 @@ async def silent_at_first(peer: Peer) -> None:
 
 @case("handshake", "one-hello", "HANDSHAKE-FIRST", "SESSION-STATE", roles=RANK_0)
 async def one_hello(peer: Peer) -> None:
-    """Rank 0 says nothing between its hello and the ack."""
+    """Rank 0 sends nothing between its hello and the ack."""
     link = await peer.connect()
     await link.expect_silence()
 
@@ -136,7 +136,7 @@ _signed(
     "signature-single-hash", "A signature whose commitment is not hashed once more", Identity.sign_once, *_SIGNATURE
 )
 _signed("signature-raw", "A raw signature r ‖ s", lambda own, text: byhand.raw_signature(own.sign(text)), *_SIGNATURE)
-_signed("signature-trailing", "A byte behind the signature", lambda own, text: own.sign(text) + b"\0", *_SIGNATURE)
+_signed("signature-trailing", "A byte after the signature", lambda own, text: own.sign(text) + b"\0", *_SIGNATURE)
 _signed(
     "signature-not-der", "A signature in BER, not DER", lambda own, text: byhand.long_r(own.sign(text)), *_SIGNATURE
 )
@@ -145,7 +145,7 @@ _signed("signature-zero", "A signature with r and s of 0", lambda *_: bytes.from
 
 @case("handshake", "signature-other-s", "HANDSHAKE-SIGNATURE")
 async def signature_other_s(peer: Peer) -> None:
-    """A signature with the higher of s and n − s is as good as one with the lower, which all other cases have."""
+    """A signature with the higher of s and n − s is accepted; all other cases have the lower."""
     link = await peer.connect()
     await link.shake_hands(link.introduction(sign=lambda own, text: byhand.other_s(own.sign(text))))
 
@@ -170,7 +170,7 @@ async def wrong_ack_order(peer: Peer) -> None:
 
 @case("handshake", "signed-for-another-hello", "HANDSHAKE-ACK", "HANDSHAKE-ORDER", roles=RANK_0)
 async def signed_for_another_hello(peer: Peer) -> None:
-    """A recorded ack, which answers another hello, ends the connection."""
+    """A recorded ack for another hello ends the connection."""
     link = await peer.connect()
     commit = lambda public, nonce: byhand.ack_commitment(bytes(32), nonce, public)  # noqa: E731
     await _refuse(link, "an ack to a hello with another nonce", link.introduction(commit=commit))
@@ -178,7 +178,7 @@ async def signed_for_another_hello(peer: Peer) -> None:
 
 @case("handshake", "key-not-signed", "HANDSHAKE-HELLO", "HANDSHAKE-ORDER", roles=RANK_1)
 async def hello_key_not_signed(peer: Peer) -> None:
-    """A hello whose X25519 key was exchanged under way ends the connection."""
+    """A hello whose X25519 key was replaced in transit ends the connection."""
     link = await peer.connect()
     commit = lambda _, nonce: byhand.hello_commitment(bytes(32), nonce)  # noqa: E731
     await _refuse(link, "a hello signed over another X25519 key", link.introduction(commit=commit))
@@ -186,7 +186,7 @@ async def hello_key_not_signed(peer: Peer) -> None:
 
 @case("handshake", "key-not-signed", "HANDSHAKE-ACK", "HANDSHAKE-ORDER", roles=RANK_0)
 async def ack_key_not_signed(peer: Peer) -> None:
-    """An ack whose X25519 key was exchanged under way ends the connection."""
+    """An ack whose X25519 key was replaced in transit ends the connection."""
     link = await peer.connect()
     commit = lambda _, nonce: link.commitment(bytes(32), nonce)  # noqa: E731
     await _refuse(link, "an ack signed over another X25519 key", link.introduction(commit=commit))
@@ -194,14 +194,14 @@ async def ack_key_not_signed(peer: Peer) -> None:
 
 @case("handshake", "wrong-identity", "HANDSHAKE-PIN", "HANDSHAKE-ORDER")
 async def wrong_identity(peer: Peer) -> None:
-    """An identity that is not pinned ends the connection, though its signature is good."""
+    """An identity that is not pinned ends the connection, even if its signature is valid."""
     link = await peer.connect()
-    await _refuse(link, "hello or ack of a stranger", link.introduction(identity=Identity()))
+    await _refuse(link, "hello or ack with an unpinned key", link.introduction(identity=Identity()))
 
 
 @case("handshake", "own-identity", "HANDSHAKE-PIN", "HANDSHAKE-ORDER")
 async def own_identity(peer: Peer) -> None:
-    """The peer's own identity key, shown to it by another, ends the connection."""
+    """The peer's own identity key, sent by another, ends the connection."""
     link = await peer.connect()
     if link.theirs is None:
         await link.send_body("a hello, to see the peer's key", link.introduction())
@@ -239,11 +239,11 @@ _nonce("nonce-empty", 0, RANK_1)
 
 @case("handshake", "lengths-shifted", "PAYLOAD-HELLO", "HANDSHAKE-ORDER", roles=RANK_1)
 async def lengths_shifted(peer: Peer) -> None:
-    """A key of 33 bytes and a nonce of 31, whose commitment is a good one, end the connection."""
+    """A key of 33 bytes and a nonce of 31 end the connection, even if their commitment is right."""
     link = await peer.connect()
     joined = link.public + link.nonce
     frame = link.introduction(public=joined[:33], nonce=joined[33:])
-    await _refuse(link, "a hello whose nonce has given a byte to the key", frame)
+    await _refuse(link, "a hello with a byte moved from the nonce to the key", frame)
 
 
 def _low_order(name: str, public: str, roles: tuple[Role, ...] = BOTH) -> None:
@@ -262,7 +262,7 @@ _low_order("x25519-order-8", "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd86
 
 @case("handshake", "x25519-top-bit", "HANDSHAKE-KEY")
 async def x25519_top_bit(peer: Peer) -> None:
-    """An X25519 key is taken with its top bit set, and the bit is ignored."""
+    """An X25519 key is accepted with its top bit set, and the bit is ignored."""
     link = await peer.connect()
     public = link.public[:31] + bytes([link.public[31] | 0x80])
     await link.shake_hands(link.introduction(public=public))
@@ -291,16 +291,16 @@ _spelt(
 )
 _spelt(
     "duplicate-field",
-    "A nonce that stands twice",
+    "A repeated nonce",
     lambda text: text[:-1] + b',"nonce":"' + b"A" * 43 + b'="}',
     "JSON-DUPLICATE-KEY",
 )
-_spelt("no-json", "A hello or an ack that is no JSON", lambda _: b"hello", "HANDSHAKE-ORDER", "JSON-TEXT")
+_spelt("no-json", "A hello or an ack that is not JSON", lambda _: b"hello", "HANDSHAKE-ORDER", "JSON-TEXT")
 
 
 @case("handshake", "nesting-513-last", "JSON-NESTING", "HANDSHAKE-ORDER")
 async def nesting_513_last(peer: Peer) -> None:
-    """A hello or an ack whose 513th opening bracket is its last byte ends the connection, and nothing else."""
+    """A hello or an ack that ends at its 513th opening bracket ends the connection, without a crash."""
     link = await peer.connect()
     first = HELLO if peer.role is Role.RESPONDER else ACK
     await _refuse(link, "513 opening brackets", first + b'{"x":' + b"[" * 512)
@@ -319,7 +319,7 @@ async def base64_url_safe(peer: Peer) -> None:
 
 @case("handshake", "as-swift-writes", "JSON-BASE64", "JSON-UNKNOWN-KEY", "JSON-SPELLING")
 async def as_swift_writes(peer: Peer) -> None:
-    """A hello or an ack with \\/ in its base64, and a key that nobody knows, is taken."""
+    """A hello or an ack with \\/ in its base64, and an unknown key, is accepted."""
     link = await peer.connect()
     link.nonce = b"\xff" * 3 + link.nonce[3:]  # "////" in base64
     frame = link.introduction()
@@ -328,7 +328,7 @@ async def as_swift_writes(peer: Peer) -> None:
 
 @case("handshake", "keys-reordered", "JSON-KEYS")
 async def keys_reordered(peer: Peer) -> None:
-    """A hello or an ack whose keys come in another order is taken."""
+    """A hello or an ack with its keys in another order is accepted."""
     link = await peer.connect()
     frame = link.introduction()
     members = frame[2:-1].split(b",")
@@ -352,7 +352,7 @@ _instead("pong-first", "A pong", PONG, RANK_0)
 
 @case("handshake", "other-part-first", "HANDSHAKE-ONLY")
 async def other_part_first(peer: Peer) -> None:
-    """An ack to rank 1, or a hello to rank 0, where the handshake's other part belongs, ends the connection."""
+    """An ack to rank 1 instead of a hello, or a hello to rank 0 instead of an ack, ends the connection."""
     link = await peer.connect()
     theirs = ACK if peer.role is Role.RESPONDER else HELLO
     await _refuse(link, "the peer's own part of the handshake", theirs + link.introduction()[1:])

@@ -1,7 +1,7 @@
-"""Sessions from a grammar, with our own session as the model: a bounded, seeded part of what `fuzz peer` plays.
+"""Sessions from a grammar, with our own session as the model: a bounded, seeded part of `fuzz peer`.
 
-A case has the scripts of one theme. One that the peer and the model disagree about is played a second time, made small,
-and named by the rule that is then seen to be broken.
+A case has the scripts of one theme. If the peer and the model disagree, the script is played a second time and reduced,
+and the case names the rule that is broken.
 """
 
 from typing import Final
@@ -19,22 +19,22 @@ from wireproto.session import Role
 _SEED: Final = 1
 _SCRIPTS: Final = {Role.RESPONDER: 40, Role.INITIATOR: 5}
 _TIMES: Final = {"handshakes": 6, "frames": 6, "values": 2}
-"""So many times as many where each ends with a fault of its own."""
+"""Factor for themes whose scripts each end with a different fault."""
 _IN_FULL: Final = 4
-"""So many times as many with `--full`."""
+"""Factor for `--full`."""
 _SHRINKING: Final = 10.0
-"""Seconds for making a script smaller."""
+"""Seconds for reducing a script."""
 _DEADLINE: Final = 360.0
-"""Seconds for the scripts of a theme: a peer may take its time for each handshake."""
+"""Seconds for the scripts of a theme, because a peer may be slow in each handshake."""
 _THEMES: Final = {
-    "handshakes": ("a hello or an ack of any content", "HANDSHAKE-ORDER", "HANDSHAKE-SIGNATURE", "HANDSHAKE-PIN"),
+    "handshakes": ("a hello or an ack with any content", "HANDSHAKE-ORDER", "HANDSHAKE-SIGNATURE", "HANDSHAKE-PIN"),
     "frames": ("cluster frames of every type, valid and not", "SESSION-IGNORE", "SESSION-BOX", "FRAME-TYPE"),
-    "values": ("numbers, texts and frames up to their limits, and beyond", "SESSION-BOX", "PAYLOAD-LIMIT"),
+    "values": ("numbers, texts and frames up to and beyond their limits", "SESSION-BOX", "PAYLOAD-LIMIT"),
     "boxes": ("boxes that are repeated, changed or cut, and wrong lengths", "SESSION-BOX", "LINK-LEN-MAX"),
     "pieces": ("frames in pieces, and several in one piece", "LINK-CHUNKS"),
     "order": ("messages in any order", "SESSION-STATE", "SESSION-IGNORE", "SESSION-END", "HANDSHAKE-ONLY"),
-    "pauses": ("pauses that are shorter than any timer", "SESSION-TIMES"),
-    "connections": ("other connections, and newcomers", "SESSION-DISPLACE", "SESSION-ROLES"),
+    "pauses": ("pauses shorter than any timer", "SESSION-TIMES"),
+    "connections": ("other connections and new sessions", "SESSION-DISPLACE", "SESSION-ROLES"),
 }
 _NEEDS: Final = {Role.RESPONDER: ("session.pong-each", "session.pong-fields"), Role.INITIATOR: ()}
 
@@ -48,7 +48,7 @@ def _sessions(role: Role, revision: Revision, theme: str) -> None:
         *rules,
         roles=(role,),
         revisions=(revision,),
-        about=f"Sessions with {about} come to what the rules allow.",
+        about=f"Sessions with {about} end as the rules allow.",
         needs=_NEEDS[role],
         deadline=_DEADLINE,
     )

@@ -1,6 +1,6 @@
-"""Payloads: JSON to the letter, and the fields of each type.
+"""Payloads: strict JSON, and the fields of each type.
 
-A rank 1 gets its faults in a jacclBootstrap, a rank 0 in a pong.
+A rank 1 gets the faults in a jacclBootstrap, a rank 0 in a pong.
 """
 
 import json
@@ -12,11 +12,11 @@ from wireproto.conformance.peer import Peer
 from wireproto.session import Role
 
 Change = Callable[[bytes], bytes]
-"""Makes another JSON text of the good one."""
+"""Replaces the valid JSON text by another."""
 
 
 def _with(member: str) -> Change:
-    """One more member, as the last."""
+    """Add a member at the end."""
     return lambda text: text[:-1] + b"," + member.encode() + b"}"
 
 
@@ -34,11 +34,11 @@ def _refused(name: str, rule: str, what: str, change: Change, roles: tuple[Role,
 
 
 def _taken(name: str, rule: str, what: str, change: Change) -> None:
-    @case("payload", name, rule, about=f"{what} is taken.")
+    @case("payload", name, rule, about=f"{what} is accepted.")
     async def script(peer: Peer) -> None:
         link = await peer.session()
         await link.send(what, _vehicle(peer, change))
-        await link.expect_alive("that it is taken")
+        await link.expect_alive("that it is accepted")
 
 
 def _reordered(text: bytes) -> bytes:
@@ -50,7 +50,7 @@ def _spaced(text: bytes) -> bytes:
 
 
 def _escaped(text: bytes) -> bytes:
-    """Every letter of a key or a string as `\\uXXXX`."""
+    """Encode every letter of keys and strings as `\\uXXXX`."""
     inside = False
     out = bytearray()
     for byte in text:
@@ -60,7 +60,7 @@ def _escaped(text: bytes) -> bytes:
 
 
 def _nested(depth: int) -> Change:
-    """Arrays so deep, the payload itself being the first level."""
+    """Return arrays of some depth, counting the payload as the first level."""
     return _with('"x":' + "[" * (depth - 1) + "]" * (depth - 1))
 
 
@@ -70,31 +70,31 @@ _refused("not-utf-8", "JSON-TEXT", "A string that is not UTF-8", lambda text: te
 _refused(
     "utf-8-overlong",
     "JSON-TEXT",
-    "A / in two bytes of UTF-8",
+    "A / in a two-byte UTF-8 sequence",
     lambda text: text[:-1] + b',"x":"\xc0\xaf"}',
     roles=RANK_1,
 )
 _refused("no-payload", "JSON-TEXT", "No payload at all", lambda _: b"")
 _refused("array", "JSON-TEXT", "An array around the object", lambda text: b"[" + text + b"]")
-_refused("null", "JSON-TEXT", "null in place of the object", lambda _: b"null", roles=RANK_1)
-_refused("trailing-bytes", "JSON-TEXT", "A byte behind the object", lambda text: text + b"x")
-_refused("trailing-zero", "JSON-TEXT", "A zero byte behind the object", lambda text: text + b"\0", roles=RANK_1)
-_refused("two-objects", "JSON-TEXT", "A second object behind the first", lambda text: text + text, roles=RANK_1)
+_refused("null", "JSON-TEXT", "null instead of the object", lambda _: b"null", roles=RANK_1)
+_refused("trailing-bytes", "JSON-TEXT", "A byte after the object", lambda text: text + b"x")
+_refused("trailing-zero", "JSON-TEXT", "A zero byte after the object", lambda text: text + b"\0", roles=RANK_1)
+_refused("two-objects", "JSON-TEXT", "A second object after the first", lambda text: text + text, roles=RANK_1)
 _refused("form-feed", "JSON-TEXT", "A form feed as white space", lambda text: b"\f" + text, roles=RANK_1)
 _refused("cut-short", "JSON-TEXT", "An object without its last brace", lambda text: text[:-1])
-_refused("trailing-comma", "JSON-TEXT", "A comma behind the last member", lambda text: text[:-1] + b",}", roles=RANK_1)
+_refused("trailing-comma", "JSON-TEXT", "A comma after the last member", lambda text: text[:-1] + b",}", roles=RANK_1)
 _refused("single-quotes", "JSON-TEXT", "Single quotes", lambda text: text.replace(b'"', b"'"), roles=RANK_1)
 _refused("comment", "JSON-TEXT", "A comment", lambda text: text[:-1] + b"/* */}", roles=RANK_1)
 _refused("nan", "JSON-TEXT", "NaN as the value of an unknown key", _with('"x":NaN'))
 _refused("leading-zero", "JSON-TEXT", "A number with a leading zero in an unknown key", _with('"x":01'), roles=RANK_1)
 _refused("control-character", "JSON-STRING", "A line feed inside a string", _with('"x":"a\nb"'))
-_refused("bad-escape", "JSON-STRING", "An escape that JSON does not have", _with('"x":"\\x41"'))
+_refused("bad-escape", "JSON-STRING", "An escape that JSON does not define", _with('"x":"\\x41"'))
 _refused("lone-surrogate", "JSON-STRING", "Half a surrogate pair", _with('"x":"\\ud800"'))
-_refused("duplicate-unknown-key", "JSON-DUPLICATE-KEY", "An unknown key that stands twice", _with('"x":1,"x":1'))
+_refused("duplicate-unknown-key", "JSON-DUPLICATE-KEY", "A repeated unknown key", _with('"x":1,"x":1'))
 _refused(
     "duplicate-nested-key",
     "JSON-DUPLICATE-KEY",
-    "A key twice in an inner object",
+    "A repeated key in an inner object",
     _with('"x":{"a":1,"a":2}'),
     roles=RANK_1,
 )
@@ -103,7 +103,7 @@ _refused("nesting-513", "JSON-NESTING", "Nesting of 513 levels", _nested(513))
 
 @case("payload", "nesting-513-last", "JSON-NESTING")
 async def nesting_513_last(peer: Peer) -> None:
-    """A payload whose 513th opening bracket is its last byte ends the connection, and nothing else."""
+    """A payload that ends at its 513th opening bracket ends the connection, without a crash."""
     link = await peer.session()
     await link.send("513 opening brackets", _vehicle(peer, lambda _: b'{"x":' + b"[" * 512))
     await link.expect_closed()
@@ -111,12 +111,12 @@ async def nesting_513_last(peer: Peer) -> None:
         await (await peer.session()).ping()
 
 
-_taken("keys-reordered", "JSON-KEYS", "An object whose keys come in another order", _reordered)
-_taken("white-space", "JSON-TEXT", "White space wherever it may stand", _spaced)
-_taken("escapes", "JSON-STRING", "Keys and strings spelt in \\uXXXX escapes", _escaped)
+_taken("keys-reordered", "JSON-KEYS", "An object with its keys in another order", _reordered)
+_taken("white-space", "JSON-TEXT", "White space wherever it is allowed", _spaced)
+_taken("escapes", "JSON-STRING", "Keys and strings with \\uXXXX escapes", _escaped)
 _taken("escaped-solidus", "JSON-STRING", "\\/ in a string", _with('"x":"a\\/b"'))
 _taken("surrogate-pair", "JSON-STRING", "A surrogate pair in escapes", _with('"x":"\\ud83d\\ude00"'))
-_taken("unknown-key", "JSON-UNKNOWN-KEY", "A key that nobody knows", _with('"x":{"y":[1,null,true,"z"]}'))
+_taken("unknown-key", "JSON-UNKNOWN-KEY", "An unknown key", _with('"x":{"y":[1,null,true,"z"]}'))
 _taken(
     "unknown-number", "JSON-UNKNOWN-KEY", "Any number in an unknown key", _with('"x":[-1.5e3,123456789012345678901]')
 )
@@ -141,7 +141,7 @@ _bootstrap("port-exponent", "JSON-INTEGER", "A port of 2.94e4", "29400", "2.94e4
 _bootstrap("port-leading-zero", "JSON-TEXT", "A port of 029400", "29400", "029400")
 _bootstrap("port-missing", "JSON-KEYS", "A jacclBootstrap without a port", '"port":29400,', "")
 _bootstrap(
-    "session-id-missing", "JSON-KEYS", "A jacclBootstrap whose sessionID is spelt sessionId", "sessionID", "sessionId"
+    "session-id-missing", "JSON-KEYS", "A jacclBootstrap with sessionId instead of sessionID", "sessionID", "sessionId"
 )
 _bootstrap(
     "session-id-number",
@@ -150,9 +150,13 @@ _bootstrap(
     '"6F9619FF-8B86-D011-B42D-00CF4FC964FF"',
     "6",
 )
-_bootstrap("duplicate-port", "JSON-DUPLICATE-KEY", "A port that stands twice", "29400", '29400,"port":29401')
+_bootstrap("duplicate-port", "JSON-DUPLICATE-KEY", "A repeated port", "29400", '29400,"port":29401')
 _bootstrap(
-    "duplicate-escaped-port", "JSON-DUPLICATE-KEY", "A port twice, once in escapes", "29400", '29400,"p\\u006frt":29401'
+    "duplicate-escaped-port",
+    "JSON-DUPLICATE-KEY",
+    "A repeated port, once in escapes",
+    "29400",
+    '29400,"p\\u006frt":29401',
 )
 
 # -- pong, to rank 0 ---------------------------------------------------------------------------------------------------
@@ -171,11 +175,11 @@ _pong(
     '"inferenceInFlight":false',
     '"inferenceInFlight":"false"',
 )
-_pong("pong-pressure", "PAYLOAD-PONG", "A memoryPressure that is none", '"normal"', '"high"')
+_pong("pong-pressure", "PAYLOAD-PONG", "An unknown memoryPressure", '"normal"', '"high"')
 _pong("pong-pressure-case", "PAYLOAD-PONG", "A memoryPressure in capitals", '"normal"', '"NORMAL"')
 _pong("pong-missing", "JSON-KEYS", "A pong without memoryPressure", ',"memoryPressure":"normal"', "")
 _pong("pong-null", "PAYLOAD-PONG", "A modelLoaded of null", '"modelLoaded":true', '"modelLoaded":null')
-_pong("pong-duplicate", "JSON-DUPLICATE-KEY", "A modelLoaded that stands twice", "true,", 'true,"modelLoaded":false,')
+_pong("pong-duplicate", "JSON-DUPLICATE-KEY", "A repeated modelLoaded", "true,", 'true,"modelLoaded":false,')
 
 # -- the types of inference --------------------------------------------------------------------------------------------
 
@@ -218,7 +222,7 @@ for _name, _what, _text in (
     ("url-safe", "in the URL-safe alphabet", "-_8="),
     ("no-padding", "without its padding", "AAECAw"),
     ("white-space", "with a line feed", "AAEC\nAwQF"),
-    ("padding-bits", "whose padding is not zero bits", "AAECAx=="),
+    ("padding-bits", "with non-zero bits in the padding", "AAECAx=="),
 ):
     _inference(
         f"base64-{_name}",

@@ -1,6 +1,6 @@
-"""Whether the peer can be talked to at all: the rest is not run where these fail.
+"""Basic communication with the peer: the other cases are not run if these fail.
 
-A failure here says least about its cause, so some of the likeliest are tried.
+A failure here shows little of its cause, so the likeliest causes are tried.
 """
 
 from wireproto.conformance import byhand
@@ -13,7 +13,7 @@ from wireproto.messages import Revision
 
 @case("sanity", "rank-1-answers", "SESSION-ROLES", "HANDSHAKE-KEY", "SESSION-PONG", roles=RANK_1)
 async def rank_1_answers(peer: Peer) -> None:
-    """A hello without fault is answered by an ack, and a ping by a pong, both with the right key."""
+    """A valid hello is answered by an ack, and a ping by a pong, with the right key."""
     link = await peer.connect()
     try:
         await link.shake_hands()
@@ -39,7 +39,7 @@ async def _try_other_lengths(peer: Peer) -> None:
         length = len(hello).to_bytes(size, order)  # type: ignore[arg-type]
         await link.send_bytes(f"the hello with a length that is {name}", length + hello)
         if await link.anything_comes():
-            raise Missed("that a length is u64 little-endian", f"one that is {name} is taken", "LINK-LAYOUT")
+            raise Missed("that a length is u64 little-endian", f"it accepted one that is {name}", "LINK-LAYOUT")
 
 
 async def _try_other_keys(peer: Peer) -> None:
@@ -48,10 +48,10 @@ async def _try_other_keys(peer: Peer) -> None:
         key = derive(link.secret(), link.salt)
         await link.send_bytes(f"a ping whose key is wrong: {name}", link_frame(byhand.sealed(key, PING)))
         if await link.anything_comes():
-            raise Missed("a key that is derived as it has to be", name, "HANDSHAKE-KEY")
+            raise Missed("a correctly derived key", name, "HANDSHAKE-KEY")
 
 
 @case("sanity", "rank-0-asks", "SESSION-ROLES", "HANDSHAKE-KEY", "SESSION-PING", roles=RANK_0)
 async def rank_0_asks(peer: Peer) -> None:
-    """A hello comes, its ack is taken, and a first frame comes with the right key."""
+    """The peer sends a hello, accepts the ack, and sends a first frame with the right key."""
     await peer.session()

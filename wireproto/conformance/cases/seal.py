@@ -1,4 +1,4 @@
-"""Sealed boxes: those of the peer, and faults in ours."""
+"""Sealed boxes: the peer's boxes, and faults in ours."""
 
 import os
 from collections.abc import Callable
@@ -17,11 +17,11 @@ NONCE = 12
 
 @case("seal", "nonce-random", "SEAL-NONCE", revisions=V2)
 async def nonce_random(peer: Peer) -> None:
-    """A nonce looks random: it has no run of zero bytes, as that of a counter has."""
+    """A nonce looks random: unlike a counter, it has no run of zero bytes."""
     link = await peer.session()
     if peer.role is Role.RESPONDER:
         await link.ping()
-    link.step("look at the nonce")
+    link.step("check the nonce")
     nonce = link.bodies[0][:NONCE]
     if bytes(6) in nonce or nonce == nonce[:1] * NONCE:
         raise Missed("12 random bytes", nonce.hex())
@@ -29,14 +29,14 @@ async def nonce_random(peer: Peer) -> None:
 
 @case("seal", "nonces-differ", "SEAL-NONCE", roles=RANK_1, revisions=V2)
 async def nonces_differ(peer: Peer) -> None:
-    """No two boxes of a session have one nonce, and none is the one before plus a little."""
+    """All nonces of a session differ, and none is slightly higher than the one before."""
     link = await peer.session()
     for _ in range(4):
         await link.ping()
     link.step("compare the nonces")
     nonces = [body[:NONCE] for body in link.bodies]
     if len(set(nonces)) < len(nonces):
-        raise Missed("another nonce in each box", ", ".join(nonce.hex() for nonce in nonces))
+        raise Missed("a different nonce in each box", ", ".join(nonce.hex() for nonce in nonces))
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")
     for one, next_one in pairwise(nonces):
         for order in orders:
@@ -45,7 +45,7 @@ async def nonces_differ(peer: Peer) -> None:
 
 
 def _refused(name: str, what: str, change: Callable[[Link, bytes], bytes], *rules: str) -> None:
-    """`change` makes a bad body of a good box."""
+    """Define a case in which `change` makes a bad body from a good box."""
 
     @case("seal", name, *rules, revisions=V2, about=f"{what} ends the connection.")
     async def script(peer: Peer) -> None:
@@ -88,13 +88,17 @@ _refused(
     "SEAL-LAYOUT",
 )
 _refused(
-    "another-key", "A box of another key", lambda _, box: byhand.sealed(bytes(32), PING), "SESSION-BOX", "HANDSHAKE-KEY"
+    "another-key",
+    "A box sealed with another key",
+    lambda _, box: byhand.sealed(bytes(32), PING),
+    "SESSION-BOX",
+    "HANDSHAKE-KEY",
 )
 
 
 @case("seal", "unsealed", "SEAL-FRAMES", "REV-EXPLICIT", revisions=V2)
 async def unsealed(peer: Peer) -> None:
-    """A good frame that is not sealed ends the connection behind the handshake."""
+    """After the handshake, a valid but unsealed frame ends the connection."""
     link = await peer.session()
     await link.send_body("a frame without a box", peer.misplaced())
     await link.expect_closed()
@@ -102,7 +106,7 @@ async def unsealed(peer: Peer) -> None:
 
 @case("seal", "unsealed-ping", "SEAL-FRAMES", "REV-EXPLICIT", revisions=V2)
 async def unsealed_ping(peer: Peer) -> None:
-    """A ping that is not sealed, one byte, ends the connection behind the handshake."""
+    """After the handshake, an unsealed ping of one byte ends the connection."""
     link = await peer.session()
     await link.send_body("a ping without a box", PING)
     await link.expect_closed()
@@ -110,7 +114,7 @@ async def unsealed_ping(peer: Peer) -> None:
 
 @case("seal", "replay", "SEAL-REPLAY", revisions=V2)
 async def replay(peer: Peer) -> None:
-    """A box that comes a second time is refused."""
+    """A repeated box is refused."""
     link = await peer.session()
     box = link.body(peer.misplaced())
     await link.send_body("a box", box)
@@ -120,7 +124,7 @@ async def replay(peer: Peer) -> None:
 
 @case("seal", "replay-later", "SEAL-REPLAY", roles=RANK_1, revisions=V2)
 async def replay_later(peer: Peer) -> None:
-    """A box that comes a second time is refused though others have come in between."""
+    """A repeated box is refused, even after others."""
     link = await peer.session()
     box = link.body(PING)
     await link.send_body("a ping", box)
@@ -143,8 +147,8 @@ async def reflection(peer: Peer) -> None:
 
 @case("seal", "nonce-any", "SEAL-LAYOUT", revisions=V2)
 async def nonce_any(peer: Peer) -> None:
-    """Nonces come in any order, and one of zeros is a nonce."""
+    """Nonces are accepted in any order, including one of zeros."""
     link = await peer.session()
     for nonce in (b"\xff" * NONCE, bytes(NONCE), os.urandom(NONCE)):
         await link.send_body(f"a box with the nonce {nonce.hex()}", link.body(peer.misplaced(), nonce=nonce))
-    await link.expect_alive("that the boxes are taken")
+    await link.expect_alive("that the boxes are accepted")

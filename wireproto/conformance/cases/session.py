@@ -1,7 +1,8 @@
-"""The open session: signs of life, its end, and several connections."""
+"""The open session: pings, its end, and several connections."""
 
 import asyncio
 from itertools import pairwise
+from typing import Final
 
 from wireproto.conformance.byhand import Identity
 from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
@@ -18,7 +19,7 @@ CROWD = 24
 
 @case("session", "pong-fields", "PAYLOAD-PONG", "JSON-TEXT", roles=RANK_1)
 async def pong_fields(peer: Peer) -> None:
-    """A pong is to the letter."""
+    """A pong is strictly valid."""
     link = await peer.session()
     for _ in range(3):
         strictly(await link.ping(), peer.settings.revision)
@@ -26,7 +27,7 @@ async def pong_fields(peer: Peer) -> None:
 
 @case("session", "pong-each", "SESSION-PONG", roles=RANK_1)
 async def pong_each(peer: Peer) -> None:
-    """Each ping is answered by one pong, and nothing else."""
+    """Each ping is answered by one pong and nothing else."""
     link = await peer.session()
     for _ in range(3):
         await link.ping()
@@ -35,7 +36,7 @@ async def pong_each(peer: Peer) -> None:
 
 @case("session", "pong-at-once", "SESSION-PONG", roles=RANK_1)
 async def pong_at_once(peer: Peer) -> None:
-    """A pong comes within the 3 s that a rank 0 waits for it."""
+    """A pong arrives within the 3 s for which a rank 0 waits."""
     link = await peer.session()
     await link.send("a ping", PING)
     link.step("expect a pong within 3 s")
@@ -44,7 +45,7 @@ async def pong_at_once(peer: Peer) -> None:
 
 @case("session", "unsolicited", "SESSION-PONG", roles=RANK_1)
 async def unsolicited(peer: Peer) -> None:
-    """There is no pong without a ping."""
+    """No pong is sent without a ping."""
     link = await peer.session()
     await link.expect_no_frame(b"\x04")
 
@@ -60,10 +61,10 @@ async def end(peer: Peer) -> None:
 
 @case("session", "end-is-the-end", "SESSION-END", roles=RANK_1)
 async def end_is_the_end(peer: Peer) -> None:
-    """A ping in the same piece behind sessionEnd is not answered."""
+    """A ping after sessionEnd in the same piece is not answered."""
     link = await peer.session()
     await link.send_bytes(
-        "sessionEnd, and a ping behind it, in one piece",
+        "sessionEnd, then a ping, in one piece",
         link_frame(link.body(SESSION_END)) + link_frame(link.body(PING)),
     )
     await link.expect_closed(probe=False)
@@ -71,7 +72,7 @@ async def end_is_the_end(peer: Peer) -> None:
 
 @case("session", "stream-ends", "SESSION-ROLES", "SESSION-END-SEND", roles=RANK_1)
 async def stream_ends(peer: Peer) -> None:
-    """A stream that ends between two frames ends the session: the peer closes, and serves the next connection."""
+    """When the stream ends between two frames, the peer closes, and serves the next connection."""
     link = await peer.session()
     link.wire.send_end()
     try:
@@ -84,7 +85,7 @@ async def stream_ends(peer: Peer) -> None:
 
 @case("session", "serves-again", "SESSION-ROLES", roles=RANK_1)
 async def serves_again(peer: Peer) -> None:
-    """After a session that ended in order comes another one."""
+    """After an orderly end, another session is possible."""
     link = await peer.session()
     await link.send("sessionEnd", SESSION_END)
     await link.expect_closed(probe=False)
@@ -94,7 +95,7 @@ async def serves_again(peer: Peer) -> None:
 
 @case("session", "survives-a-fault", "SESSION-ROLES", roles=RANK_1, needs=("frame.type-unknown",))
 async def survives_a_fault(peer: Peer) -> None:
-    """After a session that a fault ended comes another one."""
+    """After a session that failed, another one is possible."""
     link = await peer.session()
     await link.send("an unknown type", b"\x7e")
     await link.expect_closed(probe=False)
@@ -104,7 +105,7 @@ async def survives_a_fault(peer: Peer) -> None:
 
 @case("session", "no-state-kept", "HANDSHAKE-ONLY", roles=RANK_1)
 async def no_state_kept(peer: Peer) -> None:
-    """A new connection begins with a handshake, whatever the last one had agreed on."""
+    """A new connection starts with a handshake, whatever was agreed on the last one."""
     link = await peer.session()
     await link.ping()
     ping = link.body(PING)
@@ -128,7 +129,7 @@ async def key_not_kept(peer: Peer) -> None:
 
 @case("session", "stranger-waits", "SESSION-DISPLACE", roles=RANK_1)
 async def stranger_waits(peer: Peer) -> None:
-    """A stranger's connection, which says nothing, does not hold up the session that is there."""
+    """A silent connection does not block the existing session."""
     link = await peer.session()
     await link.ping()
     await peer.connect()
@@ -137,20 +138,20 @@ async def stranger_waits(peer: Peer) -> None:
 
 @case("session", "stranger-first", "SESSION-DISPLACE", roles=RANK_1)
 async def stranger_first(peer: Peer) -> None:
-    """A stranger that came first, and says nothing, does not hold up the handshake of the true peer."""
+    """An earlier silent connection does not block the handshake of the true peer."""
     await peer.connect()
     link = await peer.connect()
-    link.step("shake hands, and ping")
+    link.step("complete a handshake, then ping")
     try:
         await link.shake_hands()
         await link.ping()
     except Missed as missed:
-        raise Missed("a session beside the stranger", missed.came) from None
+        raise Missed("a session beside the silent connection", missed.came) from None
 
 
 @case("session", "stranger-s-fault", "SESSION-DISPLACE", roles=RANK_1)
 async def stranger_s_fault(peer: Peer) -> None:
-    """A stranger's fault ends the stranger's connection alone."""
+    """A fault on an unauthenticated connection ends only that connection."""
     link = await peer.session()
     await link.ping()
     stranger = await peer.connect()
@@ -161,7 +162,7 @@ async def stranger_s_fault(peer: Peer) -> None:
 
 @case("session", "recorded-hello", "SESSION-DISPLACE", roles=RANK_1, revisions=V2)
 async def recorded_hello(peer: Peer) -> None:
-    """Who sends a recorded hello may get an ack, and cannot use it: the confirmed session goes on."""
+    """A replayed hello may get an ack, but does not replace the confirmed session."""
     link = await peer.connect()
     hello = link.introduction()
     await link.shake_hands(hello)
@@ -173,16 +174,16 @@ async def recorded_hello(peer: Peer) -> None:
 
 
 async def _still(link: Link) -> None:
-    """The first session goes on."""
+    """Check that the first session continues."""
     try:
         await link.ping()
     except Missed as missed:
-        raise Missed("the first session to go on", missed.came) from None
+        raise Missed("the first session to continue", missed.came) from None
 
 
 @case("session", "replace", "SESSION-REPLACE", roles=RANK_1, revisions=V2)
 async def replace(peer: Peer) -> None:
-    """A newcomer that is confirmed takes the place of the session before it, which is closed."""
+    """A confirmed new session replaces the one before it, which is closed."""
     link = await peer.session()
     await link.ping()
     newcomer = await peer.session()
@@ -193,7 +194,7 @@ async def replace(peer: Peer) -> None:
 
 @case("session", "newcomer", "SESSION-NEWCOMER", roles=RANK_1, revisions=V1)
 async def newcomer(peer: Peer) -> None:
-    """A newcomer does not displace a session that lives, since nothing confirms it."""
+    """A new session does not replace a live one, because nothing confirms it."""
     link = await peer.session()
     await link.ping()
     await peer.session()
@@ -202,7 +203,7 @@ async def newcomer(peer: Peer) -> None:
 
 @case("session", "crowd", "SESSION-CROWD", roles=RANK_1, needs=("session.stranger-first",))
 async def crowd(peer: Peer) -> None:
-    """A crowd of strangers that say nothing does not keep out the true peer."""
+    """Many silent connections do not keep out the true peer."""
     for _ in range(CROWD):
         await peer.connect()
     link = await peer.connect()
@@ -210,12 +211,12 @@ async def crowd(peer: Peer) -> None:
         await link.shake_hands()
         await link.ping()
     except Missed as missed:
-        raise Missed("a session in spite of the crowd", missed.came) from None
+        raise Missed("a session despite the silent connections", missed.came) from None
 
 
 @case("session", "silent-stranger", "SESSION-TIMES", roles=RANK_1, deadline=30.0)
 async def silent_stranger(peer: Peer) -> None:
-    """A connection that never says hello is closed some time; this implementation waits 10 s."""
+    """A connection without a hello is closed eventually; this implementation waits 10 s."""
     link = await peer.connect()
     patience = peer.settings.patience
     await _expect_end(link, patience.handshake + patience.slack)
@@ -226,7 +227,7 @@ async def _expect_end(link: Link, seconds: float) -> None:
     try:
         body = await link.wire.frame(seconds)
     except Silence:
-        reason = f"it waits for more than {seconds:g} s, if it does not wait for ever"
+        reason = f"it waits for more than {seconds:g} s, perhaps forever"
         raise Undecided(Verdict.NON_STRICT, reason) from None
     if body is not None:
         raise Missed("the end of the connection", shown(body), "HANDSHAKE-FIRST")
@@ -237,14 +238,14 @@ async def _expect_end(link: Link, seconds: float) -> None:
 
 @case("session", "ping-at-once", "SESSION-PING", roles=RANK_0)
 async def ping_at_once(peer: Peer) -> None:
-    """A ping comes as soon as the session is established."""
+    """A ping is sent as soon as the session is established."""
     link = await peer.session_at_ack()
     await _expect_ping(link, peer.settings.patience.pong)
 
 
 @case("session", "pings-unanswered", "SESSION-PING", "SESSION-MISSED", roles=RANK_0, deadline=40.0)
 async def pings_unanswered(peer: Peer) -> None:
-    """A ping comes every 5 s; when three have no pong within 3 s, the session ends."""
+    """A ping is sent every 5 s; after three without a pong within 3 s, the session ends."""
     patience = peer.settings.patience
     link = await peer.session_at_ack()
     now = asyncio.get_running_loop().time
@@ -260,9 +261,9 @@ async def pings_unanswered(peer: Peer) -> None:
 
 @case("session", "pings-unanswered-in-init", "PLAIN-INIT", "SESSION-MISSED", roles=RANK_0, deadline=90.0)
 async def pings_unanswered_in_init(peer: Peer) -> None:
-    """After jacclBootstrap a peer without extensions reads nothing while its group forms: missed pongs end nothing.
+    """After jacclBootstrap, missed pongs do not end the session: a peer without extensions reads nothing meanwhile.
 
-    A pong to a ping sent after the frame says that its init is over; three more then end the session.
+    A pong to a later ping shows that the init is over; from then on three missed pongs end the session.
     """
     patience = peer.settings.patience
     link = await peer.session_at_ack()
@@ -275,7 +276,7 @@ async def pings_unanswered_in_init(peer: Peer) -> None:
 
 
 async def _expect_messages(link: Link, kind: type[Message], count: int, seconds: float, requirement: str) -> None:
-    """Wait for so many messages of a kind; Undecided for a peer that ends its session in order first."""
+    """Wait for `count` messages of a kind. Raise Undecided if the peer ends its session orderly first."""
     link.step(f"expect {count} of {kind.__name__} within {seconds:g} s")
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
@@ -286,7 +287,7 @@ async def _expect_messages(link: Link, kind: type[Message], count: int, seconds:
             broken = missed.requirement or (requirement if link.wire.ended or kind is not Ping else "SESSION-PING")
             raise Missed(f"{count} more of {kind.__name__}", missed.came, broken) from None
         if isinstance(message, SessionEnd):
-            raise Undecided(Verdict.SKIPPED, "the peer ends its session once it has a pong")
+            raise Undecided(Verdict.SKIPPED, "the peer ends its session after a pong")
         count -= isinstance(message, kind)
 
 
@@ -317,15 +318,15 @@ async def _expect_end_of_pings(link: Link, seconds: float) -> None:
 
 @case("session", "pong-answers", "SESSION-PONG", roles=RANK_0)
 async def pong_answers(peer: Peer) -> None:
-    """A pong is taken, and one that says the model is not loaded is no fault."""
+    """A pong is accepted, even one that says that no model is loaded."""
     link = await peer.session()
     await link.send("a pong: no model is loaded", PONG_UNLOADED)
-    await link.expect_alive("that the pong is taken")
+    await link.expect_alive("that the pong is accepted")
 
 
 @case("session", "missed-count", "SESSION-MISSED", roles=RANK_0, needs=("session.pings-unanswered",), deadline=60.0)
 async def missed_count(peer: Peer) -> None:
-    """Pongs that come late set the count of missed pings back to 0: two more may be missed."""
+    """A late pong resets the count of missed pongs to 0: two more may be missed."""
     patience = peer.settings.patience
     link = await peer.session_at_ack()
     await _expect_messages(link, Ping, 3, 3 * patience.ping_every + patience.slack, "SESSION-PING")
@@ -336,19 +337,19 @@ async def missed_count(peer: Peer) -> None:
 
 @case("session", "reconnect", "SESSION-RECONNECT", "HANDSHAKE-FRESH", roles=RANK_0, deadline=40.0)
 async def reconnect(peer: Peer) -> None:
-    """After a failure rank 0 reconnects 10 s later, with another nonce and another X25519 key."""
+    """After a failure rank 0 reconnects 10 s later, with a new nonce and X25519 key."""
     link = await peer.session()
     link.step("close without a word")
     await link.wire.close()
     again = await _late(peer)
     assert link.theirs is not None and again.theirs is not None  # noqa: S101, PT018 - both hellos have come
     if {link.theirs.nonce, link.theirs.ephemeral} & {again.theirs.nonce, again.theirs.ephemeral}:
-        raise Missed("a fresh hello", "nonce or X25519 key of the last one", "HANDSHAKE-FRESH")
+        raise Missed("a fresh hello", "the nonce or X25519 key of the last one", "HANDSHAKE-FRESH")
 
 
 @case("session", "reconnect-after-reset", "SESSION-RECONNECT", roles=RANK_0, deadline=40.0)
 async def reconnect_after_reset(peer: Peer) -> None:
-    """After a reset, too, rank 0 reconnects 10 s later."""
+    """After a reset rank 0 also reconnects 10 s later."""
     link = await peer.session()
     link.step("reset the connection")
     await link.wire.reset()
@@ -357,7 +358,7 @@ async def reconnect_after_reset(peer: Peer) -> None:
 
 @case("session", "reconnect-when-refused", "SESSION-RECONNECT", roles=RANK_0, deadline=60.0)
 async def reconnect_when_refused(peer: Peer) -> None:
-    """After an attempt that is refused, since nobody listens, comes another one, 10 s later at the latest."""
+    """After a refused connection rank 0 tries again at most 10 s later."""
     link = await peer.session()
     link.step("close without a word")
     await link.wire.close()
@@ -365,12 +366,36 @@ async def reconnect_when_refused(peer: Peer) -> None:
     await (await peer.comes_again()).shake_hands()
 
 
+_REFUSED: Final = (1.3, 1.57, 1.93, 2.26)
+"""How long attempts are refused, in pauses from one to the next: at other points between two of them each time."""
+
+
+@case("session", "pauses-when-refused", "SESSION-RECONNECT", roles=RANK_0, deadline=60.0)
+async def pauses_when_refused(peer: Peer) -> None:
+    """Rank 0 pauses between attempts that are refused, since nobody listens yet; this implementation waits 1 s.
+
+    A refused attempt cannot be seen, but the time from our listening to the next one can: by chance it is short
+    sometimes, but each time only where attempts follow each other at once.
+    """
+    patience = peer.settings.patience
+    delays = []
+    for share in _REFUSED:
+        await peer.restart(refused=share * patience.retry)
+        began = asyncio.get_running_loop().time()
+        await peer.comes_again()
+        delays.append(asyncio.get_running_loop().time() - began)
+        if delays[-1] > patience.retry / 10:
+            return
+    shown = ", ".join(f"{1000 * delay:.0f} ms" for delay in delays)
+    raise Missed(f"pauses of {patience.retry:g} s between attempts", f"connections {shown} after we listened again")
+
+
 @case("session", "reconnect-after-wrong-ack", "SESSION-RECONNECT", "SESSION-GIVE-UP", roles=RANK_0, deadline=40.0)
 async def reconnect_after_wrong_ack(peer: Peer) -> None:
-    """After a handshake that has failed rank 0 reconnects 10 s later, or gives up; it does not try again at once."""
+    """After a failed handshake rank 0 reconnects 10 s later or gives up; it does not retry at once."""
     link = await peer.connect()
     other = Identity()
-    await link.send_body("an ack that another has signed", link.introduction(sign=lambda _, text: other.sign(text)))
+    await link.send_body("an ack signed by another key", link.introduction(sign=lambda _, text: other.sign(text)))
     await link.expect_closed()
     began = asyncio.get_running_loop().time()
     try:
@@ -389,7 +414,7 @@ async def _late(peer: Peer) -> Link:
 
 
 def _expect_late(peer: Peer, began: float) -> None:
-    """A rank 0 has waited for most of the time from a failure to the next attempt."""
+    """Check that a rank 0 waited for most of the time from a failure to the next attempt."""
     seconds, least = asyncio.get_running_loop().time() - began, peer.settings.patience.reconnect / 2
     if seconds < least:
         raise Missed(f"no connection before {least:g} s", f"one after {seconds:.1f} s", "SESSION-RECONNECT")

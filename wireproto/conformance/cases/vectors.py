@@ -1,8 +1,8 @@
-"""The test vectors of cluster frames in a live session: what must be taken, and what must end the connection.
+"""The test vectors of cluster frames in a live session: valid ones are accepted, invalid ones end the connection.
 
-Vectors of every type go to both roles: a frame that does not belong where it comes is ignored, but decoded strictly
-first. A case has those of one type and one rule. A rank 0 has to be started for each that ends the connection: in the
-standard profile it gets one, with `--full` all.
+Vectors of every type go to both roles: an unexpected frame is ignored, but decoded strictly first. A case has the
+vectors of one type and rule. A rank 0 must be started for each that ends the connection, so it gets one in the standard
+profile, and all with `--full`.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ _INFERENCE: Final = range(0x08, 0x0E)
 
 
 def _vectors(revision: Revision) -> Iterator[ClusterFrameTest]:
-    """Those that have a type, are of no extension, and are short enough to be sent often."""
+    """Return the vectors that have a type, no extension, and a length that allows sending them often."""
     for group in load(ClusterFrameTest).groups:
         for test in group.tests:
             is_of_extensions = test.extensions or any(each.startswith("EXT-") for each in test.requirements)
@@ -47,14 +47,14 @@ def _belongs(message: Message, role: Role) -> bool:
 
 
 def _is_harmless(message: Message, role: Role) -> bool:
-    """Whether any peer of the role must take it and go on."""
+    """Return whether every peer of the role must accept the frame and continue."""
     match message:
         case SessionEnd():
             return role is Role.INITIATOR
         case JacclBootstrapPayload():
-            return role is Role.INITIATOR  # to rank 1 it starts an init
+            return role is Role.INITIATOR  # rank 1 would start an init
         case PongPayload():
-            return role is Role.RESPONDER  # a rank 0 may end its session then
+            return role is Role.RESPONDER  # rank 0 may end its session
         case _:
             holds_tensor = SPEC_BY_CLASS[type(message)].kind is PayloadKind.OPAQUE or hasattr(message, "sealed_token")
             holds_tensor = holds_tensor or hasattr(message, "sealed_activation")
@@ -62,7 +62,7 @@ def _is_harmless(message: Message, role: Role) -> bool:
 
 
 def _accepted(role: Role, revision: Revision, name: str, tests: list[ClusterFrameTest]) -> None:
-    about = f"Every valid {name} of the test vectors is taken or ignored, and the session goes on."
+    about = f"Every valid {name} of the test vectors is accepted or ignored, and the session continues."
     rules = tuple(dict.fromkeys(each for test in tests for each in test.requirements))
 
     @case("vectors", f"accepts-{name}{_suffix(revision)}", *rules, roles=(role,), revisions=(revision,), about=about)
@@ -77,7 +77,7 @@ def _accepted(role: Role, revision: Revision, name: str, tests: list[ClusterFram
 
 async def _expect_alive(link: Link, test: ClusterFrameTest) -> None:
     try:
-        await link.expect_alive(f"that {test.id} is taken")
+        await link.expect_alive(f"that {test.id} is accepted")
     except Missed as missed:
         raise Missed(missed.expected, missed.came, missed.requirement or test.requirements[0]) from None
 
@@ -111,7 +111,7 @@ def _rejected(role: Role, revision: Revision, name: str, first: str, tests: list
 
 
 def _need(role: Role, test: ClusterFrameTest) -> str:
-    """The case without which a vector would only show again that frames of its kind are not refused at all."""
+    """Return the case that must pass first: otherwise a vector only shows again that such frames are not refused."""
     assert test.error is not None  # noqa: S101 - it is invalid
     msg_type = test.frame[0]
     if test.error.code == "type-unknown":

@@ -1,4 +1,4 @@
-"""Cluster frames of a script: numbers, texts and sizes at their limits, and JSON with a fault."""
+"""Cluster frames of a script: numbers, texts and sizes at their limits, and faulty JSON."""
 
 import base64
 import json
@@ -33,18 +33,18 @@ _CHARACTERS: Final = (
     "\x7f\x80\x85\x9f\xa0\xad\u061c\u180e\u200b\u200e\u202e\u2028\u2029\u2060\u2066\ufeff\ufff9\ufffe\uffff\ud7ff\ue000"
     "\U0001d173\U000e0001\U0010ffff"
 )
-"""Those that format text or are no characters, and the neighbours of surrogates: JSON has them unescaped."""
+"""Formatting characters, noncharacters, and the neighbours of surrogates: JSON allows them unescaped."""
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 def port(random: Random) -> int:
-    """Return a number that JSON takes for a port, often one at a limit."""
+    """Return a valid port number, often one at a limit."""
     return random.choice((*_EDGES, random.randint(1, 65471), 65535 - int(2 ** random.uniform(0, 15))))
 
 
 def wrong_port(random: Random) -> int:
-    """Return a number that is no port, which a narrow integer may take for one."""
+    """Return an invalid port number that may look valid in a narrow integer."""
     wrapped = 29400 + random.choice((-1, 1)) * 2 ** random.choice(_WIDTHS)
     return random.choice((*_BEYOND, 65535 + int(2 ** random.uniform(0, 15)), wrapped, wrapped))
 
@@ -57,15 +57,15 @@ def bootstrap(port: int, session_id: str = SESSION_IDS[0], **more: object) -> by
 
 
 def has_free_text(cls: type[Message]) -> bool:
-    """Tell whether a message has a text that can be anything, and nothing that is opened where it is used."""
+    """Return whether a message has a free text and no sealed tensor."""
     types = [field.type for field in payload_fields(cls).values()]
     return inspect.StrType() in types and not any(isinstance(each, inspect.BytesType) for each in types)
 
 
 def text_with(random: Random, message: Message, inserted: bytes) -> bytes:
-    """Return a frame of a message with something inserted into one of its texts: first, last, or in between.
+    """Return a frame of a message with an insertion at any place in one of its texts.
 
-    A text is an enumerated value or base64, too.
+    Enumerated values and base64 count as texts, too.
     """
     members = canonical_members(message)
     at = random.choice([at for at, (_, value) in enumerate(members) if value.startswith(b'"')])
@@ -78,7 +78,7 @@ def text_with(random: Random, message: Message, inserted: bytes) -> bytes:
 
 
 def harmless_character(random: Random) -> bytes:
-    """Return a character that a text can have, unescaped or escaped, in JSON."""
+    """Return the JSON of a character that a text can have, escaped or not."""
     if random.random() < 0.5:
         return rb"\u%04x" % random.randrange(0x20)
     character = random.choice(_CHARACTERS)
@@ -99,18 +99,18 @@ def _limited(revision: Revision) -> list[type[Message]]:
 
 
 def sized(random: Random, revision: Revision, off: int) -> bytes:
-    """Return a frame that is so many bytes over the limit of its type."""
+    """Return a frame that exceeds the limit of its type by some bytes."""
     message = random_message(random, random.choice(_limited(revision)))
     spec = SPEC_BY_CLASS[type(message)]
     frame = bytes([spec.msg_type]) + join_members(canonical_members(message))
     return padded(random, frame, spec.max_length + off)
 
 
-# -- JSON with a fault -------------------------------------------------------------------------------------------------
+# -- faulty JSON -------------------------------------------------------------------------------------------------------
 
 
 def key_twice(random: Random) -> bytes:
-    """A key twice, at some depth of an unknown value or at the top: any of those that payloads have, or another one."""
+    """Repeat a key, known or not, at the top or at some depth of an unknown value."""
     key = random.choice(_keys())
     again = key if random.random() < 0.7 else f"\\u{ord(key[0]):04x}{key[1:]}"
     pair = [f'"{key}":{random.choice(_VALUES)}', f'"{again}":{random.choice(_VALUES)}']
@@ -122,13 +122,13 @@ def key_twice(random: Random) -> bytes:
 
 
 def control_character(random: Random) -> bytes:
-    """A control character in a string, or in an unknown key."""
+    """Put a control character into a string or an unknown key."""
     text = b'"' + b"a" * random.randrange(3) + bytes([random.randrange(0x20)]) + b"b" * random.randrange(3) + b'"'
     return _with_unknown(random, b"{%s:0}" % text if random.random() < 0.3 else text)
 
 
 def wrong_base64(random: Random) -> bytes:
-    """A character of no alphabet somewhere in the base64 of a field."""
+    """Put an invalid character into the base64 of a field."""
     text = base64.b64encode(random.randbytes(random.randrange(3, 9))).decode()
     at = random.randrange(len(text) + 1)
     value = json.dumps(text[:at] + random.choice(" \n\r\t*.,\0-_=\u00e9") + text[at:])
@@ -137,14 +137,14 @@ def wrong_base64(random: Random) -> bytes:
 
 
 def deep(random: Random) -> bytes:
-    """A value that is nested nearly too deep, or just too deep."""
-    levels = MAX_NESTING - 1 + random.choice((0, 1, random.randint(-64, 64)))  # the payload is the first
+    """Nest a value just too deep, or nearly so."""
+    levels = MAX_NESTING - 1 + random.choice((0, 1, random.randint(-64, 64)))  # the payload is the first level
     opening, closing = random.choice(((b"[", b"]"), (b'{"a":', b"}")))
     return _with_unknown(random, opening * levels + (b"0" if opening != b"[" else b"") + closing * levels)
 
 
 def _with_unknown(random: Random, value: bytes) -> bytes:
-    """A valid frame with one more member."""
+    """Return a valid frame with one more member."""
     spec = random.choice([each for each in REGISTRY if each.kind is PayloadKind.JSON and not each.extension])
     frame = bytes([spec.msg_type]) + join_members(canonical_members(random_message(random, spec.payload)))
     member = b'"unknown":' + value
@@ -156,6 +156,6 @@ _VALUES: Final = ("0", '""', "[]", "{}", "true")
 
 @cache
 def _keys() -> list[str]:
-    """Those that payloads have, and others."""
+    """The keys of payloads, and others."""
     specs = (spec for spec in REGISTRY if spec.kind is PayloadKind.JSON and not spec.extension)
     return ["x", "key", *dict.fromkeys(key for spec in specs for key in payload_fields(spec.payload))]

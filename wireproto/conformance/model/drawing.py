@@ -31,25 +31,25 @@ from wireproto.testing.mutations import mutate_frame, random_frame
 from wireproto.testing.vectors import ClusterFrameTest, load
 
 PING: Final = Act(do="frame", data="03", nonce="00" * NONCE)
-"""Its nonce is drawn where it is used."""
+"""The nonce is drawn when it is used."""
 THEMES: Final = {
     Role.RESPONDER: ("handshakes", "frames", "values", "boxes", "pieces", "order", "pauses", "connections"),
     Role.INITIATOR: ("handshakes", "frames", "values", "boxes", "pieces", "order", "pauses"),
 }
-"""By the peer's role. A rank 0 makes the connections itself."""
+"""Themes by the peer's role. A rank 0 makes the connections itself."""
 TAG_POSITIONS: Final = (1, 2, 17, 1000)
-"""Boxes of a session that have a wrong tag."""
+"""Boxes of a session with a wrong tag."""
 DISTANCES: Final = (1, 2, 16, 65, 1000)
 _LONGEST: Final = 16 * 1024
-"""Bytes of a test vector that is worth sending often."""
+"""Bytes of a test vector that is short enough to be sent often."""
 
 
 def drawn(
     seed: int, number: int, role: Role, revision: Revision, theme: str | None = None, *, bootstraps: bool = False
 ) -> Script:
-    """Return the script of this number in a run from a seed, for a peer of this role: always the same.
+    """Return script `number` of a seed, for a peer of this role. The result is always the same.
 
-    Without `bootstraps`, nothing makes a rank 1 form a group.
+    Without `bootstraps`, no script makes a rank 1 form a group.
     """
     random = Random(f"{seed}/{number}/{theme}/{role.value}/{revision:d}")
     drawing = _Drawing(random, role, revision, bootstraps)
@@ -64,13 +64,13 @@ class _Drawing:
         self._revision = revision
         self._bootstraps = bootstraps
         self._frames: list[Act] = []
-        """Those that were sent on this connection, in boxes."""
+        """The acts sent in boxes on this connection."""
 
     def acts(self, theme: str, number: int) -> Iterator[Act]:
-        """What is worth having at every point of a range goes by the script's number."""
+        """Yield the acts of a script. Its `number` selects points of ranges that are covered completely."""
         random = self._random
         if theme == "order" and random.random() < 0.2:
-            yield self._frame(_any_frame(random))  # in place of the introduction
+            yield self._frame(_any_frame(random))  # instead of the introduction
             return
         introduction = self._introduction(theme)
         yield introduction
@@ -100,7 +100,7 @@ class _Drawing:
         return msgspec.structs.replace(act, cuts=cuts, early=random.choice((0, 1, 7, 8, 9, 20)))
 
     def _delivered(self, act: Act, theme: str) -> Act:
-        """The act, in pieces, with the next one, or after a pause."""
+        """Return the act in pieces, joined with the next one, or after a pause."""
         random = self._random
         if act.do in ("strangers", "newcomer", "others"):
             return act
@@ -145,7 +145,7 @@ class _Drawing:
             yield self._frame(frame)
 
     def ports(self) -> Iterator[Act]:
-        """To a rank 0, which ignores them: a rank 1 starts its group with the first."""
+        """Send bootstraps to a rank 0, which ignores them; a rank 1 would start its group."""
         if self._role is Role.INITIATOR:
             for _ in range(3):
                 yield self._frame(contents.bootstrap(contents.port(self._random)))
@@ -166,7 +166,7 @@ class _Drawing:
             yield self._frame(self._valid())
 
     def replay(self) -> Iterator[Act]:
-        """A box again, the same or another one with its nonce, at some distance."""
+        """Repeat a box, or another box with its nonce, at some distance."""
         random = self._random
         first = self._frame(self._valid())
         yield first
@@ -176,7 +176,7 @@ class _Drawing:
         yield first if random.random() < 0.7 else msgspec.structs.replace(first, data="03")
 
     def alike(self) -> Iterator[Act]:
-        """A box whose nonce differs from an earlier one's in a single byte."""
+        """Send a box whose nonce differs from an earlier one in a single byte."""
         first = self._frame(self._valid())
         yield first
         nonce = bytearray.fromhex(first.nonce)
@@ -187,12 +187,12 @@ class _Drawing:
         yield self._others(int(2 ** self._random.uniform(0, 8)))
 
     def plain_nonce(self) -> Iterator[Act]:
-        """A nonce that does not look random."""
+        """Send a box with a nonce that does not look random."""
         nonce = self._random.choice((bytes(NONCE), b"\xff" * NONCE, b"cluster-link", bytes(range(NONCE))))
         yield msgspec.structs.replace(self._frame(self._valid()), nonce=nonce.hex())
 
     def spoilt(self) -> Iterator[Act]:
-        """A box that does not open, mostly for its tag alone."""
+        """Send a box that does not open, usually only because of its tag."""
         random = self._random
         if random.random() < 0.7:
             yield self._others(int(2 ** random.uniform(0, 9)))
@@ -237,18 +237,18 @@ class _Drawing:
 
     def _frame(self, frame: bytes) -> Act:
         if not self._bootstraps and self._role is Role.RESPONDER and _starts_a_group(frame, self._revision):
-            frame = b"\x03"  # a group is real work, and not undone
+            frame = b"\x03"  # forming a group is real work that cannot be undone
         return Act(do="frame", data=frame.hex(), nonce=self._nonce())
 
     def _wrong_tag(self, position: int) -> Iterator[Act]:
-        """The box at this position of the session has a wrong tag."""
+        """Give the box at this position of the session a wrong tag."""
         if position > 1:
             yield self._others(position - 1)
         at = self._random.randrange(-OVERHEAD + NONCE, 0)
         yield Act(do="changed box", data=self._valid().hex(), nonce=self._nonce(), at=at)
 
     def _wrong_value(self, number: int) -> bytes:
-        """A value beyond its limit. Each control character comes once in so many scripts."""
+        """Send a value beyond its limit. Each control character has its turn."""
         random = self._random
         kind = _VALUES[number % len(_VALUES)]
         if kind == "text":
@@ -267,7 +267,7 @@ class _Drawing:
         return Act(do="others", count=count, nonce=self._nonce())
 
     def _valid(self) -> bytes:
-        """A frame of any type that the peer has to take or to ignore, encoded in any way."""
+        """Send a frame of any type that the peer must accept or ignore, in any encoding."""
         random = self._random
         kinds = _kinds(self._revision)
         while True:
@@ -277,14 +277,14 @@ class _Drawing:
                 return frame
 
     def _is_bootstrap(self, kind: type[Message]) -> bool:
-        """Tell whether a message may start a group."""
+        """Return whether a message may start a group."""
         return kind is JacclBootstrapPayload and self._role is Role.RESPONDER
 
 
 _PARTS: Final = (*PARTS, *("wrong signature",) * 6, *("wrong commitment",) * 2)
-"""Of a hello or an ack, those with more to get wrong more often."""
+"""Parts of a hello or an ack, more often if they have more to get wrong."""
 _VALUES: Final = ("port", "text", "size", "port", "text")
-"""What is beyond its limit at the end of a script: one after the other."""
+"""Kinds of excess at the end of a script, used in turn."""
 _Choice = Callable[[_Drawing], Iterator[Act]]
 _D = _Drawing
 _CHOICES: Final[dict[str, tuple[_Choice, ...]]] = {
@@ -299,12 +299,12 @@ _CHOICES: Final[dict[str, tuple[_Choice, ...]]] = {
     "connections": (_D.pings, _D.valid, _D.strangers, _D.strangers, _D.newcomer, _D.bootstrap),
     "pauses": (_D.valid, _D.pings, _D.pings, _D.wrong),
 }  # fmt: skip
-"""Of each theme; what stands there twice comes twice as often."""
+"""The acts of each theme; repeated ones are more frequent."""
 
 
 @cache
 def _kinds(revision: Revision) -> list[type[Message]]:
-    """The messages of the plain protocol that end nothing, those with more to get wrong more often."""
+    """Messages of the plain protocol except sessionEnd, more often if they have more to get wrong."""
     return [
         spec.payload
         for spec in REGISTRY
@@ -334,7 +334,7 @@ _WRONG: Final = (
     _broken, _vector, _mutated, _any_frame, contents.key_twice, contents.key_twice, contents.control_character,
     contents.deep, contents.wrong_base64,
 )  # fmt: skip
-"""What draws frames that are mostly not valid."""
+"""Functions that draw mostly invalid frames."""
 
 
 @cache

@@ -1,6 +1,6 @@
-"""What is in our hello or ack: one part of it in a way that a random source draws, valid or not.
+"""The contents of our hello or ack: one part drawn at random, valid or not.
 
-Whether it has to be taken is for the model to say.
+The model decides whether it must be accepted.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from wireproto.testing.mutations import flip_bit, insert_byte, mutate_frame, rem
 from wireproto.testing.signatures import LOW_ORDER, read_laxly, wrong_points, wrong_signatures
 
 _SUBTLE: Final = 0.6
-"""Share of the wrong signatures from which a lax reader takes the right numbers."""
+"""Share of the wrong signatures in which a lax reader finds the right numbers."""
 _X25519_PRIME: Final = 2**255 - 19
 _FIELDS: Final = {"identity": 64, "x25519": 32, "nonce": 32}
 
@@ -37,7 +37,7 @@ Draw = Callable[[Random, Side], Content]
 
 
 def introduce(side: Side, part: str, way: int) -> Content:
-    """Return our hello or ack with this part in this way. It may change the nonce of `side`."""
+    """Return our hello or ack with this part drawn from a seed. May change the nonce of `side`."""
     return PARTS[part](Random(way), side)
 
 
@@ -54,7 +54,7 @@ def _wrong_signature(random: Random, side: Side) -> Content:
 
 
 def _changed_signature(random: Random, side: Side) -> Content:
-    """DER with a byte changed, added or left out."""
+    """Return DER with a byte changed, added or removed."""
     der = encode_dss_signature(*_numbers(random, side))
     change = random.choice((flip_bit, replace_byte, insert_byte, remove_byte))
     data = change(random, der)
@@ -72,7 +72,7 @@ def _numbers(random: Random, side: Side) -> tuple[int, int]:
 
 
 def _wrong_commitment(random: Random, side: Side) -> Content:
-    """Other values, another order, or another number of hashes."""
+    """Sign other values, in another order, or with another number of hashes."""
     values = {"x25519": side.public, "nonce": side.nonce, "identity": side.identity.public}
     right = ["x25519", "nonce"]
     if side.theirs is not None:
@@ -94,18 +94,18 @@ def _wrong_commitment(random: Random, side: Side) -> Content:
 
 
 def _good_nonce(random: Random, side: Side) -> Content:
-    """A nonce that looks like something else."""
+    """Use a nonce that looks like something else."""
     fresh = random.randbytes(32)
     beginnings = {"zeros": bytes(8), "ones": b"\xff" * 8, "text": b"\r\n{}\"'%00", "our key": side.public[:31]}
     if side.theirs is not None:
         beginnings["their nonce"] = side.theirs.nonce[:31]
     name, beginning = random.choice(list(beginnings.items()))
     side.nonce = beginning + fresh[len(beginning) :]
-    return Content(f"a nonce that begins with {name}", side.introduction())
+    return Content(f"a nonce that starts with {name}", side.introduction())
 
 
 def _wrong_length(random: Random, side: Side) -> Content:
-    """A field of another length; signed as it is there."""
+    """Use a field of another length, and sign it."""
     field, length = random.choice(list(_FIELDS.items()))
     size = random.choice((0, 1, length - 1, length + 1, 2 * length))
     values = {"identity": side.identity.public, "x25519": side.public, "nonce": side.nonce}
@@ -114,7 +114,7 @@ def _wrong_length(random: Random, side: Side) -> Content:
         at = random.choice((0, 31, 33, 64))
         frame = side.introduction(public=joined[:at], nonce=joined[at:])
         return Content(f"an x25519 of {at} bytes, the nonce the rest", frame)
-    prefix = b"\x04" if field == "identity" and random.random() < 0.5 else b""  # as of a point in its long form
+    prefix = b"\x04" if field == "identity" and random.random() < 0.5 else b""  # like a point in its long form
     values[field] = (prefix + values[field] + bytes(length))[:size]
     frame = side.introduction(shown=values["identity"], public=values["x25519"], nonce=values["nonce"])
     return Content(f"{field} of {size} bytes", frame)
@@ -137,13 +137,13 @@ def _low_order(random: Random, side: Side) -> Content:
 
 
 def _top_bit(_: Random, side: Side) -> Content:
-    """The same X25519 key, since the bit is ignored."""
+    """Set the top bit of the X25519 key, which is ignored."""
     public = side.public[:31] + bytes([side.public[31] | 0x80])
     return Content("x25519 with its top bit set", side.introduction(public=public))
 
 
 def _reduced(random: Random, side: Side) -> Content:
-    """A number that is reduced to a small one, whose secret we do not know."""
+    """Use a number that is reduced to a small one, whose secret we do not know."""
     number = _X25519_PRIME + random.randint(2, 18) + (random.random() < 0.5) * 2**255
     return Content(f"x25519 to be reduced: {number:x}", side.introduction(public=number.to_bytes(32, "little")))
 
@@ -165,14 +165,14 @@ def _changed_text(random: Random, side: Side) -> Content:
 
 
 def _size(random: Random, side: Side) -> Content:
-    """White space or an unknown key up to the limit of the frame, or over it."""
+    """Add white space or an unknown key up to the limit of the frame, or over it."""
     frame = side.introduction()
     size = SPEC_BY_TYPE[frame[0]].max_length + random.choice((-1, 0, 0, 1, 1, int(2 ** random.uniform(0, 14))))
     return Content(f"a frame of {size} bytes", padded(random, frame, size))
 
 
 def padded(random: Random, frame: bytes, size: int) -> bytes:
-    """Return a JSON frame of so many bytes that says the same."""
+    """Return a JSON frame of some length with the same meaning."""
     around = len(b'"":"",')
     missing = size - len(frame)
     if missing > around + 1 and random.random() < 0.5:
@@ -200,7 +200,7 @@ PARTS: Final[dict[str, Draw]] = {
 }
 """All parts of a hello or an ack."""
 BLIND: Final = "reduced"
-"""The part with which the peer has a session key that we cannot know."""
+"""The part that gives the peer a session key unknown to us."""
 RULES: Final = {
     "good signature": "HANDSHAKE-SIGNATURE",
     "good nonce": "PAYLOAD-HELLO",
@@ -209,9 +209,9 @@ RULES: Final = {
     "good text": "JSON-SPELLING",
     "size": "PAYLOAD-LIMIT",
 }
-"""By which a part that is valid has to be taken."""
+"""The rule by which a valid part must be accepted."""
 
 
 def commitment_rule(role: Role) -> str:
-    """The rule that says what we sign, for a peer of this role."""
+    """Return the rule for the contents of our signature, for a peer of this role."""
     return "HANDSHAKE-HELLO" if role is Role.RESPONDER else "HANDSHAKE-ACK"

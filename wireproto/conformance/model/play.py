@@ -1,4 +1,4 @@
-"""A script with a live peer, and where it disagrees with the model."""
+"""Plays a script to a live peer, and finds where it disagrees with the model."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from wireproto.session import Role
 from wireproto.session.seal import NONCE
 
 _SEGMENT: Final = 0.002
-"""Seconds after which bytes are not put into one segment with those before them."""
+"""Seconds after which bytes are sent in a new segment."""
 _INTRODUCTION: Final = Act(do="introduce")
 _END: Final = Act(do="frame", data=SESSION_END.hex())
 CRASHES: Final = "crashes of"
@@ -39,23 +39,23 @@ Does = Literal["takes", "does not take", "does not answer", "sends", "crashes of
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Something that the peer does, and that the rules do not allow."""
+    """A reaction of the peer that the rules do not allow."""
 
     does: Does
     shape: str
-    """With what, in a few words."""
+    """The act that it reacts to, in a few words."""
     rule: str
     expected: str
     came: str
 
     @property
     def kind(self) -> str:
-        """Disagreements of one kind and rule are one finding."""
+        """Disagreements with the same kind and rule are one finding."""
         return f"{self.does} {self.shape}"
 
     @property
     def is_certain(self) -> bool:
-        """Whether the rule is: that something was not taken shows only when the next answer is due."""
+        """Whether the rule is certain: a refused frame shows only when the next answer is due."""
         return self.does != "does not take"
 
 
@@ -66,7 +66,7 @@ class _Disagrees(Exception):  # noqa: N818 - what the peer does
 
 
 async def met(peer: Peer) -> Listener:
-    """Return what has to be known of a peer; it is asked for its extensions, if it has not been said to have none."""
+    """Return the properties of a peer; find out its extensions, unless it is known to have none."""
     settings = peer.settings
     extensions: tuple[str, ...] = ()
     if settings.has_extensions is not False and settings.revision is Revision.V2:
@@ -83,15 +83,15 @@ async def met(peer: Peer) -> Listener:
 
 
 async def play(peer: Peer, listener: Listener, script: Script) -> Disagreement | None:
-    """Play a script to a peer that is ready for another connection; return the first thing it does wrong.
+    """Play a script to a peer that is ready for another connection; return its first disagreement.
 
-    Raises `Undecided` where there is no connection.
+    Raises `Undecided` if there is no connection.
     """
     try:
         await _Play(peer, listener, script).run()
     except _Disagrees as disagrees:
         return disagrees.disagreement
-    except Missed as missed:  # before anything of the script was sent
+    except Missed as missed:  # before the script began
         return Disagreement("does not take", "a connection", missed.requirement or "SESSION-ROLES", *_of(missed))
     return None
 
@@ -140,7 +140,7 @@ class _Play:
     # -- bytes out -----------------------------------------------------------------------------------------------------
 
     async def _burst(self, burst: tuple[Act, ...], following: Act | None = None) -> bool:
-        """Send what is sent together, and take what comes of it. False where the connection has to be over."""
+        """Send acts that belong together, and check the reaction. Return False once the connection must have ended."""
         if any(act.do == "own box" for act in burst) and not self._link.bodies and self._link.key is not None:
             with suppress(Missed):
                 await self._link.frame()
@@ -156,13 +156,13 @@ class _Play:
             return await self._settle(outcome, burst[outcome.sent - 1])
         if outcome.end is End.CLOSED:
             if burst[0].part:
-                self._link.key = None  # the peer must not have one
+                self._link.key = None  # the peer must not know the key
             await self._closed(outcome, probe=False)
             return False
         return True
 
     def _segments(self, burst: tuple[Act, ...], after: tuple[Act, ...]) -> list[tuple[float, bytes]]:
-        """Pieces of bytes, each with the pause before it."""
+        """Yield pieces of bytes, each with the pause before it."""
         segments: list[tuple[float, bytes]] = []
         is_joined = False
         for number, act in enumerate(burst):
@@ -179,17 +179,17 @@ class _Play:
             is_joined = act.joined
         return segments
 
-    # -- what comes ----------------------------------------------------------------------------------------------------
+    # -- bytes in ------------------------------------------------------------------------------------------------------
 
     async def _settle(self, outcome: Outcome, last: Act) -> bool:
-        """Of a rank 1: the ack, one pong for each ping, and the end where there has to be one."""
+        """Expect of a rank 1 the ack, one pong for each ping, and the end if it is due."""
         if outcome.has_ack:
             try:
                 await self._link.take_introduction()
                 self._link.open()
             except Missed as missed:
                 if outcome.end is not End.OPEN and self._link.wire.ended:
-                    return False  # by a reset, which can overtake the ack
+                    return False  # a reset can overtake the ack
                 self._disagree("does not take", outcome, missed, "our hello", missed.requirement or "HANDSHAKE-HELLO")
         for _ in range(outcome.pongs):
             if not await self._pong(outcome):
@@ -200,7 +200,7 @@ class _Play:
         return True
 
     async def _pong(self, outcome: Outcome) -> bool:
-        """Take a pong. False where the connection has ended, as it may."""
+        """Receive a pong. Return False if the connection ended, where it may."""
         deadline = self._now() + self._patience.answer
         while True:
             try:
@@ -209,13 +209,13 @@ class _Play:
                 self._disagree("does not answer", outcome, Missed("a pong", "nothing"), "a ping", "SESSION-PONG")
             if frame is None:
                 if outcome.end is End.OPEN:
-                    self._disagree("does not take", outcome, Missed("the session to go on", self._link.wire.ended))
+                    self._disagree("does not take", outcome, Missed("the session to continue", self._link.wire.ended))
                 return False
             if frame[:1] == PONG[:1]:
                 return True
 
     async def _frame(self, seconds: float) -> bytes | None:
-        """The next frame of the peer's, which has to be one that it may send. None at the end."""
+        """Return the peer's next frame, which must be allowed, or None at the end."""
         try:
             frame = await self._link.next_frame(max(seconds, 0.0))
             if frame is not None:
@@ -235,7 +235,7 @@ class _Play:
         if spec.extension and spec.extension not in self._listener.extensions:
             raise Missed("no message of an extension", shown(frame), "EXT-UNINVITED")
         if isinstance(message, JacclBootstrapPayload) and set(message.extensions) - set(EXTENSIONS):
-            raise Missed("extensions that were offered", shown(frame), "EXT-CHOICE")
+            raise Missed("only offered extensions", shown(frame), "EXT-CHOICE")
 
     async def _closed(self, outcome: Outcome, *, probe: bool) -> None:
         try:
@@ -243,17 +243,17 @@ class _Play:
         except Missed as missed:
             if missed.requirement is not None:
                 raise _Disagrees(
-                    Disagreement("sends", f"something after {outcome.shape}", missed.requirement, *_of(missed))
+                    Disagreement("sends", f"a frame after {outcome.shape}", missed.requirement, *_of(missed))
                 ) from None
             self._disagree("takes", outcome, missed)
 
     async def _finish(self) -> None:
-        """Of a rank 1: it answers a last ping, and no more than that, and takes a sessionEnd."""
+        """Check that a rank 1 answers a last ping, sends nothing else, and accepts a sessionEnd."""
         ping, end = (msgspec.structs.replace(act, nonce=os.urandom(NONCE).hex()) for act in (PING, _END))
         outcome = self._model.burst((ping,), self._introduction, None)
         await self._link.send_bytes("a last ping", self._hand.bytes_of(ping, None))
         if not outcome.pongs:
-            return  # it waits for the rest of a link frame
+            return  # the peer waits for the rest of a link frame
         await self._pong(outcome)
         outcome = self._model.burst((end,), self._introduction, None)
         await self._link.send_bytes("sessionEnd", self._hand.bytes_of(end, None))
@@ -265,9 +265,9 @@ class _Play:
             self._disagree("takes", outcome, missed)
 
     async def _quiet(self) -> None:
-        """Of a rank 0: it goes on for a moment, unless it ends in order, or waits for too many pongs.
+        """Check that a rank 0 continues for a moment, unless it ends orderly or has missed too many pongs.
 
-        So does a rank 1 whose session key we cannot know.
+        The same holds for a rank 1 whose session key we cannot know.
         """
         take = self._link.wire.frame if self._is_blind else self._frame
         deadline = self._now() + self._patience.quiet
@@ -281,10 +281,10 @@ class _Play:
                 return
             if frame is None:
                 outcome = self._model.last
-                self._disagree("does not take", outcome, Missed("the session to go on", self._link.wire.ended))
+                self._disagree("does not take", outcome, Missed("the session to continue", self._link.wire.ended))
 
     def _is_late(self) -> bool:
-        """Whether a rank 0 may have given up by now, since no ping of it was answered."""
+        """Return whether a rank 0 may have given up by now, because no ping was answered."""
         return self._now() - self._began > 2 * self._patience.ping_every
 
     # -- other connections ---------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class _Play:
                 await other.wire.close()
 
     async def _newcomer(self, act: Act) -> bool:
-        """Go on with another connection, which a ping confirms. False where the peer need not take it."""
+        """Continue on another connection, confirmed by a ping. Return False if the peer need not accept it."""
         if act.at:
             await (self._link.wire.close() if act.at == 1 else self._link.wire.reset())
         old = self._link
@@ -328,7 +328,7 @@ class _Play:
             rule = "SESSION-ROLES" if act.at else "SESSION-REPLACE"
             raise _Disagrees(Disagreement("does not take", "a newcomer", rule, found.expected, found.came)) from None
 
-    # -- within --------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
 
     def _disagree(
         self, does: Does, outcome: Outcome, missed: Missed, shape: str | None = None, rule: str | None = None
@@ -347,7 +347,7 @@ def _of(missed: Missed) -> tuple[str, str]:
 
 
 def _told(act: Act) -> str:
-    """An act in a few words, for the record."""
+    """Return an act in a few words, for the record."""
     data = bytes.fromhex(act.data)
     if act.part:
         return f"{act.do}: {act.part}"

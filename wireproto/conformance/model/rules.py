@@ -1,4 +1,4 @@
-"""What the rules allow a peer after each act: our own `Session` as the model, and freedoms that it does not take."""
+"""A peer's allowed reactions to each act: our own `Session` as the model, plus freedoms that it does not use."""
 
 import os
 from collections.abc import Callable
@@ -60,12 +60,12 @@ _RULES: Final = {
 
 
 class End(Enum):
-    """What a peer may do with the connection."""
+    """Allowed states of the connection."""
 
     OPEN = "open"
-    """It goes on."""
+    """The connection continues."""
     CLOSED = "closed"
-    """It ends the connection."""
+    """The connection ends."""
     EITHER = "either"
 
 
@@ -75,33 +75,33 @@ class Listener(NamedTuple):
     role: Role
     revision: Revision
     extensions: tuple[str, ...] = ()
-    """Those that it is known to have."""
+    """The extensions that the peer is known to have."""
     names_file: bool = False
-    """Whether its session IDs name files."""
+    """Whether the peer's session IDs name files."""
 
 
 class Outcome(NamedTuple):
-    """What must have come of a burst."""
+    """The required reaction to a burst."""
 
     end: End
     pongs: int
-    """That are due."""
+    """Pongs that are due."""
     has_ack: bool
     sent: int
-    """Number of acts that are worth sending: what follows the end is not."""
+    """Number of acts to send: those after the end are left out."""
     rule: str
-    """That says so, of the last act that counts."""
+    """The rule for the last act that counts."""
     shape: str
-    """What that act is, in a few words."""
+    """That act, in a few words."""
     has_bootstrap: bool = False
-    """Whether a usable jacclBootstrap has come."""
+    """Whether a usable jacclBootstrap was received."""
 
 
 class Model:
-    """A peer that does what the rules say, on one connection."""
+    """A peer that follows the rules, on one connection."""
 
     def __init__(self, listener: Listener, side: Side) -> None:
-        """`side` is ours on the live connection: in its handshake the model sees the same bytes."""
+        """`side` is ours on the live connection, so the model sees the same bytes in its handshake."""
         self.listener = listener
         self._side = side.twin()
         theirs = side.theirs
@@ -124,12 +124,12 @@ class Model:
         self._shape = "a connection"
         self._has_bootstrap = False
         self._offered = False
-        """Whether we, as rank 1, have offered extensions: then rank 0 chooses when it wants to."""
+        """Whether we, as rank 1, offered extensions: rank 0 may choose at any time."""
         if listener.role is Role.INITIATOR:
             self._keep_sent()
 
     def burst(self, acts: tuple[Act, ...], introduction: bytes, following: Act | None) -> Outcome:
-        """Take what is sent together; `following` is the act after it."""
+        """Process acts that are sent together; `following` is the act after them."""
         if self._hand is None:
             self._hand = Hand(self._side, introduction)
             self._introduction = introduction
@@ -146,19 +146,19 @@ class Model:
 
     @property
     def last(self) -> Outcome:
-        """What has come of the last burst."""
+        """Return the required reaction to the last burst."""
         return Outcome(
             self._end, self._pongs, self._has_ack, 0, self._rule, self._shape, has_bootstrap=self._has_bootstrap
         )
 
     @property
     def is_settled(self) -> bool:
-        """Whether the other side has shown who it is, and is one whose place others take. [SESSION-DISPLACE]"""
+        """Return whether the other side is confirmed, and may be replaced by a new session. [SESSION-DISPLACE]"""
         settled = State.CONFIRMED if self.listener.revision is Revision.V2 else State.ESTABLISHED
         return self._session.state is settled
 
     def beside(self) -> None:
-        """Take it that others connect."""
+        """Record that others connect."""
         if not self.is_settled:
             self._may_end()
         self._rule, self._shape = "SESSION-DISPLACE", "other connections"
@@ -177,7 +177,7 @@ class Model:
                         self._rule, self._shape = "SESSION-PONG", "a valid ping"
                         self._establish()
                     case MessageReceived(message):
-                        if not isinstance(message, Ping):  # it is sent to see what came of those before it
+                        if not isinstance(message, Ping):  # it is sent to find the result of the acts before it
                             self._rule, self._shape = _rule_for(message), f"a valid {name_of(message)}"
                         self._receive(message, act)
                     case MessageIgnored(message):
@@ -204,18 +204,18 @@ class Model:
                 self._bootstrap(message)
             case PongPayload(extensions=names):
                 self._offered |= bool(names)
-                self._may_end()  # rank 0 has what it wanted
+                self._may_end()  # rank 0 has its answer
             case InferenceStep() | InferenceToken() | PPActivationPayload() | PPTokenPayload():
-                if act.do != "tensor" or self._side.key is None:  # it does not open, where it is opened at all
+                if act.do != "tensor" or self._side.key is None:  # it does not open, if it is opened at all
                     self._may_end()
             case _ if SPEC_BY_CLASS[type(message)].extension:
-                self._may_end()  # how they follow each other is not the model's
+                self._may_end()  # their order is not part of the model
 
     def _bootstrap(self, message: JacclBootstrapPayload) -> None:
         """[BOOT-REFUSE, BOOT-SESSION-ID]"""
         name = message.session_id
         is_file_name = 0 < len(name) <= 128 and _FILE_NAME.issuperset(name) and not name.startswith(".")
-        is_free = self._has_bootstrap or not self.listener.names_file  # the second starts nothing anyway
+        is_free = self._has_bootstrap or not self.listener.names_file  # the second one never starts anything
         if message.port in (0, 0xFFFF) and not self._has_bootstrap:
             self._close("BOOT-REFUSE")
         elif not is_file_name and not is_free:
@@ -229,7 +229,7 @@ class Model:
             self._end = End.EITHER
 
     def _close(self, rule: str) -> None:
-        """The connection must end; but where it may have ended before, it need not have come to this."""
+        """Require the end of the connection, unless it may have ended earlier."""
         self._rule = rule
         self._end = End.CLOSED if self._end is not End.EITHER else End.EITHER
 
@@ -284,7 +284,7 @@ class Model:
 
 
 def _giving(nonce: bytes) -> Callable[[int], bytes]:
-    """A random source for a rank 0 with this nonce in its hello; its ephemeral key may be anything."""
+    """Return a random source for a rank 0 with this nonce in its hello and any ephemeral key."""
     return lambda count: nonce if count == len(nonce) else os.urandom(count)
 
 
@@ -294,7 +294,7 @@ def _signer() -> KeySigner:
 
 
 def _rule_for(message: Message) -> str:
-    """The rule by which a message that belongs where it comes is taken."""
+    """Return the rule by which an expected message is accepted."""
     return payload_rule(bytes([SPEC_BY_CLASS[type(message)].msg_type]))
 
 
@@ -306,10 +306,10 @@ def _name(frame: bytes) -> str:
 
 
 _SHAPES: Final = {
-    "unsealed": "a frame that is not sealed",
-    "changed box": "a box that was changed",
-    "cut box": "a box that was cut",
-    "other key": "a box of another key",
+    "unsealed": "an unsealed frame",
+    "changed box": "a changed box",
+    "cut box": "a cut box",
+    "other key": "a box sealed with another key",
     "own box": "its own box",
     "wrapped length": "a link frame that is too long",
     "part": "a part of a link frame",

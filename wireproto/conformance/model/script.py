@@ -1,4 +1,4 @@
-"""A script: what is sent to a peer on one connection, or on several, as data that can be kept in a file."""
+"""Scripts: everything sent to a peer on one or more connections, as data that can be stored in a file."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ Deed = Literal[
 
 
 class Form(Flag):
-    """What is unusual about the JSON of our hello or ack."""
+    """Unusual features of the JSON of our hello or ack."""
 
     UNKNOWN_KEY = 1
     WHITE_SPACE = 2
@@ -52,59 +52,59 @@ _UNKNOWN: Final = ("", "x", "Nonce", "nonce ", "extensions", "a longer key", "é
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that is sent, or done.
+    """One action, usually sending something.
 
-    introduce       our hello or ack, in the `Form` that `at` says, with `early` bytes of the next act after it; or with
-                    a `part` of `introductions` in another way
-    frame           a cluster frame, in a box where the revision has them
-    unsealed        the same without a box
-    changed box     with the lowest bit of byte `at` of the box flipped
-    cut box         the first `at` bytes of the box
-    other key       sealed with another key
-    own box         the peer's own box number `at`
-    tensor          a frame of the type `data` with a good tensor box
-    wrapped length  a good link frame with 2^`at` added to its length
-    bytes           `data` in place of a link frame
-    part            the first `at` bytes of a link frame
-    others          `count` messages that do not belong where they come
-    strangers       `count` other connections, each with the first `at` bytes of a hello; -1: a whole handshake; or with
-                    a hello that has a `part` in another way
-    newcomer        another connection that is confirmed, and on which the script goes on; the old one is left open,
-                    closed or reset before, for `at` 0, 1 and 2
+    `introduce`       our hello or ack, in the `Form` given by `at`, with `early` bytes of the next act; or with
+                      a `part` varied by `introductions`
+    `frame`           a cluster frame, in a box if the revision has them
+    `unsealed`        the same without a box
+    `changed box`     a box with the lowest bit of byte `at` flipped
+    `cut box`         the first `at` bytes of a box
+    `other key`       a box sealed with another key
+    `own box`         the peer's own box number `at`
+    `tensor`          a frame of the type `data` with a valid tensor box
+    `wrapped length`  a valid link frame with 2^`at` added to its length
+    `bytes`           `data` instead of a link frame
+    `part`            the first `at` bytes of a link frame
+    `others`          `count` unexpected messages
+    `strangers`       `count` other connections, each with the first `at` bytes of a hello (-1: a handshake), or with
+                      a hello that has a varied `part`
+    `newcomer`        another connection that is confirmed, and on which the script continues; the old one is left open,
+                      closed or reset before, for `at` 0, 1 and 2
     """
 
     do: Deed
     data: str = ""
     """In hex."""
     nonce: str = ""
-    """Of the box, in hex."""
+    """Nonce of the box, in hex."""
     at: int = 0
     count: int = 1
     part: str = ""
     way: int = 0
-    """The seed of what the part is."""
+    """The seed of the varied part."""
     early: int = 0
     stays: bool = False
-    """Strangers stay connected."""
+    """Whether the other connections stay open."""
     cuts: tuple[int, ...] = ()
-    """Where its bytes are cut into pieces that are sent one by one."""
+    """Offsets at which the bytes are cut into pieces, which are sent one by one."""
     joined: bool = False
-    """Its last piece is sent together with the next act's first."""
+    """Whether the last piece is sent together with the next act's first."""
     pause: float = 0.0
-    """Silence before its last piece: a share of the time that a handshake may take."""
+    """Pause before the last piece, as a share of the handshake timeout."""
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is done in one play."""
+    """All acts of one play."""
 
     seed: int
     number: int
-    """Of the script, in a run from that seed."""
+    """The script's number, in a run from that seed."""
     acts: tuple[Act, ...]
 
 
 def bursts(acts: tuple[Act, ...]) -> Iterator[tuple[Act, ...]]:
-    """Acts in groups: those whose bytes are sent together."""
+    """Group acts whose bytes are sent together."""
     burst: list[Act] = []
     for act in acts:
         if burst and not (burst[-1].joined and act.do not in ("strangers", "newcomer")):
@@ -127,7 +127,7 @@ class Hand:
         """Return what an act puts on the wire; `following` is the act after it."""
         early, self._early = self._early, b""
         if act.do == "introduce":
-            if self.side.key is not None:  # a second one, which does not belong there
+            if self.side.key is not None:  # a second, unexpected one
                 return link_frame(self._body(self._introduction, act))
             if self.side.role is Role.INITIATOR:
                 self.side.open()
@@ -137,7 +137,7 @@ class Hand:
         return self._bytes(act)[len(early) :]
 
     def _start(self, act: Act) -> bytes:
-        """The first bytes of a link frame, as far as no key is needed for them."""
+        """Return the first bytes of a link frame that do not depend on the key."""
         frame = bytes.fromhex(act.data)
         if self.side.revision is Revision.V1:
             return link_frame(frame)
@@ -180,7 +180,7 @@ class Hand:
                 return box
 
     def _body(self, frame: bytes, act: Act, number: int = 0) -> bytes:
-        """A body with the act's nonce, or with the one that is so many further."""
+        """Return a body with the act's nonce, or a later one."""
         if self.side.key is None or self.side.revision is Revision.V1:
             return frame
         nonce = (int(act.nonce, 16) + number) % 256**NONCE

@@ -1,4 +1,4 @@
-"""The smallest script that shows a disagreement, and the rule that it breaks: what could not be left out tells it."""
+"""Reduces a script that shows a disagreement, and finds the broken rule from the parts that cannot be removed."""
 
 import json
 import re
@@ -22,16 +22,16 @@ from wireproto.session.seal import NONCE
 Play = Callable[[Script], Awaitable[Disagreement | None]]
 """Plays a script to a fresh peer."""
 _ALIKE: Final = 6
-"""Bytes that two random nonces do not have in common by chance."""
+"""Equal bytes of two nonces that are not a coincidence."""
 _DEEP: Final = 100
 _FLAT: Final = re.compile(rb"\[[^\[\]{}]+\]|\{[^\[\]{}]*\}")
-"""An array or an object that holds no other."""
+"""An array or object without nested ones."""
 _NUMBER: Final = re.compile(rb"-?[0-9.eE+-]+")
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[ \t\r\n]+|[^\s{}\[\],:"]+', re.S)
 
 
 async def shrunk(script: Script, found: Disagreement, play: Play, seconds: float) -> tuple[Script, Disagreement]:
-    """Return the smallest script that shows the disagreement, as far as the time allows, and what it then is."""
+    """Return the smallest script found in time that shows the disagreement, and its disagreement."""
     shrinking = _Shrinking(script, found, play, time.monotonic() + seconds)
     await shrinking.run()
     named = shrinking.found
@@ -49,7 +49,7 @@ class _Shrinking:
         self.script = script
         self.found = found
         self.is_done = False
-        """Whether there was time for all that can be left out."""
+        """Whether there was time to try everything."""
         self._play = play
         self._deadline = deadline
 
@@ -65,7 +65,7 @@ class _Shrinking:
         self.is_done = before == self.script
 
     async def takes_anything(self) -> bool:
-        """Whether the peer takes a frame of the last act's type, whatever is in it: it does not decode such frames."""
+        """Return whether the peer accepts any frame of the last act's type, without decoding it."""
         *before, last = self.script.acts
         if last.do != "frame" or len(last.data) <= 2:
             return False
@@ -87,7 +87,7 @@ class _Shrinking:
             size //= 2
 
     async def _cut_bytes(self) -> None:
-        """Of a crash: no byte that does not matter."""
+        """Remove irrelevant bytes from a script that causes a crash."""
         for at, act in enumerate(self.script.acts):
             data = bytes.fromhex(act.data)
             size = len(data) // 2
@@ -115,7 +115,7 @@ class _Shrinking:
                         break
 
     async def _try(self, acts: tuple[Act, ...]) -> bool:
-        """Take these acts, if they show the same; which frame was not taken shows only once the others are gone."""
+        """Use these acts if they show the same. Which frame was refused shows only once the others are removed."""
         if not acts or time.monotonic() > self._deadline:
             return False
         script = msgspec.structs.replace(self.script, acts=acts)
@@ -133,7 +133,7 @@ def _is_alike(one: Disagreement, other: Disagreement) -> bool:
 
 
 def _simpler(act: Act) -> Iterator[Act]:
-    """The act with less of something that may not matter, most first."""
+    """Yield reduced forms of the act, the smallest first."""
     defaults = {field.name: field.default for field in msgspec.structs.fields(Act)}
     for name in ("part", "cuts", "joined", "pause", "early", "stays"):
         if getattr(act, name) != defaults[name]:
@@ -184,7 +184,7 @@ def _simpler_frames(frame: bytes) -> Iterator[bytes]:
 
 
 def _members(text: bytes) -> list[bytes] | None:
-    """The members of a JSON object, in any encoding; None for what is none."""
+    """Return the members of a JSON object in any encoding, or None."""
     tokens = _TOKEN.findall(text)
     if b"".join(tokens) != text or text.strip()[:1] != b"{" or text.strip()[-1:] != b"}":
         return None
@@ -223,7 +223,7 @@ _CONNECTIONS: Final = ("SESSION-REPLACE", "SESSION-ROLES")
 
 
 def _rule(acts: tuple[Act, ...], found: Disagreement) -> str | None:
-    """The rule that a smallest script shows to be broken; None for the one that the model names."""
+    """Return the broken rule that a reduced script shows; None for that of the model."""
     if any(act.cuts or act.joined or act.early for act in acts):
         return "LINK-CHUNKS"
     if found.does in ("takes", "sends") or found.rule in _CONNECTIONS:
@@ -255,7 +255,7 @@ _FORMS: Final = {
 
 
 def _rule_of_content(act: Act) -> str | None:
-    """The rule that allows what is unusual about a hello or a valid frame, or the one by which it is taken at all."""
+    """Return the rule that allows the unusual feature of a hello or valid frame, or else the one to accept it."""
     if act.do == "introduce":
         return RULES.get(act.part) or next((rule for flag, rule in _FORMS.items() if Form(act.at % 16) & flag), None)
     frame = bytes.fromhex(act.data)
@@ -278,5 +278,5 @@ def _rule_of_content(act: Act) -> str | None:
     if b"\\" in frame:
         return "JSON-STRING"
     if any(_NUMBER.fullmatch(token) and token != b"0" for token in tokens):
-        return "PAYLOAD-BOOTSTRAP" if frame[:1] == BOOTSTRAP[:1] else "JSON-INTEGER"  # a port has limits of its own
+        return "PAYLOAD-BOOTSTRAP" if frame[:1] == BOOTSTRAP[:1] else "JSON-INTEGER"  # a port has its own limits
     return "JSON-KEYS" if members != usual else None
