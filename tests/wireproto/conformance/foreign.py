@@ -50,7 +50,7 @@ JOBS = 8
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """A process that does nothing but work."""
+    """A process that keeps a core busy."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         try:
             yield
@@ -59,7 +59,7 @@ def busy_core() -> Iterator[None]:
 
 
 def one_run(directory: Path, role: str, peer: Foreign, *options: str) -> tuple[float, dict[str, int], list[str]]:
-    """Seconds, how many cases have each verdict, and what was wrong."""
+    """Return the seconds, the number of cases per verdict, and the failures."""
     mode, option = ROLES[role]
     theirs, ours = new_key(directory / "theirs.pem"), new_key(directory / "ours.pem")
     keys = ["--identity", str(directory / "theirs.pem"), "--peer-key", ours]

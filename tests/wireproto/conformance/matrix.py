@@ -29,21 +29,21 @@ from wireproto.conformance import CASES, Case, Result, Verdict
 from wireproto.session import Role
 
 AT_ONCE = 24
-"""Suites that run beside each other in one process: most of them wait."""
+"""Suites that run in parallel in one process: most of them wait."""
 HARMLESS_AT_ONCE = 4
-"""Fewer where nothing may be too late."""
+"""Fewer if timing matters."""
 FINE = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED, Verdict.INCONCLUSIVE)
 
 
 class Row(NamedTuple):
-    """A mutant, and the cases that it does not pass: the requirement that each names."""
+    """A mutant and its failed cases, with the requirement that each names."""
 
     mutant: str
     caught_by: dict[str, str]
 
     @property
     def is_caught(self) -> bool:
-        """By a case that names the right requirement."""
+        """Whether a case that names the right requirement failed."""
         return bool(self.right)
 
     @property
@@ -58,7 +58,7 @@ def named(result: Result) -> str:
 
 
 def written(role: Role) -> list[Case]:
-    """The cases that were written one by one: each has to catch a mutant. Those that are generated catch others."""
+    """The individually written cases, each of which must catch a mutant. Generated ones catch others."""
     return [each for each in cases_of(role) if not each.is_generated]
 
 
@@ -78,7 +78,7 @@ async def rows_of(names: Iterable[str], all_cases: bool = False) -> list[Row]:
 
 
 async def accusations_of(names: Iterable[str], all_cases: bool) -> dict[str, list[str]]:
-    """What harmless variants are accused of: nothing."""
+    """Failures of harmless variants: none are allowed."""
     limit = asyncio.Semaphore(HARMLESS_AT_ONCE if all_cases else 2 * HARMLESS_AT_ONCE)
 
     async def accusations(name: str) -> list[str]:
@@ -93,7 +93,7 @@ async def accusations_of(names: Iterable[str], all_cases: bool) -> dict[str, lis
 
 
 def _in_process(names: list[str], all_cases: bool = False) -> list[Row]:
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # mutants that crash are meant to
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # some mutants crash on purpose
     return asyncio.run(rows_of(names, all_cases))
 
 
@@ -104,7 +104,7 @@ def _accusations_in_process(names: list[str], all_cases: bool = False) -> dict[s
 
 
 def harmless(runs: int) -> int:
-    """Each harmless variant so many times, with all cases."""
+    """Run each harmless variant several times with all cases."""
     workers = os.cpu_count() or 1
     names, count = list(HARMLESS), 0
     with ProcessPoolExecutor(workers) as pool:
@@ -122,7 +122,7 @@ def harmless(runs: int) -> int:
 
 
 def wrong_of_the_references() -> list[str]:
-    """What is not passed by a peer without a bug."""
+    """Return the failures of a peer without a bug."""
     return asyncio.run(_wrong_of_the_references())
 
 
@@ -168,7 +168,7 @@ def main() -> int:
 
 
 def matrix(*, some: bool) -> int:
-    """Each mutant with the cases that were written one by one, and each harmless variant, or a third of them a day."""
+    """Run each mutant with the individually written cases, and each harmless variant, or a third of them per day."""
     workers = os.cpu_count() or 1
     names, variants = list(MUTANTS), list(HARMLESS)
     if some:

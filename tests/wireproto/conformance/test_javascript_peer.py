@@ -1,4 +1,4 @@
-"""The suite on the JavaScript peer, which shares no code with this one; `make conform` does it again and again.
+"""The suite on the JavaScript peer, which shares no code with this project; `make conform` repeats it.
 
 Here one process serves case after case; `make conform` starts one for each.
 """
