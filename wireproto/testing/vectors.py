@@ -4,8 +4,8 @@
         for test in group.tests:
             ...
 
-Bytes are hexadecimal in the files and `bytes` here. A test is `valid`, or `invalid` with the error that it must end
-with. An id never changes its meaning. spec/vectors/schema.json is the JSON Schema of these classes.
+Bytes are hexadecimal in the files and `bytes` here. A test is `valid`, or `invalid` with the error that must result. An
+id never changes its meaning. spec/vectors/schema.json is the JSON Schema of these classes.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class _Struct(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Fault(_Struct, frozen=True, kw_only=True):
-    """The error that an invalid test must end with."""
+    """The error that an invalid test must give."""
 
     code: str
     """A code from the table of error codes."""

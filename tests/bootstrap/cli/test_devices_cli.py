@@ -1,4 +1,4 @@
-"""`devices check` as a person and as a program meet it: child processes."""
+"""`devices check` for people and for programs, as child processes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ GOOD = '[[null,"rdma_en5"],["rdma_en4",null]]\n'
 RING = '[[null,"a",null,"b"],["a",null,"b",null],[null,"a",null,"b"],["a",null,"b",null]]'
 MESH = '[[null,["a","b"],"c"],[["a","b"],null,"c"],["a","b",null]]'
 BAD = '[[null,""],["rdma_en4",7]]'
-SECONDS = 60.0  # for what takes less than one on an idle machine
+SECONDS = 60.0  # generous: it takes less than one on an idle machine
 
 
 def check(*arguments: str | Path, stdin: str | bytes = "") -> Done:

@@ -1,4 +1,4 @@
-"""`identity` and `pin` as a person and as a program meet them: child processes with a home of their own."""
+"""`identity` and `pin` for people and for programs: child processes with their own home."""
 
 import json
 import os
@@ -19,7 +19,7 @@ A, B = (KeySigner(ec.derive_private_key(number, ec.SECP256R1())).public_key for 
 KEY_A, KEY_B = encode_public_key(A), encode_public_key(B)
 
 MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-"""What `make coverage` tells its children."""
+"""Variables that `make coverage` passes to its children."""
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -50,7 +50,7 @@ def pins_of(home: Path) -> Pins:
 
 
 def refusal(done: Done, code: int) -> str:
-    """The one line on stderr."""
+    """Return the only line on stderr."""
     assert done.returncode == code, done
     (line,) = done.stderr.splitlines()
     assert line.startswith("jaccl-bootstrap ")

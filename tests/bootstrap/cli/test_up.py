@@ -22,7 +22,7 @@ GROUP = ("file-written", "environment-set", "group-ready")
 
 
 def hold_then_stop(zero: Any, one: Any) -> None:
-    """Two ranks that hold a group; Ctrl-C on rank 0 ends both in order."""
+    """Two ranks that hold a group; Ctrl-C on rank 0 stops both cleanly."""
     zero.until(("holding", 0))
     one.until(("holding", 1))
     zero.process.send_signal(signal.SIGINT)
@@ -37,7 +37,7 @@ def test_two_ranks_form_a_group(revision: str, pair: tuple[Rank, Rank], up: Star
     one.until(("listening", 1))
     zero = up(first, second, "--json", "--revision", revision)
     hold_then_stop(zero, one)
-    # The extensions are of revision 2 alone.
+    # Only revision 2 has extensions.
     check = "sum-checked" if revision == "2" else "sum-skipped"
     for run, link in ((zero, LINK_0), (one, LINK_1)):
         steps = [*link, *GROUP, check, "holding", "done"]
@@ -60,7 +60,7 @@ def test_two_ranks_form_a_group(revision: str, pair: tuple[Rank, Rank], up: Star
 def test_a_dry_run_as_rank_0_starts_no_init_elsewhere(
     options: tuple[str, str], pair: tuple[Rank, Rank], up: Start, nothing_left: Check
 ) -> None:
-    """A peer that cannot be told of the dry run gets no frame; a dry run there ends too. [PLAIN-DRY-RUN]"""
+    """A peer that does not know dry runs gets no frame; its own dry run ends, too. [PLAIN-DRY-RUN]"""
     first, second = pair
     one = up(second, first, "--json", "--dry-run", *options)
     one.until(("listening", 1))
@@ -191,7 +191,7 @@ def test_the_other_rank_never_comes(rank: int, pair: tuple[Rank, Rank], up: Star
 def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     arguments: list[str], pair: tuple[Rank, Rank], up: Start
 ) -> None:
-    """Four lines for people; for programs one event besides, in one line."""
+    """Four lines for people; for programs one additional event, in one line."""
     run = up(*pair, "--timeout", "0.5", *arguments)
     assert run.end() == 3
     message, why, remedy, again = run.stderr

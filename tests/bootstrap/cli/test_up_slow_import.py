@@ -1,4 +1,4 @@
-"""`up` while MLX takes long to import on one rank, or never comes. All pairs of a test run side by side."""
+"""`up` while the import of MLX is slow on one rank, or hangs. All pairs of a test run in parallel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ ENDS: Final = {
         HANGS,
     ),
 }
-"""By the rank whose import hangs, and the rank whose deadline comes first: what either rank says in the end."""
+"""The final messages, by the rank whose import hangs and the rank with the first deadline."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def start(up: Start, tmp_path: Path) -> StartPairs:
 
 
 def test_a_slow_import_is_waited_for(start: StartPairs, nothing_left: Check) -> None:
-    """The other rank sees neither missing versions nor missed pongs, nor anything else that is wrong."""
+    """The other rank reports neither missing versions nor missed pongs, nor any other error."""
     started = start(*((slow, seconds, (100, 100)) for slow, seconds in IMPORTS))
     for _, runs in started:
         for rank, run in enumerate(runs):
@@ -72,7 +72,7 @@ def test_a_slow_import_is_waited_for(start: StartPairs, nothing_left: Check) -> 
 
 
 def test_an_import_that_outlasts_the_deadline(start: StartPairs, nothing_left: Check) -> None:
-    """The rank that hangs says so, and the other says what it waits for, whichever of them gives up first."""
+    """The hanging rank reports itself, and the other names what it waits for, whichever gives up first."""
     limits = [(SOON, LATER) if first == 0 else (LATER, SOON) for _, first in ENDS]
     started = start(*((slow, 600, each) for (slow, _), each in zip(ENDS, limits, strict=True)))
     for ends, timeouts, (pair, runs) in zip(ENDS.values(), limits, started, strict=True):
