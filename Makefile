@@ -58,8 +58,8 @@ coverage: $(VENV)/.dev-installed ## Measure the branch coverage of wireproto wit
 mutation: $(VENV)/.dev-installed ## Mutate codec, handshake, seal and session; list the mutants that no test detects
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-conform: $(VENV)/.dev-installed ## Run the conformance suite against the JavaScript peer ten times (ARGS="--runs 1 --busy")
-	@$(BIN)/python -m tests.wireproto.conformance.javascript $(ARGS)
+conform: $(VENV)/.dev-installed ## Run the conformance suite against the JavaScript peer ten times (ARGS="--peer go --runs 1 --busy")
+	@$(BIN)/python -m tests.wireproto.conformance.foreign $(ARGS)
 
 mutants: $(VENV)/.dev-installed ## Run each conformance case against mutants and harmless variants of the reference peers (ARGS="--harmless 3 --busy")
 	@$(BIN)/python -m tests.wireproto.conformance.matrix $(ARGS)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from configparser import ConfigParser
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 from typer.main import get_command
@@ -155,6 +156,29 @@ def test_a_command_is_launched(hosts: Hosts, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [f"[rank {rank}] sum 3\n" in done.stdout for rank in (0, 1)] == [True, True]
+
+
+def test_an_empty_group_is_launched(hosts: Hosts) -> None:
+    """It is held on both ranks, and Ctrl-C ends it."""
+    (command,) = (each for each in COMMANDS if re.fullmatch(r"jaccl-bootstrap launch --hosts \S+", each))
+    launch = subprocess.Popen(
+        shlex.split(command),
+        env=launching(hosts),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said: list[str] = []
+    try:
+        while launch.poll() is None and sum(LINES["holding"] in line for line in said) < 2:
+            said.append(cast(IO[str], launch.stdout).readline())
+        launch.send_signal(signal.SIGINT)
+        rest = launch.communicate(timeout=60)[0]
+        assert (launch.returncode, rest.count("nothing is left")) == (130, 2), [*said, rest]
+    finally:
+        launch.kill()
+        launch.communicate()
 
 
 def test_two_macs_are_paired(hosts: Hosts, tmp_path: Path) -> None:
@@ -318,7 +342,7 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
     assert len(ALONE) >= 10
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 13
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 14
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,24 +1,11 @@
 """The command `jaccl-bootstrap`."""
 
-from typing import Annotated, cast
+from typing import Annotated, Final, cast
 
 import typer
 
-from bootstrap.cli import devices as devices_cli
-from bootstrap.cli import doctor as doctor_cli
-from bootstrap.cli import host as host_cli
-from bootstrap.cli import identity as identity_cli
-from bootstrap.cli import launch as launch_cli
-from bootstrap.cli import pair as pair_cli
-from bootstrap.cli import up as up_cli
-from bootstrap.cli.options import (
-    BackendOption,
-    CaptureOption,
-    JsonOption,
-    KeyLogOption,
-    RevisionOption,
-)
-from bootstrap.errors import ConfigError
+from bootstrap.cli import devices, doctor, host, identity, launch, pair, up
+from bootstrap.cli.options import BackendOption, CaptureOption, JsonOption, KeyLogOption, RevisionOption, failures
 from wireproto.cli.console import example, new_app
 from wireproto.messages import MAX_SIZE, MIN_SIZE, Revision
 
@@ -56,7 +43,7 @@ def demo(
     from bootstrap.link.record import set_key_log
     from bootstrap.plan import DEFAULT_PORT, BackendChoice, Plan, check_size, new_session_id
 
-    try:
+    with failures(context):
         check_size(ranks)
         plan = Plan(
             rank=0,
@@ -69,17 +56,25 @@ def demo(
             timeout=timeout,
         )
         wanted = Demo(plan, free_ports=port is None, capture=capture)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
     set_key_log(keylog)
     with display_for(context.command_path, f"forming a group of {ranks}", as_json) as display:
         return run_demo(wanted, display)
 
 
-devices_cli.register(app)
-doctor_cli.register(app)
-host_cli.register(app)
-identity_cli.register(app)
-launch_cli.register(app)
-pair_cli.register(app)
-up_cli.register(app)
+_OWN_OPTIONS: Final = {"allow_interspersed_args": False}
+"""Options after PROGRAM belong to it."""
+app.add_typer(devices.devices, name="devices")
+app.command(epilog=example("jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2"))(doctor.doctor)
+app.command(hidden=True, epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"))(host.host)
+app.command(epilog=example("jaccl-bootstrap identity"))(identity.identity)
+app.command(epilog=example("jaccl-bootstrap pin mac-b KEY --address 169.254.1.2"))(identity.pin)
+app.command(
+    context_settings=_OWN_OPTIONS,
+    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
+)(launch.launch)
+app.command(epilog=example("jaccl-bootstrap pair mac-b.local"))(pair.pair)
+app.command(
+    cls=up.Command,
+    context_settings=_OWN_OPTIONS,
+    epilog=example("jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2", "-m mlx_lm.server --model DIR"),
+)(up.up)

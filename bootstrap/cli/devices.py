@@ -23,14 +23,9 @@ devices = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.add_typer(devices, name="devices")
-
-
 @devices.callback()
 def root() -> None:
-    pass  # so that `check` stays a command of its own
+    pass  # keeps `check` a subcommand
 
 
 @devices.command(epilog=example("jaccl-bootstrap devices check devices.json --rank 0"))
@@ -53,7 +48,7 @@ def check(
     except OSError as error:
         message = f"cannot read {file}: {error.strerror}"
         if as_json:
-            _echo_json(event="error", code="unreadable", message=message)
+            say(json.dumps({"event": "error", "code": "unreadable", "message": message}))
         say(f"{context.command_path}: {message}", err=True)
         return EXIT_COULD_NOT_RUN
     verdict = check_device_file(data, rank=rank)
@@ -62,7 +57,7 @@ def check(
 
 
 def _read(file: str) -> bytes:
-    """At most one byte more than a device file may have, from a regular file or from standard input."""
+    """Return the content, up to one byte over the limit of a device file."""
     from wireproto.jaccl.topology import MAX_FILE
 
     if file == "-":
@@ -89,9 +84,11 @@ def _show_json(verdict: "DeviceVerdict", rank: int | None) -> None:
     from wireproto.jaccl.topology import devices_of
 
     for fault in verdict.faults:
-        _echo_json(event="fault", code=fault.code, path=fault.path, offset=fault.offset, message=fault.detail)
+        where = {"path": fault.path, "offset": fault.offset}
+        say(json.dumps({"event": "fault", "code": fault.code, **where, "message": fault.detail}))
     matrix = verdict.matrix
     answer: dict[str, object] = {
+        "event": "done",
         "ok": not verdict.faults,
         "mesh": verdict.mesh,
         "ring": verdict.ring,
@@ -99,8 +96,4 @@ def _show_json(verdict: "DeviceVerdict", rank: int | None) -> None:
     }
     if rank is not None and matrix is not None:
         answer["devices"] = devices_of(matrix, rank)
-    _echo_json(event="done", **answer)
-
-
-def _echo_json(**fields: object) -> None:
-    say(json.dumps(fields))
+    say(json.dumps(answer))

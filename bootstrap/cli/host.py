@@ -1,21 +1,14 @@
-"""The command `jaccl-bootstrap host`, which a launcher runs on each host: it answers its requests."""
+"""The command `jaccl-bootstrap host`: a launcher runs it on each host, and it answers the launcher's requests."""
 
 import os
 import select
 import sys
 from typing import Final
 
-import typer
-
-from wireproto.cli.console import EXIT_OK, example
+from wireproto.cli.console import EXIT_OK
 
 SILENCE_SECONDS: Final = 10.0
-"""Without a line for so long, while no request is being answered, the launcher counts as gone."""
-
-
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command(hidden=True, epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"))(host)
+"""After so long without input between two requests, the launcher counts as gone."""
 
 
 def host() -> int:

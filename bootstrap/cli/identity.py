@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from bootstrap.errors import ConfigError, IdentityError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, example, say
+from bootstrap.cli.options import failures
+from wireproto.cli.console import EXIT_OK, say
 
 if TYPE_CHECKING:
     from bootstrap.trust import PinnedPeer
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 _ANSWERS_NO: Final = ("pin-conflict", "not-pinned")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, for an error too.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Put the commands on `app`."""
-    app.command(epilog=example("jaccl-bootstrap identity"))(identity)
-    app.command(epilog=example("jaccl-bootstrap pin mac-b KEY --address 169.254.1.2"))(pin)
 
 
 def identity(
@@ -41,11 +35,9 @@ def identity(
     from bootstrap.trust import encode_public_key, identity_path, load_identity
     from wireproto.session.handshake import fingerprint
 
-    try:
+    with failures(context, as_json):
         path = path or identity_path()
         key = load_identity(path).public_key
-    except IdentityError as error:
-        return _failed(context, error, as_json)
     file = os.fsencode(path.absolute()).decode(errors="backslashreplace")
     shown = {"public_key": encode_public_key(key), "fingerprint": fingerprint(key), "path": file}
     if as_json:
@@ -78,7 +70,7 @@ def pin(
     """
     from bootstrap.trust import Pins, decode_public_key
 
-    try:
+    with failures(context, as_json, _ANSWERS_NO):
         match name, key, address, remove:
             case None, None, None, None:
                 _list(Pins().list(), as_json)
@@ -87,11 +79,9 @@ def pin(
             case str(), str(), _, None:
                 _show("pinned", Pins().add(name, decode_public_key(key), address), as_json)
             case _:
-                raise typer.BadParameter("use NAME and KEY, or --remove NAME, or nothing for a list", ctx=context)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except IdentityError as error:
-        return _failed(context, error, as_json)
+                raise typer.BadParameter(
+                    "give NAME and KEY, or --remove NAME, or nothing to list the pins", ctx=context
+                )
     return EXIT_OK
 
 
@@ -111,10 +101,3 @@ def _show(state: str, pin: "PinnedPeer", as_json: bool) -> None:
         say(json.dumps({"state": state, "name": pin.name, "address": pin.address, **key}))
     else:
         say(f"{state} {pin.name:<15} {pin.address or '-':<15} {fingerprint(pin.key)}")
-
-
-def _failed(context: typer.Context, error: "IdentityError", as_json: bool) -> int:
-    if as_json:
-        say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
-    say(f"{context.command_path}: {error}", err=True)
-    return EXIT_NO if error.code in _ANSWERS_NO else EXIT_COULD_NOT_RUN

@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bootstrap.cli.options import PythonOption, UvxOption, way
-from bootstrap.errors import BootstrapError, ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK, example, say
-
-
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command(epilog=example("jaccl-bootstrap pair mac-b.local"))(pair)
+from bootstrap.cli.options import PythonOption, UvxOption, failures, way
+from wireproto.cli.console import EXIT_OK, say
 
 
 def pair(
@@ -33,21 +27,11 @@ def pair(
     from bootstrap.launch import pairing
     from wireproto.session.handshake import fingerprint
 
-    try:
+    with failures(context, as_json):
         own, peer = asyncio.run(pairing.pair(host, way(python, uvx)))
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except BootstrapError as error:
-        if as_json:
-            say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
-        say(f"{context.command_path}: {error}", err=True)
-        return EXIT_COULD_NOT_RUN
     if as_json:
-        say(
-            json.dumps(
-                {name: {"name": each.name, "address": each.address} for name, each in (("own", own), ("peer", peer))}
-            )
-        )
+        both = (("own", own), ("peer", peer))
+        say(json.dumps({which: {"name": each.name, "address": each.address} for which, each in both}))
         return EXIT_OK
     for where, each in (("here", peer), (f"on {host}", own)):
         address = "" if each.address is None else f", at {each.address}"

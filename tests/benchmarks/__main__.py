@@ -1,4 +1,4 @@
-"""`make bench`: the codec against the floor, against interpreted construct and against the standard library.
+"""`make bench`: the codec compared with the floor, with interpreted construct and with the standard library.
 
 Everything is a ratio of medians, measured in one run with both sides in turns. Exit code 0, whatever the ratios: these
 machines are noisy, and the table says what was met.
@@ -118,7 +118,7 @@ HELP = "import sys; sys.argv[1:] = ['--help']; from bootstrap.__main__ import ma
 
 
 def start_time(work: str, code: str, other: str, most: float, rounds: int) -> Row:
-    """What code adds to a start of Python; the ratio is that time in milliseconds."""
+    """The time that code adds to the start of Python; the ratio is in milliseconds."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for side, each in enumerate((code, other)):

@@ -1,4 +1,4 @@
-"""What a careful person would write by hand, without the strictness: the floor that the codec is measured against."""
+"""Careful hand-written code without the strictness: the floor that the codec is compared with."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The fuzzer of cluster frames against a bare loop that decodes the same inputs."""
+"""The fuzzer of cluster frames, compared with a bare loop that decodes the same inputs."""
 
 from itertools import islice
 
@@ -13,7 +13,7 @@ COUNT = 10_000
 
 
 def race() -> Race:
-    """Executions of a run that is under way, all that is done for them, and `decode_frame` on the same inputs."""
+    """Executions of a run with all their checks, and `decode_frame` on the same inputs."""
     engine = Engine(frame_harness(), 1)
     coming = engine.inputs()
     inputs: list[bytes] = []

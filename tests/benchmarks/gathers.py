@@ -1,4 +1,4 @@
-"""A gather over the sealed link, as the workers of two ranks in two processes see it, or native JACCL at a relay."""
+"""A gather over the sealed link, measured by the workers of two ranks, or by native JACCL at a relay."""
 
 import asyncio
 import os
@@ -81,7 +81,7 @@ class _Native:
 
 
 async def _relayed(link: Link, rank: int, count: int) -> list[float]:
-    """The same, where native code makes the gathers at a relay."""
+    """The same, with native code that makes the gathers at a relay."""
     side_channel = SideChannel(rank, 2, lambda peer, message: link.send(message, 10))
     async with relay(rank, 2, side_channel, _Native(), ring=False) as part:
         tasks = [asyncio.create_task(service) for service in (part.serve(), _receive(link, 1 - rank, side_channel))]
@@ -97,7 +97,7 @@ async def _relayed(link: Link, rank: int, count: int) -> list[float]:
 
 
 def _form_groups(rank: int, port: int, count: int) -> list[float]:
-    """Do what native JACCL does, init after init. The first gather of each is left out: it waits for a rank."""
+    """Act like native JACCL, init after init. The first gather of each is left out: it waits for a rank."""
     times: list[float] = []
     peer = Destination(1, rank, gid=mapped_gid("169.254.1.1"))
     while len(times) < count:
@@ -167,7 +167,7 @@ async def _rank_1(measure: str, count: int) -> list[float]:
                 await link.receive()
                 await link.send(OFFER, 10)
                 await link.receive()  # confirmed
-                await link.receive()  # and what rank 0 has chosen
+                await link.receive()  # and the choice of rank 0
                 return await MEASURES[measure](link, 1, count)
     finally:
         server.close()

@@ -1,4 +1,4 @@
-"""The way to a group with `jaccl-bootstrap up`, against MLX's bare init of the same group.
+"""The time to a group with `jaccl-bootstrap up`, compared with MLX's bare init of the same group.
 
 Both sides are two processes on two loopback addresses that have loaded MLX before. In the init of a ring each rank
 connects to the next, and where that one does not listen yet MLX sleeps for a second. That rank 1 starts a little later
@@ -30,11 +30,11 @@ from bootstrap.trust import encode_public_key, load_identity
 
 SECONDS = 60.0
 LATER = 0.005
-"""Seconds by which rank 1's bare init starts later."""
+"""Delay of rank 1's bare init in seconds."""
 SLEEP = 1.0
 """How long MLX sleeps."""
 IDLE_SECONDS = 0.2
-"""A worker that has used no processor for so long has loaded MLX, and waits for its order."""
+"""Seconds without processor time after which a worker has loaded MLX and waits for its order."""
 
 BARE = """
 import sys
@@ -47,7 +47,7 @@ print("ready", flush=True)
 
 
 def to_group(rounds: int) -> Row:
-    """From rank 0's TCP connect to its group (the sum excluded), and from the start of the init to the group.
+    """Time from rank 0's TCP connect to its group (without the sum), and from the start of the init to the group.
 
     The ratio is the difference in milliseconds: handshake, pings, bootstrap frame, exchange and the look at the ports.
     """
@@ -62,7 +62,7 @@ def to_group(rounds: int) -> Row:
 
 
 def _without_sleep(measure: Callable[[], tuple[float, float]]) -> float:
-    """The seconds of a round whose init was not slowed down by MLX's sleep."""
+    """Return the seconds of a round whose init was not slowed by MLX's sleep."""
     for _ in range(20):
         took, init = measure()
         if init < SLEEP:
@@ -71,18 +71,18 @@ def _without_sleep(measure: Callable[[], tuple[float, float]]) -> float:
 
 
 def can_run() -> bool:
-    """Each loopback address has to be one of this host's, as on Linux."""
+    """Every loopback address must be local, as on Linux."""
     return holds("127.1.2.3")
 
 
 def _ips() -> list[str]:
-    """Fresh ones, so that no round meets what the system remembers of an earlier one."""
+    """Return unused addresses, so that no round meets the system's memory of an earlier one."""
     net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
     return [f"{net}.1", f"{net}.2"]
 
 
 def _up(homes: list[Path]) -> tuple[float, float]:
-    """Seconds from the connect to the group, and those of MLX's init among them."""
+    """Return the seconds from the connect to the group, and those of MLX's init."""
     keys = []
     for home in homes:
         home.mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def _up(homes: list[Path]) -> tuple[float, float]:
 
     with ExitStack() as stack:
         zero = rank(0, 1)
-        zero.event("link-lost")  # nobody listens yet; it is to try again once both workers have loaded MLX
+        zero.event("link-lost")  # nothing listens yet; it must try again once both workers have loaded MLX
         zero.wait_for_worker()
         zero.signal(signal.SIGSTOP)
         one = rank(1, 0)
@@ -112,7 +112,7 @@ def _up(homes: list[Path]) -> tuple[float, float]:
 
 
 def _bare(directory: Path) -> tuple[float, float]:
-    """The same, where there is nothing but the init."""
+    """Return the same for the init alone."""
     hostfile = directory / "hosts.json"
     hostfile.write_text(json.dumps([[f"{ip}:29400"] for ip in _ips()]))
     with ExitStack() as stack:
@@ -132,7 +132,7 @@ def _bare(directory: Path) -> tuple[float, float]:
 
 
 class _Process:
-    """A process, and what it says."""
+    """A process and its output."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdin is not None

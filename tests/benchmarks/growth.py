@@ -1,4 +1,4 @@
-"""How cost grows: the exponent of processor time over size, 1 where it is linear."""
+"""Growth of cost: the exponent of processor time over size, 1 if linear."""
 
 import math
 import os
@@ -38,7 +38,7 @@ def boxes(count: int) -> Callable[[], object]:
 
 
 def exponent(work: str, of: Callable[[int], Callable[[], object]], sizes: list[int], rounds: int) -> Row:
-    """The slope of the medians' logarithms over those of the sizes."""
+    """Return the slope of the medians' logarithms over those of the sizes."""
     times = []
     for size in sizes:
         run = of(size)

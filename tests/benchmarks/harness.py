@@ -1,4 +1,4 @@
-"""Timing both sides of each row in turns, and the table that comes of it.
+"""Timing of both sides of each row in turns, and the resulting table.
 
 pyperf keeps the values and gives the medians; the loop is here, since its runner does not take two sides in turns.
 """
@@ -23,7 +23,7 @@ Bound = tuple[Literal["<=", ">="], float]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ours against another's, as `form` shows it, and the bound that the ratio has to keep."""
+    """One line of the table: our time and the other's, shown by `form`, and the bound of the ratio."""
 
     work: str
     against: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Race:
-    """Two ways to do one work. `rate` means that the ratio is of rates (more is better), else of times."""
+    """Two ways to do the same work. `rate` means that the ratio is of rates (more is better), otherwise of times."""
 
     work: str
     against: str
@@ -75,7 +75,7 @@ def benchmark(name: str, values: list[float], unit: str = "second") -> pyperf.Be
 
 
 def report(rows: list[Callable[[], Row]], save: Path) -> None:
-    """Measures row after row, prints the table and saves the values, for `python -m pyperf stats`."""
+    """Measure all rows, print the table and save the values, for `python -m pyperf stats`."""
     done = [row() for row in track(rows, "measuring", console=Console(stderr=True), transient=True)]
     table = Table(
         title=f"{platform.python_implementation()} {platform.python_version()}, {platform.platform(terse=True)}"
@@ -93,7 +93,7 @@ def report(rows: list[Callable[[], Row]], save: Path) -> None:
 
 
 def child(code: str) -> str:
-    """What a fresh interpreter prints; it may keep bytecode, as an installed package has it."""
+    """Return the output of a fresh interpreter, which may keep bytecode like an installed package."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout
 

@@ -1,4 +1,4 @@
-"""A capture of 100 MiB: `wireproto inspect` against tshark with the project's dissector, and its memory."""
+"""A capture of 100 MiB: `wireproto inspect` compared with tshark and the dissector, and its memory."""
 
 import os
 import shutil
@@ -20,9 +20,9 @@ from wireproto.testing.requirements import DIRECTORY
 
 MIB = 1024 * 1024
 ON_THE_WIRE = 1448
-"""Bytes of the stream in a packet, as on Ethernet."""
+"""Bytes of the stream per packet, as on Ethernet."""
 ACTIVATION = os.urandom(8192)
-"""One token's, of a model with 4,096 hidden dimensions."""
+"""An activation of one token, for a model with 4,096 hidden dimensions."""
 OURS = [sys.executable, "-m", "wireproto", "inspect"]
 THEIRS = ["tshark", "-X", f"lua_script:{DIRECTORY / 'cluster_link.lua'}", "-r"]
 
@@ -42,7 +42,7 @@ except SystemExit:
 
 
 def make(path: Path, size: int) -> None:
-    """A capture of so many bytes whose frames are all there to be read: a handshake, then activations, unsealed."""
+    """Write a capture of some size with readable frames: a handshake, then unsealed activations."""
     zero, one = KeySigner.generate(), KeySigner.generate()
     hello = Initiator(zero, one.public_key).hello
     ack, _ = Responder(one, zero.public_key).respond(hello)
@@ -64,7 +64,7 @@ def seconds(command: list[str], path: Path) -> float:
 
 
 def rate(size: int, rounds: int) -> Row:
-    """The whole commands, each printing a line a message or packet."""
+    """The complete commands, each printing a line per message or packet."""
     times: tuple[list[float], list[float]] = ([], [])
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "capture.pcapng")
@@ -93,7 +93,7 @@ def peak_memory(size: int) -> Row:
 def rows(quick: bool) -> list[Callable[[], Row]]:
     size = (10 if quick else 100) * MIB
     measured = [partial(peak_memory, size if quick else 1024 * MIB)]
-    # Some versions of it run no scripts for root; the dissector would not take part then.
+    # Some versions run no scripts for root, so the dissector would not run.
     if shutil.which("tshark") is not None:
         measured.append(partial(rate, size, 1 if quick else 5))
     return measured

@@ -1,4 +1,4 @@
-"""`make profile`: the functions that take the time of the rows with the least room to their targets."""
+"""`make profile`: the most expensive functions in the rows closest to their targets."""
 
 import cProfile
 import pstats
@@ -17,7 +17,7 @@ FUNCTIONS = 12
 
 
 def encode_and_decode() -> None:
-    """What "encode the same" and "10,000 frames" do."""
+    """The work of "encode the same" and "10,000 frames"."""
     for frame in LinkDecoder().feed(STREAM):
         encode_frame(decode_frame(frame))
 

@@ -1,4 +1,4 @@
-"""Strict scanning of JSON under an unknown key, against `json.loads`: a mixture, and texts of six shapes."""
+"""Strict scanning of JSON under an unknown key, compared with `json.loads`: a mixture, and six shapes of text."""
 
 import json
 import statistics

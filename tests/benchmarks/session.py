@@ -1,4 +1,4 @@
-"""The seal, the handshake and the sealed link against the cryptographic operations and the plain transfer in them."""
+"""The seal, the handshake and the sealed link, compared with their cryptographic operations and plain transfer."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ SIGNERS = (KeySigner.generate(), KeySigner.generate())
 
 
 class LongBox:
-    """16 MiB sealed and opened, in buffers that are there before: for each side its own."""
+    """16 MiB sealed and opened, in existing buffers, separate for each side."""
 
     def __init__(self) -> None:
         self.aead = AESGCM(KEY)
@@ -68,7 +68,7 @@ class ShortBoxes:
 
 
 class SealedFrames:
-    """10,000 short frames that a session opens, in chunks of 64 KiB.
+    """10,000 short frames opened by a session, in chunks of 64 KiB.
 
     Its ephemeral key is always the same, so each new session can open the boxes of the first.
     """
@@ -105,7 +105,7 @@ class SealedFrames:
 
 
 class LaterBoxes:
-    """The same after `count` boxes. Several pairs take turns, so that none gets far beyond."""
+    """The same after `count` boxes. Several pairs take turns, so that none gets far beyond that count."""
 
     def __init__(self, count: int, pairs: int) -> None:
         self.pairs = cycle([(Seal(KEY), Seal(KEY)) for _ in range(pairs)])
@@ -120,7 +120,7 @@ class LaterBoxes:
 
 
 def shake_hands() -> None:
-    """Both sides, from nothing to the session key."""
+    """Both sides, from the start to the session key."""
     rank_0, rank_1 = _session(Role.INITIATOR), _session(Role.RESPONDER)
     for sender, receiver in ((rank_0, rank_1), (rank_1, rank_0)):
         receiver.receive_data(b"".join(sender.data_to_send()))
@@ -128,7 +128,7 @@ def shake_hands() -> None:
 
 
 def shake_hands_by_hand() -> None:
-    """The cryptographic operations of both sides, and nothing else: each makes a commitment, and checks the other's."""
+    """Only the cryptographic operations of both sides: each makes a commitment and checks the other's."""
     ephemerals = [X25519PrivateKey.generate() for _ in range(2)]
     publics = [each.public_key().public_bytes_raw() for each in ephemerals]
     nonces = [os.urandom(32) for _ in range(2)]
@@ -145,7 +145,7 @@ def shake_hands_by_hand() -> None:
 
 MESSAGES = 16
 BODY = os.urandom(4 * MIB)
-"""An activation of 512 tokens where hiddenDim is 4096."""
+"""An activation of 512 tokens with a hiddenDim of 4096."""
 
 
 def _config(role: Role) -> Config:
@@ -194,7 +194,7 @@ async def _send_raw(port: int) -> None:
 
 
 async def _sealed_transfer() -> float:
-    """From the first whole message to the last, as the receiver sees it."""
+    """Time from the first complete message to the last, at the receiver."""
     accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
     server = await listen("127.0.0.1", 0, partial(_session, Role.RESPONDER), accepted.set_result)
     async with _sender("_send_sealed", server), await accepted as link:
@@ -207,7 +207,7 @@ async def _sealed_transfer() -> float:
 
 
 class _Messages(asyncio.BufferedProtocol):
-    """Receives the same messages, in plain, as bare as asyncio has it: one buffer, one copy of each whole message."""
+    """Receives the same messages unsealed, as simply as asyncio allows: one buffer, one copy per message."""
 
     def __init__(self, took: asyncio.Future[float]) -> None:
         self.took = took
@@ -244,7 +244,7 @@ async def _raw_transfer() -> float:
 
 @asynccontextmanager
 async def _sender(function: str, server: asyncio.Server) -> AsyncIterator[None]:
-    """Runs a sending function in a process of its own, as the other rank's would be."""
+    """Run a sending function in another process, like the other rank's."""
     port = server.sockets[0].getsockname()[1]
     keys = [signer.scalar.hex() for signer in SIGNERS]
     process = await asyncio.create_subprocess_exec(sys.executable, __file__, function, str(port), *keys)
@@ -270,7 +270,7 @@ def _aes_alone() -> float:
 
 
 def sealed_transfer(rounds: int) -> Row:
-    """64 MiB in messages of 4 MiB from one process to another, against the slower of what is in it."""
+    """64 MiB in messages of 4 MiB between two processes, compared with the slower of its parts."""
     ours, raw, aes = [], [], []
     for _ in range(rounds):
         ours.append(asyncio.run(_sealed_transfer()))
@@ -308,7 +308,7 @@ print(max(sealing, tracemalloc.get_traced_memory()[1] - len(box)))
 
 
 def peak_memory(rounds: int) -> Row:
-    """What sealing 16 MiB, or opening them, takes beyond the input."""
+    """Memory for sealing or opening 16 MiB, beyond the input."""
     peak = benchmark("16 MiB box: peak memory", [float(child(PEAK)) for _ in range(rounds)], "byte")
     size = benchmark("16 MiB box: length", [16.0 * MIB], "byte")
     return Row("16 MiB box: peak memory", "the input", peak, size, peak.median() / size.median(), ("<=", 1.1))
@@ -324,7 +324,7 @@ def rows(rounds: int, seconds: float) -> list[Callable[[], Row]]:
         Race("10,000 sealed frames", "AESGCM + floor", frames.ours, frames.other, (">=", 0.6), rate=True),
         Race("handshake, both sides", "its cryptography", shake_hands, shake_hands_by_hand, ("<=", 1.3)),
     ]
-    if rounds > 3:  # a quick run leaves out what takes so long to prepare
+    if rounds > 3:  # a quick run skips slow preparations
         latest = LaterBoxes(1_000_000, pairs=1)
         races.append(Race("the same after 1,000,000", "AESGCM + urandom", latest.ours, short.other, None))
     return [

@@ -54,7 +54,7 @@ def random_fault(random: Random, size: int) -> Fault:
     kind = f"{name}:{random.choice(STEPS)}" if name in _AT_A_STEP else name
     rank = random.randrange(size)
     peer = random.choice([each for each in range(size) if each != rank])
-    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0)))
+    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0), random.uniform(30.0, 120.0)))
     if name in _AT_A_STEP or random.random() < 0.1:
         return Fault(kind, rank, 0.0, seconds=seconds, peer=peer)
     if random.random() < 0.5:
@@ -137,6 +137,23 @@ def _disk(number: int) -> Callable[["World", Fault, str], None]:
     return act
 
 
+def _slow_disk(world: "World", fault: Fault, step: str) -> None:
+    """Each write takes a while, for good."""
+    world.machines[fault.rank].disk_seconds = fault.seconds / 20.0 + 0.1
+
+
+def _stall(world: "World", fault: Fault, step: str) -> None:
+    """Nobody reads a rank's output for a while."""
+    for control in world.live(fault.rank):
+        control.stalled_until = world.loop.now + fault.seconds
+
+
+def _no_reader(world: "World", fault: Fault, step: str) -> None:
+    """The reader of a rank's output leaves."""
+    for control in world.live(fault.rank):
+        control.reader_left.set()
+
+
 def _again(world: "World", fault: Fault, step: str) -> None:
     """The user starts the rank a second time."""
     if not world.is_ending and world.has_started(fault.rank):
@@ -211,6 +228,9 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "power": _power,
     "disk-full": _disk(errno.ENOSPC),
     "disk-read-only": _disk(errno.EROFS),
+    "slow-disk": _slow_disk,
+    "stall": _stall,
+    "no-reader": _no_reader,
     "again": _again,
     "kill-both": _kill_both,
     "kill-again": _kill_and_again,

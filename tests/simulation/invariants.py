@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bootstrap.link.outcome import CONSEQUENCES
 from bootstrap.restarts import LONGEST_SECONDS
 from tests.simulation.machine import TMP, Machine
+from tests.simulation.programs import LAST_PART
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ REFERENCE_SECONDS: Final = 30.0
 """The same with a reference peer, whose timers are longer; it may be at its init much later still."""
 HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
-DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
+DISRUPTIVE: Final = {
+    "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
+}  # fmt: skip
 """Faults after which the ranks may not learn of each other's causes."""
 LOCAL: Final = {
     "kill-child",
@@ -50,7 +53,7 @@ _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable":
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
 ROOT_SECONDS: Final = 6.0
 """So long native workers of JACCL wait for their root."""
-SILENCE_SECONDS: Final = 30.0
+SILENCE_SECONDS: Final = 22.0
 """In which rank 0 notices that a rank answers no more, or has ended for a session that was lost."""
 SLACK_SECONDS: Final = 20.0
 """From a deadline to the end of all children, the longest grace included."""
@@ -76,20 +79,23 @@ def _check_losses(world: "World", zero: "Control") -> None:
     now = world.loop.now
     if zero.process.is_stopped or now - zero.process.resumed_at < SILENCE_SECONDS or zero.run is None:
         return
-    begun = zero.last("restarting") or {"t_ms": 0.0}
+    restarting = zero.last("restarting")
+    begun = -1.0 if restarting is None else restarting["t_ms"]
+    limit = (now - SILENCE_SECONDS - zero.run.origin) * 1000
     for peer in zero.plan.peers:
-        told = [each for each in zero.events if each["event"] in ("established", "link-lost") and each["peer"] == peer]
-        sent = [each for each in zero.events if each["event"] == "bootstrap-sent" and each["peer"] == peer]
-        if not told:
-            continue
-        late = now - zero.run.origin - told[-1]["t_ms"] / 1000 - SILENCE_SECONDS
-        if told[-1]["event"] == "link-lost":
-            if late > 0 and sent and begun["t_ms"] < sent[-1]["t_ms"] < told[-1]["t_ms"]:
-                _broken(world, f"{zero.name} goes on without rank {peer}")
-        elif late > 0 and _agree(world):
-            silent = [each.process for each in world.live(peer) if each.process.is_stopped]
-            if any(now - process.stopped_at > SILENCE_SECONDS for process in silent):
-                _broken(world, f"{zero.name} does not miss rank {peer}")
+        told = {"established": -1.0, "bootstrap-sent": -1.0}
+        for event in zero.events:
+            name = event["event"]
+            if name in told and event["peer"] == peer:
+                told[name] = event["t_ms"]
+            elif name == "link-lost" and event["peer"] == peer:
+                told["established"] = -1.0
+                if begun < told["bootstrap-sent"] <= event["t_ms"] < limit:
+                    _broken(world, f"{zero.name} goes on without rank {peer}")
+        silent = [each.process for each in world.live(peer) if each.process.is_stopped]
+        is_silent = any(now - process.stopped_at > SILENCE_SECONDS for process in silent)
+        if is_silent and _agree(world) and 0.0 <= told["established"] < limit:
+            _broken(world, f"{zero.name} does not miss rank {peer}")
 
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
@@ -123,6 +129,7 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         if (error := control.process.error) is not None:
             _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
         _check_status(world, control)
+        _check_output(world, control)
     for rank, machine in enumerate(world.machines):
         if machine.host.is_down or world.is_reference(rank):
             continue
@@ -182,6 +189,14 @@ def _check_causes(world: "World") -> None:
         are_late = {code for _, code in causes} == {"deadline"}  # all at the same time
         if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
             _broken(world, f"the ranks name different causes: {failures}")
+
+
+def _check_output(world: "World", control: "Control") -> None:
+    """Check that what a program has written to its end is all there."""
+    ended = [each for each in control.events if each["event"] == "command-ended" and each["status"] == 0]
+    was_ended = any(fault.kind == "end-child" for fault in world.struck)  # in the middle
+    if not was_ended and control.code is not None and control.said.count(LAST_PART) < len(ended):
+        _broken(world, f"{control.name} has not passed on all that its program has written: {control.said!r}")
 
 
 def _check_status(world: "World", control: "Control") -> None:

@@ -92,7 +92,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 handle._run()
             elif process.is_dead:  # one of the others may have killed it
                 self._dropped.append(handle)
-            elif process.is_stopped:
+            elif process.is_stopped or process.blocked_until > self.now:
                 self._waiting.append(handle)
             else:
                 handle._run()

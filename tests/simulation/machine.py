@@ -61,6 +61,8 @@ class Machine:
         """By descriptor, what a child may inherit."""
         self.relays: set[int] = set()
         """Ports of listening sockets, of now and before."""
+        self.disk_seconds = 0.0
+        """How long a write blocks the process that makes it."""
         self.disk_error: int | None = None
         """With what every write fails."""
         self.udp: dict[tuple[str, int], set[int]] = {}
@@ -125,6 +127,8 @@ class SimulatedProcess:
         """When last."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
+        self.blocked_until = 0.0
+        """By its disk."""
         self.is_unkillable = False
         self.is_native = False
         """Whether it is in native code that waits for the other ranks."""
@@ -155,7 +159,7 @@ class SimulatedProcess:
             clock=machine.loop.time,
             random=machine.random.randbytes,
             network=Ports(self),
-            files=Disk(machine),
+            files=Disk(machine, self),
             processes=lambda: Processes(self),
             run_tool=machine.run_tool,
             process=self,
@@ -198,6 +202,11 @@ class SimulatedProcess:
             self.pending.append(number)
         elif not self.on_signal(number):
             self.end(-number)
+
+    def block(self, seconds: float) -> None:
+        """Do nothing for a while, whatever is due; signals have to wait as well, but for SIGKILL."""
+        self.blocked_until = max(self.blocked_until, self.machine.loop.now + seconds)
+        Context().run(self.machine.loop.call_at, self.blocked_until, self.machine.loop.go_on)
 
     async def mind(self, *numbers: int) -> None:
         """Take signals that were ignored: those that came meanwhile may end the process here."""
@@ -470,8 +479,8 @@ class Ports:
 class Disk:
     """See `bootstrap.system.Files`."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine, self._files = machine, machine.files
+    def __init__(self, machine: Machine, process: SimulatedProcess | None = None) -> None:
+        self._machine, self._files, self._process = machine, machine.files, process
 
     def temporary_directory(self) -> Path:
         return TMP
@@ -521,6 +530,8 @@ class Disk:
         self.remove(path)
 
     def _writable(self, path: Path) -> None:
+        if self._machine.disk_seconds and self._process is not None:
+            self._process.block(self._machine.disk_seconds)
         if self._machine.disk_error is not None:
             raise refused(self._machine.disk_error)
         parent = self._files.get(path.parent)

@@ -20,6 +20,9 @@ WITHOUT_GATHERS = "0.32.0"
 """A version of MLX whose side channel cannot be replaced."""
 SERVER_SECONDS = 1000.0
 """A program that does not end by itself."""
+PARTS = 3
+"""Lines of a program's output."""
+LAST_PART = b"part %d\n" % (PARTS - 1)
 
 
 class Habits:
@@ -39,6 +42,13 @@ class Habits:
         if act is not None:
             act(process)
             await asyncio.Event().wait()
+
+    async def work(self, process: SimulatedProcess) -> None:
+        """Do as a user's program, which says so from time to time."""
+        await self.step("program", process)
+        for number in range(PARTS):
+            process.write("stdout", b"part %d\n" % number)
+            await asyncio.sleep(self.program_seconds / PARTS)
 
 
 class Worker:
@@ -68,7 +78,7 @@ class Worker:
         if order.deadline is not None:
             seconds = max(0.0, order.deadline - process.machine.loop.now) + ALARM_AFTER_DEADLINE
             alarm = asyncio.get_running_loop().call_later(seconds, process.signal, signal.SIGALRM)
-        files, directory = Disk(process.machine), Path(str(plan.directory))
+        files, directory = Disk(process.machine, process), Path(str(plan.directory))
         try:
             files.make_directory(directory)
         except OSError as error:
@@ -115,8 +125,7 @@ class Worker:
         if goes_on and plan.command:
             process.on_signal = lambda number: False
             process.is_native = True
-            await self._step("program")
-            await asyncio.sleep(self._habits.program_seconds)
+            await self._habits.work(process)
             return self._habits.program_status
         return 0
 
@@ -160,8 +169,7 @@ class Command:
         await process.mind(signal.SIGTERM, signal.SIGINT)
         if not done:
             return 1
-        await self._habits.step("program", process)
-        await asyncio.sleep(self._habits.program_seconds)
+        await self._habits.work(process)
         return self._habits.program_status
 
 

@@ -259,6 +259,12 @@ class Control:
         self.run: Run | None = None
         self.stopped_by: int | None = None
         """The signal with which its user has stopped it."""
+        self.said = b""
+        """The output of its programs."""
+        self.stalled_until = 0.0
+        """When its output is read again."""
+        self.reader_left = asyncio.Event()
+        """Set where nobody reads its output any more."""
         self.ended = math.inf
         """When."""
         self.code: int | None = None
@@ -305,16 +311,17 @@ class Control:
     def log(self, rank: int | None, line: str) -> None:
         self.world.record(f"{self.name} log {line}")
 
-    def output(self, rank: int | None, stream: str, data: bytes) -> None: ...
+    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+        self.said += data
 
     def quiet(self, rank: int | None, stream: str) -> None: ...
 
     def full(self, stream: str) -> bool:
-        return False
+        return self.world.loop.now < self.stalled_until
 
     async def failed(self) -> OSError:
-        await asyncio.Event().wait()
-        raise AssertionError
+        await self.reader_left.wait()
+        return BrokenPipeError()
 
 
 def matrix(size: int, *, is_ring: bool) -> DeviceMatrix:

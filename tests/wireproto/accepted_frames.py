@@ -1,4 +1,4 @@
-"""Foreign spellings that must be accepted: what a peer may write, though this codec writes something else."""
+"""Encodings that must be accepted: a peer may write them, although this codec writes others."""
 
 from typing import Any, Final, NamedTuple
 

@@ -1,4 +1,4 @@
-"""A third opinion on JSON frames, on top of the standard library's `json`: the message, or None for a rejected frame.
+"""An independent reader of JSON frames, based on `json`: returns the message, or None for a rejected frame.
 
 It shares no code with the package: not its scanner, not msgspec, not its base64.
 """
@@ -29,7 +29,7 @@ class _NoError(ValueError):
 
 
 class _Real:
-    """A number with a fraction or an exponent: no integer, whatever its value."""
+    """A number with a fraction or an exponent, which is not an integer whatever its value."""
 
 
 class _Object(dict[str, Any]):
@@ -37,7 +37,7 @@ class _Object(dict[str, Any]):
 
 
 def judge(frame: bytes, revision: Revision, extensions: frozenset[str] = ALL_EXTENSIONS) -> Message | None:
-    """The message that a frame of a JSON type carries, None if it has to be rejected."""
+    """Return the message in a frame of a JSON type, None if it must be rejected."""
     if not frame or frame[0] not in _CLASSES or (revision == Revision.V1 and frame[0] not in V1_TYPES):
         return None
     cls = _CLASSES[frame[0]]
@@ -78,7 +78,7 @@ def _no_constant(_: str) -> None:
 
 
 def _check_tree(root: Any) -> None:
-    """No surrogate in any string, no more than 512 levels."""
+    """Check for surrogates in strings, and for more than 512 levels."""
     todo = [(root, 1)]
     while todo:
         value, level = todo.pop()

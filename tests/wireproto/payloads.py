@@ -1,4 +1,4 @@
-"""The payloads once more, written down by hand from the protocol: nothing here asks the package what a payload is."""
+"""The payloads, written independently from the protocol: this module does not use the package's definitions."""
 
 import base64
 import json
@@ -66,10 +66,10 @@ JSON_FIELDS: Final[dict[type[Message], dict[str, tuple[str, str]]]] = {
         "program": ("program", "program"),
     },
 }
-"""Attribute → (wire key, kind), in the order in which a frame that we make has them."""
+"""Attribute → (wire key, kind), in the order of our frames."""
 
 OPTIONAL: Final[dict[str, object]] = {"extensions": (), "program": None}
-"""Keys that need not be there, and what it means where they are not: that value is not written."""
+"""Optional keys, and the value that their absence means, which is not written."""
 
 TYPE_BYTE: Final[dict[type[Message], int]] = {
     HandshakeHello: 0x01,
@@ -96,7 +96,7 @@ MAX_FRAME: Final = {
     **dict.fromkeys((0x01, 0x02), 4096),
     **dict.fromkeys((0x04, 0x07, 0x09, 0x0A, 0x0C, 0x0D, 0x42, 0x43), 65536),
 }
-"""The longest cluster frame of each type that has a limit of its own. [PAYLOAD-LIMIT]"""
+"""The longest cluster frame of each type with its own limit. [PAYLOAD-LIMIT]"""
 EXTENSION_OF: Final[dict[type[Message], str]] = {
     SideChannelPart: "side-channel/1",
     SideChannelWhole: "side-channel/1",
@@ -109,7 +109,7 @@ JSON_CLASSES: Final = tuple(JSON_FIELDS)
 
 
 def json_text(value: object) -> bytes:
-    """A field's value as JSON, in the spelling that we send."""
+    """Return a field's value as JSON, in our encoding."""
     match value:
         case bytes():
             value = base64.b64encode(value).decode()
@@ -119,7 +119,7 @@ def json_text(value: object) -> bytes:
 
 
 def members(message: Message) -> list[tuple[str, bytes]]:
-    """(wire key, JSON text) of each field that is written."""
+    """Yield (wire key, JSON text) of each written field."""
     values = [(key, getattr(message, name)) for name, (key, _) in JSON_FIELDS[type(message)].items()]
     return [(key, json_text(value)) for key, value in values if key not in OPTIONAL or value != OPTIONAL[key]]
 

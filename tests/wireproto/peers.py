@@ -1,4 +1,4 @@
-"""Both ends of a connection: as `Session`s, and by hand. By hand, nothing asks the package how it is done."""
+"""Both ends of a connection: as `Session`s, and as independent code that does not use the package."""
 
 import hashlib
 import hmac
@@ -29,11 +29,11 @@ from wireproto.session.seal import Random
 P256_PRIME: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1
 P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
-_DETERMINISTIC: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same bytes each time
+_DETERMINISTIC: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: deterministic
 
 
 class FixedSigner:
-    """An identity key from a known number, whose signatures are always the same."""
+    """An identity key from a known number, with deterministic signatures."""
 
     def __init__(self, scalar: int) -> None:
         self.key = ec.derive_private_key(scalar, ec.SECP256R1())
@@ -66,7 +66,7 @@ LOW_ORDER: Final = {
 
 
 def low_order_keys() -> Iterator[Any]:
-    """Each of them as pytest's parameter, and with the top bit set, which X25519 ignores."""
+    """Each of them as a pytest parameter, also with the top bit set, which X25519 ignores."""
     for name, text in LOW_ORDER.items():
         key = bytes.fromhex(text)
         yield pytest.param(key, id=name)
@@ -98,7 +98,7 @@ EPHEMERAL_1: Final = Ephemeral.of(
 
 
 def source(ephemeral: Ephemeral | None = None, *nonces: bytes) -> Random:
-    """Return a random source that gives the values of a handshake, then the nonces of boxes, then others."""
+    """Return a random source that yields the values of a handshake, then the nonces of boxes, then others."""
     handshake = [] if ephemeral is None else [ephemeral.private.private_bytes_raw(), ephemeral.nonce]
     known = [*handshake, b"".join(nonces)]
 
@@ -110,7 +110,7 @@ def source(ephemeral: Ephemeral | None = None, *nonces: bytes) -> Random:
 
 
 def hkdf_sha256(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
-    """RFC 5869, by hand."""
+    """HKDF of RFC 5869, written out."""
     pseudorandom = hmac.digest(salt or bytes(32), secret, "sha256")
     block, output = b"", b""
     for count in range(1, -(-length // 32) + 1):
@@ -142,7 +142,7 @@ def hello(
     commitment: bytes | None = None,
     **fields: bytes,
 ) -> bytes:
-    """A hello's cluster frame; `fields` go in as they are, and the signature is over what goes in."""
+    """Return a hello's cluster frame with these `fields`, signed over its contents."""
     public = fields.get("ephemeral_x25519_pub_key", ephemeral.public)
     nonce = fields.get("nonce", ephemeral.nonce)
     commitment = hashlib.sha256(public + nonce).digest() if commitment is None else commitment
@@ -183,7 +183,7 @@ class Introduction(NamedTuple):
 
 
 def introduction(frame: bytes) -> Introduction:
-    """Those of a cluster frame, read by hand."""
+    """Read the values of a cluster frame without the package."""
     payload = json.loads(frame[1:])
     keys = ("sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature")
     return Introduction(*(b64decode(payload[key]) for key in keys))
@@ -199,13 +199,13 @@ def session(
     pin: Pin | EllipsisType = ...,
     **more: Any,
 ) -> Session:
-    """A session of the role's own rank; unless told otherwise, the other rank's key is pinned."""
+    """A session of a role, which pins the other rank's key by default."""
     pinned = SIGNERS[OTHER[role]].public_key if isinstance(pin, EllipsisType) else pin
     return Session(Config(role=role, signer=SIGNERS[role], pin=pinned, revision=revision, **more))
 
 
 def output(session: Session, *messages: Message) -> bytes:
-    """Everything that a session has to send, with these messages."""
+    """Return everything that a session sends, after these messages."""
     for message in messages:
         session.send(message)
     return b"".join(session.data_to_send())
@@ -217,18 +217,18 @@ def events(session: Session) -> Iterator[Event]:
 
 
 def take(session: Session, data: bytes) -> list[Event]:
-    """The events of bytes that come in."""
+    """Feed bytes; return the events."""
     session.receive_data(data)
     return list(events(session))
 
 
 def end(session: Session) -> list[Event]:
-    """The events of the end of the stream."""
+    """End the stream; return the events."""
     return take(session, b"")
 
 
 class Pair(NamedTuple):
-    """Two sessions that have shaken hands, and the key that they have in common."""
+    """Two sessions after the handshake, and their common key."""
 
     initiator: Session
     responder: Session
@@ -239,7 +239,7 @@ class Pair(NamedTuple):
 
 
 def shaken(revision: Revision = Revision.V2, *, rank_0: Collection[str] = (), rank_1: Collection[str] = ()) -> Pair:
-    """The extensions are those that each side supports."""
+    """`extensions` are supported by both sides."""
     log = io.StringIO()
     initiator = session(Role.INITIATOR, revision, key_log=log, extensions=rank_0)
     responder = session(Role.RESPONDER, revision, extensions=rank_1)
@@ -251,31 +251,31 @@ def shaken(revision: Revision = Revision.V2, *, rank_0: Collection[str] = (), ra
 
 
 class ByHand(NamedTuple):
-    """A session whose peer is done by hand: what the peer sends, the test writes."""
+    """A session with a scripted peer, whose bytes the test writes."""
 
     session: Session
     key: bytes
     revision: Revision
     said: int = 0
-    """Bytes that the peer has sent in the handshake: offsets of the link layer count from the start."""
+    """Bytes sent by the peer in the handshake: link layer offsets count from the start."""
 
     def frame(self, body: bytes, nonce: bytes = b"by hand, one") -> bytes:
-        """The link frame of a cluster frame, as the revision has it in the open session."""
+        """Return the link frame of a cluster frame in the open session of the revision."""
         return link(box(self.key, body, nonce) if self.revision is Revision.V2 else body)
 
     def body(self, data: bytes | bytearray) -> bytes:
-        """The cluster frame in the one link frame that the session sent."""
+        """Return the cluster frame in the only link frame sent by the session."""
         length, body = int.from_bytes(data[:8], "little"), bytes(data[8:])
         assert len(body) == length
         return unbox(self.key, body) if self.revision is Revision.V2 else body
 
 
 def by_hand(role: Role, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> ByHand:
-    """A session after a handshake with a peer that is done by hand."""
+    """A session after the handshake with a scripted peer."""
     one = session(role, revision, extensions=extensions)
     if role is Role.INITIATOR:
         own = introduction(output(one)[8:])
-        said = link(ack(own.nonce))  # as long as its DER signature, which differs by nonce
+        said = link(ack(own.nonce))  # its length depends on the DER signature
         take(one, said)
         key = session_key(EPHEMERAL_1.private, own.ephemeral, own.nonce, EPHEMERAL_1.nonce)
     else:
@@ -287,14 +287,14 @@ def by_hand(role: Role, revision: Revision = Revision.V2, extensions: Collection
 
 
 class Outcome(NamedTuple):
-    """What a session made of some bytes: the events, and how it failed, None if it did not."""
+    """The result of a session for some bytes: the events, and the error, if any."""
 
     events: list[Event]
     failure: Rejected | None = None
 
 
 def outcome(session: Session, chunks: Iterable[bytes], *, buffered: Callable[[int], bool] = lambda _: False) -> Outcome:
-    """The chunks through a session; chunk i by `get_buffer` where `buffered(i)`. Ends with the session."""
+    """Feed chunks to a session, chunk i by `get_buffer` if `buffered(i)`. Stop when it ends."""
     came: list[Event] = []
     try:
         for index, chunk in enumerate(chunks):
@@ -305,7 +305,7 @@ def outcome(session: Session, chunks: Iterable[bytes], *, buffered: Callable[[in
 
 
 def give(session: Session, chunk: bytes, *, buffered: bool) -> Iterator[Event]:
-    """The events of a chunk, which comes in one way or the other; an empty one is not the end of the stream."""
+    """Feed a chunk in either way; an empty one is not the end of the stream. Return the events."""
     data = memoryview(chunk)
     while data:
         count = len(data)
@@ -321,7 +321,7 @@ def give(session: Session, chunk: bytes, *, buffered: bool) -> Iterator[Event]:
 
 
 def remote(error: RemoteError) -> Rejected:
-    """The peer's fault as a verdict: its cause, whose class, code, offset and path it repeats."""
+    """Return the peer's error as a verdict, after checking that it repeats its cause."""
     cause = error.__cause__
     assert isinstance(cause, WireError)
     assert isinstance(error, type(cause))
@@ -339,4 +339,4 @@ DELIVERIES: Final[dict[str, Callable[[bytes], list[bytes]]]] = {
     "last-byte-apart": lambda data: [data[:-1], data[-1:]],
     "with-nothing-between": lambda data: [b"", data[:20], b"", data[20:], b""],
 }
-"""Ways to cut bytes that come in."""
+"""Ways to cut incoming bytes."""

@@ -1,4 +1,4 @@
-"""Frames that must be rejected for what is in their fields; read the rules in `rejected_texts` first."""
+"""Frames that must be rejected for their fields; the notation is explained in `rejected_texts`."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -115,7 +115,7 @@ _NO_NAME: Final = {
 
 
 def _faults(kind: str) -> Iterator[tuple[str, str, bytes]]:
-    """(name, code, marked value) of each way in which a value of a kind can be wrong."""
+    """Yield (name, code, marked value) for each fault of a kind of value."""
     if kind in ("str", "pressure", "state", "short", "digest", "program") or kind.startswith("bytes"):
         yield from ((name, code, text) for name, (code, text) in _NOT_A_STRING.items())
     if kind == "bool":
@@ -168,7 +168,7 @@ def _field_rejects() -> Iterator[Reject]:
 
 
 def _path(field: str, code: str) -> str | None:
-    """Faults of the JSON text are no field's."""
+    """Faults of the JSON text have no field."""
     return field if code.startswith("field-") else None
 
 
@@ -267,7 +267,7 @@ REJECTED_FIELDS: Final = [
     Reject(
         "fault-behind-escapes", "field-range", b'\x07{"\\u00e9\xc3\xa9":"\xf0\x9f\x98\x80","port":^65536}', "port"
     ),
-    # Canonical base64 elsewhere in the text does not speak for a field's own.
+    # Canonical base64 elsewhere in the text does not make a field's base64 valid.
     *(
         Reject(f"stray-bits-{name}", "field-base64", text, path)
         for name, path, text in (
@@ -277,7 +277,7 @@ REJECTED_FIELDS: Final = [
             ("in-second-field", "nonce", b'\x01{"seSignature":"AA==","nonce":^"' + b"A" * 42 + b'B="}'),
         )
     ),
-    # White space before a value is not the value's first byte.
+    # White space before a value is not its first byte.
     *(
         Reject(f"behind-space-{name}", code, text, path)
         for name, code, path, text in (

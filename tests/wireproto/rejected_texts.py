@@ -1,4 +1,4 @@
-"""Frames that must be rejected: their bytes, their type, their JSON text. `rejected_fields` goes on with the fields.
+"""Frames that must be rejected: bytes, type, JSON text. `rejected_fields` continues with the fields.
 
 In a rejected frame a caret stands before the byte that the error names, and is no part of the frame. Which byte that
 is follows from these rules:
@@ -46,7 +46,7 @@ _HELLO: Final = json_object(members(HandshakeHello(bytes(64), bytes(32), bytes(3
 _TYPES_WITH_LIMIT: Final = sorted(MAX_FRAME)
 
 FRAME: Final = [
-    # The limit comes before any scan: what is in the payload makes no difference.
+    # The limit is checked first, whatever the payload is.
     *(
         Reject(f"type-0x{byte:02x}-over-limit", "payload-limit", bytes([byte]) + b"^" + b" " * MAX_FRAME[byte])
         for byte in _TYPES_WITH_LIMIT

@@ -1,4 +1,4 @@
-"""A session in each of its states, and the messages of the plain protocol that come and go there."""
+"""A session in each state, and the messages of the plain protocol."""
 
 from collections.abc import Callable
 from typing import Final
@@ -50,7 +50,7 @@ FROM_RANK_0: Final[list[Message]] = [
     PPSessionEndPayload("u"),
     END,
 ]
-"""What rank 0 sends once the session is open: the protocol's table of message types, by hand."""
+"""Rank 0's messages in the open session, written independently from the protocol's table of types."""
 FROM_RANK_1: Final[list[Message]] = [
     PongPayload(True, False, MemoryPressure.WARNING),
     InferenceToken(bytes(32)),
@@ -62,7 +62,7 @@ SENT_BY: Final = {INITIATOR: FROM_RANK_0, RESPONDER: FROM_RANK_1}
 
 
 def name(value: object) -> str | None:
-    """An id for a parameter that is a message, a role, a revision or a state."""
+    """Return the test id of a message, role, revision or state."""
     match value:
         case Role() | State() | Revision():
             return value.name.lower().replace("_", "-")
@@ -78,7 +78,7 @@ def known(message: Message, revision: Revision) -> bool:
 
 
 def waiting(role: Role, revision: Revision = V2) -> Session:
-    """A session that waits for its peer's part of the handshake."""
+    """A session waiting for its peer's part of the handshake."""
     one = session(role, revision)
     output(one)
     return one
@@ -96,7 +96,7 @@ def opened(role: Role, revision: Revision, *, confirmed: bool) -> ByHand:
 
 
 def state_of(state: State, role: Role, revision: Revision) -> ByHand:
-    """A session in that state, and how its peer goes on."""
+    """A session in that state, and its peer."""
     if state is State.IDLE:
         return ByHand(session(role, revision), b"", revision)
     if state is State.HELLO_SENT:

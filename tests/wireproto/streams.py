@@ -1,4 +1,4 @@
-"""Link streams by hand, and ways to feed them to a decoder."""
+"""Link streams built without the package, and ways to feed them to a decoder."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -26,7 +26,7 @@ def link(*bodies: bytes) -> bytes:
 
 
 def fill(decoder: LinkDecoder, data: bytes | memoryview) -> Iterator[Frame]:
-    """Gives the data by get_buffer, as a socket would."""
+    """Feed data through get_buffer, like a socket."""
     data = memoryview(data)
     while data:
         buffer = decoder.get_buffer(-1)
@@ -37,6 +37,6 @@ def fill(decoder: LinkDecoder, data: bytes | memoryview) -> Iterator[Frame]:
 
 
 def pattern(length: int, seed: int = 0) -> bytes:
-    """Bytes that repeat only after 251: a piece from elsewhere in the stream shows."""
+    """Bytes with period 251, so that a piece from elsewhere in the stream is detected."""
     block = bytes((seed + i) % 251 for i in range(251))
     return (block * (length // 251 + 1))[:length]

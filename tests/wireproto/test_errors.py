@@ -1,4 +1,4 @@
-"""The error tree, and the table of codes: what the sources raise is in it, and what is in it is raised."""
+"""The error tree and the table of codes: sources and table have the same codes."""
 
 import ast
 import copy
@@ -36,7 +36,7 @@ CLASSES = {
 SOURCES = sorted(Path(wireproto.__file__).parent.glob("**/*.py"))
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 RAISED_LATER: set[str] = set()
-"""Codes that stand in the table for parts of the package that are not there yet."""
+"""Codes in the table for parts of the package that do not exist yet."""
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
@@ -49,7 +49,7 @@ def test_code(code: str) -> None:
 
 
 def test_codes_are_stable() -> None:
-    """A code may be added, none may change its name or its class."""
+    """Codes may be added, but none may change its name or class."""
     known = {
         TruncatedError: "truncated",
         UnknownTypeError: "type-unknown",
@@ -76,7 +76,7 @@ def test_tree() -> None:
 
 
 def calls() -> Iterator[tuple[str, ast.Call, str]]:
-    """(place, call, name of what is called) for each call in the package."""
+    """Yield (place, call, name of the function) for each call in the package."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
@@ -120,7 +120,7 @@ def test_every_code_in_the_table_is_used_outside_it() -> None:
 
 
 def test_no_other_error_of_ours_is_raised() -> None:
-    """`raise WireError(…)` itself would say too little."""
+    """`WireError` itself is never raised: it is too general."""
     assert [place for place, _, name in calls() if name == "WireError"] == []
 
 

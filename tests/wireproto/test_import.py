@@ -1,4 +1,4 @@
-"""`import wireproto` is light: what the codec does not need is not loaded."""
+"""`import wireproto` is light: it loads only what the codec needs."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ except WireError:
 
 
 def loaded_by(code: str) -> set[str]:
-    """The top-level modules that the code loads in a fresh interpreter, beyond those that are there at its start."""
+    """Return the top-level modules that the code loads in a fresh interpreter, beyond the initial ones."""
     script = f"import json, sys\nthere = {{*sys.modules}}\n{code}\nprint(json.dumps([*({{*sys.modules}} - there)]))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
@@ -63,7 +63,7 @@ SESSION_NAMES = (
 
 
 def test_the_session_loads_on_first_use() -> None:
-    """Its names are in `wireproto`, but only a use of one loads cryptography, and none loads asyncio."""
+    """Only the use of one of its names in `wireproto` loads cryptography, and none loads asyncio."""
     assert "cryptography" in loaded_by("from wireproto import Session")
     assert loaded_by("from wireproto import Session, LocalError, RemoteError") & HEAVY == {"cryptography"}
     import wireproto
@@ -76,7 +76,7 @@ def test_the_session_loads_on_first_use() -> None:
 
 
 def test_imports_without_fork_or_unix_modules() -> None:
-    """As on Windows. The libraries are imported beforehand: they take their own path there."""
+    """As on Windows. The libraries are imported first, because they behave differently there."""
     code = """
 import os, sys
 import wireproto.session
@@ -108,7 +108,7 @@ def test_public_names() -> None:
 
 
 def test_valid_frames_need_no_scanner() -> None:
-    """It would add a third to the time that the import takes."""
+    """It would increase the import time by a third."""
     code = USE.partition("try:")[0] + "import sys; assert 'wireproto.codec.json_scanner' {} sys.modules"
     loaded_by(code.format("not in"))
     loaded_by(USE + code.format("in"))

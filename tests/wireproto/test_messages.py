@@ -1,4 +1,4 @@
-"""The registry, against the tables of the protocol: written down here once more."""
+"""The registry, compared with the tables of the protocol, repeated here."""
 
 from typing import Final
 
@@ -110,7 +110,7 @@ def test_types_of_a_revision(revision: Revision) -> None:
 
 @pytest.mark.parametrize("revision", Revision)
 def test_types_of_an_extension(revision: Revision) -> None:
-    """Revision 2 alone has them; what nobody knows adds nothing."""
+    """Only revision 2 has them; an unknown extension adds nothing."""
     plain = {spec.msg_type for spec in REGISTRY if spec.is_known(revision)}
     for extension, types in {
         "side-channel/1": {0x40, 0x41},

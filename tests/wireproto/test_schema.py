@@ -30,7 +30,7 @@ from wireproto.schema import (
 
 
 class Given(Subconstruct):  # type: ignore[misc]
-    """A layout with what it needs to be told."""
+    """A layout with its context."""
 
     def __init__(self, subcon: Construct, **context: object) -> None:
         super().__init__(subcon)
@@ -52,7 +52,7 @@ def of_hidden_dim(hidden_dim: int) -> Construct:
 def common(
     layout: Construct, data: bytes, value: Any, size: int | None = None, *, canonical: bytes | None = None
 ) -> None:
-    """`data` means `value`, and `value` is built as `canonical`, where that is not `data` itself.
+    """`data` parses to `value`, which builds to `canonical`, by default `data` itself.
 
     `size` is the layout's, None where it has no fixed one.
     """
@@ -70,7 +70,7 @@ def common(
 
 
 def _plain(value: Any) -> Any:
-    """A construct Container as a dict, without what construct adds."""
+    """Return a construct Container as a dict, without construct's own entries."""
     if isinstance(value, Container):
         return {key: _plain(item) for key, item in value.items() if not key.startswith("_")}
     return value
@@ -83,7 +83,7 @@ class Row(NamedTuple):
     value: dict[str, Any]
     size: int | None = None
     greedy: bool = False
-    """Trailing bytes belong to it."""
+    """Trailing bytes are part of it."""
 
 
 GID: Final = bytes(10) + b"\xff\xff\xa9\xfe\x01\x02"
@@ -390,7 +390,7 @@ def test_destination_padding_means_nothing() -> None:
 
 
 def test_own_entry_is_anything() -> None:
-    """Its other 28 bytes are memory that was never written."""
+    """Its other 28 bytes are uninitialised memory."""
     own = b"\xff\xff\xff\xff"
     for rest in (bytes(28), b"\xff" * 28, bytes(range(28)), b"\xff\xff\xff\xff\x08" + bytes(23)):
         common(JacclDestination, own + rest, {"local_id": -1, "endpoint": None}, canonical=own + bytes(28))
@@ -551,7 +551,7 @@ anything = st.one_of(st.binary(max_size=48), small_words.map(b"".join))
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
 @given(data=anything)
 def test_only_wire_errors_come_out(layout: Construct, data: bytes) -> None:
-    """And what is accepted is built again, to bytes that mean the same."""
+    """Accepted bytes are built again, to bytes with the same meaning."""
     outcome = verdict(parse, layout, data)
     if isinstance(outcome, Accepted):
         built = build(layout, outcome.value)
@@ -577,7 +577,7 @@ def test_longest_gather(layout: Construct, field: str, limit: int) -> None:
 @pytest.mark.parametrize("value", [None, 5, "abc", b"abc", [1], [("body", b"")], {}, Ellipsis], ids=repr)
 @pytest.mark.parametrize("layout", [*LAYOUTS.values(), SideChannelPart], ids=[*LAYOUTS, "part"])
 def test_value_that_is_nothing_of_the_kind(layout: Construct, value: object) -> None:
-    """Whatever construct makes of it, the caller gets a `WireError`."""
+    """Whatever construct raises, the caller gets a `WireError`."""
     assert verdict(build, layout, value)[:3] == expected("field-type", None)[:3]
 
 

@@ -1,4 +1,4 @@
-"""`messages` is held to the schema, field by field: name, wire key, type, bounds, and whether it may be absent."""
+"""`messages` agrees with the schema, field by field: name, wire key, type, bounds, optionality."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
@@ -30,7 +30,7 @@ LAYOUTS: Final = {each.number: each for each in declared.messages()}
 
 
 def facts_of(kind: inspect.Type) -> Facts:
-    """What an annotation allows, as the schema's facts."""
+    """Return the limits of an annotation in the schema's terms."""
     match kind:
         case inspect.BoolType():
             return Facts("boolean")
@@ -48,7 +48,7 @@ def facts_of(kind: inspect.Type) -> Facts:
 
 
 def differences(cls: type[Struct], wanted: tuple[Field, ...]) -> Iterator[str]:
-    """What a class has otherwise than its layout, one line a field, which starts with the field's name."""
+    """Return the differences between a class and its layout, one line per field, starting with its name."""
     info: Any = inspect.type_info(cls)
     ours = {field.name: field for field in info.fields}
     names = [field.name for field in wanted]
@@ -103,7 +103,7 @@ def test_kaitai_has_the_types_of_the_schema() -> None:
 
 
 def changed(cls: type[Struct], name: str, kind: Any, key: str | None = None, default: Any = msgspec.NODEFAULT) -> Any:
-    """The class with another field `name`; taken out if `kind` is None."""
+    """Return the class with another field `name`, or without it if `kind` is None."""
     fields = []
     renames = {}
     for field in msgspec.structs.fields(cls):

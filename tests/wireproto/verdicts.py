@@ -1,4 +1,4 @@
-"""What the tests compare: the outcome of a call, error or value, as something that `==` tells apart."""
+"""Outcomes of calls, errors or values, comparable with `==`."""
 
 import io
 import itertools
@@ -12,7 +12,7 @@ from wireproto.testing.by_schema import parse_message
 
 
 class Rejected(NamedTuple):
-    """A `WireError`, without its prose."""
+    """A `WireError` without its text."""
 
     cls: type[WireError]
     code: str
@@ -28,14 +28,14 @@ class Accepted(NamedTuple):
 
 
 def rejected(error: WireError) -> Rejected:
-    """The error as a verdict. Its code has to be in the table, with the error's own class."""
+    """Return an error as a verdict, after checking its code and class against the table."""
     assert ERROR_CODES[error.code][0] is type(error)
     assert str(error).startswith(error.code)
     return Rejected(type(error), error.code, error.offset, error.path)
 
 
 def verdict(call: Callable[..., Any], *args: Any) -> Accepted | Rejected:
-    """The outcome of a call. Anything but a value or a `WireError` goes on up, and fails the test."""
+    """Return the outcome of a call. Any exception but a `WireError` propagates and fails the test."""
     try:
         value = call(*args)
     except WireError as error:
@@ -56,12 +56,12 @@ def slow(
 
 
 def expected(code: str, offset: int | None, path: str | None = None) -> Rejected:
-    """The verdict that a table row names; the class is that of the code."""
+    """Return the verdict of a table row, with the class of its code."""
     return Rejected(ERROR_CODES[code][0], code, offset, path)
 
 
 class Stream(NamedTuple):
-    """What came out of a link stream: bodies, then how it ended, None for a clean end."""
+    """The result of a link stream: bodies, then the error, None for a clean end."""
 
     bodies: list[bytes]
     end: Rejected | None
@@ -70,9 +70,9 @@ class Stream(NamedTuple):
 def decode_stream(
     chunks: Iterable[bytes], decoder: LinkDecoder | None = None, *, buffered: Callable[[int], bool] = lambda _: False
 ) -> Stream:
-    """The chunks through a `LinkDecoder`; chunk i by `get_buffer` where `buffered(i)`.
+    """Feed chunks to a `LinkDecoder`, chunk i by `get_buffer` if `buffered(i)`.
 
-    All frames are held to the end, and have to be then what they were when they came.
+    All frames are held until the end, and must not have changed by then.
     """
     decoder = decoder or LinkDecoder()
     held: list[tuple[Frame, bytes]] = []
@@ -117,7 +117,7 @@ def parse_stream(stream: bytes) -> Stream:
 
 
 def read_stream(stream: bytes, max_length: int) -> Stream:
-    """The same by hand, the plain way: the definition of a link stream."""
+    """Decode in the simplest way, as the definition of a link stream."""
     source = io.BytesIO(stream)
     bodies: list[bytes] = []
     while header := source.read(8):
@@ -135,6 +135,6 @@ def read_stream(stream: bytes, max_length: int) -> Stream:
 
 
 def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """`data`, cut at each of the places."""
+    """Cut `data` at each of the places."""
     places = sorted({0, len(data), *(cut for cut in cuts if 0 <= cut <= len(data))})
     return [data[start:stop] for start, stop in itertools.pairwise(places)]

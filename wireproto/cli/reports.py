@@ -96,7 +96,7 @@ def expected_failures(
     if profile is not None:
         if profile not in PROFILES:
             wrong(context, f"--profile {profile}: no such profile; use {', '.join(PROFILES)}")
-        expected.update(load_profile(profile).expected(part, revision))
+        expected.update(load_profile(profile).expected(part, revision, known))
     for number, line in enumerate(_read(context, path).splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             case, _, reason = line.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""A mesh of ranks whose devices are faked."""
+"""A mesh of ranks with fake devices."""
 
 import os
 from collections.abc import Callable

@@ -29,7 +29,7 @@ Start = Callable[..., Any]
         (["--host", "localhost"], "'localhost' is not the IPv4 address of a host, use one such as 169.254.1.1"),
         (
             ["--host", "10.0.0.1"],
-            "address 10.0.0.1 is not loopback, which the demo needs, use one such as",
+            "--host 10.0.0.1 is not a loopback address, use one such as",
         ),
         (["--session-id", ""], "session ID '' is wrong, use 1 to 128 of"),
         (["--session-id", "../x"], "session ID '../x' is wrong, use 1 to 128 of"),
@@ -105,7 +105,7 @@ def test_a_module_of_our_own_that_is_missing_is_a_bug() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_is_one_line(unbuffered: str, tmp_path: Path) -> None:
-    """Also where what could not be written is still buffered at the end."""
+    """Also if unwritten output is still buffered at the end."""
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
             [sys.executable, "-m", "bootstrap", "demo"],
@@ -137,7 +137,7 @@ def on_a_terminal(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
         while chunk := os.read(leader, 65536):
             output += chunk
     except OSError:
-        pass  # Linux reports the end of a terminal so
+        pass  # Linux reports the end of a terminal this way
     os.close(leader)
     return process.wait(60), output.decode()
 
@@ -149,7 +149,7 @@ def test_colour_and_a_spinner_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\x1b[32mgroup ready: size 2, ring\x1b[0m" in output
     assert "forming a group of 2" in output
     assert "[rank 1] INFO bootstrap.group: ring DistributedGroup ready (rank 1): size=2" in output
-    assert "\x1b[?25l" not in output  # the cursor is never hidden, so no crash can leave it so
+    assert "\x1b[?25l" not in output  # the cursor is never hidden, so a crash cannot leave it hidden
     assert "forming" not in output.rpartition("\r\x1b[2K")[2]  # the spinner is cleared
 
 

@@ -95,7 +95,7 @@ def test_a_demo_forms_a_real_group(ranks: int, command: Start, nothing_left: Che
 def test_each_revision_forms_a_group(revision: str, command: Start, nothing_left: Check) -> None:
     demo = command("demo", "--json", "--revision", revision)
     assert demo.end() == 0, demo.stderr
-    # Only a sealed frame shows that the peer has the key.
+    # Only a sealed frame proves that the peer has the key.
     assert len(by_name([e for e in demo.events if e.get("rank") == 1], "confirmed")) == int(revision) - 1
     nothing_left(demo)
 

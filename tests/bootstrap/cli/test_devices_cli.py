@@ -1,4 +1,4 @@
-"""`devices check` as a person and as a program meet it: child processes."""
+"""`devices check` for people and for programs, as child processes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ GOOD = '[[null,"rdma_en5"],["rdma_en4",null]]\n'
 RING = '[[null,"a",null,"b"],["a",null,"b",null],[null,"a",null,"b"],["a",null,"b",null]]'
 MESH = '[[null,["a","b"],"c"],[["a","b"],null,"c"],["a","b",null]]'
 BAD = '[[null,""],["rdma_en4",7]]'
-SECONDS = 60.0  # for what takes less than one on an idle machine
+SECONDS = 60.0  # generous: it takes less than one on an idle machine
 
 
 def check(*arguments: str | Path, stdin: str | bytes = "") -> Done:
@@ -156,7 +156,7 @@ def test_what_is_no_regular_file_is_not_waited_for(make: Any, tmp_path: Path) ->
     make(tmp_path / "x")
     done = check(tmp_path / "x")
     assert (done.returncode, done.stdout) == (3, "")
-    reason = "it is no regular file"
+    reason = "it is not a regular file"
     assert done.stderr == f"jaccl-bootstrap devices check: cannot read {tmp_path / 'x'}: {reason}\n"
 
 

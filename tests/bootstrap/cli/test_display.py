@@ -1,4 +1,4 @@
-"""How a run's events are shown: to a person, on a terminal or in a file, and to a program."""
+"""Display of a run's events: for people, on a terminal or in a file, and for programs."""
 
 import json
 import logging
@@ -71,9 +71,9 @@ def test_an_event_is_one_line(name: str) -> None:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (sample("reaped"), "ended what an earlier run left: 7 8"),
-        (sample("link-lost", message="gone", host="h"), "link with h lost: gone; again in 10 s"),
-        (sample("link-lost", message="gone", host="h", retry_s=None), "link with h lost: gone"),
+        (sample("reaped"), "ended processes left by an earlier run: 7 8"),
+        (sample("link-lost", message="gone", host="h"), "link to h lost: gone; again in 10 s"),
+        (sample("link-lost", message="gone", host="h", retry_s=None), "link to h lost: gone"),
         (
             sample("environment-set"),
             "environment set: MLX_RANK MLX_HOSTFILE; cleared: JACCL_RANK JACCL_RING",
@@ -83,7 +83,7 @@ def test_an_event_is_one_line(name: str) -> None:
         (DONE, "2 ranks form one ring group"),
         ({**DONE, "stopped": True}, "stopped"),
         ({**DONE, "status": 0}, "the command ended with exit status 0"),
-        ({**DONE, "dry_run": True}, "dry run: the link works, and nothing was set or written"),
+        ({**DONE, "dry_run": True}, "dry run: the link works; nothing was set or written"),
     ],
 )
 def test_what_a_line_says(event: dict[str, Any], line: str) -> None:
@@ -91,7 +91,7 @@ def test_what_a_line_says(event: dict[str, Any], line: str) -> None:
 
 
 class Shown:
-    """A display on two files, or on one for both streams, and what it has written."""
+    """A display on two files, or on one for both streams, and its output."""
 
     def __init__(
         self, kind: type[PlainDisplay], directory: Path, *, encoding: str = "utf-8", same: bool = False
@@ -126,7 +126,7 @@ def test_plain_lines(tmp_path: Path) -> None:
         "jaccl-bootstrap up: rank 1: the session was lost",
         "  likely cause: the cable is out",
         "  what to do: look",
-        "  trying again: safe, nothing native has run",
+        "  trying again: safe, no native code has run",
         "[rank 1] native words",
         "[rank 1] err",
     ]
@@ -201,7 +201,7 @@ def test_a_progress_bar_is_shown_as_it_is_drawn(tmp_path: Path) -> None:
 
 
 def test_no_line_sticks_to_an_unfinished_one(tmp_path: Path) -> None:
-    """And no character is split by another line."""
+    """And another line splits no character."""
     shown = Shown(PlainDisplay, tmp_path, same=True)
     shown.display.output(0, "stdout", b"caf\xc3")
     shown.display.log(0, "log")
@@ -240,7 +240,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_two_ranks_write_at_once(tmp_path: Path) -> None:
-    """An unfinished line of one is ended before the other's; no character of either is lost."""
+    """An incomplete line is ended before another program's; no character of either is lost."""
     shown = Shown(PlainDisplay, tmp_path)
     for rank, data in [(0, b"Pass\xc3"), (1, b"one\n"), (0, b"\xa4word"), (1, b""), (0, b": ok\n")]:
         shown.display.output(rank, "stdout", data)
@@ -272,8 +272,8 @@ def test_the_table_of_the_ladders(kind: type[PlainDisplay], tmp_path: Path) -> N
     ("left", "why", "line"),
     [
         ("", None, "mac-b: nothing is left"),
-        ("processes 7", None, "mac-b: left there: processes 7"),
-        ("", "gone", "mac-b: not checked, since gone"),
+        ("processes 7", None, "mac-b: left behind: processes 7"),
+        ("", "gone", "mac-b: not checked: gone"),
     ],
 )
 def test_a_last_look(left: str, why: str | None, line: str) -> None:
@@ -308,7 +308,7 @@ def test_on_a_terminal_nothing_is_taken_for_markup(tmp_path: Path) -> None:
 
 
 def test_the_spinner_never_mixes_with_lines() -> None:
-    """It is cleared before each line, and not drawn any more once a command runs."""
+    """It is cleared before each line, and not drawn once a command runs."""
     master, slave = os.openpty()
     with os.fdopen(slave, "w", encoding="utf-8") as terminal:
         output = Output(terminal, terminal)
@@ -328,7 +328,7 @@ def test_the_spinner_never_mixes_with_lines() -> None:
 
 
 def test_a_rank_has_its_colour_on_a_terminal(tmp_path: Path) -> None:
-    """What its program writes passes unchanged behind the prefix."""
+    """The program's output is unchanged after the prefix."""
     shown = Shown(TerminalDisplay, tmp_path)
     for rank in (0, 1):
         shown.display.output(rank, "stdout", b"\x1b[1mbold\x1b[0m\n")
@@ -345,7 +345,7 @@ def read_until(descriptor: int, condition: Callable[[bytes], bool]) -> bytes:
 
 
 def test_a_log_line_that_nobody_read_held_up_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The link's record, for one, says in such a line that its disk is full."""
+    """The link's record, for example, reports a full disk in such a line."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""`doctor` as a person and as a program meet it: child processes with a home and a PATH of their own."""
+"""`doctor` for people and for programs: child processes with their own home and PATH."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Start = Callable[..., Any]
 
 
 def red(run: Any) -> dict[str, Any]:
-    """The check that failed."""
+    """Return the failed check."""
     (check,) = [event for event in run.events if event.get("verdict") == "red"]
     return dict(check)
 
@@ -37,7 +37,7 @@ def free() -> list[str]:
 
 @pytest.fixture
 def doctor(command: Start, tmp_path: Path) -> Start:
-    """Start `doctor` with these arguments; `env` is put over a home without keys."""
+    """Start `doctor` with these arguments; `env` extends the environment of a home without keys."""
 
     def start(*arguments: str, into: str | None = None, **env: str) -> Any:
         return command("doctor", *arguments, into=into, env={"XDG_CONFIG_HOME": str(tmp_path / "config"), **env})
@@ -47,7 +47,7 @@ def doctor(command: Start, tmp_path: Path) -> Start:
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> tuple[dict[str, str], Path]:
-    """A PATH whose first tool hangs, and the file that it makes before."""
+    """A PATH whose first tool hangs, and the file that the tool creates first."""
     tools, sign = Tools(tmp_path / "bin"), tmp_path / "sign"
     tools.hangs("sw_vers", f": > '{sign}'")
     return {"PATH": str(tools.path)}, sign
@@ -147,7 +147,7 @@ def test_marks_on_a_terminal(tmp_path: Path) -> None:
     try:
         while chunk := os.read(ours, 65536):
             seen += chunk
-    except OSError:  # how Linux says that a terminal is at its end
+    except OSError:  # Linux reports the end of a terminal this way
         pass
     os.close(ours)
     assert started.wait() == 1
@@ -164,14 +164,14 @@ def test_marks_on_a_terminal(tmp_path: Path) -> None:
         (["--peer-ip", "::1"], "'::1' is not the IPv4 address of a host"),
         (["--rank", "64"], "rank 64 is wrong, use 0 to 63"),
         (["--rank", "2", "--peer-ip", PEER], "rank 2 is wrong, use 0 to 1"),
-        (["--own-ip", PEER, "--peer-ip", PEER], "no rank can be elected"),
+        (["--own-ip", PEER, "--peer-ip", PEER], "do not determine the ranks"),
         (["--link-port", "0"], "link port 0 is wrong, use 1 to 65535"),
         (["--coordinator-port", "70000"], "port 70000 is wrong, use 1 to"),
         (["--backend", "mpi"], "backend 'mpi' is unknown, use auto, jaccl or ring"),
         (["--timeout", "0"], "timeout 0.0 is wrong"),
         (["--timeout", "nan"], "timeout nan is wrong"),
-        (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile names the peers, so leave --peer-ip out"),
-        (["--hostfile", "/dev/null"], "it is no regular file"),
+        (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile already names the peers; leave --peer-ip out"),
+        (["--hostfile", "/dev/null"], "it is not a regular file"),
         (["--hostfile", "/nowhere/hosts.json"], "cannot read the hostfile /nowhere/hosts.json: No such file"),
         (["--nonsense"], "no such option"),
         (["extra"], "unexpected extra argument"),
@@ -215,7 +215,7 @@ def test_the_own_host_is_found_in_a_hostfile(doctor: Start, free: list[str], tmp
     ("ips", "rank", "text"),
     [
         (["203.0.113.8", "203.0.113.9"], [], "in the hostfile; give --rank"),
-        ([OWN, PEER], [], "ranks 0, 1 are all this host in the hostfile; give --rank"),
+        ([OWN, PEER], [], "ranks 0, 1 all have this host's addresses in the hostfile; give --rank"),
         ([OWN, PEER], ["--rank", "2"], "rank 2 is wrong, "),
     ],
 )
@@ -240,9 +240,9 @@ def test_the_devices_of_a_hostfile_are_those_of_the_own_row(doctor: Start, tmp_p
     )
     run = doctor("--json", "--rank", "1", *hosts, **path)
     assert run.end() == 1
-    assert red(run)["evidence"].startswith("the hostfile names rdma_en9 for this host; there is rdma_en2, ")
+    assert red(run)["evidence"].startswith("the hostfile names rdma_en9 for this host, which has rdma_en2, ")
     run = doctor("--json", "--rank", "0", *hosts, **path)
-    assert run.end() == 1  # at a later rung: these tools do not tell of the port
+    assert run.end() == 1  # at a later check: these tools do not show the port
     (devices,) = [event for event in run.events if event.get("name") == "rdma-devices"]
     assert devices["verdict"] == "green"
 
@@ -255,7 +255,7 @@ def test_the_timeout_ends_a_tool_that_hangs(
     check, *rest, done = run.events
     assert (check["name"], check["verdict"], done["ok"]) == ("timeout", "red", False)
     assert {each["evidence"] for each in rest} == {"fix timeout first"}
-    assert check["evidence"] == "the checks take more than 1 s"
+    assert check["evidence"] == "the checks took more than 1 s"
     nothing_left(run)
 
 
@@ -263,7 +263,7 @@ def test_the_timeout_names_the_last_check_that_ended(doctor: Start, tmp_path: Pa
     path = fake_mlx(tmp_path / "python", before="import time; time.sleep(60)")
     run = doctor("--json", "--timeout", "1", PYTHONPATH=path)
     assert run.end() == 1
-    assert red(run)["evidence"] == "the checks take more than 1 s, of which platform was the last that ended"
+    assert red(run)["evidence"] == "the checks took more than 1 s; the last one to finish was platform"
 
 
 def test_ctrl_c_ends_a_tool_that_hangs(
@@ -287,7 +287,7 @@ def test_a_reader_that_wants_one_line(doctor: Start, free: list[str], arguments:
     assert run.end() == 0
     assert len(run.seen) == 1
     (line,) = run.stderr
-    assert line in ("exit 3", "exit 0")  # as the reader is quicker, or not
+    assert line in ("exit 3", "exit 0")  # depending on the speed of the reader
 
 
 def test_nothing_is_changed(doctor: Start, free: list[str], tmp_path: Path, nothing_left: Callable[..., None]) -> None:

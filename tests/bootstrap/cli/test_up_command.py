@@ -1,4 +1,4 @@
-"""`up … -- CMD`: what a command is given, what is passed on of it, and that nothing of it is left."""
+"""`up … -- CMD`: the input, output and cleanup of a command."""
 
 import json
 import os
@@ -25,7 +25,7 @@ READY = sh("echo ready; sleep 600")
 
 @pytest.fixture
 def on_both(pair: Pair, up: Start) -> Start:
-    """Start a command on each rank; the runs of rank 0 and rank 1."""
+    """Start a command on each rank; return the runs of rank 0 and rank 1."""
 
     def start(on_zero: tuple[str, ...], on_one: tuple[str, ...], *options: str, **wanted: Any) -> tuple[Any, Any]:
         zero, one = pair
@@ -39,7 +39,7 @@ def on_both(pair: Pair, up: Start) -> Start:
 
 
 def test_variables_and_file(on_both: Start, pair: Pair, nothing_left: Check) -> None:
-    """The variables for MLX, none that is contrary, all others; the file; no input."""
+    """The command gets the variables for MLX, no contradictory ones, all others; the file; no input."""
     stale = {"JACCL_RANK": "5", "JACCL_RING": "0", "MLX_RANK": "6", "MLX_IBV_DEVICES": "/nowhere", "KEPT": "yes"}
     command = (*TOLD, "--rank", "a b", "--", "-x")
     runs = on_both(command, command, "--json", env=stale)
@@ -78,7 +78,7 @@ def test_plain_output_has_the_rank(on_both: Start) -> None:
 
 
 def test_output_as_events(on_both: Start) -> None:
-    """Lines in their order, empty ones too; bytes that are no UTF-8; a last line without an end."""
+    """Lines in order, empty ones too; bytes that are not UTF-8; a last line without an end."""
     script = r"printf 'one\n\ntwo\r\n\377\000\303\251\nlast'; printf 'err\n' >&2"
     runs = on_both(sh(script), ("true",), "--json")
     assert [run.end() for run in runs] == [0, 0]
@@ -90,7 +90,7 @@ def test_output_as_events(on_both: Start) -> None:
 
 
 def test_much_output_and_long_lines(on_both: Start) -> None:
-    """A line beyond the limit comes in pieces; nothing is lost at the end."""
+    """A line over the limit arrives in pieces; nothing is lost at the end."""
     long, many = 200_000, 20_000
     script = f"print('x' * {long}); [print(n) for n in range({many})]"
     runs = on_both(("true",), (sys.executable, "-c", script), "--json")
@@ -122,7 +122,7 @@ def test_the_exit_status_is_passed_on(
 
 
 def test_a_failure_on_one_rank_ends_the_command_of_the_other(on_both: Start) -> None:
-    """What the other runs would go on for long."""
+    """The other's command would run for long."""
     zero, one = on_both(READY, sh("exit 7"), "--json")
     assert one.end() == 7
     assert zero.end() != 0
@@ -131,7 +131,7 @@ def test_a_failure_on_one_rank_ends_the_command_of_the_other(on_both: Start) -> 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_rank_may_go_on_when_the_other_is_done(first: int, on_both: Start, tmp_path: Path) -> None:
-    """That is no failure of either."""
+    """This is not a failure of either."""
     go = tmp_path / "go"
     commands = [sh(f"until [ -e '{go}' ]; do sleep 0.01; done; echo done")] * 2
     commands[first] = ("true",)
@@ -169,7 +169,7 @@ def test_a_command_that_cannot_be_run(on_both: Start, pair: Pair, tmp_path: Path
 def test_a_dry_run_has_no_command(pair: Pair, up: Start) -> None:
     run = up(*pair, "--dry-run", "--", "true")
     assert run.end() == 2
-    assert "a dry run starts no command" in run.stderr[0]
+    assert "a dry run starts no program" in run.stderr[0]
 
 
 # -- what it leaves ----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ LEFT_BEHIND = {
 
 @pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND)
 def test_a_child_in_the_background_is_ended(script: str, on_both: Start, pair: Pair, nothing_left: Check) -> None:
-    """As its parent has gone; the exit status is the parent's."""
+    """Like after the exit of its parent; the exit status is the parent's."""
     zero, one = on_both(sh(script), ("true",), "--json", program="quick.py")
     assert zero.end() == 3
     assert error(zero)["code"] == "command-failed"
@@ -237,7 +237,7 @@ def test_a_killed_control_process_leaves_no_command(
 def test_a_killed_control_process_leaves_no_child_of_an_ended_command(
     on_both: Start, pair: Pair, nothing_left_soon: Check
 ) -> None:
-    """Rank 0 waits for rank 1, whose command goes on, while a child of its own does not listen to TERM."""
+    """Rank 0 waits for rank 1, whose command continues while its own child ignores TERM."""
     zero, one = on_both(sh("(trap '' TERM; sleep 600) >/dev/null 2>&1 &"), READY, "--json")
     zero.until(("command-ended", 0))
     one.until(("output", 1))

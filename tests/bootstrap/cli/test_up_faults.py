@@ -1,4 +1,4 @@
-"""`up` when something dies, is in the way, or cannot be written: an error within the deadline, and nothing left."""
+"""`up` when a process dies, something is in the way, or a file cannot be written: a timely error, and nothing left."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ from tests.bootstrap.ranks import Check, Rank, Start, failed, guard_of, of
 
 Pair = tuple[Rank, Rank]
 LOST = ("link-lost", "session-ended", "worker-killed", "worker-died", "init-failed", "sum-failed")
-"""How a rank may see that the other one died."""
+"""Errors by which a rank may report the other's death."""
 
 
 def holding(both: Start) -> tuple[Any, Any]:
@@ -26,7 +26,7 @@ def holding(both: Start) -> tuple[Any, Any]:
 
 
 def survives_not(run: Any) -> dict[str, Any]:
-    """How a rank ends whose other rank has died."""
+    """Check the end of a rank after the other rank died."""
     event = failed(run, *LOST)
     assert event["remedy"]
     return event
@@ -38,7 +38,7 @@ def survives_not(run: Any) -> dict[str, Any]:
 def test_rank_1_dies_before_the_init(
     pair: Pair, up: Start, tmp_path: Path, nothing_left: Check, nothing_left_soon: Check
 ) -> None:
-    """It is killed when the bootstrap frame is there: rank 0 does not start its init."""
+    """It is killed when the bootstrap frame arrives: rank 0 does not start its init."""
     zero, one = pair
     run_one = up(one, zero, "--json", program="held_check.py")
     run_zero = up(zero, one, "--json")
@@ -51,7 +51,7 @@ def test_rank_1_dies_before_the_init(
 
 
 def test_a_control_process_is_killed_while_it_waits(pair: Pair, up: Start, nothing_left_soon: Check) -> None:
-    """Before it has started anything: its lock file goes all the same."""
+    """Before it has started anything: its lock file is removed, too."""
     run = up(*pair[::-1], "--json", "--", "true")
     run.until(("listening", 1))
     run.process.kill()
@@ -114,7 +114,7 @@ def test_both_control_processes_are_killed(in_init: Start, pair: Pair, nothing_l
 def test_what_the_guard_could_not_tidy_up_the_next_run_does(
     in_init: Start, pair: Pair, up: Start, nothing_left: Check
 ) -> None:
-    """Guard and control process of rank 1 are killed: its worker, which hangs, is left, and its directory."""
+    """Guard and control process of rank 1 are killed: its hanging worker and its directory are left."""
     zero, one = in_init("stuck.py")
     worker = psutil.Process(one.pid_of(1))
     guard_of(one).kill()
@@ -157,7 +157,7 @@ def test_a_stranger_listens_on_the_coordinator_port(both: Start, pair: Pair, not
 
 
 def test_a_stranger_listens_on_the_ring_port_of_rank_1(both: Start, pair: Pair, nothing_left: Check) -> None:
-    """Rank 1 says so before its init, and rank 0 hears of it."""
+    """Rank 1 reports it before its init, and rank 0 receives that."""
     with socket.create_server((pair[1].ip, 29401)):
         runs = both()
         for run in runs:
@@ -171,7 +171,7 @@ def test_a_stranger_listens_on_the_ring_port_of_rank_1(both: Start, pair: Pair, 
 
 @pytest.mark.parametrize("options", [("--extensions", "off"), ("--revision", "1")])
 def test_a_stranger_on_a_ring_port_without_extensions(options: tuple[str, ...], both: Start, pair: Pair) -> None:
-    """Nobody tells rank 1 of it, but for the end of the session."""
+    """Rank 1 learns of it only by the end of the session."""
     with socket.create_server((pair[0].ip, 29400)):
         zero, one = both(*options)
         assert failed(zero, "ring-port-taken")["stage"] == "ports"
@@ -182,7 +182,7 @@ def test_a_stranger_on_a_ring_port_without_extensions(options: tuple[str, ...], 
 
 
 def test_a_second_session_on_one_host(both: Start, pair: Pair, up: Start) -> None:
-    """Whatever its ports: at most one group a host."""
+    """At most one group per host, whatever its ports."""
     zero, one = holding(both)
     for arguments in ([], ["--coordinator-port", "30000"], ["--dry-run"]):
         second = up(pair[0], pair[1], "--json", *arguments, tmp=zero.tmp)
@@ -194,7 +194,7 @@ def test_a_second_session_on_one_host(both: Start, pair: Pair, up: Start) -> Non
 
 
 def test_the_next_session_on_the_same_host(both: Start, pair: Pair, up: Start, nothing_left: Check) -> None:
-    """The lock goes with its run, and is no hindrance for the other rank's host on the same machine."""
+    """The lock ends with its run, and does not affect the other rank's host on the same machine."""
     zero, one = holding(both)
     zero.process.send_signal(signal.SIGINT)
     assert (zero.end(), one.end()) == (130, 0)
@@ -212,7 +212,7 @@ def test_the_next_session_on_the_same_host(both: Start, pair: Pair, up: Start, n
 def test_a_full_disk(
     arguments: list[str], pair: Pair, up: Start, small_disk: Callable[[int], Path], nothing_left: Check
 ) -> None:
-    """There is no room for the file that MLX reads."""
+    """There is no space for the file that MLX reads."""
     zero, one = pair
     disk = small_disk(1)
     run_zero = up(zero, one, "--json", *arguments, tmp=disk)
@@ -230,7 +230,7 @@ def test_a_full_disk(
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
 def test_a_tmpdir_that_is_none(kind: str, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Python takes the system's own then, and so does the group; nothing is left there either."""
+    """Python and the group use the system's directory then; nothing is left there either."""
     zero, one = pair
     place = tmp_path / kind
     if kind == "file":
@@ -261,7 +261,7 @@ def test_a_tmpdir_that_goes(pair: Pair, up: Start, nothing_left: Check) -> None:
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="this system sets no limits from outside")
 def test_no_descriptor_is_left(pair: Pair, up: Start, nothing_left: Check) -> None:
-    """Whoever connects waits until there is one; that is said once, and without a traceback."""
+    """Clients wait for one; this is reported once, without a traceback."""
     run = up(*pair[::-1], "--json", "--backend", "ring", "--", "true")
     run.until(("listening", 1))
     control = psutil.Process(run.process.pid)
@@ -279,7 +279,7 @@ def test_no_descriptor_is_left(pair: Pair, up: Start, nothing_left: Check) -> No
 
 
 def test_nothing_can_be_written_anywhere(pair: Pair, up: Start) -> None:
-    """Not even the record of the run, which it can do without: the reason is the link's."""
+    """The record of the run, which is optional, cannot be opened either: the reason is the link's."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:

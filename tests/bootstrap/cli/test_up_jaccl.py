@@ -1,4 +1,4 @@
-"""`up --backend jaccl` on any host, up to the queue pairs: faked tools, a stand-in for native JACCL as the command."""
+"""`up --backend jaccl` on any host, up to the queue pairs: fake tools, and a stand-in for native JACCL as command."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def up_jaccl(up: Start, tools: Tools) -> Start:
 
 
 def mesh(size: int) -> list[list[str | None]]:
-    """Rank r reaches peer p by the device of p's number, so that each rank has devices of its own."""
+    """Rank r reaches peer p by the device numbered p, so each rank has its own devices."""
     return [[None if peer == rank else f"rdma_en{2 + peer}" for peer in range(size)] for rank in range(size)]
 
 
@@ -58,7 +58,7 @@ def ring_of_4() -> list[list[str | None]]:
 @pytest.mark.parametrize("extensions", ["on", "off"])
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_mesh(size: int, extensions: str, ranks: Ranks, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Each rank reads its row, and learns each peer's Destination; stale variables are of no effect."""
+    """Each rank reads its row and learns each peer's Destination; stale variables have no effect."""
     group = ranks(size)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], mesh(size))
     stale = {"JACCL_RANK": "5", "JACCL_RING": "0", "JACCL_COORDINATOR": "127.0.0.1:1", "JACCL_IBV_DEVICES": "/nowhere"}
@@ -77,7 +77,7 @@ def test_a_mesh(size: int, extensions: str, ranks: Ranks, up_jaccl: Start, tmp_p
 
 
 def test_a_ring(ranks: Ranks, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """A matrix without the devices across can only be a ring, and JACCL is told so."""
+    """A matrix without diagonal devices can only be a ring, which JACCL is told."""
     group = ranks(4)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], ring_of_4())
     runs = [up_jaccl(rank, hostfile, *STAND_IN) for rank in group]
@@ -98,7 +98,7 @@ def test_a_ring(ranks: Ranks, up_jaccl: Start, tmp_path: Path, nothing_left: Che
 
 
 def test_a_pair_without_a_matrix(pair: Pair, up_jaccl: Start, tools: Tools) -> None:
-    """The device of the own address's interface, where the tool lists it."""
+    """The device of the interface with this rank's address, if the tool lists it."""
     tools.runs("ibv_devices", f"echo '    {LOOPBACK}'")
     zero, one = pair
     runs = [up_jaccl(zero, one, *STAND_IN), up_jaccl(one, zero, *STAND_IN)]
@@ -110,7 +110,7 @@ def test_a_pair_without_a_matrix(pair: Pair, up_jaccl: Start, tools: Tools) -> N
 @pytest.mark.parametrize(
     ("printed", "code", "text"),
     [
-        ("ibv_devices-4.txt", "device-missing", "whose device rdma_lo is not among those there are (rdma_en2, "),
+        ("ibv_devices-4.txt", "device-missing", "but there is no device rdma_lo among rdma_en2, "),
         ("ibv_devices-0.txt", "no-rdma-device", "this host lists no RDMA device (ibv_devices); use --backend ring"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_pair_without_a_matrix_or_a_device(
 
 
 def test_a_device_that_is_missing(pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Said before any link, by the rank whose row it is."""
+    """Reported before any link, by the rank of that row."""
     rows = [[None, "rdma_en9"], ["rdma_en2", None]]
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], rows)
     zero = up_jaccl(pair[0], hostfile, *STAND_IN)
@@ -155,7 +155,7 @@ def test_more_than_two_need_a_matrix(ranks: Ranks, up_jaccl: Start, tmp_path: Pa
 def test_a_port_that_is_not_ready_yet(
     before: str, said: str, pair: Pair, up_jaccl: Start, tools: Tools, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """It is waited for, and said so once."""
+    """The rank waits for it, and reports this once."""
     tools.prints("ibv_devinfo", before)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], mesh(2))
     runs = [up_jaccl(rank, hostfile, *STAND_IN) for rank in pair]
@@ -179,7 +179,7 @@ def test_a_port_that_is_never_ready(pair: Pair, up_jaccl: Start, tools: Tools, t
 
 
 def test_ranks_of_two_hostfiles(pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Their matrices differ: known before anything native runs."""
+    """Their matrices differ, which is detected before native code runs."""
     ips = [rank.ip for rank in pair]
     files = [
         write_hostfile(tmp_path / "0.json", ips, mesh(2)),
@@ -196,7 +196,7 @@ def test_ranks_of_two_hostfiles(pair: Pair, up_jaccl: Start, tmp_path: Path, not
 def test_commands_with_another_mlx(
     cables: int, pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """Python says which MLX it has. An old one uses one of two cables, and is refused. [EXT-VERSIONS-DIFFER]"""
+    """Python reports its version of MLX. An old one uses one of two cables, and is refused. [EXT-VERSIONS-DIFFER]"""
     names_of = ["rdma_en2", "rdma_en3"][:cables]
     rows = [[None, names_of], [["rdma_en4", "rdma_en5"][:cables], None]]
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], rows)
@@ -223,7 +223,7 @@ def test_commands_with_another_mlx(
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("stage", ["devices", "connect", "gather", "ready"])
 def test_a_crash(stage: str, rank: int, pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """The other rank is ended as well, wherever it waits."""
+    """The other rank is stopped as well, wherever it waits."""
     hostfile = write_hostfile(tmp_path / "hosts.json", [each.ip for each in pair], mesh(2))
     runs = [
         up_jaccl(
@@ -270,7 +270,7 @@ def test_a_slow_rank(rank: int, pair: Pair, up_jaccl: Start, tmp_path: Path) -> 
 
 
 def test_the_group_itself_needs_jaccl(pair: Pair, up_jaccl: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Without a command it is this package that calls MLX."""
+    """Without a command this package calls MLX."""
     if mx.distributed.is_available("jaccl"):
         pytest.skip("this host has jaccl")
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in pair], mesh(2))

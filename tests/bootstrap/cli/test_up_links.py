@@ -1,4 +1,4 @@
-"""`up` over a cable that is cut, or goes silent: it reconnects, ends, or restarts, as its options say."""
+"""`up` over a cable that is cut or goes silent: it reconnects, ends or restarts, depending on its options."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def cable(pair: Pair) -> Iterator[Cable]:
 
 @pytest.fixture
 def both(pair: Pair, up: Start, cable: Cable) -> Start:
-    """Two ranks with the cable between them; what each is given besides may differ."""
+    """Two ranks with the cable between them; other options may differ."""
 
     def start(*arguments: str, on_one: tuple[str, ...] | None = None) -> tuple[Any, Any]:
         zero, one = pair
@@ -43,7 +43,7 @@ def both(pair: Pair, up: Start, cable: Cable) -> Start:
 
 
 def count(run: Any, name: str, number: int) -> None:
-    """Read on until there are so many events of a name."""
+    """Read until there are `count` events of a name."""
     while len(of(run, name)) < number:
         run.more()
 
@@ -54,7 +54,7 @@ def stop(runs: tuple[Any, Any]) -> None:
 
 
 def test_cut_before_all_that_counts(both: Start, cable: Cable, pair: Pair) -> None:
-    """It reconnects twice, and the ranks use all the extensions that they have."""
+    """It reconnects twice, and the ranks use all their extensions."""
     cable.cut_when("before-ping", "before-ping")
     runs = both()
     for rank, run in enumerate(runs):
@@ -66,7 +66,7 @@ def test_cut_before_all_that_counts(both: Start, cable: Cable, pair: Pair) -> No
 
 
 def test_cut_before_the_frame(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
-    """Rank 0 has sent it, so it gives up; rank 1 has never seen it, and goes on listening."""
+    """Rank 0 has sent it, so it gives up; rank 1 has not received it, and continues to listen."""
     cable.cut_when("before-frame")
     runs = zero, one = both()
     assert failed(zero, "link-lost")["retry"] == "safe"
@@ -100,7 +100,7 @@ def test_cut_at_the_frame_and_restarted(moment: str, both: Start, cable: Cable, 
 
 @pytest.mark.parametrize("worker", [[], ["--", "/bin/sh", "-c", "echo ready; exec sleep 600"]])
 def test_cut_when_ready(worker: list[str], both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
-    """Both ends know it at once, whatever is running, and end it."""
+    """Both sides notice at once, whatever is running, and end it."""
     runs = both(*worker)
     for rank, run in enumerate(runs):
         run.until(("output" if worker else "holding", rank))
@@ -111,7 +111,7 @@ def test_cut_when_ready(worker: list[str], both: Start, cable: Cable, pair: Pair
 
 
 def test_silent_when_ready(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
-    """Pings that nobody answers end the session."""
+    """Unanswered pings end the session."""
     runs = both()
     for rank, run in enumerate(runs):
         run.until(("holding", rank))
@@ -126,7 +126,7 @@ def test_silent_when_ready(both: Start, cable: Cable, pair: Pair, nothing_left: 
 
 
 def test_restarted_when_ready(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
-    """A new handshake, a new session, a new process on both ranks; and once is once."""
+    """A new handshake, session and process on both ranks; and only once if so configured."""
     runs = both("--restart", "1")
     for time in (1, 2):
         for run in runs:
@@ -147,7 +147,7 @@ def test_restarted_when_ready(both: Start, cable: Cable, pair: Pair, nothing_lef
 def test_all_ranks_are_restarted_when_one_was_lost(
     ranks: Callable[[int], list[Rank]], up: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """A group is made of all of them: those whose link was whole get another session, too."""
+    """All ranks form a group: those with a working link get another session, too."""
     group = ranks(3)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
     with cable_between(group[0], group[1]) as cable, cable_between(group[0], group[2]):
@@ -169,7 +169,7 @@ def test_all_ranks_are_restarted_when_one_was_lost(
 
 
 def test_a_command_is_restarted(both: Start, cable: Cable, pair: Pair, nothing_left: Check) -> None:
-    """It is ended, and started again with another file."""
+    """It is stopped, and restarted with another file."""
     runs = both("--restart", "2", "--", "/bin/sh", "-c", "cat $MLX_HOSTFILE; echo; exec sleep 600")
     for time in (1, 2, 3):
         for run in runs:
@@ -187,7 +187,7 @@ def test_a_command_is_restarted(both: Start, cable: Cable, pair: Pair, nothing_l
 def test_a_restart_of_one_rank_alone_waits_for_the_other(
     both: Start, cable: Cable, pair: Pair, up: Start, nothing_left: Check
 ) -> None:
-    """Rank 1 has ended for good; whoever starts it again finds rank 0 ready for it."""
+    """Rank 1 has exited for good; after a manual restart it finds rank 0 ready."""
     runs = both("--restart", "1", on_one=())
     for rank, run in enumerate(runs):
         run.until(("holding", rank))

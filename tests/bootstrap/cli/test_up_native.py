@@ -1,4 +1,4 @@
-"""`up --backend jaccl` with a compiled program that does what native JACCL does on its side channel."""
+"""`up --backend jaccl` with a compiled program that acts like native JACCL on its side channel."""
 
 import os
 import random
@@ -27,9 +27,9 @@ Ranks = Callable[[int], list[Rank]]
 StartNative = Callable[..., list[Any]]
 HOST = "127.0.0.1"
 LATE_SECONDS = 17
-"""Longer than a native worker goes on trying to connect."""
+"""Seconds, more than a native worker's attempts to connect."""
 SOON_SECONDS = 30.0
-"""For what takes one on an idle machine. All deadlines of these runs are later."""
+"""Seconds for work that takes one on an idle machine. All deadlines of these runs are later."""
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def start_native(start_mesh: Callable[..., list[Any]], native: str) -> StartNative:
-    """Start all ranks with the program, and with arguments of each for it.
+    """Start all ranks with the program, with individual arguments.
 
     `before` is put before the program, and `commands` in its place, by rank; `on_zero` are options of rank 0.
     """
@@ -74,7 +74,7 @@ def held(gather: int, *runs: Any) -> None:
 
 
 def pid_of(run: Any) -> int:
-    """The process of a rank's program."""
+    """Return the process of a rank's program."""
     (started,) = of(run, "started")
     return int(started["pid"])
 
@@ -85,7 +85,7 @@ def release(*runs: Any) -> None:
 
 
 def relay_port(run: Any) -> int:
-    """The loopback port that a rank's program was given."""
+    """Return the loopback port given to a rank's program."""
     (event,) = of(run, "environment-set")
     match = re.fullmatch(r"127\.0\.0\.1:(\d+)", event["variables"]["MLX_JACCL_COORDINATOR"])
     assert match is not None
@@ -93,7 +93,7 @@ def relay_port(run: Any) -> int:
 
 
 def check_formed(runs: list[Any], group: list[Rank], nothing_left: Check) -> None:
-    """Check that all ranks end well, and that each has the queue pairs that its peers have for it."""
+    """Check that all ranks succeed, and that each has its peers' queue pairs."""
     assert [run.end() for run in runs] == [0] * len(runs), [(run.events, run.stderr) for run in runs]
     for rank, run in enumerate(runs):
         told = re.findall(r"^rank (\d+): queue pair (\d+) at 169\.254\.1\.(\d+)$", "\n".join(output(run)), re.MULTILINE)
@@ -153,7 +153,7 @@ def test_one_rank_comes_17_s_late(ranks: Ranks, start_native: StartNative, nothi
 
 
 def listening() -> dict[str, tuple[str, int]]:
-    """The addresses and ports at which this host listens, by the inode of the socket."""
+    """Return the addresses and ports at which this host listens, by inode of the socket."""
     found = {}
     for name in ("tcp", "tcp6"):
         for line in Path("/proc/net", name).read_text().splitlines()[1:]:
@@ -172,7 +172,7 @@ def listening() -> dict[str, tuple[str, int]]:
 
 
 def listeners(run: Any) -> set[tuple[str, int]]:
-    """The addresses and ports at which the processes of a run listen."""
+    """Return the addresses and ports at which the processes of a run listen."""
     found, every = set(), listening()
     for process in run.processes():
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
@@ -204,7 +204,7 @@ def test_who_listens(ranks: Ranks, start_native: StartNative, nothing_left: Chec
 
 
 def strangers(port: int, rank: int) -> Iterator[socket.socket]:
-    """Connect to a rank's relay, and say what no native worker says, or what this one would; stay connected."""
+    """Connect to a rank's relay with invalid bytes, or those of this worker; stay connected."""
     hellos = [struct.pack("<i", each) for each in (-1, 0, 1, 2, 99)]
     says = [b"", hellos[0][:1], b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", random.Random(rank).randbytes(65_536)]
     for said in [*says, *hellos, *(hello + bytes(1000) for hello in hellos), *[b""] * 100]:
@@ -216,7 +216,7 @@ def strangers(port: int, rank: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def flood(*ports: int) -> Iterator[None]:
-    """Connect to these ports all the time, and say nothing or nonsense."""
+    """Connect to these ports all the time, silent or with nonsense."""
     over = threading.Event()
 
     def connect(port: int) -> None:
@@ -256,14 +256,14 @@ def test_strangers_at_the_loopback_ports(ranks: Ranks, start_native: StartNative
 
 
 class Fault:
-    """A fault that happens now. It ends these runs, soon, and each names the cause."""
+    """Cause a fault now. It ends these runs soon, and each names the cause."""
 
     def __init__(self, runs: list[Any]) -> None:
         self._runs = runs
         self._since = time.monotonic()
 
     def named(self, code: str, *texts: str, by: Sequence[int]) -> None:
-        """Wait for the end of all runs; `texts` are in their messages, and `by` says whose failure each names."""
+        """Wait for the end of all runs; check `texts` in their messages, and `by`, the rank that failed."""
         for run in self._runs:
             assert run.end() != 0
         took = time.monotonic() - self._since
@@ -325,7 +325,7 @@ def test_the_link_is_cut_in_a_gather(ranks: Ranks, start_native: StartNative, no
 def test_a_program_sends_a_byte_too_many(
     rank: int, ranks: Ranks, start_native: StartNative, nothing_left: Check
 ) -> None:
-    """No other rank's program gets it."""
+    """No other rank's program receives it."""
     group = ranks(3 if rank else 2)
     arguments = ["hold:1"] * len(group)
     arguments[rank] += " more:1"
@@ -333,14 +333,14 @@ def test_a_program_sends_a_byte_too_many(
     held(1, *runs)
     fault = Fault(runs)
     release(*runs)
-    early = "the root sent bytes before the next gather" if rank == 0 else "rank 1 sent 97 bytes where 96 belong"
+    early = "the root sent bytes before the next gather" if rank == 0 else "rank 1 sent 97 bytes instead of 96"
     fault.named("side-channel-malformed", early, by=[rank] * len(group))
     for run in runs:
         nothing_left(run, *group)
 
 
 def test_a_part_of_another_size(ranks: Ranks, start_native: StartNative, nothing_left: Check) -> None:
-    """Rank 1's command uses the function, and not the port. [EXT-SIDE-CHANNEL-SIZE]"""
+    """Rank 1's command uses the function instead of the port. [EXT-SIDE-CHANNEL-SIZE]"""
     group = ranks(2)
     script = "from bootstrap import side_channel_factory as f; print('held at 0'); f()(1, 2)(b'abc', 3)"
     runs = start_native(group, "hold:-1", "", commands={1: (sys.executable, "-c", script)})
@@ -361,7 +361,7 @@ def test_a_program_that_takes_itself_for_another_rank(
     held(-1, runs[1])
     fault = Fault(runs)
     release(runs[1])
-    text = "native JACCL says that it is rank 2; does the command change MLX_RANK?"
+    text = "native JACCL reports rank 2; do not change MLX_RANK in the command"
     fault.named("side-channel-rank", text, by=[1, 1])
     for run in runs:
         nothing_left(run, *group)

@@ -1,4 +1,4 @@
-"""What people expect of a launcher of ranks: variables, directory, logs, restarts, readiness, options in a file."""
+"""Usual features of a launcher: variables, directory, logs, restarts, readiness, options in a file."""
 
 import signal
 import socket
@@ -28,7 +28,7 @@ def show(kind: str, directory: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("kind", ["command", "script"])
 def test_variables_directory_and_input(kind: str, ranks: Any, up: Start, tmp_path: Path) -> None:
-    """Of a program: --env after the hostfile's `envs`, --cwd, and --stdin for rank 0's alone."""
+    """For a program: --env after the hostfile's `envs`, --cwd, and --stdin only for rank 0's."""
     group = ranks(2)
     directory = tmp_path / "there"
     directory.mkdir()
@@ -54,7 +54,7 @@ def test_lines_without_the_rank(pair: Pair, up: Start) -> None:
 def test_a_log_for_each_attempt_and_a_restart_after_a_failed_program(
     pair: Pair, up: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """Whole lines, one file per rank and attempt; a failed program is restarted on every rank."""
+    """Complete lines, one file per rank and attempt; a failed program is restarted on every rank."""
     logs = tmp_path / "logs"
     logs.mkdir()
     options = ("--log-dir", str(logs), "--restart", "1", "--restart-on", "exit")
@@ -84,7 +84,7 @@ def test_a_log_that_cannot_be_written(pair: Pair, up: Start, tmp_path: Path) -> 
 def test_a_ready_file_is_there_while_the_group_is(
     number: signal.Signals, pair: Pair, up: Start, tmp_path: Path, soon: Soon, nothing_left_soon: Check
 ) -> None:
-    """It goes also where the control process was killed."""
+    """It is also removed if the control process was killed."""
     zero, one = pair
     paths = [tmp_path / f"ready{rank}" for rank in (0, 1)]
     options = [("--ready-file", str(path)) for path in paths]
@@ -103,7 +103,7 @@ def test_a_ready_file_is_there_while_the_group_is(
 def test_a_ready_file_that_is_something_else_was_removed(
     pair: Pair, up: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """A directory, a symbolic link: it is refused, and stays."""
+    """A directory or a symbolic link is refused, and stays."""
     directory, link = tmp_path / "directory", tmp_path / "link"
     directory.mkdir()
     (directory / "kept").touch()
@@ -118,7 +118,7 @@ def test_a_ready_file_that_is_something_else_was_removed(
 
 
 def test_systemd_is_told(both: Start, tmp_path: Path) -> None:
-    """Of the group, of each half of the watchdog's time, and of the end; the program is another service, or none."""
+    """Notifications of the group, at each half of the watchdog's time, and of the end; with any program or none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
         service.bind(str(tmp_path / "notify"))
         service.settimeout(60)
@@ -165,14 +165,14 @@ def test_options_from_a_file_and_from_variables(pair: Pair, command: Start, tmp_
 @pytest.mark.parametrize(
     ("arguments", "file", "text"),
     [
-        ([], "own_ip = 1", "has own_ip, which is no option of `up`"),
-        ([], "config = 'x'", "has config, which is no option of `up`"),
+        ([], "own_ip = 1", "sets own_ip, which `up` does not have"),
+        ([], "config = 'x'", "sets config, which `up` does not have"),
         ([], "= 1", "cannot read CONFIG: "),
         ([], "timeout = 'soon'", "invalid value for '--timeout'"),
-        (["--env", "COLOUR"], "", "--env 'COLOUR' is wrong, use NAME=VALUE"),
-        (["--env", "1=2"], "", "'1' is no name of a variable"),
-        (["--cwd", "nowhere"], "", "--cwd nowhere is no directory"),
-        (["--interface", "none0"], "", "interface none0 has no IPv4 address; those with one are "),
+        (["--env", "COLOUR"], "", "--env 'COLOUR' has no '='; use NAME=VALUE"),
+        (["--env", "1=2"], "", "'1' is not a variable name"),
+        (["--cwd", "nowhere"], "", "--cwd nowhere is not a directory"),
+        (["--interface", "none0"], "", "interface none0 has no IPv4 address; use one that has: "),
         (["--interface", "lo", "--peer-ip", "127.0.0.1"], "", "both addresses are 127.0.0.1"),
         (["--restart-on", "never"], "", "--restart-on never is wrong, use link, exit, any"),
     ],

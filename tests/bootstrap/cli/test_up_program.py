@@ -1,4 +1,4 @@
-"""`up -m MODULE` and `up --script FILE`: the group first, then the user's program in the process that has formed it."""
+"""`up -m MODULE` and `up --script FILE`: the user's program runs in the process that formed the group."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def script(tmp_path: Path) -> Any:
 def test_a_program_finds_the_group_formed(
     count: int, ranks: Any, up: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """As a module and as a script: in the worker, with the arguments, streams and variables that Python gives it."""
+    """As a module and as a script: in the worker, with Python's usual arguments, streams and variables."""
     group = ranks(count)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group])
     as_module = ("-m", "tests.bootstrap.scripts.in_group", "--json", "-x")
@@ -67,7 +67,7 @@ def test_a_program_finds_the_group_formed(
 def test_its_exit_status(
     text: str, code: str, status: int, says: list[str], pair: tuple[Rank, Rank], up: Start, script: Any
 ) -> None:
-    """Rank 1's fails, rank 0's goes on until it is ended with it."""
+    """Rank 1's fails; rank 0's continues until it is stopped for that."""
     zero, one = pair
     runs = (
         up(zero, one, *RING, "-m", "tests.bootstrap.scripts.waits"),
@@ -94,7 +94,7 @@ def test_a_traceback_shows_the_program_alone(both: Start, script: Any) -> None:
 def test_a_signal_reaches_it_as_it_came(
     number: signal.Signals, code: int, pair: tuple[Rank, Rank], up: Start, script: Any, nothing_left: Check
 ) -> None:
-    """It handles SIGINT as Python does by default, and SIGTERM by itself."""
+    """It handles SIGINT like Python by default, and SIGTERM in its own way."""
     text = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit('ended'))\n"
@@ -114,16 +114,16 @@ def test_a_signal_reaches_it_as_it_came(
 
 
 def test_a_group_of_another_backend_is_warned_of(both: Start, script: Any) -> None:
-    """MLX would give the program a group of one, and say nothing."""
+    """MLX would silently give the program a group of one."""
     runs = both("--backend", "ring", "--script", script("import mlx.core as mx\nmx.distributed.init(backend='mpi')\n"))
     for run in runs:
         assert run.end() == 0, (run.events, run.stderr)
         (warning,) = of(run, "warning")
-        assert "asked MLX for the backend 'mpi' and got a group of 1, not this one of 2" in warning["message"]
+        assert "asked MLX for backend 'mpi' and got a group of 1, not this group of 2" in warning["message"]
 
 
 def test_no_program_runs_before_every_rank_is_ready(pair: tuple[Rank, Rank], up: Start, script: Any) -> None:
-    """Rank 1's worker has formed its group, and ends before it has checked it."""
+    """Rank 1's worker has formed its group, and exits before checking it."""
     zero, one = pair
     program = ("--script", script("print('runs', flush=True)"))
     runs = [up(zero, one, *RING, *program), up(one, zero, *RING, *program, worker="dies_after_group.py")]
@@ -146,7 +146,7 @@ def test_a_rank_that_makes_a_sum_met_a_command(
 
 @pytest.mark.parametrize("option", ["--revision", "--extensions"])
 def test_where_ranks_cannot_say_that_they_are_ready(option: str, both: Start) -> None:
-    """No sum is made, and the event says that this rank alone is known to be ready. [PLAIN-SUM]"""
+    """No sum is made, and the event reports only this rank as ready. [PLAIN-SUM]"""
     value = {"--revision": "1", "--extensions": "off"}[option]
     runs = both("--backend", "ring", option, value, "--script", str(IN_GROUP))
     for rank, run in enumerate(runs):
@@ -159,12 +159,12 @@ def test_where_ranks_cannot_say_that_they_are_ready(option: str, both: Start) ->
 @pytest.mark.parametrize(
     ("program", "text"),
     [
-        (["-m"], "give the name of a program behind -m or --script"),
-        (["--script"], "give the name of a program behind -m or --script"),
-        (["-m", "no_such_package.server"], f"there is no Python module 'no_such_package.server' for {sys.executable}"),
-        (["--script", "no-such-file.py"], "there is no file 'no-such-file.py'; check its name"),
-        (["-m", "--script", "a.py"], "-m and --script exclude each other"),
-        (["--dry-run", "-m", "json.tool"], "a dry run starts no command"),
+        (["-m"], "no program is given; name it after -m or --script"),
+        (["--script"], "no program is given; name it after -m or --script"),
+        (["-m", "no_such_package.server"], f"{sys.executable} has no module 'no_such_package.server'"),
+        (["--script", "no-such-file.py"], "the script 'no-such-file.py' does not exist; check its name"),
+        (["-m", "--script", "a.py"], "-m and --script cannot be combined"),
+        (["--dry-run", "-m", "json.tool"], "a dry run starts no program"),
     ],
 )
 def test_wrong_usage(program: list[str], text: str, command: Start) -> None:

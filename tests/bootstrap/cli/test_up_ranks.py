@@ -1,4 +1,4 @@
-"""`up` with a hostfile: groups of 2 to 8 real ranks, and ranks that do not mean the same group."""
+"""`up` with a hostfile: groups of 2 to 8 real ranks, and ranks with different groups."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ LINK = ("connected", "established", "bootstrap-sent")
 
 @pytest.mark.parametrize("count", [2, 3, 4, 8])
 def test_a_command_makes_its_group(count: int, ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """On every rank; rank 0 has a session with each of the others, and they with it alone."""
+    """On every rank; rank 0 has a session with each other rank, and they only with rank 0."""
     group = ranks(count)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
     runs = [up(rank, hostfile, "--json", "--", *SUMS) for rank in group]
@@ -59,7 +59,7 @@ def test_a_group_is_held_until_rank_0_ends_it(
 
 
 def test_the_files_say_the_same_on_all_ranks(ranks: Ranks, up: Start, tmp_path: Path) -> None:
-    """A dry run, with the hostfile as mlx.distributed_config writes it: more in it than is needed."""
+    """A dry run with mlx.distributed_config's hostfile, which has more than is needed."""
     group = ranks(3)
     ips = [rank.ip for rank in group]
     hostfile = tmp_path / "hosts.json"
@@ -80,11 +80,11 @@ def test_on_loopback_all_ranks_are_this_host(ranks: Ranks, command: Start, tmp_p
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in ranks(2)])
     run = command("up", "--hostfile", str(hostfile))
     assert run.end() == 2
-    assert "ranks 0, 1 are all this host in the hostfile; give --rank" in run.stderr[0]
+    assert "ranks 0, 1 all have this host's addresses in the hostfile; give --rank" in run.stderr[0]
 
 
 def test_the_own_address_tells_the_rank(pair: tuple[Rank, Rank], command: Start, tmp_path: Path) -> None:
-    """Where only one of the addresses is this host's."""
+    """If only one of the addresses is local."""
     one = pair[1]
     one.pins.add("203.0.113.1", pair[0].key)
     hostfile = write_hostfile(tmp_path / "hosts.json", ["203.0.113.1", one.ip])
@@ -98,15 +98,15 @@ def test_the_own_address_tells_the_rank(pair: tuple[Rank, Rank], command: Start,
 def test_no_address_is_this_hosts(command: Start, tmp_path: Path) -> None:
     run = command("up", "--hostfile", str(write_hostfile(tmp_path / "hosts.json", ["203.0.113.1", "203.0.113.2"])))
     assert run.end() == 2
-    assert "this host has no rank's address in the hostfile; give --rank" in run.stderr[0]
+    assert "no rank has an address of this host in the hostfile; give --rank" in run.stderr[0]
 
 
 def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """It is the coordinator; this is known before any link."""
+    """It is the coordinator; this is detected before any link."""
     zero = pair[0]
     zero.pins.add("203.0.113.2", pair[1].key)
     run = up(zero, write_hostfile(tmp_path / "hosts.json", ["203.0.113.1", "203.0.113.2"]), "--json")
-    assert "an address that this host does not have" in failed(run, "not-own-address")["message"]
+    assert "which is not an address of this host" in failed(run, "not-own-address")["message"]
     nothing_left(run)
 
 
@@ -114,11 +114,11 @@ def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: 
     ("arguments", "text"),
     [
         (["--hostfile", "HOSTS", "--rank", "3"], "rank 3 is wrong, use 0 to 2, or auto"),
-        (["--hostfile", "HOSTS", "--rank", "-1"], "rank '-1' is wrong"),
-        (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1"], "give --own-ip and --peer-ip, or --hostfile"),
+        (["--hostfile", "HOSTS", "--rank", "-1"], "--rank -1 is wrong"),
+        (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1"], "use --own-ip and --peer-ip, or --hostfile"),
         (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2"], "or --hostfile"),
-        ([], "give --own-ip and --peer-ip, or --hostfile"),
-        (["--hostfile", "HOSTS", "--rank", "0", "--peer", "mac-b"], "with more than two ranks give --peer RANK=NAME"),
+        ([], "use --own-ip and --peer-ip, or --hostfile"),
+        (["--hostfile", "HOSTS", "--rank", "0", "--peer", "mac-b"], "use --peer RANK=NAME or RANK=KEY"),
         (["--hostfile", "HOSTS", "--rank", "0", "--restart", "-1"], "--restart"),
         (["--hostfile", "nowhere.json"], "cannot read the hostfile nowhere.json: No such file or directory"),
     ],
@@ -149,7 +149,7 @@ def run_all(group: list[Rank], up: Start, hostfiles: list[Path], *options: str) 
 
 
 def test_ranks_in_another_order(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Ranks 1 and 2 have each other's number: no init begins, and the deadline ends all."""
+    """Ranks 1 and 2 have swapped numbers: no init starts, and all end at the deadline."""
     group = ranks(3)
     right = write_hostfile(tmp_path / "right.json", [group[n].ip for n in (0, 1, 2)])
     wrong = write_hostfile(tmp_path / "wrong.json", [group[n].ip for n in (0, 2, 1)])
@@ -160,7 +160,7 @@ def test_ranks_in_another_order(ranks: Ranks, up: Start, tmp_path: Path, nothing
 
 
 def test_both_are_rank_0(pair: tuple[Rank, Rank], up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Each is told, though it connects to a port where nobody should listen."""
+    """Each is told, although it connects to a port without a listener."""
     ips = [rank.ip for rank in pair]
     files = [write_hostfile(tmp_path / "a.json", ips), write_hostfile(tmp_path / "b.json", ips[::-1])]
     pair[1].number = 0
@@ -172,7 +172,7 @@ def test_both_are_rank_0(pair: tuple[Rank, Rank], up: Start, tmp_path: Path, not
 
 @pytest.mark.parametrize("larger", [0, 1])
 def test_groups_of_other_sizes(larger: int, ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """One has a third host in its file, which does not come."""
+    """One has a third host in its file, which never connects."""
     group = ranks(3)
     ips = [rank.ip for rank in group]
     files = [write_hostfile(tmp_path / f"{n}.json", ips[: 3 if n == larger else 2]) for n in (0, 1)]
@@ -187,7 +187,7 @@ def test_groups_of_other_sizes(larger: int, ranks: Ranks, up: Start, tmp_path: P
 
 
 def test_rank_0_at_another_address(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Rank 1 has pinned the host that comes, and expects another as rank 0. [HANDSHAKE-PIN]"""
+    """Rank 1 has pinned the connecting host, but expects another as rank 0. [HANDSHAKE-PIN]"""
     group = ranks(3)
     ips = [rank.ip for rank in group]
     files = [write_hostfile(tmp_path / "0.json", ips[:2]), write_hostfile(tmp_path / "1.json", [ips[2], ips[1]])]
@@ -198,7 +198,7 @@ def test_rank_0_at_another_address(ranks: Ranks, up: Start, tmp_path: Path, noth
 
 
 def test_a_third_rank_at_another_address(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """Only rank 1 has it wrong, and only ring's init would need it: it ends at the deadline, or before."""
+    """Only rank 1 has it wrong, and only ring's init needs it: it ends at the deadline, or before."""
     group = ranks(4)
     ips = [rank.ip for rank in group]
     right = write_hostfile(tmp_path / "right.json", ips[:3])

@@ -1,4 +1,4 @@
-"""`up --backend jaccl`: gathers over the link between real processes, and one rank's failure that ends all."""
+"""`up --backend jaccl`: gathers over the link between real processes, and one rank's failure, which ends all."""
 
 import shutil
 import signal
@@ -27,7 +27,7 @@ from tests.bootstrap.ranks import (
 Ranks = Callable[[int], list[Rank]]
 StartAll = Callable[..., list[Any]]
 SOON_MS = 30_000
-"""Of a run whose deadlines are all later."""
+"""Seconds for a run whose deadlines are all later."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def start_all(start_mesh: StartAll) -> StartAll:
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_gathers_between_processes(count: int, ranks: Ranks, start_all: StartAll, nothing_left: Check) -> None:
-    """And nobody opens the coordinator port, where somebody else listens all the time, and nobody connects.
+    """And no rank opens the coordinator port, on which another process listens without a connection.
 
     [EXT-SIDE-CHANNEL]
     """
@@ -64,7 +64,7 @@ def test_gathers_between_processes(count: int, ranks: Ranks, start_all: StartAll
 def test_the_built_in_worker_needs_no_port_either(
     count: int, ranks: Ranks, start_mesh: StartAll, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """With a stand-in for an MLX that has JACCL, and takes a gather. [EXT-SIDE-CHANNEL]"""
+    """With a replacement for an MLX that has JACCL, and takes a gather. [EXT-SIDE-CHANNEL]"""
     package = tmp_path / "stand-in" / "mlx"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -132,7 +132,7 @@ def test_a_wrong_size_ends_all_with_the_same_error(ranks: Ranks, start_all: Star
 def test_a_broken_worker_ends_the_others_at_once(
     broken: int, ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """They would wait for it in native code. [EXT-OUTCOME-FIRST, EXT-OUTCOME-READY]"""
+    """Otherwise they would wait for it in native code. [EXT-OUTCOME-FIRST, EXT-OUTCOME-READY]"""
     group = ranks(3)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
     options = ("--json", "--timeout", "100")
@@ -146,7 +146,7 @@ def test_a_broken_worker_ends_the_others_at_once(
 
 
 def test_rank_0_cannot_load(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """It ends before any bootstrap, and the others soon after it, unless another rank 0 comes. [BOOT-SEND]"""
+    """It exits before any bootstrap, and the others soon after it, unless another rank 0 connects. [BOOT-SEND]"""
     group = ranks(3)
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
     options = ("--json", "--timeout", "100")
@@ -169,7 +169,7 @@ def test_rank_0_cannot_load(ranks: Ranks, up: Start, tmp_path: Path, nothing_lef
 
 
 def test_ready_is_ready_on_every_rank(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """All three have their group; then rank 1's worker is killed, and the others' sums fail of it.
+    """All three have their group; then rank 1's worker is killed, and the others' sums fail.
 
     [EXT-OUTCOME-READY, EXT-OUTCOME-CAUSE]
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C and its like, in every phase of `up`, on either rank: both end, and nothing is left."""
+"""Ctrl-C and similar signals, in every phase of `up`, on either rank: both end, and nothing is left."""
 
 import signal
 from typing import Any
@@ -12,7 +12,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 def stopped(run: Any, code: int) -> None:
-    """Check how a run ends that its user, or another rank's, has stopped: without an error."""
+    """Check that a run stopped by its user, or by another rank's, ends without an error."""
     assert run.end() == code, (run.events, run.stderr)
     assert of(run, "error") == []
     assert run.events[-1]["stopped"] is True
@@ -59,7 +59,7 @@ def test_in_the_init(rank: int, worker: str, in_init: Start, pair: Pair, nothing
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_while_the_group_is_held(rank: int, number: int, both: Start, pair: Pair, nothing_left: Check) -> None:
-    """The proper end of a group. Rank 1, which ends first, leaves rank 0 without it."""
+    """The normal end of a group. Rank 1 exits first and leaves rank 0 without it."""
     runs = both()
     for each, run in enumerate(runs):
         run.until(("holding", each))
@@ -83,7 +83,7 @@ def test_while_a_command_runs(rank: int, both: Start, pair: Pair, nothing_left: 
 
 
 def test_twice(in_init: Start, pair: Pair, nothing_left: Check) -> None:
-    """A second Ctrl-C ends a worker that ignores SIGTERM without a grace."""
+    """A second Ctrl-C kills a worker that ignores SIGTERM, without a grace period."""
     runs = in_init("deaf.py")
     for _ in range(2):
         for run in runs:
@@ -94,7 +94,7 @@ def test_twice(in_init: Start, pair: Pair, nothing_left: Check) -> None:
 
 
 def test_nohup(pair: Pair, up: Start, nothing_left: Check) -> None:
-    """Who was told to ignore SIGHUP goes on."""
+    """A run that was told to ignore SIGHUP continues."""
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         zero = up(*pair, "--json", fresh=True)

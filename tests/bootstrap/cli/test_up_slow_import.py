@@ -1,4 +1,4 @@
-"""`up` while MLX takes long to import on one rank, or never comes. All pairs of a test run side by side."""
+"""`up` while the import of MLX is slow on one rank, or hangs. All pairs of a test run in parallel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +18,17 @@ SOON, LATER = 15, 20
 HANGS: Final = (("mlx-hangs",), "no group within {} s: MLX is still being imported; try: python -c 'import mlx.core'")
 ENDS: Final = {
     (0, 0): (HANGS, (("session-ended",), "rank 0 ended the session before the group was formed")),
-    (0, 1): (HANGS, (("no-bootstrap",), "rank 0 is there (last seen: a ping, ")),
-    (1, 0): ((("peer-loading",), "MLX is still being loaded on rank 1; no group within {} s"), HANGS),
+    (0, 1): (HANGS, (("no-bootstrap",), "rank 0 has not sent a jacclBootstrap (last seen: a ping, ")),
+    (1, 0): ((("peer-loading",), "MLX is still loading on rank 1; no group within {} s"), HANGS),
     (1, 1): (
         (
             ("link-closed", "link-reset", "link-refused"),
-            " (when last heard, rank 1 was still loading MLX); no group within {} s",
+            " (rank 1 was still loading MLX when last heard); no group within {} s",
         ),
         HANGS,
     ),
 }
-"""By the rank whose import hangs, and the rank whose deadline comes first: what either rank says in the end."""
+"""The final messages, by the rank whose import hangs and the rank with the first deadline."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def start(up: Start, tmp_path: Path) -> StartPairs:
 
 
 def test_a_slow_import_is_waited_for(start: StartPairs, nothing_left: Check) -> None:
-    """The other rank sees neither missing versions nor missed pongs, nor anything else that is wrong."""
+    """The other rank reports neither missing versions nor missed pongs, nor any other error."""
     started = start(*((slow, seconds, (100, 100)) for slow, seconds in IMPORTS))
     for _, runs in started:
         for rank, run in enumerate(runs):
@@ -72,7 +72,7 @@ def test_a_slow_import_is_waited_for(start: StartPairs, nothing_left: Check) -> 
 
 
 def test_an_import_that_outlasts_the_deadline(start: StartPairs, nothing_left: Check) -> None:
-    """The rank that hangs says so, and the other says what it waits for, whichever of them gives up first."""
+    """The hanging rank reports itself, and the other names what it waits for, whichever gives up first."""
     limits = [(SOON, LATER) if first == 0 else (LATER, SOON) for _, first in ENDS]
     started = start(*((slow, 600, each) for (slow, _), each in zip(ENDS, limits, strict=True)))
     for ends, timeouts, (pair, runs) in zip(ENDS.values(), limits, started, strict=True):

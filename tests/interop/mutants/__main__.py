@@ -17,6 +17,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -55,8 +56,13 @@ ORDINARY = {
 ROLES = (Role.RESPONDER, Role.INITIATOR)
 CASES_AT_ONCE = 8
 MUTANTS_AT_ONCE = 6
-_QUICK = 20.0
-"""Seconds that a case may take which does not wait for a timer, nor send much."""
+_PATIENCE = 10
+"""Times as long as otherwise may a case take: so many at once are slow."""
+_QUICK = _PATIENCE * 20.0
+"""Seconds that a case may take unless it says something else."""
+
+
+_Round = tuple[Role, list[Case]]
 
 
 class Bench:
@@ -106,7 +112,6 @@ class Trial:
             self._free.put_nowait(bench)
         self._plain = self._all[0].written(None)
         self._outputs = Outputs(self._plain, folder / "theirs.pem", ours, identity, folder / "scripts")
-        self._passes: dict[str, bool] = {}
         self._rounds = _rounds(fits)
         self._finders: dict[str, Case] = {}
         """The quick cases that have found a mutant: they are tried first."""
@@ -134,20 +139,27 @@ class Trial:
             async with aclosing(bench.failures(peer, role, [CASES[name] for name in ORDINARY[role]])) as failures:
                 async for _ in failures:
                     return {"counts": False}
-        finders = [(role, [each for each in self._finders.values() if each.role is role]) for role in Role]
-        *quick, model = self._rounds
-        for role, cases in [*finders, *(each for some in quick for each in some)]:
-            if found := await self._failed(bench, peer, role, cases):
-                if CASES[found[0]].deadline <= _QUICK:
-                    self._finders[found[0]] = CASES[found[0]]
-                return {"counts": True, "case": found[0], "rule": found[1]}
-        is_covered = not mutant.rules and all(edit.file in COVERED for edit in mutant.edits)
-        if is_covered and await self._outputs.first_difference(peer) is None:
+        finders = [(role, [each for each in self._finders.values() if each.role is role]) for role in ROLES]
+        quick, contents, others, model = self._rounds
+        if found := await self._first_found(bench, peer, [*finders, *quick, *contents]):
+            return found
+        is_covered = all(edit.file in COVERED for edit in mutant.edits)
+        is_alike = is_covered and await self._outputs.first_difference(peer) is None
+        if is_alike and not mutant.rules:
             return {"counts": True, "case": None, "equivalent": f"the same output over {SCRIPTS:,} scripts"}
-        for role, cases in model:
+        found = await self._first_found(bench, peer, others)
+        if found is None and not is_alike:  # otherwise fewer scripts of the same grammar would not tell, either
+            found = await self._first_found(bench, peer, model)
+        return found or {"counts": True, "case": None}
+
+    async def _first_found(self, bench: Bench, peer: Path, rounds: Sequence[_Round]) -> dict[str, Any] | None:
+        for role, cases in rounds:
             if found := await self._failed(bench, peer, role, cases):
-                return {"counts": True, "case": found[0], "rule": found[1]}
-        return {"counts": True, "case": None}
+                case, rule = found
+                if CASES[case].deadline <= _QUICK:
+                    self._finders[case] = CASES[case]
+                return {"counts": True, "case": case, "rule": rule}
+        return None
 
     async def _failed(self, bench: Bench, peer: Path, role: Role, cases: Sequence[Case]) -> tuple[str, str] | None:
         """The first case that the mutant fails, and fails again, though the peer without a change passes it."""
@@ -157,24 +169,22 @@ class Trial:
                 found = await anext(failures, None)
             if found is None:
                 return None
-            if await self._plain_passes(bench, role, found[0]) and await bench.fails(peer, role, found[0]):
+            # Again, and the other one right after it: on a busy machine something else may have been too late.
+            if await bench.fails(peer, role, found[0]) and not await bench.fails(self._plain, role, found[0]):
                 return found
             left = [each for each in left if each.id != found[0]]
         return None
 
-    async def _plain_passes(self, bench: Bench, role: Role, case: str) -> bool:
-        if case not in self._passes:
-            self._passes[case] = not await bench.fails(self._plain, role, case)
-        return self._passes[case]
 
-
-def _rounds(fits: Callable[[Case], bool]) -> list[list[tuple[Role, list[Case]]]]:
-    """Cases in the order in which they are worth trying: the quick ones, vectors, others, and those of the model."""
+def _rounds(fits: Callable[[Case], bool]) -> list[list[_Round]]:
+    """Cases in the order in which they are worth trying: quick ones, contents, those that wait, and the model's."""
 
     def cost(case: Case) -> int:
-        if case.section in ("vectors", "model"):
-            return 1 if case.section == "vectors" else 3
-        return 2 if case.deadline > _QUICK else 0
+        if case.section == "model":
+            return 3
+        if case.script.__module__.endswith(("vectors", "contents")):
+            return 1
+        return 2 if case.deadline > _QUICK else 0  # most wait for a timer, or send much
 
     return [
         [(role, [each for each in cases_of(role) if fits(each) and cost(each) == number]) for role in ROLES]
@@ -252,6 +262,9 @@ def main() -> int:
     part = f"-{options.section}" if options.section else f"-without-{options.without}" if options.without else ""
     results = options.results or Path(f"build/mutants-{options.seed}{'-full' * options.full}{part}.jsonl")
     results.parent.mkdir(exist_ok=True)
+
+    for name, case in CASES.items():
+        CASES[name] = replace(case, deadline=_PATIENCE * case.deadline)
 
     def fits(case: Case) -> bool:
         return options.section in (None, case.section) and case.section != options.without

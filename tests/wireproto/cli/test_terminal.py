@@ -1,4 +1,4 @@
-"""`wireproto` with any standard streams, encoding and file name, and texts that a terminal would obey."""
+"""`wireproto` with any standard streams, encoding and file name, and texts with terminal control characters."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def is_one_line(text: bytes) -> bool:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_closed_stream_is_as_dev_null(name: str) -> None:
-    """Each of them, and all three; standard input is /dev/null where it is open."""
+    """Close each stream, and all three; standard input is /dev/null unless closed."""
     null = shell(COMMANDS[name])
     assert is_one_line(null.stderr)
     for how, stdout, stderr in (
@@ -66,7 +66,7 @@ def test_a_full_disk_is_one_line(name: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no non-blocking pipes")
 @pytest.mark.parametrize(("command", "frame"), [("codec", b"03\n"), ("decode --link", b"\1\0\0\0\0\0\0\0\3")])
 def test_a_slow_reader_of_a_non_blocking_pipe_gets_all(command: str, frame: bytes, tmp_path: Path) -> None:
-    """A neighbour such as Node leaves its pipes non-blocking: what did not fit was lost, and the exit code was 0."""
+    """Node and others leave pipes non-blocking: output that did not fit was lost, with exit code 0."""
     (tmp_path / "in").write_bytes(frame * 20_000)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

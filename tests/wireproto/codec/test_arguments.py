@@ -1,4 +1,4 @@
-"""Arguments of every kind: bytes-like objects mean their bytes, everything else is a TypeError at the call."""
+"""Arguments of every kind: bytes-like objects are read as bytes, everything else is a TypeError at the call."""
 
 import struct
 from array import array
@@ -88,7 +88,7 @@ NAMES = list(TAKE_BYTES)
 
 
 def _doubled(data: bytes) -> memoryview:
-    """The bytes, every other one of a buffer: not contiguous."""
+    """Return the bytes as every other byte of a buffer: not contiguous."""
     return memoryview(bytes(each for byte in data for each in (byte, 0)))[::2]
 
 
@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], bytes]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refused_buffer_can_be_resized_in_the_handler(name: str) -> None:
-    """The exception keeps no view of it, and neither does a view that the caller holds and releases."""
+    """The exception does not keep a view of the data, nor does a view that the caller holds and releases."""
     call, data = REFUSED[name]
     for of_view in (False, True):
         buffer = bytearray(data)

@@ -1,4 +1,4 @@
-"""What cannot be encoded is refused before a byte is made: each field of each payload, each kind of wrong value."""
+"""Messages that cannot be encoded are refused before a byte is made: each field, each kind of wrong value."""
 
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -161,14 +161,14 @@ def test_wrong_field(row: Row) -> None:
 def test_schema_refuses_too(row: Row) -> None:
     for revision in REVISIONS_OF[type(row.message)]:
         refused = built(row.message, revision)
-        if refused[1] == "json-surrogate":  # the schema makes the text before it looks at its form
+        if refused[1] == "json-surrogate":  # the schema makes the text before it checks its form
             refused = refused._replace(code=row.code)
         assert refused == expected(row.code, None, row.path)
 
 
 @pytest.mark.parametrize("cls", [PongPayload, JacclBootstrapPayload, Versions])
 def test_wrong_field_where_no_optional_one_is_set(cls: type[Message]) -> None:
-    """Such a message is judged by one expression alone."""
+    """Such a message is checked by one expression."""
     required = {name: kind for name, (key, kind) in JSON_FIELDS[cls].items() if key not in OPTIONAL}
     assert len(required) == len(JSON_FIELDS[cls]) - 1
     for name, kind in required.items():
@@ -194,7 +194,7 @@ def test_first_wrong_field_is_named() -> None:
     assert encoded(wrong) == expected("field-length", None, "ephemeralX25519PubKey")
 
 
-# A number of more than 4,300 digits is one that Python does not even write down in an error message.
+# Python does not print a number of more than 4,300 digits even in an error message.
 @pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["high", "low"])
 @pytest.mark.parametrize(
     ("cls", "name", "path"),
@@ -240,7 +240,7 @@ class Numbers(tuple[int, ...]):
     ids=repr,
 )
 def test_subclass_of_a_fields_type(message: Message, path: str) -> None:
-    """It could not come back as what it was."""
+    """The decoded value would differ."""
     assert encoded(message) == expected("field-type", None, path)
     assert isinstance(built(message), Rejected)
 
@@ -307,7 +307,7 @@ anything = st.one_of(
 
 @given(data=st.data(), cls=st.sampled_from(tuple(JSON_FIELDS)))
 def test_any_value_in_any_field(data: st.DataObject, cls: type[Message]) -> None:
-    """Encoder and schema take and refuse the same messages, and what they take comes back."""
+    """Encoder and schema accept the same messages, and decoding returns them."""
     wrong = data.draw(st.dictionaries(st.sampled_from(sorted(JSON_FIELDS[cls])), anything, min_size=1, max_size=2))
     message = message_of(cls, **wrong)
     outcome = encoded(message)

@@ -311,7 +311,7 @@ def test_defaults_are_revision_2_and_no_extension(row: Row) -> None:
 
 @EVERY_ROW
 def test_each_extension_has_its_own_types(row: Row) -> None:
-    """One that is not agreed, or that nobody knows, makes no difference. [EXT-UNINVITED]"""
+    """An extension that is not agreed on, or unknown, makes no difference. [EXT-UNINVITED]"""
     own = EXTENSION_OF.get(type(row.message))
     for agreed in (frozenset({"side-channel/1"}), frozenset({"outcome/1", "later/1"}), frozenset({"x/1"})):
         accepted = own is None or own in agreed
@@ -407,7 +407,7 @@ def test_trailing_bytes(row: Row, tail: bytes) -> None:
 
 @pytest.mark.parametrize("size", [1024 * 1024, 1024 * 1024 + 1, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1])
 def test_longest_gather(size: int) -> None:
-    """1 MiB from each rank, of which there are 8. [EXT-SIDE-CHANNEL-SIZE]"""
+    """1 MiB from each of 8 ranks. [EXT-SIDE-CHANNEL-SIZE]"""
     for cls, key, limit in ((SideChannelPart, "part", 1024 * 1024), (SideChannelWhole, "whole", 8 * 1024 * 1024)):
         message = cls(7, bytes(size))
         frame = bytes([0x40 if cls is SideChannelPart else 0x41, 7, 0, 0, 0]) + bytes(size)
@@ -467,7 +467,7 @@ def test_link_truncated_everywhere(row: Row) -> None:
 
 @EACH_REVISION
 def test_each_plain_type_gets_its_functions_with_its_first_frame(revision: Revision) -> None:
-    """Those of an extension get none, or they would be known without it. [EXT-UNINVITED]"""
+    """Extension types have no decoder there, or they would be known without agreement. [EXT-UNINVITED]"""
     for message in MESSAGES:
         if SPEC_BY_CLASS[type(message)].is_known(revision, ALL_EXTENSIONS):
             assert decode_frame(encode_frame(message, revision, ALL_EXTENSIONS), revision, ALL_EXTENSIONS) == message

@@ -131,7 +131,7 @@ def test_nothing_is_fed() -> None:
 
 
 def test_buffer_asked_for_but_not_used() -> None:
-    """asyncio asks before it reads, and the connection may have bytes of another source first."""
+    """asyncio asks for a buffer before it reads, and bytes from another source may arrive first."""
     for body in (b"short", pattern(1_000_000)):
         decoder = LinkDecoder()
         bodies = []
@@ -169,7 +169,7 @@ def test_buffer_is_taken_back(length: int) -> None:
 
 @EVERY_STYLE
 def test_held_frames_do_not_change(buffered: Callable[[int], bool]) -> None:
-    """`decode_stream` holds each frame to the end, and compares."""
+    """`decode_stream` holds each frame until the end, and compares."""
     random = Random(5)
     bodies = [random.randbytes(random.choice([1, 100, 60_000, 120_000, 140_000, 300_000])) for _ in range(60)]
     stream = link(*bodies)
@@ -360,7 +360,7 @@ def test_eof_instead_of_bytes_for_the_buffer() -> None:
 
 
 def test_bytes_after_eof_inside_a_frame() -> None:
-    """A caller that only asked where it stands may go on."""
+    """A caller that only asked for the position may continue."""
     decoder = LinkDecoder()
     list(decoder.feed(link(b"abc")[:9]))
     with pytest.raises(TruncatedError):
@@ -472,7 +472,7 @@ def test_error_can_be_pickled() -> None:
 
 
 def test_pieces_helper() -> None:
-    """The tests' own knife."""
+    """`chunks` itself works."""
     assert pieces(b"abcd", [2, 9]) == [b"ab", b"cd"]
     assert [len(piece) for piece in pieces(bytes(9), range(9))] == [1] * 9
 
@@ -480,7 +480,7 @@ def test_pieces_helper() -> None:
 @pytest.mark.parametrize("count", [-1, 10**7])
 @pytest.mark.parametrize("before", [b"", header(10**6)], ids=["short", "long"])
 def test_count_that_cannot_be(before: bytes, count: int) -> None:
-    """It was taken as it came: then a long frame never ended, or bytes were dropped in silence."""
+    """An invalid count was accepted: a long frame never ended, or bytes were silently dropped."""
     decoder = LinkDecoder()
     assert list(decoder.feed(before)) == []
     decoder.get_buffer()
@@ -518,7 +518,7 @@ def test_count_without_a_buffer() -> None:
 
 
 def test_the_error_of_a_decoder_that_is_done_does_not_grow() -> None:
-    """One error, raised again and again, gathered a traceback entry each time."""
+    """A repeatedly raised error collected a traceback entry each time."""
     decoder = LinkDecoder()
     with pytest.raises(WireError):
         list(decoder.feed(bytes(8)))

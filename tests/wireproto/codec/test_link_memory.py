@@ -1,4 +1,4 @@
-"""What the link decoder holds: memory follows the bytes that arrived, and a frame costs hardly more than its bytes."""
+"""Memory of the link decoder: it follows the bytes that arrived, and a frame costs little more than its bytes."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from tests.wireproto.verdicts import verdict
 from wireproto import MAX_LINK_LENGTH, LinkDecoder
 
 SHORT_AREA: Final = 128 * KIB
-"""What the decoder has for short frames."""
+"""The decoder's memory for short frames."""
 SLACK: Final = 16 * KIB
 LONG: Final = 32 * MIB
 CHUNK: Final = 256 * KIB
@@ -25,7 +25,7 @@ def traced() -> Iterator[None]:
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """The bytes that the work had allocated at once, over what there was before it."""
+    """Return the peak allocation during the work, above that before it."""
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
     work()
@@ -116,7 +116,7 @@ def test_memory_of_a_held_frame_is_not_used_again() -> None:
 
 @pytest.mark.usefixtures("traced")
 def test_memory_of_a_shorter_frame_behind_a_long_one() -> None:
-    """A long frame's memory is not kept for ever by a short one that follows."""
+    """A long frame's memory is released when a short one follows."""
     decoder = LinkDecoder()
     before, _ = tracemalloc.get_traced_memory()
     for _ in fill(decoder, link(bytes(LONG))):

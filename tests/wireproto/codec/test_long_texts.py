@@ -1,4 +1,4 @@
-"""Long payloads: scanned at about the speed of `json.loads`, with the same verdict as short ones. [JSON-*]"""
+"""Long payloads: scanned at about the speed of `json.loads`, with the same result as short ones. [JSON-*]"""
 
 import base64
 import json
@@ -53,7 +53,7 @@ EVERY_FRAME = pytest.mark.parametrize("name", _FRAMES)
 
 
 def _fastest(act: Callable[[], object]) -> float:
-    """CPU seconds of this thread; timeit stops the garbage collector, whose work depends on what other tests left."""
+    """CPU seconds of this thread; timeit stops the garbage collector, whose work depends on earlier tests."""
     return min(timeit.repeat(act, timer=time.thread_time, repeat=5, number=1))
 
 
@@ -63,7 +63,7 @@ def _refused(frame: bytes) -> None:
 
 
 def _check_time(act: Callable[[], object], floor: Callable[[], float]) -> None:
-    """At most five times the floor, in the best of several tries: the machine may be busy with something else."""
+    """At most five times the minimum, in the best of several attempts, because the machine may be busy."""
     ratios = []
     for _ in range(10):
         ratios.append(_fastest(act) / floor())
@@ -107,7 +107,7 @@ _FAULTS: Final = (
 
 @EVERY_FRAME
 def test_faults_in_long_payloads_get_the_same_verdict_wherever_they_are(name: str) -> None:
-    """The scanner skips valid parts in bulk: it has to find the same fault as if it read them byte by byte."""
+    """The scanner skips valid parts in bulk; it must find the same fault as reading byte by byte."""
     random = Random(name)
     frame = _FRAMES[name][:20_000] + _FRAMES[name][-10_000:]
     for fault in _FAULTS:

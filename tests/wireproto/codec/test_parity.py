@@ -1,4 +1,4 @@
-"""Fast path and schema give one verdict on every byte string, and a third reader agrees on what is accepted.
+"""Fast path and schema agree on every byte string, and a third reader agrees on accepted ones.
 
 Each example has nine frames; `test_number_of_frames` holds their sum over 20,000 in CI.
 """
@@ -41,13 +41,13 @@ EVERY_JSON_CLASS = pytest.mark.parametrize("cls", JSON_CLASSES, ids=lambda cls: 
 IN_THREE_PARTS = pytest.mark.parametrize("share", range(3))
 
 FRAMES = 12
-"""In each example: hypothesis takes longer to draw a frame than both readers take to read it."""
+"""Frames per example: hypothesis takes longer to draw a frame than both readers take to read it."""
 FRAME_TESTS = 12 + 12 + 3 + 3
-"""How many of the tests below put a frame of hypothesis's to both readers; the lines above say which."""
+"""The number of tests below that pass hypothesis's frames to both readers; the lines above list them."""
 
 
 def check(frame: bytes) -> dict[Revision, Accepted | Rejected]:
-    """The verdict of both readers, in both revisions, with every extension and with none, whatever holds the bytes."""
+    """Return the verdict of both readers, in both revisions, with every extension and none, for any buffer type."""
     verdicts = {}
     for revision in Revision:
         verdict = verdicts[revision] = fast(frame, revision)
@@ -89,11 +89,11 @@ NAMED_BYTE = {
     "json-control-character": bytes(range(32)),
     "json-utf8": bytes(range(128, 256)),
 }
-"""Which bytes an error of a code can name."""
+"""The bytes at which an error code can point."""
 
 
 def check_offset(frame: bytes, revision: Revision, verdict: Accepted | Rejected) -> None:
-    """The bytes before the offset could still become right; those up to it, where one byte is the fault, cannot."""
+    """The bytes before the offset could still become valid; those up to it, if one byte is at fault, cannot."""
     if isinstance(verdict, Accepted):
         return
     at = verdict.offset
@@ -111,7 +111,7 @@ def check_offset(frame: bytes, revision: Revision, verdict: Accepted | Rejected)
 
 
 def some(random: Random, drawn: Message) -> list[Message]:
-    """The message that hypothesis has drawn, and more of its class with values at the bounds of their fields."""
+    """Return the drawn message, and more of its class with values at the bounds of their fields."""
     return [drawn, *(random_message(random, type(drawn)) for _ in range(FRAMES - 1))]
 
 
@@ -193,7 +193,7 @@ tails = st.one_of(
 
 @st.composite
 def link_streams(draw: Any) -> bytes:
-    """Whole frames, then perhaps something that is none."""
+    """Complete frames, then perhaps an invalid one."""
     frames = [len(body).to_bytes(8, "little") + body for body in draw(bodies)]
     return b"".join([*frames, draw(tails)])
 

@@ -1,4 +1,4 @@
-"""The corpora: fast path and schema give each rejected frame the class, code, offset and path of its row."""
+"""The corpora: fast path and schema report the class, code, offset and path of each row."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ def test_text_that_starts_the_bytes() -> None:
 
 @pytest.mark.parametrize("row", REJECTED, ids=lambda row: row.id)
 def test_rejected(row: Reject) -> None:
-    """Among them every way in which a field of an extension can be wrong. [EXT-NAMES, EXT-OUTCOME, EXT-VERSIONS]"""
+    """These include every fault of an extension's field. [EXT-NAMES, EXT-OUTCOME, EXT-VERSIONS]"""
     verdict = expected(row.code, row.offset, row.path)
     assert fast(row.frame, row.revision) == verdict
     assert slow(row.frame, row.revision) == verdict
@@ -40,7 +40,7 @@ def test_rejected(row: Reject) -> None:
 
 @pytest.mark.parametrize("row", [row for row in REJECTED if row.code != "truncated"], ids=lambda row: row.id)
 def test_rejected_from_some_byte_on(row: Reject) -> None:
-    """Up to the fault the frame is only unfinished; once it is found, more bytes change nothing."""
+    """Up to the fault the frame is only incomplete; after it, more bytes change nothing."""
     verdict = expected(row.code, row.offset, row.path)
     for length in range(max(0, row.offset - 20), row.offset + 1):
         before = fast(row.frame[:length], row.revision)
@@ -51,7 +51,7 @@ def test_rejected_from_some_byte_on(row: Reject) -> None:
         after = fast(row.frame[:length], row.revision)
         assert after == slow(row.frame[:length], row.revision)
         if row.code == "json-bom" and length < row.offset + 3:
-            assert after == expected("json-syntax", row.offset)  # half a mark is no mark
+            assert after == expected("json-syntax", row.offset)  # half a byte-order mark is not one
             continue
         found = found or after == verdict
         assert after == (verdict if found else expected("truncated", length))
@@ -99,7 +99,7 @@ def test_deep_nesting_is_no_recursion(opening: bytes, levels: int) -> None:
 
 
 def test_a_doubled_key_is_seen_beside_empty_texts() -> None:
-    """Their quotes stand side by side, and are counted all the same. [JSON-DUPLICATE-KEY]"""
+    """Adjacent quotes are counted, too. [JSON-DUPLICATE-KEY]"""
     frame = b'\x0b{"uid":"","sealedActivation":"","seqLen":1,"seqLen":1}'
     assert fast(frame) == slow(frame) == expected("json-duplicate-key", frame.rindex(b'"seqLen"'))
 
@@ -129,7 +129,7 @@ def test_stray_bits_are_seen_behind_a_text_with_the_same_end(key: bytes) -> None
     ],
 )
 def test_the_words_of_an_error(frame: bytes, words: str) -> None:
-    """What a peer wrote is cut."""
+    """Text from a peer is cut."""
     with pytest.raises(WireError) as caught:
         decode_frame(frame)
     assert caught.value.detail == words

@@ -145,7 +145,7 @@ def bits(array: mx.array) -> bytes:
 
 
 def test_every_bfloat16_comes_through_bit_for_bit() -> None:
-    """NaNs with payloads, infinities, subnormals, both zeros: a detour through float32 would quiet some of the NaNs."""
+    """NaNs with payloads, infinities, subnormals, both zeros: converting to float32 would quiet some of the NaNs."""
     activation = Activation(256, 256, EVERY_BFLOAT16)
     array = activation_to_array(activation)
     assert (array.dtype, array.shape) == (mx.bfloat16, (1, 256, 256))

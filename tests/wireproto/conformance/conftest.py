@@ -1,4 +1,4 @@
-"""Fewer scripts in the cases that play them, and no frame of 256 MiB: the suite runs on many peers here."""
+"""Play fewer scripts, and skip frames of 256 MiB: the suite runs on many peers here."""
 
 import pytest
 

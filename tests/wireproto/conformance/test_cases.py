@@ -1,4 +1,4 @@
-"""The registry of cases, and what selects some of them."""
+"""The registry of cases, and selectors."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A codec under test: the one of this project, and some that are wrong."""
+"""Codecs under test: this project's, and some with faults."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ def results(
 
 @pytest.mark.parametrize("revision", Revision)
 def test_our_own(revision: Revision) -> None:
-    """In revision 2 all of it, the generated frames and the times included."""
+    """In revision 2 everything, including generated frames and times."""
     cases = codec_cases(revision) if revision is Revision.V2 else list(vector_cases(revision))
     found = results([*OURS, "--revision", str(int(revision))], cases=cases, revision=revision)
     assert {result.id: result.reason for result in found if result.verdict is not Verdict.PASS} == {}
@@ -58,7 +58,7 @@ def test_one_that_takes_everything() -> None:
 
 
 def test_one_that_refuses_everything() -> None:
-    """What is invalid is refused, by a name that the specification does not have: that counts as none."""
+    """It refuses invalid frames with unknown error names, which count as none."""
     found = results(wrong("refuses-everything"))
     counts = Counter(result.verdict for result in found)
     valid = sum(case.questions[0].answer["ok"] for case in VECTORS if case.questions[0].answer)
@@ -90,7 +90,7 @@ def test_a_codec_that_dies_is_a_crash_and_its_last_words_are_kept() -> None:
     crash = found["codec.nesting-513-unclosed"]
     assert (crash.verdict, crash.stderr) == (Verdict.CRASH, ("out of stack",))
     assert crash.failure is not None
-    assert crash.failure.came == "the program has ended with exit status 70: out of stack"
+    assert crash.failure.came == "the program exited with exit status 70: out of stack"
     assert found["codec.spaces"].verdict is Verdict.PASS
 
 
@@ -118,7 +118,7 @@ def test_one_that_has_ended_is_told_at_once_though_a_child_of_it_holds_the_pipe(
     (found,) = results(["sh", "-c", "sleep 60 & echo 'no room' >&2; exit 3"], cases=VECTORS[:1])
     assert (found.verdict, found.stderr) == (Verdict.CRASH, ("no room",))
     assert found.failure is not None
-    assert found.failure.came == "the program has ended with exit status 3: no room"
+    assert found.failure.came == "the program exited with exit status 3: no room"
     assert time.monotonic() - started < 30
 
 
@@ -160,7 +160,7 @@ def test_a_codec_that_is_slow_by_its_growth() -> None:
 
 
 def test_one_that_ends_after_each_answer() -> None:
-    """It is started again, and fails what it did not answer."""
+    """It is restarted, and fails the frames that it did not answer."""
     found = results(wrong("ends"), cases=VECTORS[:4])
     assert [result.verdict for result in found] == [Verdict.FAIL] * 4
     assert {result.failure.came for result in found if result.failure} == {"the end of the program"}
@@ -183,7 +183,7 @@ def test_one_that_hangs_at_some_frames_is_given_up(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(program_module, "ANSWER_SECONDS", 0.2)
     found = results(wrong("hangs-after-pongs"))
     assert Counter(result.verdict for result in found) == {Verdict.FAIL: 3, Verdict.SKIPPED: len(found) - 3}
-    assert found[3].reason == "the program left 3 frames in a row without an answer"
+    assert found[3].reason == "the program did not answer 3 frames in a row"
 
 
 def test_one_that_is_not_there() -> None:

@@ -32,7 +32,7 @@ def new_key(path: Path) -> str:
 
 @pytest.fixture
 def conform(tmp_path: Path) -> Callable[..., Done]:
-    """The command on a peer: `conform("rank1", …)`, or on a mutant by its name."""
+    """Run the command on a peer: `conform("rank1", …)`, or on a mutant by its name."""
     ours, theirs = new_key(tmp_path / "ours.pem"), new_key(tmp_path / "theirs.pem")
     (tmp_path / "ours.pub").write_text(ours)
 
@@ -87,7 +87,7 @@ def test_a_peer_that_is_kept(conform: Callable[..., Done], tmp_path: Path) -> No
 
 
 def test_the_reference_profile(conform: Callable[..., Done]) -> None:
-    """What the profile expects, and does not come, is told."""
+    """An expected failure that does not happen is reported."""
     done = conform("rank1", "--json", "--profile", "reference", "rank1.seal.replay", "rank1.seal.reflection")
     *_, summary = events(done)
     assert done.returncode == 1
@@ -97,12 +97,12 @@ def test_the_reference_profile(conform: Callable[..., Done]) -> None:
 
 
 def test_the_own_lines_of_a_peer_that_ends(conform: Callable[..., Done]) -> None:
-    """Not those of node or the shell; and nobody waits for it."""
+    """Lines of node or the shell are left out, and there is no wait for more."""
     text = "import sys; print('no such key\\n\\nNode.js v22.1.0', file=sys.stderr); sys.exit(3)"
     done = conform("rank1", "--json", start=shlex.join([sys.executable, "-c", text]))
     first = events(done)[0]
     assert done.returncode == 3
-    assert str(first["reason"]).endswith("the peer has ended with exit status 3: no such key")
+    assert str(first["reason"]).endswith("the peer exited with exit status 3: no such key")
     assert float(str(first["seconds"])) < 5
 
 
@@ -167,7 +167,7 @@ def test_expected_failures(conform: Callable[..., Done], tmp_path: Path) -> None
 
 
 def test_nobody_reads_on(tmp_path: Path) -> None:
-    """As in a pipe into `head`: no word, and no peer is left."""
+    """As in a pipe into `head`: no message, and no peer is left."""
     ours, theirs = new_key(tmp_path / "ours.pem"), tmp_path / "theirs.pem"
     new_key(theirs)
     peer = shlex.join([sys.executable, "-m", "tests.wireproto.conformance.peers", "rank1", str(theirs), ours])
@@ -221,7 +221,7 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
         (("--connect", "127.0.0.1:99999"), "'127.0.0.1:99999' is not HOST:PORT"),
         (("--connect", "127.0.0.1:7777", "rank0.*"), "no case matches the case 'rank0.*'"),
         (("--connect", "127.0.0.1:7777", "--section", "seals"), "no case matches the section 'seals'"),
-        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "there is no identity key in /nonexistent"),
+        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "/nonexistent does not exist; to create a key"),
         (("--connect", "127.0.0.1:7777", "--restart-command", "'"), "No closing quotation"),
         (("--connect", "127.0.0.1:7777", "--jobs", "2"), "add --restart-command to --jobs"),
         (("--connect", "127.0.0.1:7777", "--keep"), "add --restart-command to --keep"),

@@ -1,4 +1,4 @@
-"""Cases along a dimension: each finds a peer whose bug is at a point that no single example had."""
+"""Cases along a dimension: each finds a peer whose bug no single example shows."""
 
 import asyncio
 from collections import deque
@@ -213,7 +213,7 @@ def test_a_hello_that_drips_is_waited_for() -> None:
 
 
 def test_a_case_with_many_handshakes_had_a_deadline_that_a_slow_peer_missed() -> None:
-    """A key in a Secure Enclave takes a while; 0.3 s for each handshake is no fault."""
+    """A key in a Secure Enclave is slow: 0.3 s per handshake is allowed."""
     many = {"frame.types-unknown": 240, "payload.utf-8-leads": 75, "handshake.der-grammar": 110, "model.frames": 240}
     for name, handshakes in many.items():
         assert CASES[f"rank1.{name}"].deadline > 0.5 * handshakes
@@ -233,7 +233,7 @@ def test_what_takes_long_is_only_in_the_full_profile() -> None:
 
 @pytest.mark.parametrize("role", Role)
 def test_both_roles_get_vectors_of_every_type(role: Role) -> None:
-    """A frame that does not belong where it comes is decoded strictly, too."""
+    """An unexpected frame is also decoded strictly."""
     ids = " ".join(case.id for case in cases_of(role))
     for name in ("ping", "pong", "jaccl-bootstrap", "prompt-tokens", "step-token", "pp-activation", "pp-token"):
         assert f".vectors.rejects-{name}-" in ids

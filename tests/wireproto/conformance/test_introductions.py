@@ -1,4 +1,4 @@
-"""A hello or an ack of any content: what the model makes of it, and peers that take what they must not."""
+"""A hello or an ack with any content: the model's decisions, and peers that are too lenient."""
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -106,7 +106,7 @@ class LaxZero(_ReadsSignaturesLaxly, RankZero):
 
 
 class PinOfHalf(RankOne):
-    """It looks at X alone."""
+    """It compares only X."""
 
     def check_pin(self, identity: bytes) -> None:
         super().check_pin(identity[:32] + self.shared.pin[32:])
@@ -134,7 +134,7 @@ class LongHello(RankOne):
 
 
 class RefusesOtherS(RankOne):
-    """It takes the lower of s and n − s only."""
+    """It accepts only the lower of s and n − s."""
 
     def verifies(self, identity: bytes, signature: bytes, commitment: bytes) -> bool:
         return decode_dss_signature(signature)[1] <= ORDER // 2 and super().verifies(identity, signature, commitment)
@@ -156,7 +156,7 @@ class ReducedZero(_RefusesToReduce, RankZero):
 
 
 def found_in(make: Rank, parts: tuple[str, ...], listener: Listener) -> set[str]:
-    """The rules that a peer breaks in handshakes with these parts."""
+    """Return the rules that a peer breaks in handshakes with these parts."""
     scripts = [drawn(5, number, listener.role, Revision.V2, "handshakes") for number in range(400)]
     some = [each for each in scripts if each.acts[0].part in parts][:40]
     found = played([target(make) for _ in range(8)], settings(), some, listener, shrinks=True)

@@ -1,4 +1,4 @@
-"""Sessions from a grammar: scripts, what the model makes of them, and peers that disagree."""
+"""Sessions from a grammar: scripts, the model's decisions, and peers that disagree."""
 
 import asyncio
 import json
@@ -133,7 +133,7 @@ def test_another_form_of_the_hello_is_the_same_hello() -> None:
 
 
 def outcome(listener: Listener, *acts: Act) -> tuple[End, int, str]:
-    """What must have come of the last of these acts, the pongs that are due in all, and the rule."""
+    """Return the required result of the last act, the pongs due in all, and the rule."""
     side = Side(listener.role, listener.revision, OURS)
     if listener.role is Role.INITIATOR:
         side.theirs = A_HELLO
@@ -165,7 +165,7 @@ BOOTSTRAP = b'\x07{"port":%d,"sessionID":"%s"}'
         ([act("wrapped length", PING, at=32)], End.CLOSED, 0, "LINK-LEN-MAX"),
         ([act("part", PING, at=9)], End.OPEN, 0, "SESSION-IGNORE"),
         ([act("tensor", STEP)], End.OPEN, 0, "PAYLOAD-OPAQUE"),
-        ([frame(STEP)], End.EITHER, 0, "PAYLOAD-OPAQUE"),  # its box does not open, where it is opened
+        ([frame(STEP)], End.EITHER, 0, "PAYLOAD-OPAQUE"),  # its box does not open, if it is opened
         ([frame(STEP), frame(b"\x00", 1)], End.EITHER, 0, "FRAME-TYPE"),
         ([act("others", nonce=1, count=70), frame(PING)], End.OPEN, 1, "SESSION-IGNORE"),
         ([act("introduce", nonce=1)], End.OPEN, 0, "SESSION-IGNORE"),
@@ -213,7 +213,7 @@ Rank = type[RankOne] | type[RankZero]
 def played(
     peers: list[Target], how: Settings, scripts: list[Script], listener: Listener, *, shrinks: bool = False
 ) -> list[tuple[Script, Disagreement]]:
-    """What disagrees, and by which script, which is the smallest one if it `shrinks`."""
+    """Return the disagreement and its script, the smallest one if it `shrinks`."""
     found: list[tuple[Script, Disagreement]] = []
     left = iter(scripts)
 

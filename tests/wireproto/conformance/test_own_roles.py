@@ -1,4 +1,4 @@
-"""The suite on the ranks of `jaccl-bootstrap up`, as far as their link goes."""
+"""The suite on the ranks of `jaccl-bootstrap up`, as far as their link is concerned."""
 
 import asyncio
 import sys
@@ -44,7 +44,7 @@ def session(role: Role, revision: Revision, peer_ip: str) -> Session:
 
 
 async def rank_1(host: str, port: int, revision: Revision) -> None:
-    """Listens, and says what it runs where it is asked for."""
+    """Listens, and sends its versions if asked."""
     rank = RankOne(host, port, partial(session, Role.RESPONDER, revision), times=TIMES)
 
     async def answer() -> None:
@@ -82,7 +82,7 @@ def target(role: Role, revision: Revision) -> Target:
             yield Running()
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError, LinkError):  # a rank 0 ends where a handshake fails
+            with suppress(asyncio.CancelledError, LinkError):  # a rank 0 exits if a handshake fails
                 await task
 
     if role is Role.RESPONDER:

@@ -38,7 +38,7 @@ def test_nothing_ends_the_script_early() -> None:
 
 
 def browse(file: Path, fragment: str, *options: str) -> str:
-    """The page as a browser has it once its script has run."""
+    """Return the page in a browser after its script has run."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
@@ -76,7 +76,7 @@ def browse(file: Path, fragment: str, *options: str) -> str:
     ],
 )
 def test_in_a_browser(tmp_path: Path, fragment: str, shown: list[object]) -> None:
-    """Filtered by verdict and section; what the peer sent is text, and no part of the page."""
+    """Filters work by verdict and section; the peer's data is text, not part of the page."""
     file = tmp_path / "report.html"
     file.write_text(page(TOTAL, Path()), encoding="utf-8")
     dom = browse(file, fragment, "--dump-dom")

@@ -1,4 +1,4 @@
-"""The suite on peers without a bug, on some with one, and on some that are hardly peers at all."""
+"""The suite on peers without a bug, with a bug, and on programs that are hardly peers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ _SOME = [*[name for name in MUTANTS if name.startswith("rank1.")][::12], "rank0.
 
 @pytest.mark.parametrize("name", _SOME)
 def test_a_mutant_is_caught(name: str) -> None:
-    """By a case that names the requirement; only those that cite it are run."""
+    """Detected by a case that names the requirement; only cases that cite it are run."""
     mutant = MUTANTS[name]
     cases = [case for case in cases_of(role_of(mutant.make)) if set(mutant.rules) & set(case.requirements)]
     results = asyncio.run(results_of(mutant.make, mutant.revision, cases))
@@ -58,7 +58,7 @@ def test_a_mutant_is_caught(name: str) -> None:
 
 
 def one(make: Rank, case: str, revision: Revision = Revision.V2) -> Result:
-    """What comes of one case."""
+    """Return the result of one case."""
     return asyncio.run(results_of(make, revision, [CASES[case]]))[-1]
 
 
@@ -127,7 +127,7 @@ def test_a_signature_is_diagnosed(mutant: str, case: str, why: str) -> None:
 
 
 class Troublesome(asyncio.Protocol):
-    """A rank 1 that does nothing with what it gets."""
+    """A rank 1 that ignores all input."""
 
     transport: asyncio.Transport
 
@@ -141,7 +141,7 @@ class Troublesome(asyncio.Protocol):
 
 
 class Hangs(Troublesome):
-    """It takes connections, and no more."""
+    """It accepts connections, and does nothing else."""
 
 
 class Closes(Troublesome):
@@ -152,7 +152,7 @@ class Closes(Troublesome):
 
 
 class Floods(Troublesome):
-    """It sends without end what could be frames."""
+    """It sends endless possible frames."""
 
     frame = (5).to_bytes(8, "little") + b"\x04{}  "
     going = True
@@ -173,7 +173,7 @@ class FloodsInside(Floods):
 
 
 class Stutters(Troublesome):
-    """It sends a byte now and then, which become no frame."""
+    """It sends single bytes that never become a frame."""
 
     def meet(self) -> None:
         if not self.transport.is_closing():
@@ -199,7 +199,7 @@ SHORT = replace(PATIENCE, answer=0.3, close=0.3, quiet=0.1)
 @pytest.mark.parametrize("make", [Hangs, Closes, Floods, FloodsInside, Stutters])
 @pytest.mark.timeout(60)
 def test_trouble_is_a_verdict(make: type[Troublesome]) -> None:
-    """Each case ends, whatever the peer does; here without the sanity case in front."""
+    """Each case ends, whatever the peer does; the sanity case is left out here."""
 
     async def all_verdicts() -> set[Verdict]:
         peer = troublesome(make)
@@ -213,7 +213,7 @@ def test_trouble_is_a_verdict(make: type[Troublesome]) -> None:
 
 
 def test_a_case_that_fails_does_not_disturb_the_next() -> None:
-    """Each of these runs behind one that leaves the mutant's connection hanging."""
+    """Each of these runs after one that leaves the mutant's connection hanging."""
     make = MUTANTS["rank1.bad-box-skipped"].make
     results = asyncio.run(results_of(make, cases=[case for case in cases_of(Role.RESPONDER) if case.section == "seal"]))
     verdicts = {result.id.rpartition(".")[2]: result.verdict for result in results}
@@ -254,7 +254,7 @@ def test_without_a_restart_command_a_rank_0_is_met_once() -> None:
 
 
 def test_retries_tell_a_flake() -> None:
-    """The first attempt meets a mutant, the second one a good peer."""
+    """The first attempt runs on a mutant, the second on a correct peer."""
     makes = iter([RankOne, MUTANTS["rank1.length-zero-accepted"].make, RankOne])
 
     @asynccontextmanager

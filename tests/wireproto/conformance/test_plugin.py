@@ -1,4 +1,4 @@
-"""The suite within somebody else's tests."""
+"""The suite within another project's tests."""
 
 import pytest
 

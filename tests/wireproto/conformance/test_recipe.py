@@ -1,4 +1,4 @@
-"""spec/conformance.md: the programs around a codec are built and tried, and the commands have their options."""
+"""spec/conformance.md: its codec programs are built and tested, and its commands have their options."""
 
 import asyncio
 import re

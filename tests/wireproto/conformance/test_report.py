@@ -1,4 +1,4 @@
-"""What is made of results: JSON, text, JUnit, the exit code, captures."""
+"""Output of results: JSON, text, JUnit, the exit code, captures."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a verdict says: which rule was broken, how strictly it binds, and whom it binds."""
+"""Verdicts: the broken rule, its level, and its subject."""
 
 import asyncio
 import base64
@@ -51,7 +51,7 @@ Rank = type[RankOne] | type[RankZero]
 
 
 def results(make: Rank, *names: str, how: Settings | None = None, at_once: int = 1) -> dict[str, Result]:
-    """Those of the cases, by id, without the sanity case."""
+    """Return the results of the cases by id, without the sanity case."""
     cases = [CASES[name] for name in names]
 
     async def main() -> list[Result]:
@@ -63,7 +63,7 @@ def results(make: Rank, *names: str, how: Settings | None = None, at_once: int =
 
 
 def rules(found: dict[str, Result]) -> dict[str, str]:
-    """The rule that each failed case names."""
+    """Return the rule named by each failed case."""
     return {result.id: result.failure.requirement for result in found.values() if result.failure}
 
 
@@ -184,7 +184,7 @@ class GoesOnAfterBadPong(RankZero):
 
 
 @pytest.mark.parametrize(
-    ("make", "came"), [(StallsAfterBadPong, "nothing: it stalls"), (GoesOnAfterBadPong, "it went on with ping")]
+    ("make", "came"), [(StallsAfterBadPong, "nothing: it stalled"), (GoesOnAfterBadPong, "it continued with ping")]
 )
 def test_a_rank_0_that_stalls_was_not_told_from_one_that_goes_on(make: Rank, came: str) -> None:
     found = results(make, "rank0.payload.pong-null")["rank0.payload.pong-null"]
@@ -239,7 +239,7 @@ def test_an_ack_to_a_recorded_hello_was_a_must() -> None:
 
 
 class BootstrapsWhenLoaded(RankZero):
-    """Asks first, and sends jacclBootstrap after a pong that says a model is loaded."""
+    """Pings first, and sends jacclBootstrap after a pong with a loaded model."""
 
     is_sent = False
 
@@ -288,7 +288,7 @@ def test_the_death_of_the_process_is_a_verdict_of_its_own_and_the_next_case_rest
     found = {result.id: result for result in asyncio.run(main())}
     assert [found[name].verdict for name in names] == [Verdict.CRASH, Verdict.CRASH, Verdict.PASS]
     crash = found[names[0]]
-    assert crash.reason == "the peer has ended with SIGABRT: a fault deep inside"
+    assert crash.reason == "the peer exited with SIGABRT: a fault deep inside"
     assert crash.stderr == ("a fault deep inside",)
     assert crash.spoils
     sent = [len(entry.data) for entry in crash.record.entries if entry.kind == "sent"]
@@ -296,7 +296,7 @@ def test_the_death_of_the_process_is_a_verdict_of_its_own_and_the_next_case_rest
 
 
 def test_a_kept_peer_that_ends_between_two_cases_is_started_again() -> None:
-    """A rank 0 ends with its session, perhaps when the next case has already looked whether it lives."""
+    """A rank 0 exits after its session, perhaps after the next case has checked that it runs."""
     ended: list[Ended | None] = []
 
     async def closed(writer: asyncio.StreamWriter) -> None:
@@ -316,11 +316,11 @@ def test_a_kept_peer_that_ends_between_two_cases_is_started_again() -> None:
         await peer.fresh()
         await closed((await peer.connect(5))[1])
         await peer.fresh()
-        ended[0] = Ended("the peer has ended with exit status 0", 0)
+        ended[0] = Ended("the peer exited with exit status 0", 0)
         await closed((await peer.connect(5))[1])
         assert len(ended) == 2
-        ended[1] = Ended("the peer has ended with exit status 1", 1)
-        with pytest.raises(Undecided, match="exit status 1"):  # in the middle of a case it is not
+        ended[1] = Ended("the peer exited with exit status 1", 1)
+        with pytest.raises(Undecided, match="exit status 1"):  # in the middle of a case it must not exit
             await peer.connect(5)
         await peer.stop()
 
@@ -331,7 +331,7 @@ def test_a_kept_peer_that_ends_between_two_cases_is_started_again() -> None:
 
 
 def test_a_group_with_more_ports_was_accused() -> None:
-    """Whose highest port is below that of two ranks. All variants are tried by `make mutants`."""
+    """A peer whose highest port is below that of two ranks. `make mutants` runs all variants."""
     name = "rank1.bootstrap.highest-port"
     found = results(HARMLESS["rank1.HasFourConnectionsEach"], name)[name]
     assert (found.verdict, found.reason) == (

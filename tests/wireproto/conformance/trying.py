@@ -1,4 +1,4 @@
-"""The suite against peers in this process, with short waits."""
+"""The suite on peers in this process, with short time limits."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ from wireproto.session import Role
 
 
 def _own_host() -> str:
-    """Return a loopback address of this process alone, where all of 127/8 are this host's, as on Linux.
+    """Return a loopback address unique to this process if all of 127/8 is local, as on Linux.
 
     A peer is started again and again at its port. At 127.0.0.1, another test might take the port in between.
     """
@@ -42,7 +42,7 @@ def _own_host() -> str:
 
 HOST = _own_host()
 AT_ONCE = 4
-"""Cases that run side by side."""
+"""Cases that run in parallel."""
 OURS = Identity()
 THEIRS = ec.generate_private_key(ec.SECP256R1())
 PATIENCE = Patience(
@@ -58,13 +58,13 @@ PATIENCE = Patience(
     slack=1.5,
 )
 PATIENT = replace(PATIENCE, answer=Patience().answer, close=Patience().close, handshake=6.0)
-"""For peers that are to pass. A pause of this process, as for garbage, lets a timer expire before what was in time."""
+"""Time limits for peers that should pass. A pause of this process could expire a timer that was met."""
 
 
 def launcher(
     make: type[RankOne] | type[RankZero], revision: Revision = Revision.V2, patience: Patience = PATIENCE
 ) -> Launcher:
-    """Starts a peer of a class in this process, whose own timers are those that the suite expects."""
+    """Start a peer of a class in this process, with the timers that the suite expects."""
 
     @asynccontextmanager
     async def launch(host: str, port: int) -> AsyncIterator[Running]:
@@ -122,14 +122,14 @@ async def results_of(
     cases: Collection[Case] | None = None,
     patience: Patience = PATIENCE,
 ) -> list[Result]:
-    """What the suite says of a peer of a class."""
+    """Return the suite's results for a peer of a class."""
     cases = cases_of(role_of(make)) if cases is None else cases
     targets = [target(make, revision, patience) for _ in range(AT_ONCE)]
     return [result async for result in run(targets, settings(revision, patience), cases)]
 
 
 def free_port(host: str = HOST) -> int:
-    """Return a port that is free, and another one each time: who gets it need not listen at once."""
+    """Return a free port, a different one each time: the caller need not listen at once."""
     while True:
         with socket.socket() as probe:
             probe.bind((host, 0))

@@ -20,16 +20,16 @@ from wireproto.fuzzing.engine import Engine
 from wireproto.fuzzing.harness import Harness
 
 MEMORY = 4 * 1024**3
-"""Bytes of address space of a search, and of the decoder that it asks, each."""
+"""Address space in bytes of a search, and of the decoder that it queries."""
 SECONDS = 60.0
-"""For a search, from the start of its process to what it has found, made small."""
+"""Seconds for a search, from the start of its process to the reduced finding."""
 
 Search = Callable[[int], str]
-"""What is found first with a seed; empty where nothing is."""
+"""Return the first finding with a seed, or an empty string."""
 
 
 def by_codec(name: str) -> Search:
-    """As `wireproto fuzz codec` does."""
+    """Search like `wireproto fuzz codec`."""
 
     def search(seed: int) -> str:
         differential = Differential([sys.executable, "-m", "tests.wireproto.fuzzing.faulty", name], seed)
@@ -39,7 +39,7 @@ def by_codec(name: str) -> Search:
 
 
 def by_harness(make: Callable[[], Harness]) -> Search:
-    """As `wireproto fuzz run` does."""
+    """Search like `wireproto fuzz run`."""
 
     def search(seed: int) -> str:
         findings = Engine(make(), seed).run(SECONDS)
@@ -55,7 +55,7 @@ SEARCHES: dict[str, Search] = {
 
 
 def in_child(name: str, seed: int) -> tuple[float, str]:
-    """How long a search takes in a process of its own, and what it finds in time."""
+    """Return the duration of a search in its own process, and its finding in time."""
     command = [sys.executable, "-m", "tests.wireproto.fuzzing.planted", "--search", name, str(seed)]
     start = time.monotonic()
     try:

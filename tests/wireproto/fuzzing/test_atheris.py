@@ -1,4 +1,4 @@
-"""A harness under Atheris, where that is installed: it finds a fault, and leaves what `wireproto fuzz replay` takes."""
+"""A harness under Atheris, if installed: it finds a fault, and saves it for `wireproto fuzz replay`."""
 
 import importlib.util
 import subprocess
@@ -34,7 +34,7 @@ def test_a_finding_is_left_for_replay(tmp_path: Path) -> None:
 
 @with_atheris
 def test_the_package_is_instrumented(tmp_path: Path) -> None:
-    """Else there would be next to nothing that is new."""
+    """Otherwise almost nothing would be new."""
     done = under_atheris("link", "-runs=500", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(done.stderr.rpartition("cov: ")[2].split()[0]) > 50

@@ -1,4 +1,4 @@
-"""`fuzz codec`: what is wrong with an answer, and what becomes of a decoder that gives one."""
+"""`fuzz codec`: faults of answers, and handling of a decoder with faults."""
 
 import json
 import sys
@@ -37,24 +37,24 @@ REFUSED = {"ok": False, "error": "truncated", "offset": 0}
     [
         (BOOTSTRAP, RIGHT, ""),
         (BOOTSTRAP, {"payload": {"sessionID": "a", "port": 1}, "type": 7, "ok": True, "more": 0}, ""),
-        (BOOTSTRAP, RIGHT | {"payload": {"port": 1.0, "sessionID": "a"}}, "another value of port"),
-        (BOOTSTRAP, RIGHT | {"payload": {"port": True, "sessionID": "a"}}, "another value of port"),
-        (BOOTSTRAP, RIGHT | {"payload": {"port": 1}}, "another value of sessionID"),
-        (BOOTSTRAP, RIGHT | {"payload": {"port": 1, "sessionID": "a", "x": 0}}, "a key too many"),
-        (BOOTSTRAP, RIGHT | {"payload": None}, "another payload"),
-        (BOOTSTRAP, RIGHT | {"type": 8}, "another type"),
-        (BOOTSTRAP, {"ok": False}, "refuses what is right, with no code"),
-        (BOOTSTRAP, {"ok": False, "error": "json-syntax"}, "refuses what is right, with json-syntax"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": 1.0, "sessionID": "a"}}, "a wrong value of port"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": True, "sessionID": "a"}}, "a wrong value of port"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": 1}}, "a wrong value of sessionID"),
+        (BOOTSTRAP, RIGHT | {"payload": {"port": 1, "sessionID": "a", "x": 0}}, "an extra key"),
+        (BOOTSTRAP, RIGHT | {"payload": None}, "a wrong payload"),
+        (BOOTSTRAP, RIGHT | {"type": 8}, "a wrong type"),
+        (BOOTSTRAP, {"ok": False}, "refuses a valid frame, with no code"),
+        (BOOTSTRAP, {"ok": False, "error": "json-syntax"}, "refuses a valid frame, with json-syntax"),
         (b"", REFUSED | {"error": "EOF", "offset": 7}, ""),  # its own name for it
         (b"", REFUSED, ""),
         (b"", {"ok": False}, ""),
         (b"", {"ok": False, "error": ["EOF"]}, ""),
         (b"", {"ok": True, "type": 3, "payload": None}, "accepts truncated"),
-        (b"", REFUSED | {"error": "type-unknown"}, "type-unknown where it is truncated"),
-        (b"", REFUSED | {"offset": 1}, "another offset of truncated"),
-        (b"", {"ok": 0}, "an answer that is none"),
-        (b"", [], "an answer that is none"),
-        (b"", {}, "an answer that is none"),
+        (b"", REFUSED | {"error": "type-unknown"}, "type-unknown instead of truncated"),
+        (b"", REFUSED | {"offset": 1}, "a wrong offset of truncated"),
+        (b"", {"ok": 0}, "a malformed answer"),
+        (b"", [], "a malformed answer"),
+        (b"", {}, "a malformed answer"),
     ],
 )
 def test_what_is_wrong(frame: bytes, answer: object, kind: str) -> None:
@@ -63,7 +63,7 @@ def test_what_is_wrong(frame: bytes, answer: object, kind: str) -> None:
 
 @pytest.mark.parametrize("line", [b"", b"{", b"\xff", b"[" * 100_000])
 def test_answers_that_are_none(line: bytes) -> None:
-    assert wrong(expected_answer(b"\x03", Revision.V2), line) == "an answer that is none"
+    assert wrong(expected_answer(b"\x03", Revision.V2), line) == "a malformed answer"
 
 
 def test_what_is_expected() -> None:
@@ -160,7 +160,7 @@ def faulty(name: str) -> list[str]:
 
 
 def test_the_base_of_the_faulty_parsers_is_right() -> None:
-    """It agrees with this package and with the tests' own reader; else a fault would be found that was not planted."""
+    """It agrees with this package and the tests' own reader; otherwise an unplanted fault would be found."""
     from random import Random
 
     random = Random(5)
@@ -224,7 +224,7 @@ def test_what_costs_too_much_is_made_small_and_shown_again(
 
 
 def test_what_the_last_frames_do_not_show_again() -> None:
-    """It is kept as it was, and told with the seed."""
+    """It is saved unchanged, and reported with the seed."""
     found = Differential(faulty("Parser"), 1)._smaller(
         "accepts field-range", [b"\x03", BOOTSTRAP], time.monotonic() + 10
     )
@@ -259,6 +259,6 @@ def test_every_vector_is_asked_first_invalid_ones_too() -> None:
 
 
 def test_every_fault_is_a_fault() -> None:
-    """Each faulty decoder differs from the base in its class alone."""
+    """Each faulty decoder differs from the base only in its class."""
     assert len(CODECS) >= 25
     assert all(issubclass(each, Parser) and each not in (Parser, Coded) for each in CODECS.values())

@@ -35,7 +35,7 @@ def fuzz(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def fuzz_until_found(*arguments: str, codec: Sequence[str] = (), cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A run that is interrupted once it has told of a finding, however long that takes here."""
+    """A run interrupted after it has reported a finding, however long that takes."""
     command = [sys.executable, "-m", "wireproto", "fuzz", *arguments, "--seconds", "60", "--", *codec]
     with subprocess.Popen(command, cwd=cwd, stdout=PIPE, stderr=PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Each harness: its seeds and its corpus hold, whatever comes in holds, and it runs as pytest and Atheris run it."""
+"""Each harness accepts its seeds, its corpus and any input, and runs under pytest and Atheris."""
 
 import dataclasses
 import tracemalloc
@@ -36,7 +36,7 @@ def test_seeds_hold(layer: str) -> None:
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_what_was_found_once_holds(path: Path) -> None:
-    """In `corpus/LAYER`: what was found in this package, named for what it was, and what shows a planted fault."""
+    """`corpus/LAYER` has findings in this package, with descriptive names, and inputs that show planted faults."""
     _, finding = watched(harness_of(path.parent.name), path.read_bytes())
     assert finding is None, finding
     if path.name in FAULTS:
@@ -44,7 +44,7 @@ def test_what_was_found_once_holds(path: Path) -> None:
 
 
 def test_a_stream_of_many_short_frames_takes_little_memory() -> None:
-    """Its entries were once kept, for two chunkings at a time, each with its error and what that holds."""
+    """Entries for two chunkings were once kept, each with its error and the error's references."""
     check, data = harness_of("inspection").check, 2 * (CORPUS / "inspection" / "many_short_frames").read_bytes()
     tracemalloc.start()
     try:
@@ -55,19 +55,19 @@ def test_a_stream_of_many_short_frames_takes_little_memory() -> None:
 
 
 def test_every_fault_has_its_file() -> None:
-    """But for those of time and memory, which take long inputs."""
+    """Except faults of time and memory, which need long inputs."""
     assert {path.name for path in FOUND} >= FAULTS.keys() - {"MemoryForWhatIsAnnounced", "FramesInQuadraticTime"}
 
 
 def test_the_base_of_the_faulty_link_decoders_is_right() -> None:
-    """Else a fault would be found that was not planted."""
+    """Otherwise an unplanted fault would be found."""
     engine = Engine(link_harness(Simple), 1)
     assert [engine.feed(data) for data in islice(engine.inputs(), 250)] == [None] * 250
 
 
 @EVERY_LAYER
 def test_any_bytes(layer: str) -> None:
-    """As hypothesis draws them, and as `fuzz_one_input` gives them."""
+    """With inputs from hypothesis, and through `fuzz_one_input`."""
     harness = harness_of(layer)
 
     @given(data=st.binary(max_size=200))
@@ -97,7 +97,7 @@ def test_mutants_hold_and_follow_from_the_seed(layer: str) -> None:
 
 @EVERY_LAYER
 def test_a_run_is_the_same_for_the_same_seed(layer: str) -> None:
-    """With all that is kept on the way."""
+    """With everything kept during the run."""
     count = len(list(harness_of(layer).seeds())) + 60
 
     def fed(seed: int) -> list[bytes]:
@@ -174,7 +174,7 @@ def test_too_much_memory_was_not_seen_below_an_earlier_peak() -> None:
 
 
 def test_the_quick_check_is_for_what_is_not_new() -> None:
-    """All of the check sees each input that is new, and one in eight of the others."""
+    """The full check runs on each new input, and on one in eight of the others."""
     whole: list[bytes] = []
     quick: list[bytes] = []
 
@@ -203,7 +203,7 @@ def test_a_quick_check_says_what_the_whole_one_says() -> None:
 
 
 def test_lines_are_counted_once() -> None:
-    """And a function of which all were seen is not followed any more."""
+    """A fully covered function is no longer traced."""
     lines = Lines(["wireproto.fuzzing.minimize"])
     assert (lines.seen, lines.total > 15) == (0, True)
     assert lines.run(lambda: fewest(b"ab", lambda kept: b"b" in kept)) == (b"b", True)

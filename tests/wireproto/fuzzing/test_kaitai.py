@@ -1,4 +1,4 @@
-"""Where Kaitai's compiler is installed: its parser takes what the schema takes, on inputs that fuzzing makes."""
+"""Kaitai's parser, if its compiler is installed, accepts what the schema accepts, on inputs from fuzzing."""
 
 from random import Random
 from typing import Any

@@ -1,4 +1,4 @@
-"""What changes inputs keeps their structure: lengths fit, boxes open, introductions are signed."""
+"""Mutations keep the structure of inputs: lengths fit, boxes open, introductions are signed."""
 
 import base64
 import hashlib
@@ -42,14 +42,14 @@ def share(hits: list[bool]) -> float:
 
 
 def test_lengths_are_repaired() -> None:
-    """Most mutants of a whole stream are whole."""
+    """Most mutants of a complete stream are complete."""
     random = Random(1)
     stream = link_stream(b"\x03", b'\x0a{"uid":"a"}', b"\xff")
     assert share([not split_stream(mutate_link(random, stream))[1] for _ in range(500)]) > 0.6
 
 
 def test_boxes_are_sealed_again() -> None:
-    """Most mutants of a sealed stream have something new that opens."""
+    """Most mutants of a sealed stream have new boxes that open."""
     random = Random(1)
     stream = link_stream(*(box(KNOWN.key, bytes([at]) * 12, b"\x03") for at in range(3)))
     mutate = mutate_sealed(KNOWN.key)
@@ -67,7 +67,7 @@ def test_boxes_are_sealed_again() -> None:
 
 
 def test_introductions_are_signed_again() -> None:
-    """A good part of the hellos that have other values have a signature that is right for them."""
+    """Many hellos with changed values have a valid signature over them."""
     random = Random(1)
     numbers = KNOWN.rank_0._key.public_key()
 
@@ -101,7 +101,7 @@ def test_frames_from_nothing_are_right_and_wrong(make: object) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_frames(kind: str) -> None:
-    """Each is as long as it is asked for, and nothing in it is wrong but what its name says."""
+    """Each has the requested length, and only the fault in its name."""
     frame = KINDS[kind](200_000)
     assert 150_000 < len(frame) < 250_000
     wrong = {"depth": "json-nesting", "open-string": "truncated", "over-limit": "payload-limit"}
@@ -136,7 +136,7 @@ def test_making_small_ends_in_time() -> None:
 
 
 def test_link_frames_go_first() -> None:
-    """What stays has its length still, since whole frames were left out."""
+    """The remaining frames keep their lengths, because whole frames were removed."""
     frames = [b"\x03", b"needle", b"\x05" + bytes(20)]
 
     def is_same(data: bytes) -> bool:

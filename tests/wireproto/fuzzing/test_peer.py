@@ -1,4 +1,4 @@
-"""`fuzz peer`: peers that do what the rules allow, and peers that do not."""
+"""`fuzz peer`: peers that follow the rules, and peers that do not."""
 
 import base64
 import json
@@ -102,7 +102,7 @@ def test_a_tolerant_peer_is_found_and_the_script_made_small(name: str, rule: str
 
 @pytest.mark.parametrize(("name", "code"), [("rank1.trailing-bytes-accepted", 1), ("rank1", 0)])
 def test_the_command(name: str, code: int, tmp_path: Path) -> None:
-    """A kept script, told as JSON, with the command that shows it again."""
+    """A saved script, reported as JSON with the command that reproduces it."""
     one = script(act("frame", STOP + b"x".hex()))
     (tmp_path / "kept").write_bytes(msgspec.json.encode(one))
     for side, key in (("ours", OURS.key), ("theirs", THEIRS)):
@@ -143,7 +143,7 @@ def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_findings_of_two_rules_were_one() -> None:
-    """A peer that takes much that does not decode: one finding for each rule and input."""
+    """A peer that accepts many invalid frames: one finding per rule and input."""
     faults = [b'\x0a{"uid":""}x', b'\x0a{"uid":"","uid":""}', b'\x0a{"uid":"","uid":"b"}', b"\x0a{}"]
     scripts = [script(act("frame", frame.hex())) for frame in faults]
     found = findings(TakesMuch, scripts, Revision.V2)
@@ -160,7 +160,7 @@ class TakesMuch(RankOne):
 
 
 class Waits(RankOne):
-    """For the rest of a link frame, however long."""
+    """It waits for the rest of a link frame of any length."""
 
     limit = 2**64
 
@@ -185,7 +185,7 @@ def test_expected_failures_are_left_out() -> None:
 
 
 def test_waits_overlap() -> None:
-    """Each session waits for the end of a connection that does not come."""
+    """Each session waits for the end of a connection, which does not come."""
     began = time.monotonic()
     targets = [target(Waits) for _ in range(8)]
     fuzz(targets, settings(), [TOO_LONG] * 8, seconds=60, rate=1000, found=lambda _: None)
@@ -222,5 +222,5 @@ def test_the_death_of_the_process_is_told_with_the_shortest_input(tmp_path: Path
     fuzz([peer], settings(), [one], seconds=60, rate=1000, found=found.append, expected=["JSON-TEXT", "PAYLOAD-UID"])
     (crash,) = found
     assert crash.is_crash
-    assert crash.came == "the peer has ended with SIGABRT"
+    assert crash.came == "the peer exited with SIGABRT"
     assert [bytes.fromhex(each.data) for each in crash.script.acts] == [b"[[["]

@@ -1,4 +1,4 @@
-"""The dissector and the decoder agree on a cluster frame: what the decoder says, in the dissector's words."""
+"""The dissector and the decoder agree on a cluster frame: the decoder's result in the dissector's terms."""
 
 from enum import Enum
 from typing import Final
@@ -10,7 +10,7 @@ from wireproto.messages import REGISTRY, SPEC_BY_CLASS
 
 
 def check_frame(frame: LinkFrame, data: bytes, revision: Revision, extensions: tuple[str, ...] = ()) -> None:
-    """The dissector shows of `data`, which is in `frame`, what `decode_frame` says of it."""
+    """Check that the dissector shows for `data`, a part of `frame`, the result of `decode_frame`."""
     said = _decoded(data, revision, extensions)
     assert errors(frame) == ([said] if isinstance(said, Error) else []), data
     if not isinstance(said, Error):
@@ -19,7 +19,7 @@ def check_frame(frame: LinkFrame, data: bytes, revision: Revision, extensions: t
 
 
 def errors(frame: LinkFrame) -> list[Error]:
-    """Without that of a tensor box which does not open: to the frame it is opaque. [PAYLOAD-OPAQUE]"""
+    """The errors without that of an unopened tensor box: to the frame it is opaque. [PAYLOAD-OPAQUE]"""
     return [error for error in frame.errors if error.code != "seal-tag"]
 
 
@@ -31,17 +31,17 @@ def _decoded(data: bytes, revision: Revision, extensions: tuple[str, ...]) -> Me
 
 
 _GROUPS: Final = {spec.msg_type: spec.msg_type.name.partition("_")[0].lower() for spec in REGISTRY}
-"""What the names of a message's fields start with."""
+"""Prefix of the names of a message's fields."""
 
 
 def _fields(frame: LinkFrame) -> dict[str, list[Value]]:
-    """Those of a message that the dissector shows."""
+    """The fields of a message shown by the dissector."""
     names = [name for name in frame.names if "." in name and name.partition(".")[0] in _GROUPS.values()]
     return {name: frame.all(name) for name in names}
 
 
 def _shown(message: Message) -> dict[str, list[Value]]:
-    """The fields of a message, without those that have no value."""
+    """The fields of a message that have a value."""
     group = _GROUPS[SPEC_BY_CLASS[type(message)].msg_type]
     fields = payload_fields(type(message)).values()
     values = {f"{group}.{field.name}": _as_shown(getattr(message, field.name)) for field in fields}

@@ -1,4 +1,4 @@
-"""Capture files made for tests, byte by byte, and what is read in them."""
+"""Capture files made for tests byte by byte, and the result of reading them."""
 
 import io
 import struct
@@ -46,11 +46,11 @@ HEADS: Final[dict[str, tuple[int, bytes]]] = {
     "pktap-loopback": (149, struct.pack("<III", 108, 1, 0) + bytes(96) + b"\2\0\0\0"),
     "pktap-raw": (258, struct.pack("<III", 156, 1, 12) + bytes(144)),
 }
-"""Link types, and what stands before an IPv4 packet in them."""
+"""Link types, and their bytes before an IPv4 packet."""
 
 
 class Read(NamedTuple):
-    """Everything that is read in a file."""
+    """The result of reading a file."""
 
     entries: list[Entry]
     reading: Reading
@@ -122,7 +122,7 @@ def obsolete(number: int, data: bytes, order: str = "<") -> bytes:
 
 
 def many_interfaces(packets: Iterable[tuple[float, bytes]], *names: str, order: str = "<") -> bytes:
-    """One section with an interface of each of the link types, which capture in turns."""
+    """Return one section with an interface per link type, used in turn."""
     heads = [HEADS[name] for name in names]
     out = section(order) + b"".join(interface(link_type, order) for link_type, _ in heads)
     for at, (time, data) in enumerate(packets):

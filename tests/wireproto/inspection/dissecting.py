@@ -1,4 +1,4 @@
-"""tshark with spec/cluster_link.lua: captures that are made here, and what the dissector says of them."""
+"""tshark with spec/cluster_link.lua: captures made here, and the output of the dissector."""
 
 import os
 import re
@@ -33,10 +33,10 @@ _CLIENTS: Final = 20_000
 
 @cache
 def missing() -> str:
-    """Why there is nothing to test with; empty if there is."""
+    """The reason why tshark cannot be tested, or an empty string."""
     if shutil.which("tshark") is None:
         return "tshark is not installed (Debian: apt-get install tshark)"
-    # Some versions run no scripts for root. For anybody else, a script that does not run is a fault.
+    # Some versions run no scripts for root. For other users, a script that does not run is an error.
     if os.geteuid() == 0:
         asked = ["tshark", "-G", "protocols", "-X", f"lua_script:{DISSECTOR}"]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=SECONDS, check=True)
@@ -49,7 +49,7 @@ def missing() -> str:
 
 
 class Sent(NamedTuple):
-    """Bytes that a rank sends at once."""
+    """Bytes that a rank sends together."""
 
     rank: int
     data: bytes
@@ -60,7 +60,7 @@ Conversation = Sequence[Sent]
 
 HANDSHAKE: Final = (Sent(0, link(HELLO)), Sent(1, link(ACK)))
 KEY_LOG: Final = f"# other programs may log here\nCLUSTER_SESSION_KEY {EPHEMERAL_0.nonce.hex()} {KEY.hex()}\n"
-"""That of sessions with this handshake."""
+"""The session key with this handshake."""
 
 
 def sealed(*frames: bytes) -> Conversation:
@@ -69,24 +69,24 @@ def sealed(*frames: bytes) -> Conversation:
 
 
 def unsealed(*frames: bytes) -> Conversation:
-    """The same of revision 1."""
+    """The same in revision 1."""
     return [*HANDSHAKE, *(Sent(0, link(frame)) for frame in frames)]
 
 
 def agreeing(extensions: tuple[str, ...]) -> list[bytes]:
-    """The frame that agrees on extensions, where there are any."""
+    """The frame that agrees on extensions, if any."""
     return [canonical_frame(JacclBootstrapPayload(1, "a", extensions))] if extensions else []
 
 
 class Packets(list[bytes]):
-    """What a `TcpWriter` writes to, in place of a file."""
+    """Replaces the file of a `TcpWriter`."""
 
     def packet(self, time: float, data: bytes) -> None:
         self.append(data)
 
 
 def packets(conversation: Conversation, number: int = 0, port: int = PORT) -> Packets:
-    """Those of a TCP connection to `port`: three that open it, and then one for whatever is sent at once."""
+    """Return the packets of a TCP connection to `port`: three to open it, then one for each piece."""
     made = Packets()
     ends = (Endpoint(bytes([10, 0, 0, 1]), _CLIENTS + number), Endpoint(bytes([10, 0, 0, 2]), port))
     connection = TcpWriter(made, ends, 0)  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def capture(sent: Iterable[bytes]) -> bytes:
 
 
 def streams(conversation: Conversation) -> dict[int, bytes]:
-    """What each rank sends."""
+    """The frames of each rank."""
     sent: dict[int, bytes] = defaultdict(bytes)
     for rank, data in conversation:
         sent[rank] += data
@@ -113,7 +113,7 @@ def streams(conversation: Conversation) -> dict[int, bytes]:
 
 
 def bodies(stream: bytes) -> list[bytes]:
-    """Those of a stream's link frames, up to a fault."""
+    """Return the bodies of a stream's link frames, up to a fault."""
     found = []
     try:
         for body in LinkDecoder().feed(stream):
@@ -127,7 +127,7 @@ def bodies(stream: bytes) -> list[bytes]:
 
 
 def tshark(directory: Path, data: bytes, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What tshark writes about a capture, with a configuration of its own. It has to find no fault in its scripts."""
+    """Return tshark's output for a capture, with its own configuration. Scripts must run without errors."""
     path = directory / "capture.pcapng"
     path.write_bytes(data)
     clean = {"PATH": os.environ["PATH"], "HOME": str(directory), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
@@ -144,7 +144,7 @@ Value = str | bytes | None
 
 
 class Error(NamedTuple):
-    """A fault that the dissector shows."""
+    """An error shown by the dissector."""
 
     code: str
     offset: int | None = None
@@ -153,7 +153,7 @@ class Error(NamedTuple):
 
 @dataclass
 class LinkFrame:
-    """What the dissector shows of a link frame, in the order of the tree: names without `clusterlink.`."""
+    """The dissector's output for a link frame, in tree order: names without `clusterlink.`."""
 
     packet: int
     rank: int
@@ -168,7 +168,7 @@ class LinkFrame:
 
     @property
     def body(self) -> Value:
-        """A box, or a cluster frame that is in none."""
+        """A box, or an unsealed cluster frame."""
         return next((value for name, value in self.fields if name in ("box", "frame")), None)
 
     @property
@@ -187,7 +187,7 @@ class LinkFrame:
 def dissect(
     directory: Path, conversations: Sequence[Conversation], *arguments: str, key_log: str = "", port: int = PORT
 ) -> list[list[LinkFrame]]:
-    """What the dissector shows of each conversation."""
+    """Return the dissector's output for each conversation."""
     sent = [packet for number, each in enumerate(conversations) for packet in packets(each, number, port)]
     if key_log:
         arguments = (*arguments, *opening(directory, key_log, conversations))
@@ -195,7 +195,7 @@ def dissect(
 
 
 def fields(directory: Path, data: bytes, count: int, *arguments: str) -> list[list[LinkFrame]]:
-    """What the dissector shows of the first `count` connections in a capture."""
+    """Return the dissector's output for the first `count` connections of a capture."""
     output = directory / "fields"
     environment = {"CLUSTERLINK_FIELDS": str(output), "CLUSTERLINK_BOXES": str(directory / "boxes")}
     tshark(directory, data, "-X", f"lua_script:{_HERE / 'fields.lua'}", "-q", *arguments, environment=environment)
@@ -203,7 +203,7 @@ def fields(directory: Path, data: bytes, count: int, *arguments: str) -> list[li
 
 
 def opening(directory: Path, key_log: str, conversations: Sequence[Conversation]) -> list[str]:
-    """The arguments with which tshark opens the boxes of these conversations, as far as `key_log` has their keys."""
+    """Return the arguments that let tshark open the boxes of these conversations, with the keys in `key_log`."""
     log = directory / "keys"
     log.write_text(key_log)
     keys = map(bytes.fromhex, re.findall(r"^CLUSTER_SESSION_KEY \w+ (\w+)$", key_log, re.M))
@@ -236,7 +236,7 @@ def _read(text: str, count: int) -> list[list[LinkFrame]]:
         else:
             assert name.startswith("clusterlink."), f"packet {packet}: {name}"
             found[int(stream)][-1].fields.append((name.removeprefix("clusterlink."), _value(kind, value)))
-    # Wireshark puts its mark on what the dissector has called malformed, and on what has thrown the dissector off.
+    # Wireshark marks packets that the dissector calls malformed, or on which it failed.
     assert malformed["clusterlink.malformed"] == malformed["_ws.malformed"]
     return found
 

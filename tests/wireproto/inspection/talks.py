@@ -1,4 +1,4 @@
-"""Whole sessions as captures, made in memory, and what a network and a capture do to them."""
+"""Complete sessions as captures, made in memory, and effects of networks and recorders on them."""
 
 import io
 import struct
@@ -29,7 +29,7 @@ from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
 ENDS: Final = (Endpoint(b"\x7f\x00\x00\x01", 50001), Endpoint(b"\x7f\x00\x00\x02", 49999))
-"""Rank 0's and rank 1's; the port is not the protocol's own."""
+"""The endpoints of rank 0 and rank 1; the port is not the protocol's own."""
 SIGNERS: Final = (KeySigner.from_scalar(bytes(31) + b"\x01"), KeySigner.from_scalar(bytes(31) + b"\x02"))
 RAW_IP: Final = 12
 
@@ -63,11 +63,11 @@ class Talk:
         self.flush(0)
 
     def packet(self, time: float, data: bytes) -> None:
-        """As `Writer.packet`: keeps it."""
+        """Keep a packet, like `Writer.packet`."""
         self.packets.append((time, data))
 
     def send(self, side: int, data: bytes | memoryview) -> None:
-        """Bytes of a side's, which the other one takes."""
+        """Send bytes from one side to the other."""
         self.time += 0.001
         self.tcp.data(side, self.time, bytes(data))
         receiver = self.sides[1 - side]
@@ -76,7 +76,7 @@ class Talk:
             self.flush(1 - side)
 
     def flush(self, side: int) -> None:
-        """Sends what a side has to send."""
+        """Send the pending bytes of a side."""
         if data := b"".join(self.sides[side].data_to_send()):
             self.send(side, data)
 
@@ -87,7 +87,7 @@ class Talk:
         return self
 
     def raw(self, side: int, data: bytes) -> "Talk":
-        """Bytes that the other side does not get to see."""
+        """Send bytes that the other side does not receive."""
         self.time += 0.001
         self.tcp.data(side, self.time, data)
         return self
@@ -131,21 +131,21 @@ def segments_of(packets: Iterable[tuple[float, bytes]], link_type: int = RAW_IP)
 
 
 def entries(segments: Iterable[Segment], keys: KeyLog | None = None) -> list[Entry]:
-    """What they say."""
+    """Return the messages in entries."""
     capture = Capture(keys)
     found = [entry for segment in segments for entry in capture.take(segment)]
     return found + list(capture.end())
 
 
 def with_data(segments: list[Segment], side: int) -> list[int]:
-    """Where in the list the segments of a side are that have data."""
+    """Return the indexes of a side's segments with data."""
     return [at for at, each in enumerate(segments) if each.data and each.source == ENDS[side]]
 
 
 def pcap(
     packets: Iterable[tuple[float, bytes]], link_type: int = 101, order: str = "<", nano: bool = False, cut: int = 65536
 ) -> bytes:
-    """The same packets in the old format, each cut after so many bytes."""
+    """Return the packets in the old format, each cut after some bytes."""
     magic, unit = (0xA1B23C4D, 1e9) if nano else (0xA1B2C3D4, 1e6)
     out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, link_type)
     for time, data in packets:
@@ -156,7 +156,7 @@ def pcap(
 
 
 def cut(segment: Segment, size: int) -> Iterable[Segment]:
-    """One segment as several, of `size` bytes each."""
+    """Split a segment into several of `size` bytes each."""
     for at in range(0, len(segment.data), size):
         sequence = (segment.sequence + at) & 0xFFFF_FFFF
         yield replace(segment, sequence=sequence, data=segment.data[at : at + size])

@@ -1,4 +1,4 @@
-"""Capture files of every kind: formats, compression, what real tools write, and files that are none."""
+"""Capture files of every kind: formats, compression, the output of real tools, and other files."""
 
 import bz2
 import gzip
@@ -51,7 +51,7 @@ def is_whole(found: Read) -> bool:
 
 
 def whole(data: bytes) -> Read:
-    """Read a capture of `TALK`, all of which must be there."""
+    """Read a capture of `TALK`, which must be complete."""
     found = read(data, TALK.keys())
     assert is_whole(found), found
     return found
@@ -81,7 +81,7 @@ def test_pcap_variants(order: str, magic: int, unit: float, more: bytes) -> None
 
 
 def test_appended_files_are_read() -> None:
-    """`cat one.pcap two.pcap`, of whatever kinds."""
+    """`cat one.pcap two.pcap`, of any kinds."""
     half = len(PACKETS) // 2
     for one in (pcap(PACKETS[:half]), pcap(PACKETS[:half], order=">", nano=True), a_talk_part(0, half)):
         for other in (pcap(PACKETS[half:]), pcap(PACKETS[half:], order=">"), a_talk_part(half, None)):
@@ -139,7 +139,7 @@ def test_an_interface_that_is_described_between_packets() -> None:
 
 
 def test_other_blocks_are_passed_over() -> None:
-    process = block(0x8000_0001, bytes(20))  # Apple's, of the process that sent
+    process = block(0x8000_0001, bytes(20))  # Apple's block about the sending process
     names = block(4, bytes(40))
     out = section() + process + interface(101, options=option(2, b"en5") + option(0, b"")) + names
     out += b"".join(enhanced(0, 0, data) + process for _, data in PACKETS)
@@ -225,11 +225,11 @@ def test_a_compressed_stream(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
 def test_compressed_data_that_end_early(name: str) -> None:
-    """All that decompresses is shown."""
+    """All decompressible data is shown."""
     capture = pcap([*a_talk(Revision.V1).packets, *[(0.0, Random(at).randbytes(200)) for at in range(1000)]])
     found = read(COMPRESSED[name](capture)[:-20])
     assert f"the {name} data end early" in str(found.fault)
-    if name in ("gzip", "zstd"):  # the others decompress whole blocks only
+    if name in ("gzip", "zstd"):  # the others decompress only complete blocks
         assert found.names == NAMES
 
 
@@ -364,7 +364,7 @@ def test_packets_of_a_link_type_that_is_not_read_among_others() -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 8, 28])
 def test_chunks_of_a_stream_do_not_matter(kept: int) -> None:
-    """Empty ones neither, which once ended the look at its first bytes."""
+    """Empty pieces, which once stopped the detection of the format, work, too."""
     stream = encode_link_frame(b"\x41" + bytes(7)) + encode_link_frame(b"\x03") * 3
     data = stream[: len(stream) - kept]
     pieces = [b"", data[:3], b"", *(data[at : at + 1] for at in range(3, len(data)))]
@@ -444,7 +444,7 @@ def test_snapshot_lengths_that_editcap_cuts(length: int, tmp_path: Path) -> None
     count, longest = found.reading.cut
     cut = [data for _, data in PACKETS if len(data) + 14 > length]
     assert (count, longest) == (len(cut), length)
-    if length > 54 + 9:  # a hello is known by its length and type
+    if length > 54 + 9:  # a hello is recognised by its length and type
         assert found.lost == sum(len(data) + 14 - length for data in cut)
         assert found.entries[0].kind is Kind.OPENED
 

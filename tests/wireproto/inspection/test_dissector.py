@@ -1,4 +1,4 @@
-"""The dissector for Wireshark has the decoder's verdict, and shows its messages, on every vector and beyond them."""
+"""The Wireshark dissector agrees with the decoder, and shows its messages, on every vector and more."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_link_streams(tmp_path: Path) -> None:
 )
 def test_cluster_frames(revision: Revision, converse: Callable[..., Conversation], tmp_path: Path) -> None:
     """[FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-UNINVITED]"""
-    # A link frame of no bytes is a fault of its own, so an empty cluster frame has to come in a box.
+    # An empty link frame is a separate error, so an empty cluster frame must be in a box.
     tests = [test for test in every(ClusterFrameTest) if test.revision == revision and (test.frame or revision == 2)]
     conversations = [converse(*agreeing(test.extensions), test.frame) for test in tests]
     seen = dissect(tmp_path, conversations, "-o", f"clusterlink.revision:{revision:d}", key_log=KEY_LOG)
@@ -110,7 +110,7 @@ def _conversation(test: SessionTest) -> list[Sent]:
 
 
 def _messages(test: SessionTest) -> tuple[list[Payload], list[Payload]]:
-    """What each rank sends, the handshake first."""
+    """The frames of each rank, the handshake first."""
     hello, ack = Payload(type=1, payload=None), Payload(type=2, payload=None)
     sent: tuple[list[Payload], list[Payload]] = ([], [])
     own = 0 if test.role == "rank 0" else 1
@@ -136,7 +136,7 @@ def _messages(test: SessionTest) -> tuple[list[Payload], list[Payload]]:
 @given(some=st.lists(messages(), min_size=1, max_size=20), random=seeded_randoms)
 @settings(max_examples=6)
 def test_any_frame(some: list[Message], random: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """In messages nearly right, and in what is hardly JSON, both find the same fault at the same byte."""
+    """In nearly valid messages, and in near-random JSON, both find the same fault at the same byte."""
     extensions = tuple(ALL_EXTENSIONS)
     frames = [foreign_frame(random, message) for message in some if type(message) in JSON_CLASSES]
     frames += [nearly_valid_frame(random, message) for message in some * 5]

@@ -1,4 +1,4 @@
-"""The dissector on captures as they come: in pieces, out of order, cut, on any port, without keys."""
+"""The dissector on real captures: in pieces, out of order, cut, on any port, without keys."""
 
 import asyncio
 import re
@@ -62,7 +62,7 @@ def test_segmented(tmp_path: Path) -> None:
 
 
 def test_two_passes(tmp_path: Path) -> None:
-    """What is shown does not depend on how often, and in which order, Wireshark dissects the packets."""
+    """The output does not depend on how often, and in which order, Wireshark dissects the packets."""
     conversations = [in_pieces(SEALED, 70), unsealed(PING, BOOTSTRAP), [*unsealed(PING), Sent(0, bytes(8))]]
     once = dissect(tmp_path, conversations, key_log=KEY_LOG)
     assert dissect(tmp_path, conversations, "-2", "-R", "tcp", key_log=KEY_LOG) == once
@@ -70,7 +70,7 @@ def test_two_passes(tmp_path: Path) -> None:
 
 
 def test_coalesced(tmp_path: Path) -> None:
-    """All that rank 0 says in one segment, its hello too. [LINK-CHUNKS]"""
+    """All of rank 0's frames in one segment, including its hello. [LINK-CHUNKS]"""
     asked = b"".join(data for rank, data in SEALED if rank == 0)
     (frames,) = dissect(tmp_path, [[Sent(0, asked), HANDSHAKE[1]]], key_log=KEY_LOG)
     assert types(frames) == ["1", "3", "7", "8", "2"]
@@ -78,7 +78,7 @@ def test_coalesced(tmp_path: Path) -> None:
 
 
 def test_out_of_order(tmp_path: Path) -> None:
-    """Segments that overtake each other, and come twice."""
+    """Segments out of order and repeated."""
     pieces = in_pieces(SEALED, 50)
     sent = packets(pieces)
     opened, rest = sent[:3], sent[3:]
@@ -93,7 +93,7 @@ def test_out_of_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [44, 52, 100])
 def test_cut_packets(kept: int, tmp_path: Path) -> None:
-    """A capture that has only the start of each packet says so, and calls nothing malformed."""
+    """A capture of packet headers says so, and reports nothing as malformed."""
     whole, cut = tmp_path / "whole.pcapng", tmp_path / "cut.pcapng"
     whole.write_bytes(capture(packets(SEALED)))
     subprocess.run(["editcap", "-s", str(kept), whole, cut], check=True, timeout=60)
@@ -103,7 +103,7 @@ def test_cut_packets(kept: int, tmp_path: Path) -> None:
 
 
 def test_without_its_beginning(tmp_path: Path) -> None:
-    """Frames of both revisions are told apart by their look where no handshake was captured."""
+    """Without a captured handshake, frames of both revisions are distinguished by their contents."""
     conversations = [SEALED[2:], unsealed(PING, BOOTSTRAP, b"\xff")[2:]]
     boxes, frames = dissect(tmp_path, conversations, key_log=KEY_LOG)
     assert [frame.body for frame in boxes] == [sent.data[8:] for sent in SEALED[2:]]
@@ -115,7 +115,7 @@ def test_without_its_beginning(tmp_path: Path) -> None:
 
 
 def test_a_length_that_ends_the_connection(tmp_path: Path) -> None:
-    """It is shown, and what stands behind it is not taken for frames. [LINK-LEN-MIN, LINK-LEN-MAX]"""
+    """It is shown, and bytes after it are not read as frames. [LINK-LEN-MIN, LINK-LEN-MAX]"""
     codes = {0: "link-length-zero", 2**28 + 1: "link-length-limit", 2**63: "link-length-limit"}
     behind = [Sent(0, link(PING)), Sent(1, link(PONG))]
     conversations = [[*unsealed(PING), Sent(0, n.to_bytes(8, "little") + link(PING)), *behind] for n in codes]
@@ -182,7 +182,7 @@ STRANGERS = {
 
 
 def test_other_ports_by_look(tmp_path: Path) -> None:
-    """A link is known by its look on any port; what only resembles one is left alone."""
+    """A link is recognised on any port by its contents; similar connections are left alone."""
     conversations = [SEALED, [Sent(0, link(BOOTSTRAP))], *([Sent(0, data)] for data in STRANGERS.values())]
     sealed_link, plain, *strangers = dissect(tmp_path, conversations, port=40_404, key_log=KEY_LOG)
     assert types(sealed_link) == SHOWN
@@ -214,7 +214,7 @@ def test_the_revision_is_told_by_the_first_frame(tmp_path: Path) -> None:
 
 
 def test_without_a_key(tmp_path: Path) -> None:
-    """A box that cannot be opened is shown as it is, with what would help; it is no fault. [KEY-LOG]"""
+    """An unopened box is shown with a hint, and is not an error. [KEY-LOG]"""
     stranger = [Sent(0, link(hello(STRANGER, nonce=bytes(32)))), HANDSHAKE[1], *SEALED[2:3]]
     sent = capture([*packets(SEALED[:3]), *packets(stranger, 1)])
     hints = tshark(tmp_path, sent, "-V", "-Y", "clusterlink.unopened")
@@ -238,7 +238,7 @@ def test_without_gcrypt_it_points_to_inspect(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("revision", list(Revision))
 def test_recorded_link(revision: Revision, tmp_path: Path) -> None:
-    """Both ranks as the demo runs them, over a relay that notes what passes: each frame is shown as it is read."""
+    """Both ranks as in the demo, over a recording relay: each frame is shown as it is decoded."""
     key_log = StringIO()
     sent: list[Sent] = []
 
@@ -274,7 +274,7 @@ def test_recorded_link(revision: Revision, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def _recorded(port: int, sent: list[Sent]) -> AsyncIterator[int]:
-    """A port from which all is passed on to another, and back."""
+    """A relay port, which passes all bytes on to another port and back."""
 
     async def pass_on(rank: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
@@ -311,7 +311,7 @@ def test_filters(wanted: str, count: int, tmp_path: Path) -> None:
 
 
 def test_text(tmp_path: Path) -> None:
-    """What `tshark -O clusterlink` shows of link frames, without what Wireshark's own JSON dissector has to say."""
+    """Return the output of `tshark -O clusterlink` for link frames, without Wireshark's JSON dissector."""
     conversation = [
         *HANDSHAKE, Sent(0, link(PING, BOOTSTRAP)), Sent(1, link(PONG)), Sent(0, link(b'\x07{"port":65536}')),
         Sent(0, link(b"\x0e")), Sent(0, bytes(8)), Sent(0, b"more"),
@@ -321,7 +321,7 @@ def test_text(tmp_path: Path) -> None:
     shown = re.findall(r"^(?:Cluster Link|Lua).*\n(?: .*\n)*", text, re.M)
     json_tree = r"( +)JavaScript Object Notation.*\n(?:\1 .*\n)*"
     same = re.sub(json_tree, "", "\n".join(shown))
-    # How much is shown of long bytes differs from version to version.
+    # The number of shown bytes differs between versions.
     same = re.sub(r"([0-9a-f]{64})[0-9a-f]+…?", r"\1…", same)
     assert same == (Path(__file__).parent / "dissected.txt").read_text()
 

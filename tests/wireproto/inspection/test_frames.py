@@ -1,4 +1,4 @@
-"""Link frames out of streams with holes and faults."""
+"""Link frames from streams with gaps and faults."""
 
 import pytest
 from hypothesis import given
@@ -93,7 +93,7 @@ def test_after_a_longer_hole_a_frame_is_looked_for() -> None:
 
 
 def test_bytes_after_the_end_are_found_too() -> None:
-    """A place noted before the end once led to an index before the first byte."""
+    """A place recorded before the end once led to an index before the first byte."""
     finder = FrameFinder(synced=False)
     start = fed(finder, b"\xff" + STREAM[9:60])
     found = [*start, *finder.end(closed=True), *fed(finder, STREAM)]
@@ -126,7 +126,7 @@ def test_a_stream_that_is_closed_inside_a_cut_frame() -> None:
 
 @given(start=st.integers(1, len(STREAM) - 70), size=st.integers(1, 50))
 def test_a_stream_without_its_beginning(start: int, size: int) -> None:
-    """Whole frames are found wherever the bytes begin; one that is there only in part is passed over."""
+    """Complete frames are found wherever the bytes begin; a partial one is skipped."""
     finder = FrameFinder(synced=False)
     rest = STREAM[start:]
     found = fed(finder, *(rest[at : at + size] for at in range(0, len(rest), size)))
@@ -160,7 +160,7 @@ def test_long_zeros_are_searched_at_once() -> None:
     closed=st.booleans(),
 )
 def test_every_byte_is_told_of_once(chunks: list[bytes | int], synced: bool, closed: bool) -> None:
-    """[LINK-LAYOUT] The findings stand one after the other, and have all bytes that were fed, and lost."""
+    """[LINK-LAYOUT] The findings are adjacent, and have all bytes that were fed or lost."""
     finder = FrameFinder(synced=synced)
     found: list[Found] = []
     fed_bytes = lost_bytes = 0

@@ -47,7 +47,7 @@ def objects(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A sealed session that was captured, and its key."""
+    """A captured sealed session and its key."""
     talk = a_talk()
     capture, keys = tmp_path / "link.pcapng", tmp_path / "keys"
     capture.write_bytes(talk.pcapng())
@@ -129,19 +129,19 @@ def test_a_terminal_gets_colours_and_no_command_of_the_captures(tmp_path: Path) 
     (tmp_path / "keys").write_text(talk.key_log.getvalue())
     output = on_terminal(tmp_path / "capture", "--keylog", tmp_path / "keys", "--hex")
     assert b"\x1b[36m" in output
-    assert b"\x1b[37m\x1b[41m" in output  # the field that is broken
+    assert b"\x1b[37m\x1b[41m" in output  # the broken field
     for dangerous in (b"\x1b[2J", b"\x07", "\u202e".encode(), "\x9b".encode()):
         assert dangerous not in output
 
 
 def on_terminal(*arguments: object) -> bytes:
-    """What the command writes to a terminal, as both of its outputs."""
+    """Return the command's output on a terminal, both streams."""
     terminal, other_end = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color"}
     output = b""
     with subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=other_end, stderr=other_end, env=environment):
         os.close(other_end)
-        with suppress(OSError):  # Linux says so at the end
+        with suppress(OSError):  # Linux reports the end this way
             while chunk := os.read(terminal, 65536):
                 output += chunk
         os.close(terminal)

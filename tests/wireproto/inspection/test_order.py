@@ -1,4 +1,4 @@
-"""Captures in another order than their packets were sent: [LINK-CHUNKS] nothing in the file may be lost for that."""
+"""Captures with packets out of order: [LINK-CHUNKS] nothing may be lost."""
 
 from collections.abc import Callable
 from random import Random
@@ -20,7 +20,7 @@ NAMES = ["handshakeHello", "handshakeAck", "ping", "pong", "jacclBootstrap", "si
 
 
 def long_talk(revision: Revision = Revision.V2) -> Talk:
-    """A talk in which each side needs what the other one has said: the extensions, above all."""
+    """A session in which each side depends on the other's messages, such as extensions."""
     talk = Talk(revision).say(0, Ping()).say(1, PONG).say(0, BOOTSTRAP)
     talk.say(1, Outcome(1, OutcomeState.READY, "", "", "")).say(0, Outcome(0, OutcomeState.READY, "", "", ""))
     return talk.say(0, SessionEnd()).close()
@@ -35,7 +35,7 @@ def source(packet: bytes) -> bytes:
 
 
 def acks(packet: bytes) -> list[bytes]:
-    """A packet, and before it the bare acknowledgement of it, as another thread may write it."""
+    """A packet, preceded by its own acknowledgement, as another thread may write it."""
     (segment,) = segments_of([(0.0, packet)])
     if not segment.data:
         return [packet]
@@ -126,7 +126,7 @@ def test_a_start_after_the_first_data() -> None:
 
 @pytest.mark.parametrize("port", [7777, 49999])
 def test_a_packet_that_never_comes_delays_the_others_and_no_more(port: int) -> None:
-    """[SESSION-TCP] Entries go on after so many segments, or so much time."""
+    """[SESSION-TCP] Entries continue after some segments or some time."""
     talk = Talk(ends=(ENDS[0], Endpoint(ENDS[1].ip, port)))
     for _ in range(100):
         talk.say(0, Ping()).say(1, PONG)
@@ -184,7 +184,7 @@ def test_a_gap_before_the_first_frame_is_counted(port: int, cut: int) -> None:
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("whole", [True, False])
 def test_one_direction(side: int, whole: bool) -> None:
-    """What the other side has sent is counted, as far as it was acknowledged."""
+    """Missing bytes of the other side are counted, as far as they were acknowledged."""
     talk = long_talk()
     segments = [each for each in talk.segments if each.source == talk.ends[side] and (whole or not each.flags & SYN)]
     found = entries(segments, talk.keys())

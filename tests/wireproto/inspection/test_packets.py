@@ -1,4 +1,4 @@
-"""TCP segments in packets: headers before IP, IPv4, IPv6, fragments; and the packets that are written here."""
+"""TCP segments in packets: headers before IP, IPv4, IPv6, fragments; and packets written here."""
 
 import struct
 import subprocess
@@ -142,7 +142,7 @@ def test_a_packet_that_was_cut_inside_a_header(length: int) -> None:
     found = decoder.take(Packet(0.0, RAW_IP, PACKET[:length], len(PACKET)))
     if length < 34:
         assert decoder.others == {"cut inside a header": 1}
-    else:  # what is needed of it is there
+    else:  # the needed part is there
         (segment,) = found
         assert (segment.data, segment.cut) == (b"", len(PACKET) - 40)
 

@@ -1,4 +1,4 @@
-"""What is shown of entries: every byte with its field, the opened capture, the sequence diagram."""
+"""Display of entries: hex dumps, the decrypted capture, the sequence diagram."""
 
 import io
 from xml.etree import ElementTree

@@ -1,4 +1,4 @@
-"""What is said on the connections of a capture: with keys and without, whole and in part, right and wrong."""
+"""Messages on the connections of a capture: with keys and without, complete and partial, right and wrong."""
 
 import io
 from itertools import pairwise
@@ -266,10 +266,10 @@ def test_joined_in_the_middle_of_a_frame(revision: Revision) -> None:
     segments = list(talk.segments)[hello:]
     segments[0] = replace(segments[0], sequence=segments[0].sequence + 20, data=segments[0].data[20:])
     found = said(entries(segments, talk.keys()))
-    # The hello is gone, and with it what tells which side the first frame is from; the ack has its own type.
+    # Without the hello, the side of the first frame is unknown; the ack has its own type.
     assert names(found) == NAMES[1:]
     skipped = [entry.size for entry in found if entry.kind is Kind.SKIPPED]
-    assert skipped in ([], [len(segments[0].data)])  # its signature, in DER, is not always of one length
+    assert skipped in ([], [len(segments[0].data)])  # its DER signature varies in length
 
 
 def test_the_same_ends_connect_again() -> None:
@@ -308,7 +308,7 @@ def test_another_connection_that_was_joined_later_holds_little_memory() -> None:
     capture = Capture(None)
     first = Talk().segments[3]
     for at in range(0, 8 << 20, 8192):
-        data = b"\xff\0\0\x0f\0\0\0\0" * 1024  # any of them may be the length of a frame that is to come
+        data = b"\xff\0\0\x0f\0\0\0\0" * 1024  # any of them may be the length of a frame that follows
         segment = replace(first, sequence=(first.sequence + at) & 0xFFFF_FFFF, data=data)
         assert list(capture.take(segment)) == []
     (connection,) = capture._connections.values()

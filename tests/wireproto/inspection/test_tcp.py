@@ -1,4 +1,4 @@
-"""Byte streams out of segments, whatever order they were captured in."""
+"""Byte streams from segments captured in any order."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Topology files: what each holds, what is refused, and that what is written is what is read."""
+"""Topology files: contents, refusals, and round trips."""
 
 import json
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def ring(size: int, wires: int = 1) -> DeviceMatrix:
         (((None, ("a", "b"), "c"), ("a", None, ("b", "c")), (("a", "b"), "c", None)), True, False),
         # a link with more devices than the others
         (((None, ("a", "b"), "c"), (("a", "b"), None, "c"), ("a", "b", None)), True, False),
-        # a ring that lacks the link between 0 and 3 is none, though all others have one
+        # not a ring without the link between 0 and 3, even if all others have one
         (((None, "a", "b"), ("a", None, "b"), ("a", "b", None)), True, True),
         (((None, "~!#$%&'()*+,-./:;<=>?@[\\]^_`{|}"), ("a" * 63, None)), True, True),
     ],
@@ -499,7 +499,7 @@ def min_wires(matrix: Any) -> int:
 
 @given(matrix=matrices)
 def test_verdict_is_whole(matrix: Any) -> None:
-    """Faults, or a mesh or a ring; what is valid is written and read again."""
+    """Faults, or a mesh or a ring; a valid file survives a round trip."""
     found = check_device_matrix(matrix)
     assert bool(found.faults) != (found.mesh or found.ring)
     assert (found.matrix is None) == bool(found.faults)

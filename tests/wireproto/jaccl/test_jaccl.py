@@ -1,4 +1,4 @@
-"""JACCL's side channel in memory: HELLOs and gathers, whole, in pieces, and wrong in every way that bytes can be."""
+"""JACCL's side channel in memory: HELLOs and gathers, whole, in pieces, and with every fault."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def hello(rank: int) -> bytes:
 
 
 def of(rank: int, length: int) -> bytes:
-    """A contribution that differs from every other rank's in each byte."""
+    """A contribution that differs from all others in each byte."""
     start = 16 * rank % 256
     return (bytes(range(256)) * (length // 256 + 2))[start : start + length]
 
@@ -29,7 +29,7 @@ def one_each(data: bytes) -> list[bytes]:
 
 
 def root_of(size: int) -> tuple[Root, list[Connection]]:
-    """A root, and its workers' connections by rank − 1, which have said HELLO."""
+    """A root, and its workers' connections after their HELLO, by rank − 1."""
     root = Root(size)
     connections = [root.connect() for _ in range(size - 1)]
     for rank, connection in enumerate(connections, 1):
@@ -124,7 +124,7 @@ def test_any_buffer() -> None:
 
 @given(cuts=st.lists(st.integers(0, 60)), lengths=st.lists(st.integers(0, 9), max_size=4), size=st.sampled_from(SIZES))
 def test_any_pieces_are_the_whole(cuts: list[int], lengths: list[int], size: int) -> None:
-    """To the root a HELLO and the first contribution, to a worker its results, cut anywhere."""
+    """Send the root a HELLO and the first contribution, a worker its results, cut anywhere."""
     root = Root(size)
     for rank in range(1, size):
         connection = root.connect()
@@ -344,7 +344,7 @@ def test_a_root_that_has_left_gathers_no_more() -> None:
 
 @given(data=st.binary(max_size=24), cuts=st.lists(st.integers(0, 24)))
 def test_only_wire_errors_come_out(data: bytes, cuts: list[int]) -> None:
-    """Of any bytes, and the verdict does not depend on how they were cut."""
+    """For any bytes, the result does not depend on how they are cut."""
 
     def to_worker(chunks: list[bytes]) -> None:
         worker = Worker(1, 2)

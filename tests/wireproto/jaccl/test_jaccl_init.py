@@ -1,4 +1,4 @@
-"""Destinations, and the gathers that form a mesh or a ring: of all ranks in memory, and as the library sends them."""
+"""Destinations, and the gathers that form a mesh or a ring: all ranks in memory, and the library's bytes."""
 
 from collections.abc import Callable, Generator
 from typing import Any
@@ -73,7 +73,7 @@ almost = st.lists(words, min_size=2, max_size=9).map(b"".join)
     )
 )
 def test_destination_is_that_of_the_schema(data: bytes) -> None:
-    """On every byte string: value, code, offset and path. [JACCL-DESTINATION]"""
+    """Value, code, offset and path agree on every byte string. [JACCL-DESTINATION]"""
     assert verdict(decode_destination, data) == verdict(by_schema, data)
 
 
@@ -133,7 +133,7 @@ def test_destination_not_encoded(destination: Destination, code: str, path: str)
 
 
 def play(inits: list[Init]) -> list[Any]:
-    """Runs each rank's init over a `Root` and `Worker`s; what each returns."""
+    """Run each rank's init over a `Root` and `Worker`s; return the results."""
     size = len(inits)
     root, workers = Root(size), [Worker(rank, size) for rank in range(1, size)]
     connections = [root.connect() for _ in workers]
@@ -194,7 +194,7 @@ def test_any_destinations(data: st.DataObject, size: int) -> None:
 
 
 def answers(init: Init, *results: bytes) -> Any:
-    """Runs an init that is sent these results, whatever it yields; what it returns, or None where it wants more."""
+    """Send results to an init; return its result, or None if it needs more."""
     next(init)
     try:
         for result in results:
@@ -209,14 +209,14 @@ PADDING = b"\xde\xad\xbe\xef"
 
 
 def captured(rank: int, entry: int) -> bytes:
-    """A peer's entry with what the library leaves in the padding."""
+    """A peer's entry with the library's padding."""
     whole = encode_destination(destination_of(rank, entry))
     return whole[:12] + PADDING + whole[16:]
 
 
 @given(junk=st.binary(min_size=28, max_size=28), padding=st.binary(min_size=4, max_size=4))
 def test_memory_that_was_never_written(junk: bytes, padding: bytes) -> None:
-    """The peers' own entries and all padding are anything; the own list comes back as it was sent."""
+    """The peers' own entries and all padding have any value; this rank's list comes back unchanged."""
     mine = b"".join(map(encode_destination, mesh_list(0, 2)))
     theirs = encode_destination(destination_of(1, 0))
     result = mine + theirs[:12] + padding + theirs[16:] + b"\xff\xff\xff\xff" + junk
@@ -360,7 +360,7 @@ def test_no_such_rank(rank: int, size: int) -> None:
 
 @given(data=st.data())
 def test_only_wire_errors_come_out(data: st.DataObject) -> None:
-    """Of one word of the right results changed to any other; and no change is missed but in what means nothing."""
+    """Every changed word in valid results is detected, except in meaningless places."""
     results = [COUNTS, LISTS, ZEROS, ZEROS]
     which = data.draw(st.integers(0, 3))
     at = 4 * data.draw(st.integers(0, len(results[which]) // 4 - 1))
@@ -415,7 +415,7 @@ def test_the_gathers_seen_from_outside() -> None:
     ],
 )
 def test_a_wrong_contribution_seen_from_outside(gathers: int, wrong: bytes, code: str, path: str) -> None:
-    """It names its rank, alone and in the result."""
+    """The error names the rank, alone and in the result."""
     seen = InitGathers(2, ring=False)
     right = [next(mesh_init(rank, 2, mesh_list(rank, 2))) for rank in range(2)]
     lists = [b"".join(encode_destination(each) for each in mesh_list(rank, 2)) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""The handshake's checks: a test a check, its code, and the order in which they stand."""
+"""The handshake's checks: one test per check, the codes, and the order."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -59,20 +59,20 @@ from wireproto.session.handshake import (
 
 
 class Side:
-    """One side under test, and how its peer's frame is made: whatever holds for the hello holds for the ack."""
+    """One side under test, and a way to make its peer's frame: the same tests cover hello and ack."""
 
     peer: FixedSigner
     own: FixedSigner
     make: Callable[..., bytes]
-    """The frame of the peer, whose parts can be replaced."""
+    """Return the peer's frame, with parts replaced."""
     other: Callable[..., bytes]
-    """The frame that belongs to the other side."""
+    """The frame meant for the other side."""
 
     def take(self, frame: bytes, pin: Pin) -> SessionSecrets:
         raise NotImplementedError
 
     def commitment(self) -> bytes:
-        """What the peer has to sign."""
+        """Return the bytes that the peer must sign."""
         raise NotImplementedError
 
 
@@ -104,7 +104,7 @@ def side(request: pytest.FixtureRequest) -> Side:
 
 
 def code(call: Callable[..., object], *args: Any) -> str:
-    """The code of the `HandshakeError` that a call raises, which it must."""
+    """Return the code of the `HandshakeError` that a call must raise."""
     with pytest.raises(WireError) as caught:
         call(*args)
     assert type(caught.value) is HandshakeError
@@ -133,7 +133,7 @@ def test_both_sides_agree() -> None:
 
 
 def test_key_signers_agree() -> None:
-    """Random keys, random signatures: high and low s among them, and short r and s."""
+    """Random keys and signatures include high and low s, and short r and s."""
     for _ in range(64):
         rank_0, rank_1 = KeySigner.generate(), KeySigner.generate()
         initiator = Initiator(rank_0, rank_1.public_key)
@@ -142,13 +142,13 @@ def test_key_signers_agree() -> None:
 
 
 def test_replayed_hello_is_answered_with_another_key() -> None:
-    """The hello is not bound to its receiver: who replays it gets an answer, and cannot use it."""
+    """The hello is not bound to its receiver: a replay gets an answer, but no session key."""
     initiator = Initiator(RANK_0, RANK_1.public_key)
     answers = [Responder(RANK_1, RANK_0.public_key).respond(initiator.hello) for _ in range(3)]
     assert len({secrets.key for _, secrets in answers}) == 3
     assert len({introduction(answer).ephemeral for answer, _ in answers}) == 3
     assert len({introduction(answer).nonce for answer, _ in answers}) == 3
-    # Each answer is right, so it is for the initiator to take one, and its key is that one's.
+    # Every answer is valid; the initiator accepts one, and its key is that of the answer.
     assert initiator.finish(answers[1][0]).key == answers[1][1].key
 
 
@@ -194,7 +194,7 @@ def test_wrong_pin_names_both_fingerprints(side: Side) -> None:
 
 
 def test_trust_any_key(side: Side) -> None:
-    """Any identity, but the rest is checked as ever: a stranger still has to have the key that it shows.
+    """Any identity is accepted, but all else is checked: the peer must have the private key.
 
     [HANDSHAKE-FIRST-USE]
     """
@@ -206,7 +206,7 @@ def test_trust_any_key(side: Side) -> None:
 
 
 def test_frame_of_ones_own(side: Side) -> None:
-    """What the other side would take, sent back to this one."""
+    """A frame that the other side would accept, sent back to this one."""
     assert code(side.take, side.other(), side.peer.public_key) == "handshake-unexpected"
     assert code(side.take, side.make(signer=side.own), side.peer.public_key) == "handshake-wrong-pin"
 
@@ -230,7 +230,7 @@ def cut_or_grown(value: bytes, length: int) -> bytes:
 
 @pytest.mark.parametrize(("field", "length"), LENGTHS, ids=[f"{field}-{length}" for field, length in LENGTHS])
 def test_wrong_length(side: Side, field: str, length: int) -> None:
-    """The signature is over what is sent, so that nothing but the length is wrong. [PAYLOAD-HELLO]"""
+    """The signature is over the sent values, so only the length is wrong. [PAYLOAD-HELLO]"""
     right = {
         "nonce": EPHEMERAL_0.nonce,
         "ephemeral_x25519_pub_key": EPHEMERAL_0.public,
@@ -243,7 +243,7 @@ def test_wrong_length(side: Side, field: str, length: int) -> None:
 
 
 def test_shifted_boundary(side: Side) -> None:
-    """The commitment of a hello has no boundary in it: a byte may not move from the key to the nonce.
+    """The commitment of a hello has no boundary: a byte must not move from the key to the nonce.
 
     [PAYLOAD-HELLO]
     """
@@ -265,7 +265,7 @@ def coordinates(signer: FixedSigner) -> tuple[int, int]:
 
 X, Y = coordinates(STRANGER)
 SMALL_X: Final = 5
-"""A point on P-256 with so small an x that x + p still fits in 32 bytes."""
+"""A point on P-256 with an x so small that x + p still fits in 32 bytes."""
 SMALL_Y: Final = pow(SMALL_X**3 - 3 * SMALL_X + 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
                      (P256_PRIME + 1) // 4, P256_PRIME)  # fmt: skip
 POINTS: Final = {
@@ -287,7 +287,7 @@ POINTS: Final = {
 
 
 def test_small_point_is_on_the_curve(side: Side) -> None:
-    """So that `x-plus-p` is refused for its spelling alone."""
+    """`x-plus-p` is refused only for its encoding."""
     identity = SMALL_X.to_bytes(32) + SMALL_Y.to_bytes(32)
     assert code(side.take, side.make(se_pub_key_raw=identity), identity) == "handshake-signature"
 
@@ -306,7 +306,7 @@ def test_no_point(side: Side, point: tuple[int, int], pinned: bool) -> None:
 
 
 def integer(value: int | bytes) -> bytes:
-    """An INTEGER of DER; of bytes, whatever they are."""
+    """Encode a DER INTEGER; bytes are used unchanged."""
     data = value if isinstance(value, bytes) else value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
     return b"\x02" + bytes([len(data)]) + data
 
@@ -317,7 +317,7 @@ def sequence(*parts: bytes) -> bytes:
 
 
 def test_der_by_hand(side: Side) -> None:
-    """What the table below is made with makes what the library makes."""
+    """The encoder used by the table below agrees with the library."""
     r, s = decode_dss_signature(side.peer.sign(side.commitment()))
     assert sequence(integer(r), integer(s)) == side.peer.sign(side.commitment())
 
@@ -390,7 +390,7 @@ def test_each_bit_of_a_signature_counts(side: Side) -> None:
 
 @pytest.mark.parametrize("high", [True, False], ids=["high-s", "low-s"])
 def test_either_s_is_right(side: Side, high: bool) -> None:
-    """The reference peer's signatures are not normalized: half of them have a high s. [HANDSHAKE-SIGNATURE]"""
+    """The reference peer does not normalise signatures: half of them have a high s. [HANDSHAKE-SIGNATURE]"""
     r, s = decode_dss_signature(side.peer.sign(side.commitment()))
     s = max(s, P256_ORDER - s) if high else min(s, P256_ORDER - s)
     frame = side.make(se_signature=encode_dss_signature(r, s))
@@ -403,7 +403,7 @@ def sha256(*parts: bytes) -> bytes:
 
 N_0, N_1, E_0, E_1 = EPHEMERAL_0.nonce, EPHEMERAL_1.nonce, EPHEMERAL_0.public, EPHEMERAL_1.public
 OVER_OTHER_BYTES: Final = {
-    # what is signed → by a hello, by an ack
+    # signed bytes → by a hello, by an ack
     "nothing": (b"", b""),
     "zeros": (bytes(32), bytes(32)),
     "raw-parts": (E_0 + N_0, N_0 + N_1 + E_1),
@@ -429,7 +429,7 @@ def test_signature_over_other_bytes(side: Side, signed: tuple[bytes, bytes]) -> 
 
 
 def test_commitment_is_hashed_once_more(side: Side) -> None:
-    """A signature over the commitment as if it were the digest already is another one. [HANDSHAKE-SIGNATURE]"""
+    """A signature over the commitment as the digest is wrong. [HANDSHAKE-SIGNATURE]"""
     once = side.peer.key.sign(side.commitment(), ec.ECDSA(Prehashed(SHA256())))
     assert code(side.take, side.make(se_signature=once), side.peer.public_key) == "handshake-signature"
     twice = side.peer.key.sign(hashlib.sha256(side.commitment()).digest(), ec.ECDSA(Prehashed(SHA256())))
@@ -446,7 +446,7 @@ def test_signature_by_another_key(side: Side) -> None:
 
 @pytest.mark.parametrize("key", list(low_order_keys()))
 def test_low_order_key(side: Side, key: bytes) -> None:
-    """Signed by the true peer, so that nothing but the key is wrong. [HANDSHAKE-ORDER]"""
+    """Signed by the true peer, so only the key is wrong. [HANDSHAKE-ORDER]"""
     with pytest.raises(HandshakeError) as caught:
         side.take(side.make(ephemeral_x25519_pub_key=key), side.peer.public_key)
     assert (caught.value.code, caught.value.path) == ("handshake-shared-secret", "ephemeralX25519PubKey")
@@ -454,7 +454,7 @@ def test_low_order_key(side: Side, key: bytes) -> None:
 
 @pytest.mark.parametrize("key", [(2).to_bytes(32, "little"), b"\xff" * 32], ids=["two", "ones"])
 def test_odd_key_of_high_order(side: Side, key: bytes) -> None:
-    """Small, or not reduced: the secret is not zero, so they are taken."""
+    """Small or unreduced keys are accepted, because the secret is not zero."""
     assert len(side.take(side.make(ephemeral_x25519_pub_key=key), side.peer.public_key).key) == 32
 
 
@@ -502,7 +502,7 @@ def test_frame_that_does_not_decode(side: Side, undecodable: Callable[[bytes], b
 
 
 def test_error_says_where(side: Side) -> None:
-    """The offset and the path are those of the frame's own error, which is the cause."""
+    """The offset and path are those of the frame's own error, which is the cause."""
     with pytest.raises(HandshakeError) as caught:
         side.take(side.make() + b"\0", side.peer.public_key)
     assert isinstance(caught.value.__cause__, WireError)
@@ -535,7 +535,7 @@ def test_other_message(side: Side, message: Message) -> None:
 
 
 def test_right_values_under_the_other_type(side: Side) -> None:
-    """A hello where an ack belongs, and the reverse, right in every other way."""
+    """A hello instead of an ack, and the reverse, otherwise valid."""
     frame = side.make()
     turned = {1: HandshakeAck, 2: HandshakeHello}[frame[0]](*introduction(frame))
     assert code(side.take, canonical_frame(turned), side.peer.public_key) == "handshake-unexpected"
@@ -553,7 +553,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "handshake-signature": {"se_signature": b"no signature"},
     "handshake-shared-secret": {"ephemeral_x25519_pub_key": LOW_ORDER_KEY},
 }
-"""The fault behind each code, in the order in which they are looked for, once the frame decodes."""
+"""A fault for each code, in the order of the checks after decoding."""
 
 
 def two_faults() -> Iterator[Any]:
@@ -579,7 +579,7 @@ def test_decoding_comes_first(side: Side, second: str) -> None:
 
 
 def test_decoding_and_lengths_go_by_the_text(side: Side) -> None:
-    """A frame is read from its start: of a member that is no base64 and one that is too short, the first counts."""
+    """A frame is read from its start: the first of two faulty members counts."""
     short = side.make(nonce=bytes(31))
     assert code(side.take, short.replace(b'25519PubKey":"', b'25519PubKey":"!'), None) == "handshake-malformed"
     assert code(side.take, short.replace(b'seSignature":"', b'seSignature":"!'), None) == "handshake-length"
@@ -598,7 +598,7 @@ def test_every_fault_at_once(side: Side) -> None:
 
 
 def test_nothing_is_signed_for_a_wrong_hello() -> None:
-    """A responder signs, and so shows who it is, only for a hello that is right."""
+    """A responder signs, which reveals its identity, only for a valid hello."""
 
     class Unwilling(FixedSigner):
         def sign(self, commitment: bytes) -> bytes:
@@ -612,7 +612,7 @@ def test_nothing_is_signed_for_a_wrong_hello() -> None:
 
 
 def test_a_failed_ack_does_no_harm() -> None:
-    """An initiator that refused an ack can still take the right one: nothing of the wrong one stays."""
+    """An initiator that refused an ack can still accept a valid one: nothing of the first remains."""
     initiator = Initiator(RANK_0, RANK_1.public_key)
     own = introduction(initiator.hello)
     assert code(initiator.finish, ack(own.nonce, STRANGER)) == "handshake-wrong-pin"

@@ -1,4 +1,4 @@
-"""Published values through the code that uses them, and one handshake whose every byte is known."""
+"""Published values through the code that uses them, and one handshake with every byte known."""
 
 import hashlib
 import io
@@ -106,7 +106,7 @@ X25519: Final = [
 
 @pytest.mark.parametrize(("private", "public", "shared"), X25519)
 def test_x25519(private: str, public: str, shared: str) -> None:
-    """The responder has the private key, the hello brings the public one; the session key shows the secret."""
+    """The responder has the private key, the hello the public one; the session key depends on the secret."""
     random = source(Ephemeral.of(private, bytes(32)))
     frame = hello(ephemeral_x25519_pub_key=bytes.fromhex(public))
     _, secrets = Responder(RANK_1, RANK_0.public_key, random).respond(frame)
@@ -136,7 +136,7 @@ def test_x25519_zero(private: str, public: str) -> None:
 
 
 def test_low_order_keys_are_all() -> None:
-    """X25519 by these gives zero for any private key; 0, 1 and -1 stand there with every spelling below 2^255."""
+    """X25519 with these gives zero for any private key; 0, 1 and -1 are in every encoding below 2^255."""
     prime = 2**255 - 19
     spellings = {int.from_bytes(bytes.fromhex(text), "little") for text in LOW_ORDER.values()}
     small = {value % prime for value in spellings}
@@ -180,7 +180,7 @@ HKDF_SHA256: Final = [
 
 @pytest.mark.parametrize(("secret", "salt", "info", "output"), HKDF_SHA256)
 def test_hkdf(secret: bytes, salt: bytes, info: bytes, output: bytes) -> None:
-    """The package's, called as the handshake calls it, and the one by hand that the tests hold it to."""
+    """The package's HKDF, called as in the handshake, and the tests' own."""
     assert hkdf_sha256(secret, salt, info, len(output)) == output
     assert HKDF(hashes.SHA256(), len(output), salt, info).derive(secret) == output
     assert HKDF(hashes.SHA256(), 32, salt, info).derive(secret) == output[:32]
@@ -190,7 +190,7 @@ def test_hkdf(secret: bytes, salt: bytes, info: bytes, output: bytes) -> None:
 
 
 def verdict_on(public: bytes, message: bytes, signature: bytes, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the handshake says of a signature, "" if it is right; `message` stands for the commitment."""
+    """Return the handshake's error for a signature, "" if it is valid; `message` replaces the commitment."""
     monkeypatch.setattr(module, "hello_commitment", lambda *_: message)
     try:
         Responder(RANK_1, public).respond(hello(se_pub_key_raw=public, se_signature=signature))
@@ -400,7 +400,7 @@ ACK: Final = (
 
 
 def test_known_values_hang_together() -> None:
-    """The constants above, each from those before it, without the package."""
+    """Derive each constant above from those before it, without the package."""
     assert (RANK_0.public_key, RANK_1.public_key) == (IDENTITY_0, IDENTITY_1)
     assert (EPHEMERAL_0.public, EPHEMERAL_1.public) == (X25519_0, X25519_1)
     assert (EPHEMERAL_0.nonce, EPHEMERAL_1.nonce) == (NONCE_0, NONCE_1)
@@ -448,7 +448,7 @@ def test_known_handshake_encoded_as_by_the_reference_peer() -> None:
 
 @pytest.mark.parametrize("revision", Revision)
 def test_known_sessions(revision: Revision) -> None:
-    """The same through sessions: every byte on the wire, up to the first box, and the line of the key log.
+    """The same through sessions: every byte on the wire up to the first box, and the line of the key log.
 
     [HANDSHAKE-FIRST]
     """
@@ -484,7 +484,7 @@ def test_each_handshake_draws_anew() -> None:
 
 
 def test_key_signer_signs_what_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signer that is there by default, whose signatures are never the same."""
+    """The default signer, whose signatures always differ."""
     key = ec.derive_private_key(0xC0FFEE, ec.SECP256R1())
     signer = KeySigner(key)
     numbers = key.public_key().public_numbers()

@@ -1,4 +1,4 @@
-"""Identity keys: P-256 alone, their bytes, and their fingerprints."""
+"""Identity keys: only P-256, their bytes, and their fingerprints."""
 
 import hashlib
 
@@ -48,4 +48,4 @@ def test_fingerprint() -> None:
     assert fingerprint(RANK_0.public_key) == "d6c2:3e27:44a8:40cb"
     digits = hashlib.sha256(RANK_0.public_key).hexdigest()
     assert fingerprint(RANK_0.public_key).replace(":", "") == digits[:16]
-    assert fingerprint(b"") == "e3b0:c442:98fc:1c14"  # the SHA-256 of nothing, as everybody knows it
+    assert fingerprint(b"") == "e3b0:c442:98fc:1c14"  # the well-known SHA-256 of the empty string

@@ -1,4 +1,4 @@
-"""A seal's rows of nonces: none is forgotten, none is found that was not there, and no peer can slow it down."""
+"""A seal's rows of nonces: no nonce is forgotten, no absent one is found, and no peer can slow it down."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ from wireproto.session.seal import Seal
 
 
 class OneRow(Seal):
-    """A seal all of whose nonces are in one row."""
+    """A seal with all nonces in one row."""
 
     @classmethod
     def ready(cls, monkeypatch: pytest.MonkeyPatch) -> "OneRow":
@@ -55,7 +55,7 @@ ROW: Final = FIRST + b"o" + SECOND + b"o"
 
 @pytest.mark.parametrize("shift", range(1, 13))
 def test_match_across_two_records(shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve bytes of the row that lie across two records are no nonce that was there; then they are."""
+    """Twelve bytes across two records are not an old nonce, until they are used as one."""
     one = OneRow.ready(monkeypatch)
     assert one.receive(FIRST) == one.receive(SECOND) == NEW
     assert one._rows == [ROW]
@@ -66,7 +66,7 @@ def test_match_across_two_records(shift: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_overlapping_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row of hardly anything but one letter, in which twelve of it are at many places."""
+    """A row of almost one letter, in which twelve of it match at many places."""
     one = OneRow.ready(monkeypatch)
     assert one.receive(b"xooooooooooo") == NEW
     assert one.receive(b"ooooooooooox") == NEW
@@ -78,7 +78,7 @@ def test_overlapping_matches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_origins_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nonces that end in the letters of the origins, sealed and opened."""
+    """Nonces that end in the letters of the origins, sent and received."""
     one = OneRow.ready(monkeypatch)
     ends = (b"ss", b"oo", b"so", b"os")
     sent = [bytes([number]) * 10 + end for number, end in enumerate(ends)]
@@ -98,7 +98,7 @@ def test_origins_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 )
 def test_crowded_row(moves: list[tuple[bool, bytes]]) -> None:
-    """Nonces of very few letters, those of the origins among them, so that matches across records abound."""
+    """Nonces of few letters, including those of the origins, so that matches across records abound."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         one = OneRow.ready(monkeypatch)
         known: dict[bytes, Rejected] = {}
@@ -113,7 +113,7 @@ def test_crowded_row(moves: list[tuple[bool, bytes]]) -> None:
 
 
 def test_a_peer_cannot_choose_nonces_that_share_a_row() -> None:
-    """Nonces with one prefix, one suffix, or counted up: the longest row is as with random ones."""
+    """Nonces with a common prefix or suffix, or counted up: the longest row is as with random ones."""
     for make in (
         lambda number: b"prefix" + number.to_bytes(6),
         lambda number: number.to_bytes(6) + b"suffix",

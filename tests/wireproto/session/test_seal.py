@@ -1,4 +1,4 @@
-"""Sealed boxes: layout, what is refused, what is remembered, and how much memory that takes."""
+"""Sealed boxes: layout, refusals, remembered nonces, and their memory."""
 
 import os
 import subprocess
@@ -48,12 +48,12 @@ OPENS: Final = {"decrypt": opened, "decrypt_into": opened_into}
 EACH_SEAL: Final = pytest.mark.parametrize("make", SEALS.values(), ids=list(SEALS))
 EACH_OPEN: Final = pytest.mark.parametrize("open_", OPENS.values(), ids=list(OPENS))
 Make = Callable[[Seal, bytes], bytes]
-FEWER: Final = settings(max_examples=max(60, settings.default.max_examples // 4))  # these have many steps each
+FEWER: Final = settings(max_examples=max(60, settings.default.max_examples // 4))  # these have many steps
 
 
 @pytest.fixture(params=[0, 1, 2**18])
 def first(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many nonces are in the dictionary."""
+    """The number of nonces in the dictionary."""
     monkeypatch.setattr(seal, "_FIRST", request.param)
 
 
@@ -120,7 +120,7 @@ def test_any_buffer(kind: Callable[[bytes], Any]) -> None:
 
 
 def test_box_inside_a_longer_buffer() -> None:
-    """Sealed and opened in place, between bytes that stay what they are."""
+    """Sealed and opened in place, between bytes that do not change."""
     one, other = Seal(KEY), Seal(KEY)
     data = bytearray(b"<" * 8 + bytes(32) + b">" * 8)
     one.encrypt_into(b"text", memoryview(data)[8:40])
@@ -151,7 +151,7 @@ def test_truncated(open_: Make, size: int, view: Callable[[bytes], bytes]) -> No
 @EACH_OPEN
 @pytest.mark.parametrize("size", [0, 1, 70])
 def test_cut_box(open_: Make, size: int) -> None:
-    """What is left is long enough for a box, but is none."""
+    """The rest is long enough for a box, but is not one."""
     whole = Seal(KEY).encrypt(pattern(size + 30))
     for cut in range(OVERHEAD, len(whole)):
         assert verdict(open_, Seal(KEY), whole[:cut]) == expected("seal-tag", 0)
@@ -213,7 +213,7 @@ def test_reflection(make: Make, open_: Make) -> None:
 @pytest.mark.usefixtures("first")
 @EACH_OPEN
 def test_nonce_that_the_peer_took_from_here(open_: Make) -> None:
-    """A right box, but under a nonce that was sent from here, or that came already: refused all the same."""
+    """A valid box with a nonce that was sent or received before is refused."""
     one = Seal(KEY)
     sent = one.encrypt(b"text")
     came = box(KEY, b"text")
@@ -225,7 +225,7 @@ def test_nonce_that_the_peer_took_from_here(open_: Make) -> None:
 @pytest.mark.usefixtures("first")
 @EACH_OPEN
 def test_refusals_do_not_depend_on_what_is_in_the_box(open_: Make) -> None:
-    """A nonce that was there before says it all: nothing is opened, so forged bytes behind it get the same answer."""
+    """A known nonce is refused before decryption, so forged bytes after it get the same error."""
     one = Seal(KEY)
     came = box(KEY, b"text")
     assert open_(one, came) == b"text"
@@ -236,7 +236,7 @@ def test_refusals_do_not_depend_on_what_is_in_the_box(open_: Make) -> None:
 @pytest.mark.usefixtures("first")
 @EACH_OPEN
 def test_forged_box_does_not_stand_in_the_way(open_: Make) -> None:
-    """Only a box that opened is remembered: a forgery under its nonce does not keep the true one out. [SEAL-REFUSED]"""
+    """Only opened boxes are remembered: a forgery with the same nonce does not block the true box. [SEAL-REFUSED]"""
     sender, receiver = Seal(KEY), Seal(KEY)
     whole = sender.encrypt(b"text")
     for _ in range(3):
@@ -250,7 +250,7 @@ def test_forged_box_does_not_stand_in_the_way(open_: Make) -> None:
 @FEWER
 @given(data=st.data(), moves=st.lists(st.sampled_from("srRfm"), max_size=40))
 def test_any_order_of_moves(first: int, data: st.DataObject, moves: str) -> None:
-    """Sends, receipts, replays, reflections, forgeries in any order, against a set of nonces."""
+    """Boxes sent, received, replayed, reflected and forged in any order, compared with a set of nonces."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(seal, "_FIRST", first)
         _any_order_of_moves(data, moves)
@@ -277,7 +277,7 @@ def _any_order_of_moves(data: st.DataObject, moves: str) -> None:
 
 
 def remembered(one: Seal) -> Iterator[tuple[bytes, bytes]]:
-    """Each nonce that a seal knows, and who made it."""
+    """All nonces known to a seal, with their origin."""
     yield from one._first.items()
     for row in one._rows:
         for at in range(0, len(row), 13):
@@ -291,7 +291,7 @@ EXHAUSTED: Final = Rejected(SealError, "seal-exhausted", None, None)
 
 @pytest.fixture(params=[0, 4, 2**18])
 def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Eight boxes a key, so many of them in the dictionary."""
+    """Eight boxes per key, some of them in the dictionary."""
     monkeypatch.setattr(seal, "_FIRST", request.param)
     monkeypatch.setattr(seal, "MAX_BOXES", 8)
     return 8
@@ -317,7 +317,7 @@ def test_sends_up_to_the_limit(limit: int, make: Make) -> None:
 @EACH_OPEN
 def test_receipts_up_to_the_limit(limit: int, open_: Make) -> None:
     """[SEAL-LIMIT-LOWER]"""
-    peers = [Seal(KEY), Seal(KEY)]  # two of them: one alone may not send so many
+    peers = [Seal(KEY), Seal(KEY)]  # two of them, because one cannot send this many
     one = Seal(KEY)
     for number in range(limit):
         assert open_(one, peers[number % 2].encrypt(b"text")) == b"text"
@@ -361,7 +361,7 @@ def test_replays_are_known_to_the_end(limit: int) -> None:
 
 
 def test_an_exhausted_seal_takes_no_more_memory(limit: int) -> None:
-    """Whoever goes on trying gets an error, and costs nothing."""
+    """Further calls raise the same error at no cost."""
     one = Seal(KEY)
     for _ in range(limit):
         one.encrypt(b"")
@@ -375,7 +375,7 @@ def test_an_exhausted_seal_takes_no_more_memory(limit: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 5, 11, 12, 13, 27, 28, 30, 31, 33, 64])
 def test_wrong_room_for_a_box(size: int) -> None:
-    """The caller's mistake is a plain `ValueError`, and the seal is as good as before."""
+    """The caller's mistake is a plain `ValueError`, and the seal is unchanged."""
     one = Seal(KEY)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         one.encrypt_into(b"text", memoryview(bytearray(size)))
@@ -385,7 +385,7 @@ def test_wrong_room_for_a_box(size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 3, 5, 16, 20, 32])
 def test_wrong_room_for_a_plaintext(size: int) -> None:
-    """The box still opens then: it was not opened before."""
+    """The box still opens afterwards, because it was not opened before."""
     one, whole = Seal(KEY), Seal(KEY).encrypt(b"text")
     with pytest.raises(ValueError, match=r"^buffer must be 4 bytes$") as caught:
         one.decrypt_into(whole, bytearray(size))
@@ -414,7 +414,7 @@ def test_nonces_never_repeat() -> None:
 
 
 def test_nonces_are_random() -> None:
-    """No counter, no clock, no part that stays: each byte takes nearly every value, and bits fall evenly.
+    """No counter, clock or constant part: each byte takes nearly every value, and bits are evenly distributed.
 
     [SEAL-NONCE]
     """
@@ -428,7 +428,7 @@ def test_nonces_are_random() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 def test_forked_child_draws_its_own() -> None:
-    """Nonces are drawn ahead, but a child does not use those that its parent will. [SEAL-NONCE]"""
+    """Nonces are drawn in advance, but a child process does not use its parent's. [SEAL-NONCE]"""
     program = """
 import os
 from wireproto.session.seal import Seal
@@ -494,7 +494,7 @@ def test_memory_of_a_short_session() -> None:
 
 
 def test_memory_of_forgeries() -> None:
-    """What does not open is not remembered."""
+    """A box that does not open is not remembered."""
     one = Seal(KEY)
     for _ in range(1000):
         assert verdict(one.decrypt, os.urandom(28)) == expected("seal-tag", 0)

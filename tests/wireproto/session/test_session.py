@@ -1,4 +1,4 @@
-"""The session: what becomes of each message, in each state, on each side, in each revision, however it is cut.
+"""The session: the handling of each message, in each state, role and revision, however it is cut.
 
 That is the plain protocol's; `test_session_extensions` goes on with extensions, `test_session_ends` with the end,
 `test_session_sends` with what goes out, `test_session_secrets` with the key.
@@ -99,7 +99,7 @@ def test_tables_are_whole() -> None:
 
 
 def before_the_handshake(role: Role, message: Message) -> Any:
-    """How each type fails then. The one that belongs gets as far as its signature."""
+    """The error of each type then. The expected type fails only at its signature."""
     if type(message) is (HandshakeAck if role is INITIATOR else HandshakeHello):
         return expected("handshake-signature", None, "seSignature")
     return expected("handshake-unexpected", 0)
@@ -109,7 +109,7 @@ def before_the_handshake(role: Role, message: Message) -> Any:
 @EACH_ROLE
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_message_before_the_handshake(role: Role, message: Message, revision: Revision) -> None:
-    """Whatever it is, but the right hello or ack, it ends the session. [HANDSHAKE-ONLY]"""
+    """Any frame but the right hello or ack ends the session. [HANDSHAKE-ONLY]"""
     stream = link(canonical_frame(message))
     for cut in DELIVERIES.values():
         for buffered in STYLES.values():
@@ -122,7 +122,7 @@ def test_message_before_the_handshake(role: Role, message: Message, revision: Re
 @EACH_REVISION
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_message_before_the_hello(message: Message, revision: Revision) -> None:
-    """The initiator speaks first: what comes before is not even decoded."""
+    """The initiator sends first: earlier bytes are not even decoded."""
     for stream in (link(canonical_frame(message)), link(b"\0")):
         one = session(INITIATOR, revision)
         assert outcome(one, [stream]) == Outcome([], expected("handshake-unexpected", None))
@@ -136,17 +136,17 @@ def test_message_before_the_hello(message: Message, revision: Revision) -> None:
 def test_sealed_frame_before_the_handshake(
     role: Role, revision: Revision, cut: Callable[[bytes], list[bytes]], buffered: Callable[[int], bool]
 ) -> None:
-    """A box of some other session: its first byte is no type, or any; it never is a hello or an ack."""
+    """A box of another session has any first byte, but is never a hello or an ack."""
     one = waiting(role, revision)
     result = outcome(one, cut(link(box(bytes(32), b"\x03", b"\0 nonce no 1"))), buffered=buffered)
     assert result == Outcome([], expected("handshake-malformed", 0, "type"))
     one = waiting(role, revision)
-    ping = b"\x03" + box(bytes(32), b"\x03")  # by chance, the nonce begins as a ping does
+    ping = b"\x03" + box(bytes(32), b"\x03")  # by chance, the nonce starts like a ping
     assert outcome(one, cut(link(ping)), buffered=buffered) == Outcome([], expected("handshake-malformed", 1))
 
 
 FAULTY: Final[dict[str, tuple[dict[str, Any], Any, str | None]]] = {
-    # faults of the peer's frame, the pin where it is not the peer's, the path of the error
+    # faults of the peer's frame, the pin if it is not the peer's, the path of the error
     "handshake-no-pin": ({}, None, "sePubKeyRaw"),
     "handshake-wrong-pin": ({}, STRANGER.public_key, "sePubKeyRaw"),
     "handshake-length": ({"nonce": bytes(31)}, ..., "nonce"),
@@ -207,7 +207,7 @@ def test_defaults() -> None:
 
 
 def incoming(role: Role, message: Message, revision: Revision, *, confirmed: bool) -> tuple[Outcome, State]:
-    """What has to become of a message: the table, by hand."""
+    """The required handling of a message: the protocol's table, written independently."""
     first = [Confirmed()] if revision is V2 and not confirmed else []
     state = State.CONFIRMED if revision is V2 or confirmed else State.ESTABLISHED
     if not known(message, revision):
@@ -224,7 +224,7 @@ def incoming(role: Role, message: Message, revision: Revision, *, confirmed: boo
 @EACH_ROLE
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_message_in_the_open_session(role: Role, message: Message, revision: Revision, state: State) -> None:
-    """Each type, however it is cut, by either way in. [SESSION-IGNORE]"""
+    """Each type, however it is cut, through either interface. [SESSION-IGNORE]"""
     wanted, following = incoming(role, message, revision, confirmed=state is State.CONFIRMED)
     for cut in DELIVERIES.values():
         for buffered in STYLES.values():
@@ -239,7 +239,7 @@ def test_message_in_the_open_session(role: Role, message: Message, revision: Rev
 @EVERY_STYLE
 @pytest.mark.parametrize("chunk", [1, 2, 7, 8, 9, 64, 1000, 10**9])
 def test_whole_conversation(role: Role, revision: Revision, buffered: Callable[[int], bool], chunk: int) -> None:
-    """All that a peer may say, in one stream, cut anyhow: the same events."""
+    """Every allowed message in one stream gives the same events, however it is cut."""
     peer = by_hand(role, revision)
     messages = [message for message in SENT_BY[OTHER[role]] if known(message, revision)]
     stream = b"".join(peer.frame(canonical_frame(each), b"nonce no %3d" % at) for at, each in enumerate(messages))
@@ -256,7 +256,7 @@ def test_whole_conversation(role: Role, revision: Revision, buffered: Callable[[
 @EVERY_STYLE
 @pytest.mark.parametrize("chunk", [1, 5, 8, 100, 10**9])
 def test_two_sessions_talk(revision: Revision, buffered: Callable[[int], bool], chunk: int) -> None:
-    """All messages, both ways, through two sessions: what `send` makes is what `receive_data` reads."""
+    """All messages in both directions through two sessions: `receive_data` reads what `send` wrote."""
     pair = shaken(revision)
     for role in (RESPONDER, INITIATOR):
         messages = [message for message in SENT_BY[role] if known(message, revision)]
@@ -277,11 +277,11 @@ def test_confirmed_comes_once() -> None:
     pings = [output(pair.initiator, Ping()) for _ in range(3)]
     events = [event for ping in pings for event in take(pair.responder, ping)]
     assert events == [Confirmed(), *[MessageReceived(Ping())] * 3]
-    assert pair.initiator.state is State.ESTABLISHED  # nothing has come from the other side
+    assert pair.initiator.state is State.ESTABLISHED  # nothing has arrived from the other side
 
 
 def test_confirmed_by_a_box_of_nothing_sensible() -> None:
-    """The box shows that the peer has the key, even though what is in it is wrong."""
+    """The box proves that the peer has the key, even if its content is invalid."""
     peer = by_hand(RESPONDER)
     result = outcome(peer.session, [peer.frame(b"\x03!")])
     assert result == Outcome([Confirmed()], expected("payload-not-empty", 1))
@@ -312,7 +312,7 @@ def test_v1_is_never_confirmed_by_frames() -> None:
 def test_tensor_box_that_does_not_open_fails_the_session(
     revision: Revision, make: Callable[[Pair], bytes], code: str
 ) -> None:
-    """The class is always `SealError`, and the peer's mistake. [SESSION-BOX]"""
+    """The class is always `SealError` and `RemoteError`. [SESSION-BOX]"""
     pair = shaken(revision)
     box = make(pair)
     with pytest.raises(SealError) as caught:
@@ -326,7 +326,7 @@ def test_tensor_box_that_does_not_open_fails_the_session(
 
 @EACH_REVISION
 def test_tensors(revision: Revision) -> None:
-    """Both ways, each once, under the session's key, and apart from the frames around them."""
+    """In both directions, each once, under the session's key, independently of the frames around them."""
     pair = shaken(revision)
     for role in Role:
         tensor = pair(role).seal_tensor(memoryview(b"tensor"))
@@ -353,7 +353,7 @@ def test_tensors_are_opened_once(role: Role) -> None:
 
 
 V2_ENDS: Final[dict[str, tuple[Callable[[ByHand], bytes], Any, list[Event]]]] = {
-    # what comes, how it fails, and the events before that: a box that opens confirms, whatever is in it
+    # input, error, and the events before it: a box that opens confirms, whatever its content
     "unsealed-ping": (lambda peer: link(b"\x03"), expected("truncated", 1), []),
     "unsealed-bootstrap": (lambda peer: link(canonical_frame(FROM_RANK_0[2])), expected("seal-tag", 0), []),
     "unsealed-end": (lambda peer: link(b"\xff"), expected("truncated", 1), []),
@@ -426,12 +426,12 @@ def test_frame_that_ends_a_v1_session(role: Role, body: bytes, wanted: Any) -> N
 
 
 def test_no_session_between_two_revisions() -> None:
-    """Revision 2 is not spoken to a peer of revision 1, or the other way round: never guessed, never downgraded.
+    """Revision 2 does not work with a peer of revision 1, or the reverse: never guessed, never downgraded.
 
     [REV-EXPLICIT]
     """
     for revision, other in ((V1, V2), (V2, V1)):
-        # A nonce may begin as a type of revision 1 does; these do not.
+        # A nonce may start like a type of revision 1; these do not.
         initiator = session(INITIATOR, revision, random=source(EPHEMERAL_0, b"\x80 nonce no 1"))
         responder = session(RESPONDER, other, random=source(EPHEMERAL_1, b"\x80 nonce no 2"))
         take(responder, output(initiator))
@@ -444,7 +444,7 @@ def test_no_session_between_two_revisions() -> None:
 
 @EACH_ROLE
 def test_hello_twice_in_v1(role: Role) -> None:
-    """A known type that does not belong there: ignored, and neither key nor state change."""
+    """A known but unexpected type is ignored; neither key nor state changes."""
     peer = by_hand(role, V1)
     for frame in (hello(), ack()):
         (event,) = take(peer.session, link(frame))
@@ -455,7 +455,7 @@ def test_hello_twice_in_v1(role: Role) -> None:
 
 
 def test_hello_twice_in_v2() -> None:
-    """It is no box. In a box, it is a type that does not belong there."""
+    """It is not a box. In a box, it is an unexpected type."""
     peer = by_hand(RESPONDER)
     assert outcome(peer.session, [link(hello())]) == Outcome([], expected("seal-tag", 0))
     peer = by_hand(RESPONDER)
@@ -486,7 +486,7 @@ def test_replayed_and_reflected_frames(
 
 
 def test_reflected_tensor_frame() -> None:
-    """A tensor box is a box under the same key: sent back as a link frame, it is one's own all the same.
+    """A tensor box is under the same key: sent back as a link frame, it is a reflection, too.
 
     [SEAL-REFLECTION]
     """
@@ -508,7 +508,7 @@ def test_frames_of_another_session() -> None:
 
 
 def test_replayed_hello_is_answered_but_never_confirmed() -> None:
-    """Rank 1 answers a recorded hello: facts, section 6. What was recorded behind it does not open any more.
+    """Rank 1 answers a recorded hello. Frames recorded after it no longer open.
 
     [SESSION-CONFIRM]
     """
@@ -533,7 +533,7 @@ def test_error_comes_behind_the_messages_before_it() -> None:
 
 
 def test_remote_error() -> None:
-    """It has code, offset and path, the codec's own class, and the codec's error as its cause."""
+    """The error has code, offset and path, the codec's class, and the codec's error as its cause."""
     peer = by_hand(RESPONDER)
     with pytest.raises(RemoteError) as caught:
         take(peer.session, peer.frame(b'\x0a{"uid":1}'))
@@ -558,7 +558,7 @@ def test_handshake_error_and_seal_error_work_around_next_event() -> None:
 
 
 def test_remote_error_survives_a_copy() -> None:
-    """As every other `WireError` does: through a queue to another process, or into a log."""
+    """It can be pickled like every `WireError`, for example through a queue to another process or into a log."""
     peer = by_hand(RESPONDER)
     with pytest.raises(RemoteError) as caught:
         take(peer.session, link(bytes(28)))

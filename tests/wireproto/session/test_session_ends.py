@@ -1,4 +1,4 @@
-"""How long a link frame may be, and how a session ends."""
+"""Limits of link frames, and the end of a session."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -56,7 +56,7 @@ from wireproto.session import (
 @EVERY_STYLE
 @pytest.mark.parametrize("length", [MAX_HANDSHAKE_LENGTH + 1, MIB, MAX_LINK_LENGTH, 2**63, 2**64 - 1])
 def test_oversized_before_the_handshake(role: Role, length: int, buffered: Callable[[int], bool]) -> None:
-    """Refused by its announcement: none of its bytes has to come. [SESSION-LEN-MAX]"""
+    """Refused by its announced length, before any of its bytes. [SESSION-LEN-MAX]"""
     one = waiting(role)
     assert outcome(one, [header(length)], buffered=buffered) == Outcome([], expected("link-length-limit", 0, "length"))
     assert one.state is State.FAILED
@@ -65,7 +65,7 @@ def test_oversized_before_the_handshake(role: Role, length: int, buffered: Calla
 @EACH_ROLE
 @EVERY_STYLE
 def test_longest_before_the_handshake(role: Role, buffered: Callable[[int], bool]) -> None:
-    """64 KiB, limit included; a hello is under 1 KiB, but may hold keys that nobody knows."""
+    """64 KiB, limit included; a hello is under 1 KiB, but may have unknown keys."""
     one = waiting(role)
     assert MAX_HANDSHAKE_LENGTH == 64 * KIB
     assert outcome(one, [header(64 * KIB), bytes(64 * KIB - 1)], buffered=buffered) == Outcome([])
@@ -103,7 +103,7 @@ def test_oversized_after_the_handshake(role: Role, revision: Revision, buffered:
 def test_long_frame_right_behind_the_ack(
     revision: Revision, size: int, chunk: int | str, buffered: Callable[[int], bool]
 ) -> None:
-    """The limit is the handshake's own: what is in the same read behind it has the other one."""
+    """The limit is only the handshake's: bytes after it in the same read have the other limit."""
     initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
     take(responder, output(initiator))
     reply = output(responder)
@@ -120,7 +120,7 @@ def test_long_frame_right_behind_the_ack(
 
 @EACH_REVISION
 def test_slow_loris(revision: Revision) -> None:
-    """Byte by byte, from the hello to the end, with nothing in between: slow is not wrong."""
+    """Byte by byte from the hello to the end: slow input is valid."""
     initiator, responder = session(INITIATOR, revision), session(RESPONDER, revision)
 
     def trickle(data: bytes | bytearray, into: Session) -> list[object]:
@@ -139,7 +139,7 @@ def test_slow_loris(revision: Revision) -> None:
 
 
 def test_memory_before_the_handshake() -> None:
-    """A stranger that announces 64 KiB, and sends none of it, costs what the link decoder has for short frames.
+    """An announced but unsent 64 KiB costs only the link decoder's buffer for short frames.
 
     [LINK-MEMORY]
     """
@@ -164,7 +164,7 @@ def test_memory_before_the_handshake() -> None:
     ],
 )
 def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bool) -> None:
-    """The plaintext's, for frames of a quarter of its size less 64 KiB on."""
+    """The plaintext's buffer is reused for frames from a quarter of its size less 64 KiB."""
     pair = shaken()
     take(pair.responder, output(pair.initiator, InferenceStep(bytes(first - 1))))
     memory = pair.responder._opened
@@ -180,7 +180,7 @@ def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bo
 @EACH_REVISION
 @EACH_LIVING_STATE
 def test_eof_between_frames(role: Role, state: State, revision: Revision) -> None:
-    """The stream just ended, without sessionEnd: not orderly, but no fault of the bytes that came."""
+    """The stream ended without sessionEnd: not orderly, but not an error either."""
     one = state_of(state, role, revision).session
     assert end(one) == [Closed(orderly=False)]
     assert one.state is State.CLOSED
@@ -213,7 +213,7 @@ def test_eof_inside_a_long_frame(buffered: Callable[[int], bool]) -> None:
 
 @EACH_ROLE
 def test_eof_after_session_end(role: Role) -> None:
-    """Closed comes once: with the peer's sessionEnd, or once the peer has answered the own one by closing."""
+    """Closed comes once: with the peer's sessionEnd, or when the peer closes in answer to ours."""
     peer = state_of(State.CLOSED, role, V2)
     assert end(peer.session) == ([Closed(orderly=True)] if role is INITIATOR else [])
     assert end(peer.session) == []
@@ -244,7 +244,7 @@ def test_second_eof_says_nothing_new(role: Role) -> None:
 def test_data_behind_session_end(
     revision: Revision, buffered: Callable[[int], bool], behind: Callable[[ByHand], bytes]
 ) -> None:
-    """It is discarded: no event, no error, whatever it is. [SESSION-END]"""
+    """Later bytes are discarded: no event, no error. [SESSION-END]"""
     peer = by_hand(RESPONDER, revision)
     stream = peer.frame(b"\xff") + behind(peer)
     wanted = [*[Confirmed()] * (revision is V2), MessageReceived(END), Closed(orderly=True)]
@@ -255,7 +255,7 @@ def test_data_behind_session_end(
 
 @EACH_REVISION
 def test_session_end_from_here(revision: Revision) -> None:
-    """The one who sends it is done, too: nothing more goes out, what still comes in is discarded."""
+    """The sender of sessionEnd has also finished: it sends nothing more and discards input."""
     pair = shaken(revision)
     pong = output(pair.responder, FROM_RANK_1[0])
     take(pair.responder, output(pair.initiator, END))
@@ -268,7 +268,7 @@ def test_session_end_from_here(revision: Revision) -> None:
 
 @pytest.mark.parametrize("revision", Revision, ids=["v1", "v2"])
 def test_session_end_between_two_events(revision: Revision) -> None:
-    """Whoever ends the session on an event gets none of the messages that wait behind it."""
+    """A session ended in an event handler gets none of the waiting messages."""
     pair = shaken(revision)
     stream = b"".join(output(pair.responder, FROM_RANK_1[0]) for _ in range(3))
     came = []
@@ -282,7 +282,7 @@ def test_session_end_between_two_events(revision: Revision) -> None:
 
 
 def test_session_end_on_confirmed() -> None:
-    """The same on the event that comes before the message in the same box."""
+    """The same on the event before the message in the same box."""
     pair = shaken()
     came = []
     pair.initiator.receive_data(output(pair.responder, FROM_RANK_1[0]))
@@ -296,7 +296,7 @@ def test_session_end_on_confirmed() -> None:
 
 @EACH_REVISION
 def test_session_end_after_an_end_of_stream_that_nobody_has_seen(revision: Revision) -> None:
-    """Closed comes also if the stream had ended before, and its event was not yet taken."""
+    """Closed also comes if the stream had ended before, with its event still to be returned."""
     initiator = shaken(revision).initiator
     initiator.receive_data(b"")
     assert output(initiator, END)

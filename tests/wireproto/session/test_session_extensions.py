@@ -1,4 +1,4 @@
-"""Extensions in a session: what is offered, what is chosen, and whose frames come and go. [EXT-*]"""
+"""Extensions in a session: offers, choices, and the direction of their frames. [EXT-*]"""
 
 from collections.abc import Collection
 from typing import Any, Final
@@ -45,7 +45,7 @@ def bootstrap(*names: str) -> JacclBootstrapPayload:
 
 
 def say(pair: Pair, role: Role, message: Message) -> list[object]:
-    """One side sends, the other receives; its events, without the confirmation."""
+    """Send a message from one side; return the other's events, without the confirmation."""
     events = take(pair(OTHER[role]), output(pair(role), message))
     return [event for event in events if event != Confirmed()]
 
@@ -59,7 +59,7 @@ def agreed(names: Collection[str] = ALL, revision: Revision = V2) -> Pair:
 
 
 def by_hand_agreed(role: Role, names: Collection[str] = ALL) -> ByHand:
-    """The same, of a session and a peer by hand."""
+    """The same for a session and a scripted peer."""
     peer = by_hand(role, extensions=ALL)
     if role is RESPONDER:
         output(peer.session, pong(*ALL))
@@ -112,7 +112,7 @@ def test_offer_and_choice(
 
 
 def test_unknown_names_come_through_and_are_not_offered() -> None:
-    """Rank 0 hands them on with the pong, and leaves them alone. [EXT-UNKNOWN]"""
+    """Rank 0 passes unknown extensions on with the pong, and ignores them. [EXT-UNKNOWN]"""
     peer = by_hand(INITIATOR, extensions=ALL)
     strange = pong("outcome/2", "z-9/9999", OUTCOME)
     (_, received) = take(peer.session, peer.frame(canonical_frame(strange)))
@@ -121,7 +121,7 @@ def test_unknown_names_come_through_and_are_not_offered() -> None:
 
 
 def test_what_was_offered_once_stays_offered() -> None:
-    """A pong that is under way when another is sent cannot make a choice wrong. [EXT-OFFER]"""
+    """A pong in transit when another is sent cannot make a choice wrong. [EXT-OFFER]"""
     pair = shaken(rank_0=ALL, rank_1=ALL)
     for names in ((OUTCOME,), (), (FRAMELESS,)):
         say(pair, RESPONDER, pong(*names))
@@ -197,7 +197,7 @@ def test_choice_that_was_not_offered(
 
 
 def test_messages_that_do_not_belong_agree_on_nothing() -> None:
-    """A pong to rank 1, a bootstrap to rank 0: ignored, whatever they name. [SESSION-IGNORE]"""
+    """A pong to rank 1 and a bootstrap to rank 0 are ignored, whatever they name. [SESSION-IGNORE]"""
     for role, message in ((RESPONDER, pong(*ALL)), (INITIATOR, bootstrap(*ALL))):
         peer = by_hand(role, extensions=ALL)
         (_, ignored) = take(peer.session, peer.frame(canonical_frame(message)))
@@ -216,7 +216,7 @@ def test_without_extensions_the_bytes_are_those_of_the_plain_protocol() -> None:
 
 
 def test_peer_that_never_heard_of_extensions() -> None:
-    """It ignores a key that it does not know, and names nothing: nothing is agreed."""
+    """It ignores the unknown key and names nothing: nothing is agreed."""
     peer = by_hand(RESPONDER, extensions=ALL)
     assert peer.body(output(peer.session, pong(OUTCOME))).endswith(b',"extensions":["outcome/1"]}')
     text = b'\x07{"port":29400,"sessionID":"S-1"}'
@@ -258,7 +258,7 @@ def test_frame_of_an_earlier_agreement(role: Role, message: Message) -> None:
 
 
 def test_frames_in_flight_do_not_end_an_honest_session() -> None:
-    """Rank 1 sent them before it learned of the new agreement; rank 0 still decodes them. [EXT-IN-FLIGHT]"""
+    """Rank 1 sent them before it received the new agreement; rank 0 still decodes them. [EXT-IN-FLIGHT]"""
     for message in SENT_BY[RESPONDER]:
         pair = agreed()
         crossing = output(pair.responder, message)
@@ -280,7 +280,7 @@ def test_frame_of_an_earlier_agreement_to_rank_1() -> None:
 @EACH_ROLE
 @EACH_FRAME
 def test_agreed_frame_that_comes_in(role: Role, message: Message) -> None:
-    """In its direction it is received, in the other one ignored. [EXT-UNINVITED, SESSION-IGNORE]"""
+    """Received in its direction, ignored in the other. [EXT-UNINVITED, SESSION-IGNORE]"""
     peer = by_hand_agreed(role)
     event = MessageReceived(message) if message in SENT_BY[OTHER[role]] else MessageIgnored(message)
     (*_, last) = take(peer.session, peer.frame(canonical_frame(message)))
@@ -335,7 +335,7 @@ def test_revision_1_names_nothing() -> None:
 
 @EACH_ROLE
 def test_revision_1_takes_nothing_as_agreed(role: Role) -> None:
-    """What the peer names is a key that does not count. [EXT-REVISION]"""
+    """The peer's extensions have no effect. [EXT-REVISION]"""
     peer = by_hand(role, V1, extensions=ALL)
     for message in (pong(*ALL), bootstrap(*ALL)):
         (event,) = take(peer.session, peer.frame(canonical_frame(message)))

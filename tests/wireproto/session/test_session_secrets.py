@@ -1,4 +1,4 @@
-"""What a session says of its keys: to the key log, and to nobody else."""
+"""Disclosure of session keys: to the key log and nowhere else."""
 
 import gc
 import io
@@ -50,7 +50,7 @@ from wireproto.testing.fixed_keys import KNOWN
 
 
 def recorded(revision: Revision, logs: dict[Role, io.StringIO | None]) -> list[bytes]:
-    """The bodies of all link frames of a short conversation, as they go over the wire."""
+    """The bodies of all link frames of a short conversation, as on the wire."""
     initiator = session(INITIATOR, revision, key_log=logs[INITIATOR])
     responder = session(RESPONDER, revision, key_log=logs[RESPONDER])
     wire = [output(initiator)]
@@ -65,7 +65,7 @@ def recorded(revision: Revision, logs: dict[Role, io.StringIO | None]) -> list[b
 
 @EACH_REVISION
 def test_key_log_opens_what_was_recorded(revision: Revision) -> None:
-    """As a reader of a capture would: the hello's nonce on the wire → the line → the key → the boxes."""
+    """Like the reader of a capture: nonce on the wire → line → key → boxes."""
     log = io.StringIO()
     captures = [recorded(revision, {INITIATOR: log, RESPONDER: None}) for _ in range(3)]
     lines = log.getvalue().splitlines(keepends=True)
@@ -88,7 +88,7 @@ def test_key_log_opens_what_was_recorded(revision: Revision) -> None:
 
 @EACH_REVISION
 def test_key_log_of_either_side(revision: Revision) -> None:
-    """Both write the same line, and once a session. [KEY-LOG]"""
+    """Both write the same line, once per session. [KEY-LOG]"""
     logs = {INITIATOR: io.StringIO(), RESPONDER: io.StringIO()}
     recorded(revision, logs)  # type: ignore[arg-type]
     assert logs[INITIATOR].getvalue() == logs[RESPONDER].getvalue()
@@ -105,7 +105,7 @@ def test_no_key_log_without_a_handshake(role: Role) -> None:
 
 
 def test_key_log_is_flushed_at_once(tmp_path: Path) -> None:
-    """Whoever watches the file has the key before the first box."""
+    """The key is in the file before the first box is sent."""
     path = tmp_path / "keys"
     with path.open("w") as log:
         one = session(RESPONDER, key_log=log)
@@ -117,7 +117,7 @@ def test_key_log_is_flushed_at_once(tmp_path: Path) -> None:
 def test_no_key_log_unless_injected(
     revision: Revision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The environment is the commands' to read, not the session's. [KEY-LOG]"""
+    """Only the commands read the environment, not the session. [KEY-LOG]"""
     path = tmp_path / "keys"
     monkeypatch.setenv("WIREPROTO_KEYLOGFILE", str(path))
     monkeypatch.setenv("SSLKEYLOGFILE", str(path))
@@ -128,7 +128,7 @@ def test_no_key_log_unless_injected(
 
 
 class Unwritable(io.StringIO):
-    """A full disk, or whatever else it raises."""
+    """A full disk, or any other exception."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Unwritable(io.StringIO):
 
 @EACH_ROLE
 def test_a_key_log_that_cannot_be_written_costs_no_frame(role: Role) -> None:
-    """The ack goes out, Established says what was wrong, and the session goes on."""
+    """The ack is sent, Established has the error, and the session continues."""
     closed = io.StringIO()
     closed.close()
     for log in (Unwritable(OSError(28, "No space left on device")), closed):
@@ -179,7 +179,7 @@ def test_secrets_stay_inside(role: Role) -> None:
 
 
 def holds_ephemeral_key(one: Session) -> bool:
-    """Whether an X25519 private key can be reached from a session."""
+    """Return whether an X25519 private key is reachable from a session."""
     seen, todo = set(), [vars(one)]
     while todo:
         each = todo.pop()
@@ -193,7 +193,7 @@ def holds_ephemeral_key(one: Session) -> bool:
 
 @pytest.mark.parametrize("data", ["ack", "refused", "end"])
 def test_the_ephemeral_key_is_dropped_with_the_handshake(data: str) -> None:
-    """Afterwards nothing needs it, and it would open what was recorded of the session."""
+    """It is no longer needed, and would open a recording of the session."""
     one = session(INITIATOR)
     greeting = output(one)
     assert holds_ephemeral_key(one)
@@ -211,7 +211,7 @@ def test_the_ephemeral_key_is_dropped_with_the_handshake(data: str) -> None:
 
 
 def test_signer_protocol() -> None:
-    """Anything with a public key and `sign` will do: here, one that is neither a file's nor a package's."""
+    """Any object with a public key and `sign` works: here, one from neither a file nor the package."""
 
     class Elsewhere:
         public_key = SIGNERS[INITIATOR].public_key
@@ -227,7 +227,7 @@ def test_signer_protocol() -> None:
 
 
 def test_no_secret_in_a_repr() -> None:
-    """Of the handshake's results, of a configuration, and of the keys for tests."""
+    """The repr of handshake results, of a configuration, and of test keys."""
     _, secrets = Responder(RANK_1, RANK_0.public_key).respond(hello())
     config = Config(role=INITIATOR, signer=KeySigner.from_scalar(KNOWN.rank_0.scalar), pin=RANK_1.public_key)
     for each in (secrets, config, Session(config), config.signer, KNOWN, KNOWN.rank_0):
@@ -277,7 +277,7 @@ def test_arguments_are_checked_at_construction(argument: dict[str, Any], error: 
 
 
 def test_role_and_revision_are_coerced_and_read_only() -> None:
-    """A plain 2 means revision 2: nothing goes out in the clear because of it."""
+    """A plain 2 means revision 2, so nothing is sent in the clear."""
     pin: Any = bytearray(RANK_1.public_key)
     role: Any = "rank 0"
     one = Session(Config(role=role, signer=RANK_0, pin=pin, revision=2, extensions=["outcome/1"]))  # type: ignore[arg-type]
@@ -289,7 +289,7 @@ def test_role_and_revision_are_coerced_and_read_only() -> None:
 
 
 def test_sessions_in_several_threads() -> None:
-    """Each thread has a session of its own; they share nothing, so no call of one can disturb the other."""
+    """Each thread has its own session; they share nothing, so their calls cannot interfere."""
 
     def talk(_: int) -> int:
         initiator, responder = session(INITIATOR), session(RESPONDER)

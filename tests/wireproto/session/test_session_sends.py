@@ -1,4 +1,4 @@
-"""What a session sends, and what becomes of calls that do not belong."""
+"""A session's output, and calls at the wrong time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +82,7 @@ from wireproto.session.seal import OVERHEAD
 @pytest.mark.parametrize("confirmed", [False, True], ids=["established", "confirmed"])
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_send(role: Role, message: Message, revision: Revision, confirmed: bool) -> None:
-    """Each type, in each open state: the bytes, read by hand, or the error. [SESSION-STATE]"""
+    """Each type in each open state: the bytes, decoded independently, or the error. [SESSION-STATE]"""
     peer = opened(role, revision, confirmed=confirmed)
     before = peer.session.state
     if not known(message, revision):
@@ -116,7 +116,7 @@ def test_send_of_any_size(size: int, revision: Revision) -> None:
 
 @EACH_REVISION
 def test_longest_send(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is the box's, not the message's; what is over it changes nothing."""
+    """The limit is the box's, not the message's; an excess changes nothing."""
     assert MAX_LINK_LENGTH == 256 * MIB
     pair = shaken(revision)
     monkeypatch.setattr(module, "MAX_LINK_LENGTH", 1000)
@@ -129,7 +129,7 @@ def test_longest_send(revision: Revision, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def step(frame: int) -> InferenceStep:
-    """One whose link frame is so long, as it is sent in revision 2."""
+    """Return a message whose link frame has this length in revision 2."""
     return InferenceStep(pattern(frame - len(b"length  ") - OVERHEAD - len(b"\x05")))
 
 
@@ -153,7 +153,7 @@ def test_held_frame_stays_what_it_is() -> None:
     ],
 )
 def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bool) -> None:
-    """Once no view of it is left, for frames of at least a quarter of its size."""
+    """The buffer is reused when no view of it is left, for frames from a quarter of its size."""
     pair = shaken()
     pair.initiator.send(step(first))
     (piece,) = pair.initiator.data_to_send()
@@ -168,7 +168,7 @@ def test_memory_of_a_long_frame_is_used_again(first: int, second: int, again: bo
 
 @EACH_REVISION
 def test_pieces_have_one_type(revision: Revision) -> None:
-    """The type of what goes out does not depend on its size."""
+    """The type of output does not depend on its size."""
     pair = shaken(revision)
     for message in (Ping(), InferenceStep(bytes(100 * KIB))):
         pair.initiator.send(message)
@@ -190,7 +190,7 @@ def test_wrong_fields_are_not_sent() -> None:
 
 @EACH_ROLE
 def test_exhausted_key(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both what is sent and what comes in: the session cannot go on, and only a fresh handshake helps. [SEAL-LIMIT]"""
+    """Both directions: the session cannot continue, and only a new handshake helps. [SEAL-LIMIT]"""
     monkeypatch.setattr(module, "NEAR_LIMIT", -1)
     monkeypatch.setattr(seal, "MAX_BOXES", 4)
     monkeypatch.setattr(seal, "_FIRST", 2)
@@ -210,7 +210,7 @@ def test_exhausted_key(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @EACH_ROLE
 def test_key_near_its_limit_is_told_in_time(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, and well before: with a sixteenth of all boxes left, whoever uses them up. [SEAL-LIMIT]"""
+    """Once, in advance: with a sixteenth of all boxes left, in whatever direction they are used. [SEAL-LIMIT]"""
     assert module.NEAR_LIMIT == 2**20
     monkeypatch.setattr(module, "NEAR_LIMIT", seal.MAX_BOXES - 3)
     pair = shaken()
@@ -229,7 +229,7 @@ def test_key_near_its_limit_is_told_in_time(role: Role, monkeypatch: pytest.Monk
 @EACH_REVISION
 @EACH_ROLE
 def test_misuse_before_the_handshake(role: Role, revision: Revision) -> None:
-    """Everything at the wrong time; then the handshake goes on as if nothing had been.
+    """All calls at the wrong time; the handshake then continues unaffected.
 
     [SESSION-STATE, HANDSHAKE-FIRST]
     """
@@ -285,7 +285,7 @@ def test_misuse_after_the_end(role: Role, state: State, revision: Revision) -> N
 def test_bytes_after_the_end_are_discarded(
     role: Role, state: State, revision: Revision, buffered: Callable[[int], bool]
 ) -> None:
-    """Silently, by either way in, and the end of the stream too; no exception, and nothing is kept. [SESSION-END]"""
+    """Silently, through either interface, and the end of the stream, too; nothing is raised or kept. [SESSION-END]"""
     peer = state_of(state, role, revision)
     one = peer.session
     chunks = [peer.frame(b"\x03", b"nonce behind"), header(0), b"\xff" * 9, bytes(100 * KIB)]
@@ -300,7 +300,7 @@ def test_bytes_after_the_end_are_discarded(
 @EACH_ROLE
 @EACH_REVISION
 def test_nothing_is_taken_after_a_failure(role: Role, revision: Revision) -> None:
-    """Not in the same bytes, not in the next; `RemoteError` is raised once."""
+    """No events, neither from the same bytes nor the next; `RemoteError` is raised once."""
     peer = by_hand(role, revision)
     good = [peer.frame(canonical_frame(SENT_BY[OTHER[role]][0]), b"nonce no %3d" % number) for number in range(3)]
     one = peer.session
@@ -312,7 +312,7 @@ def test_nothing_is_taken_after_a_failure(role: Role, revision: Revision) -> Non
 
 
 def test_bytes_after_the_end_of_the_stream() -> None:
-    """The caller's mistake: end of stream is the end of the stream."""
+    """Bytes after the end of the stream are the caller's mistake."""
     one = by_hand(RESPONDER).session
     one.receive_data(b"")
     misuse(one, lambda: one.receive_data(b"x"))
@@ -324,7 +324,7 @@ def test_bytes_after_the_end_of_the_stream() -> None:
 @EVERY_STYLE
 @EACH_ROLE
 def test_events_that_are_not_taken_wait(role: Role, buffered: Callable[[int], bool]) -> None:
-    """A handler that raises, leaves its loop or skips events loses nothing, whatever comes in meanwhile."""
+    """A handler that raises, leaves its loop or skips events loses nothing, whatever arrives meanwhile."""
     pair = shaken()
     one, peer = pair(role), pair(OTHER[role])
     message = SENT_BY[OTHER[role]][0]
@@ -343,7 +343,7 @@ def test_events_that_are_not_taken_wait(role: Role, buffered: Callable[[int], bo
 
 
 def test_long_frame_behind_events_that_wait() -> None:
-    """Its bytes come in while the link decoder still has frames to give."""
+    """Its bytes arrive while the link decoder still has frames."""
     pair = shaken()
     messages = [Ping(), Ping(), InferenceStep(pattern(300 * KIB)), Ping()]
     data = output(pair.initiator, *messages)
@@ -360,7 +360,7 @@ def test_long_frame_behind_events_that_wait() -> None:
 
 
 def test_buffer_without_get_buffer() -> None:
-    """The caller's mistakes, and a buffer that is too small for what it is said to hold."""
+    """The caller's mistakes, and a count larger than the buffer."""
     one = by_hand(RESPONDER).session
     misuse(one, lambda: one.buffer_updated(1))
     buffer = one.get_buffer()
@@ -375,7 +375,7 @@ def test_buffer_without_get_buffer() -> None:
 
 
 class Broken(Exception):  # noqa: N818
-    """No error of the session's own."""
+    """No error of the session itself."""
 
 
 class Locked:
@@ -396,7 +396,7 @@ def broken(*_: object) -> Any:
     ids=["signer", "random", "too-few-random-bytes"],
 )
 def test_exception_from_outside_fails_the_session(role: Role, faults: dict[str, Any]) -> None:
-    """It propagates, and the session neither goes on nor hangs; it is never the peer's mistake."""
+    """It propagates, and the session fails without hanging; it is never the peer's mistake."""
     one = Session(Config(**{"role": role, "signer": RANK_0, "pin": RANK_0.public_key, **faults}))
     with pytest.raises((Broken, ValueError)) as caught:
         _ = output(one) or take(one, link(hello()))
@@ -440,7 +440,7 @@ def test_send_of_what_is_no_message(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [5, "text", None, True, [0]])
 def test_bytes_are_bytes(wrong: Any) -> None:
-    """Numbers, bools and strings are never taken for bytes, and nothing changes."""
+    """Numbers, bools and strings are never accepted as bytes, and nothing changes."""
     one = by_hand(INITIATOR).session
     for call in (one.receive_data, one.seal_tensor, one.open_tensor):
         with pytest.raises(TypeError):
@@ -450,7 +450,7 @@ def test_bytes_are_bytes(wrong: Any) -> None:
 
 
 def test_any_bytes_like_object_means_its_bytes() -> None:
-    """Typed and multi-dimensional views too, which are free again once the call returns."""
+    """Typed and multi-dimensional views work, too, and are released when the call returns."""
     pair = shaken()
     data = output(pair.initiator, InferenceStep(bytes(range(7))))
     assert len(data) % 4 == 0

@@ -1,4 +1,4 @@
-"""The grid: each frame gives the code that it is declared with, and each violation that is drawn at random is on it."""
+"""The grid: each frame gives its declared code, and every violation of `malformed` is included."""
 
 from collections import defaultdict
 from functools import cache
@@ -27,7 +27,7 @@ def grid() -> list[tuple[MessageSpec, Point]]:
 
 
 def test_each_point_is_judged_as_declared() -> None:
-    """The long ones only where they are the first of their kind."""
+    """Skip long ones except the first of their kind."""
     seen: set[tuple[int, str]] = set()
     for spec, point in grid():
         if len(point.frame) < _SHORT or (spec.msg_type.value, point.kind) not in seen:

@@ -1,4 +1,4 @@
-"""Wrong signatures and keys: this package's own handshake refuses each, from either side, by the right code."""
+"""Wrong signatures and keys: this package's handshake refuses each, on either side, with the right code."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ HELLO, ACK = json.loads(KNOWN.hello[1:]), json.loads(KNOWN.ack[1:])
 
 
 def refused(change: Callable[[dict[str, str]], None], is_hello: bool) -> str:
-    """The code by which the known handshake fails with a change to the hello or the ack."""
+    """Return the code with which the known handshake fails after a change to the hello or the ack."""
     fields = dict(HELLO if is_hello else ACK)
     change(fields)
     frame = (KNOWN.hello if is_hello else KNOWN.ack)[:1] + json.dumps(fields).encode()
@@ -47,7 +47,7 @@ def test_a_signature_that_is_not_der_is_refused(is_hello: bool) -> None:
 
 
 def test_a_lax_reader_takes_the_same_numbers_from_some() -> None:
-    """Of those, only rules tell that they are wrong: a tag, a length, a zero byte too many or too few."""
+    """Only rules show that these are wrong: a tag, a length, a zero byte too many or too few."""
     r, s = decode_dss_signature(base64.b64decode(HELLO["seSignature"]))
     lax = [each.about for each in wrong_signatures(r, s) if read_laxly(each.data) == (r, s)]
     assert {"1 more zero bytes before s", "the tag 0x03 of r", "a length in nine bytes of the sequence"} <= {*lax}
@@ -57,7 +57,7 @@ def test_a_lax_reader_takes_the_same_numbers_from_some() -> None:
 
 @pytest.mark.parametrize("is_hello", [True, False])
 def test_another_point_is_refused(is_hello: bool) -> None:
-    """[HANDSHAKE-ORDER] The pin is looked at first, so all of them are wrong pins."""
+    """[HANDSHAKE-ORDER] The pin is checked first, so all of them are wrong pins."""
     public = base64.b64decode((HELLO if is_hello else ACK)["sePubKeyRaw"])
     found = list(wrong_points(public))
     assert {refused(put("sePubKeyRaw", each.data), is_hello) for each in found} == {"handshake-wrong-pin"}

@@ -1,4 +1,4 @@
-"""What the public strategies promise of their values, and that these shrink to something to look at."""
+"""The guarantees of the public strategies, and shrinking to readable examples."""
 
 import re
 from random import Random

@@ -1,4 +1,4 @@
-"""The files of spec/vectors/: what the schema allows, what the generator makes, and nothing else."""
+"""The files of spec/vectors/ match the schema and the generator exactly."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ def every(kind: type[Any]) -> list[Any]:
 
 
 def definition(kind: type) -> dict[str, Any]:
-    """The part of the schema that is about one kind of file."""
+    """Return the part of the schema for one kind of file."""
     return {"$ref": f"#/$defs/VectorFile_{kind.__name__}_", "$defs": SCHEMA["$defs"]}
 
 
@@ -117,7 +117,7 @@ def test_there_are_enough() -> None:
 
 @EACH_KIND
 def test_a_file_is_whole(kind: type) -> None:
-    """Ids are unique; both results are there; every flag, code and requirement is known, and every flag is used."""
+    """Ids are unique; both results occur; every flag, code and requirement is known, and every flag is used."""
     file, tests = vectors.load(kind), every(kind)
     rules = {rule.id for rule in requirements()}
     assert [each for each, count in Counter(test.id for test in tests).items() if count > 1] == []
@@ -141,7 +141,7 @@ def test_every_type_is_there_in_every_revision() -> None:
 
 
 def test_rejections_are_of_every_kind() -> None:
-    """Each code that bytes can cause stands in some vector; the rest are the caller's mistakes, or need 2^24 boxes."""
+    """Each code that bytes can cause is in some vector; the rest are the caller's mistakes, or need 2^24 boxes."""
     codes = {test.error.code for kind in FILES for test in every(kind) if test.error is not None}
     callers = {
         "link-not-drained", "session-state", "activation-size", "activation-dtype", "activation-shape",

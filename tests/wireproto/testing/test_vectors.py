@@ -1,4 +1,4 @@
-"""Every vector through the package: the schemas and the fast codec have one verdict, and it is the vector's."""
+"""Every vector through the package: the schemas and the fast codec agree with it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every vector through the parser that Kaitai makes: it takes what is valid, and refuses what a layout can refuse."""
+"""Every vector through Kaitai's parser: it accepts valid ones, and refuses what a layout can refuse."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from wireproto.testing.vectors import FILES, DeviceFileTest
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.xdist_group("kaitai"),  # one compilation serves all
+    pytest.mark.xdist_group("kaitai"),  # compiled once for all tests
 ]
 
 

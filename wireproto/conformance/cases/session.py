@@ -384,7 +384,7 @@ async def pauses_when_refused(peer: Peer) -> None:
         began = asyncio.get_running_loop().time()
         await peer.comes_again()
         delays.append(asyncio.get_running_loop().time() - began)
-        if delays[-1] > patience.retry / 10:
+        if delays[-1] > patience.retry / 4:
             return
     shown = ", ".join(f"{1000 * delay:.0f} ms" for delay in delays)
     raise Missed(f"pauses of {patience.retry:g} s between attempts", f"connections {shown} after we listened again")

@@ -3,11 +3,9 @@ package session
 
 import (
 	"crypto/rand"
-	"errors"
 	"io"
 	"log"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"wirepeer/wire"
@@ -19,11 +17,12 @@ const (
 	handshakeLimit = 64 << 10 // of a link frame
 )
 
-// Config is the part of a side that is the same in all of its sessions.
+// Config is what all sessions of a side have in common.
 type Config struct {
-	Role     wire.Rank
-	Revision int
-	Identity Identity
+	Role       wire.Rank
+	Revision   int
+	Identity   Identity
+	Extensions []string // of revision 2; none for a side without extensions
 }
 
 // Session is a connection whose handshake is done.
@@ -31,12 +30,11 @@ type Session struct {
 	// Confirmed, if set, is called once, when the first box has opened.
 	Confirmed func()
 
-	role     wire.Rank
-	revision int
-	conn     net.Conn
-	link     *wire.LinkReader
-	sealer   *Sealer                      // nil in revision 1
-	agreed   atomic.Pointer[wire.Dialect] // by which frames are decoded
+	config     Config
+	conn       net.Conn
+	link       *wire.LinkReader
+	sealer     *Sealer // nil in revision 1
+	extensions extensions
 }
 
 // Open makes the handshake on a new connection, and leaves it without a deadline.
@@ -45,13 +43,15 @@ func Open(conn net.Conn, config Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{
-		role:     config.Role,
-		revision: config.Revision,
-		conn:     conn,
-		link:     wire.NewLinkReader(conn, handshakeLimit),
+	return open(conn, config, handshake, rand.Reader)
+}
+
+// open is Open with the secrets given.
+func open(conn net.Conn, config Config, handshake *Handshake, nonces io.Reader) (*Session, error) {
+	if config.Revision == 1 {
+		config.Extensions = nil
 	}
-	s.Agree(nil)
+	s := &Session{config: config, conn: conn, link: wire.NewLinkReader(conn, handshakeLimit)}
 	if err := conn.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func Open(conn net.Conn, config Config) (*Session, error) {
 		return nil, err
 	}
 	if config.Revision > 1 {
-		if s.sealer, err = NewSealer(key, rand.Reader); err != nil {
+		if s.sealer, err = NewSealer(key, nonces); err != nil {
 			return nil, err
 		}
 	}
@@ -69,7 +69,7 @@ func Open(conn net.Conn, config Config) (*Session, error) {
 }
 
 func (s *Session) greet(handshake *Handshake) ([]byte, error) {
-	if s.role == wire.Rank0 {
+	if s.config.Role == wire.Rank0 {
 		hello, err := handshake.Hello()
 		if err != nil {
 			return nil, err
@@ -94,13 +94,19 @@ func (s *Session) greet(handshake *Handshake) ([]byte, error) {
 	return key, s.write(ack)
 }
 
-// Agree sets the extensions whose frames may come from now on, in place of those before.
-func (s *Session) Agree(extensions []string) {
-	s.agreed.Store(&wire.Dialect{Revision: s.revision, Extensions: extensions})
+// Extensions returns the names that this side may offer or choose.
+func (s *Session) Extensions() []string {
+	return s.config.Extensions
 }
 
 // Send sends a message. Several goroutines may send at once.
 func (s *Session) Send(kind wire.Type, payload any) error {
+	switch payload := payload.(type) {
+	case *wire.Health:
+		s.extensions.offer(payload.Extensions)
+	case *wire.Bootstrap:
+		s.extensions.choose(payload.Extensions)
+	}
 	frame, err := wire.Encode(wire.Message{Type: kind, Payload: payload})
 	if err != nil {
 		return err
@@ -137,14 +143,19 @@ func (s *Session) Receive() (wire.Message, error) {
 				s.Confirmed = nil
 			}
 		}
-		message, err := s.agreed.Load().Decode(frame)
+		dialect := wire.Dialect{Revision: s.config.Revision, Extensions: s.extensions.agreed()}
+		message, err := dialect.Decode(frame)
 		if err != nil {
 			return wire.Message{}, err
 		}
-		if s.expects(message.Type) {
-			return message, nil
+		if !s.expects(message.Type) {
+			log.Printf("ignored unexpected %s", message.Type)
+			continue
 		}
-		log.Printf("ignored unexpected %s", message.Type)
+		if bootstrap, ok := message.Payload.(*wire.Bootstrap); ok && len(s.config.Extensions) > 0 {
+			err = s.extensions.take(bootstrap.Extensions)
+		}
+		return message, err
 	}
 }
 
@@ -154,7 +165,7 @@ func (s *Session) expects(kind wire.Type) bool {
 	case wire.HandshakeHello, wire.HandshakeAck:
 		return false
 	}
-	return kind.SentBy(wire.Rank1 - s.role)
+	return kind.SentBy(wire.Rank1 - s.config.Role)
 }
 
 // Close closes the connection, which ends Receive, too.
@@ -168,16 +179,10 @@ func (s *Session) Finish(patience time.Duration) error {
 	if err := s.Send(wire.SessionEnd, nil); err != nil {
 		return err
 	}
-	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
-		if err := half.CloseWrite(); err != nil {
-			return err
-		}
+	if half, ok := s.conn.(*net.TCPConn); ok {
+		half.CloseWrite()
 	}
-	if err := s.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	if _, err := io.Copy(io.Discard, s.conn); err != nil && !errors.Is(err, net.ErrClosed) {
-		return err
-	}
+	s.conn.SetReadDeadline(time.Now().Add(patience))
+	io.Copy(io.Discard, s.conn)
 	return nil
 }

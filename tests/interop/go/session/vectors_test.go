@@ -25,23 +25,32 @@ func check(t *testing.T, v vectors.Test, err error) {
 	}
 }
 
+type secrets struct {
+	IdentityPrivate, EphemeralPrivate, Nonce, Pin vectors.Hex
+}
+
+func (s secrets) handshake(t *testing.T) *Handshake {
+	t.Helper()
+	identity := Identity{Own: privateKey(s.IdentityPrivate), Pin: s.Pin}
+	handshake, err := withSecrets(identity, s.EphemeralPrivate, s.Nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return handshake
+}
+
 func TestHandshakes(t *testing.T) {
 	type test struct {
 		vectors.Test
-		Role    string
-		Secrets struct {
-			IdentityPrivate, EphemeralPrivate, Nonce, Pin vectors.Hex
-		}
+		Role       string
+		Secrets    secrets
 		Hello, Ack vectors.Hex
 		Derived    struct{ SessionKey vectors.Hex }
 	}
 	for _, v := range vectors.Load[test](t, "handshake") {
 		t.Run(v.ID, func(t *testing.T) {
-			identity := Identity{Own: privateKey(v.Secrets.IdentityPrivate), Pin: v.Secrets.Pin}
-			handshake, err := withSecrets(identity, v.Secrets.EphemeralPrivate, v.Secrets.Nonce)
-			if err != nil {
-				t.Fatal(err)
-			}
+			handshake := v.Secrets.handshake(t)
+			var err error
 			var key []byte
 			if v.Role == "rank 0" {
 				key, err = handshake.Finish(v.Ack)

@@ -62,7 +62,7 @@ func (r *LinkReader) body(length int) ([]byte, error) {
 	}
 }
 
-// ended turns the end of the stream inside a frame into the fault that it is.
+// ended turns the end of the stream inside a frame into an Error.
 func (r *LinkReader) ended(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fault("truncated", r.offset)

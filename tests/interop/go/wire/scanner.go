@@ -4,8 +4,8 @@ import "unicode/utf8"
 
 const maxDepth = 512
 
-// scanner reads JSON as strictly as the specification wants it, once and from the front. Offsets count from the start of
-// text, which is the whole cluster frame.
+// scanner reads JSON as strictly as the specification requires, in one pass. Offsets count from the start of text, which
+// is the whole cluster frame.
 type scanner struct {
 	text  []byte
 	at    int

@@ -1,4 +1,4 @@
-"""One connection of a reference peer: right in all that the conformance suite looks at.
+"""One connection of a reference peer, correct in everything that the suite tests.
 
 Each thing that can be got wrong is a method or an attribute of its own, so that a mutant is a class with one of them.
 """
@@ -35,12 +35,12 @@ MIB = 1024 * 1024
 
 
 class Fault(Exception):  # noqa: N818
-    """What the other side did wrong: the connection ends."""
+    """A fault of the other side, which ends the connection."""
 
 
 @dataclass
 class Introduction:
-    """What is in a hello or an ack."""
+    """The contents of a hello or an ack."""
 
     se_pub_key_raw: bytes
     ephemeral_x25519_pub_key: bytes
@@ -50,7 +50,7 @@ class Introduction:
 
 @dataclass
 class Shared:
-    """What outlives a connection."""
+    """State that outlives a connection."""
 
     identity: ec.EllipticCurvePrivateKey
     pin: bytes
@@ -64,7 +64,7 @@ class Shared:
         self.unconfirmed: list[Conversation] = []
         self.current: Conversation | None = None
         self.memory: dict[str, Any] = {}
-        """What a mutant keeps although it must not."""
+        """State that a mutant wrongly keeps."""
 
 
 class Conversation(asyncio.Protocol):
@@ -137,7 +137,7 @@ class Conversation(asyncio.Protocol):
             self.end()
 
     def begin(self) -> None:
-        """What is to be done at once."""
+        """Act before anything else."""
 
     # -- link frames ---------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Conversation(asyncio.Protocol):
             self.handle(message)
 
     def decode(self, frame: bytes) -> Message | None:
-        """None for a frame that is taken, though it should not be, and has no effect."""
+        """None for a frame that is wrongly accepted, without effect."""
         try:
             self.look_at(frame)
             return decode_frame(frame, self.revision, self.agreed)
@@ -242,7 +242,7 @@ class Conversation(asyncio.Protocol):
             raise Fault(str(error)) from error
 
     def look_at(self, frame: bytes) -> None:
-        """Where a mutant refuses a good frame."""
+        """A hook in which a mutant refuses a valid frame."""
 
     def tolerates(self, error: WireError, frame: bytes) -> bool:
         return False
@@ -269,7 +269,7 @@ class Conversation(asyncio.Protocol):
         raise NotImplementedError
 
     def introduction(self, frame: bytes, expected: type[HandshakeHello | HandshakeAck]) -> Introduction:
-        """The peer's, in which everything is checked that can be without the own part."""
+        """Read the peer's part, and check everything that does not depend on ours."""
         try:
             self.look_at(frame)
             message = decode_frame(frame)
@@ -356,10 +356,10 @@ KEYS = ("sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature")
 
 
 def loosely(frame: bytes) -> Introduction:
-    """What a parser makes of a hello or an ack that takes what it should not."""
+    """Parse a hello or an ack too leniently."""
     try:
         text = frame[1:].decode(errors="replace").lstrip("\ufeff")
-        # Of equal keys the first counts, as in the Swift peer.
+        # The first of equal keys counts, as in the Swift peer.
         fields: dict[str, str] = {}
         for key, value in json.loads(text, strict=False, object_pairs_hook=list):
             fields.setdefault(key.lower(), value)

@@ -1,4 +1,4 @@
-"""Peers that do something otherwise than the reference, and break no MUST: no case may fail them.
+"""Peers that differ from the reference without breaking a MUST: no case may fail them.
 
 What misses a SHOULD is among them: `non-strict` is no failure.
 """
@@ -58,7 +58,7 @@ def _longer(text: bytes) -> bytes:
 
 
 class SignsWithHighS(Conversation):
-    """Of s and n − s the higher one: that no integer is negative costs it a zero byte."""
+    """The higher one of s and n − s, which needs a leading zero byte in DER."""
 
     is_high = True
 
@@ -98,13 +98,13 @@ class HasNoExtensions(Conversation):
 
 
 class AnyLengthBeforeTheHandshake(Conversation):
-    """A SHOULD: it has no limit of its own for strangers."""
+    """A SHOULD: it does not limit unauthenticated connections."""
 
     early_limit = Conversation.limit
 
 
 class RemembersNoNonces(Conversation):
-    """A SHOULD: it takes what it has had, and what it has sent."""
+    """A SHOULD: it accepts replayed and reflected boxes."""
 
     def check_box(self, nonce: bytes) -> None:
         pass
@@ -120,7 +120,7 @@ class ClosesAfterSessionEndLate(RankOne):
 
 
 class AnswersAnyTime(RankOne):
-    """Its pong takes a while, though not as long as rank 0 waits."""
+    """Its pong is slow, but within rank 0's limit."""
 
     def pong(self) -> None:
         self.later(0.1, super().pong)
@@ -135,7 +135,7 @@ class SmallCrowd(RankOne):
 
 
 class IsBusy(RankOne):
-    """Its pongs say everything else than those of the reference."""
+    """Its pongs have other values than the reference's."""
 
     def send(self, message: Message) -> None:
         if isinstance(message, PongPayload):
@@ -144,7 +144,7 @@ class IsBusy(RankOne):
 
 
 class OffersMore(RankOne):
-    """Extensions that nobody has heard of."""
+    """Unknown extensions."""
 
     def send(self, message: Message) -> None:
         if isinstance(message, PongPayload) and message.extensions:
@@ -153,7 +153,7 @@ class OffersMore(RankOne):
 
 
 class TakesItsTimeForTheAck(RankOne):
-    """As where the key is in a Secure Enclave."""
+    """Slow signatures, as from a Secure Enclave."""
 
     early = b""
 
@@ -180,7 +180,7 @@ class HasFourConnectionsEach(RankOne):
 
 
 class KeepsItsGroup(RankOne):
-    """A SHOULD: while a group is up it answers a newcomer, and closes the newcomer's connection."""
+    """A SHOULD: while a group is up it answers a new connection, then closes it."""
 
     def bootstrap(self, payload: JacclBootstrapPayload) -> None:
         super().bootstrap(payload)
@@ -193,7 +193,7 @@ class KeepsItsGroup(RankOne):
 
 
 class TakesLongSilence(RankOne):
-    """A SHOULD: it waits for a hello as long as it takes."""
+    """A SHOULD: it waits for a hello without limit."""
 
     def handshake_timeout(self) -> None:
         pass
@@ -203,7 +203,7 @@ class TakesLongSilence(RankOne):
 
 
 class EndsInOrder(RankZero):
-    """Ends its session when it has sent its bootstrap and had a pong, and is done."""
+    """Ends its session after its bootstrap and a pong."""
 
     def first_ping(self) -> None:
         super().first_ping()

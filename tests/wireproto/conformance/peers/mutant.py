@@ -1,4 +1,4 @@
-"""What a mutant is: a reference peer with one bug, of the kind that implementers make.
+"""Mutants: reference peers with one bug each, of the kind that implementers make.
 
 A mutant is a class with what it does otherwise than the reference. It names the requirement that it breaks, which a
 case has to name too when it fails; where the bug shows in several ways, it names each.
@@ -30,7 +30,7 @@ class Mutant(NamedTuple):
     name: str
     about: str
     rules: tuple[str, ...]
-    """The requirement that it breaks, or those by which it can show."""
+    """The requirement that the bug breaks, or those by which it can show."""
     revision: Revision
     make: type[RankOne] | type[RankZero]
 
@@ -41,7 +41,7 @@ MUTANTS: dict[str, Mutant] = {}
 def mutant(
     *rules: str, roles: tuple[type[Conversation], ...] = BOTH, revision: Revision = Revision.V2
 ) -> Callable[[type], type]:
-    """Makes a mutant of each rank of a class, whose name and docstring are the mutant's."""
+    """Make a mutant of each rank from a class, with its name and docstring."""
 
     def register(cls: type) -> type:
         words = re.sub(r"(?<!^)(?=[A-Z0-9])", "-", cls.__name__).lower()
@@ -55,7 +55,7 @@ def mutant(
 
 
 class Tolerant(Conversation):
-    """Goes on after some errors of the codec."""
+    """Continues after some errors of the codec."""
 
     codes: tuple[str, ...] = ()
     path: str | None = None

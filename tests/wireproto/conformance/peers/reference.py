@@ -1,4 +1,4 @@
-"""A peer of each rank, for the conformance suite to be tried on."""
+"""A reference peer of each rank, for tests of the suite."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Codecs that are wrong, each in one way: `codec.py FAULT`."""
+"""Codecs with one fault each"""
 
 import json
 import sys

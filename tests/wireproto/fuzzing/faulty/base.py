@@ -1,4 +1,4 @@
-"""A correct decoder of cluster frames, of small steps that a fault can stand in for. It knows no error codes."""
+"""A correct decoder of cluster frames, in small steps that faults can replace. It has no error codes."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ class Real:
 
 
 class Parser:
-    """`answer(frame)` is what `wireproto codec` answers, without code and offset."""
+    """`answer(frame)` is the answer of `wireproto codec`, without code and offset."""
 
     json_types: ClassVar = {TYPE_BYTE[cls]: fields for cls, fields in JSON_FIELDS.items() if cls not in EXTENSION_OF}
     empty_types = (TYPE_BYTE[Ping], TYPE_BYTE[SessionEnd])

@@ -120,7 +120,7 @@ class NestedKeysTwice(Parser):
 
 
 class EscapedKeysTwice(LastKeyWins):
-    """Compares keys as they are written, and those of all objects with each other."""
+    """Compares keys in their encoded form, across all objects."""
 
     def text(self, data: bytes) -> str:
         written = re.findall(rb'(?<=[{,])\s*("(?:[^"\\]|\\.)*")\s*:', data)
@@ -279,7 +279,7 @@ class TypeWithoutHighBits(Parser):
 
 
 class Coded(Parser):
-    """This package's decoder, whose error is told wrongly."""
+    """This package's decoder, with a wrong error report."""
 
     def answer(self, frame: bytes) -> Answer:
         answer = super().answer(frame)
@@ -341,7 +341,7 @@ class EscapesInQuadraticTime(Parser):
     def text(self, data: bytes) -> str:
         text = super().text(data)
         for escape in re.finditer(r"\\u", text):
-            text[: escape.start()].split("\\u")  # how many there were before
+            text[: escape.start()].split("\\u")  # the number before
         return text
 
 

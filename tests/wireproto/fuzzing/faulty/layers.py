@@ -1,4 +1,4 @@
-"""This package's own layers, each with one fault, as the harness that has to find it."""
+"""This package's own layers, each with one fault, as the harness that must find it."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
@@ -23,7 +23,7 @@ FAULTS: Final[dict[str, Callable[[], Harness]]] = {}
 
 
 def fault(make: Callable[[Any], Harness]) -> Callable[[Any], Any]:
-    """Plants a class or function where the layer has its own."""
+    """Replace a class or function of the layer."""
 
     def plant(implementation: Any) -> Any:
         FAULTS[implementation.__name__] = lambda: make(implementation)
@@ -38,7 +38,7 @@ link = fault(link_harness)
 
 
 class Simple(LinkDecoder):
-    """A link decoder in the plainest way: correct, and made to be broken."""
+    """A simple, correct link decoder, made to be broken."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class OffsetFromTheFrame(Simple):
 
 @link
 class FramesInQuadraticTime(Simple):
-    """Adds up the sizes of all frames before, to know where one starts."""
+    """Sums the sizes of all earlier frames to find the start of one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ def AnyIdentity(responder: Responder, frame: bytes) -> tuple[bytes, SessionSecre
 
 @respond
 def HalfAPin(responder: Responder, frame: bytes) -> tuple[bytes, SessionSecrets]:  # noqa: N802
-    """Compares X alone."""
+    """Compares only X."""
     message = decode_frame(frame) if frame[:1] == b"\1" and _decodes(frame) else None
     if message is not None and message.se_pub_key_raw[:32] == responder._pin[:32]:  # type: ignore[union-attr,index]
         responder._pin = message.se_pub_key_raw  # type: ignore[union-attr]
@@ -320,7 +320,7 @@ def AckPassesAsHello(responder: Responder, frame: bytes) -> tuple[bytes, Session
 
 @respond
 def SignatureBeforePin(responder: Responder, frame: bytes) -> tuple[bytes, SessionSecrets]:  # noqa: N802
-    """The checks in another order: another fault is told where there are two."""
+    """Checks in another order, so a frame with two faults gets another error."""
     pin, responder._pin = responder._pin, TrustAnyKey()
     responder.respond(frame)
     responder._pin = pin
@@ -342,7 +342,7 @@ session = fault(session_harness)
 
 @session
 class SpeaksOnBehindTheEnd(Session):
-    """Takes what stands behind sessionEnd."""
+    """Reads bytes after sessionEnd."""
 
     def _end(self, state: State) -> None:
         if state is State.FAILED or self._stream_ended:
@@ -381,7 +381,7 @@ class LongHelloPasses(Session):
 
 @session
 class UnsealedPasses(Session):
-    """Takes a frame for what it is where it does not open."""
+    """Reads a frame as plaintext if it does not open."""
 
     def _message(self, frame: memoryview, seal: Seal | None) -> Event:
         return super()._message(frame, None if frame == b"\x03" else seal)

@@ -139,7 +139,7 @@ func (a *asker) handle(message wire.Message) error {
 func (a *asker) pong(health *wire.Health) error {
 	for _, name := range health.Extensions {
 		a.offering = true
-		if contains(a.extensions, name) && !contains(a.chosen, name) {
+		if session.Contains(a.extensions, name) && !session.Contains(a.chosen, name) {
 			a.chosen = append(a.chosen, name)
 		}
 	}
@@ -153,12 +153,11 @@ func (a *asker) bootstrap() error {
 	a.sent = true
 	a.watch.before = a.watch.sent
 	a.watch.plain = len(a.chosen) == 0
-	a.session.Agree(a.chosen)
 	frame := &wire.Bootstrap{Port: a.port, SessionID: freshID(), Extensions: a.chosen}
 	if err := a.session.Send(wire.JacclBootstrap, frame); err != nil {
 		return err
 	}
-	if !contains(a.chosen, wire.Outcome1) {
+	if !session.Contains(a.chosen, wire.Outcome1) {
 		return nil
 	}
 	var err error

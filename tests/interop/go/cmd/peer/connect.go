@@ -18,11 +18,11 @@ const (
 )
 
 // connect is rank 0: one session after the other, until one is done or ctx is.
-func connect(ctx context.Context, address string, port int64, extensions []string, config session.Config) error {
+func connect(ctx context.Context, address string, port int64, config session.Config) error {
 	for {
-		err := attempt(ctx, address, port, extensions, config)
+		err := attempt(ctx, address, port, config)
 		if err == nil || ctx.Err() != nil {
-			return err
+			return nil
 		}
 		log.Printf("session ended: %v", err)
 		wait := reconnectTime
@@ -37,7 +37,7 @@ func connect(ctx context.Context, address string, port int64, extensions []strin
 	}
 }
 
-func attempt(ctx context.Context, address string, port int64, extensions []string, config session.Config) error {
+func attempt(ctx context.Context, address string, port int64, config session.Config) error {
 	dialer := net.Dialer{Timeout: connectTime}
 	conn, err := dialer.DialContext(ctx, "tcp4", address)
 	if err != nil {
@@ -51,7 +51,7 @@ func attempt(ctx context.Context, address string, port int64, extensions []strin
 	if err != nil {
 		return err
 	}
-	a := &asker{session: s, port: port, extensions: extensions}
+	a := &asker{session: s, port: port, extensions: s.Extensions()}
 	defer a.outcomes.end()
 	return a.run(ctx)
 }

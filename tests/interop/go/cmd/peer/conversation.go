@@ -11,23 +11,20 @@ import (
 const groupSize = 2
 
 var (
-	errEnd        = errors.New("sessionEnd")
-	errPort       = errors.New("the coordinator's port cannot be used")
-	errNotOffered = errors.New("extension-not-offered")
+	errEnd  = errors.New("sessionEnd")
+	errPort = errors.New("the coordinator's port cannot be used")
 )
 
 // conversation is rank 1's side of an open session.
 type conversation struct {
 	session    *session.Session
 	extensions []string // to offer; none for a peer without extensions
-	offered    bool
 	outcomes   *outcomes
 }
 
 func (c *conversation) handle(message wire.Message) error {
 	switch message.Type {
 	case wire.Ping:
-		c.offered = true
 		return c.session.Send(wire.Pong, &wire.Health{ModelLoaded: true, MemoryPressure: "normal", Extensions: c.extensions})
 	case wire.JacclBootstrap:
 		return c.bootstrap(message.Payload.(*wire.Bootstrap))
@@ -46,17 +43,8 @@ func (c *conversation) bootstrap(frame *wire.Bootstrap) error {
 		return errPort
 	}
 	log.Printf("bootstrap at port %d, session ID %.200q", frame.Port, frame.SessionID)
-	if len(c.extensions) == 0 {
-		return nil
-	}
-	for _, name := range frame.Extensions {
-		if !c.offered || !contains(c.extensions, name) {
-			return errNotOffered
-		}
-	}
 	c.end()
-	c.session.Agree(frame.Extensions)
-	if !contains(frame.Extensions, wire.Outcome1) {
+	if len(c.extensions) == 0 || !session.Contains(frame.Extensions, wire.Outcome1) {
 		return nil
 	}
 	var err error
@@ -68,13 +56,4 @@ func (c *conversation) bootstrap(frame *wire.Bootstrap) error {
 func (c *conversation) end() {
 	c.outcomes.end()
 	c.outcomes = nil
-}
-
-func contains(names []string, name string) bool {
-	for _, each := range names {
-		if each == name {
-			return true
-		}
-	}
-	return false
 }

@@ -14,20 +14,21 @@ import (
 
 const (
 	confirmTime = 15 * time.Second
+	vacateTime  = 250 * time.Millisecond
 	maxWaiting  = 8
 )
 
-// listener is rank 1. It has at most one session that counts, and a few connections that are yet to prove themselves.
+// listener is rank 1: at most one current session, and a few connections that are not confirmed yet.
 type listener struct {
-	config     session.Config
-	extensions []string
+	config session.Config
 
 	mu      sync.Mutex
 	waiting []net.Conn // oldest first
 	current net.Conn
+	vacated chan struct{} // closed when current is free again
 }
 
-func listen(ctx context.Context, address string, extensions []string, config session.Config) error {
+func listen(ctx context.Context, address string, config session.Config) error {
 	socket, err := net.Listen("tcp4", address)
 	if err != nil {
 		return err
@@ -37,7 +38,7 @@ func listen(ctx context.Context, address string, extensions []string, config ses
 		socket.Close()
 	}()
 	log.Printf("listening on %s", socket.Addr())
-	l := &listener{config: config, extensions: extensions}
+	l := &listener{config: config}
 	for {
 		conn, err := socket.Accept()
 		if ctx.Err() != nil {
@@ -62,7 +63,7 @@ func (l *listener) admit(conn net.Conn) {
 	l.waiting = append(l.waiting, conn)
 }
 
-// replace makes a connection the one that counts, and closes the one before it.
+// replace makes a connection the current one, and closes the one before it.
 func (l *listener) replace(conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,20 +71,41 @@ func (l *listener) replace(conn net.Conn) {
 		log.Printf("%s takes the place of %s", conn.RemoteAddr(), l.current.RemoteAddr())
 		l.current.Close()
 	}
-	l.current = conn
-	l.forget(conn)
+	l.install(conn)
 }
 
-// claim makes a connection the one that counts if there is none.
+// claim makes a connection the current one if there is none. It waits briefly: the end of the current one may have
+// arrived without being read yet.
 func (l *listener) claim(conn net.Conn) bool {
+	late := time.After(vacateTime)
+	for {
+		vacated := l.tryClaim(conn)
+		if vacated == nil {
+			return true
+		}
+		select {
+		case <-vacated:
+		case <-late:
+			return false
+		}
+	}
+}
+
+// tryClaim returns nil if the place was free, else what to wait for.
+func (l *listener) tryClaim(conn net.Conn) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.current != nil {
-		return false
+		return l.vacated
 	}
+	l.install(conn)
+	return nil
+}
+
+func (l *listener) install(conn net.Conn) {
 	l.current = conn
+	l.vacated = make(chan struct{})
 	l.forget(conn)
-	return true
 }
 
 // forget removes a connection from those that wait.
@@ -102,6 +124,7 @@ func (l *listener) release(conn net.Conn) {
 	defer l.mu.Unlock()
 	if l.current == conn {
 		l.current = nil
+		close(l.vacated)
 	}
 	l.forget(conn)
 }
@@ -139,7 +162,7 @@ func (l *listener) talk(conn *net.TCPConn) error {
 			l.replace(conn)
 		}
 	}
-	c := &conversation{session: s, extensions: l.extensions}
+	c := &conversation{session: s, extensions: s.Extensions()}
 	defer c.end()
 	for {
 		message, err := s.Receive()

@@ -53,19 +53,18 @@ func run(args []string) error {
 		return err
 	}
 	config := session.Config{Revision: *revision, Identity: keys}
-	extensions := []string{wire.Outcome1}
-	if *plain || *revision == 1 {
-		extensions = nil
+	if !*plain {
+		config.Extensions = []string{wire.Outcome1}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	switch args[0] {
 	case "listen":
 		config.Role = wire.Rank1
-		return listen(ctx, *address, extensions, config)
+		return listen(ctx, *address, config)
 	case "connect":
 		config.Role = wire.Rank0
-		return connect(ctx, *address, *port, extensions, config)
+		return connect(ctx, *address, *port, config)
 	}
 	return errors.New(usage)
 }

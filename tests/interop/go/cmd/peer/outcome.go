@@ -14,7 +14,7 @@ const (
 	repeatTime   = 5 * time.Second
 )
 
-// own is what a rank says of itself: it runs a command, which here does nothing and ends well at once.
+// own describes this rank: it runs a command that does nothing and succeeds at once.
 var own = wire.Software{Package: "wirepeer", Backend: "jaccl", Program: "command"}
 
 // outcomes is outcome/1 in one session, from the jacclBootstrap that agrees on it to the next or to the session's end.
@@ -23,6 +23,7 @@ type outcomes struct {
 	rank    wire.Rank
 	heard   chan wire.Message
 	stop    chan struct{}
+	stopped chan struct{}
 	done    chan struct{} // closed when both ranks have finished
 
 	finished bool // this rank
@@ -40,9 +41,11 @@ func startOutcomes(s *session.Session, rank wire.Rank) (*outcomes, error) {
 		rank:    rank,
 		heard:   make(chan wire.Message),
 		stop:    make(chan struct{}),
+		stopped: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
 	go func() {
+		defer close(o.stopped)
 		if err := o.run(); err != nil {
 			log.Print(err)
 			s.Close()
@@ -55,14 +58,15 @@ func startOutcomes(s *session.Session, rank wire.Rank) (*outcomes, error) {
 func (o *outcomes) hear(message wire.Message) {
 	select {
 	case o.heard <- message:
-	case <-o.stop:
+	case <-o.stopped:
 	}
 }
 
-// end releases what startOutcomes began; nil has nothing to release.
+// end stops what startOutcomes began: nothing is sent after it. On nil it does nothing.
 func (o *outcomes) end() {
 	if o != nil {
 		close(o.stop)
+		<-o.stopped
 	}
 }
 

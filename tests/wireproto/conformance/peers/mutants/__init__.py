@@ -1,4 +1,4 @@
-"""The mutants, a module for each part of the protocol."""
+"""The mutants, one module per part of the protocol."""
 
 from importlib import import_module
 

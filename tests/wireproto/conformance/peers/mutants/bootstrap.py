@@ -13,7 +13,7 @@ from wireproto import (
 
 @mutant("BOOT-RECEIVE", roles=ONE)
 class BootstrapBlocks(RankOne):
-    """While the init runs nothing else does."""
+    """Nothing else runs during the init."""
 
     busy = False
 
@@ -63,14 +63,14 @@ class BootstrapNeedsPing(RankOne):
 
 @mutant("BOOT-SESSION-ID", roles=ONE)
 class SessionIdUnchecked(RankOne):
-    """Any session ID names a file."""
+    """Any session ID is accepted as a file name."""
 
     file_name = re.compile(r"[\s\S]*")
 
 
 @mutant("BOOT-SESSION-ID", roles=ONE)
 class SessionIdOf36(RankOne):
-    """A session ID has to be as long as a UUID."""
+    """A session ID must be as long as a UUID."""
 
     file_name = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,36}")
 
@@ -85,7 +85,7 @@ class SessionIdWithLineFeed(RankOne):
 
 @mutant("BOOT-REFUSE", roles=ONE)
 class PortUnchecked(RankOne):
-    """Any port of 16 bits will do."""
+    """Any 16-bit port is accepted."""
 
     def check_port(self, port: int) -> None:
         pass
@@ -93,7 +93,7 @@ class PortUnchecked(RankOne):
 
 @mutant("BOOT-REFUSE", roles=ONE)
 class HighPortRefused(RankOne):
-    """A port has to be below the ephemeral ones."""
+    """A port must be below the ephemeral ones."""
 
     def check_port(self, port: int) -> None:
         if not 0 < port < 49152:
@@ -102,7 +102,7 @@ class HighPortRefused(RankOne):
 
 @mutant("BOOT-SEND", roles=ZERO)
 class NeverBootstraps(RankZero):
-    """There is no jacclBootstrap."""
+    """No jacclBootstrap is sent."""
 
     def bootstrap(self) -> None:
         pass
@@ -110,7 +110,7 @@ class NeverBootstraps(RankZero):
 
 @mutant("BOOT-SEND", roles=ZERO)
 class BootstrapsTwice(RankZero):
-    """A jacclBootstrap comes twice."""
+    """A jacclBootstrap is sent twice."""
 
     def bootstrap(self) -> None:
         super().bootstrap()

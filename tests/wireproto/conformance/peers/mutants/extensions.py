@@ -37,7 +37,7 @@ class AnyNamesAccepted(Tolerant):
 
 @mutant("EXT-NOT-OFFERED", roles=ONE)
 class NotOfferedAccepted(RankOne):
-    """What was not offered is agreed on all the same."""
+    """An extension that was not offered is agreed on."""
 
     def check_extensions(self, names: tuple[str, ...]) -> None:
         pass
@@ -45,7 +45,7 @@ class NotOfferedAccepted(RankOne):
 
 @mutant("EXT-NOT-OFFERED", roles=ONE)
 class OfferKept(RankOne):
-    """What is supported counts as offered."""
+    """A supported extension counts as offered."""
 
     def established(self, key: bytes) -> None:
         super().established(key)
@@ -63,7 +63,7 @@ class EmptyArrayRefused(Conversation):
 
 @mutant("EXT-VERSIONS-SEND")
 class NoVersions(Conversation):
-    """outcome/1 is agreed on, and no versions come."""
+    """outcome/1 is agreed on, but no versions are sent."""
 
     def send_versions(self) -> None:
         pass
@@ -71,7 +71,7 @@ class NoVersions(Conversation):
 
 @mutant("EXT-VERSIONS")
 class ProgramMisspelt(Conversation):
-    """Its versions name a program that there is not."""
+    """Its versions name an unknown program."""
 
     def encode(self, message: Message) -> bytes:
         frame = super().encode(message)
@@ -113,7 +113,7 @@ class ChoosesInRevision1(RankZero):
 
 @mutant("EXT-CHOICE", roles=ZERO)
 class ChoosesUnasked(RankZero):
-    """What is supported is chosen, be it offered or not."""
+    """A supported extension is chosen, offered or not."""
 
     def choose(self) -> frozenset[str]:
         return frozenset(self.extensions)
@@ -124,7 +124,7 @@ class ChoosesUnasked(RankZero):
 
 @mutant("EXT-UNKNOWN", roles=ZERO)
 class UnknownNameRefused(RankZero):
-    """An offer that rank 0 does not know is a fault."""
+    """An unknown offer is an error."""
 
     def known(self, names: tuple[str, ...]) -> frozenset[str]:
         if set(names) - set(EXTENSIONS):

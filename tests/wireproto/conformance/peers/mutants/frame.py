@@ -40,7 +40,7 @@ class FaultEndsTheServer(RankOne):
 
 @mutant("FRAME-TYPE")
 class EmptyFrameAccepted(Conversation):
-    """A box that holds nothing is skipped."""
+    """An empty box is skipped."""
 
     def take_frame(self, frame: bytes) -> None:
         if frame:
@@ -49,14 +49,14 @@ class EmptyFrameAccepted(Conversation):
 
 @mutant("PAYLOAD-EMPTY")
 class PayloadNotEmptyAccepted(Tolerant):
-    """What stands behind a type without payload is skipped."""
+    """Bytes after a type without a payload are skipped."""
 
     codes = ("payload-not-empty",)
 
 
 @mutant("SESSION-IGNORE")
 class MisplacedRefused(Conversation):
-    """A known type that does not belong where it comes ends the connection."""
+    """A known but unexpected type ends the connection."""
 
     def misplaced(self, message: Message) -> None:
         raise Fault("misplaced")
@@ -64,7 +64,7 @@ class MisplacedRefused(Conversation):
 
 @mutant("SESSION-BOX", roles=ONE)
 class MisplacedNotDecoded(RankOne):
-    """Of a type that does not belong where it comes only the type is looked at."""
+    """Only the type of an unexpected frame is checked."""
 
     def take_frame(self, frame: bytes) -> None:
         if frame[:1] != b"\x04":
@@ -73,7 +73,7 @@ class MisplacedNotDecoded(RankOne):
 
 @mutant("SESSION-BOX", roles=ZERO)
 class MisplacedBootstrapNotDecoded(RankZero):
-    """Of a jacclBootstrap to rank 0 only the type is looked at."""
+    """Only the type of a jacclBootstrap to rank 0 is checked."""
 
     def take_frame(self, frame: bytes) -> None:
         if frame[:1] != b"\x07":
@@ -82,7 +82,7 @@ class MisplacedBootstrapNotDecoded(RankZero):
 
 @mutant("PAYLOAD-OPAQUE")
 class OpaqueEmptyRefused(Conversation):
-    """An opaque payload has to be a box."""
+    """An opaque payload must be a box."""
 
     def look_at(self, frame: bytes) -> None:
         if frame in (b"\x05", b"\x06"):
@@ -109,7 +109,7 @@ class SecondAckTaken(RankZero):
 
 @mutant("SESSION-STATE", roles=ZERO)
 class PingAnsweredByRank0(RankZero):
-    """Whoever is pinged answers, rank 0 too."""
+    """A ping is answered by rank 0, too."""
 
     def misplaced(self, message: Message) -> None:
         if isinstance(message, Ping):
@@ -127,7 +127,7 @@ class SessionEndObeyedByRank0(RankZero):
 
 @mutant("FRAME-TYPE", revision=V1)
 class TypesOfRevision2(Conversation):
-    """In revision 1 the types of revision 2 are known."""
+    """The types of revision 2 are known in revision 1."""
 
     def decode(self, frame: bytes) -> Message | None:
         if 0x08 <= frame[0] <= 0x0D:

@@ -19,7 +19,7 @@ class LengthBigEndian(Conversation):
 
 @mutant("LINK-LEN-MIN")
 class LengthZeroAccepted(Conversation):
-    """A length of 0 is taken for nothing."""
+    """A length of 0 is skipped."""
 
     def frames(self) -> Iterator[bytes]:
         while self.buffer[:8] == bytes(8):
@@ -29,14 +29,14 @@ class LengthZeroAccepted(Conversation):
 
 @mutant("SESSION-LEN-MAX")
 class NoLimitBeforeHandshake(Conversation):
-    """A stranger's length is believed."""
+    """A length before the handshake has no limit."""
 
     early_limit = Conversation.limit
 
 
 @mutant("LINK-LEN-MAX")
 class NoLimit(Conversation):
-    """Any length is believed."""
+    """No length has a limit."""
 
     early_limit = limit = 2**64
 
@@ -65,7 +65,7 @@ class EarlyLimitStays(Conversation):
 
 @mutant("LINK-CHUNKS")
 class CoalescedDropped(Conversation):
-    """One frame a read: what came with it is lost."""
+    """One frame per read: the rest of the read is lost."""
 
     def frames(self) -> Iterator[bytes]:
         for body in super().frames():

@@ -20,7 +20,7 @@ from wireproto import (
 
 @mutant("HANDSHAKE-SIGNATURE")
 class SingleHash(Conversation):
-    """The commitment is signed as if it were the hash."""
+    """The commitment is signed as if it were a hash."""
 
     def sign(self, commitment: bytes) -> bytes:
         return self.shared.identity.sign(commitment, ec.ECDSA(Prehashed(hashes.SHA256())))
@@ -61,7 +61,7 @@ class AckSignedLikeAHello(RankOne):
 
 @mutant("HANDSHAKE-PIN")
 class PinSkipped(Conversation):
-    """Whoever signs is trusted."""
+    """Any signer is trusted."""
 
     def check_pin(self, identity: bytes) -> None:
         pass
@@ -69,7 +69,7 @@ class PinSkipped(Conversation):
 
 @mutant("HANDSHAKE-PIN")
 class PeerNotChecked(Conversation):
-    """Neither pin nor signature is looked at."""
+    """Neither pin nor signature is checked."""
 
     def check_peer(self, theirs: Introduction, commitment: bytes) -> None:
         pass
@@ -109,7 +109,7 @@ class NonceKept(Conversation):
 
 @mutant("HANDSHAKE-FRESH", roles=ZERO)
 class HelloKept(RankZero):
-    """A process makes its X25519 key and its nonce once."""
+    """A process makes its X25519 key and its nonce only once."""
 
     def make_ephemeral(self) -> X25519PrivateKey:
         made: X25519PrivateKey = self.shared.memory.setdefault("ephemeral", super().make_ephemeral())
@@ -154,7 +154,7 @@ class SecretIsTheKey(Conversation):
 
 @mutant("PAYLOAD-HELLO")
 class LengthsNotChecked(Tolerant):
-    """Keys and nonce may have any length; of a key what is too long is cut."""
+    """Keys and nonce may have any length; longer keys are cut."""
 
     codes = ("field-length",)
 
@@ -167,7 +167,7 @@ class LengthsNotChecked(Tolerant):
 
 @mutant("HANDSHAKE-ORDER")
 class ZeroSecretAccepted(Conversation):
-    """An all-zero shared secret is taken."""
+    """An all-zero shared secret is accepted."""
 
     def secret(self, public: bytes) -> bytes:
         try:
@@ -201,7 +201,7 @@ class TopBitCounts(Conversation):
 
 @mutant("HANDSHAKE-ONLY")
 class OtherFrameWaited(Conversation):
-    """What is neither hello nor ack is skipped before the handshake."""
+    """Other frames before the handshake are skipped."""
 
     def take(self, body: bytes) -> None:
         if self.key is not None or body[0] in (1, 2):
@@ -210,7 +210,7 @@ class OtherFrameWaited(Conversation):
 
 @mutant("HANDSHAKE-ONLY")
 class HelloForAck(Conversation):
-    """A hello and an ack are the same thing."""
+    """A hello and an ack are interchangeable."""
 
     def unexpected(self, message: Message) -> None:
         pass
@@ -218,7 +218,7 @@ class HelloForAck(Conversation):
 
 @mutant("HANDSHAKE-ORDER", "HANDSHAKE-SIGNATURE", "HANDSHAKE-PIN")
 class FaultyHandshakeWaits(Conversation):
-    """After a handshake that fails another one is awaited on the same connection."""
+    """After a failed handshake another one is awaited on the same connection."""
 
     def shake_hands(self, frame: bytes) -> None:
         with suppress(Fault):
@@ -236,7 +236,7 @@ class SpeaksFirst(RankOne):
 
 @mutant("HANDSHAKE-FIRST", roles=ZERO)
 class HelloTwice(RankZero):
-    """The hello is sent again where no ack comes at once."""
+    """The hello is sent again if no ack arrives at once."""
 
     def begin(self) -> None:
         super().begin()
@@ -245,7 +245,7 @@ class HelloTwice(RankZero):
 
 @mutant("JSON-NESTING")
 class DeepIntroductionIgnored(Conversation):
-    """A hello or an ack that nests too deep is left without an answer, and the connection open."""
+    """A hello or ack that nests too deep gets no answer, and the connection stays open."""
 
     def shake_hands(self, frame: bytes) -> None:
         if frame.count(b"[") < 500:

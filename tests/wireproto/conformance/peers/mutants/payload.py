@@ -34,7 +34,7 @@ _tolerant("PAYLOAD-PONG", "AnyPressureAccepted", "A memoryPressure is any string
 
 @mutant("PAYLOAD-BOOTSTRAP", roles=ONE)
 class PortAsString(Tolerant):
-    """A port may be a string, or whatever can be made a number."""
+    """A port may be a string, or anything convertible to a number."""
 
     codes = ("field-type",)
     path = "port"
@@ -50,7 +50,7 @@ class PortOutOfRange(Tolerant):
 
 @mutant("PAYLOAD-BOOTSTRAP", roles=ONE)
 class AnySessionIdType(Tolerant):
-    """A session ID that is a number is made a string."""
+    """A session ID that is a number is converted to a string."""
 
     codes = ("field-type",)
     path = "sessionID"
@@ -65,7 +65,7 @@ class NumberAsBool(Tolerant):
 
 @mutant("PAYLOAD-PROMPT", "PAYLOAD-UID", "PAYLOAD-STEP-TOKEN", "JSON-INTEGER", "PAYLOAD-PP-ACTIVATION", roles=ONE)
 class InferenceNotDecoded(RankOne):
-    """The frames of inference are not looked into here."""
+    """Payloads of inference frames are not checked."""
 
     def take_frame(self, frame: bytes) -> None:
         if not 0x08 <= frame[0] <= 0x0D:
@@ -74,7 +74,7 @@ class InferenceNotDecoded(RankOne):
 
 @mutant("PAYLOAD-PP-TOKEN", roles=ZERO)
 class TokensNotDecoded(RankZero):
-    """The frames of inference are not looked into here."""
+    """Payloads of inference frames are not checked."""
 
     def take_frame(self, frame: bytes) -> None:
         if frame[0] != 0x0C:
@@ -82,7 +82,7 @@ class TokensNotDecoded(RankZero):
 
 
 def _picky(rule: str, name: str, about: str, refuses: Callable[[bytes], bool]) -> None:
-    """Refuses good JSON payloads."""
+    """Refuses valid JSON payloads."""
 
     def look_at(self: Conversation, frame: bytes) -> None:
         if frame[1:2] and frame[0] not in (3, 5, 6, 0xFF) and refuses(frame[1:]):

@@ -24,7 +24,7 @@ class CounterNonce(Conversation):
 
 @mutant("SEAL-NONCE", roles=ONE)
 class CounterNonceFromRandom(RankOne):
-    """The nonce counts, from a random number on."""
+    """The nonce is a counter from a random start."""
 
     counter = 0
 
@@ -36,7 +36,7 @@ class CounterNonceFromRandom(RankOne):
 
 @mutant("SEAL-NONCE", roles=ONE)
 class NonceReused(RankOne):
-    """A session has one nonce for all boxes."""
+    """All boxes of a session have the same nonce."""
 
     drawn = b""
 
@@ -55,7 +55,7 @@ class TagTruncated(Conversation):
 
 @mutant("SEAL-LAYOUT")
 class NonceLast(Conversation):
-    """A box is sent with the nonce behind the rest."""
+    """A box is sent with the nonce at its end."""
 
     def seal(self, frame: bytes) -> bytes:
         box = super().seal(frame)
@@ -97,7 +97,7 @@ class TagNotChecked(Conversation):
 
 @mutant("SESSION-BOX")
 class ShortTagAccepted(Conversation):
-    """A tag of 12 bytes is long enough."""
+    """A tag of 12 bytes is accepted."""
 
     def open_box(self, box: bytes) -> bytes:
         assert self.key is not None
@@ -130,7 +130,7 @@ class AssociatedDataAccepted(Conversation):
 
 @mutant("SEAL-FRAMES")
 class UnsealedAccepted(Conversation):
-    """What does not open is taken as it is."""
+    """A box that does not open is used as plaintext."""
 
     def open_box(self, box: bytes) -> bytes:
         try:
@@ -141,7 +141,7 @@ class UnsealedAccepted(Conversation):
 
 @mutant("SEAL-REPLAY")
 class ReplayAccepted(Conversation):
-    """A box opens as often as it comes."""
+    """A repeated box opens."""
 
     def check_replay(self, nonce: bytes) -> None:
         pass
@@ -161,7 +161,7 @@ class ReplayWindowOf16(RankOne):
 
 @mutant("SEAL-REFLECTION")
 class ReflectionAccepted(Conversation):
-    """An own box that comes back opens."""
+    """A reflected box opens."""
 
     def check_reflection(self, nonce: bytes) -> None:
         pass
@@ -169,7 +169,7 @@ class ReflectionAccepted(Conversation):
 
 @mutant("SEAL-LAYOUT")
 class NoncesHaveToGrow(Conversation):
-    """A nonce that is lower than one before is refused."""
+    """A nonce lower than an earlier one is refused."""
 
     highest = b""
 

@@ -1,4 +1,4 @@
-"""Bugs in what a peer writes."""
+"""Bugs in a peer's output."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from wireproto import (
 
 
 def _spelt(rule: str, name: str, about: str, change: Callable[[bytes], bytes]) -> None:
-    """Writes its own hello or ack in another way."""
+    """Encodes its hello or ack in another way."""
 
     def spell(self: Conversation, values: dict[str, bytes]) -> bytes:
         return change(Conversation.spell(self, values))

@@ -13,7 +13,7 @@ from wireproto import (
 
 @mutant("SESSION-PONG", roles=ONE)
 class PingUnanswered(RankOne):
-    """There are no pongs."""
+    """No pongs are sent."""
 
     def pong(self) -> None:
         pass
@@ -21,7 +21,7 @@ class PingUnanswered(RankOne):
 
 @mutant("SESSION-PONG", roles=ONE)
 class PongTwice(RankOne):
-    """Each ping has two pongs."""
+    """Each ping is answered by two pongs."""
 
     def pong(self) -> None:
         super().pong()
@@ -55,7 +55,7 @@ class SessionEndIgnored(RankOne):
 
 @mutant("SESSION-END", roles=ONE)
 class SessionEndLate(RankOne):
-    """What stands behind sessionEnd is still taken."""
+    """Bytes after sessionEnd are still read."""
 
     def session_end(self) -> None:
         self.later(0.05, self.end)
@@ -63,7 +63,7 @@ class SessionEndLate(RankOne):
 
 @mutant("SESSION-ROLES", roles=ONE)
 class OneSessionOnly(RankOne):
-    """After the first session nothing listens any more."""
+    """The peer stops listening after the first session."""
 
     def session_end(self) -> None:
         self.shared.memory["stop listening"]()
@@ -72,7 +72,7 @@ class OneSessionOnly(RankOne):
 
 @mutant("LINK-EOF", "SESSION-ROLES", roles=ONE)
 class EndOfStreamEndsTheServer(RankOne):
-    """A stream that ends ends the process."""
+    """The end of a stream ends the process."""
 
     def eof_received(self) -> bool:
         self.shared.memory["stop listening"]()
@@ -97,7 +97,7 @@ class StateKept(RankOne):
 
 @mutant("HANDSHAKE-KEY", roles=ONE)
 class KeyKept(RankOne):
-    """What the key does not open, the last session's key may."""
+    """A box may be sealed with the last session's key."""
 
     def established(self, key: bytes) -> None:
         self.old = self.shared.memory.get("key", key)
@@ -155,7 +155,7 @@ class FaultEndsAll(RankOne):
 
 @mutant("SESSION-DISPLACE", roles=ONE)
 class HelloDisplaces(RankOne):
-    """Who says hello takes the place of the session before."""
+    """A hello alone replaces the existing session."""
 
     def established(self, key: bytes) -> None:
         super().established(key)
@@ -172,7 +172,7 @@ class NotReplaced(RankOne):
 
 @mutant("SESSION-NEWCOMER", roles=ONE, revision=V1)
 class NewcomerDisplaces(RankOne):
-    """In revision 1 who says hello takes the place of the session before."""
+    """In revision 1 a hello alone replaces the existing session."""
 
     def established(self, key: bytes) -> None:
         super().established(key)
@@ -181,7 +181,7 @@ class NewcomerDisplaces(RankOne):
 
 @mutant("SESSION-CROWD", roles=ONE)
 class CrowdKeepsOut(RankOne):
-    """Above a number of connections new ones are refused."""
+    """New connections above a limit are refused."""
 
     def begin(self) -> None:
         if len(self.shared.unconfirmed) >= self.max_unconfirmed:
@@ -192,7 +192,7 @@ class CrowdKeepsOut(RankOne):
 
 @mutant("SESSION-TIMES", roles=ONE)
 class WaitsForEver(RankOne):
-    """A connection that says nothing stays."""
+    """A silent connection is never closed."""
 
     def handshake_timeout(self) -> None:
         pass
@@ -208,7 +208,7 @@ class FirstPingLate(RankZero):
 
 @mutant("SESSION-PING", roles=ZERO)
 class PingOnce(RankZero):
-    """There is one ping a session."""
+    """There is one ping per session."""
 
     def ping(self) -> None:
         super().ping()
@@ -227,7 +227,7 @@ class PingsTooOften(RankZero):
 
 @mutant("SESSION-MISSED", roles=ZERO)
 class NeverGivesUp(RankZero):
-    """Pongs are not missed."""
+    """Missed pongs have no effect."""
 
     def miss(self) -> None:
         pass
@@ -235,7 +235,7 @@ class NeverGivesUp(RankZero):
 
 @mutant("PLAIN-INIT", roles=ZERO)
 class InitCutShort(RankZero):
-    """Three missed pongs end the session while the peer's group forms, too."""
+    """Three missed pongs end the session even while the peer's group forms."""
 
     def may_be_in_init(self) -> bool:
         return False
@@ -243,7 +243,7 @@ class InitCutShort(RankZero):
 
 @mutant("SESSION-MISSED", roles=ZERO)
 class InitNeverOver(RankZero):
-    """Once jacclBootstrap is sent, pongs are not missed any more."""
+    """After jacclBootstrap, missed pongs have no effect."""
 
     def may_be_in_init(self) -> bool:
         return self.pongs_until_init_is_over > 0 or self.ponged
@@ -251,14 +251,14 @@ class InitNeverOver(RankZero):
 
 @mutant("SESSION-PING", roles=ZERO)
 class GivesUpAtOnce(RankZero):
-    """The first pong that is missed ends the session."""
+    """The first missed pong ends the session."""
 
     max_missed = 1
 
 
 @mutant("SESSION-PONG", roles=ZERO)
 class ModelRequired(RankZero):
-    """A pong that says the model is not loaded ends the session."""
+    """A pong without a loaded model ends the session."""
 
     def pong(self, payload: PongPayload) -> None:
         if not payload.model_loaded:
@@ -267,7 +267,7 @@ class ModelRequired(RankZero):
 
 @mutant("SESSION-MISSED", roles=ZERO)
 class MissedPongsAddUp(RankZero):
-    """A pong does not set the count of missed ones back."""
+    """A pong does not reset the count of missed ones."""
 
     def pong(self, payload: PongPayload) -> None:
         missed = self.missed
@@ -277,7 +277,7 @@ class MissedPongsAddUp(RankZero):
 
 @mutant("SESSION-RECONNECT", roles=ZERO)
 class NoReconnect(RankZero):
-    """After a failure there is no other attempt."""
+    """There is no further attempt after a failure."""
 
     def gone(self) -> None:
         pass
@@ -294,7 +294,7 @@ class ReconnectsAtOnce(RankZero):
 
 @mutant("SESSION-RECONNECT", roles=ZERO)
 class NoReconnectAfterReset(RankZero):
-    """It takes a reset for the end of all."""
+    """It gives up after a reset."""
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is None:
@@ -303,7 +303,7 @@ class NoReconnectAfterReset(RankZero):
 
 @mutant("SESSION-RECONNECT", roles=ZERO)
 class OnceRefusedForEver(RankZero):
-    """An attempt that is refused is the last one."""
+    """It gives up after a refused connection."""
 
     tries_again_when_refused = False
 
@@ -317,7 +317,7 @@ class HammersWhenRefused(RankZero):
 
 @mutant("SESSION-RECONNECT", roles=ZERO)
 class HammersAfterAFailedHandshake(RankZero):
-    """It does not wait after a handshake that has failed."""
+    """It does not wait after a failed handshake."""
 
     def gone(self) -> None:
         if self.key is None:

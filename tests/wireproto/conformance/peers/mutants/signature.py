@@ -13,14 +13,14 @@ from tests.wireproto.conformance.peers.mutant import ONE, ZERO, mutant
 
 @mutant("HANDSHAKE-SIGNATURE", "HANDSHAKE-HELLO", "HANDSHAKE-ACK")
 class SignatureNotChecked(Conversation):
-    """Any signature is good."""
+    """Any signature is accepted."""
 
     def check_signature(self, theirs: Introduction, commitment: bytes) -> None:
         pass
 
 
 class AlsoTaken(Conversation):
-    """Takes signatures that are made in another way, too."""
+    """Also accepts signatures made in another way."""
 
     def check_signature(self, theirs: Introduction, commitment: bytes) -> None:
         if not self.also(theirs, commitment):
@@ -32,7 +32,7 @@ class AlsoTaken(Conversation):
 
 @mutant("HANDSHAKE-SIGNATURE")
 class SingleHashAccepted(AlsoTaken):
-    """A commitment that was not hashed once more will do."""
+    """A commitment that was not hashed again is accepted."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + theirs.se_pub_key_raw)
@@ -45,7 +45,7 @@ class SingleHashAccepted(AlsoTaken):
 
 @mutant("HANDSHAKE-SIGNATURE")
 class RawSignatureAccepted(AlsoTaken):
-    """r ‖ s will do."""
+    """r ‖ s is accepted."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         r, s = int.from_bytes(theirs.se_signature[:32]), int.from_bytes(theirs.se_signature[32:])
@@ -54,7 +54,7 @@ class RawSignatureAccepted(AlsoTaken):
 
 @mutant("HANDSHAKE-SIGNATURE")
 class DerReadLoosely(AlsoTaken):
-    """A signature is read as BER, and not to its end."""
+    """A signature is read as BER, without checking its end."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         der, numbers, at = theirs.se_signature, [], 2
@@ -66,7 +66,7 @@ class DerReadLoosely(AlsoTaken):
 
 @mutant("HANDSHAKE-SIGNATURE")
 class EmptySignatureAccepted(AlsoTaken):
-    """No signature, no check."""
+    """An empty signature is accepted."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         return not theirs.se_signature
@@ -74,7 +74,7 @@ class EmptySignatureAccepted(AlsoTaken):
 
 @mutant("HANDSHAKE-SIGNATURE")
 class ZeroSignatureAccepted(AlsoTaken):
-    """r and s of 0 are a good signature, as they once were in a well-known library."""
+    """r and s of 0 are accepted, as once by a well-known library."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         return theirs.se_signature == encode_dss_signature(0, 0)
@@ -82,7 +82,7 @@ class ZeroSignatureAccepted(AlsoTaken):
 
 @mutant("HANDSHAKE-SIGNATURE")
 class HighSRefused(Conversation):
-    """Of s and n − s only the lower one is taken."""
+    """Only the lower one of s and n − s is accepted."""
 
     def check_signature(self, theirs: Introduction, commitment: bytes) -> None:
         super().check_signature(theirs, commitment)
@@ -92,7 +92,7 @@ class HighSRefused(Conversation):
 
 @mutant("HANDSHAKE-HELLO", roles=ONE)
 class HelloCommitmentInAnyOrder(AlsoTaken):
-    """A hello that is signed over nonce and key will do."""
+    """A hello signed over nonce and key is accepted."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         other = hashlib.sha256(theirs.nonce + theirs.ephemeral_x25519_pub_key).digest()
@@ -101,7 +101,7 @@ class HelloCommitmentInAnyOrder(AlsoTaken):
 
 @mutant("HANDSHAKE-ACK", roles=ZERO)
 class AckCommitmentInAnyOrder(AlsoTaken):
-    """An ack with the nonces in the other order will do."""
+    """An ack with the nonces in the other order is accepted."""
 
     def also(self, theirs: Introduction, commitment: bytes) -> bool:
         other = self.ack_commitment(theirs.nonce, self.nonce, theirs.ephemeral_x25519_pub_key)
