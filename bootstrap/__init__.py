@@ -55,27 +55,13 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """This package. All but the errors is imported on first use: `--help` needs none of it.
+    """This package. Everything but the errors is imported on first use, since `--help` needs none of it.
 
-    `rank` and `launch` are always the functions: the import system would put the submodules of those names in their
-    place.
+    `rank` and `launch` are always the functions; the import system would replace them with the submodules.
     """
 
-    @property
-    def rank(self) -> Any:
-        return import_module("bootstrap.rank").rank
-
-    @rank.setter
-    def rank(self, module: ModuleType) -> None:
-        """Leave the submodule where it is found anyway, in sys.modules."""
-
-    @property
-    def launch(self) -> Any:
-        return import_module("bootstrap.launch.run").launch
-
-    @launch.setter
-    def launch(self, package: ModuleType) -> None:
-        """The same."""
+    rank = property(lambda self: import_module("bootstrap.rank").rank, lambda self, module: None)
+    launch = property(lambda self: import_module("bootstrap.launch.run").launch, lambda self, package: None)
 
 
 sys.modules[__name__].__class__ = _Package

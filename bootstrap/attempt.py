@@ -1,9 +1,9 @@
-"""One bootstrap of one rank, from the jacclBootstrap frame on: form and hold the group, or run the user's command."""
+"""One rank's part in one bootstrap after the jacclBootstrap frame: form the group, and hold it or run a program."""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -23,32 +23,29 @@ from bootstrap.system import current
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Message, OutcomeState, Revision
 
 AWAITED_SECONDS: Final = 60.0
-"""Between two reports of the ranks that are still awaited at the end."""
+"""Between two reports of unfinished ranks at the end."""
 
 
+@dataclass(eq=False)
 class Attempt:
     """One rank's part in one bootstrap, whose jacclBootstrap names `extensions`.
 
-    `plan` has the frame's port and name, and the devices. `without_outcome` are, on rank 0, the ranks that have not
-    offered outcome/1.
+    `plan` has the frame's port and session ID, and the devices. On rank 0, `without_outcome` are the ranks that have
+    not offered outcome/1.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        able: Capabilities,
-        run: Run,
-        send: Send,
-        extensions: Collection[str],
-        pair: SocketPair | None,
-        without_outcome: Collection[int] = (),
-    ) -> None:
-        self.plan, self.able, self.run = plan, able, run
-        self.extensions = extensions
-        self.exchange = Exchange(plan.rank, plan.size, OUTCOME_1 in extensions, send, run.report)
-        self.side_channel = SideChannel(plan.rank, plan.size, send) if SIDE_CHANNEL_1 in extensions else None
-        self._pair = pair
-        self._without_outcome = without_outcome
+    plan: Plan
+    able: Capabilities
+    run: Run
+    send: Send
+    extensions: Collection[str]
+    pair: SocketPair | None
+    without_outcome: Collection[int] = ()
+
+    def __post_init__(self) -> None:
+        rank, size = self.plan.rank, self.plan.size
+        self.exchange = Exchange(rank, size, OUTCOME_1 in self.extensions, self.send, self.run.report)
+        self.side_channel = SideChannel(rank, size, self.send) if SIDE_CHANNEL_1 in self.extensions else None
 
     def take(self, peer: int, message: Message) -> None:
         """Take an extension's message from the rank at the other end of a link."""
@@ -57,18 +54,18 @@ class Attempt:
             self.side_channel.take(peer, message)
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what goes on besides, and ends the attempt when it fails."""
+        """Return the services that run beside the work, and end the attempt if they fail."""
         services: list[Coroutine[Any, Any, None]] = [self.exchange.failure()]
         if self.side_channel is not None:
-            assert self._pair is not None  # noqa: S101 - this rank supports it
-            services += [self.side_channel.serve(self._pair.control), self.side_channel.fault()]
+            assert self.pair is not None  # noqa: S101 - this rank supports it
+            services += [self.side_channel.serve(self.pair.control), self.side_channel.fault()]
         return services
 
     async def check_ports(self) -> None:
-        """Check the ports that native code will open to the network, before it runs on any rank. PortError.
+        """Check the ports that native code will open to the network, before it runs on any rank. Raise PortError.
 
-        Rank 0 does so before it sends jacclBootstrap, another rank before it sends its versions: then no native code
-        meets the check of its neighbour.
+        Rank 0 checks before it sends jacclBootstrap, other ranks before they send their versions, so that no check
+        connects to a neighbour's native code.
         """
         if self.side_channel is not None or self.plan.dry_run:
             return
@@ -77,11 +74,11 @@ class Attempt:
             if self.exchange.agreed:
                 await check_neighbour(self.plan)
         elif self.plan.rank == 0:
-            text = f"JACCL will listen at {self.plan.coordinator}, where anybody on the network can reach it"
-            self.run.report("warning", message=f"{text}, since not every rank offers {SIDE_CHANNEL_1}")
+            text = f"JACCL will listen at {self.plan.coordinator}, open to the whole network"
+            self.run.report("warning", message=f"{text}, because not every rank offers {SIDE_CHANNEL_1}")
 
     async def work(self) -> None:
-        """Form the group and hold it, or run the program to its end; on a dry run, say what would be done."""
+        """Form the group and hold it, or run the program to its end. On a dry run, report what would be done."""
         if self.plan.dry_run:
             await self._agree()
             await self._show()
@@ -92,13 +89,13 @@ class Attempt:
         self.exchange.tell(OutcomeState.FINISHED)
 
     async def _agree(self) -> None:
-        """Exchange versions with the other ranks, and wait for the devices. BootstrapError if it cannot work."""
+        """Exchange versions with the other ranks, and wait for the devices. Raise BootstrapError."""
         if self.exchange.agreed:
             await self.exchange.compare(self.able.versions, self.able.wires)
         await devices_usable(self.plan, self.run.report)
 
     async def all_finished(self, wait: Awaitable[None]) -> None:
-        """Wait until all ranks have finished; say at once and every minute which are awaited. RunError if late."""
+        """Wait until all ranks have finished. Report the others now and every minute. Raise RunError if late."""
         loop = asyncio.get_running_loop()
         waiting, began, limit = asyncio.ensure_future(wait), loop.time(), self.plan.finish_timeout
         try:
@@ -116,23 +113,23 @@ class Attempt:
             waiting.cancel()
 
     def no_sum(self) -> str:
-        """Return why the group must not be checked by a sum; empty where every rank is known to make one. [PLAIN-SUM]
+        """Return why the group must not be checked with a sum; "" if every rank is known to make one. [PLAIN-SUM]
 
-        Another rank's first collective is part of its own work, and would be paired with the sum.
+        Any other rank's first collective belongs to its own work, and would be paired with the sum.
         """
         if self.plan.revision is Revision.V1:
-            return "revision 1 has no extensions, so every peer counts as one without outcome/1"
+            return "revision 1 has no extensions, so no peer has outcome/1"
         if not self.plan.extensions:
-            return "extensions are off, so every peer counts as one without outcome/1"
-        if self._without_outcome:
-            ranks = ", ".join(f"rank {rank}" for rank in self._without_outcome)
-            return f"{ranks} offered no outcome/1"
+            return "extensions are off, so no peer has outcome/1"
+        if self.without_outcome:
+            ranks = ", ".join(f"rank {rank}" for rank in self.without_outcome)
+            return f"{ranks} did not offer outcome/1"
         return "" if self.exchange.agreed else "rank 0 did not choose outcome/1"
 
     # -- the group, in the worker --------------------------------------------------------------------------------------
 
     async def _form_group(self, worker: Child, plan: Plan) -> None:
-        """Form and check the group in the worker; then run the program in it, or hold it until this is cancelled."""
+        """Form and check the group in the worker. Then run the program in it, or hold it until cancelled."""
         order = Order(
             plan=replace(plan, backend=self.able.backend),
             origin=self.run.origin,
@@ -158,7 +155,7 @@ class Attempt:
             await self._turn()
 
         worker.tell(order)
-        await alongside(wait_for_turn(), watch())  # the worker writes its file meanwhile, and may fail
+        await alongside(wait_for_turn(), watch())  # meanwhile the worker writes its file, which may fail
         await prepare()
         worker.tell(None)
         self.exchange.tell(OutcomeState.STARTED)
@@ -168,7 +165,7 @@ class Attempt:
         while worker.last not in ("sum-checked", "sum-skipped"):
             event = await worker.next_event()
             if event["event"] in ("group-ready", "sum-checked", "sum-skipped"):
-                kept.append(event)  # to be shown when all ranks say so
+                kept.append(event)  # shown once all ranks are ready
             else:
                 self.run.show(event)
         self.exchange.tell(OutcomeState.READY)
@@ -191,7 +188,7 @@ class Attempt:
     async def _turn(self) -> None:
         """Wait for this rank's turn to start its init on MLX's ring. [EXT-OUTCOME-TURN]
 
-        After rank 0: then every rank has checked its neighbour's port. The last rank comes after all others, as it
+        Rank 0 is first, once every rank has checked its neighbour's port. The last rank waits for all others, as it
         connects first, see RING_STAGGER.
         """
         rank = self.plan.rank
@@ -199,9 +196,9 @@ class Attempt:
             await self.exchange.started(range(rank if rank == self.plan.size - 1 else min(rank, 1)))
 
     async def _relayed(self, work: Callable[[Plan], Coroutine[Any, Any, None]], *, native: bool) -> None:
-        """Do `work` beside a relay for a native side channel, where the ranks have agreed on one.
+        """Do `work`, beside a relay for a native side channel if the ranks have agreed on one.
 
-        Its plan has the relay's port, and a directory for the file that MLX reads.
+        The plan gets the relay's port, and a directory for MLX's file.
         """
         plan = replace(self.plan, directory=str(self.run.watchers.new_directory()))
         if self.side_channel is None or not native:
@@ -222,7 +219,7 @@ class Attempt:
             await self._turn()
             self.run.met()
             self.exchange.tell(OutcomeState.STARTED)
-            channel = None if self.side_channel is None or self._pair is None else self._pair.child
+            channel = None if self.side_channel is None or self.pair is None else self.pair.child
             environment = {"PYTHONUNBUFFERED": "1", **prepared.environment()}
             await self.run.run_command(
                 self.plan.command, environment, channel, cwd=self.plan.cwd, stdin=self.plan.reads_stdin
@@ -235,10 +232,10 @@ class Attempt:
         self.run.report("would-write", path=str(prepared.path), format=prepared.format, content=content)
         self.run.report("would-set", variables=prepared.variables, cleared=prepared.cleared)
         if self.plan.rank != 0 and not self.exchange.agreed:
-            text = "rank 0 has started its init, which will fail: this rank, a dry run, takes no part in it"
+            text = "rank 0 has started its init, which will fail: this rank is a dry run and does not join"
             self.run.report("warning", message=text)
 
 
 async def _until_it_ends(worker: Child) -> None:
-    """Wait until a worker that has nothing more to say ends, and raise ChildError."""
+    """Wait for the end of a worker that sends no more events, and raise ChildError."""
     await worker.next_event()

@@ -1,4 +1,4 @@
-"""What one rank can do: its backend, versions, devices and extensions, found before the bootstrap."""
+"""The capabilities of a rank: backend, versions, devices and extensions, determined before the bootstrap."""
 
 import asyncio
 import hashlib
@@ -21,35 +21,35 @@ from wireproto.jaccl.topology import check_device_matrix, devices_of, format_dev
 from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, Program, Revision, Versions
 
 DEVICE_SECONDS: Final = 1.0
-"""Between two looks at a device that is not usable yet."""
+"""Between two checks of a device that is not usable yet."""
 PROBE_SECONDS: Final = 5.0
-"""For a command's Python to say which MLX it has."""
+"""How long a command's Python may take to report its MLX."""
 LONGEST_VERSION: Final = 100
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?t?")
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a rank can do once MLX is loaded, or once it is known that a command loads its own."""
+    """The capabilities of a rank once MLX is loaded, or with a command that loads its own."""
 
     plan: Plan
     """With the devices that the backend needs."""
     backend: Backend
     versions: Versions
-    """What the other ranks are told."""
+    """Sent to the other ranks."""
     wires: int = 0
     """The connections between two ranks of a JACCL mesh."""
     gathers: bool = False
-    """Whether this rank's MLX takes a function in place of its side channel."""
+    """Whether this rank's MLX accepts a function as its side channel."""
     worker: Child | None = None
     """The process that holds MLX; None for a command and on a dry run."""
 
 
 async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
-    """Find the backend, and check all that can be checked before the bootstrap. BootstrapError if it fails.
+    """Find the backend, and check what can be checked before the bootstrap. Raise BootstrapError.
 
-    MLX is imported in a process of its own, while the link comes up. A command with a named backend may come with
-    an MLX of its own, and needs none here. `pair` connects that process to the side channel.
+    MLX is imported in its own process while the link comes up; `pair` connects that process to the side channel. A
+    command with a named backend may have its own MLX, and needs none here.
     """
     worker, version, gathers = None, "", False
     is_command = plan.program is Program.COMMAND
@@ -67,7 +67,7 @@ async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
             stdin=runs_program and plan.reads_stdin,
         )
         if pair is not None and not is_command:
-            pair.child.close()  # so that the end of the worker is seen; a command is still to get it
+            pair.child.close()  # so that the worker's end is noticed; a command gets it later
         loaded = await worker.next_event()
         backend, version = cast(Backend, loaded["backend"]), str(loaded["version"])
         gathers = bool(loaded["gather_factory"])
@@ -82,7 +82,7 @@ async def load(plan: Plan, run: Run, pair: SocketPair | None) -> Capabilities:
 
 
 async def _mlx_of(command: Sequence[str], run: Run) -> str:
-    """Return the version of MLX that a command has whose program is Python; empty where that is not known."""
+    """Return the MLX version of a command that is Python; "" if unknown."""
     if not _PYTHON.fullmatch(Path(command[0]).name):
         return ""
     output = await run.output_of(
@@ -92,9 +92,9 @@ async def _mlx_of(command: Sequence[str], run: Run) -> str:
 
 
 async def devices_usable(plan: Plan, report: OnStep) -> None:
-    """Wait until this rank's RDMA devices have an IPv4 address each. ConfigError (`device-missing`) if one is absent.
+    """Wait until each of this rank's RDMA devices has an IPv4 address: link-local ones come late, and change.
 
-    Link-local addresses come late, and change.
+    Raise ConfigError (`device-missing`) if a device is absent.
     """
     if plan.devices is None:
         return
@@ -102,7 +102,8 @@ async def devices_usable(plan: Plan, report: OnStep) -> None:
     there = await asyncio.to_thread(local_rdma_devices)
     if missing := [name for name in names if name not in there]:
         raise ConfigError(
-            f"the device matrix names {', '.join(missing)} for this host, which has {', '.join(there) or 'none'}",
+            f"the device matrix names {', '.join(missing)} for this host, which has {', '.join(there) or 'none'}; "
+            "correct the matrix",
             code="device-missing",
         )
     for name in names:
@@ -115,19 +116,19 @@ async def devices_usable(plan: Plan, report: OnStep) -> None:
 
 
 def supported(plan: Plan) -> frozenset[str]:
-    """Return the extensions that a rank with this plan can use, some depending on the backend."""
+    """Return the extensions that a rank with this plan can use."""
     if not plan.extensions or plan.revision is Revision.V1:
         return frozenset()
     return frozenset({OUTCOME_1} if plan.backend == "ring" else {OUTCOME_1, SIDE_CHANNEL_1})
 
 
 def offered(plan: Plan, able: Capabilities | None) -> frozenset[str]:
-    """Return the extensions to offer. They are complete once the rank's capabilities are known. [EXT-OFFER]"""
+    """Return the extensions to offer, complete once the rank's capabilities are known. [EXT-OFFER]"""
     return supported(plan) if able is not None and able.backend == "jaccl" else supported(plan) - {SIDE_CHANNEL_1}
 
 
 def _versions(plan: Plan, backend: Backend, mlx: str) -> tuple[Versions, int]:
-    """Return what this rank runs, with the devices that were given for all ranks; and the connections of a mesh."""
+    """Return this rank's versions, and the number of connections between two ranks of a mesh."""
     devices, wires = b"", 0
     if plan.devices is not None:
         devices = format_device_file(plan.devices)
@@ -141,7 +142,7 @@ def _versions(plan: Plan, backend: Backend, mlx: str) -> tuple[Versions, int]:
 
 
 def own_version() -> str:
-    """Return this package's version; empty in a source tree that is not installed, or if no file can be opened."""
+    """Return this package's version; "" if it is not installed, or no file can be opened."""
     try:
         return metadata.version("cluster-wireproto")
     except metadata.PackageNotFoundError:

@@ -1,17 +1,17 @@
-"""What can go wrong on the way to a group. Every text is one line: what, where, what to do."""
+"""Errors. Each message is one line: what happened, where, what to do."""
 
 import errno
 import os
 from typing import Final
 
 USED_UP: Final = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What the system says where it has no more descriptors, processes or memory for anybody, or for this user."""
+"""Errors of a system that is out of descriptors, processes or memory, or over this user's limit."""
 
 
 class BootstrapError(Exception):
-    """Base of every failure of this package.
+    """Base class of all errors here.
 
-    `stage` names the step that failed, `code` the failure (kebab-case, stable).
+    `stage` names the step that failed, `code` the failure; both are stable.
     """
 
     stage: str = "run"
@@ -22,48 +22,49 @@ class BootstrapError(Exception):
 
 
 class ConfigError(BootstrapError, ValueError):
-    """Wrong arguments: nothing was written, nothing was started."""
+    """Wrong arguments: nothing was written or started."""
 
     stage = "config"
 
 
 class TopologyWriteError(BootstrapError):
-    """The file that MLX reads could not be written or removed."""
+    """The file for MLX could not be written or removed."""
 
     stage = "topology"
 
 
 class EnvironmentSetError(BootstrapError):
-    """The variables that MLX reads could not be set."""
+    """The variables for MLX could not be set."""
 
     stage = "environment"
 
 
 class GroupInitError(BootstrapError):
-    """MLX gave no group, or not the one that was asked for. The text holds the native message."""
+    """MLX formed no group, or another one than requested. The message includes MLX's own."""
 
     stage = "group"
 
 
 class LinkError(BootstrapError):
-    """The link to another rank failed, or carried something else than was due."""
+    """The link to another rank failed, or carried something unexpected."""
 
     stage = "link"
 
 
 class IdentityError(BootstrapError):
-    """The identity key or the pinned keys cannot be used, or the answer is no."""
+    """The identity key or a pin is missing, conflicting or unusable."""
 
     stage = "identity"
 
 
 def system_reason(error: OSError) -> str:
-    """Return the system's words for an error: asyncio's own ("Connect call failed") leave the reason out."""
+    """Return the system's message for an error; asyncio's ("Connect call failed") omits the reason."""
     return os.strerror(error.errno) if error.errno else str(error)
 
 
 def refused(error: OSError) -> BootstrapError:
-    """The failure of a run for which the system has nothing left; any other error is raised again."""
+    """Return the failure of a run that is out of system resources. Raise any other error again."""
     if error.errno not in USED_UP:
         raise error
-    return BootstrapError(f"the system refuses what this run needs: {error.strerror}", code="system-refused")
+    text = f"out of system resources: {error.strerror}; free some, then start again"
+    return BootstrapError(text, code="system-refused")

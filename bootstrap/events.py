@@ -1,6 +1,6 @@
-"""The events of a run, in the order in which things happen: for `bootstrap.rank`, and as JSON for `--json`.
+"""The events of a run in chronological order: for `bootstrap.rank`, and as JSON for `--json`.
 
-In JSON an event is an object whose `event` is the class's name in kebab case, unless its `tag` says otherwise.
+In JSON an event is an object whose `event` is the class name in kebab case, or the class's `tag`.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol
 from msgspec import Struct, field, structs
 
 EventDict = dict[str, object]
-"""An event as it is reported and written."""
+"""An event as reported and written."""
 
 
 def _kebab(name: str) -> str:
@@ -20,7 +20,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=_kebab):
     """Something that happened on this rank. `peer` is always the rank at the other end of a link."""
 
     rank: int | None = None
-    """The rank that it happened on; None for an error that no rank is to blame for."""
+    """The rank at which it happened; None for an error that no rank caused."""
     t_ms: float | None = None
     """Milliseconds since the start of the run; None for output."""
 
@@ -31,11 +31,11 @@ class Loaded(Event, frozen=True):
     backend: str
     version: str
     gather_factory: bool
-    """Whether this MLX can be given another side channel."""
+    """Whether this MLX accepts another side channel."""
 
 
 class Started(Event, frozen=True):
-    """The process that holds MLX, or the command, runs."""
+    """The process with MLX, or the command, has started."""
 
     pid: int
 
@@ -62,31 +62,31 @@ class Established(Event, frozen=True):
 
 
 class Confirmed(Event, frozen=True):
-    """The peer has proved that it holds its identity key."""
+    """The peer has proved possession of its identity key."""
 
     peer: int
 
 
 class PeerMoved(Event, frozen=True):
-    """A peer was confirmed at another address than the last one, and its pin has that address now."""
+    """A peer was confirmed at a new address, which its pin now has."""
 
     peer: int
     name: str
-    """Of the pin."""
+    """The pin's name."""
     address: str
 
 
 class Health(Event, frozen=True):
-    """Rank 0: how a session does."""
+    """Rank 0: the state of a session has changed."""
 
     peer: int
     state: Literal["ready", "degraded", "unavailable"]
     missed: int
-    """Pongs missed in a row."""
+    """Consecutive missed pongs."""
 
 
 class Pong(Event, frozen=True):
-    """Rank 0: an answer to a ping."""
+    """Rank 0: the answer to a ping."""
 
     peer: int
     model_loaded: bool = field(name="modelLoaded")
@@ -111,58 +111,58 @@ class BootstrapReceived(Event, frozen=True):
 
 
 class Ignored(Event, frozen=True):
-    """A message had no place where it came."""
+    """A message was unexpected and ignored."""
 
     peer: int
     name: str
 
 
 class SessionEnded(Event, frozen=True):
-    """Rank 0 has ended the session in order."""
+    """Rank 0 has ended the session cleanly."""
 
     peer: int
 
 
 class LinkLost(Event, frozen=True):
-    """A connection failed, or could not be made."""
+    """A connection failed or could not be made."""
 
     peer: int | None
-    """The other rank; None on a rank that listens, where anybody can connect."""
+    """The other rank; None on a listening rank, to which anyone can connect."""
     host: str
     code: str
     message: str
     retry_s: float | None
-    """Seconds to the next attempt; None where this rank makes none."""
+    """Seconds until the next attempt; None if this rank makes none."""
 
 
 class Waiting(Event, frozen=True):
-    """Something has to change before the run goes on."""
+    """The run waits for something outside it."""
 
     what: str
 
 
 class Restarting(Event, frozen=True):
-    """A link was lost, and another bootstrap follows."""
+    """This attempt failed, and another one follows."""
 
     left: int
     message: str
 
 
 class Reaped(Event, frozen=True):
-    """Processes that an earlier, killed run had left were ended."""
+    """Processes left by an earlier, killed run were ended."""
 
     pids: list[int]
 
 
 class FileWritten(Event, frozen=True):
-    """The file that MLX reads is there."""
+    """The file for MLX is written."""
 
     path: str
     format: str
 
 
 class EnvironmentSet(Event, frozen=True):
-    """The variables that MLX reads are set, and contradicting ones cleared."""
+    """The variables for MLX are set, conflicting ones cleared."""
 
     variables: dict[str, str]
     cleared: list[str]
@@ -176,27 +176,27 @@ class GroupReady(Event, frozen=True):
 
 
 class SumChecked(Event, frozen=True):
-    """An all_sum over all ranks was right."""
+    """An all_sum over all ranks gave the right value."""
 
     value: int
 
 
 class SumSkipped(Event, frozen=True):
-    """No all_sum was made, since not every rank is known to take part in one."""
+    """No all_sum was made: not every rank is known to take part."""
 
     reason: str
 
 
 class Holding(Event, frozen=True):
-    """The group is up on every rank, and held until the run ends."""
+    """The group is up on every rank, and is held until the run ends."""
 
 
 class Running(Event, frozen=True):
-    """The group is up, and the module or script runs in the process that has formed it."""
+    """The group is up, and the module or script runs in the process that formed it."""
 
     program: str
     all_ready: bool
-    """Every rank has said so; False where the ranks cannot tell each other, and only this one is known to be ready."""
+    """Whether every rank has reported ready; False if the ranks cannot tell each other."""
 
 
 class Finished(Event, frozen=True):
@@ -206,19 +206,19 @@ class Finished(Event, frozen=True):
 
 
 class Unfinished(Event, frozen=True):
-    """This rank has finished, and waits for others."""
+    """This rank has finished and waits for others."""
 
     ranks: list[int]
 
 
 class CommandEnded(Event, frozen=True):
-    """The command ended; a signal counts as 128 and its number."""
+    """The command ended; a signal counts as 128 plus its number."""
 
     status: int
 
 
 class WouldWrite(Event, frozen=True):
-    """A dry run: the file that MLX would read."""
+    """A dry run: the file for MLX."""
 
     path: str
     format: str
@@ -226,7 +226,7 @@ class WouldWrite(Event, frozen=True):
 
 
 class WouldSet(Event, frozen=True):
-    """A dry run: the variables that would be set and cleared."""
+    """A dry run: the variables to set and to clear."""
 
     variables: dict[str, str]
     cleared: list[str]
@@ -239,7 +239,7 @@ class Warned(Event, frozen=True, tag="warning"):
 
 
 class Consequence(Event, frozen=True):
-    """This rank failed too, after another one."""
+    """This rank failed after another one did."""
 
     stage: str
     code: str
@@ -255,42 +255,42 @@ class Failed(Event, frozen=True, tag="error"):
     cause: str | None = None
     remedy: str | None = None
     retry: str | None = None
-    """Whether to try again: see `bootstrap.advice`."""
+    """Whether a retry is safe: see `bootstrap.advice`."""
 
 
 class SshAsks(Event, frozen=True):
-    """A launch: ssh asks the user about its rank's host, on the terminal."""
+    """A launch: ssh prompts the user on the terminal."""
 
     host: str
 
 
 class Ladders(Event, frozen=True):
-    """A launch: each host's first check that is not as it has to be, or null."""
+    """A launch: each host's most important check that is not green, or null."""
 
     rows: list[dict[str, object]]
 
 
 class Looked(Event, frozen=True):
-    """A launch has looked for what its rank has left on a host."""
+    """A launch has looked for what its rank left behind on a host."""
 
     host: str
     left: str
-    """What is there; empty for nothing."""
+    """The remains; empty for nothing."""
     not_checked: str | None
-    """Why nobody can tell; None where the host has answered."""
+    """Why that is unknown; None if the host has answered."""
 
 
 class Output(Event, frozen=True):
-    """A line that the command wrote, or a part of one."""
+    """A line of the command's output, or part of one."""
 
     stream: Literal["stdout", "stderr"]
     line: str
     partial: bool = False
-    """The line goes on in the next event."""
+    """The line continues in the next event."""
 
 
 class Log(Event, frozen=True):
-    """A log line of the process that holds MLX (`bootstrap.rank` only)."""
+    """A log line of the process with MLX (`bootstrap.rank` only)."""
 
     line: str
 
@@ -300,7 +300,7 @@ class Done(Event, frozen=True):
 
     ok: bool
     code: str | None = None
-    """Of the failure."""
+    """The failure's code."""
     ranks: int | None = None
     backend: str | None = None
     dry_run: bool = False
@@ -314,11 +314,11 @@ EVENTS: Final[dict[str, type[Event]]] = {str(kind.__struct_config__.tag): kind f
 FIELDS: Final = {
     name: tuple(each.encode_name for each in structs.fields(kind) if each.required) for name, kind in EVENTS.items()
 }
-"""The members that each event has besides `event`, `rank` and `t_ms`."""
+"""The required members of each event, besides `event`, `rank` and `t_ms`."""
 
 
 class OnStep(Protocol):
-    """Called with an event's name and fields, right after the step."""
+    """Receives an event's name and fields right after the step."""
 
     def __call__(self, event: str, /, **fields: object) -> None: ...
 

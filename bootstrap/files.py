@@ -1,4 +1,4 @@
-"""Reads and writes files: nothing here blocks, follows a symbolic link, or reads without a limit."""
+"""Reads and writes files without blocking, following symbolic links, or reading without a limit."""
 
 import errno
 import io
@@ -15,11 +15,11 @@ from bootstrap.system import current
 
 
 def read_file(path: str | PathLike[str], limit: int) -> bytes:
-    """Return the contents of a regular file, at most one byte more than `limit`. OSError for anything else."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a pipe's other end is not awaited
+    """Return the content of a regular file, up to one byte more than `limit`. Raise OSError for anything else."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # does not wait for a pipe's other end
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(None, "it is no regular file")
+            raise OSError(None, "it is not a regular file")
         with open(fd, "rb", closefd=False) as stream:
             return stream.read(limit + 1)
     finally:
@@ -27,10 +27,10 @@ def read_file(path: str | PathLike[str], limit: int) -> bytes:
 
 
 def open_private(path: str | PathLike[str], flags: int = 0) -> int:
-    """Open a file to write what only its owner may read, mode 0600 where it is new; return the descriptor.
+    """Open a private file for writing, a new one with mode 0600, and return the descriptor.
 
-    OSError for a symbolic link, another user's file, one that others can read or that has a second name, and a pipe
-    that nobody reads. Neither opening nor writing blocks.
+    Raise OSError for a symbolic link, another user's file, one that others can read or that has a second name, and a
+    pipe without a reader. Neither opening nor writing blocks.
     """
     flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -39,7 +39,7 @@ def open_private(path: str | PathLike[str], flags: int = 0) -> int:
         if error.errno == errno.ELOOP:
             raise OSError(error.errno, "it is a symbolic link; name the file itself") from error
         if error.errno == errno.ENXIO:
-            raise OSError(error.errno, "it is a pipe that nobody reads; start the reader first") from error
+            raise OSError(error.errno, "it is a pipe without a reader; start the reader first") from error
         raise
     try:
         _check_private(os.fstat(fd))
@@ -62,9 +62,9 @@ def _check_private(status: os.stat_result) -> None:
 
 @contextmanager
 def temporary(path: Path, data: bytes, *, durable: bool = False) -> Iterator[Path]:
-    """Keep `data` in a new file next to `path`, mode 0600, inside the block: to be renamed there, or linked.
+    """Keep `data` in a new file next to `path`, mode 0600, inside the block: for a rename or a link to `path`.
 
-    A `durable` file survives a power cut whole.
+    A `durable` file survives a power failure intact.
     """
     system = current()
     name, files = path.with_name(f".{path.stem[:16]}-{system.random(8).hex()}.tmp"), system.files
@@ -76,17 +76,16 @@ def temporary(path: Path, data: bytes, *, durable: bool = False) -> Iterator[Pat
 
 
 def write_file(path: Path, data: bytes) -> os.stat_result | None:
-    """Write `data` to `path` with mode 0600, whole or not at all; return the new file's status."""
+    """Write `data` to `path` with mode 0600, whole or not at all. Return the new file's status."""
     files = current().files
     try:
         _refuse_irregular(path)
         with temporary(path, data) as new:
             status = files.status(new)
-            files.rename(new, path)  # swaps the name itself: a link put there meanwhile is overwritten, not followed
+            files.rename(new, path)  # replaces a link put there meanwhile, and does not follow it
     except OSError as error:
-        raise TopologyWriteError(
-            f"cannot write {path}: {error.strerror}; check the directory, or name another one", code="write-failed"
-        ) from error
+        text = f"cannot write {path}: {error.strerror}; check the directory, or use another one"
+        raise TopologyWriteError(text, code="write-failed") from error
     return status
 
 
@@ -95,14 +94,13 @@ def remove_file(path: Path) -> None:
     try:
         current().files.remove(path)
     except OSError as error:
-        raise TopologyWriteError(
-            f"cannot remove {path}: {error.strerror}; remove it by hand", code="remove-failed"
-        ) from error
+        text = f"cannot remove {path}: {error.strerror}; remove it yourself"
+        raise TopologyWriteError(text, code="remove-failed") from error
 
 
 @contextmanager
 def written(path: Path, data: bytes) -> Iterator[Path]:
-    """Keep `data` in `path` inside the block, then remove it, unless another file has taken its name."""
+    """Keep `data` in `path` inside the block, then remove it unless another file has replaced it."""
     mine = write_file(path, data)
     try:
         yield path
@@ -122,13 +120,12 @@ def _refuse_irregular(path: Path) -> None:
 
 @contextmanager
 def private_directory(path: Path) -> Iterator[None]:
-    """Keep a new directory, accessible to its owner only, inside the block. Raise TopologyWriteError if that fails."""
+    """Keep a new private directory inside the block. Raise TopologyWriteError if that fails."""
     try:
         current().files.make_directory(path)
     except OSError as error:
-        raise TopologyWriteError(
-            f"cannot make {path}: {error.strerror}; check TMPDIR", code="directory-failed"
-        ) from error
+        text = f"cannot create {path}: {error.strerror}; check TMPDIR"
+        raise TopologyWriteError(text, code="directory-failed") from error
     try:
         yield
     finally:
@@ -136,9 +133,9 @@ def private_directory(path: Path) -> Iterator[None]:
 
 
 def prepare_standard_streams() -> None:
-    """Make output work with any encoding, and closed streams harmless: no other file gets their descriptors."""
+    """Make output work with any encoding, and keep other files from getting the descriptors of closed streams."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where the caller closed it
+        if isinstance(stream, io.TextIOWrapper):  # None if the caller closed it
             stream.reconfigure(errors="backslashreplace")
     for fd in range(3):
         try:

@@ -1,4 +1,4 @@
-"""The files and variables that MLX reads, and the one call into MLX: strict, with a named backend, and checked."""
+"""The file and variables for MLX, and the one call into MLX: strict, with a named backend, and checked."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _formed: list[Group] = []
 
 
 def bootstrap(config: BootstrapConfig, deadline: float | None = DEADLINE_SECONDS) -> Group:
-    """Form the group of two that `config` describes. Blocks until the other rank does the same.
+    """Form the group of two that `config` describes. Block until the other rank does the same.
 
-    Raises a BootstrapError; after `deadline` seconds that is GroupInitError (`deadline`). The file is removed,
-    the variables stay set. A process forms one group in its life.
+    Raise a BootstrapError, after `deadline` seconds GroupInitError (`deadline`). The file is removed, the variables
+    stay set. A process can form only one group.
 
-    The deadline is the kernel's SIGALRM, as MLX's init lets no other Python code of this process run. So it works on
-    the main thread only, and has to be None elsewhere; it replaces a timer of the caller's; it breaks what native code
-    waits for in the kernel, but no loop of its own. `bootstrap.rank`, with a process for MLX, has no such limits.
+    The deadline uses SIGALRM, as no other Python code of this process runs during MLX's init. So it works only on the
+    main thread, and must be None elsewhere; it replaces a timer of the caller; and it interrupts native code that waits
+    in the kernel, but not its loops. `bootstrap.rank`, with a separate process for MLX, has no such limits.
     """
-    preload()  # its own start, broken off by an exception, would end the process
+    preload()  # an exception while MLX loads would abort the process
     with _deadline(deadline):
         return form_group(config.plan())
 
@@ -66,7 +66,7 @@ def form_group(
     gather_factory: Callable[[int, int], Gather] | None = None,
     wait_for_turn: Callable[[], None] = lambda: None,
 ) -> Group:
-    """Write the file that MLX reads, set the variables, init the group when its turn has come; report each step."""
+    """Write MLX's file, set the variables, and init the group after `wait_for_turn`. Report each step."""
     backend = resolve_backend(plan.backend)
     prepared = prepare(checked(plan, backend), backend)
     with prepared.written():
@@ -79,47 +79,45 @@ def form_group(
     return group
 
 
-# -- what MLX reads ----------------------------------------------------------------------------------------------------
+# -- input of MLX ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The file and the variables that make MLX form one group; nothing is written or set yet."""
+    """The file and variables with which MLX forms a group, not written or set yet."""
 
     format: str
     path: Path
     content: bytes
     variables: dict[str, str]
     cleared: list[str]
-    """Names set in this process that MLX would read and that contradict `variables`."""
+    """Variables of this process that MLX reads and that conflict with `variables`."""
 
     def written(self) -> AbstractContextManager[Path]:
         """Keep the file inside the block."""
         return written(self.path, self.content)
 
     def environment(self) -> dict[str, str]:
-        """Return this process's environment with the variables, for a command."""
+        """Return the environment for a command: this process's, with the variables."""
         inherited = {name: value for name, value in os.environ.items() if name not in self.cleared}
         return inherited | self.variables
 
     def set_variables(self) -> None:
-        """Set the variables in this process, and clear the contradicting ones."""
+        """Set the variables in this process and clear conflicting ones."""
         for name in self.cleared:
             del os.environ[name]
         for name, value in self.variables.items():
             try:
                 os.environ[name] = value
             except (OSError, ValueError, TypeError) as error:
-                raise EnvironmentSetError(
-                    f"cannot set the variable {name!r} to {value!r}: {error}; correct the name or the value",
-                    code="variable-refused",
-                ) from error
+                text = f"cannot set the variable {name!r} to {value!r}: {error}; correct the name or the value"
+                raise EnvironmentSetError(text, code="variable-refused") from error
 
 
 def prepare(plan: Plan, backend: Backend) -> Prepared:
-    """Return the file and the variables with which MLX forms `plan`; for jaccl the plan has to be `checked`.
+    """Return the file and variables with which MLX forms the group of a plan, which must be `checked` for jaccl.
 
-    The plan's own variables are among them, except those that MLX reads to form a group.
+    They include the plan's own variables, except those that MLX reads to form a group.
     """
     directory = Path(plan.directory or tempfile.gettempdir())
     variables = {name: value for name, value in plan.envs if name not in READ_BY_MLX}
@@ -140,31 +138,28 @@ def prepare(plan: Plan, backend: Backend) -> Prepared:
 
 
 def forms_jaccl_ring(plan: Plan) -> bool:
-    """Whether JACCL forms a ring of a plan that is `checked`: it forms a mesh if it can, and is not told otherwise."""
+    """Whether JACCL forms a ring for a `checked` plan. It forms a mesh if it can, unless told otherwise."""
     return plan.jaccl_ring or not check_device_matrix(_device_matrix(plan)).mesh
 
 
 def checked(plan: Plan, backend: Backend) -> Plan:
-    """Return the plan with all that `backend` needs. ConfigError for what makes native code crash or wait forever."""
+    """Return the plan with all that `backend` needs. Raise ConfigError if native code would crash or hang."""
     if plan.rank == 0 and not current().network.holds(plan.ips[0]):
-        raise ConfigError(
-            f"rank 0 is the coordinator at {plan.ips[0]}, an address that this host does not have",
-            code="not-own-address",
-        )
+        text = f"rank 0 is the coordinator at {plan.ips[0]}, which is not an address of this host; check the addresses"
+        raise ConfigError(text, code="not-own-address")
     return replace(plan, devices=_device_matrix(plan)) if backend == "jaccl" else plan
 
 
 def _device_matrix(plan: Plan) -> DeviceMatrix:
-    """Return the plan's matrix; for two ranks without one, the device that has this rank's address.
+    """Return the plan's matrix, or for two ranks one with the device that has this rank's address.
 
-    A rank uses only its own row. The other must exist for the matrix to be valid, so it names the same device.
+    A rank uses only its own row. The other row only makes the matrix valid, so it names the same device.
     """
     if plan.devices is not None:
         return plan.devices
     if plan.size > 2:
-        raise ConfigError(
-            f"jaccl: {plan.size} ranks need a device matrix; use a hostfile with `rdma` rows", code="devices-needed"
-        )
+        text = f"jaccl: {plan.size} ranks need a device matrix; use a hostfile with `rdma` rows"
+        raise ConfigError(text, code="devices-needed")
     device = device_for(plan.own_ip)
     return ((None, device), (device, None))
 
@@ -173,26 +168,25 @@ def _device_matrix(plan: Plan) -> DeviceMatrix:
 
 
 def resolve_backend(requested: BackendChoice) -> Backend:
-    """Return the backend to use; `auto` is jaccl where MLX has it, else ring."""
+    """Return the backend to use: for `auto` jaccl if MLX has it, else ring."""
     distributed = _mlx().distributed
     if requested == "auto":
         return "jaccl" if distributed.is_available("jaccl") else "ring"
     if not distributed.is_available(requested):
-        raise GroupInitError(
-            f"MLX on this host has no {requested} backend; use ring, or auto", code="backend-unavailable"
-        )
+        text = f"MLX on this host has no {requested} backend; use ring, or auto"
+        raise GroupInitError(text, code="backend-unavailable")
     return requested
 
 
 def preload() -> None:
-    """Load MLX before it is needed. Where that fails, `resolve_backend` says so."""
+    """Load MLX ahead of time. If that fails, `resolve_backend` reports it."""
     with suppress(GroupInitError):
         _mlx()
 
 
 def takes_gather_factory() -> bool:
-    """Whether this MLX can be given another side channel: 0.32.1 and later."""
-    # inspect.signature fails on native functions; their first line of help is the signature.
+    """Whether this MLX accepts another side channel (0.32.1 and later)."""
+    # inspect.signature fails on native functions; their docstring starts with the signature.
     return "all_gather_factory" in (_mlx().distributed.init.__doc__ or "")
 
 
@@ -204,19 +198,17 @@ def mlx_version() -> str:
 def init_group(
     backend: Backend, rank: int, size: int, gather_factory: Callable[[int, int], Gather] | None = None
 ) -> Group:
-    """Form the group from the environment; GroupInitError unless it has this rank and size.
+    """Form the group from the environment. Raise GroupInitError unless it has this rank and size.
 
-    Blocks in native code, with the GIL held and no time limit, until every rank is there: no thread of this
-    process runs meanwhile. A deadline has to come from another process, or from the kernel. A process forms one group
-    in its life: MLX would hand back the first one, whatever the environment says by then. `gather_factory` takes the
-    place of JACCL's own side channel.
+    Block in native code, holding the GIL and without a time limit, until every rank has joined: no thread of this
+    process runs meanwhile, so a deadline must come from another process or the kernel. A process can form only one
+    group: MLX would return the first one again, whatever the environment. `gather_factory` replaces JACCL's own side
+    channel.
     """
     mx = _mlx()
     if _formed:
-        raise GroupInitError(
-            "this process has a group already, and MLX would hand that back; form the next one in a new process",
-            code="already-formed",
-        )
+        text = "this process already has a group, which MLX would return again; form the next one in a new process"
+        raise GroupInitError(text, code="already-formed")
     try:
         more = {} if gather_factory is None else {"all_gather_factory": gather_factory}
         group: Group = mx.distributed.init(strict=True, backend=backend, **more)
@@ -225,7 +217,7 @@ def init_group(
     if (group.rank(), group.size()) != (rank, size):
         raise GroupInitError(
             f"MLX formed rank {group.rank()} of {group.size()} instead of rank {rank} of {size}; "
-            "start a new process, a group is made once in each",
+            "start a new process, each can form one group",
             code="wrong-group",
         )
     _formed.append(group)
@@ -234,7 +226,7 @@ def init_group(
 
 
 def on_init(told: Callable[[object, int], None]) -> None:
-    """Have `told` called with the backend and the group's size after each init that a program of this process makes."""
+    """Call `told` with the backend and the group's size after each init by this process's program."""
     distributed = _mlx().distributed
     init = distributed.init
 
@@ -248,7 +240,7 @@ def on_init(told: Callable[[object, int], None]) -> None:
 
 
 def check_sum(group: Group) -> int:
-    """Sum rank + 1 over all ranks and return it; GroupInitError unless it is n(n + 1) / 2."""
+    """Return the sum of rank + 1 over all ranks. Raise GroupInitError unless it is n(n + 1) / 2."""
     mx = _mlx()
     try:
         total = int(mx.distributed.all_sum(mx.array([group.rank() + 1], mx.int32), group=group).item())
@@ -256,34 +248,32 @@ def check_sum(group: Group) -> int:
         raise GroupInitError(f"the first all_sum failed: {error}", code="sum-failed") from error
     expected = group.size() * (group.size() + 1) // 2
     if total != expected:
-        raise GroupInitError(
-            f"the first all_sum gave {total} instead of {expected}; the ranks are not one group", code="sum-wrong"
-        )
+        text = f"the first all_sum gave {total} instead of {expected}; the ranks are not one group"
+        raise GroupInitError(text, code="sum-wrong")
     return total
 
 
 def _mlx() -> ModuleType:
-    # Here and not above: everything but the group itself works without MLX, and starts faster.
+    # Imported here: everything else works without MLX, and starts faster.
     try:
         import mlx.core
     except ImportError as error:
-        raise GroupInitError(
-            f"MLX cannot be imported ({error}); run: pip install 'cluster-wireproto[bootstrap]'", code="mlx-missing"
-        ) from error
+        text = f"MLX cannot be imported ({error}); run: pip install 'cluster-wireproto[bootstrap]'"
+        raise GroupInitError(text, code="mlx-missing") from error
     return mlx.core
 
 
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[None]:
-    """GroupInitError once the time is over."""
+    """Raise GroupInitError in the block once the time is over."""
     if seconds is None:
         yield
         return
     if threading.current_thread() is not threading.main_thread():
-        raise ConfigError("a deadline works on the main thread only; give deadline=None elsewhere", code="bad-timeout")
+        raise ConfigError("a deadline works only on the main thread; use deadline=None on others", code="bad-timeout")
     if not seconds > 0:
-        raise ConfigError(f"deadline {seconds} is wrong, use a number of seconds", code="bad-timeout")
-    late = GroupInitError(f"no group within {seconds:g} s; see whether the other rank has started", code="deadline")
+        raise ConfigError(f"deadline {seconds} is wrong, use a positive number of seconds", code="bad-timeout")
+    late = GroupInitError(f"no group within {seconds:g} s; check whether the other rank has started", code="deadline")
     rang = False
 
     def ring(number: int, frame: FrameType | None) -> NoReturn:
@@ -297,7 +287,7 @@ def _deadline(seconds: float | None) -> Iterator[None]:
         yield
     except GroupInitError as error:
         if rang and error is not late:
-            raise late from error  # native code tells of its broken wait in words of its own
+            raise late from error  # native code reports the interrupted wait in its own way
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -3,8 +3,8 @@
     {"backend": "jaccl", "envs": ["NAME=value"],
      "hosts": [{"ssh": "name", "ips": ["169.254.1.1"], "rdma": [null, "rdma_en5"]}, …]}
 
-or the bare array of hosts. `mlx.distributed_config` writes such files. Every file that mlx.launch can run for 2 to 64
-hosts is read here, with the same meaning; other keys are ignored.
+or just the array of hosts. `mlx.distributed_config` writes such files. Every file that mlx.launch can run for 2 to 64
+hosts has the same meaning here; other keys are ignored.
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from bootstrap.errors import ConfigError
 from bootstrap.files import read_file, write_file
-from bootstrap.plan import BackendChoice, Plan, check_backend, check_devices, check_ip, check_size
+from bootstrap.plan import VARIABLE, BackendChoice, Plan, check_backend, check_devices, check_ip, check_size
 from bootstrap.system.network import holds
 from wireproto.codec.json_scanner import Scanner
 from wireproto.errors import WireError
@@ -29,16 +29,15 @@ from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix
 logger = logging.getLogger(__name__)
 
 MAX_FILE: Final = 1024 * 1024
-"""Bytes in a file: a ring of 64 hosts needs 130 KiB as mlx.distributed_config writes it, a line per entry."""
+"""Bytes: mlx.distributed_config writes 130 KiB for a ring of 64 hosts, one line per entry."""
 
 RESOLVE_SECONDS: Final = 5.0
-"""For the address of a host name."""
+"""Limit for resolving a host name."""
 
 Resolve = Callable[[str], str]
 """Return the IPv4 address of a host name, or raise OSError."""
 
 _NAME: Final = re.compile(r"(?!(?:.*\.)?\d+\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RING_VARIABLES: Final = frozenset({"JACCL_RING", "MLX_JACCL_RING"})
 
 
@@ -49,21 +48,21 @@ class Hostfile:
     ips: tuple[str, ...]
     """The first address of each host."""
     all_ips: tuple[tuple[str, ...], ...]
-    """Every address of each host: MLX's ring uses one connection per address."""
+    """All addresses of each host: MLX's ring uses one connection per address."""
     devices: DeviceMatrix | None
-    """None if no host has `rdma` entries."""
+    """None without any `rdma` entries."""
     backend: BackendChoice
     """`auto` if the file names none; `jaccl` for `jaccl-ring`."""
     jaccl_ring: bool = False
-    """JACCL forms a ring even if the devices make a mesh: the backend is `jaccl-ring`, or `envs` set MLX_JACCL_RING."""
+    """JACCL forms a ring even if it could form a mesh: the backend is `jaccl-ring`, or `envs` sets MLX_JACCL_RING."""
     envs: tuple[tuple[str, str], ...] = ()
-    """Variables for every rank's process, as (name, value); a later one replaces an earlier one of the same name."""
+    """Variables for every rank's process, as (name, value); of equal names the last one counts."""
     ssh: tuple[str | None, ...] = field(default=(), compare=False)
-    """How ssh reaches each host, such as `user@name`; None where the file does not say."""
+    """Each host for ssh, such as `user@name`; None if the file has none."""
     names: tuple[str, ...] = field(default=(), compare=False)
     """The names in `ssh` and `ips`, without users."""
     ignored_envs: tuple[str, ...] = ()
-    """Elements of `envs` whose name is not a variable's: mlx.launch skips them too."""
+    """Elements of `envs` without a valid variable name; mlx.launch skips them too."""
 
     def plan(
         self,
@@ -72,9 +71,9 @@ class Hostfile:
         envs: tuple[tuple[str, str], ...] = (),
         **options: Any,
     ) -> Plan:
-        """Return one rank's plan; `auto` finds the rank by this host's addresses. ConfigError for what cannot work.
+        """Return one rank's plan; `auto` finds the rank by this host's addresses. Raise ConfigError.
 
-        `envs` come after the file's.
+        `envs` follow the file's own.
         """
         if rank != "auto" and not 0 <= rank < len(self.ips):
             raise ConfigError(f"rank {rank} is wrong, use 0 to {len(self.ips) - 1}, or auto", code="bad-rank")
@@ -90,7 +89,7 @@ class Hostfile:
         )
 
     def to_json(self) -> bytes:
-        """Return the file, as mlx.distributed_config writes it."""
+        """Return the file in the format of mlx.distributed_config."""
         has_variable = any(name in _RING_VARIABLES for name, _ in self.envs)
         backend = "jaccl-ring" if self.jaccl_ring and not has_variable else self.backend
         rows = [[]] * len(self.ips) if self.devices is None else self.devices
@@ -103,19 +102,23 @@ class Hostfile:
         return json.dumps(content, indent=4).encode() + b"\n"
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all, for its owner alone. Raise TopologyWriteError."""
+        """Write the file, whole or not at all, readable only by its owner. Raise TopologyWriteError."""
         write_file(path, self.to_json())
 
     def own_rank(self) -> int:
-        """Return the only rank with an address of this host. Raise ConfigError (`bad-rank`) for none or several."""
+        """Return the one rank with an address of this host. Raise ConfigError (`bad-rank`) for none or several."""
         own = [rank for rank, ips in enumerate(self.all_ips) if any(map(holds, ips))]
         if len(own) == 1:
             return own[0]
-        which = f"ranks {', '.join(map(str, own))} are all this host" if own else "this host has no rank's address"
+        which = (
+            f"ranks {', '.join(map(str, own))} all have this host's addresses"
+            if own
+            else "no rank has an address of this host"
+        )
         raise ConfigError(f"{which} in the hostfile; give --rank", code="bad-rank")
 
     def backend_for(self, requested: BackendChoice) -> BackendChoice:
-        """Return the requested backend, else the file's; with neither, and no devices, ring, as mlx.launch does."""
+        """Return the requested backend, else the file's. With neither and no devices it is ring, as in mlx.launch."""
         if requested != "auto":
             return requested
         return "ring" if self.backend == "auto" and self.devices is None else self.backend
@@ -132,7 +135,7 @@ def resolve_name(name: str) -> str:
         except (OSError, UnicodeError) as error:
             failed.append(error)
 
-    thread = threading.Thread(target=ask, daemon=True)  # getaddrinfo has no time limit, and cannot be interrupted
+    thread = threading.Thread(target=ask, daemon=True)  # getaddrinfo has no timeout and cannot be interrupted
     thread.start()
     thread.join(RESOLVE_SECONDS)
     if found:
@@ -141,7 +144,7 @@ def resolve_name(name: str) -> str:
 
 
 def read_hostfile(path: Path, resolve: Resolve = resolve_name) -> Hostfile:
-    """Read a hostfile of 2 to 64 hosts. Raise ConfigError, whose message starts with the path."""
+    """Read a hostfile of 2 to 64 hosts. Raise ConfigError with the path in front."""
     try:
         data = read_file(path, MAX_FILE)
     except OSError as error:
@@ -151,12 +154,12 @@ def read_hostfile(path: Path, resolve: Resolve = resolve_name) -> Hostfile:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}", code=error.code) from error
     for text in hostfile.ignored_envs:
-        logger.warning("%s: %r in `envs` names no variable, and is ignored", path, text)
+        logger.warning("%s: ignored %r in `envs`, which is not a variable", path, text)
     return hostfile
 
 
 def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
-    """Return the hosts in `data`, with host names resolved where an address is missing.
+    """Return the hosts in `data`. Resolve host names if an address is missing.
 
     Raise ConfigError: `bad-hostfile`, or the code for a wrong number of hosts, address, backend or device.
     """
@@ -166,9 +169,9 @@ def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
     if isinstance(content, dict):
         backend, envs, content = content.get("backend"), content.get("envs", []), content.get("hosts")
     if not isinstance(content, list):
-        raise _bad("the hosts have to be an array, alone or as `hosts` of an object")
+        raise _bad("the hosts must be an array, alone or as `hosts` of an object")
     if not isinstance(backend, str | None):
-        raise _bad("`backend` has to be a string")
+        raise _bad("`backend` must be a string")
     check_size(len(content))
     choice: BackendChoice
     choice, jaccl_ring = ("jaccl", True) if backend == "jaccl-ring" else (check_backend(backend or "auto"), False)
@@ -178,7 +181,7 @@ def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
     all_ips = _addresses(content, resolve)
     ips = tuple(each[0] for each in all_ips)
     if any(ips.count(ip) > 1 and not IPv4Address(ip).is_loopback for ip in ips):
-        raise _bad("two hosts have the same address")
+        raise _bad("two hosts have the same address; give each its own")
     return Hostfile(
         ips=ips,
         all_ips=all_ips,
@@ -194,13 +197,13 @@ def parse_hostfile(data: bytes, resolve: Resolve = resolve_name) -> Hostfile:
 
 def _load(data: bytes) -> object:
     if len(data) > MAX_FILE:
-        raise _bad(f"a hostfile has at most {MAX_FILE} bytes")
+        raise _bad(f"it has more than {MAX_FILE} bytes")
     try:
         scanner = Scanner(data)
         scanner.skip(level=1)
         scanner.end()
         return json.loads(data)
-    except (WireError, ValueError) as error:  # the latter for a number of thousands of digits
+    except (WireError, ValueError) as error:  # the latter for an integer with thousands of digits
         raise _bad(f"it cannot be read: {error}") from error
 
 
@@ -208,7 +211,7 @@ def _load(data: bytes) -> object:
 
 
 def _addresses(hosts: list[object], resolve: Resolve) -> tuple[tuple[str, ...], ...]:
-    """Return the addresses of each host: its `ips`, or else that of its `ssh` name."""
+    """Return the addresses of each host: its `ips`, else the address of its `ssh` name."""
     all_ips, names = [], []
     for rank, host in enumerate(hosts):
         ips, name = _texts(rank, host)
@@ -221,19 +224,19 @@ def _addresses(hosts: list[object], resolve: Resolve) -> tuple[tuple[str, ...], 
         all_ips.append(tuple(_address(rank, ip, resolve) for ip in ips))
     loopback = [IPv4Address(ips[0]).is_loopback for ips in all_ips]
     for rank, name in enumerate(names):
-        # A host's own name often has a loopback address on that host, where no other host can connect.
+        # A host's own name often resolves to a loopback address there, which no other host can reach.
         if name is not None and loopback[rank] and not all(loopback):
-            raise _no_address(rank, f"the name {name!r} has the loopback address {all_ips[rank][0]} on this host")
+            raise _no_address(rank, f"{name!r} is the loopback address {all_ips[rank][0]} on this host")
     return tuple(all_ips)
 
 
 def _texts(rank: int, host: object) -> tuple[list[object], str | None]:
-    """Return a host's addresses as written in the file, or else the name that has one."""
+    """Return a host's addresses as written in the file, else the name to resolve."""
     if not isinstance(host, dict):
-        raise _bad(f"host {rank} has to be an object")
+        raise _bad(f"host {rank} must be an object")
     ips, ssh = host.get("ips"), host.get("ssh")
     if not isinstance(ips, list | None):
-        raise _bad(f"`ips` of host {rank} has to be an array")
+        raise _bad(f"`ips` of host {rank} must be an array")
     if ips:
         return ips, None
     name = ssh.rpartition("@")[2] if isinstance(ssh, str) else ""
@@ -261,7 +264,7 @@ def _names(hosts: list[object]) -> tuple[str, ...]:
 
 
 def _address(rank: int, text: object, resolve: Resolve) -> str:
-    """Return an address in `ips`. JACCL resolves a host name there, so this does too."""
+    """Return an address in `ips`. A host name there is resolved, as JACCL does."""
     if isinstance(text, str) and _NAME.fullmatch(text):
         try:
             text = resolve(text)
@@ -275,8 +278,7 @@ def _address(rank: int, text: object, resolve: Resolve) -> str:
 
 def _no_address(rank: int, why: str) -> ConfigError:
     return _bad(
-        f"host {rank} has no `ips`, and {why}; add its address to `ips`, or, for two hosts, give --own-ip and "
-        "--peer-ip instead of --hostfile"
+        f"host {rank} has no `ips`, and {why}; add its address to `ips`, or for two hosts use --own-ip and --peer-ip"
     )
 
 
@@ -291,7 +293,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _devices(rows: list[object], backend: BackendChoice, jaccl_ring: bool) -> DeviceMatrix | None:
-    """Return the device matrix, or None if no host has a row. For ring, mlx.launch ignores wrong rows; so does this."""
+    """Return the device matrix, or None without any row. For ring, wrong rows are ignored, as in mlx.launch."""
     if not any(rows):
         return None
     matrix = tuple(
@@ -302,23 +304,23 @@ def _devices(rows: list[object], backend: BackendChoice, jaccl_ring: bool) -> De
         return check_device_matrix(matrix).matrix  # type: ignore[arg-type]
     for rank, row in enumerate(rows):
         if not isinstance(row, list):
-            raise _bad(f"`rdma` of host {rank} has to be an array, as the others have one")
+            raise _bad(f"`rdma` of host {rank} must be an array, as on the other hosts")
     check_devices(matrix, jaccl_ring)  # type: ignore[arg-type]
     return matrix  # type: ignore[return-value]
 
 
 def _envs(value: object) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Return the variables, and the elements that are none: mlx.launch warns about those and goes on."""
+    """Return the variables, and the elements that are not variables: mlx.launch warns about those and continues."""
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise _bad("`envs` has to be an array of strings such as NAME=value")
+        raise _bad("`envs` must be an array of strings such as NAME=value")
     variables: dict[str, str] = {}
     ignored = []
     for text in value:
         name, _, content = text.partition("=")
-        if not _VARIABLE.fullmatch(name):
+        if not VARIABLE.fullmatch(name):
             ignored.append(text)
         elif "\0" in content:
-            raise _bad(f"`envs`: the value of {name} has a NUL character, which no variable can hold")
+            raise _bad(f"`envs`: the value of {name} has a NUL character, which a variable cannot hold")
         else:
             variables[name] = content
     return tuple(variables.items()), tuple(ignored)

@@ -1,4 +1,4 @@
-"""What group to form, and how: ranks, addresses, ports, backend, deadlines. Checked here, once."""
+"""Plans of groups: ranks, addresses, ports, backend, deadlines. All of it is checked here."""
 
 import os
 import re
@@ -31,64 +31,64 @@ MAX_SECONDS: Final = 7 * 86400.0
 """The longest `grace` and `finish_timeout`."""
 MIN_RANKS, MAX_RANKS = MIN_SIZE, MAX_SIZE
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SESSION_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 
 def new_session_id() -> str:
-    """Return a new UUID, in upper case as the reference peer writes it."""
+    """Return a new UUID in upper case, like the reference peer."""
     return str(uuid.UUID(bytes=current().random(16), version=4)).upper()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One rank's part in a group of 2 to 64 ranks. ConfigError for what cannot work. Times are in seconds."""
+    """One rank's part in a group of 2 to 64 ranks. Raise ConfigError if it cannot work. Times are in seconds."""
 
     rank: int
     ips: tuple[str, ...]
     """The first address of each rank, in rank order."""
     all_ips: tuple[tuple[str, ...], ...] = ()
-    """Every address of each rank, for the connections of MLX's ring; by default the first ones."""
+    """All addresses of each rank, for the connections of MLX's ring; by default only the first ones."""
     port: int = DEFAULT_PORT
-    """The coordinator port; on a ring each rank listens on ports counted from it."""
+    """The coordinator port; on a ring the ranks' ports count up from it."""
     relay_port: int | None = None
-    """A loopback port where native JACCL finds its side channel, in place of the coordinator port."""
+    """A loopback port for native JACCL's side channel, instead of the coordinator port."""
     link_ports: tuple[int, ...] = (LINK_PORT,)
-    """The port that each rank listens on for links: one for all, or one per rank; empty for a group without links.
+    """The ports that the ranks listen on for links: one for all, or one per rank; empty for a group without links.
 
-    A loopback address and a link port together stand for a host of their own."""
+    A loopback address with a link port counts as a host of its own."""
     session_id: str = field(default_factory=new_session_id)
-    """Names the first bootstrap, on rank 0. The others take the name that jacclBootstrap gives."""
+    """The ID of rank 0's first bootstrap. The other ranks use the one in jacclBootstrap."""
     backend: BackendChoice = "auto"
     devices: DeviceMatrix | None = None
     jaccl_ring: bool = False
-    """JACCL forms a ring even if the devices make a mesh."""
+    """JACCL forms a ring even if the devices form a mesh."""
     envs: tuple[tuple[str, str], ...] = ()
-    """More variables for this rank's process, as (name, value)."""
+    """Additional variables for this rank's process, as (name, value)."""
     directory: str | None = None
-    """For the file that MLX reads; by default the system's for temporary files."""
+    """For MLX's file; by default the directory for temporary files."""
     command: tuple[str, ...] = ()
-    """The user's program and its arguments; without one the group is held."""
+    """The user's program and its arguments; empty to hold the group."""
     runs: Runs = "command"
-    """How `command` runs: in a process of its own, which is to form the group; or, as a Python module or script, in the
-    process that has formed it."""
+    """How `command` runs: in a process that forms the group itself; or, as a Python module or script, in the process
+    that has formed it."""
     revision: Revision = Revision.V2
     extensions: bool = True
-    """Use the protocol's extensions with peers that offer them."""
+    """Use protocol extensions with peers that offer them."""
     timeout: float = 60.0
-    """Until the group is there; 0 for no limit."""
+    """Until the group is up; 0 for no limit."""
     grace: float = 5.0
-    """From SIGTERM to SIGKILL for the command, which may have something to save."""
+    """From SIGTERM to SIGKILL for the command, which may have data to save."""
     finish_timeout: float | None = None
-    """For the other ranks to finish once this one has; None for no limit."""
+    """How long the other ranks may take to finish after this one; None for no limit."""
     restarts: int = 0
-    """How many more bootstraps may follow in an hour."""
+    """How many restarts are allowed per hour."""
     restart_on: RestartOn = "link"
-    """What they may follow: a lost link, a program that failed on any rank, or any failure but a stop or a deadline."""
+    """After what: a lost link, a failed program on any rank, or any failure except a stop or a deadline."""
     cwd: str | None = None
-    """The program's directory; by default this process's."""
+    """The program's working directory; by default this process's."""
     stdin: bool = False
-    """Rank 0's program reads this process's standard input; the others' never do."""
+    """Rank 0's program reads this process's standard input; other ranks never do."""
     dry_run: bool = False
     """Do everything but form the group."""
 
@@ -108,29 +108,26 @@ class Plan:
         if self.devices is not None:
             check_devices(self.devices, self.jaccl_ring)
             if len(self.devices) != self.size:
-                raise ConfigError(
-                    f"the device matrix has {len(self.devices)} rows for {self.size} ranks, give one row per rank",
-                    code="bad-devices",
-                )
+                text = f"the device matrix has {len(self.devices)} rows for {self.size} ranks, give one row per rank"
+                raise ConfigError(text, code="bad-devices")
         if self.link_ports:
             self._check_links()
         if self.timeout != 0:
             check_timeout(self.timeout)
         for name, seconds in (("grace", self.grace), ("finish-timeout", self.finish_timeout)):
             if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
-                raise ConfigError(
-                    f"--{name} {seconds} is wrong, use 0 to {MAX_SECONDS:.0f} seconds", code="bad-timeout"
-                )
+                text = f"--{name} {seconds} is wrong, use 0 to {MAX_SECONDS:.0f} seconds"
+                raise ConfigError(text, code="bad-timeout")
         if self.restarts < 0:
             raise ConfigError(f"--restart {self.restarts} is wrong, use 0 or more", code="bad-restart")
         if self.restart_on not in get_args(RestartOn):
             text = f"--restart-on {self.restart_on} is wrong, use {', '.join(get_args(RestartOn))}"
             raise ConfigError(text, code="bad-restart")
         for name, _ in self.envs:
-            if not _VARIABLE.fullmatch(name):
-                raise ConfigError(f"{name!r} is no name of a variable; use letters, digits and _", code="bad-env")
+            if not VARIABLE.fullmatch(name):
+                raise ConfigError(f"{name!r} is not a variable name, use letters, digits and _", code="bad-env")
         if self.cwd is not None and not Path(self.cwd).is_dir():
-            raise ConfigError(f"--cwd {self.cwd} is no directory; make it, or name another one", code="bad-cwd")
+            raise ConfigError(f"--cwd {self.cwd} is not a directory; create it, or use another one", code="bad-cwd")
         self._check_command()
 
     def _check_command(self) -> None:
@@ -139,34 +136,33 @@ class Plan:
         if not self.command:
             return
         if self.dry_run:
-            raise ConfigError("a dry run starts no command; leave one of the two out", code="bad-command")
+            raise ConfigError("a dry run starts no program; leave out --dry-run or the program", code="bad-command")
         name = self.command[0]
         match self.runs:
             case "command" if shutil.which(name) is None and not (self.cwd and shutil.which(Path(self.cwd, name))):
                 raise ConfigError(f"the command {name!r} is not on PATH; check its name", code="bad-command")
             case "module" if not has_module(name, self.cwd):
-                text = f"there is no Python module {name!r} for {sys.executable}; install it there, or check its name"
+                text = f"{sys.executable} has no module {name!r}; install it there, or check its name"
                 raise ConfigError(text, code="bad-command")
             case "script" if not Path(self.cwd or "", name).is_file():
-                raise ConfigError(f"there is no file {name!r}; check its name", code="bad-command")
+                raise ConfigError(f"the script {name!r} does not exist; check its name", code="bad-command")
 
     def _check_links(self) -> None:
         if len(self.link_ports) not in (1, self.size):
-            raise ConfigError(f"give one link port, or one for each of the {self.size} ranks", code="bad-port")
+            text = f"{len(self.link_ports)} link ports are given; use one, or one for each of the {self.size} ranks"
+            raise ConfigError(text, code="bad-port")
         ports = [self.link_port(rank) for rank in range(self.size)]
         if len({*zip(self.ips, ports, strict=True)}) < self.size or any(
             self.ips.count(ip) > 1 and not check_ip(ip).is_loopback for ip in self.ips
         ):
-            raise ConfigError("two ranks have the same address", code="bad-ip")
+            raise ConfigError("two ranks have the same address; give each its own", code="bad-ip")
         for port in ports:
             if not 1 <= port <= 65535:
                 raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
             if 0 <= port - self.port < self.size:
                 last = self.port + self.size - 1
-                raise ConfigError(
-                    f"link port {port} is one of the group's ports, {self.port} to {last}; use another",
-                    code="bad-port",
-                )
+                text = f"link port {port} is one of the group's ports, {self.port} to {last}; use another"
+                raise ConfigError(text, code="bad-port")
 
     @classmethod
     def of_pair(cls, own_ip: str, peer_ip: str, rank: int | Literal["auto"], **options: Any) -> Self:
@@ -180,7 +176,7 @@ class Plan:
 
     @property
     def program(self) -> Program:
-        """What this rank does once the group can be formed, as its versions say."""
+        """This rank's action once the group can be formed, as in its versions."""
         if self.dry_run:
             return Program.DRY_RUN
         if not self.command:
@@ -189,7 +185,7 @@ class Plan:
 
     @property
     def has_worker(self) -> bool:
-        """Whether a process of ours forms the group: to hold it, or to run a module or script in it."""
+        """Whether a worker forms the group, to hold it or to run a module or script in it."""
         return self.program in (Program.HOLD, Program.MODULE)
 
     @property
@@ -203,7 +199,7 @@ class Plan:
 
     @property
     def peers(self) -> tuple[int, ...]:
-        """The ranks that this one has a session with: rank 0 with all others, they with rank 0."""
+        """The ranks that this one has a session with: rank 0 with all others, the others with rank 0."""
         return tuple(range(1, self.size)) if self.rank == 0 else (0,)
 
     def link_port(self, rank: int) -> int:
@@ -211,19 +207,19 @@ class Plan:
 
     @property
     def connections(self) -> int:
-        """How many connections to each neighbour MLX's ring makes: as many as every rank has addresses for."""
+        """The number of connections to each neighbour in MLX's ring: every rank has an address for each."""
         return min(map(len, self.all_ips))
 
     @property
     def coordinator(self) -> str:
-        """Return the `ip:port` of JACCL's side channel: rank 0's, or this host's own where that is relayed."""
+        """The `ip:port` of JACCL's side channel: rank 0's, or this host's if it is relayed."""
         return f"{self.ips[0]}:{self.port}" if self.relay_port is None else f"127.0.0.1:{self.relay_port}"
 
     def ring_addresses(self, rank: int) -> tuple[tuple[str, int], ...]:
-        """Return where a rank listens on MLX's ring, one address for each connection.
+        """Return where a rank listens in MLX's ring, one address per connection.
 
-        Ports count up from the plan's, as in mlx.launch: ranks can share a host. MLX needs equally many addresses of
-        each rank, so what one has more than another is left out.
+        Ports count up from the plan's, as in mlx.launch, so that ranks can share a host. MLX needs the same number of
+        addresses from each rank, so surplus ones are left out.
         """
         count = self.connections
         return tuple((ip, self.port + rank * count + index) for index, ip in enumerate(self.all_ips[rank][:count]))
@@ -231,7 +227,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapConfig:
-    """One rank's part in a group of two that needs no link: both ranks know all of it."""
+    """One rank's part in a group of two without a link: both ranks know all of it."""
 
     own_rank: int
     own_ip: str
@@ -252,17 +248,16 @@ class BootstrapConfig:
 
 
 def has_module(name: str, cwd: str | None = None) -> bool:
-    """Whether `python -m` in a directory would find the module's package, or the module itself where it is in none."""
+    """Whether `python -m` in a directory would find the module's top-level package or module."""
     first, path = name.partition(".")[0], [str(Path(cwd or "").absolute()), *sys.path]
     return first in sys.builtin_module_names or PathFinder.find_spec(first, path) is not None
 
 
 def check_timeout(seconds: float) -> None:
-    """ConfigError for a deadline that is too short to reach, or out of sight."""
+    """Raise ConfigError for a deadline that is too short or too long."""
     if not MIN_TIMEOUT <= seconds <= MAX_TIMEOUT:
-        raise ConfigError(
-            f"timeout {seconds} is wrong, use {MIN_TIMEOUT} to {MAX_TIMEOUT:.0f} seconds", code="bad-timeout"
-        )
+        text = f"timeout {seconds} is wrong, use {MIN_TIMEOUT} to {MAX_TIMEOUT:.0f} seconds"
+        raise ConfigError(text, code="bad-timeout")
 
 
 def check_size(size: int) -> None:
@@ -271,9 +266,9 @@ def check_size(size: int) -> None:
 
 
 def check_ip(ip: str) -> IPv4Address:
-    """Return the address. Raise ConfigError unless it is a dotted IPv4 address that a host can have."""
+    """Return the address. Raise ConfigError unless it is an IPv4 address that a host can have."""
     try:
-        # IPv4Address would accept an integer or packed bytes too.
+        # IPv4Address also accepts integers and packed bytes.
         address = IPv4Address(ip) if isinstance(ip, str) else None
     except AddressValueError:
         address = None
@@ -286,24 +281,24 @@ def elect(own_ip: str, peer_ip: str) -> int:
     """Return this host's rank: the lower address, as a number, is rank 0. [BOOT-ELECTION]"""
     own, peer = check_ip(own_ip), check_ip(peer_ip)
     if own == peer:
-        raise ConfigError(f"both addresses are {own}, so no rank can be elected; give --rank", code="bad-rank")
+        raise ConfigError(f"both addresses are {own}, so they do not determine the ranks; give --rank", code="bad-rank")
     return 0 if own < peer else 1
 
 
 def check_port(port: int, count: int) -> None:
-    """Check that all `count` ports from `port` on exist: MLX's ring listens on one for each rank and connection."""
+    """Check that `count` ports starting at `port` exist: MLX's ring uses one per rank and connection."""
     last = 65536 - count
     if not _is_int(port) or not 1 <= port <= last:
         raise ConfigError(f"port {port!r} is wrong, use 1 to {last} with {count} ranks", code="bad-port")
 
 
 def check_session_id(session_id: str) -> None:
-    """Check that a session ID is a plain file name."""
+    """Check that a session ID is safe as part of a file name."""
     if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
         shown = repr(session_id)
         raise ConfigError(
             f"session ID {shown if len(shown) <= 60 else shown[:60] + '...'} is wrong, "
-            "use 1 to 128 of A-Z a-z 0-9 . _ - and no dot in front",
+            "use 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot",
             code="bad-session-id",
         )
 
@@ -315,9 +310,9 @@ def check_backend(backend: str) -> BackendChoice:
 
 
 def check_devices(devices: DeviceMatrix, jaccl_ring: bool = False) -> None:
-    """Check a matrix here because JACCL accepts one of nulls or empty names, and then crashes.
+    """Check a matrix that JACCL itself might accept and then crash on, such as one of nulls or empty names.
 
-    With `jaccl_ring` a neighbour has at most 4 devices: JACCL refuses more only after it has started.
+    With `jaccl_ring` a neighbour may have at most 4 devices: JACCL does not refuse more until it has started.
     """
     verdict = check_device_matrix(devices)
     if verdict.faults:
@@ -331,7 +326,7 @@ def check_devices(devices: DeviceMatrix, jaccl_ring: bool = False) -> None:
 
 
 def _neighbours_over_limit(devices: DeviceMatrix) -> str | None:
-    """Return the path of the first neighbour's entry that has too many devices for a ring, if all have equally many."""
+    """Return the path of the first entry with too many devices for a ring, if all neighbours have equally many."""
     size = len(devices)
     counts = {
         (rank, peer): len(names)
@@ -339,7 +334,7 @@ def _neighbours_over_limit(devices: DeviceMatrix) -> str | None:
         for peer, names in devices_of(devices, rank).items()
         if (peer - rank) % size in (1, size - 1)
     }
-    equal = len(set(counts.values())) == 1  # JACCL makes a mesh of unequal ones
+    equal = len(set(counts.values())) == 1  # JACCL forms a mesh of unequal ones
     return next((f"[{r}][{c}]" for (r, c), count in counts.items() if count > MAX_WIRES), None) if equal else None
 
 
@@ -348,20 +343,20 @@ def _is_int(value: object) -> bool:
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """The group to form, as the control process gives it. Times are of the system's monotonic clock."""
+    """The control process's order to a worker. Times are of the system's monotonic clock."""
 
     plan: Plan
-    """With its `directory`, which the worker makes and removes: all ranks may share one host."""
+    """With its `directory`, which the worker creates and removes: all ranks may share one host."""
     origin: float
     deadline: float | None
     """None for no limit."""
     side_channel: bool = False
     """JACCL's gathers go over the link."""
     no_sum: str = ""
-    """Why the group is not checked by a sum; empty where it is. [PLAIN-SUM]"""
+    """Why the group is not checked with a sum; "" if it is. [PLAIN-SUM]"""
     output: tuple[int, int] | None = None
     """The descriptors that become stdout and stderr of the plan's module or script."""
     stdin: int | None = None
     """The descriptor that becomes its stdin; None for /dev/null."""
     python_path: str | None = None
-    """PYTHONPATH as the user has set it."""
+    """The user's PYTHONPATH."""

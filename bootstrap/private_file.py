@@ -1,4 +1,4 @@
-"""Small files for their owner alone, and the directory that they are in."""
+"""Small private files, and the directory for them."""
 
 import errno
 import fcntl
@@ -15,26 +15,26 @@ from bootstrap.errors import IdentityError
 from bootstrap.files import temporary
 
 LOCK_SECONDS: Final = 3.0
-"""How long to wait for another process that changes the same file; it takes milliseconds."""
+"""How long to wait for another process that changes the same file, which normally takes milliseconds."""
 
 
 def config_directory() -> Path:
-    """`$XDG_CONFIG_HOME/cluster-wireproto`, else `~/.config/cluster-wireproto`. A relative path counts as not set."""
+    """Return `$XDG_CONFIG_HOME/cluster-wireproto`, else `~/.config/cluster-wireproto`. Ignore relative paths."""
     for variable, below in (("XDG_CONFIG_HOME", ""), ("HOME", ".config")):
         base = Path(os.environ.get(variable, ""))
         if base.is_absolute():
             return base / below / "cluster-wireproto"
     raise IdentityError(
-        "neither XDG_CONFIG_HOME nor HOME is an absolute path, so there is no place for the identity key and the pins; "
+        "neither XDG_CONFIG_HOME nor HOME is an absolute path, so the identity key and the pins have no directory; "
         "set one, or use --identity PATH for the key",
         code="no-home",
     )
 
 
 class PrivateFile:
-    """A small file for its owner alone: read with suspicion, written whole or not at all, never through a link.
+    """A small private file: checked before it is read, written whole or not at all, never through a link.
 
-    `remedy` says what to do where it is not as it has to be, or its place cannot be used.
+    `remedy` says what to do if the file is not acceptable or cannot be accessed.
     """
 
     def __init__(self, path: Path, limit: int, remedy: str) -> None:
@@ -44,10 +44,10 @@ class PrivateFile:
         self._remedy = remedy
 
     def read(self) -> bytes | None:
-        """Return what is in it, None where it does not exist."""
+        """Return the content; None if the file does not exist."""
         with self._attempt("read"):
             try:
-                # Not blocking, since what stands there may be a pipe.
+                # Non-blocking, since it may be a pipe.
                 fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
@@ -68,14 +68,14 @@ class PrivateFile:
         return data
 
     def create(self, data: bytes) -> None:
-        """Write it, unless it exists or another process is quicker."""
+        """Write it unless it exists; of concurrent processes the first one counts."""
         with self._attempt("write"), self._temporary(data) as new:
             try:
                 self.path.hardlink_to(new)
             except FileExistsError:
                 pass
             except OSError:
-                # No hard links here. With O_EXCL instead, others could read a file that is not all there yet.
+                # This file system has no hard links. With O_EXCL, others could read an incomplete file.
                 with self.locked():
                     if not os.path.lexists(self.path):
                         new.replace(self.path)
@@ -88,7 +88,7 @@ class PrivateFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep out other processes and threads that change it. The lock file stays: to remove one is a race."""
+        """Exclude other processes and threads that change it. The lock file stays, as removing it would be a race."""
         lock = self.path.with_name(self.path.name + ".lock")
         with ExitStack() as stack:
             with self._attempt("lock", lock):
@@ -114,10 +114,8 @@ class PrivateFile:
         if status.st_uid != os.geteuid():
             raise self.refusal(f"belongs to user {status.st_uid}, not to {os.geteuid()}", "wrong-owner")
         if mode & 0o077:
-            raise IdentityError(
-                f"{self.path} is open to others than its owner (mode {mode:04o}); run: chmod 600 {self.quoted}",
-                code="permissions",
-            )
+            text = f"{self.path} is accessible to other users (mode {mode:04o}); run: chmod 600 {self.quoted}"
+            raise IdentityError(text, code="permissions")
         if status.st_size > self._limit:
             raise self._too_large()
 
@@ -135,19 +133,19 @@ class PrivateFile:
 
 
 def _lock_within(descriptor: int, seconds: float) -> None:
-    """Take a lock; OSError once the time is over. It blocks this thread alone, and never for longer."""
+    """Take a lock, blocking this thread for at most `seconds`. Raise OSError after that."""
     limit = time.monotonic() + seconds
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > limit:
-                raise OSError(error.errno, f"another process has kept it locked for {seconds:g} s") from error
+                raise OSError(error.errno, f"another process has held the lock for {seconds:g} s") from error
         time.sleep(0.01)
 
 
 def _make_directory(directory: Path) -> None:
-    """Each missing level is for its owner alone; `Path.mkdir` would leave all but the last to the umask."""
+    """Create a directory, each missing level private; `Path.mkdir` would leave all but the last to the umask."""
     missing = [level for level in (directory, *directory.parents) if not level.exists()]
     for level in reversed(missing):
         level.mkdir(mode=0o700, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The user's module or script, run in the process that has formed its group, as Python itself would run it.
+"""Runs the user's module or script in the process that has formed the group, as Python itself would.
 
-MLX hands the formed group to the program's own `mx.distributed.init()`.
+MLX returns that group to the program's own `mx.distributed.init()`.
 """
 
 import functools
@@ -20,11 +20,11 @@ from bootstrap.link.gather import VARIABLE
 from bootstrap.plan import Order
 
 _BELOW = {__file__, str(Path(__file__).with_name("worker.py")), runpy.__file__, "<frozen runpy>"}
-"""The files whose frames are below the program's."""
+"""Files with stack frames below the program's."""
 
 
 def run_program(order: Order, emit: OnStep) -> None:
-    """Run the module or script of the order's plan to its end. What it raises is raised, and printed as by Python."""
+    """Run the module or script of the order's plan to its end. Its exceptions propagate, and print as in Python."""
     plan = order.plan
     name, *arguments = plan.command
     _restore(order)
@@ -43,7 +43,7 @@ def run_program(order: Order, emit: OnStep) -> None:
 
 
 def _restore(order: Order) -> None:
-    """Give the program the streams, signals, variables and logging with which Python starts."""
+    """Restore the streams, signals, variables and logging that a new Python process has."""
     assert order.output is not None  # noqa: S101 - the worker was started for a program
     stdin = os.open(os.devnull, os.O_RDONLY) if order.stdin is None else order.stdin
     for number, descriptor in enumerate((stdin, *order.output)):
@@ -61,10 +61,10 @@ def _restore(order: Order) -> None:
 
 
 def _warn_of_another_group(formed: int, emit: OnStep, backend: object, size: int) -> None:
-    """MLX has one group for each backend, and a group of one where a backend cannot form any."""
+    """MLX has one group per backend, and a group of one if a backend cannot form any."""
     if size != formed:
-        text = f"the program asked MLX for the backend {backend!r} and got a group of {size}, not this one of {formed}"
-        emit("warning", message=f"{text}; let it name no backend, or the one given by --backend")
+        text = f"the program asked MLX for backend {backend!r} and got a group of {size}, not this group of {formed}"
+        emit("warning", message=f"{text}; name no backend there, or the same as --backend")
 
 
 def _without_our_frames(
@@ -73,7 +73,7 @@ def _without_our_frames(
     error: BaseException,
     traceback: TracebackType | None,
 ) -> None:
-    """Print an error that ends the program without the frames below the program's own."""
+    """Print an uncaught error without the frames below the program's own."""
     own = traceback
     while own is not None and own.tb_frame.f_code.co_filename in _BELOW:
         own = own.tb_next

@@ -2,8 +2,8 @@
 
     session with the other ranks → ports → jacclBootstrap → versions → group or command → end on every rank
 
-Rank 0 leads, and all others follow. What happens from the jacclBootstrap on is an `Attempt`; a lost link may be
-followed by another one.
+Rank 0 leads, all others follow. Everything after the jacclBootstrap is an `Attempt`; after a lost link there may be
+another one.
 """
 
 import asyncio
@@ -30,40 +30,28 @@ from bootstrap.plan import Plan, new_session_id
 from bootstrap.restarts import EndedEarlyError, Restarts, is_lost_session
 from bootstrap.system import current
 from bootstrap.trust import Trust
-from wireproto.messages import (
-    OUTCOME_1,
-    SIDE_CHANNEL_1,
-    SPEC_BY_CLASS,
-    JacclBootstrapPayload,
-    Message,
-    OutcomeState,
-)
+from wireproto.messages import OUTCOME_1, SIDE_CHANNEL_1, SPEC_BY_CLASS, JacclBootstrapPayload, Message, OutcomeState
 from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import Pin, TrustAnyKey
 
 AGAIN_SECONDS: Final = 5.0
-"""How often a rank that has finished says so, until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
+"""How often a finished rank reports that until rank 0 ends the session. [EXT-OUTCOME-AGAIN]"""
 END_SECONDS: Final = 10.0
-"""How long a command may go on once rank 0 has ended the session, where the ranks do not tell each other."""
+"""How long a command may run after rank 0 has ended the session, if the ranks cannot tell each other."""
 DRY_RUN_SECONDS: Final = 1.0
-"""How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, so that it sees what it sends."""
+"""How long a dry run as rank 1 keeps the session of a rank 0 that may never end it, to see its messages."""
 STOPPED_SECONDS: Final = 0.25
-"""How long a rank whose program has failed waits for the sessionEnd whose consequence that may be."""
+"""How long a rank with a failed program waits for a sessionEnd that may have caused the failure."""
 NEXT_SECONDS: Final = 10.0
-"""How long another rank waits for the next rank 0, where one has ended its session without a jacclBootstrap."""
+"""How long to wait for the next rank 0 after one has ended its session without a jacclBootstrap."""
 ENDED_EARLY: Final = "rank 0 ended the session before the group was formed"
 MAX_EARLY: Final = 16
-"""Messages that may wait until the bootstrap frame before them is acted on."""
+"""Messages kept until the preceding bootstrap frame is acted on."""
 
 
 @asynccontextmanager
 async def rank(
-    plan: Plan,
-    trust: Trust,
-    *,
-    key_log: KeyLog | None = None,
-    capture: Capture | None = None,
-    run: Run | None = None,
+    plan: Plan, trust: Trust, *, key_log: KeyLog | None = None, capture: Capture | None = None, run: Run | None = None
 ) -> AsyncIterator[RunningRank]:
     """Run one rank of a group inside the block: link, bootstrap, and the group or the plan's command.
 
@@ -71,15 +59,15 @@ async def rank(
             async for event in run:
                 if isinstance(event, events.Holding): ...  # the group is up
 
-    MLX and the command run in processes of their own. Leaving the block ends the rank in order, as Ctrl-C ends
-    `jaccl-bootstrap up`: rank 0 ends the group on every rank. A failure of the rank is raised as a BootstrapError by
-    the iteration and by `RunningRank.ended`, or else at the end of the block. Signals and other processes of the
-    caller are left alone, and several ranks may run in one event loop.
+    MLX and the command run in their own processes. Leaving the block ends the rank cleanly, like Ctrl-C for
+    `jaccl-bootstrap up`: rank 0 ends the group on every rank. If the rank fails, a BootstrapError is raised by the
+    iteration and by `RunningRank.ended`, or else at the end of the block. The caller's signals and other processes are
+    left alone, and several ranks can run in one event loop.
 
-    `run` takes over the events and the deadline; by default they are this function's.
+    A given `run` owns the events and the deadline; by default this function does.
     """
     if not plan.link_ports:
-        raise ConfigError("a rank needs a link port to be reached at", code="bad-port")
+        raise ConfigError("the plan has no link port, which a rank needs; give link_ports", code="bad-port")
     if missing := {*plan.peers} - trust.keys.keys():
         raise ConfigError(f"no key is given for rank {min(missing)}; give one for each peer", code="bad-trust")
     events = EventQueue()
@@ -91,7 +79,7 @@ async def rank(
 
 
 def run_for(plan: Plan, display: Display, *, owns_process: bool = True) -> Run:
-    """Return the run of a plan's rank."""
+    """Return the run for a plan's rank."""
     return Run(
         display,
         timeout=plan.timeout,
@@ -110,13 +98,13 @@ class Rank:
     ) -> None:
         self.plan, self.trust, self.run = plan, trust, run
         self.able: Capabilities | None = None
-        """None until MLX is loaded: before that this rank cannot take a jacclBootstrap."""
+        """None until MLX is loaded: before that, this rank cannot accept a jacclBootstrap."""
         self.attempt: Attempt | None = None
-        """The bootstrap under way; None before its jacclBootstrap."""
+        """The current bootstrap; None before its jacclBootstrap."""
         self._early: list[tuple[int, Message]] = []
         self._key_log, self._capture = key_log, capture
         self._confirmed: asyncio.Queue[tuple[int, str, bytes, bool]] = asyncio.Queue()
-        """Until it is stored; a short run waits for that at its end."""
+        """Keys to store; a short run waits for that at its end."""
         self._met_peer = asyncio.Event()
         self._session_ids = chain([plan.session_id], iter(new_session_id, ""))  # [BOOT-FRESH-ID]
 
@@ -126,7 +114,7 @@ class Rank:
     # -- rank 0 --------------------------------------------------------------------------------------------------------
 
     async def _lead(self) -> None:
-        """Hold a session with each other rank, and bootstrap once all of them are there."""
+        """Hold a session with each other rank, and bootstrap once all are up."""
         plan = self.plan
         peers = [
             RankZero(
@@ -155,7 +143,7 @@ class Rank:
             try:
                 await self._attempts(partial(self._lead_once, peers), drop_all, was_stopped)
             finally:
-                # sessionEnd also where this rank has failed: the others know by now, and need not wait for the link.
+                # Send sessionEnd also after a failure: the others know of it, and need not wait for the link.
                 await asyncio.gather(*(peer.stop() for peer in peers))
             await self._confirmed.join()
 
@@ -168,14 +156,14 @@ class Rank:
         with socket_pair(SIDE_CHANNEL_1 in supported(self.plan)) as pair:
             able = self.able = await self.load(pair)
             await asyncio.gather(*(peer.offered() for peer in peers))
-            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # one may have reconnected meanwhile
+            offers = await asyncio.gather(*(peer.offered() for peer in peers))  # again: one may have reconnected
             extensions = offered(self.plan, able).intersection(*offers)  # [EXT-CHOICE]
             without = [rank for rank, names in zip(self.plan.peers, offers, strict=True) if OUTCOME_1 not in names]
             payload = JacclBootstrapPayload(self.plan.port, next(self._session_ids), tuple(sorted(extensions)))
             attempt = self.begin(able, payload, lambda peer, message: peers[peer - 1].send(message), pair, without)
             if self.plan.dry_run and OUTCOME_1 not in extensions:
-                # A peer that cannot be told that this is a dry run would start a native init. [PLAIN-DRY-RUN]
-                self.report("warning", message=f"no jacclBootstrap is sent, since {attempt.no_sum()}")
+                # A peer that cannot know of the dry run would start a native init. [PLAIN-DRY-RUN]
+                self.report("warning", message=f"no jacclBootstrap is sent, because {attempt.no_sum()}")
                 await attempt.work()
                 return
             await attempt.check_ports()
@@ -192,7 +180,7 @@ class Rank:
     # -- the others ----------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Hold a session with rank 0, and form the group when it says so."""
+        """Hold a session with rank 0, and form the group when it sends jacclBootstrap."""
         plan = self.plan
         zero = RankOne(
             plan.own_ip,
@@ -215,13 +203,13 @@ class Rank:
         async def until_dropped() -> None:
             if self.attempt is None:
                 return
-            if self.attempt.exchange.agreed:  # what still comes in the old session belongs to it
+            if self.attempt.exchange.agreed:  # further messages of the old session belong to it
                 await zero.ended_in_order(NEXT_SECONDS)
             else:
                 zero.drop()  # else rank 0 would never learn that this rank has left its init
 
         async def was_stopped() -> bool:
-            """Whether rank 0 has ended the group in order, and no failure: then this rank's is a consequence."""
+            """Whether rank 0 has cleanly ended the group, so that this rank's failure is a consequence."""
             exchange = None if self.attempt is None else self.attempt.exchange
             if exchange is None or not exchange.agreed or exchange.has_verdict or not self.run.is_met:
                 return False
@@ -248,9 +236,9 @@ class Rank:
             await alongside(self._until_over(attempt, zero, work()), *attempt.services())
 
     async def _bootstrap(self, zero: RankOne) -> JacclBootstrapPayload | None:
-        """Return the jacclBootstrap. EndedEarlyError if rank 0 ends its session without one and does not return.
+        """Return the jacclBootstrap. Raise EndedEarlyError if rank 0 ends its session without one and stays away.
 
-        A dry run returns None at once then: rank 0 may be a dry run as well.
+        A dry run returns None at once then: rank 0 may be a dry run too.
         """
         frame = asyncio.create_task(zero.bootstrap())
         end = asyncio.create_task(zero.ended_early())
@@ -260,7 +248,7 @@ class Rank:
                 if frame.done():
                     return frame.result()
                 if self.plan.dry_run:
-                    text = "rank 0 ended the session without a jacclBootstrap; is it a dry run as well?"
+                    text = "rank 0 ended the session without a jacclBootstrap; it may be a dry run too"
                     self.report("warning", message=text)
                     return None
                 error = EndedEarlyError(ENDED_EARLY, code="session-ended")
@@ -282,9 +270,7 @@ class Rank:
             if working.done():
                 working.result()
                 if self.plan.dry_run and not attempt.exchange.agreed:
-                    await asyncio.wait(
-                        {over}, timeout=DRY_RUN_SECONDS
-                    )  # such a rank 0 may never end it [PLAIN-DRY-RUN]
+                    await asyncio.wait({over}, timeout=DRY_RUN_SECONDS)  # it may never end [PLAIN-DRY-RUN]
                     return
 
                 async def until_over() -> None:
@@ -310,7 +296,7 @@ class Rank:
     # -- any rank ------------------------------------------------------------------------------------------------------
 
     async def load(self, pair: SocketPair | None) -> Capabilities:
-        """Find what this rank can do, while the links come up."""
+        """Determine what this rank can do while the links come up."""
         able = await load(self.plan, self.run, pair)
         self.run.summary["backend"] = able.backend
         return able
@@ -323,13 +309,13 @@ class Rank:
         pair: SocketPair | None,
         without_outcome: list[int] | None = None,
     ) -> Attempt:
-        """Start the attempt that a jacclBootstrap asks for."""
-        # No link ports: the links are made, and the frame's port cannot be told to avoid this rank's.
+        """Start the attempt for a jacclBootstrap."""
+        # No link ports: the links are up, and the frame's port may collide with this rank's.
         plan = replace(able.plan, port=payload.port, session_id=payload.session_id, link_ports=())
         attempt = Attempt(plan, able, self.run, send, payload.extensions, pair, without_outcome or ())
         self.attempt = attempt
         early, self._early = self._early, []
-        if self.plan.rank != 0:  # before its frame is out, what rank 0 heard belongs to an earlier attempt
+        if self.plan.rank != 0:  # what rank 0 hears before its frame belongs to an earlier attempt
             for peer, message in early:
                 attempt.take(peer, message)
         return attempt
@@ -340,9 +326,9 @@ class Rank:
         again: Callable[[], Awaitable[None]],
         was_stopped: Callable[[], Awaitable[bool]],
     ) -> None:
-        """Run `once`; after a failure `again`, and then `once` again, as far as the plan allows.
+        """Run `once`. After a failure run `again` and then `once` again, as often as the plan allows.
 
-        A failure is none if the group `was_stopped` in order before it.
+        A failure does not count if the group `was_stopped` cleanly before it.
         """
         restarts = Restarts(self.plan, lambda: self.run.now() / 1000)
         while True:
@@ -369,7 +355,7 @@ class Rank:
                     await self.attempt.exchange.last_words(reason)
                 raise
             except Exception as error:
-                if self.attempt is not None:  # a bug here is a failure of the group, not its orderly end
+                if self.attempt is not None:  # a bug is a failure of the group, not a clean end
                     text = f"rank {self.plan.rank} failed: {type(error).__name__}: {error}"
                     await self.attempt.exchange.last_words(RunError(text, code="internal"))
                 raise
@@ -383,10 +369,10 @@ class Rank:
     # -- its sessions --------------------------------------------------------------------------------------------------
 
     def session(self, role: Role, peer: int, peer_ip: str) -> Session:
-        """Return the session for a connection with a rank, which is to hold that rank's key. [HANDSHAKE-PIN]"""
+        """Return the session for a connection with a rank, which must hold that rank's key. [HANDSHAKE-PIN]"""
         pin: Pin = self.trust.keys[peer]
         if isinstance(pin, TrustAnyKey) and peer_ip != self.plan.ips[peer]:
-            pin = None  # any key, but only at the address that the user has named
+            pin = None  # any key, but only at the address from the user
         return Session(
             Config(
                 role=role,
@@ -400,7 +386,7 @@ class Rank:
         )
 
     def take(self, peer: int, message: Message) -> None:
-        """Take a message from the rank at the other end of a link; only those of extensions mean something here."""
+        """Take a message from a peer. Only those of extensions matter here."""
         if SPEC_BY_CLASS[type(message)].extension is None:
             return
         if self.attempt is not None:
@@ -418,14 +404,14 @@ class Rank:
         self.run.report(event, **fields)
 
     def _confirm(self, peer: int, ip: str, key: bytes) -> None:
-        """Take the key that a rank has proved to hold; LinkError for the key of another rank."""
+        """Take a rank's proved key. Raise LinkError for the key of another rank."""
         is_first_use = self.trust.confirm(peer, key)
         self._confirmed.put_nowait((peer, ip, key, is_first_use))
 
     async def _store_confirmed(self) -> None:
-        """Store keys of first use and changed addresses, off the event loop: the file may be locked.
+        """Store keys of first use and changed addresses, off the event loop, since the file may be locked.
 
-        IdentityError for a key that cannot be stored.
+        Raise IdentityError if a key cannot be stored.
         """
         while True:
             peer, ip, key, is_first_use = await self._confirmed.get()
@@ -434,7 +420,7 @@ class Rank:
             except IdentityError as error:
                 if is_first_use:
                     raise
-                self.report("warning", message=f"the address of rank {peer}, {ip}, is not stored: {error}")
+                self.report("warning", message=f"cannot store {ip} as the address of rank {peer}: {error}")
             else:
                 if name is not None:
                     self.report("peer-moved", peer=peer, name=name, address=ip)

@@ -1,4 +1,4 @@
-"""Whether another attempt follows one that failed, and when."""
+"""Whether and when another attempt follows a failed one."""
 
 from collections.abc import Callable
 from typing import Final
@@ -14,7 +14,7 @@ LONGEST_SECONDS: Final = 60.0
 
 
 FINAL: Final = frozenset({"deadline", "finish-timeout", "interrupted", "output-closed", "output-failed"})
-"""What ends the run of the rank that it happens to, so that no other attempt can have it."""
+"""Codes after which a rank's run ends in any case."""
 
 
 class EndedEarlyError(LinkError):
@@ -22,9 +22,9 @@ class EndedEarlyError(LinkError):
 
 
 class Restarts:
-    """At most the plan's number of restarts in an hour, for the failures that its `restart_on` names.
+    """Allows the plan's number of restarts per hour, for the failures that its `restart_on` selects.
 
-    The first comes at once, the next after 1, 2, 4, … seconds, up to a minute.
+    The first restart is immediate; the waits before the next ones are 1, 2, 4, … seconds, up to a minute.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float]) -> None:
@@ -33,13 +33,13 @@ class Restarts:
 
     @property
     def left(self) -> int:
-        """How many more may follow now."""
+        """How many more are allowed now."""
         oldest = self._clock() - HOUR_SECONDS
         self._begun = [time for time in self._begun if time > oldest]
         return self._plan.restarts - len(self._begun)
 
     def may_follow(self, error: BootstrapError) -> bool:
-        """Whether this failure has another attempt."""
+        """Whether another attempt follows this failure."""
         if self.left <= 0 or error.code in FINAL:
             return False
         match self._plan.restart_on:
@@ -58,6 +58,6 @@ class Restarts:
 
 
 def is_lost_session(error: BootstrapError) -> bool:
-    """Whether this rank lost a session, or rank 0 says that it lost one."""
+    """Whether this rank lost a session, or rank 0 reports that it lost one."""
     told = isinstance(error, PeerError) and error.stage == LinkError.stage and error.code != "session-ended"
     return told or isinstance(error, SessionLostError | EndedEarlyError)

@@ -1,4 +1,4 @@
-"""The system's tools: all of them are run here."""
+"""Runs the system's tools."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ SECONDS: Final = 5.0
 
 
 class Call(NamedTuple):
-    """A tool that was run, and its result."""
+    """A call of a tool and its result."""
 
     argv: tuple[str, ...]
     result: ToolResult

@@ -1,4 +1,4 @@
-"""Who this host is, and whom it trusts: its P-256 key, the keys of peers that it has pinned, and a run's by rank."""
+"""Identity and trust of this host: its P-256 key, the pinned keys of peers, and the keys of a run by rank."""
 
 import base64
 import json
@@ -17,10 +17,10 @@ from bootstrap.private_file import PrivateFile, config_directory
 from wireproto.messages import Revision
 from wireproto.session.handshake import IDENTITY_SIZE, KeySigner, Pin, Signer, TrustAnyKey, fingerprint
 
-MAX_KEY_FILE: Final = 16 * 1024  # a P-256 key is 241 bytes of PEM; people keep comments beside it
+MAX_KEY_FILE: Final = 16 * 1024  # a P-256 key is 241 bytes of PEM; there may be comments
 MAX_PINS_FILE: Final = 1024 * 1024  # some 6000 peers
 
-_OTHER_KEY: Final = "fix that, or name another file with --identity PATH"
+_OTHER_KEY: Final = "fix that, or use another file with --identity PATH"
 _OTHER_PINS: Final = "fix that, or set XDG_CONFIG_HOME to another directory"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _OF_RANK: Final = re.compile(r"(?:([0-9]{1,2})=)?(.*)", re.DOTALL)
@@ -29,9 +29,9 @@ OnConfirmed = Callable[[int, str, bytes], str | None]
 
 
 class Trust:
-    """Who this rank is, and the one key that it accepts from each other rank.
+    """The identity of this rank, and the one key that it accepts from each other rank.
 
-    Raises ConfigError (`key-repeated`) for a key that two ranks have.
+    Raise ConfigError (`key-repeated`) if two ranks have the same key.
     """
 
     def __init__(
@@ -41,28 +41,28 @@ class Trust:
         self.keys = dict(keys)
         """By rank. `TrustAnyKey()` is replaced by the first key that the rank proves to hold."""
         self.on_confirmed = on_confirmed
-        """Called, off the event loop, with a rank, its address, and the key that it has proved to hold there.
+        """Called off the event loop with a rank, its address and its proved key.
 
-        Returns the name of the pin that this address is new to, if there is one."""
+        Returns the name of the pin that got this new address, if any."""
         for rank, key in self.keys.items():
             if isinstance(key, bytes) and (other := self._holder(key, but=rank)) is not None:
                 raise ConfigError(
-                    f"rank {rank} has the key of {other}; give each rank an identity of its own, and pin what "
+                    f"rank {rank} has the key of {other}; give each rank its own identity, and pin what "
                     "'jaccl-bootstrap identity' prints there",
                     code="key-repeated",
                 )
 
     def confirm(self, rank: int, key: bytes) -> bool:
-        """Take the key that a rank has proved to hold; return whether it is one of first use.
+        """Take a rank's proved key; return whether it is a first use.
 
-        Raises LinkError (`handshake-wrong-pin`) for the key of another rank.
+        Raise LinkError (`handshake-wrong-pin`) for the key of another rank.
         """
         expected = self.keys[rank]
         if isinstance(expected, bytes) and key != expected:  # an earlier connection was the first use
-            text = f"rank {rank} has shown the key {fingerprint(expected)}, and now {fingerprint(key)}"
+            text = f"rank {rank} first had the key {fingerprint(expected)}, and now {fingerprint(key)}"
             raise LinkError(text, code="handshake-wrong-pin")
         if (other := self._holder(key, but=rank)) is not None:
-            raise LinkError(f"rank {rank} shows the key of {other}, {fingerprint(key)}", code="handshake-wrong-pin")
+            raise LinkError(f"rank {rank} has the key of {other}, {fingerprint(key)}", code="handshake-wrong-pin")
         self.keys[rank] = key
         return key != expected
 
@@ -75,14 +75,17 @@ class Trust:
     def of(cls, plan: Plan, identity: Path | None = None, peers: Sequence[str] = (), first_use: bool = False) -> Self:
         """Return the trust of a plan's rank: its key from the file `identity`, and its peers' keys.
 
-        Those are the ones pinned under their addresses, else what `peers` gives: NAME, of a pin, or KEY, in base64;
-        with more than two ranks RANK=NAME or RANK=KEY. On `first_use` an unpinned peer's key is pinned when it has
-        proved to hold it. Raises IdentityError, and ConfigError for options that contradict each other or the pins.
+        Those are pinned under the peers' addresses, or given by `peers`: NAME of a pin or KEY in base64, with more than
+        two ranks RANK=NAME or RANK=KEY. With `first_use` an unpinned peer's key is pinned once it is proved. Raise
+        IdentityError, and ConfigError if options contradict each other or the pins.
         """
         if peers and first_use:
-            raise ConfigError("give --peer or --trust-first-use, not both", code="bad-trust")
+            raise ConfigError("--peer and --trust-first-use cannot be combined; give one of them", code="bad-trust")
         if first_use and plan.revision is Revision.V1:
-            raise ConfigError("revision 1 proves no key at the start, so give --peer, or pin it", code="bad-trust")
+            raise ConfigError(
+                "revision 1 cannot use --trust-first-use, as it proves no key at the start; use --peer, or pin the key",
+                code="bad-trust",
+            )
         given = _given(plan, peers)
         pinned = _pinned(all_given=all(isinstance(given.get(rank), bytes) for rank in plan.peers))
         found = {
@@ -101,20 +104,21 @@ class Trust:
 
 
 def _given(plan: Plan, peers: Sequence[str]) -> dict[int, str | bytes]:
-    """Return what `--peer` gives for each rank: a pin's name, or a key."""
+    """Return what `--peer` gives for each rank: a pin's name or a key."""
     given: dict[int, str | bytes] = {}
     for text in peers:
         match = _OF_RANK.fullmatch(text)
         assert match is not None  # noqa: S101 - it matches every text
         number, value = match.groups()
         if number is None and plan.size > 2:
-            raise ConfigError("with more than two ranks give --peer RANK=NAME or RANK=KEY", code="bad-trust")
+            text = "--peer needs a rank with more than two ranks; use --peer RANK=NAME or RANK=KEY"
+            raise ConfigError(text, code="bad-trust")
         rank = plan.peers[0] if number is None else int(number)
         if rank >= plan.size or rank == plan.rank:
-            text = f"--peer {rank}=… names no other rank; this is rank {plan.rank} of {plan.size}"
+            text = f"--peer {rank}=… is not another rank; this is rank {plan.rank} of {plan.size}"
             raise ConfigError(text, code="bad-trust")
         if rank in given:
-            raise ConfigError(f"--peer gives rank {rank} twice; give each rank one key", code="bad-trust")
+            raise ConfigError(f"--peer names rank {rank} twice; give each rank one key", code="bad-trust")
         given[rank] = value if _NAME.fullmatch(value) else decode_public_key(value)
     return given
 
@@ -123,7 +127,7 @@ def _pinned(*, all_given: bool) -> "list[PinnedPeer]":
     try:
         return Pins().list()
     except IdentityError as error:
-        if error.code == "no-home" and all_given:  # as in a service that has all from its options
+        if error.code == "no-home" and all_given:  # as in a service that gets everything from options
             return []
         raise
 
@@ -131,10 +135,10 @@ def _pinned(*, all_given: bool) -> "list[PinnedPeer]":
 def _expected(
     plan: Plan, rank: int, given: str | bytes | None, pinned: "Sequence[PinnedPeer]", first_use: bool
 ) -> "tuple[Pin, PinnedPeer | None]":
-    """Return the key of a rank, and the pin that it comes from if that had another address so far."""
+    """Return the key of a rank, and its pin if that had another address so far."""
     ip = plan.ips[rank]
     others = [each for other, each in enumerate(plan.ips) if other != plan.rank]
-    names_it_alone = others.count(ip) == 1  # on loopback several ranks can have one address
+    names_it_alone = others.count(ip) == 1  # on loopback ranks can share an address
     there = next((pin for pin in pinned if pin.address == ip), None) if names_it_alone else None
     named = _named(pinned, given) if isinstance(given, str) else None
     key = given if isinstance(given, bytes) else named.key if named else None
@@ -149,13 +153,13 @@ def _expected(
     if there is not None:
         return there.key, None
     if not names_it_alone:
-        text = f"{ip} is the address of several ranks; give --peer {rank}=NAME or {rank}=KEY, and so for each of them"
+        text = f"{ip} is the address of several ranks; give --peer {rank}=NAME or {rank}=KEY for each of them"
         raise ConfigError(text, code="bad-trust")
     if first_use:
         return TrustAnyKey(), None
     raise IdentityError(
         f"no key is pinned for {ip}; run 'jaccl-bootstrap identity' there, then 'jaccl-bootstrap pin {ip} KEY' here, "
-        "or give --peer NAME for a peer that is pinned at another address",
+        "or use --peer NAME for a peer pinned at another address",
         code="not-pinned",
     )
 
@@ -164,25 +168,23 @@ def _named(pinned: "Sequence[PinnedPeer]", name: str) -> "PinnedPeer":
     for pin in pinned:
         if pin.name == name:
             return pin
-    raise IdentityError(f"no peer is pinned as {name}; see who is: jaccl-bootstrap pin", code="not-pinned")
+    raise IdentityError(f"no peer is pinned as {name}; to list the pins, run: jaccl-bootstrap pin", code="not-pinned")
 
 
 def load_identity(path: Path | None = None, *, create: bool = True) -> KeySigner:
-    """Return this host's identity key, from `identity.pem` in `config_directory()` unless `path` names another file.
+    """Return this host's identity key, from `path` or else from `identity.pem` in `config_directory()`.
 
-    Where there is none, it is made: PKCS#8 PEM, mode 0600, one and the same for all processes that ask at once.
-    With `create` false that is an IdentityError (`no-identity`), as is a file that is not safe, or no P-256 key.
+    Create it if there is none: PKCS#8 PEM, mode 0600; concurrent processes get the same key. Raise IdentityError for an
+    unsafe file or anything but a P-256 key, and with `create` false for a missing file (`no-identity`).
     """
     file = PrivateFile(identity_path() if path is None else path, MAX_KEY_FILE, _OTHER_KEY)
     data = file.read()
     if data is None and create:
         file.create(_new_key())
-        data = file.read()  # what another process made first counts
+        data = file.read()  # another process may have been first
     if data is None:
-        raise IdentityError(
-            f"there is no identity key in {file.path}; make one: jaccl-bootstrap identity --identity {file.quoted}",
-            code="no-identity",
-        )
+        text = f"{file.path} does not exist; to create a key, run: jaccl-bootstrap identity --identity {file.quoted}"
+        raise IdentityError(text, code="no-identity")
     return _signer(data, file)
 
 
@@ -191,20 +193,20 @@ def identity_path() -> Path:
 
 
 class PinnedPeer(NamedTuple):
-    """A peer whose key is known."""
+    """A peer with a pinned key."""
 
     name: str
     key: bytes
     """X ‖ Y."""
     address: str | None
-    """The last one, which no other pin has; None for none."""
+    """The last known address, unique among the pins; None if unknown."""
 
 
 class Pins:
-    """The identity keys of peers by name, in `peers.json` in `config_directory()` unless `path` names another file.
+    """The identity keys of peers by name, in `path` or else in `peers.json` in `config_directory()`.
 
-    `{"mac-b": {"key": "<base64 of 64 bytes>", "address": "169.254.1.2"}}`. Each call reads the file; each change is
-    atomic and loses no other's. A wrong name, key or address is a ConfigError, all else an IdentityError.
+    `{"mac-b": {"key": "<base64 of 64 bytes>", "address": "169.254.1.2"}}`. Each call reads the file. Changes are atomic
+    and keep those of other processes. A wrong name, key or address is a ConfigError, anything else an IdentityError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -212,31 +214,32 @@ class Pins:
         self._file = PrivateFile(self.path, MAX_PINS_FILE, _OTHER_PINS)
 
     def get(self, name: str) -> PinnedPeer | None:
-        """Return the pin of this name, if there is one."""
+        """Return the pin of this name, if any."""
         return self._read().get(_check_name(name))
 
     def at(self, address: str) -> PinnedPeer | None:
-        """Return the pin that has this address, if one has."""
+        """Return the pin with this address, if any."""
         address = str(check_ip(address))
         return next((pin for pin in self.list() if pin.address == address), None)
 
     def list(self) -> list[PinnedPeer]:
-        """Return all pins, in the order of their names."""
+        """Return all pins, sorted by name."""
         return [*self._read().values()]
 
     def add(self, name: str, key: bytes, address: str | None = None) -> PinnedPeer:
-        """Pin `key` as `name`, and return the pin; a name that is an IPv4 address is its address, too.
+        """Pin `key` as `name` and return the pin. A name that is an IPv4 address is also the pin's address.
 
-        An address is taken from the pin that has it. Another key that is pinned as `name` stays: that is an
-        IdentityError (`pin-conflict`).
+        Another pin with the same address loses it. If another key is pinned as `name`, it stays, and an IdentityError
+        (`pin-conflict`) is raised.
         """
         if _is_address(_check_name(name)):
             if address not in (None, name):
-                raise ConfigError(f"{name} is an address, so --address {address} cannot be", code="bad-name")
+                text = f"the name {name} is an address, so --address {address} contradicts it; leave one out"
+                raise ConfigError(text, code="bad-name")
             address = name
         if address is not None:
             address = str(check_ip(address))
-        encode_public_key(key)  # refuses one that is none
+        encode_public_key(key)  # raises for an invalid key
         with self._file.locked():
             pins = self._read()
             pin = pins.get(name)
@@ -252,10 +255,10 @@ class Pins:
         return wanted
 
     def moved(self, pin: PinnedPeer, address: str) -> bool:
-        """Store a new last address of a pin; return whether it is another one, and the pin is still there."""
+        """Store a pin's new address. Return False if it is not new, or the pin is gone."""
         address = str(check_ip(address))
         if (known := self.get(pin.name)) is None or known.address == address:
-            return False  # needs no file that can be written
+            return False  # so an unchanged address needs no writable file
         with self._file.locked():
             pins = self._read()
             known = pins.get(pin.name)
@@ -265,8 +268,8 @@ class Pins:
         return True
 
     def remove(self, name: str) -> PinnedPeer:
-        """Remove and return the pin of this name; where there is none, that is an IdentityError (`not-pinned`)."""
-        _named(self.list(), _check_name(name))  # before the lock, so that a plain no needs no file that can be written
+        """Remove and return the pin of this name. Raise IdentityError (`not-pinned`) if there is none."""
+        _named(self.list(), _check_name(name))  # before the lock, which needs a writable file
         with self._file.locked():
             pins = self._read()
             pin = _named([*pins.values()], name)
@@ -292,21 +295,19 @@ class Pins:
         try:
             value = json.loads(data.decode(), object_pairs_hook=_without_duplicates)
             if not isinstance(value, dict):
-                raise ValueError("no JSON object")
+                raise ValueError("not a JSON object")
             pins = {name: _pin(name, members) for name, members in sorted(value.items())}
             addresses = [pin.address for pin in pins.values() if pin.address is not None]
             if len({*addresses}) < len(addresses):
-                raise ValueError("two peers have one address")
+                raise ValueError("two peers have the same address")
         except (ValueError, RecursionError) as error:
-            raise IdentityError(
-                f"{self.path} does not hold pins: {error}; fix that, or remove it and pin the peers again",
-                code="pins-malformed",
-            ) from error
+            text = f"{self.path} has no valid pins: {error}; fix that, or remove it and pin the peers again"
+            raise IdentityError(text, code="pins-malformed") from error
         return pins
 
 
 def decode_public_key(text: str) -> bytes:
-    """Return X ‖ Y; ConfigError (`bad-key`) unless `text` is standard, padded base64 of a point on P-256."""
+    """Return X ‖ Y. Raise ConfigError (`bad-key`) unless `text` is padded base64 of a point on P-256."""
     try:
         return _decode(text)
     except ValueError as error:
@@ -314,7 +315,7 @@ def decode_public_key(text: str) -> bytes:
 
 
 def encode_public_key(key: bytes) -> str:
-    """Return the base64 of X ‖ Y; ConfigError (`bad-key`) unless that is a point on P-256."""
+    """Return the base64 of X ‖ Y. Raise ConfigError (`bad-key`) unless that is a point on P-256."""
     try:
         _check_point(key)
     except ValueError as error:
@@ -323,9 +324,8 @@ def encode_public_key(key: bytes) -> str:
 
 
 def _bad_key(reason: ValueError) -> ConfigError:
-    return ConfigError(
-        f"the public key is wrong: {reason}; use what `jaccl-bootstrap identity` prints on the peer", code="bad-key"
-    )
+    text = f"the public key is wrong: {reason}; use what `jaccl-bootstrap identity` prints on the peer"
+    return ConfigError(text, code="bad-key")
 
 
 def _decode(text: object) -> bytes:
@@ -345,7 +345,7 @@ def _check_point(key: bytes) -> None:
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + key)
     except ValueError:
-        raise ValueError("no point on P-256") from None
+        raise ValueError("not a point on P-256") from None
 
 
 def _new_key() -> bytes:
@@ -367,13 +367,11 @@ def _signer(data: bytes, file: "PrivateFile") -> KeySigner:
 
 
 def _check_name(name: str) -> str:
-    """Return the name of a pin. Raise ConfigError for one that cannot be, or for a wrong address."""
+    """Return the name of a pin. Raise ConfigError for an invalid name or address."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         shown = repr(name if len(name) <= 40 else name[:40] + "...")
-        raise ConfigError(
-            f"{shown} is not the name of a peer, use 1 to 64 of A-Z a-z 0-9 . _ - such as mac-b, or its IPv4 address",
-            code="bad-name",
-        )
+        text = f"{shown} is not a valid peer name, use 1 to 64 of A-Z a-z 0-9 . _ - such as mac-b, or its IPv4 address"
+        raise ConfigError(text, code="bad-name")
     if _is_address(name):
         check_ip(name)
     return name
@@ -386,7 +384,7 @@ def _is_address(name: str) -> bool:
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key is repeated in an object")
     return members
 
 
@@ -395,9 +393,9 @@ def _pin(name: str, members: object) -> PinnedPeer:
     try:
         _check_name(name)
     except ConfigError as error:
-        raise ValueError(f"{shown} is not the name of a peer") from error
+        raise ValueError(f"{shown} is not a valid peer name") from error
     if not isinstance(members, dict) or members.keys() != {"key", "address"}:
-        raise ValueError(f"{shown} has not a key and an address")
+        raise ValueError(f"{shown} must have a key and an address")
     address = members["address"]
     try:
         address = None if address is None else str(check_ip(address))

@@ -1,10 +1,10 @@
 """The process that holds MLX, for one rank: `python -m bootstrap.worker BACKEND`, started by the control process.
 
-It loads MLX and says what that can do; then one JSON order comes in on stdin, and a line for each step that has to wait
-for the other ranks: the init, and the program. Events go out on stdout, a JSON object per line; log lines go to stderr.
+It loads MLX and reports what that can do. Then stdin brings one JSON order, and a line for each step that waits for
+the other ranks: the init and the program. Events go to stdout as JSON lines, log lines to stderr.
 
-It is ended by the control process at the deadline; by the guard when the control process was killed; and by the kernel,
-with SIGALRM, when neither did, since no code of this process runs while native init waits.
+At the deadline the control process ends it; if that was killed, the guard does; and if neither does, the kernel with
+SIGALRM, since no code of this process runs while native init waits.
 """
 
 import json
@@ -28,14 +28,14 @@ from bootstrap.plan import BackendChoice, Order
 from bootstrap.program import run_program
 
 ALARM_AFTER_DEADLINE = 2.0
-"""Seconds in which the control process, or else the guard, ends this process in a cleaner way."""
+"""Seconds for the control process, or the guard, to end this process in a cleaner way."""
 RING_STAGGER = 0.002
-"""Seconds by which the last rank of a ring starts its init later: it connects first, all others listen first, and where
-nobody listens yet MLX sleeps for a second."""
+"""Seconds by which the last rank of a ring delays its init. It connects first, all others listen first, and MLX sleeps
+for a second if the neighbour is not listening yet."""
 
 
 def main() -> int:
-    # Native code may print; that must not get between the events.
+    # Native code may print, which must not mix with the events.
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -49,7 +49,7 @@ def main() -> int:
     try:
         backend = resolve_backend(cast(BackendChoice, sys.argv[1]))
         emit("loaded", backend=backend, version=mlx_version(), gather_factory=takes_gather_factory())
-        signal.signal(signal.SIGTERM, _end)  # not before: an exception in the middle of MLX's start aborts the process
+        signal.signal(signal.SIGTERM, _end)  # only now: an exception while MLX loads aborts the process
         line = sys.stdin.buffer.readline()
         if not line:
             return 3  # the control process is gone
@@ -58,17 +58,17 @@ def main() -> int:
         if order.deadline is not None:
             left = max(0.0, order.deadline - time.monotonic())
             signal.setitimer(signal.ITIMER_REAL, left + ALARM_AFTER_DEADLINE)
-        is_to_go_on = run(order, emit)
+        may_continue = run(order, emit)
     except BootstrapError as error:
         emit("error", stage=error.stage, code=error.code, message=str(error))
         return 3
-    if order.plan.command and is_to_go_on:
+    if order.plan.command and may_continue:
         run_program(order, emit)
     return 0
 
 
 def run(order: Order, emit: OnStep) -> bool:
-    """Form the group, check it, and keep it until stdin ends; or until its program may run, and return True."""
+    """Form and check the group, and keep it until stdin ends. Return True earlier if its program may run."""
     plan = order.plan
 
     def wait_for_turn() -> None:
@@ -85,9 +85,9 @@ def run(order: Order, emit: OnStep) -> bool:
         emit("sum-checked", value=check_sum(group))
     if not order.plan.command:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    is_to_go_on = sys.stdin.buffer.readline() != b""
+    may_continue = sys.stdin.buffer.readline() != b""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return is_to_go_on
+    return may_continue
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -6,9 +6,9 @@ meta:
   encoding: UTF-8
   endian: le
 doc: |
-  The binary layers of the cluster link, as protocol.md has them. Kaitai sees layouts: not what is sealed in a box, not
-  whether JSON is right, and not what came before. Each type takes all the bytes that it is given, or refuses them; the
-  main one is a stream of link frames.
+  The binary layouts of the cluster link protocol (protocol.md). Kaitai does not open boxes, does not check JSON, and
+  does not know what was sent before. Each type consumes all the bytes that it is given, or refuses them. The main type
+  is a stream of link frames.
 seq:
   - id: stream
     type: link_stream(268435456)
@@ -123,13 +123,13 @@ types:
     params:
       - id: hidden_dim
         type: u4
-        doc: The model's; it is not on the wire.
+        doc: Known from the model; not on the wire.
     seq:
       - id: seq_len
         type: s4
         valid:
           min: -1
-        doc: -1 says stop.
+        doc: -1 means stop.
       - id: data
         size: '(seq_len > 0 ? seq_len : 0) * hidden_dim * 2'
         doc: bfloat16, row-major [1, seq_len, hidden_dim].
@@ -159,7 +159,7 @@ types:
         type: s4
         valid:
           min: -1
-        doc: -1 marks a rank's own entry, whose other bytes mean nothing.
+        doc: -1 marks a rank's own entry, whose other bytes have no meaning.
       - id: endpoint
         type: jaccl_endpoint
         size: 28

@@ -3,21 +3,22 @@
 -- Copy this file to Wireshark's folder for personal Lua plugins (Help > About > Folders), or name it to one run:
 --     tshark -X lua_script:cluster_link.lua -r capture.pcapng -V
 --
--- It takes the ports of the preference `ports`, and any other TCP connection that looks like this protocol; that can be
--- turned off in Analyze > Enabled Protocols, or with --disable-heuristic clusterlink_tcp. A fault is shown with its code
--- in protocol.md and, within a frame, its offset: clusterlink.error, clusterlink.error.offset, clusterlink.error.path.
--- Not seen are how a stream ends, limits that a receiver has set, and what the handshake and the session forbid.
+-- It dissects the ports of the preference `ports`, and any other TCP connection that looks like this protocol. To turn
+-- the guessing off, use Analyze > Enabled Protocols or --disable-heuristic clusterlink_tcp. A fault is shown with its
+-- code from protocol.md and, within a frame, its offset: clusterlink.error, clusterlink.error.offset,
+-- clusterlink.error.path. The dissector does not check how a stream ends, limits that a receiver has set, or the rules
+-- of the handshake and the session.
 --
--- The revision is on no wire. Where the preference `revision` does not say it, the first frame behind the handshake
--- does: revision 1 if it is an empty or a JSON message, which not one box in a million looks like, else revision 2.
--- Where the capture lacks a side's handshake, each frame is judged by its own look, and may be judged wrongly.
+-- The revision is not on the wire. If the preference `revision` does not give it, the first frame after the handshake
+-- does: an empty or a JSON message means revision 1, since less than one box in a million looks like one; anything else
+-- means revision 2. If a side's handshake is not in the capture, each frame is judged by itself, perhaps wrongly.
 --
--- Boxes open with the preference `key_log`, a file of lines CLUSTER_SESSION_KEY NONCE KEY, where Wireshark has
--- GcryptCipher (from 4.6 on).
+-- To open boxes, set the preference `key_log` to a file of lines CLUSTER_SESSION_KEY NONCE KEY. This needs a Wireshark
+-- with GcryptCipher (4.6 or later).
 
 local clusterlink = Proto("clusterlink", "Cluster Link")
 
--- The tables between the next line and "/made" are made from wireproto.schema by `make spec`.
+-- `make spec` generates the tables between the next line and "/made" from wireproto.schema.
 -- made
 local MAX_LINK_LENGTH = 268435456
 local MAX_NESTING = 512
@@ -131,7 +132,7 @@ local MEANINGS = {
 }
 -- /made
 
--- What the tensor boxes of these messages hold.
+-- The plaintexts of the tensor boxes in these messages.
 local TENSORS = { [0x05] = "activation", [0x06] = "token", [0x0b] = "activation", [0x0c] = "token" }
 local HELLO, BOOTSTRAP = 0x01, 0x07
 local LENGTH, NONCE, TAG = 8, 12, 16
@@ -189,13 +190,13 @@ clusterlink.prefs.revision = Pref.enum(
   { { "auto", "by the first frame", 0 }, { "1", "revision 1", 1 }, { "2", "revision 2", 2 } }, false)
 clusterlink.prefs.key_log = Pref.string("Key log", "", "A file of lines CLUSTER_SESSION_KEY NONCE KEY")
 
--- Bytes of a range, up to its end if no size is given. At its very end there are none, and an empty range will do.
+-- Returns bytes of a range, up to its end if no size is given; an empty range at its very end.
 local function part(range, at, size)
   if at < range:len() then return range(at, size or range:len() - at) end
   return range:len() > 0 and range(0, 0) or range
 end
 
--- A fault has a code, and may have `at`, its offset in what is decoded, and the path of a field.
+-- A fault has a code, and may have `at`, an offset in the decoded bytes, and the path of a field.
 local function blame(tree, range, fault)
   local place = part(range, fault.at or 0)
   local item = tree:add(fields.code, place, fault.code)
@@ -234,7 +235,7 @@ function Reader:syntax(position)
   self:fail("json-syntax", position)
 end
 
--- The next character that is no white space, without taking it.
+-- Returns the next character that is not white space, without consuming it.
 function Reader:next()
   self.position = self.text:find("[^ \t\n\r]", self.position) or self:truncated()
   return self.text:sub(self.position, self.position)
@@ -253,7 +254,7 @@ function Reader:literal()
   return word == "true"
 end
 
--- The whole part, and whether it is all of the number.
+-- Returns the integer part, and whether it is the complete number.
 function Reader:number()
   local text, position = self.text, self.position
   local function digits(from)
@@ -271,7 +272,7 @@ function Reader:number()
   return whole, position == behind
 end
 
--- How many bytes a character takes that is not ASCII: nil if it is no UTF-8, 0 if the text ends inside it.
+-- Returns the length in bytes of a character that is not ASCII: nil if it is not UTF-8, 0 if the text ends inside it.
 local function utf8_size(text, position)
   local lead, low, high, size = text:byte(position), 0x80, 0xbf, nil
   if lead >= 0xc2 and lead <= 0xdf then
@@ -320,7 +321,7 @@ function Reader:string()
   end
 end
 
--- The character that an escape stands for, and where the escape ends.
+-- Returns the character that an escape stands for, and the position after the escape.
 function Reader:escape(position)
   local text = self.text
   local letter = text:sub(position + 1, position + 1)
@@ -352,7 +353,7 @@ function Reader:hex4(position)
   return tonumber(digits, 16), behind
 end
 
--- Behind a value: takes the closing character (true), or a comma (false).
+-- Consumes what follows a value: the closing character (true) or a comma (false).
 function Reader:closes(closing)
   local character = self:next()
   if character ~= closing and character ~= "," then self:syntax(self.position) end
@@ -360,7 +361,7 @@ function Reader:closes(closing)
   return character == closing
 end
 
--- Goes through an object, calling member(key) behind each colon; the position of its closing brace.
+-- Reads an object, calling member(key) after each colon; returns the position of the closing brace.
 function Reader:members(member)
   local seen = {}
   self.position = self.position + 1
@@ -381,7 +382,7 @@ function Reader:members(member)
   return self.position - 1
 end
 
--- Goes through an array, calling element(index) at each value.
+-- Reads an array, calling element(index) at each value.
 function Reader:elements(element)
   self.position = self.position + 1
   if self:next() == "]" then
@@ -395,7 +396,7 @@ function Reader:elements(element)
   until self:closes("]")
 end
 
--- Reads a value that no field has, as strictly as one that has.
+-- Skips the value of an unknown key, validating it fully.
 function Reader:skip(level)
   local kind = self:kind()
   if kind == "object" or kind == "array" then
@@ -413,7 +414,7 @@ end
 
 -- Payloads [PAYLOAD-*] ------------------------------------------------------------------------------------------------
 
--- Compares two integers as they are written: a double does not hold 64 bits.
+-- Compares two integers in decimal: a double does not hold 64 bits.
 local function is_less(one, other)
   local sign_1, digits_1 = one:match("^(-?)(.*)")
   local sign_2, digits_2 = other:match("^(-?)(.*)")
@@ -428,7 +429,7 @@ local function to_int64(whole)
   return value
 end
 
--- Bytes that a text of standard base64 stands for: nil if it is not padded, or not with zero bits.
+-- Decodes standard base64; returns nil if the padding is missing or has bits that are not zero.
 local function from_base64(text)
   if #text % 4 ~= 0 then return nil end
   local alphabet = "^[A-Za-z0-9+/]*"
@@ -446,7 +447,7 @@ local function contains(list, value)
   return false
 end
 
--- The code of a value that is too short, too long, or not of its form.
+-- Returns the code of a value that is too short, too long, or does not match its pattern.
 local function form_fault(rule, value)
   local size = value:len()
   if rule.type == "string" then size = select(2, value:gsub("[^\128-\191]", "")) end
@@ -458,7 +459,7 @@ function Reader:expect(wanted, path)
   if self:kind() ~= wanted then self:fail("field-type", self.position, path) end
 end
 
--- Reads the value of a field, or of an array's element, by its rule of MESSAGES. It stands right at the cursor.
+-- Reads the value of a field or array element at the cursor, by its rule in MESSAGES.
 function Reader:value(rule, path)
   local opening = self.position
   if rule.low then
@@ -481,7 +482,7 @@ function Reader:value(rule, path)
   return value
 end
 
--- Reads a field, and keeps what it reads in self.values.
+-- Reads a field, and stores its value in self.values.
 function Reader:field(field)
   local function keep(rule, path)
     self:next()
@@ -530,9 +531,9 @@ end
 
 -- Conversations -------------------------------------------------------------------------------------------------------
 
--- By TCP stream. `handshake` and `ended` have packet numbers by sender: of its hello or ack, and of a length that ends
--- all. `agreed` has the extensions that a jacclBootstrap names, by its packet's number. Packet numbers, and no running
--- state, for Wireshark dissects packets again in any order.
+-- By TCP stream. `handshake` and `ended` map a sender to a packet number: of its hello or ack, and of a length that
+-- ends the connection. `agreed` maps the packet number of a jacclBootstrap to the extensions that it names. There is no
+-- running state, because Wireshark dissects packets again in any order.
 local conversations = {}
 
 function clusterlink.init()
@@ -549,13 +550,13 @@ local function sender(pinfo)
   return ("%s:%d"):format(pinfo.src, pinfo.src_port)
 end
 
--- Whether bytes look like a hello or an ack.
+-- Tells whether bytes look like a hello or an ack.
 local function is_introduction(body)
   local start = body:raw(0, math.min(2, body:len()))
   return start:find("^[\1\2][ \t\n\r{]") ~= nil
 end
 
--- Whether bytes look like a message of a kind that is told from a box.
+-- Tells whether bytes look like a message of a kind that differs from a box.
 local function is_evident(body)
   local message, size = MESSAGES[body(0, 1):uint()], body:len()
   if not message then return false end
@@ -563,7 +564,7 @@ local function is_evident(body)
   return message.kind == "json" and size > 2 and body:raw(1, 1) == "{" and body:raw(size - 1, 1) == "}"
 end
 
--- Whether a body is a box, and the revision of what it is or holds. [HANDSHAKE-FIRST, SEAL-FRAMES]
+-- Tells whether a body is a box, and the revision of its cluster frame. [HANDSHAKE-FIRST, SEAL-FRAMES]
 local function judge(conversation, pinfo, body)
   local set, who = clusterlink.prefs.revision, sender(pinfo)
   local introduced = conversation.handshake[who]
@@ -579,7 +580,7 @@ local function judge(conversation, pinfo, body)
   return conversation.revision == 2, conversation.revision
 end
 
--- Whether a type is one of the revision, and of the extensions agreed last. [FRAME-TYPE, EXT-UNINVITED]
+-- Tells whether a type belongs to the revision or to an agreed extension. [FRAME-TYPE, EXT-UNINVITED]
 local function is_known(message, revision, conversation, pinfo)
   if not message or message.revision > revision then return false end
   if not message.extension then return true end
@@ -609,7 +610,7 @@ local function session_key(conversation)
   return conversation.key
 end
 
--- What a box holds, as a ByteArray: nil if the tag is not its own.
+-- Returns the plaintext of a box as a ByteArray; nil if the tag is wrong.
 local function decrypted(box, key)
   local cipher = GcryptCipher.open(GCRY_CIPHER_AES256, GCRY_CIPHER_MODE_GCM, 0)
   local size = box:len() - OVERHEAD
@@ -619,7 +620,7 @@ local function decrypted(box, key)
   return cipher:checktag(box(NONCE + size, TAG):bytes()) == 0 and plaintext or nil
 end
 
--- Shows a box's parts below `item`; what it holds, as a ByteArray, if it opens.
+-- Shows the parts of a box below `item`; returns its plaintext as a ByteArray, if it opens.
 local function dissect_box(box, item, conversation)
   if box:len() < OVERHEAD then return blame(item, box, { code = "truncated", at = box:len() }) end
   local size = box:len() - OVERHEAD
@@ -639,8 +640,8 @@ local function dissect_box(box, item, conversation)
   end
 end
 
--- [TENSOR-ACTIVATION, TENSOR-STOP, TENSOR-TOKEN]. hiddenDim is not on the wire, so what follows a positive seqLen is
--- taken as it is.
+-- [TENSOR-ACTIVATION, TENSOR-STOP, TENSOR-TOKEN]. hiddenDim is not on the wire, so the bytes after a positive seqLen
+-- are not checked.
 local function dissect_tensor(range, item, holds)
   if range:len() < 4 then return blame(item, range, { code = "truncated", at = range:len() }) end
   local number = range(0, 4):le_int()
@@ -668,7 +669,7 @@ local function add_value(tree, range, read)
     local bytes = value:len() > 0 and value:tvb(read.field.key)() or range(read.at, 0)
     return tree:add(field, bytes), bytes
   elseif read.rule.type == "string" then
-    value = value:gsub("%z", "\\u0000") -- a field's text ends at a NUL
+    value = value:gsub("%z", "\\u0000") -- Wireshark ends the text of a field at a NUL
   end
   return tree:add(field, place, value), nil
 end
@@ -686,7 +687,7 @@ local function dissect_json(range, pinfo, tree, message, conversation)
     if read.field.key == "extensions" then names[#names + 1] = read.value end
   end
   if good and msg_type == BOOTSTRAP then conversation.agreed[pinfo.number] = names end
-  -- What is no JSON can throw Wireshark's dissector off, and Wireshark with it.
+  -- Text that is not JSON can crash Wireshark's JSON dissector, and Wireshark with it.
   if good then Dissector.get("json"):call(range(1):tvb(), pinfo, tree) end
   return fault
 end
@@ -738,14 +739,14 @@ end
 
 -- Link frames [LINK-*] ------------------------------------------------------------------------------------------------
 
--- The code of a length that ends the connection; nil if it is right.
+-- Returns the code of a length that ends the connection; nil if the length is right.
 local function length_fault(range)
   local low, high = range(0, 4):le_uint(), range(4, 4):le_uint()
   if high == 0 and low == 0 then return "link-length-zero" end
   if high > 0 or low > MAX_LINK_LENGTH then return "link-length-limit" end
 end
 
--- How many bytes a link frame takes; all that are there, if its length ends the connection.
+-- Returns the size of a link frame in bytes; all the bytes there are, if its length ends the connection.
 local function link_frame_size(tvb, _, offset)
   if tvb:len() - offset < LENGTH or length_fault(tvb(offset, LENGTH)) then return tvb:reported_len() - offset end
   return LENGTH + tvb(offset, 4):le_uint()
@@ -787,7 +788,7 @@ function clusterlink.dissector(tvb, pinfo, tree)
   return tvb:len()
 end
 
--- Whether bytes look like link frames: each length in range, and behind it a known type, or enough bytes for a box.
+-- Tells whether bytes look like link frames: each length is in range, and a known type or a possible box follows it.
 local function looks_right(tvb)
   local offset = 0
   while tvb:len() - offset > LENGTH do

@@ -1,30 +1,30 @@
-"""The help of each command: it fits a screen, has an example, and is not cut."""
+"""The help of each command: it fits a screen, is not cut, and ends with an example that the command accepts."""
 
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import pytest
-from typer.main import get_command
 
-import bootstrap.cli.app
-import wireproto.cli.app
+from tests.command_lines import ROOTS, called
 
 LINES = 40
 MORE = {"jaccl-bootstrap up": 55}
 """A launcher of ranks has an option for each of its users' needs."""
+WIDTH = 80
 
 
-def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     yield path, command
     for name, each in getattr(command, "commands", {}).items():
         yield from commands(each, f"{path} {name}")
 
 
-COMMANDS = dict(
-    pair
-    for app, name in ((wireproto.cli.app.app, "wireproto"), (bootstrap.cli.app.app, "jaccl-bootstrap"))
-    for pair in commands(get_command(app), name)
-)
+COMMANDS = dict(pair for name, root in ROOTS.items() for pair in commands(root, name))
+
+
+def help_of(path: str) -> str:
+    command = COMMANDS[path]
+    return str(command.get_help(command.context_class(command, info_name=path, terminal_width=WIDTH)))
 
 
 def test_all_are_found() -> None:
@@ -33,9 +33,26 @@ def test_all_are_found() -> None:
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_help(path: str) -> None:
-    shown = COMMANDS[path].get_help(click.Context(COMMANDS[path], info_name=path, terminal_width=80))
-    assert f"Example: {path.split()[0]} " in shown or "Example: echo" in shown
+    shown = help_of(path)
     lines = shown.splitlines()
     assert len(lines) <= MORE.get(path, LINES)
+    assert max(map(len, lines)) <= WIDTH
     _, _, listed = shown.partition("\nCommands:\n")
     assert not [line for line in listed.splitlines() if line.endswith("...")]
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_example(path: str) -> None:
+    """The last paragraph is a command line of this program, and its options and arguments can be parsed."""
+    *_, last = help_of(path).split("\n\n")
+    label, _, example = last.strip().partition("Example: ")
+    assert not label
+    assert any(f"{each} ".startswith(f"{path} ") for each in called(example)) or COMMANDS[path].hidden
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_options_say_what_they_do(path: str) -> None:
+    for option in COMMANDS[path].params:
+        if not getattr(option, "hidden", False):
+            assert option.help, option.name
+            assert option.help.endswith("."), option.help

@@ -1,5 +1,6 @@
-"""README is a promise: its commands and its code run here, but for the make targets, which CI runs."""
+"""README and the manual are promises: their commands and code run here, but for `make` and installs, which CI runs."""
 
+import html
 import json
 import os
 import plistlib
@@ -12,18 +13,23 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from configparser import ConfigParser
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 from typer.main import get_command
 
-from bootstrap.advice import advise
+from bootstrap.advice import ADVICE
 from bootstrap.cli.app import app
+from bootstrap.cli.display import FORMED, LINES
 from bootstrap.system.network import reserved_ports
 from bootstrap.trust import Pins, load_identity
+from spec.tools.advice import ROW, with_advice, with_all_advice
+from spec.tools.picture import recorded, shown, svg
 from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts, ssh_hosts
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
@@ -31,11 +37,26 @@ from tests.wireproto.conformance.trying import free_port
 from wireproto.session import KeySigner
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line.partition("  #")[0].strip() for line in re.findall(r"^    ((?:make|wireproto|echo|jaccl).*)$", README, re.M)
-]
+GUIDES = ROOT / "spec" / "manual" / "pages" / "guides"
+PAGES = {
+    "README": (ROOT / "README.md").read_text(),
+    **{
+        name: (GUIDES / f"{name}.md").read_text()
+        for name in ("conform", "embedding", "fuzz", "inspect", "launch", "services", "troubleshooting", "up")
+    },
+}
+
+
+def code(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    lines = re.findall(r"^    ((?:make|wireproto|echo|jaccl).*)$", text, re.M)
+    return [line.partition("  #")[0].strip() for line in lines]
+
+
+COMMANDS = list(dict.fromkeys(command for text in PAGES.values() for command in commands(text)))
 TARGETS = [command for command in COMMANDS if command.startswith("make")]
 
 # What the commands of this environment print, as a user sees it.
@@ -65,15 +86,17 @@ def test_command(command: str, tmp_path: Path) -> None:
 
 
 def test_doctor(tmp_path: Path) -> None:
-    """Everything passes in a separate network; otherwise another test's group may have a port at this moment."""
-    assert DOCTOR in COMMANDS
+    """All is well in a network of its own; without one, another test's group may have a port at this moment."""
+    assert {DOCTOR, f"{DOCTOR} --report report.md"} <= set(COMMANDS)
+    doctor = f"{DOCTOR} --report report.md --json"
     own_network = "unshare --map-root-user --net"
     alone = run(f"{own_network} true", tmp_path).returncode == 0
-    done = run(f"{own_network} {DOCTOR} --json" if alone else f"{DOCTOR} --json", tmp_path)
+    done = run(f"{own_network} {doctor}" if alone else doctor, tmp_path)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     red = [event["name"] for event in events if event.get("verdict") == "red"]
     in_use = [] if alone else [(1, ["link-port"]), (1, ["coordinator-port"])]
     assert (done.returncode, red) in [(0, []), *in_use], done.stdout
+    assert (tmp_path / "report.md").read_text().startswith("# jaccl-bootstrap doctor\n")
 
 
 SERVE = """
@@ -133,6 +156,29 @@ def test_a_command_is_launched(hosts: Hosts, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [f"[rank {rank}] sum 3\n" in done.stdout for rank in (0, 1)] == [True, True]
+
+
+def test_an_empty_group_is_launched(hosts: Hosts) -> None:
+    """It is held on both ranks, and Ctrl-C ends it."""
+    (command,) = (each for each in COMMANDS if re.fullmatch(r"jaccl-bootstrap launch --hosts \S+", each))
+    launch = subprocess.Popen(
+        shlex.split(command),
+        env=launching(hosts),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said: list[str] = []
+    try:
+        while launch.poll() is None and sum(LINES["holding"] in line for line in said) < 2:
+            said.append(cast(IO[str], launch.stdout).readline())
+        launch.send_signal(signal.SIGINT)
+        rest = launch.communicate(timeout=60)[0]
+        assert (launch.returncode, rest.count("nothing is left")) == (130, 2), [*said, rest]
+    finally:
+        launch.kill()
+        launch.communicate()
 
 
 def test_two_macs_are_paired(hosts: Hosts, tmp_path: Path) -> None:
@@ -201,7 +247,7 @@ def listens(port: int, runs: "list[subprocess.Popen[str]]") -> bool:
 def test_the_files_of_a_service() -> None:
     """They are well formed, name existing options, and start the same command."""
     (config,), (unit,), (plist,) = (
-        re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("toml", "ini", "xml")
+        re.findall(rf"```{kind}\n(.*?)```", PAGES["services"], re.DOTALL) for kind in ("toml", "ini", "xml")
     )
     options = {name[2:] for each in get_command(app).commands["up"].params for name in each.opts}
     assert tomllib.loads(config).keys() <= options | {"program"}
@@ -238,12 +284,44 @@ def test_a_peer_is_tried(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_the_table_of_errors() -> None:
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", README, re.M)
-    assert len(rows) > 12
-    for code, cause, remedy in rows:
-        advice = advise(code)
-        assert (cause, remedy) == (advice.cause, advice.remedy), code
+def test_the_tables_of_errors() -> None:
+    """README's has the most frequent codes, the manual's all of them."""
+    readme, manual = PAGES["README"], PAGES["troubleshooting"]
+    assert with_advice(readme) == readme, "run: make spec"
+    assert with_all_advice(manual) == manual, "run: make spec"
+    assert len(ROW.findall(readme)) > 8
+    assert set(ROW.findall(manual)) == set(ADVICE)
+
+
+def test_the_picture_is_up_to_date() -> None:
+    """It shows a whole run of the demo, in the words of today's display, and loads nothing."""
+    picture = (ROOT / "spec" / "pictures" / "demo.svg").read_text()
+    words = [text for text in LINES.values() if not text.startswith("{host}")]
+    events = re.compile("|".join(re.sub(r"\\{\w+\\}", ".*", re.escape(text)) for text in words))
+    first, *lines, last = [line for line in pictured(picture) if re.match(r"\$| *\d+ ms", line)]
+    assert first == "$ jaccl-bootstrap demo"
+    assert len(lines) > 10
+    for line in lines:
+        assert events.fullmatch(re.sub(r" *\d+ ms *rank \d *", "", line)), f"{line}; run: make picture"
+    assert last.partition("done")[2].strip() == FORMED.format(ranks=2, backend="ring"), "run: make picture"
+    assert "@font-face" not in picture
+    assert "url(http" not in picture
+
+
+def test_a_picture_is_made_of_what_a_terminal_shows() -> None:
+    command = r"printf 'half a line\r\033[2Ka\033[32m green\033[0m <line>\n%0120d' 7"
+    text = shown(recorded(command))
+    assert text.plain.splitlines()[1:] == ["a green <line>", "0" * 100, f"{7:020}"]
+    assert pictured(svg(text, "printf"))[1:] == ["a green <line>", "0" * 100, f"{7:020}"]
+    with pytest.raises(ValueError, match="exit 3 failed"):
+        recorded("exit 3")
+
+
+def pictured(picture: str) -> list[str]:
+    lines: dict[str, str] = defaultdict(str)
+    for line, text in re.findall(r"<text[^>]*url\(#terminal-line-(\d+)\)[^>]*>(.*?)</text>", picture):
+        lines[line] += html.unescape(text).replace("\xa0", " ")
+    return list(lines.values())
 
 
 def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -263,8 +341,8 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
-    assert len(ALONE) >= 4
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 12
+    assert len(ALONE) >= 10
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 14
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -272,15 +350,16 @@ def test_ci_runs_the_make_targets(target: str) -> None:
     assert re.search(rf"^{target}$", (ROOT / ".ci" / "run").read_text(), re.M)
 
 
-def test_codec_example() -> None:
+@pytest.mark.parametrize("example", [code("README")[0], code("embedding")[0]], ids=["README", "embedding"])
+def test_codec_example(example: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CODE[0]], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", example], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "json-duplicate-key 15\n"
 
 
-SERVER, CLIENT = CODE[1:3]
-LIBRARY = CODE[4]
+_, SERVER, CLIENT = code("README")
+_, EMBEDDED, LIBRARY = code("embedding")
 
 
 def test_server_and_client_examples(tmp_path: Path) -> None:
@@ -335,7 +414,7 @@ def test_examples_are_short_and_typed_from_outside(tmp_path: Path) -> None:
 
 def test_embedding_example(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
-    script.write_text(CODE[3])
+    script.write_text(EMBEDDED)
     with reserved_ports("127.0.0.1", 2) as port:
         ranks = [
             subprocess.Popen(

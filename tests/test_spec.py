@@ -75,10 +75,25 @@ def test_ids_are_unique() -> None:
 
 
 def test_every_statement_that_binds_has_an_id() -> None:
-    """MUST and similar words occur only in rules, and in their definition."""
+    """Key words such as MUST appear only in rules, and where they are defined."""
     prose = re.sub(r"^- \[[A-Z0-9-]+\] .+(?:\n  .+)*", "", PROTOCOL, flags=re.M)
     lines = [line for line in prose.splitlines() if re.search(r"\b(MUST|SHOULD|MAY)\b", line)]
-    assert [line.split(" are those")[0] for line in lines] == ["MUST, MUST NOT, SHOULD, SHOULD NOT and MAY"]
+    defined = "The key words MUST, MUST NOT, SHOULD, SHOULD NOT and MAY are"
+    assert [line.split(" to be")[0] for line in lines] == [defined]
+
+
+@pytest.mark.parametrize("name", ["protocol.md", "conformance.md"])
+def test_links_lead_to_headings_and_files(name: str) -> None:
+    def anchors(text: str) -> set[str]:
+        headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+        return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    spec = ROOT / "spec"
+    links = re.findall(r"\]\((?!https:)([^)#]*)(?:#([^)]*))?\)", (spec / name).read_text())
+    assert links
+    for file, anchor in links:
+        assert not anchor or anchor in anchors((spec / (file or name)).read_text()), anchor
+        assert (spec / file).exists(), file
 
 
 # -- what cites the ids -----------------------------------------------------------------------------------------------

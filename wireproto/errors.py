@@ -9,9 +9,9 @@ from typing import Final, Self
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey instead of showing: control characters, and those that change the direction.
+    """Escape control characters and characters that change the text direction, so that a terminal shows them.
 
-    Everything that comes from a peer or a file passes through here before it is shown.
+    Text from a peer or a file must pass through this function before it is shown.
     """
     if text.isprintable():
         return text
@@ -24,15 +24,16 @@ def shorten(text: str) -> str:
 
 
 class WireError(ValueError):
-    """Base of every error that bytes can cause.
-
-    `code` is stable and one of `ERROR_CODES`. `offset` counts bytes from the start of the input (for a link stream:
-    from its first byte); it is None if nothing was decoded. `path` is the wire name of the field at fault, if any.
-    """
+    """Base class of all errors that bytes can cause. `str(error)` is one line: code, place and detail."""
 
     code: str
+    """A stable key of `ERROR_CODES`."""
+    detail: str
+    """The fault in English; may change. Pass it through `printable` before showing it."""
     offset: int | None
+    """Byte offset of the error in the input, or in the stream for a `LinkDecoder`; None if nothing was decoded."""
     path: str | None
+    """Wire name of the field at fault, such as `sessionID` or `[0][1]`; None if no field is."""
 
     def __init__(self, code: str, detail: str, *, offset: int | None = None, path: str | None = None) -> None:
         super().__init__(detail)
@@ -56,42 +57,42 @@ class WireError(ValueError):
 
 
 class TruncatedError(WireError):
-    """The bytes end too soon; everything before the end was right, and more bytes could help."""
+    """The input ends too early. Everything before its end is valid, so more bytes may complete it."""
 
 
 class MalformedError(WireError):
-    """No more bytes could make it right."""
+    """The input is invalid, whatever bytes may follow."""
 
 
 class LimitError(WireError):
-    """A length, a number of levels or of frames is over its limit, which the message names."""
+    """A length or a nesting depth exceeds its limit, which `detail` names."""
 
 
 class UnknownTypeError(WireError):
-    """The type byte is not one of this revision's."""
+    """The type byte does not exist in this revision with these extensions."""
 
 
 class SealError(WireError):
-    """A box does not open, or must not be sealed."""
+    """A sealed box cannot be opened, or the key must not seal another one."""
 
 
 class HandshakeError(WireError):
-    """The handshake cannot go on: the connection ends."""
+    """The handshake failed. The connection must be closed."""
 
 
 class StateError(WireError):
-    """The right bytes or the right call at the wrong time."""
+    """A valid message or call came at the wrong time."""
 
 
 class LocalError(WireError):
-    """The caller of a session made a mistake; the session is as it was before the call."""
+    """The caller of a session made a mistake. The session is unchanged."""
 
 
 class RemoteError(WireError):
-    """The peer of a session made a mistake; the session has failed, and the connection has to be closed.
+    """The peer of a session made a mistake. The session has failed, and the connection must be closed.
 
-    `offset` counts from the start of the peer's cluster frame, for a code `link-…` or `truncated` at the end of the
-    stream from the start of the stream.
+    `offset` counts from the start of the peer's cluster frame. For codes `link-…`, and for `truncated` at the end of
+    the stream, it counts from the start of the stream.
     """
 
 
@@ -206,4 +207,4 @@ ERROR_CODES: Final[dict[str, tuple[type[WireError], str]]] = {
     "topology-rank": (MalformedError, "a rank is not in the file, or not at its place"),
     "topology-address": (MalformedError, "an address is not a host's, or its port is missing or not valid"),
 }
-"""Every code that a `WireError` can carry: its class, and what it means."""
+"""The class and the meaning of each error code."""

@@ -1,8 +1,8 @@
-"""Every message of the cluster link: its type byte, its payload, its direction, its revision, side by side.
+"""The messages of the cluster link, and their registry: type byte, payload class, direction and revision.
 
-A message is an instance of its payload class; the class says which type byte it travels under. Field names are the wire
-keys in Python's spelling (`session_id` is `sessionID` on the wire), byte fields are `bytes` (base64 on the wire).
-Constructing a message does not check it: `encode_frame` does, and `decode_frame` has done.
+A message is an instance of its payload class, which determines the type byte. Field names are the wire keys in snake
+case: `session_id` is `sessionID` on the wire. Byte fields are `bytes` here and base64 on the wire. Constructing a
+message does not check it; `encode_frame` does, and `decode_frame` returns only valid messages.
 """
 
 from collections.abc import Collection
@@ -20,35 +20,36 @@ ShortText: TypeAlias = Annotated[str, Meta(max_length=1024)]
 Sha256Hex: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 ExtensionName: TypeAlias = Annotated[str, Meta(max_length=64, pattern=r"^[a-z][a-z0-9-]*/[1-9][0-9]{0,3}\Z")]
 ExtensionNames: TypeAlias = Annotated[tuple[ExtensionName, ...], Meta(max_length=32)]
-"""Each at most once: that holds for every array of strings. [EXT-NAMES]"""
+"""Up to 32 names, each at most once. [EXT-NAMES]"""
 
 SIDE_CHANNEL_1: Final = "side-channel/1"
 """JACCL's gathers travel over the link. [EXT-SIDE-CHANNEL]"""
 OUTCOME_1: Final = "outcome/1"
-"""Both ranks say how their init goes, and what they run. [EXT-OUTCOME, EXT-VERSIONS]"""
+"""The ranks report the progress of their init, and their versions. [EXT-OUTCOME, EXT-VERSIONS]"""
 EXTENSIONS: Final = (SIDE_CHANNEL_1, OUTCOME_1)
-"""Every extension that has a meaning here. [EXT-NAMES]"""
+"""The extensions that this package implements. [EXT-NAMES]"""
 
 MIN_SIZE: Final = 2
+"""Smallest number of ranks in a group."""
 MAX_SIZE: Final = 64
-"""Ranks in a group: our own limit, since a JACCL ring and an MLX ring have none. [JACCL-HELLO]"""
+"""Largest number of ranks in a group. The limit is this protocol's; JACCL and MLX rings have none. [JACCL-HELLO]"""
 MAX_GATHER: Final = 1024 * 1024
-"""The most that a rank puts into one gather. [EXT-SIDE-CHANNEL-SIZE]"""
+"""Largest contribution of a rank to one gather, in bytes: 1 MiB. [EXT-SIDE-CHANNEL-SIZE]"""
 MAX_WHOLE: Final = 8 * MAX_GATHER
-"""The most that a gather gives: 1 MiB from each of 8 ranks, or 128 KiB from each of 64."""
+"""Largest result of a gather, in bytes: 1 MiB from each of 8 ranks, or 128 KiB from each of 64."""
 
 MAX_LINK_LENGTH: Final = 268_435_456
-"""The longest cluster frame or sealed box that a link frame carries: 256 MiB. [LINK-LEN-MAX]"""
+"""Longest body of a link frame, in bytes: 256 MiB. [LINK-LEN-MAX]"""
 
 
 MAX_HANDSHAKE_FRAME: Final = 4 * 1024
-"""The longest handshakeHello or handshakeAck; an ordinary one has a tenth of it. [PAYLOAD-LIMIT]"""
+"""Longest handshakeHello or handshakeAck frame, in bytes; an ordinary one has about 350. [PAYLOAD-LIMIT]"""
 MAX_SHORT_FRAME: Final = 64 * 1024
-"""The longest frame of each type whose payload has no reason to be long. [PAYLOAD-LIMIT]"""
+"""Longest frame, in bytes, of each type whose payload is short by nature. [PAYLOAD-LIMIT]"""
 
 
 class Revision(IntEnum):
-    """A revision of the protocol. It is chosen by name, never guessed from what a peer sends. [REV-EXPLICIT]"""
+    """A revision of the protocol. The caller chooses it; it is never guessed from a peer's bytes. [REV-EXPLICIT]"""
 
     V1 = 1
     """Types 0x01–0x07 and 0xFF; frames travel unsealed after the handshake."""
@@ -57,7 +58,7 @@ class Revision(IntEnum):
 
 
 class Direction(Enum):
-    """Which rank sends a message."""
+    """Which rank sends a message. Rank 1 stands for every rank but 0."""
 
     RANK_0_TO_1 = "0 → 1"
     RANK_1_TO_0 = "1 → 0"
@@ -101,7 +102,7 @@ _WIRE_NAMES: Final = {member: _lower_camel(member.name) for member in ClusterMsg
 
 
 class MemoryPressure(Enum):
-    """How short of memory rank 1 is."""
+    """Memory pressure on the host of rank 1."""
 
     NORMAL = "normal"
     WARNING = "warning"
@@ -119,23 +120,25 @@ class _Introduction(
     },
 ):
     se_pub_key_raw: Bytes64
-    """The P-256 identity key, X ‖ Y, without the 0x04 prefix."""
+    """The P-256 identity key: X ‖ Y, 64 bytes, without the 0x04 prefix."""
     ephemeral_x25519_pub_key: Bytes32
+    """A fresh X25519 public key, 32 bytes."""
     nonce: Bytes32
+    """32 fresh random bytes."""
     se_signature: bytes
-    """ECDSA, DER."""
+    """ECDSA P-256 signature in DER over the commitment. [HANDSHAKE-HELLO, HANDSHAKE-ACK]"""
 
 
 class HandshakeHello(_Introduction, frozen=True, gc=False):
-    """Rank 0 opens the handshake. [PAYLOAD-HELLO]"""
+    """Opens the handshake; sent by rank 0. [PAYLOAD-HELLO]"""
 
 
 class HandshakeAck(_Introduction, frozen=True, gc=False):
-    """Rank 1 answers the hello, with the same four fields of its own. [PAYLOAD-HELLO]"""
+    """Answers the hello; sent by rank 1, with the same four fields. [PAYLOAD-HELLO]"""
 
 
 class Ping(Struct, frozen=True, gc=False):
-    """Rank 0 asks whether rank 1 lives. No payload. [PAYLOAD-EMPTY]"""
+    """Asks for a pong; sent by rank 0, without a payload. [PAYLOAD-EMPTY]"""
 
 
 class PongPayload(
@@ -149,59 +152,68 @@ class PongPayload(
         "memory_pressure": "memoryPressure",
     },
 ):
-    """Rank 1 answers a ping. [PAYLOAD-PONG]"""
+    """Answers a ping with the status of rank 1. [PAYLOAD-PONG]"""
 
     model_loaded: bool
+    """Whether rank 1 has loaded its model and can take a jacclBootstrap. [PLAIN-LOADED]"""
     inference_in_flight: bool
+    """Whether rank 1 is running inference."""
     memory_pressure: MemoryPressure
+    """Memory pressure on its host."""
     extensions: ExtensionNames = ()
-    """What rank 1 can do beyond the plain protocol; the key is left out where that is nothing. [EXT-OFFER]"""
+    """The extensions that rank 1 offers. The key is omitted if there are none. [EXT-OFFER]"""
 
 
 class InferenceStep(Struct, frozen=True, gc=False):
-    """One step's activation, or the stop sentinel. [PAYLOAD-OPAQUE]"""
+    """An activation, or the stop sentinel; sent by rank 0. [PAYLOAD-OPAQUE]"""
 
     box: bytes
     """A tensor box, `nonce[12] ‖ ciphertext ‖ tag[16]`; opaque to the codec."""
 
 
 class InferenceToken(Struct, frozen=True, gc=False):
-    """The token that a step gave. [PAYLOAD-OPAQUE]"""
+    """The token that results from a step; sent by rank 1. [PAYLOAD-OPAQUE]"""
 
     box: bytes
     """A tensor box, `nonce[12] ‖ ciphertext ‖ tag[16]`; opaque to the codec."""
 
 
 class JacclBootstrapPayload(Struct, frozen=True, gc=False, omit_defaults=True, rename={"session_id": "sessionID"}):
-    """Sets off the group's init on both ranks. [PAYLOAD-BOOTSTRAP]"""
+    """Starts the group's init on both ranks; sent by rank 0. [PAYLOAD-BOOTSTRAP]"""
 
     port: U16
-    """The coordinator port that rank 0 binds."""
+    """The coordinator port on which rank 0 listens."""
     session_id: str
-    """A UUID in the reference peer. Any string here: check it before it names a file. [BOOT-SESSION-ID]"""
+    """Any string; the reference peer sends a UUID. Check it before using it as a file name. [BOOT-SESSION-ID]"""
     extensions: ExtensionNames = ()
-    """Those of rank 1's extensions that are used; the key is left out where there are none. [EXT-CHOICE]"""
+    """The extensions chosen from rank 1's offer. The key is omitted if there are none. [EXT-CHOICE]"""
 
 
 class PromptTokensPayload(Struct, frozen=True, gc=False, rename={"max_tokens": "maxTokens"}):
-    """A prompt, as token IDs. [PAYLOAD-PROMPT]"""
+    """A prompt as token IDs. [PAYLOAD-PROMPT]"""
 
     uid: str
+    """The inference session."""
     tokens: tuple[I64, ...]
+    """Token IDs."""
     max_tokens: I64
+    """Number of tokens to generate at most."""
 
 
 class StepTokenPayload(Struct, frozen=True, gc=False):
-    """One token of a running session. [PAYLOAD-STEP-TOKEN]"""
+    """One token of a running inference session. [PAYLOAD-STEP-TOKEN]"""
 
     uid: str
+    """The inference session."""
     token: I64
+    """Token ID."""
 
 
 class SessionStopPayload(Struct, frozen=True, gc=False):
     """Stops an inference session. [PAYLOAD-UID]"""
 
     uid: str
+    """The inference session."""
 
 
 class PPActivationPayload(
@@ -210,87 +222,104 @@ class PPActivationPayload(
     """A pipeline-parallel activation. [PAYLOAD-PP-ACTIVATION]"""
 
     uid: str
+    """The inference session."""
     seq_len: I64
+    """Number of tokens in the activation."""
     sealed_activation: bytes
-    """A tensor box."""
+    """A tensor box; its plaintext is an activation. [TENSOR-ACTIVATION]"""
 
 
 class PPTokenPayload(Struct, frozen=True, gc=False, rename={"sealed_token": "sealedToken"}):
     """A pipeline-parallel token. [PAYLOAD-PP-TOKEN]"""
 
     uid: str
+    """The inference session."""
     sealed_token: bytes
-    """A tensor box."""
+    """A tensor box; its plaintext is a token. [TENSOR-TOKEN]"""
 
 
 class PPSessionEndPayload(Struct, frozen=True, gc=False):
     """Ends a pipeline-parallel session. [PAYLOAD-UID]"""
 
     uid: str
+    """The inference session."""
 
 
 class SideChannelPart(Struct, frozen=True, gc=False):
-    """What rank 1 puts into a gather. [EXT-SIDE-CHANNEL]"""
+    """Rank 1's contribution to a gather. [EXT-SIDE-CHANNEL]"""
 
     sequence: U32
     """The number of the gather, from 0."""
     part: Annotated[bytes, Meta(max_length=MAX_GATHER)]
+    """Up to 1 MiB."""
 
 
 class SideChannelWhole(Struct, frozen=True, gc=False):
-    """What a gather gave: the parts of all ranks, in their order. [EXT-SIDE-CHANNEL]"""
+    """The result of a gather: the parts of all ranks in rank order. [EXT-SIDE-CHANNEL]"""
 
     sequence: U32
+    """The number of the gather, from 0."""
     whole: Annotated[bytes, Meta(max_length=MAX_WHOLE)]
+    """Up to 8 MiB."""
 
 
 class OutcomeState(Enum):
-    """How far a rank has come with its init."""
+    """Progress of a rank. [EXT-OUTCOME-STATES]"""
 
     STARTED = "started"
+    """The init has started."""
     READY = "ready"
+    """The init has formed the intended group."""
     FAILED = "failed"
+    """The init or the program has failed; `stage`, `code` and `message` say how."""
     FINISHED = "finished"
+    """The program has ended well."""
 
 
 class Outcome(Struct, frozen=True, gc=False):
-    """How a rank's init goes, its own or another's that rank 0 passes on. [EXT-OUTCOME]"""
+    """The progress of a rank: the sender's own, or another rank's that rank 0 passes on. [EXT-OUTCOME]"""
 
     rank: U16
+    """The rank that made the progress."""
     state: OutcomeState
     stage: ShortText
-    """What was being done; `code` and `message` say what went wrong. They mean nothing unless the rank has failed."""
+    """The step that failed. `stage`, `code` and `message` have a meaning only if `state` is `FAILED`."""
     code: ShortText
+    """The error code."""
     message: ShortText
+    """The error text, for people."""
 
 
 class Program(Enum):
-    """What a rank does once the group can be formed."""
+    """A rank's action once the group can be formed."""
 
     HOLD = "hold"
-    """It holds the group."""
+    """Hold the group."""
     MODULE = "module"
-    """It runs a module or script in the process that formed the group."""
+    """Run a module or script in the process that formed the group."""
     COMMAND = "command"
-    """It runs a command in a process of its own."""
+    """Run a command in a process of its own, which forms the group."""
     DRY_RUN = "dry-run"
-    """Nothing: it forms no group."""
+    """Form no group."""
 
 
 class Versions(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a rank runs. [EXT-VERSIONS]"""
+    """The versions and settings of a rank. [EXT-VERSIONS]"""
 
     package: ShortText
+    """Version of this package."""
     mlx: ShortText
+    """Version of MLX."""
     backend: ShortText
+    """`jaccl` or `ring`."""
     devices: Sha256Hex
-    """The SHA-256 of its device matrix file in lower-case hex; empty where it has none."""
+    """SHA-256 of the device matrix file in lower-case hex; empty without a file."""
     program: Program | None = None
-    """The key is left out where the rank does not say."""
+    """None if the rank does not say; the key is then omitted."""
 
 
 class SessionEnd(Struct, frozen=True, gc=False):
-    """Rank 0 ends the connection in order. No payload. [PAYLOAD-EMPTY]"""
+    """Ends the session; sent by rank 0, without a payload. [PAYLOAD-EMPTY]"""
 
 
 Message: TypeAlias = (
@@ -313,15 +342,17 @@ Message: TypeAlias = (
     | Versions
     | SessionEnd
 )
+"""Any message."""
 
 
 class PayloadKind(Enum):
-    """How a payload is laid out."""
+    """The layout of a payload."""
 
     JSON = "JSON object"
     EMPTY = "empty"
     OPAQUE = "opaque bytes"
     NUMBERED = "a number, then opaque bytes"
+    """u32 little-endian, then bytes."""
 
 
 class MessageSpec(NamedTuple):
@@ -332,14 +363,14 @@ class MessageSpec(NamedTuple):
     kind: PayloadKind
     direction: Direction
     revision: Revision
-    """The first revision that knows the type."""
+    """The first revision that has the type."""
     max_length: int = MAX_LINK_LENGTH
-    """The longest cluster frame of the type, in bytes, type byte included. [PAYLOAD-LIMIT]"""
+    """Longest cluster frame of the type in bytes, type byte included. [PAYLOAD-LIMIT]"""
     extension: str | None = None
-    """The extension whose agreement invites the type; None for the plain protocol's. [EXT-UNINVITED]"""
+    """The extension that must be agreed before the type is sent; None for the plain protocol. [EXT-UNINVITED]"""
 
     def is_known(self, revision: Revision, extensions: Collection[str] = ()) -> bool:
-        """Whether a peer of a revision has the type, once these extensions are agreed."""
+        """Return whether the type exists in a revision with these extensions agreed."""
         return self.revision <= revision and (self.extension is None or self.extension in extensions)
 
 
@@ -375,6 +406,9 @@ REGISTRY: Final[tuple[MessageSpec, ...]] = (
     MessageSpec(_T.VERSIONS, Versions, _K.JSON, _D.BOTH, Revision.V2, MAX_SHORT_FRAME, OUTCOME_1),
     MessageSpec(_T.SESSION_END, SessionEnd, _K.EMPTY, _D.RANK_0_TO_1, Revision.V1),
 )
+"""Every message type, in the order of the type bytes."""
 
 SPEC_BY_CLASS: Final[dict[type, MessageSpec]] = {spec.payload: spec for spec in REGISTRY}
+"""The registry by payload class."""
 SPEC_BY_TYPE: Final[dict[int, MessageSpec]] = {spec.msg_type: spec for spec in REGISTRY}
+"""The registry by type byte."""

@@ -1,12 +1,12 @@
-"""Every layout of the cluster link, declared in construct: the declaration of record.
+"""The normative declaration of every layout of the cluster link, in construct.
 
-Each layout parses and builds by itself: `JacclBootstrapPayload.parse(b'{"port":29400,"sessionID":"u"}').port` is 29400.
-`parse` and `build` are the strict way in: they accept all of the bytes or none, and raise only `WireError`. construct's
-`compile()` is not used: it accepts truncated input.
+Each layout can parse and build on its own: `JacclBootstrapPayload.parse(b'{"port":29400,"sessionID":"u"}').port` is
+29400. The functions `parse` and `build` are strict: they accept all of the bytes or none, and raise only `WireError`.
+Do not use construct's `compile()`, which accepts truncated input.
 
-The field tables and byte diagrams of spec/protocol.md and the dissector's tables are drawn from here, and tests hold
-`messages` to it. `codec` and `jaccl` read the same bytes without construct; this module uses nothing of theirs, so that
-their agreement with it on every byte string means something.
+The field tables and byte diagrams of spec/protocol.md and the dissector's tables are generated from this module, and
+tests compare `messages` with it. `codec` and `jaccl` read the same bytes without construct. This module imports neither
+of them, so tests can compare them with an independent declaration on every byte string.
 """
 
 import base64
@@ -47,9 +47,9 @@ MIB: Final = 1024 * KIB
 
 
 def parse(layout: Construct, data: bytes, **context: object) -> Any:
-    """Return the value of `data`, all of it. Raises `WireError` with code and offset.
+    """Return the value of the whole of `data`. Raise `WireError` with code and offset.
 
-    `context` is what the bytes do not say: `hidden_dim` for an activation; `revision` (2 if not given) and the agreed
+    `context` gives what is not in the bytes: `hidden_dim` for an activation; `revision`, by default 2, and the agreed
     `extensions` for a cluster frame.
     """
     stream = io.BytesIO(memoryview(data).tobytes())
@@ -63,7 +63,7 @@ def parse(layout: Construct, data: bytes, **context: object) -> Any:
 
 
 def build(layout: Construct, value: Any, **context: object) -> bytes:
-    """Return the bytes of `value`, a dict or Container of a layout's names. Raises `WireError`, without an offset."""
+    """Return the bytes of `value`, a dict or Container with a layout's names. Raise `WireError` without an offset."""
     try:
         return cast(bytes, layout.build(value, **context))
     except WireError:
@@ -564,7 +564,7 @@ LinkFrame: Final = Struct(
     "length" / Rebuild(LinkLength(U64, 1, 256 * MIB, "link-length-zero"), len_(this.body)),
     "body" / Only(bytes, Bytes(this.length)),
 )
-"""The unit of the TCP stream. [LINK-LAYOUT, LINK-LEN-MIN, LINK-LEN-MAX]"""
+"""A unit of the TCP stream: length, body. [LINK-LAYOUT, LINK-LEN-MIN, LINK-LEN-MAX]"""
 
 SealedBox: Final = Struct(
     "nonce" / Only(bytes, Bytes(12)),
@@ -588,7 +588,7 @@ Bytes32: Final = Sized(Base64, least=32, most=32)
 Bytes64: Final = Sized(Base64, least=64, most=64)
 ExtensionName: Final = Matches(Sized(Text, most=64), "[a-z][a-z0-9-]*/[1-9][0-9]{0,3}")
 ExtensionNames: Final = JsonArray(ExtensionName, most=32, unique=True)
-"""[EXT-NAMES]"""
+"""Up to 32 names, each at most once. [EXT-NAMES]"""
 
 HandshakeHello: Final = JsonObject(
     "sePubKeyRaw" / Bytes64,
@@ -599,10 +599,10 @@ HandshakeHello: Final = JsonObject(
 """Opens the handshake. [PAYLOAD-HELLO]"""
 
 HandshakeAck: Final = HandshakeHello
-"""Answers it with the same members. [PAYLOAD-HELLO]"""
+"""Answers the hello with the same members. [PAYLOAD-HELLO]"""
 
 Ping: Final = Empty(Octets)
-"""[PAYLOAD-EMPTY]"""
+"""Asks for a pong. [PAYLOAD-EMPTY]"""
 
 PongPayload: Final = JsonObject(
     "modelLoaded" / Boolean,
@@ -610,7 +610,7 @@ PongPayload: Final = JsonObject(
     "memoryPressure" / OneOf(Text, "normal", "warning", "critical"),
     "extensions" / Optional(ExtensionNames, ()),
 )
-"""[PAYLOAD-PONG, EXT-OFFER]"""
+"""Answers a ping. [PAYLOAD-PONG, EXT-OFFER]"""
 
 InferenceStep: Final = Struct("box" / Octets)
 """A tensor box with an activation. [PAYLOAD-OPAQUE]"""
@@ -630,22 +630,22 @@ PromptTokensPayload: Final = JsonObject(
     "tokens" / JsonArray(I64Number),
     "maxTokens" / I64Number,
 )
-"""[PAYLOAD-PROMPT]"""
+"""A prompt as token IDs. [PAYLOAD-PROMPT]"""
 
 StepTokenPayload: Final = JsonObject("uid" / Text, "token" / I64Number)
-"""[PAYLOAD-STEP-TOKEN]"""
+"""One token of a running session. [PAYLOAD-STEP-TOKEN]"""
 
 SessionStopPayload: Final = JsonObject("uid" / Text)
-"""[PAYLOAD-UID]"""
+"""Stops an inference session. [PAYLOAD-UID]"""
 
 PPActivationPayload: Final = JsonObject("uid" / Text, "seqLen" / I64Number, "sealedActivation" / Base64)
-"""[PAYLOAD-PP-ACTIVATION]"""
+"""A pipeline-parallel activation in a tensor box. [PAYLOAD-PP-ACTIVATION]"""
 
 PPTokenPayload: Final = JsonObject("uid" / Text, "sealedToken" / Base64)
-"""[PAYLOAD-PP-TOKEN]"""
+"""A pipeline-parallel token in a tensor box. [PAYLOAD-PP-TOKEN]"""
 
 PPSessionEndPayload: Final = JsonObject("uid" / Text)
-"""[PAYLOAD-UID]"""
+"""Ends a pipeline-parallel session. [PAYLOAD-UID]"""
 
 SideChannelPart: Final = Struct("sequence" / U32, "part" / Sized(Octets, most=MIB))
 """A rank's contribution to one of JACCL's gathers. [EXT-SIDE-CHANNEL-LAYOUT, EXT-SIDE-CHANNEL-SIZE]"""
@@ -660,7 +660,7 @@ Outcome: Final = JsonObject(
     "code" / ShortText,
     "message" / ShortText,
 )
-"""[EXT-OUTCOME]"""
+"""The progress of a rank. [EXT-OUTCOME]"""
 
 Versions: Final = JsonObject(
     "package" / ShortText,
@@ -669,10 +669,10 @@ Versions: Final = JsonObject(
     "devices" / Sha256Hex,
     "program" / Optional(OneOf(Text, "hold", "module", "command", "dry-run"), None),
 )
-"""[EXT-VERSIONS]"""
+"""The versions and settings of a rank. [EXT-VERSIONS]"""
 
 SessionEnd: Final = Empty(Octets)
-"""[PAYLOAD-EMPTY]"""
+"""Ends the session. [PAYLOAD-EMPTY]"""
 
 # -- cluster frame -----------------------------------------------------------------------------------------------------
 
@@ -711,7 +711,7 @@ ClusterFrame: Final = Struct(
         },
     ),
 )
-"""A type and its payload. [FRAME-TYPE, EXT-UNINVITED]"""
+"""A type byte and its payload. [FRAME-TYPE, EXT-UNINVITED]"""
 
 # -- tensor plaintexts -------------------------------------------------------------------------------------------------
 
@@ -722,10 +722,11 @@ Activation: Final = Struct(
     "seqLen" / Within(I32, STOP, 2**31 - 1, "activation-seq-len"),
     "data" / Only(bytes, Bytes(lambda context: max(context.seqLen, 0) * context._params.hidden_dim * 2)),
 )
-"""bfloat16 [1, seqLen, hidden_dim], row-major; `hidden_dim` is the model's. [TENSOR-ACTIVATION, TENSOR-STOP]"""
+"""bfloat16 of shape `[1, seqLen, hidden_dim]`, row-major, with the model's `hidden_dim`.
+[TENSOR-ACTIVATION, TENSOR-STOP]"""
 
 Token: Final = Struct("tokenID" / I32)
-"""[TENSOR-TOKEN]"""
+"""A token ID. [TENSOR-TOKEN]"""
 
 # -- JACCL's side channel ----------------------------------------------------------------------------------------------
 
@@ -733,7 +734,7 @@ JacclHello: Final = Struct("rank" / Within(I32, 1, 63, "jaccl-rank"))
 """A worker's first message to the root, in a ring of up to 64 ranks. [JACCL-HELLO]"""
 
 JacclCount: Final = Struct("count" / Within(I32, 1, 32_768, "jaccl-count"))
-"""The length of a rank's list, which fits in a contribution of 1 MiB. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
+"""The length of a rank's list of Destinations, at most 1 MiB of them. [JACCL-MESH-INIT, JACCL-RING-INIT]"""
 
 JacclEndpoint: Final = Struct(
     "queue_pair_number" / Within(I32, 0, 2**31 - 1, "jaccl-queue-pair"),
@@ -741,10 +742,11 @@ JacclEndpoint: Final = Struct(
     Padding(4),
     "gid" / Only(bytes, Bytes(16)),
 )
+"""The fields of a peer's Destination after its local_id, 28 bytes. [JACCL-DESTINATION]"""
 
 JacclDestination: Final = Struct(
     "local_id" / Within(I32, -1, 2**31 - 1, "jaccl-local-id"),
     "endpoint" / IfThenElse(this.local_id == -1, Padding(28), JacclEndpoint),
 )
-"""Where a queue pair is reached, 32 bytes. A local_id of -1 marks a rank's own entry: the other 28 bytes of that mean
-nothing, and neither does the padding. [JACCL-DESTINATION]"""
+"""The address of a queue pair, 32 bytes. A local_id of -1 marks a rank's own entry: its other 28 bytes have no meaning.
+The padding has none either. [JACCL-DESTINATION]"""

@@ -1,58 +1,39 @@
 """The command `jaccl-bootstrap`."""
 
-from typing import Annotated, cast
+from typing import Annotated, Final, cast
 
 import typer
 
-from bootstrap.cli import devices as devices_cli
-from bootstrap.cli import doctor as doctor_cli
-from bootstrap.cli import host as host_cli
-from bootstrap.cli import identity as identity_cli
-from bootstrap.cli import launch as launch_cli
-from bootstrap.cli import pair as pair_cli
-from bootstrap.cli import up as up_cli
-from bootstrap.cli.options import (
-    BackendOption,
-    CaptureOption,
-    JsonOption,
-    KeyLogOption,
-    RevisionOption,
-)
-from bootstrap.errors import ConfigError
-from wireproto.cli.console import new_app
+from bootstrap.cli import devices, doctor, host, identity, launch, pair, up
+from bootstrap.cli.options import BackendOption, CaptureOption, JsonOption, KeyLogOption, RevisionOption, failures
+from wireproto.cli.console import example, new_app
 from wireproto.messages import MAX_SIZE, MIN_SIZE, Revision
 
 app = new_app(
     "jaccl-bootstrap",
-    "Form one MLX group out of several processes, set off by a jacclBootstrap frame.\n\n"
-    "Example: jaccl-bootstrap demo\n\n"
-    "`launch` starts all ranks over ssh. `up` starts one by hand: see `identity` and `pin`.",
+    "Form one MLX group out of processes on several hosts.\n\n"
+    "`launch` starts every rank over ssh. `up` starts one rank; `identity` and `pin` exchange keys for it.",
+    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
 )
 
 
-@app.command()
+@app.command(epilog=example("jaccl-bootstrap demo --ranks 4 --json"))
 def demo(
     context: typer.Context,
-    ranks: Annotated[int, typer.Option(help=f"Number of processes, {MIN_SIZE} to {MAX_SIZE}.")] = 2,
+    ranks: Annotated[int, typer.Option(metavar="N", help=f"Number of ranks, {MIN_SIZE} to {MAX_SIZE}.")] = 2,
     backend: BackendOption = "auto",
-    host: Annotated[
-        str, typer.Option(metavar="IP", help="Loopback address of the link and of the ring.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="IP", help="Loopback address of all ranks.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(help="Coordinator port; rank r takes port + r. Default: free ones.")
+        int | None, typer.Option(metavar="PORT", help="MLX's TCP port; rank R uses PORT + R. Default: free ports.")
     ] = None,
-    session_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Names the session. Default: a new UUID.")
-    ] = None,
+    session_id: Annotated[str | None, typer.Option(metavar="ID", help="Session ID. Default: a new UUID.")] = None,
     revision: RevisionOption = Revision.V2,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit for the whole demo.")] = 60.0,
     capture: CaptureOption = None,
     keylog: KeyLogOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Form a group of real processes on this host. It is checked with one all_sum.
-
-    Example: jaccl-bootstrap demo --ranks 4 --json
+    """Form a group of real processes on this host. Check it with one all_sum.
 
     Exit codes: 0 formed and checked, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM.
     """
@@ -62,7 +43,7 @@ def demo(
     from bootstrap.link.record import set_key_log
     from bootstrap.plan import DEFAULT_PORT, BackendChoice, Plan, check_size, new_session_id
 
-    try:
+    with failures(context):
         check_size(ranks)
         plan = Plan(
             rank=0,
@@ -75,17 +56,25 @@ def demo(
             timeout=timeout,
         )
         wanted = Demo(plan, free_ports=port is None, capture=capture)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
     set_key_log(keylog)
     with display_for(context.command_path, f"forming a group of {ranks}", as_json) as display:
         return run_demo(wanted, display)
 
 
-devices_cli.register(app)
-doctor_cli.register(app)
-host_cli.register(app)
-identity_cli.register(app)
-launch_cli.register(app)
-pair_cli.register(app)
-up_cli.register(app)
+_OWN_OPTIONS: Final = {"allow_interspersed_args": False}
+"""Options after PROGRAM belong to it."""
+app.add_typer(devices.devices, name="devices")
+app.command(epilog=example("jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2"))(doctor.doctor)
+app.command(hidden=True, epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"))(host.host)
+app.command(epilog=example("jaccl-bootstrap identity"))(identity.identity)
+app.command(epilog=example("jaccl-bootstrap pin mac-b KEY --address 169.254.1.2"))(identity.pin)
+app.command(
+    context_settings=_OWN_OPTIONS,
+    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
+)(launch.launch)
+app.command(epilog=example("jaccl-bootstrap pair mac-b.local"))(pair.pair)
+app.command(
+    cls=up.Command,
+    context_settings=_OWN_OPTIONS,
+    epilog=example("jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2", "-m mlx_lm.server --model DIR"),
+)(up.up)

@@ -1,4 +1,4 @@
-"""The demo: one `jaccl-bootstrap up` per rank on this host, with keys of their own, until the group is checked."""
+"""The demo: one `jaccl-bootstrap up` per rank on this host, each with its own key, until the group is checked."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bootstrap.control.child import Child, ChildError, how_ended
+from bootstrap.control.child import IMPORT_PATH, Child, ChildError, how_ended
 from bootstrap.control.run import Display, Run, execute
 from bootstrap.errors import ConfigError
 from bootstrap.events import EventDict
@@ -20,16 +20,15 @@ from bootstrap.trust import encode_public_key, load_identity
 
 PROGRAM = ("-m", "bootstrap")
 SLACK_SECONDS: Final = 5.0
-"""How long the ranks may take to end by themselves, after their deadline or another rank's failure."""
+"""How long the ranks may take to exit by themselves after their deadline or another rank's failure."""
 HIDDEN: Final = ("done", "error", "holding")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The group to form, by the plan of its rank 0, whose address all ranks share. ConfigError if that is impossible.
+    """The group to form: the plan of rank 0, whose address all ranks share. Raise ConfigError if it cannot work.
 
-    With `free_ports` the coordinator's are chosen, and the plan's left alone. `capture` is where rank 0 records its
-    links, which are all that there are.
+    With `free_ports` the coordinator ports are chosen, not the plan's. `capture` is where rank 0 records all links.
     """
 
     plan: Plan
@@ -39,10 +38,8 @@ class Demo:
     def __post_init__(self) -> None:
         check_timeout(self.plan.timeout)
         if not check_ip(self.plan.own_ip).is_loopback:
-            raise ConfigError(
-                f"address {self.plan.own_ip} is not loopback, which the demo needs, use one such as 127.0.0.1",
-                code="not-loopback",
-            )
+            text = f"--host {self.plan.own_ip} is not a loopback address, use one such as 127.0.0.1"
+            raise ConfigError(text, code="not-loopback")
 
 
 class RankError(ChildError):
@@ -59,7 +56,7 @@ def run_demo(demo: Demo, display: Display) -> int:
     async def act(run: Run) -> None:
         host, size, wanted = demo.plan.own_ip, demo.plan.size, None if demo.free_ports else demo.plan.port
         with reserved_ports(host, size, wanted) as port, reserved_ports(host, size) as link:
-            pass  # free; another program may still take one, and the rank says so
+            pass  # they are free; if another program takes one, the rank says so
         directory = run.watchers.new_directory()
         with private_directory(directory):
             await _form(demo, run, directory, port, [link + rank for rank in range(size)])
@@ -73,6 +70,7 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
     hosts.write_text(json.dumps({"hosts": [{"ssh": "localhost", "ips": [demo.plan.own_ip]}] * demo.plan.size}))
     homes = [directory / f"rank-{rank}" for rank in range(demo.plan.size)]
     keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
+    # With keys as options: the ranks share an address, which cannot identify them.
     peers = [f"{rank}={encode_public_key(key)}" for rank, key in enumerate(keys)]
     runs: list[_Rank] = []
     following: list[asyncio.Task[None]] = []
@@ -82,8 +80,10 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
             if rank == 0:
                 reached.append(asyncio.create_task(_all([each.listening for each in runs])))
                 await asyncio.wait({*reached, *following}, return_when=asyncio.FIRST_COMPLETED)
+            trust = [word for other, peer in enumerate(peers) if other != rank for word in ("--peer", peer)]
+            arguments = [*_arguments(demo, rank, hosts, port, link_ports), *trust]
             child = await run.start_run(
-                [*_arguments(demo, rank, hosts, port, link_ports), *_trusting(peers, rank)], _environment(homes[rank])
+                arguments, {**os.environ, "PYTHONPATH": IMPORT_PATH, "XDG_CONFIG_HOME": str(homes[rank])}
             )
             runs.append(_Rank(rank, run, child))
             following.append(asyncio.create_task(runs[-1].follow()))
@@ -92,7 +92,7 @@ async def _form(demo: Demo, run: Run, directory: Path, port: int, link_ports: li
         await asyncio.wait({holding, *following}, return_when=asyncio.FIRST_COMPLETED)
         if holding.done():
             run.met()
-            runs[-1].child.send(signal.SIGINT)  # the orderly end, which rank 0 tells the others
+            runs[-1].child.send(signal.SIGINT)  # a clean end: rank 0 tells the others
         await asyncio.wait(following, timeout=SLACK_SECONDS)
         if not holding.done():
             raise _cause(runs)
@@ -119,18 +119,8 @@ def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[i
     return [sys.executable, "-P", *PROGRAM, "up", "--json", *words]
 
 
-def _trusting(peers: list[str], own: int) -> list[str]:
-    """Return the options for the keys of all other ranks: their common address names none of them."""
-    return [word for rank, peer in enumerate(peers) if rank != own for word in ("--peer", peer)]
-
-
-def _environment(home: Path) -> dict[str, str]:
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "XDG_CONFIG_HOME": str(home)}
-
-
 class _Rank:
-    """One rank's run, as its events show it."""
+    """One rank's run, followed by its events."""
 
     def __init__(self, rank: int, run: Run, child: Child) -> None:
         self.rank = rank
@@ -175,8 +165,6 @@ async def _all(events: list[asyncio.Event]) -> bool:
 
 
 def _cause(runs: list[_Rank]) -> RankError:
-    """Return the first failure: a rank that speaks of itself knows more than one that speaks of another."""
-    failures = [(each.failure["rank"] != each.rank, each.failure) for each in runs if each.failure is not None]
-    own = [failure for of_another, failure in failures if not of_another]
-    told = [failure for _, failure in failures]
-    return RankError((own or told)[0])
+    """Return the first failure, preferably what a rank reports about itself."""
+    failed = [(each.failure["rank"] != each.rank, each.failure) for each in runs if each.failure is not None]
+    return RankError(min(failed, key=lambda failure: failure[0])[1])

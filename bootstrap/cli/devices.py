@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from bootstrap.cli.options import JsonOption
 from bootstrap.files import read_file
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, example, say
 from wireproto.messages import MAX_SIZE
 
 if TYPE_CHECKING:
@@ -16,33 +17,27 @@ if TYPE_CHECKING:
 _FORMS: Final = {(True, True): "mesh and ring", (True, False): "mesh", (False, True): "ring"}
 
 devices = typer.Typer(
-    help="The files that name the RDMA devices of each rank.\n\nExample: jaccl-bootstrap devices check devices.json",
+    help="Work with files that name the RDMA devices of each rank.",
+    epilog=example("jaccl-bootstrap devices check devices.json"),
     rich_markup_mode=None,
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.add_typer(devices, name="devices")
-
-
 @devices.callback()
 def root() -> None:
-    pass  # so that `check` stays a command of its own
+    pass  # keeps `check` a subcommand
 
 
-@devices.command()
+@devices.command(epilog=example("jaccl-bootstrap devices check devices.json --rank 0"))
 def check(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A device file; - is standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Device file (JSON); - is standard input.")],
     rank: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SIZE - 1, help="Show the devices that this rank uses.")
+        int | None, typer.Option(min=0, max=MAX_SIZE - 1, metavar="R", help="Show the devices that this rank uses.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last one `done`.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Check what MLX_IBV_DEVICES points at, before JACCL reads it.
-
-    Example: jaccl-bootstrap devices check devices.json --rank 0
+    """Check a device file, which JACCL reads from MLX_IBV_DEVICES.
 
     Exit codes: 0 valid, 1 not valid, 2 wrong usage, 3 the file cannot be read.
     """
@@ -53,7 +48,7 @@ def check(
     except OSError as error:
         message = f"cannot read {file}: {error.strerror}"
         if as_json:
-            _echo_json(event="error", code="unreadable", message=message)
+            say(json.dumps({"event": "error", "code": "unreadable", "message": message}))
         say(f"{context.command_path}: {message}", err=True)
         return EXIT_COULD_NOT_RUN
     verdict = check_device_file(data, rank=rank)
@@ -62,7 +57,7 @@ def check(
 
 
 def _read(file: str) -> bytes:
-    """At most one byte more than a device file may have, from a regular file or from standard input."""
+    """Return the content, up to one byte over the limit of a device file."""
     from wireproto.jaccl.topology import MAX_FILE
 
     if file == "-":
@@ -89,9 +84,11 @@ def _show_json(verdict: "DeviceVerdict", rank: int | None) -> None:
     from wireproto.jaccl.topology import devices_of
 
     for fault in verdict.faults:
-        _echo_json(event="fault", code=fault.code, path=fault.path, offset=fault.offset, message=fault.detail)
+        where = {"path": fault.path, "offset": fault.offset}
+        say(json.dumps({"event": "fault", "code": fault.code, **where, "message": fault.detail}))
     matrix = verdict.matrix
     answer: dict[str, object] = {
+        "event": "done",
         "ok": not verdict.faults,
         "mesh": verdict.mesh,
         "ring": verdict.ring,
@@ -99,8 +96,4 @@ def _show_json(verdict: "DeviceVerdict", rank: int | None) -> None:
     }
     if rank is not None and matrix is not None:
         answer["devices"] = devices_of(matrix, rank)
-    _echo_json(event="done", **answer)
-
-
-def _echo_json(**fields: object) -> None:
-    say(json.dumps(fields))
+    say(json.dumps(answer))

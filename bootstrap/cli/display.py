@@ -1,4 +1,4 @@
-"""A run's events: plain lines, coloured lines on a terminal, or JSON lines for programs."""
+"""Shows a run's events: as plain lines, coloured lines on a terminal, or JSON lines."""
 
 import json
 import logging
@@ -17,24 +17,24 @@ LINES: Final = {
     "started": "started, process {pid}",
     "loaded": "MLX {version} loaded, backend {backend}",
     "listening": "listening on {host}:{port}",
-    "connected": "link with {host}:{port} is up, rank {peer}",
+    "connected": "link to rank {peer} at {host}:{port} is up",
     "established": "session with rank {peer} established",
     "confirmed": "rank {peer} confirmed",
     "peer-moved": "rank {peer} is pinned as {name}, whose address is now {address}",
     "health": "rank {peer} is {state}, missed pongs: {missed}",
     "pong": "pong from rank {peer}: model loaded {modelLoaded}, memory pressure {memoryPressure}",
     "bootstrap-sent": "sent jacclBootstrap (0x07) to rank {peer}: port {port}, session {session_id}",
-    "bootstrap-received": "got jacclBootstrap (0x07) from rank {peer}: port {port}, session {session_id}",
+    "bootstrap-received": "received jacclBootstrap (0x07) from rank {peer}: port {port}, session {session_id}",
     "ignored": "ignored unexpected {name} from rank {peer}",
     "session-ended": "rank {peer} ended the session",
-    "link-lost": "link with {host} lost: {message}{retry}",
+    "link-lost": "link to {host} lost: {message}{retry}",
     "waiting": "waiting: {what}",
     "finished": "rank {peer} has finished",
     "unfinished": "waiting for other ranks to finish: {ranks}",
     "restarting": "restarting ({left} restarts left): {message}",
-    "reaped": "ended what an earlier run left: {processes}",
+    "reaped": "ended processes left by an earlier run: {processes}",
     "warning": "warning: {message}",
-    "consequence": "failed as well, later: {message}",
+    "consequence": "this rank then failed too: {message}",
     "holding": "holding the group; Ctrl-C ends it",
     "command-ended": "the command ended with exit status {status}",
     "would-set": "would set: {variables}{cleared}",
@@ -44,27 +44,27 @@ LINES: Final = {
     "group-ready": "group ready: size {size}, {backend}",
     "sum-checked": "sum checked: {value}",
     "running": "{program} runs in the group: {readiness}",
-    "ssh-asks": "{host}: ssh asks",
+    "ssh-asks": "{host}: ssh asks for input",
     "looked": "{host}: {found}",
-    "sum-skipped": "no sum made, rank and size are the check: {reason}",
+    "sum-skipped": "no sum, only rank and size are checked: {reason}",
 }
-DRY_RUN: Final = "dry run: the link works, and nothing was set or written"
+DRY_RUN: Final = "dry run: the link works; nothing was set or written"
 STATUS: Final = "the command ended with exit status {status}"
 STOPPED: Final = "stopped"
 FORMED: Final = "{ranks} ranks form one {backend} group"
 RETRY: Final = {
-    "safe": "safe, nothing native has run",
+    "safe": "safe, no native code has run",
     "fix-first": "will fail until this is fixed",
-    "unsafe": "with care: on jaccl each failed init can wedge the port until a reboot",
+    "unsafe": "risky, on jaccl each failed init can wedge the port until a reboot",
 }
 RANK_COLOURS: Final = ("36", "35", "33", "34")
 _Source = tuple[int | None, str]
-"""A rank, and a stream of its program's."""
+"""A rank and a stream of its program."""
 _PIECES: Final = re.compile(rb"[^\r\n]*(?:\r?\n|\r)|[^\r\n]+")
 
 
 class PlainDisplay:
-    """One line per step on stdout, as it happens; log lines and errors on stderr. A command's bytes pass unchanged."""
+    """Writes a line per step to stdout, log lines and errors to stderr. A command's bytes pass unchanged."""
 
     _is_coloured = False
 
@@ -74,7 +74,7 @@ class PlainDisplay:
         self._has_prefix = has_prefix
         self._pongs: dict[tuple[object, object], EventDict] = {}
         self._held: dict[_Source, bytes] = {}
-        self._open: set[_Source] = set()  # whose line has begun and not ended
+        self._open: set[_Source] = set()  # those with an unfinished line
 
     def event(self, event: EventDict) -> None:
         if self._is_routine(event):
@@ -84,13 +84,10 @@ class PlainDisplay:
         if event["event"] == "error":
             where = "" if event["rank"] is None else f"rank {event['rank']}: "
             self._line("stderr", f"{self._prog}: {where}{event['message']}")
-            advice = (
-                f"  likely cause: {event['cause']}",
-                f"  what to do: {event['remedy']}",
-                f"  trying again: {RETRY[str(event['retry'])]}",
-            )
-            for line in () if event["code"] == "output-failed" else advice:  # its reader has enough with one line
-                self._line("stderr", line)
+            if event["code"] != "output-failed":  # one line is enough there
+                self._line("stderr", f"  likely cause: {event['cause']}")
+                self._line("stderr", f"  what to do: {event['remedy']}")
+                self._line("stderr", f"  trying again: {RETRY[str(event['retry'])]}")
         elif event["event"] == "ladders":
             self._ladders(event)
         elif event["event"] != "done" or event["ok"] or event.get("stopped"):
@@ -100,7 +97,7 @@ class PlainDisplay:
         self._line("stdout", f"{when}  {who}  {what}")
 
     def _ladders(self, event: EventDict) -> None:
-        """Show the table of all hosts, if anything is wrong on one."""
+        """Show the table of all hosts if a check on one is not green."""
         rows = [Row.of_json(row) for row in cast("list[EventDict]", event["rows"])]
         if any(row.check is not None for row in rows):
             for line in render(rows, terminal=self._is_coloured).splitlines():
@@ -110,7 +107,7 @@ class PlainDisplay:
         self._line("stderr", line if rank is None else f"[rank {rank}] {line}")
 
     def output(self, rank: int | None, stream: str, data: bytes) -> None:
-        """Show bytes of a command at once, each line after its rank. No character is split by another line."""
+        """Show a command's bytes at once, each line prefixed with its rank. No character is split by another line."""
         source = rank, stream
         text = self._held.pop(source, b"") + data
         if data:
@@ -140,7 +137,7 @@ class PlainDisplay:
         return await self._output.failed()
 
     def _is_routine(self, event: EventDict) -> bool:
-        """Whether a pong says the same as the one before it."""
+        """Whether a pong repeats the one before it."""
         if event["event"] != "pong":
             return False
         key, news = (event["rank"], event["peer"]), {**event, "t_ms": 0}
@@ -153,14 +150,14 @@ class PlainDisplay:
         self._output.line(stream, text)
 
     def _end_open_lines(self, stream: str) -> None:
-        """End the unfinished lines in the file of a stream, so that no other line sticks to them."""
+        """End the unfinished lines of a stream, so that other lines start on their own."""
         for each in [each for each in self._open if each[1] == stream or self._output.same_file()]:
             self._output.write(cast(Stream, each[1]), b"\n")
             self._open.discard(each)
 
 
 class JsonDisplay(PlainDisplay):
-    """One object per line on stdout, each pong included. An error is on stderr as well, for whoever watches."""
+    """Writes each event to stdout as a line of JSON, and errors to stderr too."""
 
     def __init__(self, prog: str, output: Output) -> None:
         super().__init__(prog, output)
@@ -179,7 +176,7 @@ class JsonDisplay(PlainDisplay):
 
 
 class TerminalDisplay(PlainDisplay):
-    """The same lines in colour, above a spinner until a command runs."""
+    """Writes the plain lines in colour, above a spinner until a command runs."""
 
     _is_coloured = True
 
@@ -198,7 +195,7 @@ def _colour(rank: int | None) -> str:
 
 
 class ChannelDisplay(JsonDisplay):
-    """All for the launcher, on stdout: log lines are events, too."""
+    """Writes everything for the launcher to stdout; log lines are events too."""
 
     def event(self, event: EventDict) -> None:
         self._output.line("stdout", json.dumps(event))
@@ -207,12 +204,12 @@ class ChannelDisplay(JsonDisplay):
         self.event({"event": "log", "rank": rank, "line": line, "t_ms": None})
 
     def taken(self, count: int) -> None:
-        """Say how many bytes of input the program was given so far."""
+        """Report how many bytes of input the program was given so far."""
         self._output.write("stdout", encode(Taken(count)))
 
 
 class _LogLines(logging.Handler):
-    """Writes log lines of this process as other lines of the run, so that a reader that stalls does not hold it up."""
+    """Writes this process's log lines to the output, so that a stalled reader does not block the process."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -224,7 +221,7 @@ class _LogLines(logging.Handler):
 
 @contextmanager
 def channel_display(prog: str) -> Iterator[ChannelDisplay]:
-    """Give the display of a rank that a launcher has started."""
+    """Yield the display of a rank that a launcher has started."""
     output = Output()
     with _log_lines(output):
         yield ChannelDisplay(prog, output)
@@ -232,7 +229,7 @@ def channel_display(prog: str) -> Iterator[ChannelDisplay]:
 
 @contextmanager
 def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -> Iterator[PlainDisplay]:
-    """Give the display that suits stdout; without a prefix a command's lines are as it wrote them."""
+    """Yield the display that suits stdout. `has_prefix` puts the rank before a command's lines."""
     output = Output()
     with _log_lines(output):
         if as_json:
@@ -246,7 +243,7 @@ def display_for(prog: str, doing: str, as_json: bool, has_prefix: bool = True) -
 
 @contextmanager
 def _log_lines(output: Output) -> Iterator[None]:
-    """Write this process's log lines to `output` inside the block, and let all that is written leave at its end."""
+    """Write this process's log lines to `output` inside the block, and drain it at the end."""
     handler, logger = _LogLines(output), logging.getLogger("bootstrap")
     logger.addHandler(handler)
     try:
@@ -257,7 +254,7 @@ def _log_lines(output: Output) -> Iterator[None]:
 
 
 def columns(event: EventDict) -> tuple[str, str, str]:
-    """Return when, who and what, the first two padded."""
+    """Return when, who and what; the first two are padded."""
     when = f"{event['t_ms']:5.0f} ms"
     if event["event"] == "done":
         texts = {"stopped": STOPPED, "status": STATUS}
@@ -272,7 +269,7 @@ def columns(event: EventDict) -> tuple[str, str, str]:
         fields["cleared"] = "; cleared: " + " ".join(cleared) if cleared else ""
     if event["event"] == "running":
         fields["readiness"] = (
-            "every rank is ready" if event["all_ready"] else "this rank is ready, the others cannot say"
+            "every rank is ready" if event["all_ready"] else "this rank is ready; the others cannot tell"
         )
     if event["event"] == "looked":
         fields["found"] = _found(event)
@@ -289,5 +286,5 @@ def columns(event: EventDict) -> tuple[str, str, str]:
 
 def _found(event: EventDict) -> str:
     if event["not_checked"] is not None:
-        return f"not checked, since {event['not_checked']}"
-    return f"left there: {event['left']}" if event["left"] else "nothing is left"
+        return f"not checked: {event['not_checked']}"
+    return f"left behind: {event['left']}" if event["left"] else "nothing is left"

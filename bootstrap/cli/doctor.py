@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
+from bootstrap.cli.options import BackendOption, IdentityOption, JsonOption, failures
 from bootstrap.errors import ConfigError
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
 
@@ -23,39 +24,34 @@ if TYPE_CHECKING:
     from wireproto.jaccl.topology import DeviceEntry
 
 
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command()(doctor)
-
-
 def doctor(
     context: typer.Context,
     hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="mlx.launch's: every other host in it is a peer.")
+        Path | None, typer.Option(metavar="FILE", help="mlx.launch hostfile; its other hosts are the peers.")
     ] = None,
-    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's, where there are two.")] = None,
+    peer_ip: Annotated[
+        str | None, typer.Option(metavar="IP", help="The other rank's address on the link (two ranks).")
+    ] = None,
     own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Own rank. Default: as the hostfile or the addresses say.")] = None,
-    link_port: Annotated[int, typer.Option(help="Port on which the other ranks listen.")] = 7777,
-    coordinator_port: Annotated[int, typer.Option(help="Port that MLX is to listen on.")] = 29400,
-    backend: Annotated[
-        str, typer.Option(metavar="auto|jaccl|ring", help="auto: jaccl where MLX has it, else ring.")
-    ] = "auto",
-    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")] = 30.0,
+    rank: Annotated[int | None, typer.Option(metavar="R", help="Own rank. Default: by address.")] = None,
+    link_port: Annotated[int, typer.Option(metavar="PORT", help="TCP port for links.")] = 7777,
+    coordinator_port: Annotated[int, typer.Option(metavar="PORT", help="MLX's TCP port.")] = 29400,
+    backend: BackendOption = "auto",
+    identity: IdentityOption = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit for all checks.")] = 30.0,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a report for a bug tracker, without keys, names and other addresses."),
+        typer.Option(
+            metavar="FILE", help="Write a report for a bug tracker, without keys, host names and foreign addresses."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
-    """Check what a group needs, in order. Stop at the first failure, and say how to fix it.
+    """Check what a group needs. Stop at the first failure, and say how to fix it.
 
-    Example: jaccl-bootstrap doctor --own-ip 169.254.1.1 --peer-ip 169.254.1.2
+    Changes nothing. Lists the checks that were skipped because an option is missing.
 
-    It changes nothing, and says which checks it skipped because an option is missing.
-
-    Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 could not run.
+    Exit codes: 0 no failure, 1 a check failed, 2 wrong usage, 3 could not run.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.doctor.checks import Check
@@ -64,10 +60,10 @@ def doctor(
     from bootstrap.tools import recorded
 
     names: tuple[str, ...] = ()
-    try:
+    with failures(context):
         check_timeout(timeout)
         if hostfile is not None and peer_ip is not None:
-            raise ConfigError("--hostfile names the peers, so leave --peer-ip out", code="bad-peers")
+            raise ConfigError("--hostfile already names the peers; leave --peer-ip out", code="bad-peers")
         patient = Patient(
             backend=cast("BackendChoice", backend),
             own_ip=own_ip,
@@ -79,8 +75,6 @@ def doctor(
         )
         if hostfile is not None:
             patient, names = _of_hostfile(patient, hostfile)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
 
     show = _show_json if as_json else _writer()
     done: list[Check] = []
@@ -91,9 +85,9 @@ def doctor(
                     done.append(check)
                     show(check)
         except _TimeIsUpError:
-            after = f", of which {done[-1].name} was the last that ended" if done else ""
-            evidence = f"the checks take more than {timeout:g} s{after}"
-            check = Check("timeout", "red", evidence, "the next one hangs", "a larger --timeout, if this one is short")
+            after = f"; the last one to finish was {done[-1].name}" if done else ""
+            evidence = f"the checks took more than {timeout:g} s{after}"
+            check = Check("timeout", "red", evidence, "the next check hangs", "try a longer --timeout")
             done.append(check)
             show(check)
     ok = done[-1].verdict != "red"
@@ -115,7 +109,7 @@ def _write_report(
     calls: "list[Call]",
     as_json: bool,
 ) -> bool:
-    """Write the report, and say so; return whether that could be done."""
+    """Write the report and say where it is. Return whether that worked."""
     from bootstrap.doctor.report import Redaction, write_report
     from bootstrap.errors import TopologyWriteError
     from bootstrap.files import write_file
@@ -144,13 +138,14 @@ def _write_report(
 
 
 def _of_hostfile(patient: "Patient", file: Path) -> tuple["Patient", tuple[str, ...]]:
-    """Add what the hostfile says about this host and the others; return the names of hosts as well."""
+    """Add what the hostfile says about this host and its peers. Return the host names too."""
     from bootstrap.hostfile import read_hostfile
 
     hosts = read_hostfile(file)
     rank = hosts.own_rank() if patient.rank is None else patient.rank
     if rank >= len(hosts.ips):
-        raise ConfigError(f"rank {rank} is wrong, {file} has {len(hosts.ips)} hosts", code="bad-rank")
+        text = f"--rank {rank} is wrong, {file} has {len(hosts.ips)} hosts; use 0 to {len(hosts.ips) - 1}"
+        raise ConfigError(text, code="bad-rank")
     row = () if hosts.devices is None else hosts.devices[rank]
     patient = replace(
         patient,
@@ -172,36 +167,21 @@ def _show_json(check: "Check") -> None:
 
 
 def _writer() -> Callable[["Check"], None]:
-    """Return how to show a check to a person: with a mark and colours on a terminal, in plain words elsewhere."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return _show_plain
+    """Return a function that shows a check: with a mark and colours on a terminal, else in plain words."""
     from rich.console import Console
-    from rich.text import Text
 
-    from bootstrap.doctor.checks import MARKS
+    from bootstrap.launch.table import check_lines
 
-    console = Console(highlight=False)
+    console, is_terminal = Console(highlight=False), sys.stdout.isatty()
 
     def show(check: "Check") -> None:
-        mark, colour = MARKS[check.verdict]
-        line = Text.assemble((mark, f"bold {colour}"), "  ", (f"{check.name:<16}", "bold"), "  ", check.evidence)
-        console.print(line, soft_wrap=True)
-        for label, text in _remedy(check):
-            console.print(Text.assemble("   ", (f"{label:<16}", "dim"), "  ", text), soft_wrap=True)
+        for line in check_lines(check, 16, terminal=is_terminal):
+            if is_terminal:
+                console.print(line, soft_wrap=True)
+            else:
+                say(line.plain)
 
     return show
-
-
-def _show_plain(check: "Check") -> None:
-    say(f"{check.verdict:<7}  {check.name:<16}  {check.evidence}")
-    for label, text in _remedy(check):
-        say(f"{'':<7}  {label:<16}  {text}")
-
-
-def _remedy(check: "Check") -> list[tuple[str, str]]:
-    return [
-        (f"  {label}", text) for label, text in (("cause", check.cause), ("remedy", check.remedy)) if text is not None
-    ]
 
 
 class _TimeIsUpError(Exception):
@@ -210,13 +190,13 @@ class _TimeIsUpError(Exception):
 
 @contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """Raise _TimeIsUpError in the block when the time is over."""
+    """Raise _TimeIsUpError in the block once the time is over."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise _TimeIsUpError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if the first one comes where nothing can be raised
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, in case the first one cannot raise anything
     try:
         yield
     finally:

@@ -1,29 +1,20 @@
-"""The command `jaccl-bootstrap host`, which a launcher runs on each host: it answers its requests."""
+"""The command `jaccl-bootstrap host`: a launcher runs it on each host, and it answers the launcher's requests."""
 
 import os
 import select
 import sys
 from typing import Final
 
-import typer
-
 from wireproto.cli.console import EXIT_OK
 
 SILENCE_SECONDS: Final = 10.0
-"""Without a line for so long, while no request is being answered, the launcher counts as gone."""
-
-
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command(hidden=True)(host)
+"""After so long without input between two requests, the launcher counts as gone."""
 
 
 def host() -> int:
-    """Answer the requests of `jaccl-bootstrap launch` on standard input, a line of JSON each.
+    """Answer the requests of `jaccl-bootstrap launch`: lines of JSON on standard input.
 
-    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server
-
-    Empty lines are heartbeats. It ends with its input, or 10 s without any.
+    Empty lines are heartbeats. Stops at the end of input, or after 10 s without any.
     """
     from bootstrap.errors import ConfigError
     from bootstrap.launch.requests import MAX_LINE, Failed, Over, answer, decode_request, encode

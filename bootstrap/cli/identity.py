@@ -7,47 +7,37 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from bootstrap.errors import ConfigError, IdentityError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from bootstrap.cli.options import failures
+from wireproto.cli.console import EXIT_OK, say
 
 if TYPE_CHECKING:
     from bootstrap.trust import PinnedPeer
 
 _ANSWERS_NO: Final = ("pin-conflict", "not-pinned")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for an error too.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Put the commands on `app`."""
-    app.command()(identity)
-    app.command()(pin)
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, for an error too.")]
 
 
 def identity(
     context: typer.Context,
     path: Annotated[
-        Path | None, typer.Option("--identity", metavar="PATH", help="The key file. Default: in the user's own place.")
+        Path | None, typer.Option("--identity", metavar="PATH", help="Key file. Default: see above.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show this host's public key, and make it if there is none. Its fingerprint and file stand beside it.
+    """Show this host's public key, its fingerprint and its file. Create the key on first use.
 
-    Example: jaccl-bootstrap identity
+    The default file is $XDG_CONFIG_HOME/cluster-wireproto/identity.pem. Without the variable, it is below ~/.config.
 
-    The default file is $XDG_CONFIG_HOME/cluster-wireproto/identity.pem, or below ~/.config.
-
-    Exit codes: 0 shown, 2 wrong usage, 3 the key cannot be read or made.
+    Exit codes: 0 shown, 2 wrong usage, 3 the key cannot be read or created.
     """
     # Here, so that --help and --version need none of it.
     from bootstrap.trust import encode_public_key, identity_path, load_identity
     from wireproto.session.handshake import fingerprint
 
-    try:
+    with failures(context, as_json):
         path = path or identity_path()
         key = load_identity(path).public_key
-    except IdentityError as error:
-        return _failed(context, error, as_json)
     file = os.fsencode(path.absolute()).decode(errors="backslashreplace")
     shown = {"public_key": encode_public_key(key), "fingerprint": fingerprint(key), "path": file}
     if as_json:
@@ -61,26 +51,26 @@ def identity(
 def pin(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The peer's name. An IPv4 address is its --address, too.")
+        str | None, typer.Argument(metavar="NAME", help="Name for the peer. An IPv4 address is its --address too.")
     ] = None,
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="The public key that `identity` prints on the peer.")
     ] = None,
-    address: Annotated[str | None, typer.Option(metavar="IP", help="Where the peer is now.")] = None,
-    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Forget this peer.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="IP", help="The peer's IPv4 address. Default: keep the old one.")
+    ] = None,
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove the pin of this peer.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pin a peer's public key; without arguments, list the pins.
+    """Pin a peer's public key. Without arguments, list the pins.
 
-    Example: jaccl-bootstrap pin mac-b KEY --address 169.254.1.2
+    A different key never replaces a pinned one: remove the old pin first. An address moves from the pin that had it.
 
-    A pinned key is never overwritten by another one: remove it first. An address is taken from the pin that has it.
-
-    Exit codes: 0 done, 1 another key is pinned or none to remove, 2 wrong usage, 3 could not run.
+    Exit codes: 0 done, 1 another key is pinned or no such pin, 2 wrong usage, 3 could not run.
     """
     from bootstrap.trust import Pins, decode_public_key
 
-    try:
+    with failures(context, as_json, _ANSWERS_NO):
         match name, key, address, remove:
             case None, None, None, None:
                 _list(Pins().list(), as_json)
@@ -89,11 +79,9 @@ def pin(
             case str(), str(), _, None:
                 _show("pinned", Pins().add(name, decode_public_key(key), address), as_json)
             case _:
-                raise typer.BadParameter("use NAME and KEY, or --remove NAME, or nothing for a list", ctx=context)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except IdentityError as error:
-        return _failed(context, error, as_json)
+                raise typer.BadParameter(
+                    "give NAME and KEY, or --remove NAME, or nothing to list the pins", ctx=context
+                )
     return EXIT_OK
 
 
@@ -113,10 +101,3 @@ def _show(state: str, pin: "PinnedPeer", as_json: bool) -> None:
         say(json.dumps({"state": state, "name": pin.name, "address": pin.address, **key}))
     else:
         say(f"{state} {pin.name:<15} {pin.address or '-':<15} {fingerprint(pin.key)}")
-
-
-def _failed(context: typer.Context, error: "IdentityError", as_json: bool) -> int:
-    if as_json:
-        say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
-    say(f"{context.command_path}: {error}", err=True)
-    return EXIT_NO if error.code in _ANSWERS_NO else EXIT_COULD_NOT_RUN

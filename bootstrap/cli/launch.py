@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bootstrap.cli.options import BackendOption, JsonOption, PythonOption, UvxOption, ports, runs, variable, way
-from bootstrap.errors import BootstrapError, ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
+from bootstrap.cli import options
+from bootstrap.errors import ConfigError
 
 if TYPE_CHECKING:
     from bootstrap.launch.run import Launcher
@@ -18,51 +17,45 @@ if TYPE_CHECKING:
 READ_SIZE: Final = 32 * 1024
 
 
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command(context_settings={"allow_interspersed_args": False})(launch)  # PROGRAM's options are its own
-
-
 def launch(
     context: typer.Context,
-    program: Annotated[
-        list[str] | None, typer.Argument(metavar="PROGRAM ARGS", help="Run this in the group. Default: hold the group.")
-    ] = None,
+    program: options.ProgramArgument = None,
     hosts: Annotated[
-        str | None, typer.Option(metavar="HOST,HOST…", help="As for ssh, rank 0 first; this host needs no ssh.")
+        str | None, typer.Option(metavar="HOST,HOST…", help="ssh names, rank 0 first. This host needs no ssh.")
     ] = None,
-    hostfile: Annotated[Path | None, typer.Option(metavar="FILE", help="mlx.launch's: hosts and addresses.")] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hosts and addresses in an mlx.launch hostfile.")
+    ] = None,
     write_hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the addresses that were found.")
+        Path | None, typer.Option(metavar="FILE", help="Save the addresses found, as a hostfile.")
     ] = None,
-    module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
-    script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
-    backend: BackendOption = "auto",
-    python: PythonOption = None,
-    uvx: UvxOption = False,
-    pin: Annotated[bool, typer.Option("--pin", help="Store all keys on all hosts, for `up`.")] = False,
-    link_port: Annotated[
-        str, typer.Option(metavar="PORT[,PORT…]", help="Listened on by all but 0; one, or one each.")
-    ] = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r: r after it (ring).")] = 29400,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up.")] = 60.0,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for PROGRAM; may be repeated.")
+    module: options.ModuleOption = False,
+    script: options.ScriptOption = False,
+    backend: options.BackendOption = "auto",
+    python: options.PythonOption = None,
+    uvx: options.UvxOption = False,
+    pin: Annotated[bool, typer.Option("--pin", help="Pin all keys on all hosts, for later `up`.")] = False,
+    link_port: options.LinkPortOption = "7777",
+    coordinator_port: options.CoordinatorPortOption = 29400,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit to form the group.")] = 60.0,
+    env: options.EnvOption = None,
+    cwd: Annotated[
+        str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one, if there.")
     ] = None,
-    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's. Default: this one, if it exists.")] = None,
-    no_prefix: Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")] = False,
-    log_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep PROGRAM's output, a file a rank.")] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL.")] = 5.0,
-    restart: Annotated[int, typer.Option(metavar="N", help="N times an hour after a lost link.")] = 0,
-    as_json: JsonOption = False,
+    no_prefix: options.NoPrefixOption = False,
+    log_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save PROGRAM's output here, one file per rank.")
+    ] = None,
+    grace: options.GraceOption = 5.0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Restarts per hour after a lost link.")] = 0,
+    as_json: options.JsonOption = False,
 ) -> int:
-    """Start all ranks of a group over ssh, with a program or without.
-
-    Example: jaccl-bootstrap launch --hosts mac-a.local,mac-b.local -m mlx_lm.server --model DIR
+    """Start every rank of a group over ssh. Run PROGRAM in the group, or hold the group.
 
     Keys, addresses and devices are found over ssh. Rank 0 reads this standard input.
 
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
+    PROGRAM: its own code, or 125 instead of 3.
     """
     from bootstrap.cli.display import display_for
     from bootstrap.cli.log_files import log_files
@@ -70,17 +63,17 @@ def launch(
     from bootstrap.hostfile import read_hostfile
     from bootstrap.launch.run import Job, Launcher
 
-    try:
+    with options.failures(context):
         if hosts is None and hostfile is None:
-            raise ConfigError("give --hosts, or --hostfile", code="bad-hosts")
-        options: dict[str, Any] = {
+            raise ConfigError("no hosts are given; use --hosts or --hostfile", code="bad-hosts")
+        fields: dict[str, Any] = {
             "command": tuple(program or ()),
-            "runs": runs(module, script, program),
+            "runs": options.runs(module, script, program),
             "backend": backend,
-            "link_ports": ports(link_port),
+            "link_ports": options.ports(link_port),
             "port": coordinator_port,
             "timeout": timeout,
-            "envs": tuple(variable(text) for text in env or ()),
+            "envs": tuple(options.variable(text) for text in env or ()),
             "cwd": cwd,
             "stdin": True,
             "grace": grace,
@@ -89,10 +82,10 @@ def launch(
         job = Job(
             hosts=tuple(hosts.split(",")) if hosts is not None else (),
             hostfile=None if hostfile is None else read_hostfile(hostfile),
-            way=way(python, uvx),
+            way=options.way(python, uvx),
             pin=pin,
             write_hostfile=write_hostfile,
-            options=options,
+            options=fields,
         )
         size = len(job.hosts)
         with (
@@ -107,17 +100,12 @@ def launch(
                 await run.main(run.act)
 
             return execute(run, main, has_command=bool(program), ranks=size, backend=backend)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except BootstrapError as error:
-        say(f"{context.command_path}: {error}", err=True)
-        return EXIT_COULD_NOT_RUN
 
 
 def _pass_on_stdin(run: "Launcher") -> None:
-    """Have a thread read standard input for rank 0's program: no event loop can wait for every kind of file.
+    """Read standard input for rank 0's program in a thread: an event loop cannot wait for every kind of file.
 
-    A launcher in the background leaves the terminal to others.
+    A launcher in the background does not read the terminal.
     """
     import asyncio
     from concurrent.futures import CancelledError
@@ -126,7 +114,7 @@ def _pass_on_stdin(run: "Launcher") -> None:
 
     def read() -> None:
         with suppress(OSError, RuntimeError, CancelledError):
-            asyncio.run_coroutine_threadsafe(run.input_wanted(), loop).result()  # until then ssh may ask there
+            asyncio.run_coroutine_threadsafe(run.input_wanted(), loop).result()  # until then ssh may prompt there
             while data := os.read(0, READ_SIZE):
                 if not asyncio.run_coroutine_threadsafe(run.feed(data), loop).result():
                     return

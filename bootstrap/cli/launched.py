@@ -1,4 +1,4 @@
-"""`jaccl-bootstrap up --launched`: one rank, as the launcher has started it. See `bootstrap.launch.channel`."""
+"""`jaccl-bootstrap up --launched`: one rank that a launcher has started, see `bootstrap.launch.channel`."""
 
 import os
 from contextlib import suppress
@@ -13,7 +13,7 @@ from bootstrap.rank import run_for
 
 
 def run_launched(prog: str) -> int:
-    """Run the rank that the channel on standard input asks for; return the exit code."""
+    """Run the rank that the channel on standard input describes. Return the exit code."""
     with channel_display(prog) as display:
         try:
             start, rest = read_start(0)

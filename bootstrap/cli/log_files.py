@@ -1,4 +1,4 @@
-"""`--log-dir`: what each rank's program and its MLX write, in a file for each attempt."""
+"""`--log-dir`: a file per attempt with the output of each rank's program and MLX."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from bootstrap.link.record import Record
 
 
 class LogFiles:
-    """A display that keeps whole lines in `rank-R.N.log`, N from 1 on, and passes everything on to another."""
+    """A display that copies whole lines to `rank-R.N.log`, N counting attempts from 1, and forwards everything."""
 
     def __init__(self, display: PlainDisplay, directory: Path, ranks: Sequence[int]) -> None:
         self._display = display
@@ -48,7 +48,7 @@ class LogFiles:
 
 
 class _RankFile:
-    """The file of a rank's attempt."""
+    """The log file of a rank's current attempt."""
 
     def __init__(self, directory: Path, rank: int) -> None:
         self._directory, self._rank = directory, rank
@@ -58,14 +58,14 @@ class _RankFile:
         self.begin()
 
     def begin(self) -> None:
-        """Go on in the next attempt's file."""
+        """Continue in the next attempt's file."""
         self.close()
         self._attempt += 1
         path = self._directory / f"rank-{self._rank}.{self._attempt}.log"
         try:
             self._descriptor = open_private(path, os.O_APPEND)
         except OSError as error:
-            text = f"cannot write {path}: {error.strerror or error}; check the directory, or name another one"
+            text = f"cannot write {path}: {error.strerror or error}; check the directory, or use another one"
             raise BootstrapError(text, code="log-refused") from error
         self._file = Record(self._descriptor, f"the log {path}")
 
@@ -78,7 +78,7 @@ class _RankFile:
         self._file.put(b"".join(line + b"\n" for line in lines))
 
     def output(self, stream: str, data: bytes) -> None:
-        """Take bytes of the program; b"" ends the stream."""
+        """Take output of the program; b"" ends the stream."""
         *lines, rest = (self._held.pop(stream, b"") + data).split(b"\n")
         if rest and (not data or len(rest) >= LONGEST_LINE):
             lines, rest = [*lines, rest], b""
@@ -92,7 +92,7 @@ class _RankFile:
 def log_files(
     display: PlainDisplay, directory: Path | None, ranks: Sequence[int]
 ) -> Iterator["PlainDisplay | LogFiles"]:
-    """Give the display with log files of the ranks inside the block; as it is where there is no directory for them."""
+    """Yield the display, with log files of the ranks if there is a directory for them."""
     if directory is None:
         yield display
         return

@@ -5,28 +5,20 @@ from typing import Annotated
 
 import typer
 
-from bootstrap.cli.options import PythonOption, UvxOption, way
-from bootstrap.errors import BootstrapError, ConfigError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK, say
-
-
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command()(pair)
+from bootstrap.cli.options import PythonOption, UvxOption, failures, way
+from wireproto.cli.console import EXIT_OK, say
 
 
 def pair(
     context: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="As for ssh, such as mac-b.local.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="ssh name of the other host.")],
     python: PythonOption = None,
     uvx: UvxOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for an error too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, for an error too.")] = False,
 ) -> int:
-    """Pin the key of another host here, and this one's there, over ssh.
+    """Pin another host's key here, and this host's key there, over ssh.
 
-    Example: jaccl-bootstrap pair mac-b.local
-
-    `up` on both needs no key then. `launch` does without: it pins nothing.
+    Afterwards `up` works on both without --peer. `launch` needs no pins.
 
     Exit codes: 0 done, 2 wrong usage, 3 could not run.
     """
@@ -35,21 +27,11 @@ def pair(
     from bootstrap.launch import pairing
     from wireproto.session.handshake import fingerprint
 
-    try:
+    with failures(context, as_json):
         own, peer = asyncio.run(pairing.pair(host, way(python, uvx)))
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except BootstrapError as error:
-        if as_json:
-            say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
-        say(f"{context.command_path}: {error}", err=True)
-        return EXIT_COULD_NOT_RUN
     if as_json:
-        say(
-            json.dumps(
-                {name: {"name": each.name, "address": each.address} for name, each in (("own", own), ("peer", peer))}
-            )
-        )
+        both = (("own", own), ("peer", peer))
+        say(json.dumps({which: {"name": each.name, "address": each.address} for which, each in both}))
         return EXIT_OK
     for where, each in (("here", peer), (f"on {host}", own)):
         address = "" if each.address is None else f", at {each.address}"

@@ -1,4 +1,4 @@
-"""That a group is up, told to who started this process: `--ready-file`, and systemd's sd_notify(3)."""
+"""Tells the parent of this process that the group is up: `--ready-file`, and systemd's sd_notify(3)."""
 
 import asyncio
 import os
@@ -13,22 +13,22 @@ from bootstrap.files import written
 
 
 class Readiness:
-    """Follows a run while it goes on. The ready file is removed with the run, also where its guard has to tidy up.
+    """Follows a run until it ends. The ready file goes with the run, also if the guard has to clean up.
 
-    systemd gets READY=1 and STOPPING=1, and WATCHDOG=1 twice in the time that it allows for one.
+    systemd gets READY=1 and STOPPING=1, and WATCHDOG=1 twice per watchdog interval.
     """
 
     def __init__(self, run: Run, path: Path | None) -> None:
         self._run, self._path = run, None if path is None else path.absolute()
-        self._address = os.environ.pop("NOTIFY_SOCKET", "")  # a program in the group is another service, or none
+        self._address = os.environ.pop("NOTIFY_SOCKET", "")  # not for the program in the group
         allowed, process = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", str(os.getpid()))
         self._interval = int(allowed) / 2e6 if allowed.isdigit() and process == str(os.getpid()) else None
 
     async def watch(self) -> None:
-        """Tell of each change, until this is cancelled."""
+        """Report each change until cancelled."""
         alive = asyncio.create_task(self._stay_alive())
         if self._path is not None and self._path.is_file() and not self._path.is_symlink():
-            self._path.unlink()  # of an earlier run that was killed together with its guard
+            self._path.unlink()  # left by a run that was killed together with its guard
         try:
             while True:
                 await self._run.changed(met=True)
@@ -46,7 +46,7 @@ class Readiness:
 
     @contextmanager
     def _file(self) -> Iterator[None]:
-        """Keep the ready file inside the block, if there is to be one; where it cannot be written the run ends."""
+        """Keep the ready file, if one is wanted, inside the block. Stop the run if it cannot be written."""
         with ExitStack() as kept:
             if self._path is not None:
                 try:
@@ -57,7 +57,7 @@ class Readiness:
             yield
 
     def _tell(self, state: str) -> None:
-        """Send a state to systemd, where it started this process; it may have gone, or be busy."""
+        """Send a state to systemd, if it started this process. It may be gone or busy."""
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address

@@ -8,46 +8,30 @@ import typer
 from typer.core import TyperCommand
 
 import bootstrap
-from bootstrap.cli.options import (
-    BackendOption,
-    CaptureOption,
-    JsonOption,
-    KeyLogOption,
-    RevisionOption,
-    ports,
-    runs,
-    variable,
-)
-from bootstrap.errors import BootstrapError, ConfigError, IdentityError
-from wireproto.cli.console import EXIT_COULD_NOT_RUN, say
+from bootstrap.cli import options
+from bootstrap.errors import ConfigError
 from wireproto.messages import Revision
 
 VARIABLES: Final = "JACCL_BOOTSTRAP_"
 
 
-class _Command(TyperCommand):
-    """Each of its options has a variable, JACCL_BOOTSTRAP_OWN_IP for --own-ip, which the help does not list."""
+class Command(TyperCommand):
+    """Reads each option from a variable too, such as JACCL_BOOTSTRAP_OWN_IP for --own-ip."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         for name, option in _long_names(self).items():
-            if name == "launched":  # only the launcher gives it
-                continue
-            option.envvar, option.show_envvar = VARIABLES + name.upper().replace("-", "_"), False
+            if name != "launched":  # only the launcher gives it
+                option.envvar, option.show_envvar = VARIABLES + name.upper().replace("-", "_"), False
 
 
 def _long_names(command: TyperCommand) -> dict[str, Any]:
-    """Return the options by their long names, without the dashes."""
+    """Return the options by long name, without the dashes."""
     return {text[2:]: each for each in command.params for text in each.opts if text.startswith("--")}
 
 
-def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
-    app.command(cls=_Command, context_settings={"allow_interspersed_args": False})(up)  # PROGRAM's options are its own
-
-
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the options that are not given from a TOML file: `own-ip = "…"`, `json = true`, `program = ["…"]`."""
+    """Read defaults for the options from a TOML file: `own-ip = "…"`, `json = true`, `program = ["…"]`."""
     if path is None:
         return None
     import tomllib
@@ -60,7 +44,10 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     options = _long_names(cast(TyperCommand, context.command))
     names = {**{name: str(each.name) for name, each in options.items()}, "program": "program"}
     if unknown := given.keys() - names.keys() | given.keys() & {"config", "help", "launched"}:
-        raise typer.BadParameter(f"{path} has {', '.join(sorted(unknown))}, which is no option of `up`", ctx=context)
+        raise typer.BadParameter(
+            f"{path} sets {', '.join(sorted(unknown))}, which `up` does not have; see jaccl-bootstrap up --help",
+            ctx=context,
+        )
     repeatable = {name for name, each in options.items() if each.multiple}
     context.default_map = {
         names[key]: [value] if key in repeatable and isinstance(value, str) else value for key, value in given.items()
@@ -70,69 +57,63 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
 
 def up(
     context: typer.Context,
-    program: Annotated[
-        list[str] | None, typer.Argument(metavar="PROGRAM ARGS", help="Run this in the group. Default: hold the group.")
-    ] = None,
-    module: Annotated[bool, typer.Option("-m", "--module", help="PROGRAM is a module: form the group first.")] = False,
-    script: Annotated[bool, typer.Option("--script", help="The same for a Python script.")] = False,
-    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link, for two ranks.")] = None,
-    interface: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of --own-ip: the interface.")] = None,
-    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's.")] = None,
-    hostfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="mlx.launch's hostfile, for 2 to 64 ranks.")
-    ] = None,
-    rank: Annotated[str, typer.Option(metavar="R|auto", help="auto: by address, lower is 0.")] = "auto",
+    program: options.ProgramArgument = None,
+    module: options.ModuleOption = False,
+    script: options.ScriptOption = False,
+    own_ip: Annotated[str | None, typer.Option(metavar="IP", help="Own address on the link (two ranks).")] = None,
+    interface: Annotated[str | None, typer.Option(metavar="NAME", help="Take --own-ip from this interface.")] = None,
+    peer_ip: Annotated[str | None, typer.Option(metavar="IP", help="The other rank's address on the link.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(metavar="FILE", help="Addresses in an mlx.launch hostfile.")] = None,
+    rank: Annotated[str, typer.Option(metavar="R|auto", help="Own rank; auto: by address.")] = "auto",
     peer: Annotated[
-        list[str] | None, typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin, or key. Default: by address.")
+        list[str] | None,
+        typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin or key. Default: pin by address."),
     ] = None,
     trust_first_use: Annotated[
-        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer shows.")
+        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer proves.")
     ] = False,
-    identity: Annotated[Path | None, typer.Option(metavar="PATH", help="Own identity key.")] = None,
-    link_port: Annotated[
-        str, typer.Option(metavar="PORT[,PORT…]", help="Listened on by all but 0; one, or one each.")
-    ] = "7777",
-    coordinator_port: Annotated[int, typer.Option(help="Rank r uses the port r after it (ring).")] = 29400,
-    revision: RevisionOption = Revision.V2,
-    backend: BackendOption = "auto",
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Until the group is up; 0 for no limit.")] = 60.0,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for PROGRAM; may be repeated.")
-    ] = None,
-    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory.")] = None,
+    identity: options.IdentityOption = None,
+    link_port: options.LinkPortOption = "7777",
+    coordinator_port: options.CoordinatorPortOption = 29400,
+    revision: options.RevisionOption = Revision.V2,
+    backend: options.BackendOption = "auto",
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Limit to form the group; 0: none.")] = 60.0,
+    env: options.EnvOption = None,
+    cwd: Annotated[str | None, typer.Option(metavar="DIR", help="PROGRAM's directory. Default: this one.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Rank 0's PROGRAM reads this standard input.")] = False,
-    no_prefix: Annotated[bool, typer.Option("--no-prefix", help="No [rank R] before PROGRAM's lines.")] = False,
+    no_prefix: options.NoPrefixOption = False,
     log_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep PROGRAM's output, a file an attempt.")
+        Path | None, typer.Option(metavar="DIR", help="Save PROGRAM's output here, one file per attempt.")
     ] = None,
-    ready_file: Annotated[Path | None, typer.Option(metavar="PATH", help="Exists while the group does.")] = None,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to SIGKILL for PROGRAM.")] = 5.0,
+    ready_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Create this file while the group is up.")
+    ] = None,
+    grace: options.GraceOption = 5.0,
     finish_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Limit for the others once it is done.")
+        float | None, typer.Option(metavar="SECONDS", help="Limit for other ranks to finish. Default: none.")
     ] = None,
-    restart: Annotated[int, typer.Option(metavar="N", help="Restart up to N times an hour.")] = 0,
+    restart: Annotated[int, typer.Option(metavar="N", help="Allow N restarts per hour.")] = 0,
     restart_on: Annotated[
-        str, typer.Option(metavar="link|exit|any", help="After a lost link, or PROGRAM's failure.")
+        str, typer.Option(metavar="link|exit|any", help="Restart after a lost link, a failed PROGRAM, or any failure.")
     ] = "link",
-    extensions: Annotated[str, typer.Option(metavar="on|off", help="See spec/protocol.md.")] = "on",
+    extensions: Annotated[str, typer.Option(metavar="on|off", help="Use protocol extensions.")] = "on",
     session_id: Annotated[str | None, typer.Option(metavar="ID", help="Name the session.", hidden=True)] = None,
     launched: Annotated[bool, typer.Option("--launched", hidden=True)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="All but the group: show what it would do.")] = False,
-    capture: CaptureOption = None,
-    keylog: KeyLogOption = None,
-    as_json: JsonOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Form no group; show what MLX would be given.")] = False,
+    capture: options.CaptureOption = None,
+    keylog: options.KeyLogOption = None,
+    as_json: options.JsonOption = False,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Options from a TOML file."),
+        typer.Option(metavar="FILE", is_eager=True, callback=_load_config, help="Read options from this TOML file."),
     ] = None,
 ) -> int:
-    """Form the group from this rank; run a program in it, or hold it.
+    """Run one rank of a group. Form the group, then run PROGRAM or hold the group.
 
-    Example: jaccl-bootstrap up --own-ip 169.254.1.1 --peer-ip 169.254.1.2 -m mlx_lm.server --model DIR
+    A variable can replace each option: JACCL_BOOTSTRAP_OWN_IP for --own-ip.
 
-    JACCL_BOOTSTRAP_OWN_IP stands for --own-ip, and so on.
-
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM; of a program, its own, and 125 for 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
+    PROGRAM: its own code, or 125 instead of 3.
     """
     import asyncio
 
@@ -149,19 +130,19 @@ def up(
 
     if launched:
         return run_launched(context.command_path)
-    try:
+    with options.failures(context):
         if extensions not in ("on", "off"):
-            raise ConfigError(f"extensions {extensions!r} is wrong, use on or off", code="bad-extensions")
+            raise ConfigError(f"--extensions {extensions} is wrong, use on or off", code="bad-extensions")
         if interface is not None:
             own_ip = _address_of(interface)
-        options: dict[str, Any] = {
-            "link_ports": ports(link_port),
+        fields: dict[str, Any] = {
+            "link_ports": options.ports(link_port),
             "port": coordinator_port,
             "session_id": session_id or new_session_id(),
             "backend": backend,
-            "envs": tuple(variable(text) for text in env or ()),
+            "envs": tuple(options.variable(text) for text in env or ()),
             "command": tuple(program or ()),
-            "runs": runs(module, script, program),
+            "runs": options.runs(module, script, program),
             "cwd": cwd,
             "stdin": stdin,
             "revision": Revision(revision),
@@ -174,11 +155,11 @@ def up(
             "dry_run": dry_run,
         }
         if hostfile is not None and (own_ip, peer_ip) == (None, None):
-            plan = read_hostfile(hostfile).plan(_rank(rank), **options)
+            plan = read_hostfile(hostfile).plan(_rank(rank), **fields)
         elif hostfile is None and own_ip is not None and peer_ip is not None:
-            plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **options)
+            plan = Plan.of_pair(own_ip, peer_ip, _rank(rank), **fields)
         else:
-            raise ConfigError("give --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
+            raise ConfigError("the ranks are not given; use --own-ip and --peer-ip, or --hostfile", code="bad-ranks")
         trust = Trust.of(plan, identity, peer or (), trust_first_use)
         set_key_log(keylog)
         with (
@@ -202,16 +183,11 @@ def up(
 
             summary = {"ranks": plan.size, "backend": plan.backend, "dry_run": plan.dry_run}
             return execute(run, main, has_command=bool(plan.command), **summary)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except (IdentityError, BootstrapError) as error:
-        say(f"{context.command_path}: {error}", err=True)
-        return EXIT_COULD_NOT_RUN
 
 
 def _rank(text: str) -> int | Literal["auto"]:
     if text != "auto" and not (text.isascii() and text.isdecimal()):
-        raise ConfigError(f"rank {text!r} is wrong, use a number, or auto", code="bad-rank")
+        raise ConfigError(f"--rank {text} is wrong, use a number or auto", code="bad-rank")
     return "auto" if text == "auto" else int(text)
 
 
@@ -224,8 +200,8 @@ def _address_of(interface: str) -> str:
     if len(own) == 1:
         return own[0]
     if own:
-        text = f"interface {interface} has several addresses, {', '.join(own)}; give one of them by --own-ip"
+        text = f"interface {interface} has several addresses, {', '.join(own)}; choose one with --own-ip"
     else:
         names = ", ".join(sorted({name for name, _ in held}))
-        text = f"interface {interface} has no IPv4 address; those with one are {names}"
+        text = f"interface {interface} has no IPv4 address; use one that has: {names}"
     raise ConfigError(text, code="bad-ip")

@@ -1,4 +1,4 @@
-"""One process that holds MLX or runs the user's command, with all that it starts."""
+"""A process that holds MLX or runs the user's command, with everything that it starts."""
 
 import asyncio
 import json
@@ -22,17 +22,18 @@ from bootstrap.system.processes import LONGEST_LINE, POLL_SECONDS
 
 WORKER = ("-m", "bootstrap.worker")
 GRACE_SECONDS: Final = 1.0
-"""From TERM to KILL for a worker. Native init holds the GIL, so a worker may never see the first."""
+"""From TERM to KILL for a worker. Native init holds the GIL, so a worker may never handle TERM."""
 KILL_SECONDS: Final = 3.0
-"""How long a process may take to end after KILL before it is left to the system."""
+"""How long to wait for a process after KILL."""
 OUTPUT: Final = ("stdout", "stderr")
-_IMPORT_PATH = [str(Path(entry).absolute()) for entry in sys.path]
+IMPORT_PATH: Final = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+"""PYTHONPATH with which a child imports the same modules as this process."""
 _CRASHES: Final = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
-"""Native code can end so because another rank failed; any other signal came from outside."""
+"""Native code can crash like this because another rank failed. Any other signal came from outside."""
 
 
 class ChildError(BootstrapError):
-    """A child reported an error, or ended when it should not have."""
+    """A child reported an error, or ended too early."""
 
     def __init__(self, message: str, *, code: str, stage: str = "worker") -> None:
         super().__init__(message, code=code)
@@ -42,7 +43,7 @@ class ChildError(BootstrapError):
 class CommandError(ChildError):
     """The user's command failed.
 
-    `command-failed`: an exit status other than 0, or an abort, as native code ends where another rank has gone.
+    `command-failed`: an exit status other than 0, or an abort, as when native code loses another rank.
     `command-crashed`: any other crash. `command-killed`: any other signal.
     """
 
@@ -61,15 +62,15 @@ def how_ended(status: int) -> str:
 
 
 def exit_code(status: int) -> int:
-    """Return the exit status as a shell gives it: 128 plus the signal for a process that a signal ended."""
+    """Return the exit status as in a shell: 128 plus the signal if a signal ended the process."""
     return status if status >= 0 else 128 - status
 
 
 class Child:
-    """A process that leads a session and a process group of its own: the terminal signals the control process alone.
+    """A process that leads its own session and process group, so that the terminal signals only the control process.
 
-    Its exit is noticed without reaping it, so its number belongs to it until `end` has ended its group. After that
-    nothing is sent to the number.
+    Its exit is noticed without reaping it, so that it keeps its number until `end` has ended its group. After that no
+    signal is sent to the number.
     """
 
     def __init__(self, process: Process, grace: float, watchers: "Watchers") -> None:
@@ -78,13 +79,13 @@ class Child:
         self.status: int | None = None
         """The exit status, or minus the signal; None until it is reaped."""
         self.output: tuple[int, int] | None = None
-        """A worker's own descriptors for stdout and stderr of a program that it is to run; None without one."""
+        """The worker's descriptors for stdout and stderr of its program; None without one."""
         self.stdin: int | None = None
-        """The same for its stdin; None for /dev/null."""
+        """The same for stdin; None for /dev/null."""
         self.last = "started"
         """The name of its last event."""
         self.hurry = asyncio.Event()
-        """Set to end all graces now."""
+        """Set to end all grace periods now."""
         self.reaped = False
         self.is_worker = False
         self._process = process
@@ -104,11 +105,10 @@ class Child:
     ) -> Self:
         """Start the process that holds MLX. `channel` is its end of the side channel.
 
-        Its streams are `events` and `log`; for a `program` that it runs later there are `stdout` and `stderr` as well,
-        and with `stdin` this process's.
+        Its streams are `events` and `log`, with a `program` also `stdout` and `stderr`. With `stdin` the program reads
+        this process's standard input.
         """
-        # The modules of this process, wherever they come from, and none from the current directory.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_IMPORT_PATH)}
+        environment = {**os.environ, "PYTHONPATH": IMPORT_PATH}
         if program:
             environment["PYTHONUNBUFFERED"] = "1"
         wanted = Start(
@@ -145,13 +145,12 @@ class Child:
         except OSError as error:
             if error.errno in USED_UP:
                 raise
-            raise BootstrapError(
-                f"cannot start {arguments[0]}: {error.strerror}; check the command", code="command-refused"
-            ) from error
+            text = f"cannot start {arguments[0]}: {error.strerror}; check the command"
+            raise BootstrapError(text, code="command-refused") from error
 
     @classmethod
     async def _start(cls, wanted: Start, channel: socket.socket | None, grace: float, watchers: "Watchers") -> Self:
-        own = {name: value for name, value in wanted.environment.items() if name != VARIABLE}  # not an outer run's
+        own = {name: value for name, value in wanted.environment.items() if name != VARIABLE}  # an outer run's
         descriptor = None if channel is None else channel.fileno()
         if descriptor is not None:
             own[VARIABLE] = str(descriptor)
@@ -161,17 +160,17 @@ class Child:
         child._exited_watch = asyncio.create_task(child._watch())
         try:
             await process.connect()
-        except BaseException:  # the caller was cancelled, and has no child to end
+        except BaseException:  # the caller was cancelled before it had the child
             child.send(signal.SIGKILL)
             await child.end(signal.SIGKILL)
             child.close()
             raise
         return child
 
-    # -- what it says --------------------------------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------------------------------
 
     async def next_event(self) -> EventDict:
-        """Return a worker's next event. ChildError for an error that it reports, for anything else, and for its end."""
+        """Return a worker's next event. Raise ChildError if it reports an error, writes anything else, or ends."""
         line = await self.line("events")
         if line is None:
             await self.exited()
@@ -179,14 +178,14 @@ class Child:
             raise self._ended_early()
         event = parse(line)
         if event is None:
-            raise ChildError(f"the worker wrote something that is no event: {line[:80]!r}", code="worker-output")
+            raise ChildError(f"the worker wrote a line that is not an event: {line[:80]!r}", code="worker-output")
         if event["event"] == "error":
             raise ChildError(str(event["message"]), code=str(event["code"]), stage=str(event["stage"]))
         self.last = str(event["event"])
         return event
 
     async def log_line(self) -> str | None:
-        """Return the next log line, which a run of the demo's writes to stderr; None at the end."""
+        """Return the next log line, in the demo a line of stderr; None at the end."""
         line = await self.line("log" if self.is_worker else "stderr")
         return None if line is None else line.decode(errors="backslashreplace").rstrip()
 
@@ -195,11 +194,11 @@ class Child:
         return await self._process.streams[stream].read(LONGEST_LINE)
 
     def tell(self, order: msgspec.Struct | None) -> None:
-        """Give a worker its order, or with None the word to go on. One that died says so by the end of its events."""
+        """Send a worker its order, or None to continue. If it has died, its events say so by their end."""
         self._process.write(msgspec.json.encode(order) + b"\n")
 
     async def line(self, stream: str) -> bytes | None:
-        """Return the next line of a stream without its end; None once all are taken."""
+        """Return the next line of a stream without its newline; None at the end."""
         reader = self._process.streams[stream]
         try:
             line = await reader.readuntil(b"\n")
@@ -215,34 +214,32 @@ class Child:
         if self.last == "started" and not killed:
             text = f"loading MLX failed: the worker ended {how_ended(status)}; see its log lines"
             return ChildError(text, code="mlx-crashed")
-        return ChildError(
-            f"the worker ended early, {how_ended(status)} after '{self.last}'; see its log lines",
-            code="worker-killed" if killed else "worker-died",
-        )
+        text = f"the worker ended early, {how_ended(status)} after '{self.last}'; see its log lines"
+        return ChildError(text, code="worker-killed" if killed else "worker-died")
 
     def becomes_program(self, grace: float) -> None:
-        """Have a worker run the program of its order. From now on it is the user's, with the `grace` of a command."""
+        """Have a worker run the program of its order. From now on it has the `grace` of a command."""
         self.is_worker, self.grace = False, grace
         self.tell(None)
 
-    # -- its end -------------------------------------------------------------------------------------------------------
+    # -- end -----------------------------------------------------------------------------------------------------------
 
     @property
     def has_exited(self) -> bool:
         return self._exited.is_set()
 
     async def exited(self) -> None:
-        """Wait until the process has exited. What it has started may still run."""
+        """Wait until the process has exited. Its descendants may still run."""
         await self._exited.wait()
 
     def send(self, number: int) -> bool:
-        """Signal the whole process group; say whether there is one. 0 only asks."""
+        """Signal the whole process group. Return whether there is one."""
         return not self.reaped and self._process.signal(number)
 
     async def end(self, number: int = signal.SIGTERM) -> bool:
-        """End the process and its group: `number`, a grace, TERM, KILL. Return whether nothing is left.
+        """End the process and its group: `number`, a grace period, TERM, KILL. Return whether nothing is left.
 
-        Bounded: a process that KILL does not end is left to the system.
+        The time is bounded: a process that survives KILL is left to the system.
         """
         steps: list[tuple[int, float]] = [(number, self.grace)]
         if number != signal.SIGTERM:
@@ -250,7 +247,7 @@ class Child:
         for step, seconds in [*steps, (signal.SIGKILL, KILL_SECONDS)]:
             if self._is_alone() or not self.send(step):
                 break
-            self.send(signal.SIGCONT)  # one that is stopped would not notice
+            self.send(signal.SIGCONT)  # a stopped process would not notice
             await self._alone(seconds, patient=step == signal.SIGKILL)
         if not self.reaped:
             await self._reap()
@@ -259,7 +256,7 @@ class Child:
         return self.reaped
 
     def close(self) -> None:
-        """Read nothing more of what it writes, and tell it nothing more."""
+        """Close its streams."""
         self._process.close()
 
     async def _reap(self) -> None:
@@ -269,7 +266,7 @@ class Child:
             self._watchers.forget(self.pid)  # before its number is free
         while (status := self._process.poll()) is None and loop.time() < limit:
             if not self._process.runs():
-                await asyncio.sleep(POLL_SECONDS)  # a tracer may keep it from its parent
+                await asyncio.sleep(POLL_SECONDS)  # a tracer may hold it
             else:
                 return
         if status is not None:
@@ -280,24 +277,24 @@ class Child:
             self._process.close_stdin()
 
     async def _alone(self, seconds: float, *, patient: bool) -> None:
-        """Wait until the group has ended, for a while, or until there is no more time to lose."""
+        """Wait for a while until the group has ended; unless `patient`, stop waiting in a hurry."""
         loop = asyncio.get_running_loop()
         limit = loop.time() + seconds
         while not self._is_alone() and loop.time() < limit and (patient or not self.hurry.is_set()):  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
 
     def _is_alone(self) -> bool:
-        """Whether the process has exited and nobody else of its group is left."""
+        """Whether the process has exited and its group is empty."""
         return not self._process.runs() and self._process.is_alone()
 
     async def _watch(self) -> None:
-        """Notice the exit, and leave the process as it is: its number is not free before it is reaped."""
+        """Notice the exit without reaping the process, so that it keeps its number."""
         await self._process.exited()
         self._exited.set()
 
 
 def parse(line: bytes) -> EventDict | None:
-    """Return one event with all fields that its kind has; None for anything else."""
+    """Return the event in a line; None for anything else."""
     try:
         event: EventDict = json.loads(line)
         msgspec.convert(event, EVENTS[str(event["event"])])

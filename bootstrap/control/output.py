@@ -1,7 +1,7 @@
-"""stdout and stderr, written by threads: a reader that stalls or leaves never holds up the event loop.
+"""stdout and stderr, written by threads: a reader that stalls or exits never blocks the event loop.
 
-What the run itself says is queued up to a limit and dropped beyond it. Whoever passes on a command's output waits while
-the queue is `full`, so a stalled reader holds back the command, and nothing else.
+The run's own messages are queued up to a limit, then dropped. A command's output waits while the queue is `full`, so a
+stalled reader blocks only the command.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from bootstrap.events import EventDict
 Stream = Literal["stdout", "stderr"]
 
 ROOM: Final = 64 * 1024
-"""With more bytes than this in the queue, a command's output waits."""
+"""A command's output waits while more bytes than this are queued."""
 LIMIT: Final = 1024 * 1024
-"""With more bytes than this in the queue, further lines are dropped."""
+"""Lines are dropped while more bytes than this are queued."""
 DRAIN_SECONDS: Final = 1.0
-"""How long the last bytes may take to leave at the end; with a reader that still reads, as long as it goes on."""
+"""How long the reader may stall at the end before the remaining bytes are dropped."""
 SPIN_SECONDS: Final = 0.1
 LONGEST_LINE: Final = 64 * 1024
-"""A longer line of output is passed on in pieces."""
+"""A longer line is passed on in pieces."""
 _UNFINISHED: Final = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2}|\r)\Z")
 _CLEAR: Final = b"\r\x1b[2K"
 _FRAMES: Final = b"-\\|/"
 
 
 class Lines:
-    """Makes `output` events of a command's bytes: one per line, or per part of a long or unfinished one."""
+    """Turns a command's bytes into `output` events: one per line, or per part of a long or unfinished line."""
 
     def __init__(self, show: Callable[[EventDict], None]) -> None:
         self._show = show
         self._held: dict[tuple[int | None, str], bytes] = {}
 
     def take(self, rank: int | None, stream: str, data: bytes) -> None:
-        """Take bytes as they come; b"" ends the stream."""
+        """Take the next bytes; b"" ends the stream."""
         *lines, rest = (self._held.pop((rank, stream), b"") + data).split(b"\n")
         for line in lines:
             self._line(rank, stream, line.removesuffix(b"\r"))
@@ -54,7 +54,7 @@ class Lines:
             self._held[rank, stream] = rest
 
     def quiet(self, rank: int | None, stream: str) -> None:
-        """Show the beginning of a line: a prompt, or a progress bar."""
+        """Show an unfinished line: a prompt or a progress bar."""
         key = rank, stream
         text, self._held[key] = whole_characters(self._held.pop(key, b""))
         if text:
@@ -67,14 +67,14 @@ class Lines:
 
 
 def whole_characters(text: bytes) -> tuple[bytes, bytes]:
-    """Split off the beginning of a UTF-8 character, or of a line end, at the end of the bytes so far."""
+    """Split off an incomplete UTF-8 character or line end at the end."""
     unfinished = _UNFINISHED.search(text)
     at = len(text) if unfinished is None else unfinished.start()
     return text[:at], text[at:]
 
 
 class Output:
-    """Both standard streams. Where both are the same file, one thread writes both, in order."""
+    """Both standard streams. If they are the same file, one thread writes both, in order."""
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
         streams = {"stdout": stdout or sys.stdout, "stderr": stderr or sys.stderr}
@@ -99,7 +99,7 @@ class Output:
         return writer is not None and os.isatty(writer.descriptor) and os.environ.get("TERM") != "dumb"
 
     def line(self, stream: Stream, text: str) -> None:
-        """Write a line of the run. What the stream's encoding lacks is shown as an escape."""
+        """Write a line of the run. Characters that the stream cannot encode are escaped."""
         self.write(stream, (text + "\n").encode(self._encodings[stream], errors="backslashreplace"))
 
     def write(self, stream: Stream, data: bytes) -> None:
@@ -107,21 +107,21 @@ class Output:
             writer.put(data)
 
     def same_file(self) -> bool:
-        """Whether stdout and stderr go to the same file, so that their lines can mix."""
+        """Whether stdout and stderr are the same file, so that their lines can mix."""
         return self._writers["stdout"] is self._writers["stderr"]
 
     def spin(self, text: str | None) -> None:
-        """Show a spinner with `text` below the lines on stdout; None ends it."""
+        """Show a spinner with `text` below the lines on stdout; None removes it."""
         if (writer := self._writers["stdout"]) is not None:
             writer.spin(None if text is None else text.encode(self._encodings["stdout"], errors="backslashreplace"))
 
     def full(self, stream: Stream) -> bool:
-        """Whether a command's output has to wait until the reader of a stream has caught up."""
+        """Whether a command's output must wait for the reader of a stream."""
         writer = self._writers[stream]
         return writer is not None and writer.waiting > ROOM
 
     async def failed(self) -> OSError:
-        """Wait until stdout cannot be written any more; return the reason."""
+        """Wait until writing to stdout fails; return the reason."""
         writer = self._writers["stdout"]
         while writer is None:  # the caller closed it: nothing to fail
             await asyncio.Event().wait()
@@ -132,14 +132,13 @@ class Output:
         return None if (writer := self._writers["stdout"]) is None else writer.failure
 
     def close(self) -> None:
-        """Let the queued bytes leave, for as long as the reader takes them."""
-        for writer in {*self._writers.values()} - {None}:
-            assert writer is not None  # noqa: S101
+        """Write the queued bytes, for as long as the reader takes them."""
+        for writer in {writer for writer in self._writers.values() if writer is not None}:
             writer.drain()
 
 
 class _Writer:
-    """One file, the bytes that wait for it, and the thread that writes them."""
+    """One file, its queue, and the thread that writes it."""
 
     def __init__(self, descriptor: int) -> None:
         self.failure: OSError | None = None
@@ -223,7 +222,7 @@ class _Writer:
         while data:
             try:
                 data = data[os.write(self.descriptor, data) :]
-            except BlockingIOError:  # somebody else made the file non-blocking
+            except BlockingIOError:  # another process made the file non-blocking
                 time.sleep(0.005)
 
 

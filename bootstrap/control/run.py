@@ -1,4 +1,4 @@
-"""One run: its deadline, signals, exit code and lock, and the children that end with it."""
+"""One run: its deadline, signals, exit code, lock and children."""
 
 import asyncio
 import atexit
@@ -11,61 +11,61 @@ from typing import Any, Final, Protocol
 
 from bootstrap.advice import advise
 from bootstrap.control.child import Child, CommandError, exit_code, parse
-from bootstrap.control.lock import Lock, host_lock
+from bootstrap.control.lock import host_lock
 from bootstrap.control.strays import adopting, descendants, end_strays, reap_orphans
 from bootstrap.control.watchers import Watchers
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.events import EventDict
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.reason import Reason
-from bootstrap.system import Guard, current
+from bootstrap.system import current
 from bootstrap.system.processes import POLL_SECONDS
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK
 
 WORKER_SLACK: Final = 1.0
-"""A worker's own deadline is this much later, so that the message of the run is the one that is seen."""
+"""A worker's own deadline is this much later, so that the run reports first."""
 COMMAND_GRACE_SECONDS: Final = 5.0
-"""From TERM to KILL for a user's command, which may have something to save."""
+"""From TERM to KILL for a user's command, which may have data to save."""
 LAST_WORDS_SECONDS: Final = 2.0
-"""How long the rank may take to tell the others why it ends."""
+"""How long the rank may take to tell the others why it stops."""
 OUTPUT_SECONDS: Final = 1.0
-"""How long the last output of a command that has ended may take to come in."""
+"""How long to wait for the last output of a command that has ended."""
 QUIET_SECONDS: Final = 0.2
-"""After this time without more, the beginning of a line is passed on as it is."""
+"""After this time without output, an unfinished line is passed on."""
 EXIT_RUN_FAILED: Final = 125
-"""The exit code for a failure of the run around a user's program, as env and timeout have it."""
+"""The exit code for a failure of the run around a user's program, as with env and timeout."""
 
 
 class Display(Protocol):
-    """Where events, a worker's log lines and a command's output go. Nothing here blocks."""
+    """Receives events, a worker's log lines and a command's output. No method blocks."""
 
     def event(self, event: EventDict) -> None: ...
 
     def log(self, rank: int | None, line: str) -> None: ...
 
     def output(self, rank: int | None, stream: str, data: bytes) -> None:
-        """Take bytes of a command's output as they come; b"" ends the stream."""
+        """Take the next bytes of a command's output; b"" ends the stream."""
 
     def quiet(self, rank: int | None, stream: str) -> None:
-        """Say that no more output has come for a while."""
+        """Note that no output has come for a while."""
 
     def full(self, stream: str) -> bool:
-        """Whether the reader of a stream lags so far behind that a command's output has to wait."""
+        """Whether a command's output must wait for the reader of a stream."""
 
     async def failed(self) -> OSError:
-        """Wait until the output cannot be written; return the reason."""
+        """Wait until writing the output fails; return the reason."""
 
 
 class RunError(BootstrapError):
-    """The run ended early: its deadline, or its output, which nobody reads any more."""
+    """The run ended early, for example at its deadline."""
 
     stage = "run"
     rank: int | None = None
-    """Whose failure it was; None for the run's own."""
+    """The rank that failed; None for the run itself."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """The user, or the system, stopped the run with a signal."""
+    """A signal stopped the run."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -75,10 +75,10 @@ class Stopped(Exception):  # noqa: N818 - no error
 def execute(
     run: "Run", main: Callable[[], Coroutine[Any, Any, None]], *, has_command: bool = False, **summary: object
 ) -> int:
-    """Run `main`, which is `run.main` or contains it, to its end; return the exit code. The last event is `done`.
+    """Run `main`, which is `run.main` or calls it, to its end. Return the exit code.
 
-    `done` has `summary`, and what the run adds. A stop by a signal is no error: 130 for SIGINT, 143 for SIGTERM. With a
-    command, the exit code is the command's, and 125 for a failure of the run around it.
+    The last event is `done`, with `summary` and what the run adds. A stop by a signal is no error: 130 for SIGINT, 143
+    for SIGTERM. With a command, the exit code is the command's, or 125 for a failure of the run around it.
     """
     run.summary.update(summary)
     error: Exception | None = None
@@ -88,7 +88,7 @@ def execute(
         except OSError as refusal:
             raise refused(refusal) from refusal
         finally:
-            for directory in run.watchers.directories:  # without the event loop there are descriptors again
+            for directory in run.watchers.directories:  # the end of the event loop freed descriptors
                 current().files.remove_directory(directory)
     except (Stopped, BootstrapError) as failure:
         error = failure
@@ -99,11 +99,10 @@ def execute(
 
 
 class Run:
-    """The clock, the events, the signals and the children of one run.
+    """Owns the clock, events, signals and children of one run, of the rank `rank`.
 
-    `rank` is the rank whose run this is; `host` is its address and link port, whose lock is held meanwhile. A run that
-    `owns_process` handles signals, and ends whatever has been started in this process meanwhile; another one ends its
-    own children.
+    It holds the lock of `host` (address, link port). A run that `owns_process` handles signals, and ends everything
+    that was started in this process meanwhile; another one ends only its own children.
     """
 
     def __init__(
@@ -120,19 +119,19 @@ class Run:
         self._clock = current().clock
         self.origin = self._clock()
         self.deadline = self.origin + timeout if timeout else None
-        """When the group has to be there; None for no limit."""
+        """When the group must be up; None for no limit."""
         self.summary: dict[str, object] = {}
-        """What `done` tells besides."""
+        """Further members of `done`."""
         self._failure: str | None = None
         self.native = False
-        """Whether native code was set to work."""
+        """Whether native code has run."""
         self.is_met = False
-        """Whether the group is there."""
+        """Whether the group is up."""
         self._met_changed = asyncio.Event()
         self.reason = Reason()
-        """What the deadline is to be blamed on."""
+        """Why there is no group yet, for the error at the deadline."""
         self.command_status: int | None = None
-        """How the command ended; None while it runs, or where none ran."""
+        """How the command ended; None while it runs, or without one."""
         self.watchers = Watchers()
         self._timeout = timeout
         self._rank = rank
@@ -152,14 +151,14 @@ class Run:
     # -- what it shows -------------------------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Milliseconds since the start."""
+        """Return the milliseconds since the start."""
         return round((self._clock() - self.origin) * 1000, 1)
 
     def report(self, event: str, /, **fields: object) -> None:
         self.show({"event": event, "rank": self._rank, **fields, "t_ms": self.now()})
 
     def show(self, event: EventDict) -> None:
-        """Pass on an event as it is."""
+        """Pass on an event unchanged."""
         self.native |= event["event"] == "environment-set"
         self.display.event(event)
 
@@ -181,39 +180,39 @@ class Run:
         )
 
     def conclude(self, error: Exception | None, *, has_command: bool) -> int:
-        """Take how the run ended, Stopped or a BootstrapError; report a failure, and return the exit code."""
+        """Report how the run ended, by Stopped, a BootstrapError or success. Return the exit code."""
         code = EXIT_OK
         if isinstance(error, Stopped):
             code = 128 + error.number
             self.summary["stopped"] = True
             if not self.is_met:
                 self._failure = "interrupted"
-        elif isinstance(error, PeerError) and error.code == "interrupted":  # another rank was stopped by its user
+        elif isinstance(error, PeerError) and error.code == "interrupted":  # another rank's user stopped it
             self.summary["stopped"] = True
         elif isinstance(error, BootstrapError):
             self._failure = error.code
-            # Where another rank failed first, a command's end is a consequence, and still gives the exit code.
+            # If another rank failed first, a command's end is a consequence, but still gives the exit code.
             codes = [getattr(each, "exit_code", None) for each in (error, error.__cause__)]
             code = next(filter(None, codes), EXIT_RUN_FAILED if has_command else EXIT_COULD_NOT_RUN)
-            if error.code != "output-closed":  # nobody is left to read it
+            if error.code != "output-closed":  # nobody reads it
                 self.fail(error)
         elif self.command_status is not None:
             status = self.summary["status"] = exit_code(self.command_status)
-            if not self.summary.get("stopped"):  # else the command was ended with the group
+            if not self.summary.get("stopped"):  # else the run ended the command
                 code = status
         return code
 
     def done(self) -> None:
-        """Report the end, the last event of a run."""
+        """Report the last event of a run."""
         failure = {} if self._failure is None else {"code": self._failure}
         self.display.event({"event": "done", "ok": not failure, **self.summary, **failure, "t_ms": self.now()})
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     async def main(self, act: Callable[["Run"], Coroutine[Any, Any, None]]) -> None:
-        """Raise BootstrapError or Stopped; whichever way it ends, no process and no file of a child is left."""
+        """Run `act`. Raise BootstrapError or Stopped. However it ends, no child and no file of one is left."""
         with suppress(OSError):
-            # Chosen now, and kept: a disk that is full later is an error, not another place.
+            # Chosen once: if the disk is full later, that is an error, not a reason to use another directory.
             current().files.temporary_directory()
         async with AsyncExitStack() as held:
             if self._owns_process:
@@ -236,13 +235,13 @@ class Run:
                     task.cancel()
                 await self.end_children()
                 await asyncio.wait({main}, timeout=LAST_WORDS_SECONDS)
-                if self._children:  # one has started in the moment of the cancellation
+                if self._children:  # one has started during the cancellation
                     await self.end_children()
                 if self._alarm is not None:
                     self._alarm.cancel()
 
     def stop(self, reason: Stopped | BootstrapError) -> None:
-        """End the run for a reason from outside; only the first one counts."""
+        """Stop the run for an external reason; only the first one counts."""
         if self._stop_reason is None:
             self._stop_reason = reason
             self._stopped.set()
@@ -253,7 +252,9 @@ class Run:
             lock = await held.enter_async_context(host_lock(*self._host))
             if lock.left_over:
                 self.report("reaped", pids=lock.left_over)
-        guard = _guard(lock)  # before anything is left behind
+        processes = current().processes()
+        # Before there is anything to clean up.
+        guard = processes.guard() if lock is None else processes.guard(lock.descriptor, lock.path)
         self._before |= {guard.pid}
         held.callback(guard.dismiss)
         self.watchers = Watchers(guard, lock)
@@ -262,13 +263,13 @@ class Run:
         await act(self)
 
     def met(self) -> None:
-        """The group is there: the deadline is met, and no timer of this attempt is left."""
+        """Note that the group is up, so this attempt has met its deadline."""
         self._set_met(True)
         if self._alarm is not None:
             self._alarm.cancel()
 
     async def changed(self, *, met: bool) -> None:
-        """Wait until the group is there, or is not there any more."""
+        """Wait until the group is up, or no longer up."""
         while self.is_met is not met:
             await self._met_changed.wait()
 
@@ -278,7 +279,7 @@ class Run:
         self._met_changed = asyncio.Event()
 
     async def again(self, seconds: float = 0.0) -> None:
-        """End what runs, wait, and start the deadline again for another attempt."""
+        """End the children, wait, and restart the deadline for another attempt."""
         self._set_met(False)
         self.command_status = None
         if self._alarm is not None:
@@ -290,7 +291,7 @@ class Run:
 
     @property
     def stopped_by(self) -> BootstrapError | None:
-        """What ends the run from outside, for the other ranks: a signal, the deadline, or an output that is gone."""
+        """Why the run is being stopped, for the other ranks: a signal, the deadline, or a failed output."""
         if isinstance(self._stop_reason, Stopped):
             return RunError(f"stopped by {self._stop_reason}", code="interrupted")
         return self._stop_reason
@@ -306,8 +307,10 @@ class Run:
         loop.add_signal_handler(signal.SIGCHLD, lambda: loop.call_later(POLL_SECONDS, self.reap_orphans))
 
     def _release_stops(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the signals from the loop, whose end would restore their defaults: too late to stop the run, they would
-        take the place of its exit code. It would also close the pipe that tells of signals before it stops using it."""
+        """Ignore stops from now on, so that a late one does not replace the exit code.
+
+        The loop itself would restore the defaults at its end, and close its signal pipe while that is still in use.
+        """
         for number in (*self._stops, signal.SIGTSTP, signal.SIGCHLD):
             loop.remove_signal_handler(number)
         self._ignore_stops()
@@ -317,13 +320,13 @@ class Run:
             signal.signal(number, signal.SIG_IGN)
 
     def exit_on_signals(self, code: int) -> None:
-        """From now on exit at a signal, with the code of the run that is over: its last output may take long."""
+        """Exit at a signal from now on, with the code of the finished run: writing its last output may take long."""
         for number in self._stops:
             signal.signal(number, lambda *_: os._exit(code))
-        atexit.register(self._ignore_stops)  # the interpreter's end would restore their defaults, too
+        atexit.register(self._ignore_stops)  # the interpreter restores the defaults at exit, too
 
     def interrupt(self, number: int) -> None:
-        """End the run as a signal does; a second SIGINT ends all graces."""
+        """Stop the run as by a signal. A second SIGINT ends all grace periods."""
         if self._stop_reason is not None and number == signal.SIGINT:  # a second Ctrl-C
             self._hurries = True
             for child in self._children:
@@ -331,7 +334,7 @@ class Run:
         self.stop(Stopped(number))
 
     def suspend(self) -> None:
-        """Ctrl-Z stops the children too; they go on with this process."""
+        """Stop the children at Ctrl-Z too; they continue with this process."""
         for child in self._children:
             child.send(signal.SIGSTOP)  # SIGTSTP has no effect in a session without a terminal
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -339,7 +342,7 @@ class Run:
             child.send(signal.SIGCONT)
 
     def reap_orphans(self) -> None:
-        """Reap descendants that became this process's children and have ended."""
+        """Reap adopted descendants that have exited."""
         reap_orphans(self._before | self.watchers.children | {child.pid for child in self._children})
 
     def _set_alarm(self) -> None:
@@ -353,7 +356,7 @@ class Run:
         late = f"no group within {self._timeout:g} s"
         reason = self.reason.error
         is_importing = any(child.is_worker and child.last == "started" for child in self._children)
-        if is_importing and (reason is None or self.reason.has_met):  # then this is what the other ranks wait for
+        if is_importing and (reason is None or self.reason.has_met):  # then the other ranks wait for this
             error = RunError(f"{late}: MLX is still being imported; try: python -c 'import mlx.core'", code="mlx-hangs")
         elif reason is not None:
             error = RunError(f"{reason}; {late}", code=reason.code)
@@ -369,20 +372,20 @@ class Run:
     async def _output_failed(self) -> None:
         error = await self.display.failed()
         if isinstance(error, BrokenPipeError):
-            self.stop(RunError("the reader of the output has left", code="output-closed"))
+            self.stop(RunError("the reader of the output has exited", code="output-closed"))
         else:
             self.stop(RunError(f"the output cannot be written: {error.strerror or error}", code="output-failed"))
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report what the event loop cannot do, such as accept without descriptors; a bug goes the default way."""
+        """Report errors of the event loop, such as an accept without descriptors. Bugs go to the default handler."""
         error = context.get("exception")
         if "_start_serving" in context["message"]:
-            return  # a second after descriptors were short asyncio listens again, even if that was closed meanwhile
+            return  # asyncio listens again after a lack of descriptors, even if that was closed
         if not isinstance(error, OSError):
             loop.default_exception_handler(context)
             return
         text = f"{context['message']}: {error.strerror or error}"
-        if text not in self._complaints:  # it may go on for as long as the run
+        if text not in self._complaints:  # it may repeat for as long as the run
             self._complaints.add(text)
             self.report("warning", message=text)
 
@@ -397,10 +400,10 @@ class Run:
         program: bool = False,
         stdin: bool = False,
     ) -> Child:
-        """Start a process that holds MLX; its log lines are shown. Take its events with `Child.next_event`.
+        """Start a process that holds MLX, and show its log lines. Its events come from `Child.next_event`.
 
-        `quiet` reports no start: the worker is to say what MLX can do, and no more. `program`: for `run_program`, which
-        with `stdin` reads this process's.
+        `quiet` reports no start, for a worker that only tells what MLX can do. `program` is for `run_program`; with
+        `stdin` the program reads this process's standard input.
         """
         child = await Child.worker(backend, self.watchers, channel, program=program, stdin=stdin)
         self._children.append(child)
@@ -410,7 +413,7 @@ class Run:
         return child
 
     async def start_run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Start another run of this program, for the demo; its log lines are shown."""
+        """Start another run of this program for the demo, and show its log lines."""
         child = await Child.command(arguments, environment, self.watchers, self._grace)
         self._children.append(child)
         self._logs.append(asyncio.create_task(self._log(child)))
@@ -425,7 +428,7 @@ class Run:
         cwd: str | None = None,
         stdin: bool = False,
     ) -> None:
-        """Run a user's command to its end, and pass on what it writes. CommandError unless its exit status is 0."""
+        """Run a user's command to its end and pass on its output. Raise CommandError unless its exit status is 0."""
         child = await Child.command(arguments, environment, self.watchers, self._grace, channel, cwd=cwd, stdin=stdin)
         self._children.append(child)
         self.report("started", pid=child.pid)
@@ -433,7 +436,7 @@ class Run:
         await self._until_it_ends(child)
 
     async def run_program(self, worker: Child) -> None:
-        """Have a worker run the program of its order, to its end, as `run_command` does a command."""
+        """Have a worker run the program of its order to its end, as `run_command` runs a command."""
         worker.becomes_program(self._grace)
         telling = asyncio.create_task(self._events(worker))
         try:
@@ -442,7 +445,7 @@ class Run:
             telling.cancel()
 
     async def output_of(self, arguments: Sequence[str], seconds: float) -> bytes:
-        """Return what a short-lived command writes to stdout within `seconds`; b"" if it fails."""
+        """Return the stdout of a short command within `seconds`; b"" if it fails."""
         child = await Child.command(arguments, os.environ, self.watchers, self._grace)
         self._children.append(child)
         output = b""
@@ -474,27 +477,23 @@ class Run:
         return any(not child.has_exited for child in self._children)
 
     async def owns(self, address: tuple[str, int]) -> bool | None:
-        """Return whether a child, or what it has started, has a TCP socket with this local address and port.
-
-        None if it cannot be told.
-        """
-        # Of a process that it owns all descendants are the run's, also those whose own parent has ended.
+        """Whether a child or a descendant of one has a TCP socket with this local address; None if unknown."""
+        # If the run owns the process, all descendants are its own, even those whose parent has exited.
         pids = None if self._owns_process else [child.pid for child in self._children]
         return await asyncio.to_thread(current().processes().owns, pids, address)
 
     async def end(self, child: Child) -> None:
-        """End one child that is not needed any more."""
+        """End one child that is no longer needed."""
         if await child.end():
             child.close()
             self._children = [each for each in self._children if each is not child]
 
     async def end_children(self) -> None:
-        """End all children, and all that they have started; say what cannot be ended."""
+        """End all children and everything that they started. Warn about what cannot be ended."""
         children = list(self._children)
         number = self._stop_reason.number if isinstance(self._stop_reason, Stopped) else signal.SIGTERM
-        for child in children:
-            if self._hurries:
-                child.hurry.set()
+        for child in children if self._hurries else ():
+            child.hurry.set()
         try:
             gone = await asyncio.gather(
                 *(child.end(signal.SIGTERM if child.is_worker else number) for child in children)
@@ -516,14 +515,14 @@ class Run:
                 self.report("warning", message=text)
 
     async def _events(self, child: Child) -> None:
-        """Show what a worker tells of its program."""
+        """Show the events of a worker that runs its program."""
         while (line := await child.line("events")) is not None:
             if (event := parse(line)) is not None:
                 self.show(event)
 
     async def _log(self, child: Child) -> None:
         while (line := await child.log_line()) is not None:
-            if child.is_worker or line.startswith("["):  # a run of the demo's has told of its errors in its events
+            if child.is_worker or line.startswith("["):  # a run of the demo reports errors as events
                 self.display.log(self._rank, line)
 
     async def _pass_on(self, child: Child, stream: str) -> None:
@@ -539,8 +538,3 @@ class Run:
             finally:
                 reading.cancel()
             self.display.output(self._rank, stream, data)
-
-
-def _guard(lock: Lock | None) -> Guard:
-    processes = current().processes()
-    return processes.guard() if lock is None else processes.guard(lock.descriptor, lock.path)

@@ -1,4 +1,4 @@
-"""A run inside somebody's program: its typed events, and its end as an exception."""
+"""A run inside a program of the caller: typed events, and failure as an exception."""
 
 import asyncio
 import signal
@@ -14,13 +14,13 @@ from bootstrap.control.run import Run, Stopped
 from bootstrap.events import EVENTS, Event, EventDict, Log
 
 MANY_EVENTS: Final = 1000
-"""With more events than this in the queue, a command's output waits."""
+"""A command's output waits while more events than this are queued."""
 
 
 class RunningRank:
-    """A rank that runs. Iterate over it for its events, which are kept until they are taken.
+    """A running rank. Iterate over it for its events, which are kept until taken.
 
-    The iteration ends when the rank has ended well, and raises BootstrapError when it has failed: CommandError with the
+    The iteration stops when the rank has succeeded, and raises BootstrapError when it has failed: CommandError with the
     command's `exit_code`, PeerError for another rank's failure.
     """
 
@@ -40,20 +40,20 @@ class RunningRank:
         return event
 
     async def ended(self) -> None:
-        """Wait for the end of the rank, whether or not its events are taken."""
+        """Wait until the rank has ended, whether or not its events are taken. Raise its failure."""
         await self.settled()
         self.raise_failure()
 
     async def settled(self) -> None:
-        """Wait for the end of the rank, however it ends."""
+        """Wait until the rank has ended. Raise nothing."""
         await asyncio.wait({self._task})
 
     def leave(self) -> None:
-        """Expect the rank to be stopped: that is no failure."""
+        """Expect the rank to be stopped, which then is no failure."""
         self._is_left = not self._task.done()
 
     def raise_failure(self) -> None:
-        """Raise the failure of a rank that has ended, once."""
+        """Raise the failure of an ended rank, once."""
         error = self._task.exception()
         if error is not None and not self._was_raised and not (self._is_left and isinstance(error, Stopped)):
             self._was_raised = True
@@ -62,11 +62,11 @@ class RunningRank:
     def _end(self, task: "asyncio.Task[None]") -> None:
         self._events.end()
         if not task.cancelled():
-            task.exception()  # asyncio complains about one that nobody looks at
+            task.exception()  # asyncio logs an exception that is never retrieved
 
 
 class EventQueue:
-    """Keeps typed events until they are taken; a command's output waits while many are there."""
+    """Keeps typed events until they are taken; a command's output waits while many are queued."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
@@ -82,7 +82,7 @@ class EventQueue:
         return self._events.popleft() if self._events else None
 
     def end(self) -> None:
-        """Say that no more events come."""
+        """Mark the end of the events."""
         self._is_over = True
         self._news.set()
 
@@ -102,7 +102,7 @@ class EventQueue:
         return len(self._events) > MANY_EVENTS
 
     async def failed(self) -> OSError:
-        await asyncio.Event().wait()  # it can always be kept
+        await asyncio.Event().wait()  # a queue cannot fail
         raise AssertionError
 
     def _put(self, event: Event) -> None:
@@ -114,7 +114,7 @@ class EventQueue:
 async def running(
     run: Run, act: Callable[[Run], Coroutine[Any, Any, None]], events: EventQueue
 ) -> AsyncIterator[RunningRank]:
-    """Run inside the block; leaving it stops the run in order, and raises its failure if nobody has seen it."""
+    """Run inside the block. Leaving it stops the run cleanly, and raises its failure if that was not raised yet."""
     rank = RunningRank(asyncio.create_task(run.main(act)), events)
     try:
         yield rank

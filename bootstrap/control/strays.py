@@ -1,4 +1,4 @@
-"""Descendants of this process whose own parents may have ended; for a run that owns the process."""
+"""Descendants of this process whose parents may have exited, for a run that owns the process."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from bootstrap.control.child import GRACE_SECONDS, KILL_SECONDS
 from bootstrap.system.processes import POLL_SECONDS
 
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
-"""Of prctl(2)."""
+"""See prctl(2)."""
 
 
 def descendants() -> frozenset[int]:
@@ -22,7 +22,7 @@ def descendants() -> frozenset[int]:
 
 
 def reap_orphans(keep: frozenset[int]) -> None:
-    """Reap descendants that became this process's children and have ended."""
+    """Reap adopted descendants that have exited."""
     with suppress(OSError, psutil.Error):
         for each in psutil.Process().children():
             if each.pid not in keep and each.status() == psutil.STATUS_ZOMBIE:
@@ -30,13 +30,13 @@ def reap_orphans(keep: frozenset[int]) -> None:
 
 
 async def end_strays(keep: frozenset[int]) -> None:
-    """End all descendants of this process but those to `keep`. Linux: see `adopting`."""
+    """End all descendants of this process except those in `keep`. On Linux see `adopting`."""
 
     def strays() -> list[psutil.Process]:
         found: list[psutil.Process] = []
         try:
             everyone = psutil.Process().children(recursive=True)
-        except (OSError, psutil.Error):  # no descriptors left
+        except (OSError, psutil.Error):  # out of descriptors
             return found
         for each in everyone:
             with suppress(psutil.Error):
@@ -61,7 +61,7 @@ async def end_strays(keep: frozenset[int]) -> None:
 
 @contextmanager
 def adopting() -> Iterator[None]:
-    """Be the parent of descendants whose own parent has ended, so that they can be found. Linux has this."""
+    """Adopt descendants whose parent has exited, so that they can be found. Linux only."""
     if not sys.platform.startswith("linux"):
         yield
         return

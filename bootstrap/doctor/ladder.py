@@ -1,4 +1,4 @@
-"""The ladder of checks before anything native runs: each relies on those before it, and a red one is the last."""
+"""The ladder of checks before native code runs: each relies on the ones before it, and a red one is the last."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,11 @@ from bootstrap.plan import (
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """This host as a rank, and its peers, as far as they are known. Raise ConfigError for impossible ones.
+    """This host as a rank, and its peers, as far as known. Raise ConfigError if they cannot form a group.
 
-    `devices` are those that a hostfile names for this host; `rank` is elected if there is one peer. `size` is the
-    group's, where not all of it are peers. `peer_ports` are those on which the peers listen, by default `link_port`.
-    A `launched` rank needs no pins, since its run brings the keys, and no peer that listens yet, since the run starts
-    them all.
+    `devices` are this host's in a hostfile. `rank` is elected if there is one peer. `size` is the group's, if it has
+    more than the peers. The peers listen on `peer_ports`, by default `link_port`. A `launched` rank needs no pins, as
+    its run brings the keys, and no listening peer, as the run starts all ranks.
     """
 
     backend: BackendChoice = "auto"
@@ -53,7 +52,8 @@ class Patient:
         if not self.peer_ports:
             object.__setattr__(self, "peer_ports", (self.link_port,) * len(self.peer_ips))
         if len(self.peer_ports) != len(self.peer_ips):
-            raise ConfigError("give one link port for each peer", code="bad-port")
+            text = "the number of link ports differs from the number of peers; give one for each"
+            raise ConfigError(text, code="bad-port")
         for port in (self.link_port, *self.peer_ports):
             if not 1 <= port <= 65535:
                 raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
@@ -62,7 +62,7 @@ class Patient:
 
     @property
     def own_rank(self) -> int | None:
-        """Return the given rank, or the elected one; None if there is neither. [BOOT-ELECTION]"""
+        """The given rank, or the elected one; None if neither is known. [BOOT-ELECTION]"""
         if self.rank is None and self.own_ip is not None and len(self.peer_ips) == 1:
             return elect(self.own_ip, self.peer_ips[0])
         return self.rank
@@ -72,12 +72,12 @@ NAMES: Final = (
     "platform", "mlx", "gather-factory", "thunderbolt", "rdma-ctl", "rdma-devices", "bridge", "address", "rdma-port",
     "lock", "link-port", "coordinator-port", "peer", "identity", "pin", "leftovers",
 )  # fmt: skip
-"""Every check there is, in order."""
+"""All checks, in order."""
 _JACCL_ONLY: Final = frozenset({"gather-factory", "thunderbolt", "rdma-ctl", "rdma-devices", "bridge", "rdma-port"})
 
 
 def examine(patient: Patient) -> Iterator[Check]:
-    """Climb the ladder, and yield each check as soon as it is done."""
+    """Run the checks and yield each result, up to the first red one."""
     for check in _ladder(patient):
         yield check
         if check.verdict == "red":
@@ -85,7 +85,7 @@ def examine(patient: Patient) -> Iterator[Check]:
 
 
 def unreached(patient: Patient, done: Sequence[Check]) -> Iterator[Check]:
-    """Yield the checks that a red one has prevented, as skipped."""
+    """Yield the checks after a red one, as skipped."""
     red = next((check.name for check in done if check.verdict == "red"), None)
     names = [check.name for check in done]
     if red is None:
@@ -129,14 +129,14 @@ def _ladder(patient: Patient) -> Iterator[Check]:
 
 
 def _link_port(patient: Patient) -> Check:
-    """Every rank but 0 listens on the link port."""
+    """Check the link port, on which every rank but 0 listens."""
     if patient.own_rank == 0:
-        return Check("link-port", "skipped", "rank 0 does not listen there; the others do")
+        return Check("link-port", "skipped", "rank 0 does not listen; the others do")
     return checks.port_is_free("link-port", patient.own_ip, patient.link_port, "--link-port")
 
 
 def _coordinator_port(patient: Patient, jaccl: bool) -> Check:
-    """JACCL listens on rank 0 only, ring on `port + rank` of each."""
+    """Check the coordinator port. JACCL listens only on rank 0, ring on `port + rank` of each rank."""
     rank = patient.own_rank or 0
     if jaccl and rank:
         return Check("coordinator-port", "skipped", f"rank {rank} does not listen; rank 0 does")

@@ -1,4 +1,4 @@
-"""What macOS's tools say: `sw_vers`, `system_profiler`, `networksetup`, `ifconfig` and `arp`; RDMA's are in `rdma`."""
+"""Parses macOS's `sw_vers`, `system_profiler`, `networksetup`, `ifconfig` and `arp`; see `rdma` for RDMA's tools."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _ARP: Final = re.compile(r"\((\d{1,3}(?:\.\d{1,3}){3})\)", re.ASCII)
 
 
 class Link(NamedTuple):
-    """A link to another computer: `speed` in Gb/s, the slowest on the way, the computer's `name`, its port's UUID."""
+    """A link to another computer: its slowest `speed` in Gb/s, the computer's `name`, the UUID of its port."""
 
     speed: int
     name: str
@@ -27,7 +27,7 @@ class Link(NamedTuple):
 
 
 class Port(NamedTuple):
-    """A port of this Mac: its UUID, the number in `Thunderbolt 1` (networksetup), and the computers behind it."""
+    """A port of this Mac: its UUID, its number as in `Thunderbolt 1` (networksetup), and its links."""
 
     domain: str | None
     receptacle: str | None
@@ -36,14 +36,14 @@ class Port(NamedTuple):
 
 @dataclass(frozen=True)
 class Thunderbolt:
-    """`generation`: 5 from 80 Gb/s, 4 below, None if no port tells."""
+    """The `generation` is 5 from 80 Gb/s, 4 below, None if unknown."""
 
     generation: Literal[4, 5] | None
     ports: tuple[Port, ...]
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """Return the links to each other computer."""
+        """The links to other computers."""
         return tuple(link for port in self.ports for link in port.links)
 
 
@@ -54,11 +54,11 @@ def parse_sw_vers(text: str) -> tuple[int, int] | None:
 
 
 def parse_thunderbolt(text: str) -> Thunderbolt | None:
-    """Return what `system_profiler SPThunderboltDataType -json` says of this Mac's ports; None if it names none.
+    """Return the ports in `system_profiler SPThunderboltDataType -json`; None without any.
 
-    A free port tells the most that it can do ("Up to 120 Gb/s"). A port in use tells only what both sides agreed on, so
-    a slow link does not prove a slow Mac. Devices form a tree: another Mac may be behind hubs and docks. Their ports
-    limit the speed of a link, and say nothing about this Mac.
+    A free port shows its maximum ("Up to 120 Gb/s"). A port in use shows only what both sides agreed on, so a slow link
+    does not prove a slow Mac. Devices form a tree: another Mac may be behind hubs and docks, whose ports limit the
+    speed of a link, but say nothing about this Mac.
     """
     try:
         buses = _objects(json.loads(text)["SPThunderboltDataType"])
@@ -103,20 +103,20 @@ def parse_addresses(text: str) -> frozenset[str]:
 
 
 def parse_arp(text: str) -> frozenset[str]:
-    """Return the addresses in `arp -an`: other hosts that this one has met."""
+    """Return the addresses in `arp -an`: hosts that this one has communicated with."""
     return frozenset(_ARP.findall(text))
 
 
 class _Speed(NamedTuple):
     gbps: int
     most: bool
-    """It is the most that the port can do."""
+    """The port's maximum."""
     free: bool
-    """Nothing is attached to the port."""
+    """Nothing is attached."""
 
 
 def _speeds(device: dict[str, object], key: re.Pattern[str]) -> list[_Speed]:
-    """Return the speed of each of a device's ports, of all lanes together: "40 Gb/s x2" is 80."""
+    """Return the speeds of a device's ports, all lanes together: "40 Gb/s x2" is 80."""
     speeds = []
     for tag in (tag for name, tag in device.items() if key.fullmatch(name) and isinstance(tag, dict)):
         if match := _SPEED.fullmatch(str(tag.get("current_speed_key"))):
@@ -127,7 +127,7 @@ def _speeds(device: dict[str, object], key: re.Pattern[str]) -> list[_Speed]:
 
 
 def _links(bus: dict[str, object], speed: int, own: set[str]) -> Iterator[Link]:
-    """Find the other computers in a bus's tree: they have a domain of their own, which hubs and docks do not."""
+    """Find the other computers in a bus's tree. They have their own domain, unlike hubs and docks."""
     waiting = [(item, speed) for item in _objects(bus.get("_items"))][::-1]
     while waiting:
         item, above = waiting.pop()
@@ -137,14 +137,14 @@ def _links(bus: dict[str, object], speed: int, own: set[str]) -> Iterator[Link]:
             name = item.get("device_name_key") or item.get("_name")
             yield Link(here, name if isinstance(name, str) else "another Mac", str(domain))
             continue
-        # The system does not say which port leads to which device, so assume the fastest one in use.
+        # The tool does not say which port leads to which device, so assume the fastest one in use.
         down = [each.gbps for each in _speeds(item, _RECEPTACLE) if not each.free]
         below = min(here, max(down)) if down else here
         waiting += [(each, below) for each in _objects(item.get("_items"))][::-1]
 
 
 def _receptacle(bus: dict[str, object]) -> str | None:
-    """Return the number of a bus's port: its interface is that of the hardware port `Thunderbolt` with this number."""
+    """Return the number of a bus's port, as in the name of the hardware port `Thunderbolt 1`."""
     tags = [tag for name, tag in bus.items() if _RECEPTACLE.fullmatch(name) and isinstance(tag, dict)]
     return next((text for tag in tags if (text := _text(tag.get("receptacle_id_key")))), None)
 

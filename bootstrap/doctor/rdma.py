@@ -1,4 +1,4 @@
-"""RDMA devices, as `rdma_ctl status`, `ibv_devices` and `ibv_devinfo` describe them."""
+"""RDMA devices, from `rdma_ctl status`, `ibv_devices` and `ibv_devinfo`."""
 
 import re
 from dataclasses import dataclass
@@ -28,38 +28,35 @@ class RdmaPort:
 
     @property
     def ipv4(self) -> tuple[str, ...]:
-        """Return the addresses in IPv4-mapped GIDs (`::ffff:a.b.c.d`), the only ones that JACCL uses."""
+        """The addresses in IPv4-mapped GIDs (`::ffff:a.b.c.d`), the only GIDs that JACCL uses."""
         return tuple(str(gid.ipv4_mapped) for gid in self.gids if gid.ipv4_mapped is not None)
 
 
 def local_rdma_devices() -> list[str]:
-    """Return the names that `ibv_devices` lists, in its order; none if the tool is missing or fails."""
+    """Return the names that `ibv_devices` lists; none if the tool is missing or fails."""
     result = _answer("ibv_devices")
     return parse_ibv_devices(result.stdout) if result.status == "ok" else []
 
 
 def device_for(ip: str) -> str:
-    """Return the RDMA device of the interface with this host's address `ip`: `rdma_en5` for `en5`."""
+    """Return the RDMA device of the interface with address `ip`: `rdma_en5` for `en5`."""
     interface = interface_of(ip)
     if interface is None:
-        raise ConfigError(
-            f"jaccl: no interface of this host has the address {ip}; give one that `ifconfig` shows",
-            code="no-interface",
-        )
+        text = f"jaccl: no interface of this host has the address {ip}; use one that `ifconfig` shows"
+        raise ConfigError(text, code="no-interface")
     if interface.startswith("bridge"):
         raise ConfigError(
-            f"jaccl: {ip} is on {interface}, which is no RDMA device; take the Thunderbolt bridge down "
+            f"jaccl: {ip} is on {interface}, which is not an RDMA device; take the Thunderbolt bridge down "
             f"(sudo ifconfig {interface} down) and use an address of the port itself",
             code="bridge-interface",
         )
     device, names = f"rdma_{interface}", local_rdma_devices()
     if not names:
-        raise ConfigError(
-            "jaccl: this host lists no RDMA device (ibv_devices); use --backend ring", code="no-rdma-device"
-        )
+        text = "jaccl: this host lists no RDMA device (ibv_devices); use --backend ring"
+        raise ConfigError(text, code="no-rdma-device")
     if device not in names:
         raise ConfigError(
-            f"jaccl: {ip} is on {interface}, whose device {device} is not among those there are ({', '.join(names)}); "
+            f"jaccl: {ip} is on {interface}, but there is no device {device} among {', '.join(names)}; "
             "use the address of a Thunderbolt port",
             code="device-missing",
         )
@@ -69,7 +66,7 @@ def device_for(ip: str) -> str:
 def port_of(device: str) -> RdmaPort:
     """Ask `ibv_devinfo -v` for the port of `device`. Raise ConfigError (`rdma-query-failed`) if it names none."""
     result = _answer("ibv_devinfo", "-v", "-d", device)
-    # Its exit status does not count: it fails at the end of a GID table that is longer than what can be read.
+    # Ignore its exit status: it fails at the end of a long GID table.
     port = parse_ibv_devinfo(device, result.stdout)
     if port is None:
         said = result.stderr.strip().partition("\n")[0] or "nothing about a port"
@@ -78,7 +75,7 @@ def port_of(device: str) -> RdmaPort:
 
 
 def usable(port: RdmaPort) -> str | None:
-    """Return why JACCL cannot use the port, or None if it can."""
+    """Return why JACCL cannot use the port; None if it can."""
     if port.state != ACTIVE:
         return f"{port.device} is {port.state}, not {ACTIVE}"
     if not port.ipv4:
@@ -87,7 +84,7 @@ def usable(port: RdmaPort) -> str | None:
 
 
 def parse_ibv_devices(text: str) -> list[str]:
-    """Return the device names in `ibv_devices`' output: `name  guid` lines after two heading lines."""
+    """Return the device names in the output of `ibv_devices`: `name  guid` lines after two header lines."""
     return [match[1] for line in text.splitlines() if (match := _DEVICE_LINE.match(line))]
 
 
@@ -109,7 +106,7 @@ def parse_ibv_devinfo(device: str, text: str) -> RdmaPort | None:
 
 
 def parse_rdma_ctl(text: str) -> Literal["enabled", "disabled"] | None:
-    """Return what `rdma_ctl status` says, or None if it says neither, or both."""
+    """Return the state in the output of `rdma_ctl status`; None if it is unclear."""
     said = set(re.findall(r"\bnot enabled\b|\benabled\b|\bdisabled\b", text.lower()))
     if said == {"enabled"}:
         return "enabled"
@@ -126,8 +123,6 @@ def _ipv6(text: str) -> IPv6Address | None:
 def _answer(*argv: str) -> ToolResult:
     result = run_tool(argv)
     if result.status == "hung":
-        raise ConfigError(
-            f"jaccl: {argv[0]} hangs ({SECONDS:.0f} s); reboot this host, or use --backend ring",
-            code="rdma-query-hangs",
-        )
+        text = f"jaccl: {argv[0]} hangs ({SECONDS:.0f} s); reboot this host, or use --backend ring"
+        raise ConfigError(text, code="rdma-query-hangs")
     return result

@@ -1,4 +1,4 @@
-"""A report of the doctor's checks for a bug tracker, without what tells who and where its author is."""
+"""A report of the doctor's checks for a bug tracker, without anything that identifies its author."""
 
 import getpass
 import json
@@ -20,7 +20,7 @@ _LONGEST: Final = 64 * 1024
 """Characters of a tool's output that are kept."""
 _LINK_LOCAL: Final = IPv4Network("169.254.0.0/16")
 _LINK_PREFIX: Final = 24
-"""Bits that the addresses of one link's network have in common, as far as is known here."""
+"""The assumed network prefix of a link."""
 
 _KEY: Final = re.compile(r"-----BEGIN [^-]*-----.*?-----END [^-]*-----|[A-Za-z0-9+/]{86}==", re.DOTALL)
 _FINGERPRINT: Final = re.compile(r"\b[0-9a-f]{4}(?::[0-9a-f]{4}){3}\b")
@@ -36,9 +36,9 @@ _IPV6: Final = re.compile(
 
 
 class Redaction:
-    """Replaces keys, names of hosts and users, and addresses of other networks by numbered placeholders.
+    """Replaces keys, names of hosts and users, and unrelated addresses with numbered placeholders.
 
-    Addresses of the link's own network, loopback and link-local ones stay: they are what a report is about.
+    Addresses of the link's network, loopback and link-local ones stay: the report is about them.
     """
 
     def __init__(self, link: Iterable[str], names: Iterable[str]) -> None:
@@ -85,7 +85,7 @@ class Redaction:
 
 
 def write_report(options: dict[str, object], checks: Sequence[Check], calls: Sequence[Call], redact: Redaction) -> str:
-    """Return the report as text: versions, options, each check with its evidence, and what the tools printed."""
+    """Return the report: versions, options, each check with its evidence, and the tools' output."""
     versions = {"python": sys.version.split()[0], **{name: _version(name) for name in ("cluster-wireproto", "mlx")}}
     lines = ["# jaccl-bootstrap doctor", "", "## Versions and options", ""]
     lines += [f"- {name}: {value}" for name, value in (versions | options).items()]
@@ -93,7 +93,7 @@ def write_report(options: dict[str, object], checks: Sequence[Check], calls: Seq
     lines += [
         json.dumps({name: value for name, value in asdict(check).items() if value is not None}) for check in checks
     ]
-    lines += ["", "## What the system's tools said", ""]
+    lines += ["", "## Output of the system's tools", ""]
     for argv, result in calls:
         if argv[0] == sys.executable:
             argv = (Path(argv[0]).name, "(the MLX probe)")
@@ -117,10 +117,10 @@ def _user() -> str:
 
 
 def _is_telling(word: str) -> bool:
-    """Return whether a word tells who or where."""
+    """Whether a word identifies a person or place."""
     return len(word) > 1 and word.lower() not in ("localhost", "root", "mac") and not _IPV4.fullmatch(word)
 
 
 def _is_mask(address: object) -> bool:
-    """Return whether it is a netmask or the broadcast address, which tells nothing."""
+    """Whether it is a netmask or the broadcast address."""
     return isinstance(address, IPv4Address) and int(address) >= 0xF0000000

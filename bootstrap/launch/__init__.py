@@ -1,1 +1,1 @@
-"""All ranks of a group from one host, over ssh."""
+"""Starts all ranks of a group from one host, over ssh."""

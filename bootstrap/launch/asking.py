@@ -1,4 +1,4 @@
-"""The launcher's requests to a host, over one connection to `jaccl-bootstrap host`."""
+"""The launcher's requests to a host, over a connection to `jaccl-bootstrap host`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from bootstrap.launch.requests import Answer, Failed, Hello, Over, Request, deco
 from bootstrap.launch.ssh import Connection, Host, HostError
 
 CLOSE_SECONDS: Final = 3.0
-"""For a host to end once it is asked nothing more."""
+"""How long a host may take to exit after the last request."""
 
 
 MAX_ANSWERS: Final = 100
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Asking:
-    """A host that takes requests, one after the other."""
+    """A host that answers requests, one after the other."""
 
     def __init__(self, connection: Connection) -> None:
         self.host = connection.host
@@ -28,16 +28,16 @@ class Asking:
         self._lines = connection.lines()
 
     async def one(self, request: Request, kind: type[T], seconds: float | None = None) -> T:
-        """Return the host's only answer. HostError as `each`."""
+        """Return the host's only answer. Raise HostError as `each` does."""
         answers = await self.each(request, kind, seconds)
         if len(answers) != 1:
-            raise HostError(self.host, f"it gave {len(answers)} answers to one question", code="host-answer")
+            raise HostError(self.host, f"it gave {len(answers)} answers instead of one", code="host-answer")
         return answers[0]
 
     async def each(self, request: Request, kind: type[T], seconds: float | None = None) -> list[T]:
         """Return the host's answers, all of this kind.
 
-        HostError if it fails, does not answer in time, answers something else, or is of another version.
+        Raise HostError if it fails, is late, answers something else, or has another version.
         """
         limit = self.host.seconds if seconds is None else seconds
         answers: list[T] = []
@@ -45,12 +45,12 @@ class Asking:
             async with asyncio.timeout(limit):
                 async for answer in self._answers(request):
                     if not isinstance(answer, kind) or len(answers) == MAX_ANSWERS:
-                        text = f"it answered something else than at most {MAX_ANSWERS} of {kind.__name__}"
+                        text = f"it sent an unexpected answer, not at most {MAX_ANSWERS} of {kind.__name__}"
                         raise HostError(self.host, text, code="host-answer")
                     answers.append(answer)
                 return answers
         except TimeoutError:
-            last = next(reversed(self._connection.errors), "it said nothing")
+            last = next(reversed(self._connection.errors), "it printed nothing")
             raise HostError(self.host, f"no answer within {limit:g} s ({last})", code="host-silent") from None
 
     async def _answers(self, request: Request) -> AsyncIterator[Answer]:
@@ -74,7 +74,7 @@ class Asking:
 
     def _check(self, version: str) -> None:
         if version != own_version():
-            text = f"it has version {version or 'unknown'} of cluster-wireproto, and this host {own_version()}"
+            text = f"it has cluster-wireproto {version or '(unknown)'}, and this host {own_version()}; install the same"
             raise HostError(self.host, text, code="package-version")
 
 
@@ -96,7 +96,7 @@ async def asking(host: Host) -> AsyncIterator[Asking]:
 
 
 async def _beat(connection: Connection) -> None:
-    """Have the host wait for more requests: an empty line is a heartbeat."""
+    """Send heartbeats, which are empty lines, so that the host waits for more requests."""
     while True:
         if not connection.lags:
             connection.tell(b"\n")

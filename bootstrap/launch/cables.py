@@ -1,10 +1,10 @@
-"""Which cables and networks join the hosts of a launch, and the hostfile that follows from them.
+"""Finds the cables and networks that join the hosts of a launch, and makes a hostfile from them.
 
-On Macs each Thunderbolt port has a UUID, and names the UUIDs of the ports that it leads to, as mlx.distributed_config
-uses them. JACCL needs a cable for each pair (mesh), or for the neighbours in some order (ring). Addresses come from
-the cable of a pair, else from an IPv4 network that all hosts are in, else from the names that ssh reaches them by.
+On Macs each Thunderbolt port has a UUID, and lists the UUIDs of the ports that it leads to; mlx.distributed_config uses
+these too. JACCL needs a cable for each pair (mesh), or for the neighbours in some order (ring). Addresses come from the
+cable of a pair, else from an IPv4 network that all hosts share, else from the hosts' names for ssh.
 
-Reports are claims of the hosts: a cable counts if both ends name each other.
+Reports are claims of the hosts: a cable counts only if both ends list each other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,26 +21,26 @@ from wireproto.jaccl import MAX_MESH, MAX_WIRES
 from wireproto.jaccl.topology import DeviceMatrix
 
 MAX_STEPS: Final = 20_000
-"""Of the search for a ring: its time is exponential in the worst case."""
+"""Limit of the search for a ring, which is exponential in the worst case."""
 
 Shape = Literal["mesh", "ring", "network"]
-"""Of the RDMA links; `network` without any."""
+"""The shape of the RDMA links; `network` without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cabling:
-    """How the hosts are joined."""
+    """How the hosts are connected."""
 
     hostfile: Hostfile
     order: tuple[int, ...]
-    """For each rank, the position of its host in the reports: a ring may need another order."""
+    """For each rank, the index of its host in the reports: a ring may need another order."""
     shape: Shape
     remarks: tuple[str, ...] = ()
-    """Why this is slower than it could be, for people."""
+    """For the user: why this is slower than possible."""
 
 
 class End(NamedTuple):
-    """One end of a cable; `interface` is empty if the port has none."""
+    """One end of a cable. `interface` is empty if the port has none."""
 
     host: int
     interface: str
@@ -48,14 +48,14 @@ class End(NamedTuple):
 
 
 class Cable(NamedTuple):
-    """A Thunderbolt cable between two hosts, the lower one first, with its speed in Mb/s."""
+    """A Thunderbolt cable between two hosts, the lower index first, with its speed in Mb/s."""
 
     ends: tuple[End, End]
     speed: int
 
 
 Wires = dict[tuple[int, int], list[str]]
-"""For each ordered pair of hosts, the first one's RDMA devices; the same position is the other end of that cable."""
+"""For each ordered pair of hosts, the first one's RDMA devices. Both lists of a pair have the same order of cables."""
 
 
 def find(
@@ -64,10 +64,10 @@ def find(
     backend: BackendChoice = "auto",
     resolve: Resolve = resolve_name,
 ) -> Cabling:
-    """Return the best way to join the hosts, which ssh reaches by `names`. Raise ConfigError if there is none.
+    """Return the best way to connect the hosts, whose names for ssh are `names`. Raise ConfigError if there is none.
 
-    `auto` is jaccl if every host has RDMA devices, else ring. `resolve` may block, and is called only if no network
-    joins the hosts.
+    `auto` is jaccl if every host has RDMA devices, else ring. `resolve` may block, and is called only if the hosts
+    share no network.
     """
     check_size(len(reports))
     check_backend(backend)
@@ -82,7 +82,7 @@ def find(
     ranked = [reports[host] for host in order]
     all_ips = _addresses(ranked, [names[host] for host in order], _in_order(cables, order), resolve)
     if shape == "network" and cables and not _over_thunderbolt(ranked, all_ips):
-        remarks.append("MLX's ring does not use the Thunderbolt cables: no IPv4 network over them joins all hosts")
+        remarks.append("MLX's ring does not use the Thunderbolt cables: the hosts share no IPv4 network over them")
     hostfile = Hostfile(
         ips=tuple(ips[0] for ips in all_ips),
         all_ips=all_ips,
@@ -96,12 +96,12 @@ def find(
 
 
 def check_distinct(reports: Sequence[HostReport], names: Sequence[str]) -> None:
-    """ConfigError where two names lead to one host, or to two with the same key."""
+    """Raise ConfigError if two names lead to the same host, or to hosts with the same key."""
     for one, other in combinations(range(len(reports)), 2):
         if reports[one].key == reports[other].key:
             raise ConfigError(
                 f"{names[one]} and {names[other]} have the same identity key; name each host once, "
-                "or, if they are two, remove identity.pem on one of them",
+                "or, if they are different hosts, remove identity.pem on one of them",
                 code="host-repeated",
             )
 
@@ -120,7 +120,7 @@ def find_cables(reports: Sequence[HostReport]) -> list[Cable]:
                 repeated.add(port.domain)
             ends[port.domain] = End(host, port.interface or "", port.domain)
             seen |= {(port.domain, link.domain): link.speed for link in port.links}
-    for domain in repeated:  # whose port it is cannot be told
+    for domain in repeated:  # the port is ambiguous
         del ends[domain]
     cables = [
         Cable((ends[here], ends[there]), min(speed, seen[there, here]))
@@ -142,7 +142,7 @@ def _has_rdma(reports: Sequence[HostReport], names: Sequence[str], remarks: list
 def _devices(
     reports: Sequence[HostReport], names: Sequence[str], cables: Sequence[Cable]
 ) -> tuple[tuple[int, ...], DeviceMatrix, Literal["mesh", "ring"]]:
-    """Return the hosts in rank order, the device matrix in that order, and its shape."""
+    """Return the hosts in rank order, their device matrix, and its shape."""
     size = len(reports)
     for name, report in zip(names, reports, strict=True):
         if not report.devices:
@@ -163,7 +163,7 @@ def _devices(
 
 
 def _wires(reports: Sequence[HostReport], cables: Sequence[Cable]) -> Wires:
-    """Give each pair its cables that end at RDMA devices, the usable ones if there are any.
+    """Assign each pair its cables between RDMA devices, the usable ones if there are any.
 
     A port behind a hub leads to several hosts, but can serve only one. The pairs with the fewest cables choose first.
     """
@@ -177,7 +177,7 @@ def _wires(reports: Sequence[HostReport], cables: Sequence[Cable]) -> Wires:
             candidates.setdefault((one.host, other.host), []).append((pair, usable))
     wires: Wires = {}
     taken: set[tuple[int, str]] = set()
-    for spare in (False, True):  # one cable for each pair, then what is left
+    for spare in (False, True):  # one cable for each pair, then the rest
         for hosts in sorted(candidates, key=lambda hosts: len(candidates[hosts])):
             found = candidates[hosts]
             best = [pair for pair, usable in found if usable] or [pair for pair, _ in found]
@@ -194,7 +194,7 @@ def _wires(reports: Sequence[HostReport], cables: Sequence[Cable]) -> Wires:
 def _matrix(
     wires: Wires, order: Sequence[int], joined: Callable[[int, int], bool], most: int | None = None
 ) -> DeviceMatrix:
-    """Return a row for each rank, with equally many devices for each pair that has to be joined: JACCL uses no more."""
+    """Return a row per rank, with the same number of devices for each joined pair: JACCL uses no more."""
     ranks = range(len(order))
     rows = {(r, c): wires[order[r], order[c]] for r in ranks for c in ranks if joined(r, c)}
     count = min([len(devices) for devices in rows.values()] + ([] if most is None else [most]))
@@ -205,9 +205,9 @@ def _matrix(
 
 
 def _path(size: int, wires: Wires, *, closed: bool) -> tuple[int, ...] | None:
-    """Return all hosts in an order in which neighbours are joined, the given one if possible; None if there is none.
+    """Return all hosts in an order in which neighbours are joined, the given order if possible; None if there is none.
 
-    `closed`: the last and the first are joined too. The search ends without a result after MAX_STEPS.
+    With `closed` the last and the first are joined too. The search gives up after MAX_STEPS.
     """
     steps = 0
     for first in [0] if closed else range(size):
@@ -232,13 +232,13 @@ def _path(size: int, wires: Wires, *, closed: bool) -> tuple[int, ...] | None:
 def _not_joined(
     reports: Sequence[HostReport], names: Sequence[str], cables: Sequence[Cable], wires: Wires
 ) -> ConfigError:
-    """Name a pair whose cable would help: the ends of a line, else the first pair without one."""
+    """Return an error about a pair that needs a cable: the ends of a line, else the first pair without a cable."""
     size = len(reports)
     line = _path(size, wires, closed=False) or (0, 1)
     pairs = [(min(line[0], line[-1]), max(line[0], line[-1])), *combinations(range(size), 2)]
     one, other = next(pair for pair in pairs if pair not in wires)
     between = [cable for cable in cables if (cable.ends[0].host, cable.ends[1].host) == (one, other)]
-    remedy = "connect them" if size == 2 else "connect them, for a ring, or each pair, for a mesh"
+    remedy = "connect them" if size == 2 else "connect them for a ring, or each pair for a mesh"
     if not between:
         what = f"no Thunderbolt cable joins {names[one]} and {names[other]}"
     else:
@@ -247,22 +247,24 @@ def _not_joined(
 
 
 def _unusable(reports: Sequence[HostReport], names: Sequence[str], cable: Cable) -> str:
-    """Say why JACCL cannot use a cable."""
+    """Return why JACCL cannot use a cable."""
     one, other = (names[end.host] for end in cable.ends)
     for end in cable.ends:
         if not end.interface:
-            return f"the cable of {one} and {other} is at a port of {names[end.host]} without an interface"
+            return f"the cable between {one} and {other} is at a port of {names[end.host]} without an interface"
         device = f"{DEVICE_PREFIX}{end.interface}"
         if device not in [each.name for each in reports[end.host].devices]:
-            return f"the cable of {one} and {other} is at {end.interface} of {names[end.host]}, which has no {device}"
-    return f"the ports of the cable of {one} and {other} lead to other hosts too, through a hub"
+            return (
+                f"the cable between {one} and {other} is at {end.interface} of {names[end.host]}, which has no {device}"
+            )
+    return f"the ports of the cable between {one} and {other} also lead to other hosts, through a hub"
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------
 
 
 def _in_order(cables: Sequence[Cable], order: Sequence[int]) -> list[Cable]:
-    """Return the cables with ranks for hosts."""
+    """Return the cables with ranks instead of host indexes."""
     ranks = {host: rank for rank, host in enumerate(order)}
     moved = []
     for cable in cables:
@@ -274,7 +276,7 @@ def _in_order(cables: Sequence[Cable], order: Sequence[int]) -> list[Cable]:
 def _addresses(
     reports: Sequence[HostReport], names: Sequence[str], cables: Sequence[Cable], resolve: Resolve
 ) -> tuple[tuple[str, ...], ...]:
-    """Return the addresses of each rank: of the cables between two, of the best network of all, or of their names."""
+    """Return the addresses of each rank: from the cables of a pair, else the best common network, else the names."""
     if len(reports) == 2 and (pairs := list(_cable_addresses(reports, cables))):
         return tuple(zip(*pairs, strict=True))
     networks = list(_networks(reports))
@@ -284,7 +286,7 @@ def _addresses(
 
 
 def _cable_addresses(reports: Sequence[HostReport], cables: Sequence[Cable]) -> Iterator[tuple[str, str]]:
-    """Yield the addresses at both ends of each cable of two hosts."""
+    """Yield the addresses at both ends of each cable between two hosts."""
     held: list[dict[str, list[Interface]]] = []
     for report in reports:
         held.append({})
@@ -298,18 +300,18 @@ def _cable_addresses(reports: Sequence[HostReport], cables: Sequence[Cable]) -> 
 
 
 class _Network(NamedTuple):
-    """A network that all hosts are in: their addresses, and how good it is."""
+    """A network that all hosts share: their addresses and its rating."""
 
     rating: tuple[bool, int, bool]
-    """Whether it is over Thunderbolt, its speed, and whether its addresses last."""
+    """Whether it is over Thunderbolt, its speed, and whether its addresses are permanent."""
     ips: tuple[str, ...]
 
 
 def _networks(reports: Sequence[HostReport]) -> Iterator[_Network]:
-    """Find the networks that all hosts are in.
+    """Find the networks that all hosts share.
 
-    The same address on two hosts shows that the networks have only their number in common, as those of containers do.
-    So does a second interface in 169.254.0.0/16: each interface assigns itself addresses there, whatever it leads to.
+    The same address on two hosts means different networks with the same number, as with containers. So does a second
+    interface in 169.254.0.0/16, where each interface assigns itself an address.
     """
     members: list[dict[tuple[IPv4Network, bool], list[Interface]]] = []
     for report in reports:
@@ -331,7 +333,7 @@ def _networks(reports: Sequence[HostReport]) -> Iterator[_Network]:
 
 
 def _named(reports: Sequence[HostReport], names: Sequence[str], resolve: Resolve) -> tuple[tuple[str, ...], ...]:
-    """Return the addresses of the hosts' names, if the hosts hold them, and all or none are loopback addresses."""
+    """Return the addresses of the hosts' names, which the hosts must have, and of which all or none may be loopback."""
     found: list[str] = []
     for rank, (report, name) in enumerate(zip(reports, names, strict=True)):
         try:
@@ -339,7 +341,7 @@ def _named(reports: Sequence[HostReport], names: Sequence[str], resolve: Resolve
         except OSError as error:
             raise _no_network(names, rank, f"the name {names[rank]} has no IPv4 address ({error})") from error
         if not IPv4Address(ip).is_loopback and ip not in [each.ip for each in report.interfaces]:
-            raise _no_network(names, rank, f"{names[rank]} does not hold {ip}, the address of its name")
+            raise _no_network(names, rank, f"{names[rank]} does not have {ip}, the address of its name")
         found.append(ip)
     loopback = [IPv4Address(ip).is_loopback for ip in found]
     if any(loopback) and not all(loopback):
@@ -351,7 +353,7 @@ def _named(reports: Sequence[HostReport], names: Sequence[str], resolve: Resolve
 def _no_network(names: Sequence[str], rank: int, why: str) -> ConfigError:
     one, other = sorted((rank, 0 if rank else 1))
     return ConfigError(
-        f"no IPv4 network joins {names[one]} and {names[other]}, and {why}; connect them, or give the addresses in a "
+        f"{names[one]} and {names[other]} share no IPv4 network, and {why}; connect them, or give the addresses in a "
         "--hostfile",
         code="no-common-network",
     )

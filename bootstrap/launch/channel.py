@@ -1,11 +1,11 @@
 """The channel from the launcher to a rank: the standard input of `jaccl-bootstrap up --launched`.
 
-JSON lines: Start first, with all that the rank has to know, so that no argument or variable shows it to others; then a
-Heartbeat every 2 s, rank 0's Input and its InputEnd, and Stop. The end of the channel, or 10 s without a line, ends the
-rank. The way back is its standard output: the events of `up --json`, `log` for its log lines, and Taken.
+JSON lines: first Start with everything that the rank needs, so that no argument or variable exposes it; then a
+Heartbeat every 2 s, rank 0's Input and InputEnd, and Stop. The end of the channel, or 10 s without a line, ends the
+rank. The rank answers on its standard output: the events of `up --json`, `log` for its log lines, and Taken.
 
-At most WINDOW bytes of input are on their way: a program that does not read its input holds up neither heartbeats nor
-a stop.
+At most WINDOW bytes of input are in flight, so a program that does not read its input blocks neither heartbeats nor a
+stop.
 """
 
 import os
@@ -20,16 +20,16 @@ from bootstrap.plan import Plan
 
 HEARTBEAT_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 10.0
-"""Without a line for so long, the launcher counts as gone."""
+"""After so long without a line, the launcher counts as gone."""
 MAX_LINE: Final = 1024 * 1024
 WINDOW: Final = 256 * 1024
-"""Bytes of input that the launcher may send before the rank has passed them on."""
+"""Bytes of input that may be in flight to the program."""
 CHUNK: Final = 32 * 1024
-"""Bytes in one Input."""
+"""Maximum bytes in one Input."""
 
 
 class ChannelError(BootstrapError):
-    """The launcher is gone, or has sent what no launcher sends."""
+    """The launcher is gone, or has sent something invalid."""
 
     stage = "channel"
 
@@ -39,30 +39,30 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class Start(_Message, frozen=True, kw_only=True):
-    """What the rank is to do."""
+    """The next action of the rank."""
 
     version: str
-    """Of the launcher's package."""
+    """The launcher's version of the package."""
     directory: str
-    """The launcher's: the program runs there, if the rank's host has it."""
+    """The launcher's directory, where the program runs if the rank's host has it."""
     plan: dict[str, object]
-    """Fields of `Plan`: not checked here, since module and directory are on the rank's host."""
+    """Fields of `Plan`, not checked here, since module and directory are on the rank's host."""
     keys: list[str]
-    """Every rank's public identity key, in base64."""
+    """The public identity keys of all ranks in base64."""
 
 
 class Heartbeat(_Message, frozen=True):
-    """The launcher lives."""
+    """The launcher is alive."""
 
 
 class Input(_Message, frozen=True):
-    """What rank 0's program is to read."""
+    """Standard input for rank 0's program."""
 
     data: bytes
 
 
 class InputEnd(_Message, frozen=True):
-    """No more input comes."""
+    """The end of the input."""
 
 
 class Stop(_Message, frozen=True):
@@ -72,7 +72,7 @@ class Stop(_Message, frozen=True):
 
 
 class Taken(_Message, frozen=True):
-    """From rank 0: how many bytes of input it has passed on so far."""
+    """From rank 0: how many bytes of input it has passed to its program so far."""
 
     bytes: int
 
@@ -89,7 +89,7 @@ def encode(message: Message | Taken) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """Return the message of a line; ChannelError (`channel-malformed`) if there is none."""
+    """Return the message in a line. Raise ChannelError (`channel-malformed`)."""
     try:
         message: Message = _MESSAGE.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -108,19 +108,20 @@ def taken(line: bytes) -> int | None:
 
 
 def malformed(why: str) -> ChannelError:
-    return ChannelError(f"the channel of the launcher holds something else: {why}", code="channel-malformed")
+    text = f"the launcher's channel has something else: {why}; use --launched only from launch"
+    return ChannelError(text, code="channel-malformed")
 
 
 def gone() -> ChannelError:
-    return ChannelError("the launcher has gone: its channel has ended", code="launcher-gone")
+    return ChannelError("the launcher is gone: its channel has ended; launch again", code="launcher-gone")
 
 
 def silent() -> ChannelError:
-    return ChannelError(f"the launcher was not heard of for {SILENCE_SECONDS:g} s", code="launcher-silent")
+    return ChannelError(f"the launcher sent nothing for {SILENCE_SECONDS:g} s; launch again", code="launcher-silent")
 
 
 def read_start(descriptor: int, seconds: float = SILENCE_SECONDS) -> tuple[Start, bytes]:
-    """Wait for the first line, which is Start; return it and the bytes after it. ChannelError. This blocks."""
+    """Wait for the first line, Start; return it and the bytes after it. Raise ChannelError. This blocks."""
     limit = time.monotonic() + seconds
     held = b""
     while b"\n" not in held:
@@ -140,7 +141,7 @@ def read_start(descriptor: int, seconds: float = SILENCE_SECONDS) -> tuple[Start
 
 
 def plan_of(start: Start) -> Plan:
-    """Return the plan that is to be carried out; ConfigError for one that cannot work on this host."""
+    """Return the plan. Raise ConfigError if it cannot work on this host."""
     if unknown := start.plan.keys() - Plan.__dataclass_fields__.keys():
         raise malformed(f"a plan has no {', '.join(sorted(unknown))}")
     try:
@@ -152,6 +153,6 @@ def plan_of(start: Start) -> Plan:
 
 
 def plan_fields(plan: Plan, **others: Any) -> dict[str, object]:
-    """Return a plan's fields for Start; `others` are those that only the rank's own host can check."""
+    """Return a plan's fields for Start. `others` are those that only the rank's own host can check."""
     fields: dict[str, object] = msgspec.to_builtins(plan)
     return {**fields, **others}

@@ -1,4 +1,4 @@
-"""What a run has left on this host once it should have ended: processes, directories, the host's lock."""
+"""The remains of a run on this host: processes, directories, the host's lock."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from bootstrap.control.lock import record_of
 from bootstrap.system.processes import alive
 
 RUN_VARIABLE: Final = "CLUSTER_WIREPROTO_RUN"
-"""Names the run and its host in the environment of each rank, whose guard, worker and program inherit it."""
+"""Identifies the run and its host in the environment of each rank, inherited by guard, worker and program."""
 MOST: Final = 100
 
 _Path = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -21,7 +21,7 @@ _Pid = Annotated[int, msgspec.Meta(ge=1, le=0x7FFFFFFF)]
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="left"):
-    """What is left: at most MOST processes and directories."""
+    """Return the remains, with no more than MOST processes and directories."""
 
     processes: Annotated[tuple[_Pid, ...], msgspec.Meta(max_length=MOST)] = ()
     directories: Annotated[tuple[_Path, ...], msgspec.Meta(max_length=MOST)] = ()
@@ -37,9 +37,9 @@ class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def what_is_left(run: str, ip: str, link_port: int) -> Left:
-    """Return what is left of a run whose rank was the host with address `ip` and link port `link_port`.
+    """Return what is left of a run on the host with address `ip` and link port `link_port`.
 
-    Another run that has taken the lock meanwhile is not looked at.
+    Ignore another run that has taken the lock meanwhile.
     """
     processes = {process.pid for process in _processes(run)}
     record = record_of(ip, link_port)
@@ -53,7 +53,7 @@ def what_is_left(run: str, ip: str, link_port: int) -> Left:
 
 
 def _processes(run: str) -> Iterator[psutil.Process]:
-    """Find this user's live processes that have the run's name in their environment."""
+    """Find this user's live processes with the run in their environment."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             is_mine = process.uids().real == os.getuid() and process.status() != psutil.STATUS_ZOMBIE

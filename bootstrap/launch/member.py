@@ -1,4 +1,4 @@
-"""A rank that the launcher has started: what it says, what it is told, and how it ended."""
+"""A rank that the launcher has started: its input, its output, and how it ended."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ _KNOWN: Final = {
 
 
 class RankError(BootstrapError):
-    """A rank has failed. `rank` is the one to blame, `exit_code` that of the rank that says so."""
+    """A rank has failed. `rank` is the cause, `exit_code` belongs to the rank that reports it."""
 
     def __init__(self, message: str, *, code: str, stage: str, rank: int | None, exit_code: int) -> None:
         super().__init__(message, code=code)
@@ -28,23 +28,23 @@ class RankError(BootstrapError):
 
 
 class Failure:
-    """How a rank failed: its error, and whether that is only what it heard of another rank, or a link that broke."""
+    """A rank's failure, with a weight that is higher if it is about another rank or a link."""
 
     def __init__(self, rank: int, error: "RankError | HostError", order: int) -> None:
         self.error = error
-        # A rank that speaks of itself knows more than one that speaks of another; and a link breaks for a reason.
+        # A rank's report about itself is better than one about another rank; and a link breaks for a reason.
         self.weight = (error.rank not in (rank, None), error.stage == "link", order)
 
 
 class Listener(Protocol):
-    """Where a member's events and lines go."""
+    """Receives a member's events and lines."""
 
     def heard(self, member: "Member", event: EventDict) -> None: ...
 
     def wrote(self, member: "Member", stream: str, line: str, partial: bool) -> None: ...
 
     async def room(self) -> None:
-        """Wait until more of a program's output can be shown."""
+        """Wait until more output can be shown."""
 
 
 class Member:
@@ -63,13 +63,13 @@ class Member:
         self._sent = self._taken = 0
         self._room = asyncio.Event()
 
-    # -- what it is told -----------------------------------------------------------------------------------------------
+    # -- input ---------------------------------------------------------------------------------------------------------
 
     def start(self, start: Start) -> None:
         self.connection.tell(encode(start))
 
     def beat(self) -> None:
-        """Send a heartbeat, unless earlier lines have not left yet."""
+        """Send a heartbeat, unless earlier lines are still queued."""
         if not self.connection.lags:
             self.connection.tell(encode(Heartbeat()))
 
@@ -77,7 +77,7 @@ class Member:
         self.connection.tell(encode(Stop(number)))
 
     async def feed(self, data: bytes) -> bool:
-        """Send input, as soon as there is room for it on the way; return whether the rank still takes any."""
+        """Send input as the window allows. Return whether the rank still accepts input."""
         for at in range(0, len(data), CHUNK):
             piece = data[at : at + CHUNK]
             while self._sent - self._taken + len(piece) > WINDOW and not self.is_over:
@@ -92,10 +92,10 @@ class Member:
     def end_input(self) -> None:
         self.connection.tell(encode(InputEnd()))
 
-    # -- what it says --------------------------------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Take all that it says until it ends; then `error` says how it failed, if it did."""
+        """Take all output until the rank ends. `error` then tells how it failed, if it did."""
         try:
             async for line in self.connection.lines():
                 self._take(line)
@@ -129,13 +129,13 @@ class Member:
                 self._listener.heard(self, event)
 
     def _parse(self, line: bytes) -> EventDict:
-        """Return a known event with the members of its kind, its rank and time as this host has them."""
+        """Return the event in a line, reduced to known members, with the launcher's rank and time."""
         try:
             told = json.loads(line)
             kind = EVENTS[told["event"]]
             msgspec.convert(told, kind)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            text = f"it wrote something that is no event: {printable(line[:80].decode(errors='backslashreplace'))}"
+            text = f"it wrote a line that is not an event: {printable(line[:80].decode(errors='backslashreplace'))}"
             raise HostError(self.connection.host, text, code="host-answer") from error
         name = str(told["event"])
         event = {key: value for key, value in told.items() if key in _KNOWN[name]}
@@ -152,7 +152,7 @@ class Member:
 
     @property
     def backend(self) -> str | None:
-        """The backend of its group, once it has said so at its end."""
+        """The backend of its group, known at the end."""
         told = None if self._done is None else self._done.get("backend")
         return told if isinstance(told, str) else None
 
@@ -177,7 +177,7 @@ class Member:
 
 
 def _shown(value: object) -> object:
-    """Return a value of JSON whose texts hold no control characters."""
+    """Return a JSON value without control characters."""
     match value:
         case str():
             return printable(value)

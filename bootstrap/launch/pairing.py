@@ -1,4 +1,4 @@
-"""Pins by ssh: each host stores the others' keys, for ranks that are started by hand."""
+"""Pins keys over ssh: each host stores the others' keys, for ranks started with `up`."""
 
 import asyncio
 import re
@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from bootstrap.errors import ConfigError
 from bootstrap.hostfile import Resolve, resolve_name
@@ -15,22 +15,16 @@ from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.requests import Stored, StorePin, Survey
 from bootstrap.launch.ssh import ASKS, Destination, Host, HostError, Way, can_ask, check_name, destination
 from bootstrap.launch.survey import HostReport
-from bootstrap.trust import encode_public_key
+from bootstrap.trust import PinnedPeer, encode_public_key
 
 T = TypeVar("T")
 
 
-class Paired(NamedTuple):
-    """A host, as it is pinned on the others."""
+async def pair(name: str, way: Way) -> tuple[PinnedPeer, PinnedPeer]:
+    """Have this host and another one pin each other. Return both pins, this host's first. Raise BootstrapError.
 
-    name: str
-    key: bytes
-    address: str | None
-    """None if no network joins the hosts."""
-
-
-async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
-    """Have this host and another pin each other; return both, this one first. BootstrapError."""
+    They have no address if the hosts share no network.
+    """
     check_name(name)
     leads = [await destination(each) for each in ("localhost", name)]
     if leads[1].is_here:
@@ -47,7 +41,7 @@ async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
                 raise
             ips = (None, None)
         both = [
-            Paired(pin_name(host, ip), report.public_key, ip)
+            PinnedPeer(pin_name(host, ip), report.public_key, ip)
             for host, ip, report in zip(hosts, ips, reports, strict=True)
         ]
         await store_pins(asked, both)
@@ -55,7 +49,7 @@ async def pair(name: str, way: Way) -> tuple[Paired, Paired]:
 
 
 def resolving(names: Sequence[str], leads: Sequence[Destination]) -> Resolve:
-    """Return how the address of a host name is found: by way of ssh's configuration."""
+    """Return a resolver of host names that uses ssh's configuration."""
     known = {name.rpartition("@")[2]: lead.host for name, lead in zip(names, leads, strict=True)}
     return lambda name: resolve_name(known.get(name, name))
 
@@ -63,10 +57,10 @@ def resolving(names: Sequence[str], leads: Sequence[Destination]) -> Resolve:
 async def surveyed(
     stack: AsyncExitStack, hosts: Sequence[Host], on_ask: Callable[[Host], None] = lambda host: None
 ) -> tuple[list[Asking], list[HostReport]]:
-    """Connect to all hosts, for as long as `stack` lasts; return the connections and the reports. HostError.
+    """Connect to all hosts while `stack` is open. Return the connections and the reports. Raise HostError.
 
-    Hosts for which ssh has to ask the user come one after the other, so that each question can be read; `on_ask` is
-    called before.
+    Hosts for which ssh prompts the user come one after the other, so that each prompt is readable. `on_ask` is called
+    before each prompt.
     """
 
     async def connect(host: Host) -> tuple[Asking, HostReport]:
@@ -86,8 +80,8 @@ async def surveyed(
     return [asked for asked, _ in pairs], [report for _, report in pairs]
 
 
-async def store_pins(asked: Sequence[Asking], hosts: Sequence[Paired]) -> None:
-    """Have each host pin all others. HostError."""
+async def store_pins(asked: Sequence[Asking], hosts: Sequence[PinnedPeer]) -> None:
+    """Have each host pin all others. Raise HostError."""
 
     async def store(own: int, each: Asking) -> None:
         for number, host in enumerate(hosts):
@@ -99,7 +93,7 @@ async def store_pins(asked: Sequence[Asking], hosts: Sequence[Paired]) -> None:
 
 
 def pin_name(host: Host, ip: str | None) -> str:
-    """Return the name under which others pin a host: its own, else its address."""
+    """Return the name under which others pin a host: its name, else its address."""
     name = socket.gethostname() if host.is_local else host.name.removeprefix("ssh://").rpartition("@")[2]
     name = re.sub(r":\d+\Z", "", name)
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) and name.strip("0123456789."):
@@ -108,7 +102,7 @@ def pin_name(host: Host, ip: str | None) -> str:
 
 
 async def all_of(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all answers; raise the first error, in the order of the questions, once all are there."""
+    """Return all answers. Once all are there, raise the first error in the order of the questions."""
     answers = await asyncio.gather(*questions, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):

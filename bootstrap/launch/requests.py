@@ -1,7 +1,7 @@
-"""What the launcher asks of a host, and what the host answers: one request, then answers, each a line of JSON.
+"""The launcher's requests to a host and the host's answers, each a line of JSON.
 
-`answer` runs on the host, `decode_answer` in the launcher. Neither side believes the other: each line is bounded and
-checked, and what people may see holds no control characters.
+`answer` runs on the host, `decode_answer` in the launcher. Neither side trusts the other: each line is bounded and
+checked, and texts for the user have no control characters.
 """
 
 import time
@@ -22,10 +22,10 @@ from bootstrap.trust import Pins, decode_public_key
 from wireproto.errors import printable
 
 MAX_LINE: Final = 1024 * 1024
-"""Bytes of a request or an answer: a report of the largest host that is accepted has about half of it."""
+"""Bytes of a request or answer; the largest accepted report has about half of it."""
 MAX_DEVICES: Final = 256
 LOOK_SECONDS: Final = 30.0
-"""The longest time that a host may be asked to wait until nothing is left."""
+"""The longest time that a host may be asked to wait."""
 
 PULSE: Final = 0.1
 
@@ -35,11 +35,11 @@ Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="survey"):
-    """Ask for the host's report."""
+    """Requests the host's report."""
 
 
 class Doctor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="doctor"):
-    """Ask for the ladder of checks, with the host as `rank` of a group. `devices` are the rank's own."""
+    """Requests the ladder of checks for the host as `rank` of a group. `devices` are the rank's own."""
 
     rank: int
     ips: Annotated[tuple[Ip, ...], msgspec.Meta(min_length=2, max_length=MAX_RANKS)]
@@ -50,12 +50,11 @@ class Doctor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     devices: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_DEVICES)] = ()
 
     def patient(self) -> Patient:
-        """Return the host as a rank, whose peers are those that it connects to. Raise ConfigError."""
+        """Return the host as a rank, with the peers that it connects to. Raise ConfigError."""
         size = len(self.ips)
         if not 0 <= self.rank < size or len(self.link_ports) not in (1, size):
-            raise ConfigError(
-                f"rank {self.rank} of {size} with {len(self.link_ports)} ports is wrong", code="bad-request"
-            )
+            text = f"rank {self.rank} of {size} with {len(self.link_ports)} ports is wrong"
+            raise ConfigError(text, code="bad-request")
         ports = self.link_ports * (size // len(self.link_ports))
         others = {*range(size)} if self.rank == 0 else {0}
         if self.backend == "ring":  # where each rank connects to the next one
@@ -76,7 +75,7 @@ class Doctor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class StorePin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pin"):
-    """Ask to pin a key, in base64."""
+    """Requests to pin a key in base64."""
 
     name: Text
     key: Annotated[str, msgspec.Meta(max_length=88)]
@@ -84,7 +83,7 @@ class StorePin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="look"):
-    """Ask what is left of a run, after `seconds` at most for its end: see `left.what_is_left`."""
+    """Requests what is left of a run, waiting up to `seconds` for its end: see `left.what_is_left`."""
 
     run: Name
     ip: Ip
@@ -97,13 +96,13 @@ T = TypeVar("T")
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """The first answer to every request. Its form never changes: a host of another version is told by it."""
+    """The first answer to every request. Its format never changes, as it identifies other versions."""
 
     version: Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class CheckAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="check"):
-    """One check of the ladder, as `doctor --json` prints it."""
+    """One check of the ladder, as in `doctor --json`."""
 
     name: Name
     verdict: Verdict
@@ -133,7 +132,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="over"):
-    """The last line for every request, which the command `host` adds."""
+    """The last answer to every request, added by the command `host`."""
 
 
 Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed | Over
@@ -145,7 +144,7 @@ def _check_printable(*texts: str | None) -> None:
 
 
 def answer(request: Request) -> Iterator[Answer]:
-    """Carry out a request on this host, and yield the answers as they come. It blocks, for seconds."""
+    """Carry out a request on this host and yield the answers. This blocks for seconds."""
     yield Hello(version=own_version())
     try:
         match request:
@@ -171,7 +170,7 @@ def _look(request: Look) -> Left:
 
 
 def encode(message: Request | Answer) -> bytes:
-    """Return the line for a request or an answer."""
+    """Return the line of a request or answer."""
     return msgspec.json.encode(message) + b"\n"
 
 
@@ -191,7 +190,7 @@ def _decoded(decoder: "msgspec.json.Decoder[T]", line: bytes, what: str) -> T:
             raise ValueError(f"it is longer than {MAX_LINE} bytes")
         return decoder.decode(line)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise ConfigError(f"the {what} cannot be used: {printable(str(error))}", code=f"bad-{what}") from error
+        raise ConfigError(f"the {what} is malformed: {printable(str(error))}", code=f"bad-{what}") from error
 
 
 _requests: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)

@@ -1,14 +1,15 @@
 """A launch, from start to end:
 
-keys and addresses of all hosts → their doctors' ladders → all ranks → their end → a last look at each host
+keys and addresses of all hosts → the doctor on each → all ranks → their end → a last look at each host
 """
 
 import asyncio
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,20 +24,21 @@ from bootstrap.launch.asking import Asking, asking
 from bootstrap.launch.channel import HEARTBEAT_SECONDS, Start, plan_fields
 from bootstrap.launch.left import Left
 from bootstrap.launch.member import Failure, Member
-from bootstrap.launch.pairing import Paired, all_of, pin_name, resolving, store_pins, surveyed
+from bootstrap.launch.pairing import all_of, pin_name, resolving, store_pins, surveyed
 from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
 from bootstrap.system.processes import POLL_SECONDS
+from bootstrap.trust import PinnedPeer
 from wireproto.jaccl.topology import devices_of
 
 SETTLE_SECONDS: Final = 2.0
-"""How long the ranks may take to say why, once the first of them has failed."""
+"""How long the ranks may take to report the cause after the first failure."""
 END_SECONDS: Final = 10.0
-"""How long a rank may take to end, besides the grace of its program."""
+"""How long a rank may take to end, in addition to its program's grace."""
 LOOK_SECONDS: Final = 5.0
-"""How long what a rank has left may take to go: its guard still works when its connection has ended."""
+"""How long a rank's guard may take to clean up after its connection has ended."""
 LAST_LOOK_SECONDS: Final = CONNECT_SECONDS + LOOK_SECONDS + 10.0
 
 _OWN: Final = ("command", "runs", "cwd")
@@ -46,18 +48,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to launch, and where. ConfigError for what cannot work."""
+    """The program to launch, and the hosts. Raise ConfigError if it cannot work."""
 
     hosts: tuple[str, ...] = ()
-    """As ssh takes them, the first is rank 0; by default those of the hostfile."""
+    """Hosts as for ssh, the first is rank 0; by default those of the hostfile."""
     hostfile: Hostfile | None = None
-    """Addresses and devices; by default they are found."""
+    """Addresses and devices; by default they are searched for."""
     way: Way = field(default_factory=Way)
     pin: bool = False
-    """Store the keys of all hosts on all hosts, for later `up`s by hand."""
+    """Pin the keys of all hosts on all hosts, for later use of `up`."""
     write_hostfile: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    """Fields of `Plan`, besides rank, addresses and devices."""
+    """Fields of `Plan` except rank, addresses and devices."""
 
     def __post_init__(self) -> None:
         if self.hostfile is not None and not self.hosts:
@@ -67,12 +69,12 @@ class Job:
         for name in self.hosts:
             check_name(name)
         if self.hostfile is not None and len(self.hostfile.ips) != len(self.hosts):
-            text = f"the hostfile has {len(self.hostfile.ips)} hosts, and --hosts {len(self.hosts)}"
+            text = f"the hostfile has {len(self.hostfile.ips)} hosts, but --hosts has {len(self.hosts)}; give the same"
             raise ConfigError(text, code="bad-hosts")
         self.plans(self.hostfile or _example(len(self.hosts)))
 
     def plans(self, hostfile: Hostfile) -> list[Plan]:
-        """Return the plan of each rank, without what only its own host can check."""
+        """Return the plan of each rank, without the fields that only its own host can check."""
         options = {name: value for name, value in self.options.items() if name not in _OWN}
         return [hostfile.plan(rank, **options) for rank in range(len(self.hosts))]
 
@@ -86,7 +88,7 @@ class Job:
 
 
 def _example(size: int) -> Hostfile:
-    """Return a hostfile with which the options can be checked before the addresses are known."""
+    """Return a hostfile to check the options with, before the addresses are known."""
     ips = tuple(f"192.0.2.{number + 1}" for number in range(size))
     return Hostfile(ips=ips, all_ips=tuple((ip,) for ip in ips), devices=None, backend="ring")
 
@@ -98,10 +100,10 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
         async with bootstrap.launch(["mac-a.local", "mac-b.local"], command=("python", "serve.py")) as run:
             async for event in run: ...
 
-    `wanted` are fields of `launch.run.Job` and of `Plan`. Events and failures are those of all ranks, as
-    `bootstrap.rank` gives them; leaving the block ends the ranks in order.
+    `wanted` are fields of `launch.run.Job` and `Plan`. The events and failures of all ranks are as in `bootstrap.rank`.
+    Leaving the block ends the ranks cleanly.
 
-    `run` takes over the events and rank 0's input; by default the events are this function's, and there is no input.
+    A given `run` owns the events and rank 0's input; by default this function owns the events, and there is no input.
     """
     events = EventQueue()
     if run is None:
@@ -114,7 +116,7 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
 
 
 class Launcher(Run):
-    """The run of a launch: a stop is passed on to the ranks, and the run ends once they have ended."""
+    """The run of a launch. It passes a stop on to the ranks, and ends after them."""
 
     def __init__(self, job: Job, display: Display, *, owns_process: bool = True) -> None:
         super().__init__(display, timeout=0, owns_process=owns_process)
@@ -124,7 +126,7 @@ class Launcher(Run):
         self._members: list[Member] = []
         self._failures: list[Failure] = []
 
-    # -- what comes from outside ---------------------------------------------------------------------------------------
+    # -- requests from outside -----------------------------------------------------------------------------------------
 
     def stop(self, reason: Stopped | BootstrapError) -> None:
         if self._stop_reason is None:
@@ -137,18 +139,18 @@ class Launcher(Run):
         self.stop(Stopped(number))
 
     def reap_orphans(self) -> None:
-        """Leave that to asyncio, which has started all there are."""
+        """Do nothing: asyncio has started all children."""
 
     def suspend(self) -> None:
-        """Ctrl-Z would end the ranks, which would miss the heartbeats."""
-        self.report("warning", message="Ctrl-Z has no effect: without this command the ranks would end")
+        """Refuse Ctrl-Z: the ranks would miss heartbeats and end."""
+        self.report("warning", message="ignored Ctrl-Z, which would end the ranks; use Ctrl-C to stop")
 
     async def input_wanted(self) -> None:
-        """Wait until rank 0 can be fed."""
+        """Wait until rank 0 accepts input."""
         await self._feeding.wait()
 
     async def feed(self, data: bytes) -> bool:
-        """Pass input on to rank 0's program; return whether it still takes any."""
+        """Send input to rank 0's program. Return whether it still accepts input."""
         await self._feeding.wait()
         return await self._members[0].feed(data)
 
@@ -159,7 +161,7 @@ class Launcher(Run):
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     async def act(self, run: Run) -> None:
-        """Launch; return early where the run was stopped."""
+        """Launch. Return early if the run is stopped."""
         ready = await self._unless_stopped(self._prepare())
         if ready is not None:
             hosts, plans, keys = ready
@@ -183,7 +185,7 @@ class Launcher(Run):
             await asyncio.gather(working, stopping, return_exceptions=True)
 
     async def _prepare(self) -> tuple[list[Host], list[Plan], list[str]]:
-        """Ask the hosts who and where they are, and whether all is well there; return what the ranks need."""
+        """Survey and check the hosts. Return the hosts, plans and keys for the ranks."""
         names, run = self.job.hosts, secrets.token_hex(8)
         leads = await asyncio.gather(*map(destination, names))
         hosts = [
@@ -211,7 +213,7 @@ class Launcher(Run):
                 await store_pins(
                     asked,
                     [
-                        Paired(pin_name(host, plan.own_ip), report.public_key, plan.own_ip)
+                        PinnedPeer(pin_name(host, plan.own_ip), report.public_key, plan.own_ip)
                         for host, plan, report in zip(hosts, plans, reports, strict=True)
                     ],
                 )
@@ -221,7 +223,7 @@ class Launcher(Run):
         self.show({"event": "ssh-asks", "rank": host.rank, "host": host.name, "t_ms": self.now()})
 
     async def _ladders(self, asked: Sequence[Asking], plans: Sequence[Plan]) -> None:
-        """Have every host's doctor look at it; show the table. RunError where a check is red."""
+        """Run the doctor on each host and show the table. Raise RunError if a check is red."""
         checks = await all_of([each.each(_ladder(plan), CheckAnswer) for each, plan in zip(asked, plans, strict=True)])
         rows = [
             Row.of(plan.rank, each.host.name, [answer.check() for answer in answers])
@@ -237,11 +239,11 @@ class Launcher(Run):
     # -- the ranks -----------------------------------------------------------------------------------------------------
 
     async def _run(self, hosts: Sequence[Host], plans: Sequence[Plan], keys: list[str]) -> None:
-        """Start all ranks, and stay until they have ended; `_failures` are theirs."""
+        """Start all ranks and wait until they have ended. Collect their `_failures`."""
         tasks: list[asyncio.Task[None]] = []
         try:
             for host, plan in zip(hosts, plans, strict=True):
-                connection = await Connection.start(host, ["up", "--launched"], self._log_of(host))
+                connection = await Connection.start(host, ["up", "--launched"], partial(self.display.log, host.rank))
                 self._members.append(Member(connection, len(hosts), self, self.now))
                 self._members[-1].start(self._start_of(plan, keys))
                 tasks.append(asyncio.create_task(self._follow(self._members[-1])))
@@ -276,7 +278,7 @@ class Launcher(Run):
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _until_over(self, following: set[asyncio.Task[None]]) -> None:
-        """Wait until all ranks have ended; once one has failed, or the run is stopped, end the others."""
+        """Wait until all ranks have ended. Once one fails, or the run is stopped, end the others."""
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             while following and not self._failures and not stopping.done():
@@ -291,14 +293,14 @@ class Launcher(Run):
             await self._end(following)
 
     async def _end(self, following: set[asyncio.Task[None]]) -> None:
-        """Tell the ranks to end, and wait for it, for a while; a second Ctrl-C ends their programs' graces."""
+        """Stop the ranks and wait for their end for a while. A second Ctrl-C ends the grace periods."""
         self._is_ending = True
         number = self._stop_reason.number if isinstance(self._stop_reason, Stopped) else signal.SIGTERM
         failures, seconds = list(self._failures), self.job.grace + END_SECONDS
         for member in self._members:
             if member.has_spoken:
                 member.stop(number)
-            else:  # still connecting: the end of its channel is enough
+            else:  # still connecting: closing its channel is enough
                 await member.connection.kill()
         await _any_of(asyncio.wait(following), self._hurrying.wait(), seconds=seconds)
         if self._hurrying.is_set():
@@ -306,9 +308,9 @@ class Launcher(Run):
                 member.stop(signal.SIGINT)  # twice, for those whose first one was another signal
                 member.stop(signal.SIGINT)
             await asyncio.wait(following, timeout=END_SECONDS)
-        self._failures = failures  # what comes after is a consequence
+        self._failures = failures  # later ones are consequences
 
-    # -- what they say -------------------------------------------------------------------------------------------------
+    # -- output of ranks -----------------------------------------------------------------------------------------------
 
     def heard(self, member: Member, event: EventDict) -> None:
         name = event["event"]
@@ -316,7 +318,9 @@ class Launcher(Run):
             self.display.log(member.rank, str(event["line"]))
             return
         self.show(event)
-        if name in ("holding", "running") or (name == "started" and self.native):  # a command that forms it itself
+        if name in ("holding", "running") or (
+            name == "started" and self.native
+        ):  # a command that forms the group itself
             self.met()
 
     def wrote(self, member: Member, stream: str, line: str, partial: bool) -> None:
@@ -331,13 +335,10 @@ class Launcher(Run):
         while is_full() and not self._is_ending:  # noqa: ASYNC110 - threads tell no event loop
             await asyncio.sleep(POLL_SECONDS)
 
-    def _log_of(self, host: Host) -> Callable[[str], None]:
-        return lambda line: self.display.log(host.rank, line)
-
     # -- the last look -------------------------------------------------------------------------------------------------
 
     async def _look(self, hosts: Sequence[Host], plans: Sequence[Plan]) -> None:
-        """Look at each host for what is left, unless somebody is in a hurry."""
+        """Check each host for leftovers, unless in a hurry."""
         looks = [asyncio.create_task(self._left_on(host, plan)) for host, plan in zip(hosts, plans, strict=True)]
         try:
             await _any_of(asyncio.wait(looks), self._hurrying.wait())
@@ -346,7 +347,7 @@ class Launcher(Run):
                 task.cancel()
         answers = await asyncio.gather(*looks, return_exceptions=True)
         for host, answer in zip(hosts, answers, strict=True):
-            left, why = (answer, None) if isinstance(answer, str) else ("", str(answer) or "there was no time")
+            left, why = (answer, None) if isinstance(answer, str) else ("", str(answer) or "interrupted")
             self.show(
                 {
                     "event": "looked",
@@ -359,14 +360,14 @@ class Launcher(Run):
             )
 
     async def _left_on(self, host: Host, plan: Plan) -> str:
-        """Return what is left of the run on a host; empty for nothing."""
+        """Return what is left of the run on a host; "" for nothing."""
         wanted = Look(run=host.mark, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
         async with asking(replace(host, mark="")) as asked:
             return _shown(await asked.one(wanted, Left, LAST_LOOK_SECONDS))
 
 
 async def _any_of(*waits: Awaitable[Any], seconds: float | None = None) -> None:
-    """Wait until one of these is over, or for so long."""
+    """Wait until one of these is done, for at most so long."""
     tasks = [asyncio.ensure_future(each) for each in waits]
     try:
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -385,7 +386,7 @@ def _shown(left: Left) -> str:
 
 
 def _ladder(plan: Plan) -> Doctor:
-    """Return the request for the ladder of a plan's rank."""
+    """Return the request for the checks of a plan's rank."""
     row = {} if plan.devices is None else devices_of(plan.devices, plan.rank)
     return Doctor(
         rank=plan.rank,

@@ -1,7 +1,7 @@
-"""Commands on the hosts of a launch: by the system's ssh, on this host without.
+"""Runs commands on the hosts of a launch: with the system's ssh, on this host without.
 
-ssh has the user's own configuration, agents and keys, and says itself what is wrong with a host. The terminal's Ctrl-C
-reaches the launcher alone. A host that is cut off is given up after 15 s.
+ssh uses the user's own configuration, agents and keys, and reports what is wrong with a host. The terminal's Ctrl-C
+reaches only the launcher. An unreachable host is given up after 15 s.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from wireproto.errors import printable
 
 CONNECT_SECONDS: Final = 10
 ASK_SECONDS: Final = 60.0
-"""For one request to a host, its connection included."""
+"""Limit for one request to a host, including the connection."""
 PATIENT_SECONDS: Final = 600.0
-"""The same where uvx may have to download MLX first, or a person has to answer ssh."""
+"""The same if uvx may download MLX first, or a person answers ssh."""
 NAME_SECONDS: Final = 5.0
-"""For ssh and the system to say where a name leads."""
+"""Limit for resolving a name with ssh and the system."""
 KILL_SECONDS: Final = 3.0
 MANY_ERRORS: Final = 20
-"""Lines of stderr that are kept: ssh's reason is the last one."""
+"""Lines of stderr that are kept: ssh prints its reason last."""
 EXIT_OF_SSH: Final = 255
 EXIT_NOT_FOUND: Final = (126, 127)
 
-# Names go into ssh's own configuration, where a ProxyCommand hands them to a shell.
+# ssh's configuration may pass names to a shell, in a ProxyCommand.
 _NAME: Final = re.compile(r"(?:ssh://)?(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:%\[\]-]*")
 _OPTIONS: Final = (
     "-T",
@@ -47,9 +47,9 @@ _OPTIONS: Final = (
     *("-o", "ServerAliveCountMax=3"),
 )
 _DEAF: Final = ("/bin/sh", "-c", 'trap "" INT TERM HUP TSTP; exec "$@"', "sh")
-"""Starts a command that takes no notice of the terminal's signals, and can still ask there."""
+"""Starts a command that ignores the terminal's signals but can prompt there."""
 ASKS: Final = ("host-key", "ssh-denied")
-"""Codes of failures that an answer of the user may prevent."""
+"""Codes of failures that the user may prevent by answering a prompt."""
 _REASONS: Final = (
     ("host-key", r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED"),
     ("ssh-denied", r"Permission denied|Too many authentication failures"),
@@ -61,7 +61,7 @@ _REASONS: Final = (
 
 
 class HostError(BootstrapError):
-    """A host cannot take part in a launch: it cannot be reached, or has not what it needs. `rank` is its rank."""
+    """A host cannot take part in a launch: it is unreachable or lacks something. `rank` is its rank."""
 
     stage = "launch"
 
@@ -72,15 +72,15 @@ class HostError(BootstrapError):
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How `jaccl-bootstrap` is started on other hosts: by default as there is on PATH, else by this one's Python."""
+    """How to start `jaccl-bootstrap` on other hosts: by default from PATH, else with the same Python as here."""
 
     python: str | None = None
-    """The Python that has the package."""
+    """The Python with the package."""
     uvx: bool = False
-    """Run it from an index."""
+    """Run the package with uvx, from an index."""
 
     def script(self) -> str:
-        """Return the shell's script that runs it with the script's arguments."""
+        """Return a shell script that runs it with the script's arguments."""
         if self.uvx:
             package = f"cluster-wireproto[bootstrap]=={own_version()}"
             return f'exec uvx --from {shlex.quote(package)} jaccl-bootstrap "$@"'
@@ -96,25 +96,25 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """The host of a rank, by the name that ssh knows."""
+    """The host of a rank, by its name for ssh."""
 
     rank: int
     name: str
     is_local: bool
     way: Way = Way()
     mark: str = ""
-    """In the environment of all that is started on this host, so that a last look finds it there: several hosts may be
-    one."""
+    """Put into the environment of all processes of this rank, so that the last look finds them, even if several hosts
+    are the same machine."""
     asks: bool = False
-    """ssh may ask the user, on the terminal."""
+    """ssh may prompt the user on the terminal."""
 
     @property
     def seconds(self) -> float:
-        """How long one request may take."""
+        """The limit for one request."""
         return PATIENT_SECONDS if self.way.uvx or self.asks else ASK_SECONDS
 
     def arguments(self, words: Sequence[str]) -> list[str]:
-        """Return the arguments of the process that runs `jaccl-bootstrap` with `words` on this host."""
+        """Return the command line that runs `jaccl-bootstrap` with `words` on this host."""
         named = ("/usr/bin/env", f"{RUN_VARIABLE}={self.mark}")
         if self.is_local:
             return [*named, sys.executable, "-P", "-m", "bootstrap", *words]
@@ -124,14 +124,14 @@ class Host:
 
 
 def check_name(name: str) -> None:
-    """ConfigError for a name that is no host's, or that ssh or a shell would take for something else."""
+    """Raise ConfigError for an invalid host name, or one that ssh or a shell would misinterpret."""
     if not _NAME.fullmatch(name) or len(name) > 255:
-        text = f"{printable(name[:80])!r} is no name of a host for ssh; use HOST or USER@HOST"
+        text = f"{printable(name[:80])!r} is not a host name for ssh, use HOST or USER@HOST"
         raise ConfigError(text, code="bad-hosts")
 
 
 def can_ask() -> bool:
-    """Whether there is a terminal on which ssh can ask the user."""
+    """Whether ssh can prompt the user on a terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -140,16 +140,16 @@ def can_ask() -> bool:
 
 
 class Destination(NamedTuple):
-    """Where a name leads."""
+    """The destination to which ssh would connect for a name."""
 
     host: str
-    """A host name or an address, as ssh's configuration says."""
+    """A host name or address, from ssh's configuration."""
     is_here: bool
-    """At an own address, at the usual port, as this user, and without a detour."""
+    """Whether that is this host and user, at the default port and without a proxy."""
 
 
 async def destination(name: str) -> Destination:
-    """Return where ssh would go."""
+    """Return where ssh would connect."""
     plain = name.removeprefix("ssh://").rpartition("@")[2]
     if name in ("localhost", socket.gethostname()):
         return Destination(name, is_here=True)
@@ -169,27 +169,29 @@ async def destination(name: str) -> Destination:
             found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
         return Destination(host, is_here=any(holds(str(each[4][0])) for each in found))
     except (OSError, TimeoutError, UnicodeError):
-        return Destination(plain, is_here=False)  # ssh says what is wrong with the name
+        return Destination(plain, is_here=False)  # ssh will report what is wrong with the name
     finally:
         if process is not None:
             await _end(process)
 
 
 class Connection:
-    """A `jaccl-bootstrap` that runs on a host: its standard streams."""
+    """A running `jaccl-bootstrap` on a host: its standard streams."""
 
     def __init__(self, host: Host, process: asyncio.subprocess.Process, on_error: Callable[[str], None]) -> None:
         self.host = host
         self.errors: deque[str] = deque(maxlen=MANY_ERRORS)
-        """The last lines on stderr, escaped."""
+        """The last lines of stderr, escaped."""
         self.pid = process.pid
         self._process = process
+        assert process.stdin and process.stdout and process.stderr  # noqa: PT018, S101 - they are pipes
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         self._on_error = on_error
         self._reading = asyncio.create_task(self._read_errors())
 
     @classmethod
     async def start(cls, host: Host, words: Sequence[str], on_error: Callable[[str], None]) -> Self:
-        """Start it, see `Host.arguments`. HostError if this host has no ssh."""
+        """Start it, see `Host.arguments`. Raise HostError if this host has no ssh."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *host.arguments(words),
@@ -200,33 +202,31 @@ class Connection:
                 start_new_session=not host.asks,
             )
         except OSError as error:
-            raise HostError(host, f"cannot start ssh: {error.strerror}", code="ssh-missing") from error
+            raise HostError(
+                host, f"cannot start ssh: {error.strerror}; install OpenSSH here", code="ssh-missing"
+            ) from error
         return cls(host, process, on_error)
 
     def tell(self, data: bytes) -> None:
-        """Write to its standard input, at once or later; one that has ended takes no notice."""
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        if not self._process.stdin.is_closing():
+        """Write to its standard input without waiting. Do nothing if it has ended."""
+        if not self._stdin.is_closing():
             with suppress(OSError):
-                self._process.stdin.write(data)
+                self._stdin.write(data)
 
     @property
     def lags(self) -> bool:
-        """Whether it has not yet read all that was written."""
-        assert self._process.stdin is not None  # noqa: S101
-        return self._process.stdin.transport.get_write_buffer_size() > 0
+        """Whether written data is still queued."""
+        return self._stdin.transport.get_write_buffer_size() > 0
 
     def close(self) -> None:
-        """End its standard input."""
-        assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.close()
+        """Close its standard input."""
+        self._stdin.close()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Give the lines that it writes, without their ends. HostError for one that is too long."""
-        assert self._process.stdout is not None  # noqa: S101
+        """Yield its lines of stdout without newlines. Raise HostError if one is too long."""
         while True:
             try:
-                line = await self._process.stdout.readline()
+                line = await self._stdout.readline()
             except ValueError as error:
                 text = f"it wrote a line of more than {MAX_LINE} bytes"
                 raise HostError(self.host, text, code="host-answer") from error
@@ -235,22 +235,22 @@ class Connection:
             yield line.removesuffix(b"\n")
 
     async def ended(self) -> int:
-        """Wait for its end; return the exit status, or minus the signal."""
+        """Wait for its end. Return the exit status, or minus the signal."""
         status = await self._process.wait()
         await asyncio.wait({self._reading}, timeout=KILL_SECONDS)
         return status
 
     async def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         await _end(self._process)
         self._reading.cancel()
 
     def failure(self, status: int) -> HostError:
-        """Return why it ended with this status, as far as ssh or the shell there says."""
+        """Return why it ended with this status, from the messages of ssh and the shell there."""
         last = next((line for line in reversed(self.errors) if line.strip()), "")
         text = "\n".join(self.errors)
         if "No such command" in text:
-            text = f"it has another version of cluster-wireproto, and this host {own_version()}"
+            text = f"it has another version of cluster-wireproto than this host, {own_version()}; install the same"
             return HostError(self.host, text, code="package-version")
         if status in EXIT_NOT_FOUND or "No module named" in text:
             return self._missing(last)
@@ -258,25 +258,24 @@ class Connection:
             code = next((code for code, pattern in _REASONS if re.search(pattern, text)), "ssh-failed")
             return HostError(self.host, last, code=code)
         if status == EXIT_OF_SSH:
-            return HostError(self.host, "jaccl-bootstrap was killed there, or ssh", code="rank-lost")
+            return HostError(self.host, "jaccl-bootstrap or ssh was killed; see the log there", code="rank-lost")
         what = "jaccl-bootstrap" if self.host.is_local or status > 0 else "ssh"
         return HostError(self.host, f"{what} ended {how_ended(status)}{last and f': {last}'}", code="rank-lost")
 
     def _missing(self, last: str) -> HostError:
         if self.host.way.uvx:
-            text = f"uvx is not there ({last}); install uv, or leave --uvx out"
+            text = f"uvx is missing ({last}); install uv there, or leave --uvx out"
         else:
             package = shlex.quote(f"cluster-wireproto[bootstrap]=={own_version()}")
-            text = f"cluster-wireproto is not there ({last}); run there: pip install {package}"
+            text = f"cluster-wireproto is not installed ({last}); run there: pip install {package}"
         return HostError(self.host, text, code="package-missing")
 
     async def _read_errors(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101
         while True:
             try:
-                line = await self._process.stderr.readline()
+                line = await self._stderr.readline()
             except ValueError:
-                continue  # what is too long was dropped
+                continue  # the overlong line is dropped
             if not line:
                 return
             text = printable(line.decode(errors="backslashreplace").rstrip())
@@ -291,4 +290,4 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(KILL_SECONDS):
                 await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]  # the pipes, which something it started may hold open
+    process._transport.close()  # type: ignore[attr-defined]  # its pipes, which its children may hold open

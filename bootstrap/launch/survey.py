@@ -1,7 +1,6 @@
-"""What a host says of itself before a launch: its key, networks, RDMA devices and Thunderbolt ports.
+"""A host's report for a launch: its key, networks, RDMA devices and Thunderbolt ports.
 
-`survey` runs on each host. Its report crosses ssh to the launcher, which believes none of it: `HostReport` bounds and
-checks every value when it is decoded.
+`survey` runs on each host. The launcher does not trust the report: decoding `HostReport` bounds and checks every value.
 """
 
 import re
@@ -27,25 +26,25 @@ DEVICE_PREFIX: Final = "rdma_"
 """A device is named after its interface: `rdma_en5` for `en5`."""
 MAX_INTERFACES: Final = 256
 MAX_PORTS: Final = 64
-"""Thunderbolt ports, computers behind one, and RDMA devices: more than any host has."""
+"""Limit of Thunderbolt ports, computers behind one, and RDMA devices."""
 
 MAX_SPEED: Final = 10_000_000
 
 _NAME: Final = r"\A[A-Za-z0-9_.:-]{1,64}\Z"
 _DEVICE: Final = r"\Ardma_[A-Za-z0-9_.:-]{1,59}\Z"
 Name = Annotated[str, msgspec.Meta(pattern=_NAME)]
-"""An interface, a device's state, or a UUID."""
+"""An interface, a device state, or a UUID."""
 Speed = Annotated[int, msgspec.Meta(ge=0, le=MAX_SPEED)]
 """In Mb/s."""
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One IPv4 address, and the interface that holds it."""
+    """An IPv4 address and its interface."""
 
     name: Name
     ip: Annotated[str, msgspec.Meta(max_length=15)]
     prefix: Annotated[int, msgspec.Meta(ge=0, le=32)]
-    """Bits of the network."""
+    """Network bits."""
     thunderbolt: bool = False
     speed: Speed | None = None
 
@@ -58,11 +57,11 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RdmaDevice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An RDMA device; `usable` if its port is up and has an IPv4 address."""
+    """An RDMA device, `usable` if its port is up and has an IPv4 address."""
 
     name: Annotated[str, msgspec.Meta(pattern=_DEVICE)]
     state: Name | None = None
-    """Such as PORT_ACTIVE; None if the driver does not say."""
+    """Such as PORT_ACTIVE; None if unknown."""
     usable: bool = False
 
     @property
@@ -71,14 +70,14 @@ class RdmaDevice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A computer behind a port: the UUID of its own port, and the speed of the slowest link on the way."""
+    """A computer behind a port: the UUID of its port, and the speed of the slowest link in between."""
 
     domain: Name
     speed: Speed
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A Thunderbolt port: its UUID, its interface, and the computers behind it."""
+    """A Thunderbolt port: its UUID, interface, and the computers behind it."""
 
     domain: Name
     interface: Name | None = None
@@ -86,7 +85,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="report"):
-    """A host: its public identity key in base64, its interfaces, devices and ports."""
+    """A host: its public identity key in base64, interfaces, devices and ports."""
 
     key: Annotated[str, msgspec.Meta(max_length=88)]
     interfaces: Annotated[tuple[Interface, ...], msgspec.Meta(max_length=MAX_INTERFACES)] = ()
@@ -102,9 +101,9 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def survey() -> HostReport:
-    """Return this host's report, and make its identity key if there is none. Raise IdentityError.
+    """Return this host's report, and create its identity key if there is none. Raise IdentityError.
 
-    A tool that is missing, fails or hangs leaves its part of the report empty; the doctor's ladder says why.
+    If a tool is missing, fails or hangs, its part of the report is empty; the doctor's ladder tells why.
     """
     hardware = parse_hardware_ports(run_tool(["networksetup", "-listallhardwareports"]).stdout)
     return HostReport(
@@ -128,7 +127,7 @@ def _interfaces(hardware: dict[str, str]) -> Iterator[Interface]:
 
 
 def _has_thunderbolt_driver(interface: str) -> bool:
-    """Whether Linux's driver for IP over Thunderbolt made the interface."""
+    """Whether it is an interface of Linux's driver for IP over Thunderbolt."""
     return Path(f"/sys/class/net/{interface}/device/driver").resolve().name == "thunderbolt-net"
 
 
@@ -146,7 +145,7 @@ def _devices() -> Iterator[RdmaDevice]:
             try:
                 port = port_of(name)
             except ConfigError as error:
-                hangs = error.code == "rdma-query-hangs"  # so does the next query, for seconds
+                hangs = error.code == "rdma-query-hangs"  # the next query would hang too
         yield RdmaDevice(
             name=name,
             state=None if port is None or not re.fullmatch(_NAME, port.state) else port.state,

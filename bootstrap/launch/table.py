@@ -1,14 +1,16 @@
-"""The doctor's ladders of all hosts as one table: the first red check of each host with its remedy."""
+"""The doctor's results of all hosts as one table: the first red check of each host, with its remedy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from bootstrap.doctor.checks import MARKS, Check, Verdict
+from bootstrap.doctor.checks import MARKS, Check
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+GOOD: Final = Check("", "green", "nothing is wrong")
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,7 @@ class Row:
 
     @classmethod
     def of(cls, rank: int, host: str, checks: Sequence[Check]) -> "Row":
-        by_verdict: dict[Verdict, Check] = {}
-        for check in checks:
-            by_verdict.setdefault(check.verdict, check)
+        by_verdict = {check.verdict: check for check in reversed(checks)}
         return cls(rank, host, by_verdict.get("red") or by_verdict.get("yellow"))
 
     @property
@@ -38,18 +38,21 @@ class Row:
 
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> "Row":
-        """Return the row that `to_json` gave."""
+        """Return the row from what `to_json` returned."""
         return cls(row["rank"], row["host"], None if row["check"] is None else Check(**row["check"]))
 
 
 def render(rows: Sequence[Row], *, terminal: bool) -> str:
-    """Return the table, a line for each host and one for each cause and remedy: uncut, so that it can be copied.
+    """Return the table: a line for each host, cause and remedy, uncut, so that they can be copied.
 
     For a terminal it has marks and colours, else plain words.
     """
-    from rich.console import Console  # here, since only people need it
+    from rich.console import Console  # imported here: programs do not need it
 
-    lines = [line for row in rows for line in _lines(row, _widths(rows), terminal)]
+    ranks, hosts = max(len(str(row.rank)) for row in rows), max(len(row.host) for row in rows)
+    checks = [(f"{row.rank:>{ranks}}  {row.host:<{hosts}}  ", row.check or GOOD) for row in rows]
+    names = max(8, *(len(check.name) for _, check in checks))
+    lines = [line for who, check in checks for line in check_lines(check, names, who, terminal=terminal)]
     if not terminal:
         return "".join(f"{line.plain.rstrip()}\n" for line in lines)
     console = Console(file=StringIO(), force_terminal=True, highlight=False, color_system="standard")
@@ -59,26 +62,15 @@ def render(rows: Sequence[Row], *, terminal: bool) -> str:
     return captured.get()
 
 
-def _widths(rows: Sequence[Row]) -> tuple[int, int, int]:
-    return (
-        max(len(str(row.rank)) for row in rows),
-        max(len(row.host) for row in rows),
-        max(len(row.check.name if row.check else "") for row in rows),
-    )
-
-
-def _lines(row: Row, widths: tuple[int, int, int], terminal: bool) -> "list[Text]":
+def check_lines(check: Check, width: int, who: str = "", *, terminal: bool) -> "list[Text]":
+    """Return the lines of a check: its verdict, `who` it is about, its name padded to `width`; cause and remedy."""
     from rich.text import Text
 
-    verdict: Verdict = "green" if row.check is None else row.check.verdict
-    mark, colour = MARKS[verdict]
-    shown = mark if terminal else f"{verdict:<6}"
-    name, evidence = ("", "nothing is wrong") if row.check is None else (row.check.name, row.check.evidence)
-    who = f"{row.rank:>{widths[0]}}  {row.host:<{widths[1]}}"
-    first = Text.assemble((shown, f"bold {colour}"), "  ", who, "  ", (f"{name:<{widths[2]}}", "bold"), "  ", evidence)
-    margin = " " * (len(shown) + 2 + len(who) + 2)
-    more = [] if row.check is None else [("cause", row.check.cause), ("remedy", row.check.remedy)]
-    return [
-        first,
-        *(Text.assemble(margin, (f"{label:<{widths[2]}}", "dim"), "  ", text) for label, text in more if text),
-    ]
+    mark, colour = MARKS[check.verdict]
+    shown = mark if terminal else f"{check.verdict:<7}"
+    first = Text.assemble(
+        (shown, f"bold {colour}"), "  ", who, (f"{check.name:<{width}}", "bold"), "  ", check.evidence
+    )
+    margin = " " * (len(shown) + 2 + len(who))
+    more = [("  cause", check.cause), ("  remedy", check.remedy)]
+    return [first, *(Text.assemble(margin, (f"{label:<{width}}", "dim"), "  ", text) for label, text in more if text)]

@@ -1,7 +1,7 @@
-"""The worker's end of the side channel: MLX's gathers, asked of the control process over a socket pair.
+"""The worker's end of the side channel: it requests MLX's gathers from the control process over a socket pair.
 
-A request is `u32 little-endian n ‖ n bytes`, the answer `u32 little-endian size × n ‖ size × n bytes`; when the gather
-fails the control process closes the socket. See `side_channel` for the other end.
+A request is `u32 little-endian n ‖ n bytes`, the answer `u32 little-endian size × n ‖ size × n bytes`. If the gather
+fails, the control process closes the socket. See `side_channel` for the other end.
 """
 
 import os
@@ -13,11 +13,11 @@ from typing import Final
 from bootstrap.errors import BootstrapError
 
 VARIABLE: Final = "CLUSTER_SIDE_CHANNEL_FD"
-"""The environment variable that tells a worker, or a command, which descriptor its end of the socket pair has."""
+"""The environment variable with the descriptor of a worker's or command's end of the socket pair."""
 GATHER_SECONDS: Final = 60.0
-"""From the first part of a gather to the last: one rank's program may take so much longer to load than another's."""
+"""From the first part of a gather to the last: the ranks' programs may load at different speeds."""
 SLACK_SECONDS: Final = 1.0
-"""The others wait so much longer than rank 0, which knows who is late; and workers than their control processes."""
+"""The others wait so much longer than rank 0, which knows who is late, and workers longer than control processes."""
 HEADER: Final = struct.Struct("<I")
 
 Gather = Callable[[bytes, int], bytes]
@@ -30,7 +30,7 @@ class SideChannelError(BootstrapError):
 
 
 def side_channel_factory() -> Callable[[int, int], Gather] | None:
-    """What `mx.distributed.init` takes as `all_gather_factory`; None where the ranks have not agreed on it."""
+    """Return the `all_gather_factory` for `mx.distributed.init`; None if the ranks have not agreed on it."""
     descriptor = os.environ.get(VARIABLE)
     if descriptor is None:
         return None

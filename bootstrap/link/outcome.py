@@ -1,7 +1,7 @@
-"""What the ranks tell each other around the group init: their versions, their state, the first failure.
+"""Messages between ranks around the group init: versions, states, and the first failure.
 
-Rank 0 is the hub: it relays the states of the others, and decides which failure was the first. Every rank shows that
-one. [EXT-OUTCOME, EXT-VERSIONS]
+Rank 0 is the hub: it relays states, and decides which failure came first. Every rank shows that one. [EXT-OUTCOME,
+EXT-VERSIONS]
 """
 
 import asyncio
@@ -16,28 +16,20 @@ from wireproto.errors import WireError
 from wireproto.messages import Message, Outcome, OutcomeState, Program, Versions
 
 Send = Callable[[int, Message], Awaitable[None]]
-"""Send a message to another rank; LinkError where that fails, WireError where nothing is agreed with it."""
+"""Sends a message to another rank. Raises LinkError if that fails, WireError if the extension is not agreed."""
 
 VERSIONS_SECONDS: Final = 3.0
 """From the bootstrap frame to the last rank's versions."""
 SETTLE_SECONDS: Final = 0.25
-"""How long rank 0 waits whether a failure is another's consequence."""
+"""How long rank 0 waits for the cause of a possible consequence."""
 VERDICT_SECONDS: Final = 1.0
-"""How long another rank that has failed waits for what rank 0 says; and for the last words to leave."""
+"""How long a failed rank waits for rank 0's verdict, and for its last messages to be sent."""
 LONGEST_TEXT: Final = 1024
 
 CONSEQUENCES: Final = frozenset(
-    {
-        "command-failed",
-        "init-failed",
-        "link-lost",
-        "session-ended",
-        "side-channel-lost",
-        "sum-failed",
-        "worker-died",
-    }
+    {"command-failed", "init-failed", "link-lost", "session-ended", "side-channel-lost", "sum-failed", "worker-died"}
 )
-"""What a rank can fail with because another did: another's failure counts as the first, if heard a little later."""
+"""Codes of failures that another rank's failure can cause. That one counts as first even if heard shortly after."""
 
 
 class PeerError(BootstrapError):
@@ -51,13 +43,13 @@ class PeerError(BootstrapError):
 
 
 class VersionError(BootstrapError):
-    """The ranks run what cannot work together."""
+    """The ranks run versions or programs that cannot work together."""
 
     stage = "versions"
 
 
 class Exchange:
-    """One rank's part, for one bootstrap. Where the extension is not `agreed`, this rank only knows its own state."""
+    """One rank's part in one bootstrap. Unless the extension is `agreed`, it knows only its own state."""
 
     def __init__(self, rank: int, size: int, agreed: bool, send: Send, report: OnStep) -> None:
         self.agreed = agreed
@@ -68,12 +60,12 @@ class Exchange:
         self._peers = () if not agreed else tuple(range(1, size)) if rank == 0 else (0,)
         self._versions: dict[int, Versions] = {}
         self._states: dict[int, OutcomeState] = {}
-        self._failures: dict[int, Outcome] = {}  # in the order heard; on another rank than 0 only what rank 0 says
+        self._failures: dict[int, Outcome] = {}  # in the order heard; on other ranks than 0 only from rank 0
         self._news = asyncio.Event()
         self._sending: set[asyncio.Task[bool]] = set()
 
     def take(self, peer: int, message: Message) -> None:
-        """What came from the rank at the other end of a link; rank 0 passes it on. [EXT-OUTCOME-RELAY]"""
+        """Take a message from a peer; rank 0 relays it. [EXT-OUTCOME-RELAY]"""
         match message:
             case Versions():
                 self._versions[peer] = message
@@ -90,8 +82,8 @@ class Exchange:
     async def compare(self, own: Versions, wires: int = 1) -> None:
         """Send this rank's versions and wait for those of its peers. [EXT-VERSIONS-SEND]
 
-        `wires` are the connections between two ranks of a JACCL mesh. Raises VersionError where the ranks cannot work
-        together; reports a warning where they may not.
+        `wires` is the number of connections between two ranks of a JACCL mesh. Raise VersionError if the ranks cannot
+        work together; report a warning if they may not.
         """
         self._post(own)
         try:
@@ -99,7 +91,8 @@ class Exchange:
                 await self._until(lambda: self._versions.keys() >= set(self._peers))
         except TimeoutError:
             missing = ", ".join(f"rank {peer}" for peer in self._peers if peer not in self._versions)
-            raise VersionError(f"{missing} did not say what it runs", code="versions-missing") from None
+            text = f"{missing} did not send its versions within {VERSIONS_SECONDS:g} s"
+            raise VersionError(text, code="versions-missing") from None
         for peer, other in sorted(self._versions.items()):
             if _makes_sum(own) is not _makes_sum(other):
                 raise self._differ("program", _program(own).value, peer, _program(other).value, "programs-differ")
@@ -111,44 +104,44 @@ class Exchange:
                 raise self._differ("MLX version", own.mlx, peer, other.mlx, "mlx-differs")
             for what, mine, theirs in (("cluster-wireproto", own.package, other.package), ("mlx", own.mlx, other.mlx)):
                 if mine and theirs and mine != theirs:
-                    text = f"{what} is {mine} here, and {printable(theirs)} on rank {peer}"
+                    text = f"{what} is {mine} on this rank, and {printable(theirs)} on rank {peer}"
                     self._report("warning", message=text)
 
     def tell(self, state: OutcomeState) -> None:
-        """Say how it goes on this rank."""
+        """Announce this rank's state."""
         self._states[self._rank] = state
         self._post(Outcome(self._rank, state, "", "", ""))
         self._news.set()
 
     async def all(self, state: OutcomeState) -> None:
-        """Wait until every rank is in this state; at once where nothing is agreed. [EXT-OUTCOME-READY]"""
+        """Wait until every rank is in this state; unless agreed, return at once. [EXT-OUTCOME-READY]"""
         ranks = range(self._size) if self.agreed else ()
         await self._until(lambda: all(self._states.get(rank) is state for rank in ranks))
 
     @property
     def has_verdict(self) -> bool:
-        """Whether a failure is known: rank 0's word on another rank, the first that it heard of on rank 0."""
+        """Whether another rank's failure is known."""
         return bool(self._failures)
 
     def unfinished(self) -> list[int]:
-        """Return the other ranks that have not finished yet; none where this rank is alone."""
+        """Return the other ranks that have not finished yet; none unless agreed."""
         others = range(self._size) if self.agreed else ()
         return [r for r in others if r != self._rank and self._states.get(r) is not OutcomeState.FINISHED]
 
     async def started(self, ranks: Collection[int]) -> None:
-        """Wait until these ranks have started their init or command; at once where nothing is agreed."""
+        """Wait until these ranks have started their init or command; unless agreed, return at once."""
         awaited = set(ranks if self.agreed else ())
         await self._until(lambda: self._states.keys() >= awaited)
 
     async def failure(self) -> NoReturn:
-        """Wait until another rank has failed, and raise PeerError."""
+        """Wait until another rank fails, and raise PeerError."""
         await self._until(lambda: bool(self._failures))
         if self._rank == 0:
             await self._cause()
         raise PeerError(self._first())
 
     async def settle(self, error: BootstrapError) -> BootstrapError:
-        """The first failure of all ranks, now that this one has failed with `error`. [EXT-OUTCOME-FIRST]"""
+        """Return the first failure of all ranks, after this one has failed with `error`. [EXT-OUTCOME-FIRST]"""
         if not self.agreed:
             return error
         own = None if isinstance(error, PeerError) else self._failed(error)
@@ -171,25 +164,25 @@ class Exchange:
         return PeerError(self._first())
 
     async def last_words(self, error: BootstrapError) -> None:
-        """Tell of a failure that nobody can stop to settle: a signal, or the deadline."""
+        """Announce a failure without waiting for a verdict: a signal or the deadline."""
         self._post(self._failed(error))
         await self.flush()
 
     async def flush(self) -> None:
-        """Wait until what was said has left."""
+        """Wait until all messages are sent."""
         if self._sending:
             await asyncio.wait(self._sending, timeout=VERDICT_SECONDS)
 
     def _is_theirs(self, peer: int, rank: int) -> bool:
-        """Whether the peer may speak for a rank: rank 0 for all, another for itself."""
+        """Whether the peer may report on a rank: rank 0 on all, others on themselves."""
         return rank < self._size and (peer == 0 or rank == peer)
 
     def _first(self) -> Outcome:
-        """Rank 0 puts a cause before consequences; another rank shows what rank 0 said first."""
+        """Return the first failure: on rank 0 a cause before consequences, elsewhere what rank 0 reported first."""
         return min(self._failures.values(), key=lambda failure: self._rank == 0 and failure.code in CONSEQUENCES)
 
     async def _cause(self) -> None:
-        """Rank 0: wait a moment for the cause of what may be its consequence."""
+        """Rank 0: wait briefly for the cause of what may be a consequence."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._until(lambda: self._first().code not in CONSEQUENCES)
@@ -199,9 +192,8 @@ class Exchange:
         return Outcome(self._rank, OutcomeState.FAILED, *texts)
 
     def _differ(self, what: str, own: str, peer: int, other: str, code: str) -> VersionError:
-        return VersionError(
-            f"the {what} is {own} on rank {self._rank}, and {printable(other)} on rank {peer}", code=code
-        )
+        text = f"the {what} is {own} on rank {self._rank}, and {printable(other)} on rank {peer}"
+        return VersionError(text, code=code)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -209,7 +201,7 @@ class Exchange:
             await self._news.wait()
 
     def _post(self, message: Message, *, but: int | None = None) -> list[asyncio.Task[bool]]:
-        """Send to the peers, in the order of the calls; each task says whether that could be done."""
+        """Send to the peers, in the order of the calls. Each task returns whether that worked."""
         tasks = [asyncio.create_task(say(self._send, peer, message)) for peer in self._peers if peer != but]
         for task in tasks:
             self._sending.add(task)
@@ -218,7 +210,7 @@ class Exchange:
 
 
 async def say(send: Send, peer: int, message: Message) -> bool:
-    """Send a message, and say whether that could be done: what became of the session is told elsewhere."""
+    """Send a message and return whether that worked. A lost session is reported elsewhere."""
     try:
         await send(peer, message)
     except (LinkError, WireError):
@@ -227,12 +219,12 @@ async def say(send: Send, peer: int, message: Message) -> bool:
 
 
 def _program(versions: Versions) -> Program:
-    """Return what a rank does, as it says or as its `mlx` tells. [EXT-VERSIONS]"""
+    """Return a rank's program, as stated or else inferred from `mlx`. [EXT-VERSIONS]"""
     return versions.program or (Program.HOLD if versions.mlx else Program.COMMAND)
 
 
 def _makes_sum(versions: Versions) -> bool | None:
-    """Whether a rank checks the group by a sum; None for a dry run, which forms none. [EXT-VERSIONS-PROGRAM]"""
+    """Whether a rank checks the group with a sum; None for a dry run, which forms none. [EXT-VERSIONS-PROGRAM]"""
     return {Program.HOLD: True, Program.MODULE: True, Program.COMMAND: False}.get(_program(versions))
 
 
@@ -243,5 +235,5 @@ def _all_wires(mlx: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """A peer's words, with nothing that a terminal takes for a command."""
+    """Return a peer's text without control characters."""
     return "".join(each if each.isprintable() else "?" for each in text)

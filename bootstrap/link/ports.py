@@ -1,6 +1,6 @@
-"""The ports that native code opens to the network, looked at before it runs: free here, reachable there.
+"""Checks the ports that native code will open to the network: free on this host, reachable on the next.
 
-Only MLX's ring, and JACCL with a peer that has no extensions, listen on the network at all. [EXT-OUTCOME-TURN]
+Only MLX's ring, and JACCL with a peer without extensions, listen on the network. [EXT-OUTCOME-TURN]
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from bootstrap.plan import Backend, Plan
 from bootstrap.system import current
 
 REACH_SECONDS: Final = 2.0
-"""For a neighbour's host to answer."""
+"""How long a neighbour's host may take to answer."""
 
 
 class PortError(BootstrapError):
-    """A port cannot be used; nothing native has run."""
+    """A port cannot be used; no native code has run."""
 
     stage = "ports"
 
 
 def check_own_ports(plan: Plan, backend: Backend) -> None:
-    """Check that the ports on which native code of this rank will listen are free. PortError if one is not."""
+    """Raise PortError unless the ports on which this rank's native code will listen are free."""
     if backend == "ring":
         for ip, port in plan.ring_addresses(plan.rank):
             _check_free(ip, port, "ring", taken="ring-port-taken", refused="ring-port-refused")
@@ -32,7 +32,7 @@ def check_own_ports(plan: Plan, backend: Backend) -> None:
 
 
 async def check_neighbour(plan: Plan) -> None:
-    """Check that the next rank of MLX's ring can be reached, before it listens. PortError if it cannot."""
+    """Raise PortError unless the next rank of MLX's ring can be reached."""
     rank = (plan.rank + 1) % plan.size
     await asyncio.gather(*(_reach(rank, ip, port) for ip, port in plan.ring_addresses(rank)))
 
@@ -53,7 +53,7 @@ async def _reach(rank: int, ip: str, port: int) -> None:
             _, writer = await asyncio.open_connection(ip, port)
         writer.transport.abort()
     except ConnectionRefusedError:
-        pass  # the host is there, and MLX does not listen yet
+        pass  # the host is there; MLX does not listen yet
     except TimeoutError:
         text = f"rank {rank}'s ring port at {ip}:{port} does not answer (waited {REACH_SECONDS:g} s)"
         raise PortError(text, code="ring-unreachable") from None

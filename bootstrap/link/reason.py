@@ -1,61 +1,61 @@
-"""Why there is no group yet, as the links show it: for the error at the deadline."""
+"""Why there is no group yet, judged by the links, for the error at the deadline."""
 
 from bootstrap.errors import BootstrapError, LinkError
 from bootstrap.link.sessions import SessionLostError
 
 
 class Reason:
-    """`error` is why there is no group, or how far rank 0 was seen to come; None where nothing is wrong.
+    """`error` is why there is no group, or rank 0's last visible step; None if nothing is wrong.
 
-    Where several links are down it is the failure of the one that was lost first: a rank that gives up because another
-    is missing closes its link, too.
+    If several links are down, it is the failure of the one that was lost first: a rank that gives up because another
+    one is missing closes its link, too.
     """
 
     def __init__(self) -> None:
         self.has_met = False
-        """Whether there ever was a session: a loss after it may be a consequence of what keeps this rank waiting."""
-        self._lost: dict[int | None, LinkError] = {}  # by rank, None where it is not known; in the order of the losses
+        """Whether there ever was a session: a later loss may be a consequence of this rank's own delay."""
+        self._lost: dict[int | None, LinkError] = {}  # by rank, None if unknown; oldest first
         self._loading: set[int] = set()
         self._seen: LinkError | None = None
-        self._protocol: LinkError | None = None  # stays the reason, since rank 0 reconnects and repeats it
+        self._protocol: LinkError | None = None  # kept, since rank 0 reconnects and repeats it
         self._before: BootstrapError | None = None
 
     @property
     def error(self) -> BootstrapError | None:
         if self._loading and not self._lost:
             ranks = " and ".join(f"rank {peer}" for peer in sorted(self._loading))
-            return LinkError(f"MLX is still being loaded on {ranks}", code="peer-loading")
+            return LinkError(f"MLX is still loading on {ranks}", code="peer-loading")
         peer, error = next(iter(self._lost.items()), (None, self._seen))
         if error is not None and peer in self._loading:
-            return LinkError(f"{error} (when last heard, rank {peer} was still loading MLX)", code=error.code)
+            return LinkError(f"{error} (rank {peer} was still loading MLX when last heard)", code=error.code)
         return error or self._before
 
     def failed(self, error: BootstrapError) -> None:
-        """Another attempt follows a failure, which remains the reason as long as nothing else is known."""
+        """Note a failure that another attempt follows. It is the reason until there is a newer one."""
         self._before = error
 
     def lost(self, peer: int | None, error: LinkError) -> None:
-        """The link with a rank was lost, or could not be made."""
+        """Note that the link to a rank was lost or failed."""
         self._lost[peer] = error
 
     def established(self, peer: int) -> None:
-        """There is a session with a rank."""
+        """Note that there is a session with a rank."""
         self.has_met = True
         self._lost.pop(peer, None)
         self._lost.pop(None, None)
         self._seen = self._protocol
 
     def loading(self, peer: int, is_loading: bool) -> None:
-        """Say whether a rank still loads MLX, after its last pong."""
+        """Note whether a rank is still loading MLX, by its last pong."""
         (self._loading.add if is_loading else self._loading.discard)(peer)
 
     def ended_early(self, error: LinkError) -> None:
-        """Rank 0 has ended its session without a jacclBootstrap."""
+        """Note that rank 0 has ended its session without a jacclBootstrap."""
         self._lost.clear()
         self._seen = self._protocol or error
 
     def seen(self, what: str | LinkError | None, now: float) -> None:
-        """Rank 0 did `what`, `now` milliseconds after the start, or its session ended; None if nothing is amiss."""
+        """Note what rank 0 did `now` ms after the start, or how its session failed; None if nothing is wrong."""
         self._lost.clear()
         if what is None:
             self._protocol = self._seen = None
@@ -65,7 +65,7 @@ class Reason:
             self._seen = self._protocol or what
         elif self._protocol is None:
             text = (
-                f"rank 0 is there (last seen: {what}, {now / 1000:.1f} s after the start of this run), "
-                "and has not sent a jacclBootstrap"
+                f"rank 0 has not sent a jacclBootstrap "
+                f"(last seen: {what}, {now / 1000:.1f} s after the start of this run)"
             )
             self._seen = LinkError(text, code="no-bootstrap")

@@ -1,4 +1,4 @@
-"""Records this process's links (pcapng) and their session keys: to files for a bug report, or to pipes for a live view.
+"""Records this process's links (pcapng) and session keys: to files for a bug report, or to pipes for a live view.
 
 WIREPROTO_KEYLOGFILE names the file for the keys. [KEY-LOG]
 """
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class Record:
-    """A file that only its owner can read, or a pipe that has a reader.
+    """A private file, or a pipe with a reader.
 
-    A link never waits for it, and never fails with it: when the disk is full, or the reader of a pipe is gone or too
-    slow, the record ends there.
+    A link never waits for it or fails with it: if the disk is full, or a pipe's reader is gone or too slow, the record
+    ends.
     """
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -52,25 +52,25 @@ class Record:
 
 
 class KeyLog(Record):
-    """The key log, as a session writes to it."""
+    """The key log, as a text file for a session."""
 
     def write(self, text: str) -> int:
         self.put(text.encode())
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: each write goes out at once."""
+        """Do nothing: writes are not buffered."""
 
 
 class Capture(Record):
-    """Writes the sessions' bytes as packets with TCP/IP headers."""
+    """Writes the bytes of links as packets with TCP/IP headers."""
 
     def __init__(self, descriptor: int, name: str) -> None:
         super().__init__(descriptor, name)
         self._writer = Writer(self.put)
 
     def link(self, own: Address, peer: Address, *, connects: bool) -> "LinkCapture":
-        """Record a new link; `connects` says which of its ends this is."""
+        """Record a new link; `connects` tells whether this end opened it."""
         ends = (_endpoint(own), _endpoint(peer))
         connection = TcpWriter(self._writer, ends if connects else ends[::-1], time.time())
         return LinkCapture(connection, own_side=0 if connects else 1)
@@ -78,7 +78,7 @@ class Capture(Record):
 
 @contextmanager
 def open_capture(path: Path | None) -> Iterator[Capture | None]:
-    """Record to a new file, or to a pipe; None without a path. ConfigError if it is unsafe."""
+    """Open the recording, a new file or a pipe; None without a path. Raise ConfigError if it is unsafe."""
     if path is None:
         yield None
         return
@@ -88,7 +88,7 @@ def open_capture(path: Path | None) -> Iterator[Capture | None]:
             os.ftruncate(descriptor, 0)
     except OSError as error:
         raise ConfigError(f"cannot record to {path}: {error.strerror}", code="bad-capture") from error
-    logger.warning("the link is recorded in %s: whoever has it and the key log can read the traffic", path)
+    logger.warning("recording the link to %s: anyone with this file and the key log can read the traffic", path)
     try:
         yield Capture(descriptor, f"the recording in {path}")
     finally:
@@ -97,7 +97,7 @@ def open_capture(path: Path | None) -> Iterator[Capture | None]:
 
 @contextmanager
 def open_key_log() -> Iterator[KeyLog | None]:
-    """Open the file to append, mode 0600 where it is new; None where the variable is not set. ConfigError if unsafe."""
+    """Open the key log to append, a new one with mode 0600; None without the variable. Raise ConfigError if unsafe."""
     path = os.environ.get(VARIABLE)
     if not path:
         yield None
@@ -105,10 +105,9 @@ def open_key_log() -> Iterator[KeyLog | None]:
     try:
         descriptor = open_private(path, os.O_APPEND)
     except OSError as error:
-        raise ConfigError(
-            f"cannot open {path}, which {VARIABLE} names: {error.strerror}", code="bad-key-log"
-        ) from error
-    logger.warning("the keys of every session go to %s: whoever has it can read the traffic", path)
+        text = f"cannot open {path}, which {VARIABLE} names: {error.strerror}"
+        raise ConfigError(text, code="bad-key-log") from error
+    logger.warning("logging the keys of every session to %s: anyone with this file can read the traffic", path)
     try:
         yield KeyLog(descriptor, f"the key log {path}")
     finally:
@@ -116,7 +115,7 @@ def open_key_log() -> Iterator[KeyLog | None]:
 
 
 def set_key_log(path: Path | None) -> None:
-    """Let the variable name a file, for this process and for those that it starts; None leaves it as it is."""
+    """Set the variable for this process and its children; None leaves it as it is."""
     if path is not None:
         os.environ[VARIABLE] = str(path.absolute())
 

@@ -1,11 +1,11 @@
-"""Native JACCL's side channel, kept on this host: TCP over loopback here, sealed frames between the hosts.
+"""Keeps native JACCL's side channel on this host: TCP over loopback here, sealed frames between the hosts.
 
     rank 0    native root ◀── TCP, as ranks 1, 2, … ── control process ══ link
     others    native worker ── TCP, to its coordinator ─▶ control process ══ link
 
-Native code trusts what it reads, so every gather is checked before it gets there, and a connection is taken only from
-the command. Start order does not matter: rank 0's root is tried until it listens, and on the other ranks the control
-process listens before native code starts. A command may form groups one after the other; all of them use the same port.
+Native code trusts its input, so every gather is checked first, and only the command's connection is accepted. Start
+order does not matter: rank 0 retries until the native root listens, and on other ranks the control process listens
+before native code starts. A command may form groups one after the other; all of them use the same port.
 [EXT-SIDE-CHANNEL-NATIVE]
 """
 
@@ -27,36 +27,34 @@ from wireproto.jaccl.records import I32
 
 HOST: Final = "127.0.0.1"
 RETRY_SECONDS: Final = 0.01
-"""Between two attempts to reach rank 0's root. It is open to other local processes until the last one is connected."""
+"""Between two attempts to reach rank 0's root. Other local processes can connect to it until all relays have."""
 HELLO_SECONDS: Final = 5.0
-"""For a connection to say its rank; a native worker does so at once."""
+"""How long a connection may take to send its rank; a native worker sends it at once."""
 MAX_CANDIDATES: Final = 64
-"""Connections that are not admitted yet. The others wait until one ends, or can be ended."""
+"""Connections not yet admitted. More of them wait until one ends or may be closed."""
 CROWD_SECONDS: Final = 0.5
-"""The least time that a connection has while others wait: to say its rank, and then to be found to be the worker's."""
-BACKLOG: Final = 128
-"""Connections that may wait in the system."""
+"""How long a connection has at least while others wait: to send its rank, and then to be identified."""
 LEFT_SECONDS: Final = 0.3
-"""How long the process whose connection has ended may take to end as well. Then its exit status says why."""
+"""How long a process whose connection has ended may take to exit, and tell why by its status."""
 _CHUNK: Final = 64 * 1024
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Native(Protocol):
-    """The process with native JACCL, and all that it has started."""
+    """The process with native JACCL, and its descendants."""
 
     def is_running(self) -> bool: ...
 
     async def owns(self, address: tuple[str, int]) -> bool | None:
-        """Whether it has a TCP socket with this local address and port; None if it cannot be looked into."""
+        """Whether it has a TCP socket with this local address and port; None if unknown."""
 
 
 class Relay:
-    """One rank's relay, made by `relay`."""
+    """One rank's relay, see `relay`."""
 
     port: int
-    """On HOST, where native JACCL is to find its side channel, or as rank 0 to make it."""
+    """On HOST: where native JACCL finds its side channel, or on rank 0 opens it."""
 
     def __init__(self, rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
         self._rank, self._size, self._ring = rank, size, ring
@@ -64,12 +62,12 @@ class Relay:
         self._init = InitGathers(size, ring=ring)
 
     async def serve(self) -> None:
-        """Pass on the gathers of one init after the other, until the process ends in one. SideChannelError."""
+        """Relay the gathers of one init after the other, until the process ends during one. Raise SideChannelError."""
         while await self._serve_once():
             self._init = InitGathers(self._size, ring=self._ring)
 
     async def _serve_once(self) -> bool:
-        """Pass on the gathers of one init, and wait until native code closes its connection; say whether it may."""
+        """Relay the gathers of one init until native code disconnects. Return whether the init was complete."""
         async with self._connected() as streams:
             try:
                 await self._pass_on(streams)
@@ -81,15 +79,15 @@ class Relay:
             return True
         await asyncio.sleep(LEFT_SECONDS)
         if self._native.is_running():
-            raise self._fault("native JACCL left before the init was complete", "side-channel-lost")
+            raise self._fault("native JACCL disconnected before the init was complete", "side-channel-lost")
         return False
 
     def _connected(self) -> AbstractAsyncContextManager[list[Stream]]:
-        """Keep the connections with native code inside the block."""
+        """Keep the connections to native code inside the block."""
         raise NotImplementedError
 
     async def _pass_on(self, streams: list[Stream]) -> None:
-        """Pass on the gathers until native code leaves. EOFError then, WireError if it breaks the rules."""
+        """Relay the gathers. Raise EOFError when native code disconnects, WireError if it breaks the rules."""
         raise NotImplementedError
 
     def _fault(self, text: str, code: str) -> SideChannelError:
@@ -97,12 +95,12 @@ class Relay:
 
 
 class RootRelay(Relay):
-    """Rank 0's: takes the parts of all other ranks at the native root."""
+    """Rank 0's relay: brings the parts of all other ranks to the native root."""
 
     def __init__(self, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
         super().__init__(0, size, side_channel, native, ring=ring)
         self.port = current().network.free_port(HOST)
-        self._is_idle = asyncio.Event()  # set while no result is awaited from the root, or on its way to the others
+        self._is_idle = asyncio.Event()  # set unless a result is awaited from the root or being sent
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[list[Stream]]:
@@ -143,7 +141,7 @@ class RootRelay(Relay):
         while (length := self._init.length) is not None:
             await self._side_channel.gather_from(length, ask)
             self._is_idle.set()
-        await asyncio.get_running_loop().create_future()  # until native code leaves
+        await asyncio.get_running_loop().create_future()  # until native code disconnects
 
     async def _read(self, end: "_RootEnd") -> None:
         while chunk := await _read(end.reader):
@@ -151,12 +149,12 @@ class RootRelay(Relay):
                 end.results.put_nowait(result)
         with suppress(TruncatedError):
             end.worker.receive_eof()
-            await self._is_idle.wait()  # the root may leave right after its last result, which the others still need
+            await self._is_idle.wait()  # the root may disconnect before the others have its last result
         raise EOFError
 
 
 class _RootEnd:
-    """The connection with the native root that stands for one other rank."""
+    """The connection to the native root for one other rank."""
 
     def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.worker = worker
@@ -166,23 +164,23 @@ class _RootEnd:
 
 
 class WorkerRelay(Relay):
-    """Another rank's: the root that its native worker finds."""
+    """Another rank's relay: the root for its native worker."""
 
     def __init__(self, rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> None:
         super().__init__(rank, size, side_channel, native, ring=ring)
-        self._listener = _listener(current().network.free_port(HOST))
+        self._listener = current().network.listen(HOST, current().network.free_port(HOST))
         self.port = self._listener.getsockname()[1]
         self._writer: asyncio.StreamWriter | None = None  # of the worker
-        self._is_asking = False  # its contribution is under way, and the result not sent yet
+        self._is_asking = False  # its part is sent, the result is not there yet
 
     def close(self) -> None:
         self._listener.close()
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[list[Stream]]:
-        if self._listener.fileno() == -1:  # closed once an earlier worker was there
+        if self._listener.fileno() == -1:  # closed since the last worker connected
             try:
-                self._listener = _listener(self.port)
+                self._listener = current().network.listen(HOST, self.port)
             except OSError as error:
                 text = f"another program has taken {HOST}:{self.port}: {system_reason(error)}"
                 raise self._fault(text, "side-channel-lost") from error
@@ -194,7 +192,7 @@ class WorkerRelay(Relay):
             self._writer = None
 
     async def _worker(self) -> Stream:
-        """Wait for the connection that says this rank's HELLO; end all others, and the listener."""
+        """Wait for the worker's connection; close all others and the listener."""
         admission = _Admission(self._listener, self._is_native)
         try:
             connection = await admission.worker()
@@ -204,12 +202,12 @@ class WorkerRelay(Relay):
         return reader, self._writer
 
     async def _is_native(self, rank: int, connection: socket.socket) -> bool:
-        """Return whether a connection that says a rank is the native worker's. A wrong rank of its is a fault."""
+        """Whether a connection that sent `rank` is the native worker's. If its rank is wrong, that is a fault."""
         if not 0 <= rank < MAX_SIZE:
             return False
         is_own = await self._native.owns(connection.getpeername())
         if is_own and rank != self._rank:
-            text = f"native JACCL says that it is rank {rank}; does the command change MLX_RANK?"
+            text = f"native JACCL reports rank {rank}; do not change MLX_RANK in the command"
             raise self._fault(text, "side-channel-rank")
         return rank == self._rank and is_own is not False
 
@@ -227,7 +225,7 @@ class WorkerRelay(Relay):
             self._init.complete(whole)
             self._is_asking = False
             writer.write(whole)
-        await asyncio.get_running_loop().create_future()  # until native code leaves
+        await asyncio.get_running_loop().create_future()  # until native code disconnects
 
     async def _take_parts(self, reader: asyncio.StreamReader, parts: "asyncio.Queue[bytes]") -> None:
         buffer = bytearray()
@@ -235,7 +233,7 @@ class WorkerRelay(Relay):
             buffer += chunk
             wanted = 0 if self._is_asking else self._init.length or 0
             if len(buffer) > wanted:
-                detail = f"rank {self._rank} sent {len(buffer)} bytes where {wanted} belong"
+                detail = f"rank {self._rank} sent {len(buffer)} bytes instead of {wanted}"
                 raise StateError("jaccl-early", detail)
             if len(buffer) == wanted:
                 self._is_asking = True
@@ -245,16 +243,17 @@ class WorkerRelay(Relay):
 
 
 class _Admission:
-    """Finds the native worker among all that connect to a listener, which any local program can do."""
+    """Finds the native worker among the connections to a listener, which any local program can open."""
 
     def __init__(self, listener: socket.socket, is_native: Callable[[int, socket.socket], Awaitable[bool]]) -> None:
         self._listener, self._is_native = listener, is_native
         self._admitted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._worker: socket.socket | None = None
         self._candidates: dict[asyncio.Task[None], float] = {}
-        """With the time of the last that came of each, the oldest first."""
+        """With the time when each was last heard, oldest first."""
 
     async def worker(self) -> socket.socket:
-        """Return the worker's connection; close all others. Raise what `is_native` raises."""
+        """Return the worker's connection and close all others. Raise what `is_native` raises."""
         accepting = asyncio.create_task(self._accept())
         try:
             return await self._admitted
@@ -292,7 +291,8 @@ class _Admission:
             del self._candidates[task]
             self._candidates[task] = asyncio.get_running_loop().time()
             if await self._is_native(rank, connection) and not self._admitted.done():
-                self._admitted.set_result(socket.socket(fileno=connection.detach()))
+                self._admitted.set_result(connection)
+                self._worker = connection
         except (OSError, EOFError):
             pass
         except SideChannelError as fault:
@@ -301,14 +301,15 @@ class _Admission:
 
     def _over(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._candidates.pop(task, None)
-        connection.close()
+        if connection is not self._worker:
+            connection.close()
 
 
 @asynccontextmanager
 async def relay(rank: int, size: int, side_channel: SideChannel, native: Native, *, ring: bool) -> AsyncIterator[Relay]:
-    """Have a side channel for this host's native JACCL inside the block, in which `serve` is to run.
+    """Yield a side channel for this host's native JACCL; run `serve` inside the block.
 
-    On ranks other than 0 it listens as soon as the block is entered.
+    Ranks other than 0 listen from the start of the block.
     """
     if rank == 0:
         yield RootRelay(size, side_channel, native, ring=ring)
@@ -320,21 +321,8 @@ async def relay(rank: int, size: int, side_channel: SideChannel, native: Native,
         part.close()
 
 
-def _listener(port: int) -> socket.socket:
-    listener = socket.socket()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections of an earlier init
-        listener.bind((HOST, port))
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
 async def _hello(connection: socket.socket) -> int:
-    """Return the rank that a connection says. OSError or EOFError."""
+    """Return the rank that a connection sends. Raise OSError or EOFError."""
     hello = b""
     async with asyncio.timeout(HELLO_SECONDS):
         while len(hello) < I32.size:
@@ -348,5 +336,5 @@ async def _hello(connection: socket.socket) -> int:
 async def _read(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.read(_CHUNK)
-    except ConnectionError:  # a reset is an end, too
+    except ConnectionError:  # a reset is an end too
         return b""

@@ -2,7 +2,7 @@
 
     worker ── socket pair ── control process ══ sealed frames ══ rank 0's control process ── socket pair ── its worker
 
-The worker's end, and what goes over the socket pair, is in `gather`. Rank 0 is the hub. [EXT-SIDE-CHANNEL]
+The worker's end and the format of the socket pair are in `gather`. Rank 0 is the hub. [EXT-SIDE-CHANNEL]
 """
 
 import asyncio
@@ -13,11 +13,12 @@ from typing import NamedTuple, NoReturn
 
 from bootstrap.link.gather import GATHER_SECONDS, HEADER, SLACK_SECONDS, SideChannelError
 from bootstrap.link.outcome import Send, say
+from bootstrap.system import current
 from wireproto.messages import MAX_GATHER, Message, SideChannelPart, SideChannelWhole
 
 
 class SocketPair(NamedTuple):
-    """The two ends: this process's, and that of the worker or command."""
+    """Both ends: this process's, and that of the worker or command."""
 
     control: socket.socket
     child: socket.socket
@@ -25,11 +26,11 @@ class SocketPair(NamedTuple):
 
 @contextmanager
 def socket_pair(wanted: bool) -> Iterator[SocketPair | None]:
-    """Keep a socket pair inside the block; None unless it is wanted."""
+    """Yield a socket pair, or None unless it is wanted."""
     if not wanted:
         yield None
         return
-    pair = SocketPair(*socket.socketpair())
+    pair = SocketPair(*current().network.socket_pair())
     pair.control.setblocking(False)
     try:
         yield pair
@@ -39,22 +40,23 @@ def socket_pair(wanted: bool) -> Iterator[SocketPair | None]:
 
 
 class SideChannel:
-    """One rank's part in the gathers of one bootstrap. A fault of any rank ends it, with SideChannelError."""
+    """One rank's part in the gathers of one bootstrap. A fault of any rank ends it with SideChannelError."""
 
     def __init__(self, rank: int, size: int, send: Send) -> None:
         self._rank = rank
         self._size = size
         self._send = send
         self._sequence = 0
-        self._parts: dict[int, bytes] = {}  # rank 0's: of the gather under way, as far as they are there
-        self._whole: bytes | None = None  # the others': what rank 0 answered
-        self._asked: int | None = None  # the length of the own part, while a gather is under way
-        self._clock: asyncio.TimerHandle | None = None  # runs from the first part of a gather on
+        self._parts: dict[int, bytes] = {}  # rank 0: the parts of the current gather so far
+        self._whole: bytes | None = None  # other ranks: rank 0's answer
+        self._asked: int | None = None  # the length of this rank's part during a gather
+        self._clock: asyncio.TimerHandle | None = None  # runs from the first part of a gather
         self._fault: SideChannelError | None = None
+        self._is_over = False
         self._news = asyncio.Event()
 
     def take(self, peer: int, message: Message) -> None:
-        """A frame from the rank at the other end of a link."""
+        """Take a message from a peer."""
         try:
             match message:
                 case SideChannelPart(sequence, part):
@@ -67,7 +69,7 @@ class SideChannel:
                 case SideChannelWhole(sequence, whole):
                     self._check_sequence(peer, sequence)
                     if self._asked is None or self._whole is not None:
-                        raise _fault(f"rank 0 answered gather {sequence} unasked", "side-channel-turn")
+                        raise _fault(f"rank 0 answered gather {sequence} without a request", "side-channel-turn")
                     if len(whole) != self._size * self._asked:
                         text = f"rank 0 gave {len(whole)} bytes for gather {sequence} of {self._size} × {self._asked}"
                         raise _fault(text, "side-channel-size")
@@ -77,26 +79,26 @@ class SideChannel:
         self._news.set()
 
     async def serve(self, channel: socket.socket) -> None:
-        """Answer the worker at the other end of `channel` until it closes it."""
+        """Answer the worker at the other end of `channel` until that closes it."""
         reader, writer = await asyncio.open_connection(sock=channel)
         try:
             while True:
                 try:
                     (count,) = HEADER.unpack(await reader.readexactly(HEADER.size))
                     if count > MAX_GATHER:
-                        raise _fault(f"a gather of {count} bytes a rank is over {MAX_GATHER}", "side-channel-size")
+                        raise _fault(f"a gather of {count} bytes per rank exceeds {MAX_GATHER}", "side-channel-size")
                     part = await reader.readexactly(count)
                 except asyncio.IncompleteReadError:
                     return
                 whole = await self.gather(part)
                 writer.write(HEADER.pack(len(whole)) + whole)
         except OSError:
-            return  # the worker died, which its supervisor says
+            return  # the worker died, which the run reports
         finally:
             writer.close()
 
     async def gather(self, part: bytes) -> bytes:
-        """One gather: the parts of all ranks, in their order. SideChannelError where a rank is late, or at fault."""
+        """Return the parts of all ranks, in rank order. Raise SideChannelError if a rank is late or at fault."""
         self._asked = len(part)
         self._start_clock()
         whole = await (self._lead(part) if self._rank == 0 else self._follow(part))
@@ -104,9 +106,9 @@ class SideChannel:
         return whole
 
     async def gather_from(self, length: int, ask: Callable[[dict[int, bytes]], Awaitable[bytes]]) -> bytes:
-        """Rank 0: one gather of `length` bytes a rank whose root is native.
+        """Rank 0: do one gather of `length` bytes per rank with a native root.
 
-        `ask` passes the parts of all other ranks to the root, and returns the whole that it makes of them.
+        `ask` passes the parts of all other ranks to the root, and returns its result.
         """
         self._asked = length
         self._check_sizes()
@@ -121,9 +123,13 @@ class SideChannel:
         return await self._answer(asking.result())
 
     async def fault(self) -> NoReturn:
-        """Wait until a rank has broken the rules, and raise SideChannelError."""
-        await self._until(lambda: False)
-        raise AssertionError
+        """Wait for a fault of any rank, and raise SideChannelError. Once this has ended, no gather has a time limit."""
+        try:
+            await self._until(lambda: False)
+            raise AssertionError
+        finally:
+            self._is_over = True
+            self._stop_clock()
 
     async def _lead(self, part: bytes) -> bytes:
         self._parts[0] = part
@@ -136,7 +142,7 @@ class SideChannel:
         self._parts.clear()
         self._asked = None
         self._stop_clock()
-        self._sequence += 1  # before the first rank has its answer, and goes on
+        self._sequence += 1  # before the first rank has its answer and continues
         await asyncio.gather(*(say(self._send, peer, answer) for peer in range(1, self._size)))
         return whole
 
@@ -163,7 +169,7 @@ class SideChannel:
                 raise _fault(text, "side-channel-size")
 
     def _start_clock(self) -> None:
-        if self._clock is None:
+        if self._clock is None and not self._is_over:
             seconds = GATHER_SECONDS if self._rank == 0 else GATHER_SECONDS + SLACK_SECONDS
             self._clock = asyncio.get_running_loop().call_later(seconds, self._be_late)
 
@@ -177,7 +183,7 @@ class SideChannel:
         if self._rank == 0:
             missing = [r for r in range(self._size) if r not in self._parts and (r or self._asked is None)] or missing
         who = ", ".join(f"rank {rank}" for rank in missing)
-        text = f"{who} did not come to gather {self._sequence} in {GATHER_SECONDS:g} s"
+        text = f"{who} did not join gather {self._sequence} within {GATHER_SECONDS:g} s"
         self._fault = self._fault or _fault(text, "side-channel-late")
         self._news.set()
 

@@ -1,4 +1,4 @@
-"""Bytes between a TCP socket and a `wireproto` session: one `Link` a connection."""
+"""Moves bytes between a TCP socket and a `wireproto` session: one `Link` per connection."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from wireproto.session import Event, Role, Session, State
 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 10, 5, 3
 CLOSE_SECONDS: Final = 1.0
-"""How long the last bytes of a link may take to leave."""
+"""How long the last bytes of a link may take to be sent."""
 
 MAX_WAITING: Final = 4 * 1024 * 1024
 _TCP_RXT_CONNDROPTIME: Final = 0x80  # macOS; the socket module has no name for it
@@ -29,14 +29,14 @@ _CODES: Final[dict[type[OSError], str]] = {
 }
 
 MakeSession = Callable[[str], Session]
-"""The session for a connection with the peer at an IP address."""
+"""Returns the session for a connection with the peer at an IP address."""
 
 
 class Link(asyncio.BufferedProtocol):
     """One connection and its session. Every failure is a LinkError; times are in seconds.
 
-    Reading stops while what waits to be taken is more than `MAX_WAITING` bytes and a frame, so that a peer cannot fill
-    the memory of one that is busy.
+    Reading pauses while more than `MAX_WAITING` bytes and a frame are unread, so that a peer cannot exhaust the
+    memory of a busy one.
     """
 
     session: Session
@@ -53,18 +53,18 @@ class Link(asyncio.BufferedProtocol):
         self._on_connection = on_connection
         self._capture = capture
         self._recorded: LinkCapture | None = None
-        self._lent = memoryview(b"")  # what the next bytes are written to
+        self._lent = memoryview(b"")  # where the next bytes go
         self._events: deque[Event] = deque()
-        self._waiting = 0  # bytes that came in since all events were taken
+        self._waiting = 0  # bytes received since all events were taken
         self._news = asyncio.Event()
         self._writable = asyncio.Event()
         self._gone = asyncio.Event()
         self._failure: LinkError | None = None
 
-    # -- what a role does ----------------------------------------------------------------------------------------------
+    # -- for a role ----------------------------------------------------------------------------------------------------
 
     async def receive(self) -> Event:
-        """The next event. Once all are taken, LinkError says how the link ended."""
+        """Return the next event. Once all are taken, raise LinkError with how the link ended."""
         while not self._events:
             if self._failure is not None:
                 raise self._failure
@@ -78,7 +78,7 @@ class Link(asyncio.BufferedProtocol):
         return event
 
     async def send(self, message: Message, timeout: float) -> None:  # noqa: ASYNC109 - a deadline a call
-        """Send one message; LinkError if the peer does not take it in time."""
+        """Send one message. Raise LinkError if the peer does not accept it in time."""
         if not self._is_open():
             raise self._failure or LinkError("the session has ended", code="link-closed")
         try:
@@ -92,19 +92,19 @@ class Link(asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout):
                 await self._writable.wait()
         except TimeoutError:
-            failure = LinkError("the other rank takes no more bytes; see what it waits for", code="link-timeout")
+            failure = LinkError("the other rank accepts no more bytes; see what it is waiting for", code="link-timeout")
             self.close(failure)
             raise failure from None
 
     def close(self, failure: LinkError) -> None:
-        """End the connection: `failure` is what `receive` says from now on. What was sent before still goes out."""
+        """Close the connection after sending what is queued. `receive` raises `failure` from now on."""
         if self._failure is None:
             self._failure = failure
         self._news.set()
         self._transport.close()
 
     async def ended(self, seconds: float) -> None:
-        """Wait until the connection has ended, but no longer than this."""
+        """Wait so long for the end of the connection."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._gone.wait()
@@ -122,7 +122,7 @@ class Link(asyncio.BufferedProtocol):
         except TimeoutError:
             self._transport.abort()
 
-    # -- what asyncio calls --------------------------------------------------------------------------------------------
+    # -- for asyncio ---------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -144,7 +144,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._is_open():
-            return  # what still comes in on a link that has ended is dropped
+            return  # the link has ended: drop the rest
         if self._recorded is not None:
             self._recorded.received(self._lent[:nbytes])
         self.session.buffer_updated(nbytes)
@@ -161,7 +161,7 @@ class Link(asyncio.BufferedProtocol):
         if self._is_open():
             self.session.receive_data(b"")
             self._take_events()
-        self.close(LinkError("the other rank closed the link; see what it logged", code="link-closed"))
+        self.close(LinkError("the other rank closed the link; see its log", code="link-closed"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         failure = LinkError("the link is closed", code="link-closed")
@@ -181,7 +181,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             while (event := self.session.next_event()) is not None:
                 self._events.append(event)
-                self._flush()  # the ack, even if a bad frame follows the hello
+                self._flush()  # the ack goes out even if a bad frame follows the hello
         except RemoteError as error:
             self.close(LinkError(f"the other rank broke the protocol: {error}", code=error.code))
 
@@ -208,7 +208,7 @@ async def connect(
     own_ip: str = "0.0.0.0",  # noqa: S104 - the system picks the address to leave by
     capture: Capture | None = None,
 ) -> Link:
-    """Connect, from an own address where one is given, and say hello."""
+    """Connect from an own address, if one is given, and send the hello."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(seconds):
@@ -228,7 +228,7 @@ async def listen(
     *,
     capture: Capture | None = None,
 ) -> asyncio.Server:
-    """Listen at an own address; `on_connection` gets each connection before any of its bytes is read."""
+    """Listen at an own address. `on_connection` gets each connection before any bytes are read from it."""
     loop = asyncio.get_running_loop()
     try:
         return await loop.create_server(
@@ -239,9 +239,9 @@ async def listen(
 
 
 def tune(connection: socket.socket) -> None:
-    """No Nagle; keep-alive after 10 s, every 5 s, 3 times: a peer that vanished is noticed after 25 s. [SESSION-TCP]
+    """Disable Nagle; enable keep-alive, which notices a vanished peer after 25 s. [SESSION-TCP]
 
-    While something is sent that nobody acknowledges, there is no keep-alive, so that is given up after the same time.
+    TCP sends no keep-alive while sent data is unacknowledged, so that has the same limit.
     """
     vanished = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -257,10 +257,9 @@ def tune(connection: socket.socket) -> None:
 
 
 def link_error(error: OSError, doing: str) -> LinkError:
-    # asyncio.timeout raises TimeoutError, which is an OSError without a number.
+    # asyncio.timeout raises a TimeoutError without an errno.
     if isinstance(error, TimeoutError):
-        return LinkError(
-            f"{doing} took too long; raise the deadline, or see what the other rank waits for", code="link-timeout"
-        )
+        text = f"{doing} took too long; raise the deadline, or see what the other rank is waiting for"
+        return LinkError(text, code="link-timeout")
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "link-failed")
     return LinkError(f"{doing} failed: {system_reason(error)}", code=code)

@@ -1,7 +1,7 @@
-"""The system that a rank runs on, as small interfaces: clock, randomness, network, files, processes and tools.
+"""Interfaces to the system that a rank runs on: clock, randomness, network, files, processes and tools.
 
-What a run and its rank need from outside their process goes through `current()`; timers and connections are the event
-loop's. A simulation replaces the loop and these, and nothing else. Errors are OSError unless a docstring names another.
+Runs and ranks reach the outside through `current()`; the event loop owns timers and connections. A simulation replaces
+only the loop and these interfaces. Errors are OSError unless a docstring names another.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
 
     from bootstrap.system.processes import Identity
     from bootstrap.system.tools import RunTool
@@ -25,56 +26,62 @@ class Network(Protocol):
     """Addresses and ports of this host."""
 
     def holds(self, ip: str) -> bool:
-        """Whether this host can bind that IPv4 address."""
+        """Whether this host can bind an IPv4 address."""
 
     def free_port(self, host: str) -> int:
         """Return a TCP port that is free now."""
 
     def check_free(self, ip: str, port: int) -> None:
-        """Raise the error with which the system refuses to bind a TCP port; none where it is free."""
+        """Raise the system's error if a TCP port cannot be bound."""
 
     def bind_udp(self, address: tuple[str, int]) -> "Bound":
-        """Bind a UDP port, for the sake of its being taken."""
+        """Bind a UDP port to reserve it."""
+
+    def listen(self, host: str, port: int) -> "socket.socket":
+        """Return a listening socket for the event loop."""
+
+    def socket_pair(self) -> "tuple[socket.socket, socket.socket]":
+        """Return two connected sockets."""
 
 
 class Bound(Protocol):
-    """A port that is taken until this is closed, and each process that has inherited it has ended."""
+    """A port reserved until this is closed and every process that inherited it has ended."""
 
     def fileno(self) -> int:
-        """Return the descriptor, -1 once it is closed."""
+        """Return the descriptor; -1 once closed."""
 
     def close(self) -> None: ...
 
 
 class Files(Protocol):
-    """Files of this user's own, mode 0600; a symbolic link is never followed, and nothing blocks."""
+    """Private files, mode 0600. No method follows a symbolic link or blocks."""
 
     def temporary_directory(self) -> Path:
-        """Return where temporary files go; the same at each call. FileNotFoundError where none can be written to."""
+        """Return the directory for temporary files, always the same. Raise FileNotFoundError if none is writable."""
 
     def status(self, path: Path) -> os.stat_result | None:
-        """Return the status of a file or link itself; None where there is none."""
+        """Return the status of a file, or of a link itself; None if it does not exist."""
 
     def create(self, path: Path, data: bytes, *, durable: bool = False) -> None:
-        """Write a file that must not exist. A `durable` one survives a power cut whole."""
+        """Write a new file. A `durable` one survives a power failure intact."""
 
     def rename(self, path: Path, new: Path) -> None:
-        """Let `path` take the place of `new`."""
+        """Rename `path` to `new`, replacing it."""
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it exists."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory that only its owner can use, and that must not exist."""
+        """Create a new private directory."""
 
     def remove_directory(self, path: Path) -> None:
-        """Remove a directory and what is in it, as far as that can be done; no error."""
+        """Remove a directory and its content as far as possible, without an error."""
 
     def read_own(self, path: Path, limit: int) -> bytes:
-        """Return the first bytes of a file of this user's. PermissionError for one that is not private."""
+        """Return the first bytes of this user's file. Raise PermissionError unless it is private."""
 
     def overwrite_own(self, path: Path, data: bytes) -> None:
-        """Write over the beginning of such a file, or a new one, in one step; what was longer keeps its end."""
+        """Overwrite the start of such a file in one step, or create it. A longer file keeps its end."""
 
     def remove_own(self, path: Path) -> None:
         """Remove such a file."""
@@ -82,110 +89,110 @@ class Files(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A process to start. Its stdin is /dev/null, unless this says otherwise."""
+    """A process to start, with /dev/null as stdin by default."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
     outputs: tuple[str, str]
-    """The names of its stdout and stderr."""
+    """Names for its stdout and stderr."""
     more: Sequence[str] = ()
-    """Those of further pipes for it to write to."""
+    """Names of further pipes for its output."""
     writes: bool = False
-    """Its stdin is a pipe that this process writes to."""
+    """Its stdin is a pipe from this process."""
     stdin: bool = False
-    """It has this process's stdin: as its own or, beside a pipe, as another descriptor."""
+    """It inherits this process's stdin, next to a pipe as another descriptor."""
     channel: int | None = None
     """A descriptor to inherit."""
     cwd: str | None = None
 
 
 class Process(Protocol):
-    """A process that leads a session and a process group of its own, and has not been reaped."""
+    """A process that leads its own session and process group, and is not reaped yet."""
 
     pid: int
     streams: "Mapping[str, asyncio.StreamReader]"
-    """What it writes, by name, once this is connected."""
+    """Its output by name, once connected."""
     passed: Mapping[str, int]
-    """Further descriptors that it has, by name, with its own numbers."""
+    """Its further descriptors by name."""
 
     async def connect(self) -> None:
-        """Begin to read what it writes."""
+        """Start reading its output."""
 
     def poll(self) -> int | None:
-        """Reap it if it has exited: return its exit status, or minus the signal. From then on its number is free."""
+        """Reap it if it has exited, which frees its number. Return its exit status, or minus the signal."""
 
     def runs(self) -> bool:
-        """Whether it has not exited; also if the system cannot say."""
+        """Whether it has not exited; True if unknown."""
 
     def is_alone(self) -> bool:
-        """Whether nobody else of its group is left."""
+        """Whether its group has no other process left."""
 
     def signal(self, number: int) -> bool:
-        """Signal the whole group; say whether there is one. 0 only asks."""
+        """Signal the whole group. Return whether there is one."""
 
     async def exited(self) -> None:
-        """Wait until it has exited, and leave it unreaped."""
+        """Wait until it has exited, without reaping it."""
 
     def write(self, data: bytes) -> None:
-        """Write to its stdin, at once or not at all."""
+        """Write to its stdin without blocking, or drop the data."""
 
     def close_stdin(self) -> None: ...
 
     def close(self) -> None:
-        """Read nothing more of what it writes, and write nothing more."""
+        """Close its streams."""
 
 
 class Guard(Protocol):
-    """The process that tidies up when this one is killed; see `bootstrap.system.guard`."""
+    """The process that cleans up if this one is killed; see `bootstrap.system.guard`."""
 
     pid: int
 
     def remove(self, directory: Path) -> None:
-        """Have it remove a directory."""
+        """Have a directory removed."""
 
     def unlink(self, file: Path) -> None:
-        """Have it remove a file."""
+        """Have a file removed."""
 
     def watch(self, pid: int) -> None:
-        """Have it end the group that a child leads."""
+        """Have a child's group ended."""
 
     def forget(self, what: int | Path) -> None:
-        """A child or a directory is gone."""
+        """Drop a child or directory that is gone."""
 
     def dismiss(self) -> None:
-        """End it without its work being done."""
+        """End it before it does anything."""
 
 
 class Processes(Protocol):
-    """Starts processes, and looks at those that other runs have started."""
+    """Starts processes, and inspects those of other runs."""
 
     def start(self, wanted: Start) -> Process: ...
 
     def guard(self, lock: int | None = None, record: Path | None = None) -> Guard:
-        """Start a guard that inherits the descriptor `lock` and is to remove `record`."""
+        """Start a guard that inherits the descriptor `lock` and removes `record`."""
 
     def identity(self, pid: int | None = None) -> "Identity":
-        """Return the identity of a process, by default this one. ProcessLookupError if there is none."""
+        """Return the identity of a process, by default this one. Raise ProcessLookupError if there is none."""
 
     def alive(self, process: "Identity") -> bool:
-        """Whether this very process has not exited."""
+        """Whether this process itself, not a later one with its number, has not exited."""
 
     def kill(self, process: "Identity") -> None:
         """Kill the group that a process leads."""
 
     def runs(self, pid: int) -> bool:
-        """Whether a process has not exited; also if the system cannot say."""
+        """Whether a process has not exited; True if unknown."""
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
-        """Return whether one of these processes, by default this one, or a descendant has a TCP socket at an address.
+        """Whether one of these processes, by default this one, or a descendant has a TCP socket at an address.
 
-        None if none is found, but not all can be looked into, as those of another user.
+        Return None if none is found and some cannot be inspected, such as another user's.
         """
 
 
 @dataclass(frozen=True)
 class System:
-    """One host, as a process on it sees it."""
+    """A host as seen by a process on it."""
 
     clock: Callable[[], float]
     """Seconds, as `time.monotonic`."""
@@ -207,7 +214,7 @@ def current() -> System:
 
 @contextmanager
 def running_on(system: System) -> Iterator[None]:
-    """Run on another system inside the block, with the tasks and threads that start in it."""
+    """Run on another system inside the block, including tasks and threads started there."""
     token = _current.set(system)
     try:
         yield
@@ -217,7 +224,7 @@ def running_on(system: System) -> Iterator[None]:
 
 @cache
 def _real() -> System:
-    # Imported here: --help needs nothing of it, and a process that holds MLX neither an event loop nor psutil.
+    # Imported here: --help needs none of it, and a process with MLX needs neither an event loop nor psutil.
     from bootstrap.system import files, network, tools
 
     def processes() -> Processes:

@@ -64,7 +64,7 @@ def read_own(path: Path, limit: int) -> bytes:
 def overwrite_own(path: Path, data: bytes) -> None:
     fd = _open_own(path, os.O_RDWR | os.O_CREAT)
     try:
-        # Never truncated: a kill leaves all of one text, and a full disk the last one.
+        # Never truncated: a kill leaves one complete text, and a full disk the previous one.
         os.pwrite(fd, data.ljust(os.fstat(fd).st_size), 0)
     finally:
         os.close(fd)

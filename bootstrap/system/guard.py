@@ -1,13 +1,12 @@
-"""Ends the children of a run and removes its directories when the control process was killed and could not.
+"""Ends the children of a run and removes its directories if the control process was killed.
 
-The control process runs it as a script, on the standard library alone. stdin has a JSON array per line:
-`["remove", path]` for a directory, `["unlink", path]` for a file, `["kill", pid, ticks]` for a child (`pid` is its
-process group too, `ticks` its start by /proc, 0 where there is none), `["forget", …]` for a child or a directory that
-is gone. The control process kills the guard when its work is done, so the end of stdin means that the control process
-is dead. This works on every POSIX system, and for a child inside native code, where neither a parent-death signal nor a
-thread could end it.
+The control process runs it as a script with only the standard library. stdin has a JSON array per line:
+`["remove", path]` for a directory, `["unlink", path]` for a file, `["kill", pid, ticks]` for a child (`pid` is also its
+process group, `ticks` its start from /proc, or 0 without one), `["forget", …]` for a child or directory that is gone.
+The control process kills the guard at the end, so the end of stdin means that the control process is dead. This works
+on every POSIX system, also for a child inside native code, which no parent-death signal or thread could end.
 
-The guard inherits the run's lock, and so holds it until everything is gone. Argument: the run's record, if it has one.
+The guard inherits the run's lock, and so holds it until everything is cleaned up. Argument: the run's record, if any.
 """
 
 import json
@@ -47,7 +46,7 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
     for file in (*files, *sys.argv[1:]):
         with suppress(OSError):
-            os.unlink(file)  # noqa: PTH108 - pathlib takes longer to import than all else here
+            os.unlink(file)  # noqa: PTH108 - importing pathlib takes longer than everything else here
 
 
 def start_ticks(pid: int) -> int:
@@ -60,7 +59,7 @@ def start_ticks(pid: int) -> int:
 
 
 def _signal(children: dict[int, int], number: int) -> bool:
-    """Signal each child's process group, unless a stranger has its number by now; say whether any was there."""
+    """Signal each child's process group unless its number was reused. Return whether there was one."""
     there = False
     for pid, ticks in children.items():
         now = start_ticks(pid)

@@ -1,4 +1,4 @@
-"""This host's IPv4 addresses and their interfaces, and ports that no other program takes before MLX binds them."""
+"""This host's IPv4 addresses and interfaces, and ports reserved until MLX binds them."""
 
 import errno
 import secrets
@@ -11,21 +11,23 @@ from typing import NamedTuple
 from bootstrap.errors import BootstrapError
 
 LOWEST, HIGHEST = 20000, 31999  # below the ports that systems hand out to clients
+BACKLOG = 128
+"""Connections that may wait in the listen queue."""
 _ATTEMPTS = 100
 
 
 def holds(ip: str) -> bool:
-    """Whether this host can bind that IPv4 address; on Linux all of 127.0.0.0/8 is such."""
+    """Whether this host can bind an IPv4 address, on Linux also any in 127.0.0.0/8."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         try:
-            sock.bind((str(IPv4Address(ip)), 0))  # IPv4Address, so that no name is ever looked up
+            sock.bind((str(IPv4Address(ip)), 0))  # IPv4Address, so that no name is resolved
         except OSError:
             return False
     return True
 
 
 def interface_of(ip: str) -> str | None:
-    """The name of the interface that holds that IPv4 address, the loopback one for all of 127.0.0.0/8; else None."""
+    """Return the interface with an IPv4 address, for 127.0.0.0/8 the loopback one; None if there is none."""
     wanted, held = IPv4Address(ip), interfaces()
     exact = [name for name, address in held if address == wanted]
     loopback = [name for name, address in held if address.is_loopback and wanted.is_loopback]
@@ -33,8 +35,8 @@ def interface_of(ip: str) -> str | None:
 
 
 def interfaces() -> list[tuple[str, IPv4Address]]:
-    """Each IPv4 address of this host, after the name of its interface."""
-    import psutil  # here, so that whoever only imports the package needs no extra
+    """Return this host's IPv4 addresses, each after its interface."""
+    import psutil  # here, so that importing the package needs no extra
 
     return [
         (name, IPv4Address(entry.address))
@@ -45,7 +47,7 @@ def interfaces() -> list[tuple[str, IPv4Address]]:
 
 
 class Network(NamedTuple):
-    """An interface that is up, one of its addresses with the network, and its speed in Mb/s if the system knows it."""
+    """An interface that is up, one of its addresses with the network, and its speed in Mb/s if known."""
 
     interface: str
     address: IPv4Interface
@@ -53,7 +55,7 @@ class Network(NamedTuple):
 
 
 def networks() -> list[Network]:
-    """Return the IPv4 networks that this host is in, by interface."""
+    """Return this host's IPv4 networks by interface."""
     import psutil
 
     stats = psutil.net_if_stats()
@@ -67,10 +69,10 @@ def networks() -> list[Network]:
 
 @contextmanager
 def reserved_ports(host: str, count: int, port: int | None = None) -> Iterator[int]:
-    """Hold `count` consecutive ports from `port` on, by default from a free one, and give the first.
+    """Hold `count` consecutive ports starting at `port`, by default a free one, and yield the first.
 
-    Each is bound alone, and only then opened to SO_REUSEPORT: MLX, which sets that option, can bind it too, but
-    another demo cannot bind it first. MLX itself would share a port with a stranger and mix up two groups.
+    Each is bound exclusively, and only then opened to SO_REUSEPORT: MLX sets that option and can bind it too, but
+    another demo cannot bind it first. MLX alone would share a port with another program and mix up two groups.
     """
     with ExitStack() as held:
         if port is not None:
@@ -91,14 +93,14 @@ def reserved_ports(host: str, count: int, port: int | None = None) -> Iterator[i
 
 
 def free_port(host: str) -> int:
-    """Return a port that is free now, and that systems do not hand out to clients."""
+    """Return a free port outside the ranges for clients."""
     with reserved_ports(host, 1) as port:
         return port
 
 
 def check_free(ip: str, port: int) -> None:
     with socket.socket() as sock:
-        # Without SO_REUSEPORT, with which MLX would share the port with another program and never know.
+        # Without SO_REUSEPORT, with which MLX would share the port with another program unnoticed.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((ip, port))
 
@@ -113,6 +115,23 @@ def bind_udp(address: tuple[str, int]) -> socket.socket:
     return bound
 
 
+def listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections of an earlier listener
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair()
+
+
 def _hold(host: str, base: int, count: int, held: ExitStack) -> None:
     for port in range(base, base + count):
         sock = held.enter_context(socket.socket())
@@ -121,7 +140,7 @@ def _hold(host: str, base: int, count: int, held: ExitStack) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 text, code = (
-                    f"port {port} on {host} is in use; leave --port out, or stop what listens there",
+                    f"port {port} on {host} is in use; leave --port out, or stop the program that listens there",
                     "port-in-use",
                 )
             else:
@@ -140,6 +159,6 @@ def _bind(sock: socket.socket, host: str, port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        # Maybe only connections of an earlier group, closed but not forgotten by the system yet.
+        # Maybe only connections of an earlier group in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))

@@ -24,11 +24,11 @@ GUARD: Final = ("-I", "-S", str(Path(__file__).with_name("guard.py")))
 
 
 class Identity(NamedTuple):
-    """A process, told from a later one with the same number by its start. A step of the clock does not change it."""
+    """A process, distinguished from a later one with the same number by its start time, whatever the clock does."""
 
     pid: Annotated[int, msgspec.Meta(ge=2, le=0x7FFFFFFF)]
     start: str
-    """Linux: the boot's ID and the clock ticks since boot. Elsewhere: the time that the kernel noted at the start."""
+    """Linux: the boot ID and the clock ticks since boot. Elsewhere: the kernel's start time."""
 
 
 def identity(pid: int | None = None) -> Identity:
@@ -55,7 +55,7 @@ def kill(process: Identity) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process has not exited; also if the system cannot say."""
+    """Whether a process has not exited; True if unknown."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -175,7 +175,7 @@ def start(wanted: Start) -> Process:
 
 
 class SystemGuard:
-    """See `Guard`. It holds the lock as long as there is something to tidy up."""
+    """See `Guard`. It holds the lock until everything is cleaned up."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self.pid = process.pid
@@ -204,7 +204,7 @@ class SystemGuard:
             self._stdin.close()
 
     def _tell(self, *what: object) -> None:
-        with suppress(OSError):  # somebody killed or stopped the guard; the run works without
+        with suppress(OSError):  # the guard was killed or stopped; the run works without it
             os.write(self._stdin.fileno(), json.dumps(what).encode() + b"\n")
 
 

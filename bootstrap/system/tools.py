@@ -1,4 +1,4 @@
-"""Runs the system's own tools, each within a time limit: some of them hang on a wedged port."""
+"""Runs system tools with a time limit: some hang on a wedged port."""
 
 import os
 import selectors
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import IO, Final, Literal, Protocol
 
 MAX_OUTPUT: Final = 1 << 20
-"""Bytes of one stream that are kept; the rest is read and dropped."""
-_REAP_SECONDS: Final = 0.2  # a process that the kernel does not release, even after KILL, is left behind
+"""Bytes kept of each stream; the rest is dropped."""
+_REAP_SECONDS: Final = 0.2  # a process that survives even KILL is left behind
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolResult:
-    """`missing`: it could not be started, for the reason in `stderr`; `failed`: exit status not 0; `hung`: killed."""
+    """`missing`: could not be started, `stderr` has the reason; `failed`: exit status not 0; `hung`: killed."""
 
     status: Literal["ok", "missing", "failed", "hung"]
     stdout: str = ""
@@ -26,20 +26,17 @@ class ToolResult:
 
 
 class RunTool(Protocol):
-    """Runs a program without input and in the C locale, for at most `seconds` until it and its output end."""
+    """Runs a program without input in the C locale, for at most `seconds` until it and its output end."""
 
     def __call__(self, argv: Sequence[str], seconds: float) -> ToolResult: ...
 
 
 def run_process(argv: Sequence[str], seconds: float) -> ToolResult:
-    """Run a program as `RunTool` says.
-
-    It gets a process group of its own, which is killed when the time is over, together with its children.
-    """
+    """Run a program as `RunTool` says, in its own process group, which is killed when the time is over."""
     deadline = time.monotonic() + seconds
     process: subprocess.Popen[bytes] | None = None
     ended = False
-    # A signal during the start would leave a process with an unknown number.
+    # A signal during the start would leave a process behind.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM})
     try:
         try:
@@ -71,7 +68,7 @@ def run_process(argv: Sequence[str], seconds: float) -> ToolResult:
 
 
 def _read(kept: dict[IO[bytes], bytearray], deadline: float) -> bool:
-    """Read until all streams end; return False if the time is over first."""
+    """Read until all streams end. Return False if the time is over first."""
     with selectors.DefaultSelector() as selector:
         for stream, data in kept.items():
             selector.register(stream, selectors.EVENT_READ, data)
@@ -96,7 +93,7 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the process group. It exists until its leader is waited for, so its number is not reused."""
+    """Kill the process group. Its number is not reused until its leader is reaped."""
     with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     _wait(process, _REAP_SECONDS)

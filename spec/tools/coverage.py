@@ -66,7 +66,7 @@ def table(rows: list[Coverage]) -> list[str]:
 
 
 def _tests_by_id() -> dict[str, list[str]]:
-    """A test function cites an id in its docstring, a comment or a decorator."""
+    """Return the tests by the ids that they cite, in a docstring, a comment or a decorator."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(_TESTS.rglob("test_*.py")):
         source = path.read_text(encoding="utf-8")

@@ -1,7 +1,6 @@
-"""The generated parts of spec/protocol.md: layouts, types, fields, the session's states, error codes, and the
-worked example.
+"""Draw the generated parts of spec/protocol.md: layouts, types, fields, session states, error codes, worked example.
 
-Each stands between `<!-- drawn: NAME -->` and `<!-- /drawn -->`, where NAME is one of `DRAWN`.
+Each part is between `<!-- drawn: NAME -->` and `<!-- /drawn -->`, where NAME is one of `DRAWN`.
 """
 
 import re
@@ -26,7 +25,7 @@ _PLACE: Final = re.compile(r"(<!-- drawn: ([^\n]+) -->\n).*?(<!-- /drawn -->)", 
 
 
 def with_diagrams(text: str) -> str:
-    """The specification's text, with everything drawn as the code is now. KeyError for a NAME that there is not."""
+    """Return the text of the specification with every part regenerated. Raise KeyError for an unknown NAME."""
     return _PLACE.sub(lambda place: place[1] + DRAWN[place[2]]() + place[3], text)
 
 
@@ -37,7 +36,7 @@ class _Field(NamedTuple):
     name: str
     kind: str
     size: int | str
-    """In bytes; a formula where it varies, empty for all that is left."""
+    """In bytes: a number, a formula if it varies, or empty for the rest of the frame."""
 
 
 def layout_diagram(
@@ -45,9 +44,9 @@ def layout_diagram(
     sizes: Mapping[str, str] = MappingProxyType({}),
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """A layout's fields in a row, with offsets above.
+    """Return a diagram of a layout: its fields in a row, with their offsets above.
 
-    `sizes` has the formulas of what varies in size, by field; `names` what a field is called in the specification.
+    `sizes` gives the formulas of fields that vary in size; `names` gives other names for fields.
     """
     fixed, formula = 0, ""
     columns = []
@@ -93,7 +92,7 @@ def _fields(layout: construct.Construct, sizes: Mapping[str, str]) -> Iterator[_
 
 
 def _bare(layout: construct.Construct) -> construct.Construct:
-    """A layout without what checks, names or converts it."""
+    """Return a layout without the wrappers that check, name or convert it."""
     while isinstance(layout, construct.Subconstruct) and not isinstance(layout, construct.Padded):
         layout = layout.subcon
     return layout
@@ -105,7 +104,7 @@ _KINDS: Final = {"json": "JSON", "empty": "empty", "opaque": "opaque: a tensor b
 
 
 def type_table() -> str:
-    """The types of the plain protocol."""
+    """Return the table of the types of the plain protocol."""
     rows = [
         [f"0x{each.number:02X}", each.name, _direction(each), _KINDS[each.kind], str(each.revision)]
         for each in messages()
@@ -115,7 +114,7 @@ def type_table() -> str:
 
 
 def extension_table() -> str:
-    """The types of extensions."""
+    """Return the table of the types of extensions."""
     kinds = _KINDS | {"numbered": "a number, then opaque bytes"}
     rows = [
         [f"0x{each.number:02X}", each.name, _direction(each), kinds[each.kind], f"`{each.extension}`"]
@@ -130,7 +129,7 @@ def _direction(message: Message) -> str:
 
 
 def field_table() -> str:
-    """The members of each JSON payload; types with the same members share their rows."""
+    """Return the table of the members of each JSON payload. Types with the same members share their rows."""
     names: dict[tuple[Field, ...], list[str]] = defaultdict(list)
     for message in messages():
         if message.kind == "json":
@@ -147,16 +146,16 @@ def _in_words(facts: Facts) -> str:
     match facts:
         case Facts(type="integer", low=low, high=high):
             is_wide = (low, high) == (-(2**63), 2**63 - 1)
-            return "integer of 64 bits, signed" if is_wide else f"integer from {low} to {high:,}"
+            return "signed 64-bit integer" if is_wide else f"integer from {low} to {high:,}"
         case Facts(type="array", item=Facts() as item):
-            most = "" if facts.max is None else f" of at most {facts.max}"
-            return f"array{most}, each of them: {_in_words(item)}{'; no two are equal' * facts.unique}"
+            most = "" if facts.max is None else f" of at most {facts.max} elements"
+            return f"array{most}{', all different' * facts.unique}; each element: {_in_words(item)}"
         case Facts(type="bytes", min=size):
             return "bytes" if size is None else f"{size} bytes"
         case Facts(values=values) if values:
             return "one of " + ", ".join(f'`"{value}"`' for value in values)
     most = "" if facts.max is None else f" of at most {facts.max:,} characters"
-    return f"{facts.type}{most}" + ("" if facts.pattern is None else f" that `{facts.pattern}` matches in full")
+    return f"{facts.type}{most}" + ("" if facts.pattern is None else f" matching `{facts.pattern}`")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -168,7 +167,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def state_diagram(role: Role) -> str:
-    """One role's states as a Mermaid diagram, without the frames of extensions."""
+    """Return the states of one role as a Mermaid diagram, without the frames of extensions."""
     arrows: dict[tuple[State, State], list[str]] = defaultdict(list)
     for sign, table in (("↓", RECEIVES[role]), ("↑", SENDS[role])):
         for state, row in table.items():
@@ -204,7 +203,7 @@ def _id(state: State) -> str:
 
 
 def error_table() -> str:
-    """Every error code and what it means."""
+    """Return the table of error codes."""
     return _table(["code", "meaning"], [[f"`{code}`", meaning] for code, (_, meaning) in ERROR_CODES.items()])
 
 
@@ -224,7 +223,7 @@ DRAWN: Final[dict[str, Callable[[], str]]] = {
     "error codes": error_table,
     "worked example": worked_example,
 }
-"""The generated parts, by their name in the specification."""
+"""The generated parts, by their names in the specification."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The tables of spec/cluster_link.lua, the dissector for Wireshark, made from the schema: `make spec`.
+"""Generate the tables of spec/cluster_link.lua, the dissector for Wireshark, from the schema: `make spec`.
 
-They stand between `-- made` and `-- /made`; the rest of the file is written by hand.
+They are between `-- made` and `-- /made`; the rest of the file is not generated.
 """
 
 import re
@@ -16,7 +16,7 @@ _PLACE: Final = re.compile(r"(-- made\n).*?(-- /made\n)", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
-    """The dissector's text, with its tables as the schema is now, and the meanings of the codes that it names."""
+    """Return the dissector with new tables: the messages of the schema, and the meanings of the codes that it uses."""
     named = [code for code in ERROR_CODES if f'"{code}"' in _PLACE.sub("", text)]
     return _PLACE.sub(lambda place: place[1] + _tables(named) + place[2], text)
 
@@ -51,7 +51,7 @@ def _field(group: str, field: Field) -> str:
 
 
 def _facts(facts: Facts) -> list[str]:
-    """Lua for what a value may be. The bounds of integers are texts: not all of Lua's numbers hold 64 bits."""
+    """Return the allowed values in Lua. Bounds are strings, since numbers in some Luas have fewer than 64 bits."""
     if facts.type == "integer":
         low, high = facts.low or 0, facts.high or 0
         kind = "uint32" if low >= 0 and high < 2**32 else "int64"

@@ -1,4 +1,4 @@
-"""The fields of each message, read out of `wireproto.schema`: what the dissector's tables and spec/protocol.md show."""
+"""Read the fields of each message from `wireproto.schema`, for spec/protocol.md and the dissector's tables."""
 
 import re
 from collections.abc import Iterator
@@ -9,28 +9,28 @@ import construct
 from wireproto import schema
 
 LINK_LIMIT: Final = schema.LinkFrame.length.subcon.subcon.high
-"""The longest link frame's body."""
+"""The longest body of a link frame, in bytes."""
 
 _TYPES: Final = {bool: "boolean", int: "integer", str: "string", bytes: "bytes"}
 
 
 class Facts(NamedTuple):
-    """The allowed values."""
+    """The values that a field allows."""
 
     type: str
     """`boolean`, `integer`, `string`, `bytes` or `array`."""
     low: int | None = None
     high: int | None = None
     min: int | None = None
-    """In bytes, characters or items, as `max`."""
+    """In bytes, characters or elements, like `max`."""
     max: int | None = None
     pattern: str | None = None
-    """A regular expression that matches all of it."""
+    """A regular expression that matches the whole string."""
     values: tuple[str, ...] = ()
-    """The only strings allowed; any if empty."""
+    """The only strings allowed; if empty, any string is."""
     item: "Facts | None" = None
     unique: bool = False
-    """Whether each item of an array has to be another one."""
+    """Whether all elements of the array must be different."""
 
 
 class Field(NamedTuple):
@@ -40,11 +40,11 @@ class Field(NamedTuple):
     facts: Facts
     optional: bool
     absent: object = None
-    """The meaning of an absent optional field."""
+    """The value of an optional field that is absent."""
 
     @property
     def name(self) -> str:
-        """The key as Python writes it."""
+        """The name of the Python attribute."""
         return snake(self.key)
 
 
@@ -58,17 +58,17 @@ class Message(NamedTuple):
     revision: int
     extension: str | None
     limit: int
-    """Of the whole frame, in bytes."""
+    """On the whole cluster frame, in bytes."""
     fields: tuple[Field, ...]
 
 
 def snake(name: str) -> str:
-    """`snake("sessionID") == "session_id"`."""
+    """Return a key in snake case: `snake("sessionID") == "session_id"`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def messages() -> Iterator[Message]:
-    """Every type, in the order of the schema."""
+    """Yield every type, in the order of the schema."""
     for name, payload in schema.ClusterFrame.payload.cases.items():
         layout, number = payload.subcon, schema.ClusterMsgType.encmapping[name]
         fields = tuple(payload_fields(layout))
@@ -77,7 +77,7 @@ def messages() -> Iterator[Message]:
 
 
 def payload_fields(layout: construct.Construct) -> Iterator[Field]:
-    """The fields of a payload, none for one that is empty."""
+    """Yield the fields of a payload, none if it is empty."""
     if isinstance(layout, schema.JsonObject):
         members = layout.members
     elif isinstance(layout, construct.Struct):
@@ -92,7 +92,7 @@ def payload_fields(layout: construct.Construct) -> Iterator[Field]:
 
 
 def facts(value: construct.Construct) -> Facts:
-    """Return the allowed values. Raise `TypeError` for a construct that no payload has."""
+    """Return the values that a construct allows. Raise TypeError for a construct that no payload has."""
     match value:
         case schema.Within():
             return facts(value.subcon)._replace(low=value.low, high=value.high)

@@ -1,4 +1,4 @@
-"""Make spec/requirements.toml from the rules in spec/protocol.md."""
+"""Generate spec/requirements.toml from the rules in spec/protocol.md."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The worked example of spec/protocol.md, written out from the test vectors."""
+"""Write the worked example of spec/protocol.md from the test vectors."""
 
 from itertools import zip_longest
 from typing import Final, TypeVar
@@ -7,43 +7,44 @@ from wireproto.session.seal import Seal
 from wireproto.testing.vectors import HandshakeTest, Secrets, SessionTest, load
 
 _LINE: Final = 32
-"""Bytes a line."""
+"""Bytes per line."""
 _COLUMNS: Final = 110
 
 _TestT = TypeVar("_TestT", HandshakeTest, SessionTest)
 
 
 def worked_example() -> str:
-    """One handshake, value by value, and the first frames of its session, byte by byte."""
+    """Return one handshake, value by value, and the first frames of its session, byte by byte."""
     zero, one = _test(HandshakeTest, "worked-example"), _test(HandshakeTest, "worked-example-rank-1")
     values = zero.derived
     if values is None or zero.ack is None:
-        raise ValueError("the worked example is a handshake that ends well")
+        raise ValueError("the worked example must be a handshake that succeeds")
     return (
-        "\nWhat rank 0 has:\n\n"
+        "\nRank 0 has these values:\n\n"
         + _block(*_secrets(zero.secrets, 0))
-        + "What rank 1 has:\n\n"
+        + "Rank 1 has these values:\n\n"
         + _block(*_secrets(one.secrets, 1))
         + "Rank 0 signs its commitment. The signature is a SEQUENCE (0x30) of two INTEGERs (0x02), each with its\n"
-        "length; an INTEGER whose first bit would be set has a zero byte in front:\n\n"
+        "length. An INTEGER whose first bit would otherwise be set starts with a zero byte:\n\n"
         + _block(("x25519_0 ‖ nonce_0", zero.secrets.ephemeral + zero.secrets.nonce),
                  ("commitment_0", values.hello_commitment), ("seSignature", values.hello_signature))
-        + "The hello on the wire, a link frame: its length, the type byte, and the JSON text to the end:\n\n"
+        + "The hello is sent as a link frame: the length, the type byte, and the JSON text up to the end:\n\n"
         + _frame(zero.hello)
-        + "Rank 1 checks it, signs, and answers with the ack:\n\n"
+        + "Rank 1 checks the hello, signs its own commitment, and answers with the ack:\n\n"
         + _block(("nonce_0 ‖ nonce_1 ‖ x25519_1", zero.secrets.nonce + one.secrets.nonce + one.secrets.ephemeral),
                  ("commitment_1", values.ack_commitment), ("seSignature", values.ack_signature))
         + _frame(zero.ack)
-        + "Both derive the key. (`pseudorandom key` is what HKDF-Extract gives.)\n\n"
+        + "Both sides derive the session key. `pseudorandom key` is the output of HKDF-Extract:\n\n"
         + _block(("shared", values.shared_secret), ("salt", values.salt), ("info", values.info),
                  ("pseudorandom key", values.pseudorandom_key), ("session key", values.session_key))
-        + "From here on a link frame is a length, a nonce, a ciphertext and a tag. A ping, a pong and a bootstrap:\n\n"
+        + "From here on a link frame is a length, a nonce, a ciphertext and a tag. These are a ping, a pong and a\n"
+        "jacclBootstrap:\n\n"
         + _sealed(values.session_key)
     )  # fmt: skip
 
 
 def _sealed(key: bytes) -> str:
-    """The first three frames of the open session."""
+    """Return the first three frames of the open session."""
     seal = Seal(key)
     text = ""
     for step in _test(SessionTest, "rank-0-v2").steps[2:5]:
@@ -55,7 +56,7 @@ def _sealed(key: bytes) -> str:
             ("nonce", frame[8:20]),
             ("ciphertext", frame[20:-16]),
             ("tag", frame[-16:]),
-            ("what it holds", plain[:1]),
+            ("plaintext, type", plain[:1]),
         )
         text += _text(plain[1:])
     return text
@@ -76,7 +77,7 @@ def _frame(frame: bytes) -> str:
 
 
 def _block(*rows: tuple[str, bytes]) -> str:
-    """Names and bytes, in hex."""
+    """Return lines of names and bytes in hex."""
     lines = []
     for name, data in rows:
         pieces = [data[at : at + _LINE].hex() for at in range(0, len(data), _LINE)]
@@ -85,7 +86,7 @@ def _block(*rows: tuple[str, bytes]) -> str:
 
 
 def _text(text: bytes) -> str:
-    """JSON as it is on the wire, but for the breaks of lines."""
+    """Return JSON as it is on the wire, with line breaks added."""
     shown = text.decode()
     return "".join(f"    {shown[at : at + _COLUMNS]}\n" for at in range(0, len(shown), _COLUMNS)) + "\n" * bool(text)
 

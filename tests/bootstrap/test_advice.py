@@ -131,7 +131,7 @@ def test_the_code_itself_comes_before_its_family() -> None:
 @pytest.mark.parametrize("code", ["type-unknown", "json-syntax", "truncated"])
 def test_whoever_breaks_the_protocol(code: str) -> None:
     assert code in ERROR_CODES
-    assert advise(code).cause == "the other side does not keep to the protocol"
+    assert advise(code).cause == "the other end breaks the protocol"
 
 
 @pytest.mark.parametrize("code", ["init-failed", "sum-failed"])
@@ -195,8 +195,8 @@ def test_the_same_errno_of_connect_is_about_tcp(peer: str, errno: int, word: str
         ("[ring] connection to a peer was lost", "the other rank failed first"),
         ("[jaccl] Send failed with errno=32", "the other rank failed first"),
         ("[jaccl] Recv failed with errno=54", "the other rank failed first"),
-        ("[jaccl] Couldn't bind socket (error: 48)", "has the port"),
-        ("[ring] Couldn't listen (error: 98)", "has the port"),
+        ("[jaccl] Couldn't bind socket (error: 48)", "uses the port"),
+        ("[ring] Couldn't listen (error: 98)", "uses the port"),
         ("[ring] Accept failed (error: 4)", "signal"),
         ("Can't parse address m1.local", "ip:port"),
         ("[jaccl] The JACCL mesh supports up to 8 peers but 9 were provided.", "matrix"),

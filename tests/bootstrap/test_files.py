@@ -33,7 +33,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (wide, "others can read it (mode 0644)"),
     (linked, "it has a second name"),
     (Path.mkdir, os.strerror(errno.EISDIR)),
-    (lambda path: os.mkfifo(path, 0o600), "it is a pipe that nobody reads"),
+    (lambda path: os.mkfifo(path, 0o600), "it is a pipe without a reader"),
 ]
 
 

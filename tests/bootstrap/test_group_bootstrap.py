@@ -106,7 +106,7 @@ def alone(rank: int, port: int, directory: Path) -> list[str]:
 
 
 LATE = [
-    "group deadline True no group within 0.5 s; see whether the other rank has started",
+    "group deadline True no group within 0.5 s; check whether the other rank has started",
     "True (0.0, 0.0)",
 ]
 
@@ -163,7 +163,7 @@ def test_a_failure_before_the_deadline_stays_what_it_is(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("deadline", [0, -1, 0.0, float("nan")])
 def test_a_deadline_that_cannot_be(deadline: float, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use a number of seconds") as caught:
+    with pytest.raises(ConfigError, match="use a positive number of seconds") as caught:
         bootstrap(config_of(tmp_path), deadline=deadline)
     assert caught.value.code == "bad-timeout"
 
@@ -173,7 +173,7 @@ def test_in_a_thread_there_is_no_deadline(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(group, "init_group", lambda *arguments: arguments)
 
     with ThreadPoolExecutor(1) as threads:
-        with pytest.raises(ConfigError, match="give deadline=None elsewhere") as caught:
+        with pytest.raises(ConfigError, match="use deadline=None on others") as caught:
             threads.submit(bootstrap, config_of(tmp_path)).result(60)
         assert caught.value.code == "bad-timeout"
         assert threads.submit(bootstrap, config_of(tmp_path), None).result(60) == ("ring", 0, 2, None)

@@ -158,7 +158,7 @@ def test_what_is_ignored_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps({"envs": ["A-B=1"], "hosts": TWO}))
     read_hostfile(path)
-    assert caplog.messages == [f"{path}: 'A-B=1' in `envs` names no variable, and is ignored"]
+    assert caplog.messages == [f"{path}: ignored 'A-B=1' in `envs`, which is not a variable"]
 
 
 def test_names_on_loopback_alone_are_one_host() -> None:
@@ -166,8 +166,8 @@ def test_names_on_loopback_alone_are_one_host() -> None:
 
 
 def test_the_own_name_on_loopback_is_no_address() -> None:
-    """On Debian a host's own name has 127.0.1.1, which no other host can reach."""
-    with pytest.raises(ConfigError, match="'self' has the loopback address") as caught:
+    """On Debian a host's own name has 127.0.1.1, where no other host can connect."""
+    with pytest.raises(ConfigError, match="'self' is the loopback address") as caught:
         parse([TWO[0], {"ssh": "self"}])
     assert caught.value.code == "bad-hostfile"
 
@@ -209,17 +209,17 @@ def test_a_real_name() -> None:
         (b"[" * 20_000, "it cannot be read: json-nesting at byte 512"),
         (b'{"hosts":[],"hosts":[]}', "it cannot be read: json-duplicate-key at byte 12"),
         (b'[{"ips":[],"ip\\u0073":[]}]', "it cannot be read: json-duplicate-key at byte 11"),
-        (b" " * (MAX_FILE + 1), "a hostfile has at most 1048576 bytes"),
-        (b"true", "the hosts have to be an array"),
-        (b"null", "the hosts have to be an array"),
-        (b"{}", "the hosts have to be an array"),
-        (b'{"hosts":{"0":{}}}', "the hosts have to be an array"),
-        (b'{"backend":7,"hosts":[]}', "`backend` has to be a string"),
-        (b'{"backend":["ring"],"hosts":[]}', "`backend` has to be a string"),
-        (b'["169.254.1.1","169.254.1.2"]', "host 0 has to be an object"),
-        (b'[{"ips":["169.254.1.1"]},null]', "host 1 has to be an object"),
-        (b'[{"ips":"169.254.1.1"},{}]', "`ips` of host 0 has to be an array"),
-        (b'[{"ips":{"a":1},"ssh":"169.254.1.1"},{}]', "`ips` of host 0 has to be an array"),
+        (b" " * (MAX_FILE + 1), "it has more than 1048576 bytes"),
+        (b"true", "the hosts must be an array"),
+        (b"null", "the hosts must be an array"),
+        (b"{}", "the hosts must be an array"),
+        (b'{"hosts":{"0":{}}}', "the hosts must be an array"),
+        (b'{"backend":7,"hosts":[]}', "`backend` must be a string"),
+        (b'{"backend":["ring"],"hosts":[]}', "`backend` must be a string"),
+        (b'["169.254.1.1","169.254.1.2"]', "host 0 must be an object"),
+        (b'[{"ips":["169.254.1.1"]},null]', "host 1 must be an object"),
+        (b'[{"ips":"169.254.1.1"},{}]', "`ips` of host 0 must be an array"),
+        (b'[{"ips":{"a":1},"ssh":"169.254.1.1"},{}]', "`ips` of host 0 must be an array"),
         (b'[{"ips":["169.254.1.1"]},{"ips":[]}]', "host 1 has no `ips`"),
         (b'[{"ssh":"a.local"},{}]', "host 1 has no `ips`"),
         (b'[{"ssh":2851995905},{}]', "host 0 has no `ips`"),
@@ -227,8 +227,8 @@ def test_a_real_name() -> None:
         (b'[{"ssh":"::1"},{}]', "host 0 has no `ips`, and '::1' is not a host name"),
         (b'[{"ssh":"169.254.1"},{}]', "host 0 has no `ips`, and '169.254.1' is not a host name"),
         (b'[{"ssh":"gone","ips":null},{"ips":["10.0.0.2"]}]', "host 0 has no `ips`, and the name 'gone' has no IPv4"),
-        (b'{"envs":"A=1","hosts":[{"ips":["10.0.0.1"]},{"ips":["10.0.0.2"]}]}', "`envs` has to be an array of strings"),
-        (b'{"envs":[1],"hosts":[{"ips":["10.0.0.1"]},{"ips":["10.0.0.2"]}]}', "`envs` has to be an array of strings"),
+        (b'{"envs":"A=1","hosts":[{"ips":["10.0.0.1"]},{"ips":["10.0.0.2"]}]}', "`envs` must be an array of strings"),
+        (b'{"envs":[1],"hosts":[{"ips":["10.0.0.1"]},{"ips":["10.0.0.2"]}]}', "`envs` must be an array of strings"),
         (b'{"envs":["A=\\u0000"],"hosts":[{},{}]}', "`envs`: the value of A has a NUL"),
     ],
 )  # fmt: skip
@@ -255,7 +255,7 @@ def test_an_address_that_is_none(ip: object, place: int) -> None:
 def test_two_hosts_with_one_address() -> None:
     assert refused(json.dumps([{"ips": [A]}, {"ips": [A, B]}]).encode()) == (
         "bad-hostfile",
-        "two hosts have the same address",
+        "two hosts have the same address; give each its own",
     )
 
 
@@ -266,9 +266,9 @@ def test_a_backend_that_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("rows", "code", "text"),
     [
-        ([[None, "rdma_en5"], None], "bad-hostfile", "`rdma` of host 1 has to be an array, as the others have one"),
-        ([None, ["rdma_en4", None]], "bad-hostfile", "`rdma` of host 0 has to be an array"),
-        ([[None, "rdma_en5"], "rdma_en4"], "bad-hostfile", "`rdma` of host 1 has to be an array"),
+        ([[None, "rdma_en5"], None], "bad-hostfile", "`rdma` of host 1 must be an array, as on the other hosts"),
+        ([None, ["rdma_en4", None]], "bad-hostfile", "`rdma` of host 0 must be an array"),
+        ([[None, "rdma_en5"], "rdma_en4"], "bad-hostfile", "`rdma` of host 1 must be an array"),
         ([[None, "rdma_en5"], [None, None]], "bad-devices", "topology-one-sided"),
         ([[None, None], [None, None]], "bad-devices", "topology-incomplete"),
         ([[None, ""], ["rdma_en4", None]], "bad-devices", "topology-name in [0][1]"),
@@ -335,7 +335,7 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "hosts.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(ConfigError, match="at most 1048576 bytes") as caught:
+    with pytest.raises(ConfigError, match="more than 1048576 bytes") as caught:
         read_hostfile(path)
     assert caught.value.code == "bad-hostfile"
 
@@ -343,9 +343,9 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Path.mkdir, "it is no regular file"),
-        (os.mkfifo, "it is no regular file"),  # no process has it open for writing, and reading does not block
-        (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+        (Path.mkdir, "it is not a regular file"),
+        (os.mkfifo, "it is not a regular file"),  # nobody has it open to write, and nobody waits for that
+        (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
         (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
         (lambda path: None, "No such file or directory"),
     ],
@@ -386,14 +386,16 @@ def test_the_own_rank_is_that_of_an_own_address(own: set[str], ip: str) -> None:
 
 
 def test_no_address_is_an_own_one(own: set[str]) -> None:
-    with pytest.raises(ConfigError, match="this host has no rank's address in the hostfile; give --rank") as caught:
+    with pytest.raises(ConfigError, match="no rank has an address of this host in the hostfile; give --rank") as caught:
         hosts([A], [B]).own_rank()
     assert caught.value.code == "bad-rank"
 
 
 def test_several_ranks_are_this_host(own: set[str]) -> None:
     own.update((A, C))
-    with pytest.raises(ConfigError, match="ranks 0, 2 are all this host in the hostfile; give --rank") as caught:
+    with pytest.raises(
+        ConfigError, match="ranks 0, 2 all have this host's addresses in the hostfile; give --rank"
+    ) as caught:
         hosts([A], [B], [C]).own_rank()
     assert caught.value.code == "bad-rank"
 

@@ -135,7 +135,7 @@ def test_two_hosts_have_two_keys(tmp_path: Path) -> None:
 
 def test_no_key_where_none_may_be_made(path: Path) -> None:
     message = refused(lambda: load_identity(path, create=False), "no-identity")
-    assert message.endswith(f"make one: jaccl-bootstrap identity --identity {path}")
+    assert message.endswith(f"to create a key, run: jaccl-bootstrap identity --identity {path}")
     assert not path.parent.exists()
 
 

@@ -355,7 +355,9 @@ def test_the_others_hear_what_the_system_refused(rank: int, group: Group) -> Non
         acts: list[Act] = [forever, forever]
         acts[rank] = act
         await group.start(acts)
-        await group.ends_alike("system-refused", "the system refuses what this run needs: Too many open files")
+        await group.ends_alike(
+            "system-refused", "out of system resources: Too many open files; free some, then start again"
+        )
 
     run(main)
 
@@ -413,7 +415,7 @@ def test_what_comes_right_behind_the_bootstrap_frame_waits_for_it() -> None:
         rank.take(0, SideChannelWhole(0, b""))
         rank.take(0, early[-1])
         assert [*rank.exchange._failures] == [0]
-        with pytest.raises(SideChannelError, match="unasked"):
+        with pytest.raises(SideChannelError, match="without a request"):
             await rank.gathers.fault()
 
     run(main)

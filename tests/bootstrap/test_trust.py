@@ -66,7 +66,7 @@ def test_a_key_of_first_use_is_no_other_ranks() -> None:
     assert trust.confirm(2, B)
     assert not trust.confirm(2, B)
     for key, holder in ((OWN.public_key, "this rank"), (A, "rank 1"), (B, "rank 2")):
-        with pytest.raises(LinkError, match=f"rank 3 shows the key of {holder}, ") as caught:
+        with pytest.raises(LinkError, match=f"rank 3 has the key of {holder}, ") as caught:
             trust.confirm(3, key)
         assert caught.value.code == "handshake-wrong-pin"
     assert trust.confirm(3, KEYS[2])
@@ -143,7 +143,7 @@ def test_what_peer_cannot_be(peers: list[str], size: int, code: str, home: Path)
 def test_a_peer_that_is_not_pinned(home: Path) -> None:
     assert "no peer is pinned as mac-b; " in refused(lambda: Trust.of(plan_of(), peers=["mac-b"]), "not-pinned")
     message = refused(lambda: Trust.of(plan_of()), "not-pinned")
-    assert f"'jaccl-bootstrap pin {IPS[1]} KEY' here, or give --peer NAME" in message
+    assert f"'jaccl-bootstrap pin {IPS[1]} KEY' here, or use --peer NAME" in message
 
 
 def test_two_pins_with_one_key_are_no_two_ranks(home: Path) -> None:
@@ -240,7 +240,7 @@ def test_first_use_takes_no_key_twice(group: Group) -> None:
 
     async def main() -> None:
         await group.start([forever] * 3, trust=trust)
-        with pytest.raises(BootstrapError, match=r"rank [12] shows the key of rank [12], ") as caught:
+        with pytest.raises(BootstrapError, match=r"rank [12] has the key of rank [12], ") as caught:
             await group.tasks[0]
         assert caught.value.code == "handshake-wrong-pin"
 
@@ -281,7 +281,7 @@ def test_an_address_that_cannot_be_stored_is_a_warning(group: Group, monkeypatch
             await group.start([forever] * 2, trust=trust)
             steps = group.ranks[0].calm.steps
             warned = await steps.until("warning")
-            assert warned["message"].startswith("the address of rank 1, 127.")
+            assert warned["message"].startswith("cannot store 127.")
             await group.until_begun()
             assert steps.of("peer-moved") == []
 

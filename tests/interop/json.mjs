@@ -159,7 +159,7 @@ class Reader {
       if (SIGNS.has(this.peek())) this.at += 1;
       this.digits();
     }
-    this.peek(); // without the byte behind it, a number is not read whole
+    this.peek(); // a number is complete only with the byte after it
     return new Numeral(this.bytes.toString("latin1", start, this.at));
   }
 

@@ -228,7 +228,7 @@ def lead(options):
                 continue
             lead_once(Link(connection, options), options)
         except ConnectionRefusedError:
-            time.sleep(0.1)
+            time.sleep(min(0.4, RECONNECT * options.scale))
         except (EOFError, OSError, *FAULTS) as error:
             say("lost", reason=repr(error))
             connection.close()

@@ -37,7 +37,7 @@ def test_scenes(scene: Scene, revision: int, pair: Pair, up: Start, tmp_path: Pa
             assert len(of(run, "sum-skipped")) == scene.count
         if scene.name == "never sends jacclBootstrap":
             (error,) = of(run, "error")
-            assert error["message"].startswith("rank 0 is there (last seen: a ping, ")
+            assert error["message"].startswith("rank 0 has not sent a jacclBootstrap (last seen: a ping, ")
         if scene.name == "dry run":
             assert len(of(run, "would-set")) == 1
             assert play.peer.said("bootstrap") == (scene.rank == 0)
@@ -100,7 +100,7 @@ def test_one_reference_peer_of_three_means_no_sum_for_all(
         for rank, run in enumerate(runs):
             run.until(("holding", rank))
         reasons = [of(run, "sum-skipped")[0]["reason"] for run in runs]
-        assert reasons == ["rank 2 offered no outcome/1", "rank 0 did not choose outcome/1"]
+        assert reasons == ["rank 2 did not offer outcome/1", "rank 0 did not choose outcome/1"]
         runs[0].process.send_signal(signal.SIGINT)
         assert [run.end() for run in runs] == [130, 0]
     finally:
@@ -127,7 +127,7 @@ def test_our_own_peer_counts_as_plain_and_the_event_says_so(option: str, pair: P
     for rank, run in enumerate(runs):
         run.until(("holding", rank))
         (skipped,) = of(run, "sum-skipped")
-        assert "every peer counts as one without outcome/1" in skipped["reason"]
+        assert "so no peer has outcome/1" in skipped["reason"]
     runs[0].process.send_signal(signal.SIGINT)
     assert [run.end() for run in runs] == [130, 0]
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.interop.scenes import HERE
+from tests.interop.test_reference_frames import STRICTER
 from tests.wireproto.conformance.trying import HOST, OURS, THEIRS, cases_of, free_port
 from wireproto import Revision
 from wireproto.conformance import (
@@ -26,7 +28,7 @@ from wireproto.conformance import (
     command_launcher,
     run,
 )
-from wireproto.conformance.codec_cases import codec_cases
+from wireproto.conformance.codec_cases import CodecCase, codec_cases, right_answer
 from wireproto.conformance.expected import Expected, load_profile, rules_of
 from wireproto.session import Role
 from wireproto.testing.requirements import DIRECTORY
@@ -57,8 +59,11 @@ GENERATED: Final = {case.id for case in CASES.values() if case.is_generated}
 """Cases added since; a peer that behaves like the reference peer fails them below."""
 
 
+CODEC: Final = {int(revision): {each.id: each for each in codec_cases(revision)} for revision in Revision}
+
+
 def known(part: str, revision: int) -> dict[str, Expected]:
-    return PROFILE.expected(part, revision)
+    return PROFILE.expected(part, revision, CODEC[revision] if part == "codec" else CASES)
 
 
 @pytest.mark.parametrize("revision", [1, 2])
@@ -76,15 +81,54 @@ def test_each_measured_verdict_is_in_the_profile_or_its_change_explained(part: s
 @pytest.mark.parametrize("revision", [1, 2])
 @pytest.mark.parametrize("part", PARTS)
 def test_nothing_else_is_in_the_profile(part: str, revision: int) -> None:
-    assert known(part, revision).keys() - NEW.keys() - GENERATED <= MEASURED[part][str(revision)].keys()
+    generated = GENERATED | {name for name, each in CODEC[revision].items() if each.section == "generated"}
+    assert known(part, revision).keys() - NEW.keys() - generated <= MEASURED[part][str(revision)].keys()
 
 
 def test_each_case_is_there_once_and_exists() -> None:
-    codec = {(each.id, int(revision)) for revision in Revision for each in codec_cases(revision)}
     live = {(case.id, int(revision)) for case in CASES.values() for revision in case.revisions}
-    counts = Counter((case, revision) for each in PROFILE.known for case in each.cases for revision in each.revisions)
+    all_cases = live | {(name, revision) for revision, cases in CODEC.items() for name in cases}
+    counts: Counter[tuple[str, int]] = Counter()
+    for each in PROFILE.known:
+        for pattern in each.cases:
+            found = {(name, number) for name, number in all_cases if fnmatchcase(name, pattern)}
+            found = {(name, number) for name, number in found if number in each.revisions}
+            assert {number for _, number in found} == {*each.revisions}, pattern
+            counts.update(found)
     assert [case for case, count in counts.items() if count > 1] == []
-    assert counts.keys() <= codec | live
+
+
+ALSO_REFUSED: Final = (
+    "base64-other-alphabet",
+    "base64-without-padding",
+    "base64-with-something-between",
+    "wrong-type",
+    "item-of-wrong-type",
+)
+"""Dimensions of whose codes the reference peer takes others."""
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_each_generated_case_of_a_codec_is_in_the_profile_where_its_decoder_takes_what_it_asks(revision: int) -> None:
+    """The codes of what it takes were measured with 5,001 frames."""
+    expected = known("codec", revision)
+    for name, case in CODEC[revision].items():
+        if case.section != "generated" or not isinstance(case, CodecCase) or case.is_of_extensions:
+            continue
+        codes = {right_answer(each, Revision(revision), has_extensions=False).get("error") for each in case.questions}
+        is_taken = bool(codes & STRICTER.keys()) and name.rpartition(".")[2] not in ALSO_REFUSED
+        assert (name in expected) == is_taken or name.endswith(".nested-too-deep"), name
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_it_dies_of_one_frame_of_those_that_are_nested_too_deep(revision: int) -> None:
+    expected = known("codec", revision)
+    for name, case in CODEC[revision].items():
+        if name.endswith(".nested-too-deep") and isinstance(case, CodecCase) and not case.is_of_extensions:
+            frames = [each.frame for each in case.questions]
+            kills = any(sum(map(each.count, (b"[", b"{"))) == 513 and each.endswith((b"[", b"{")) for each in frames)
+            assert kills == (name in expected), name
+            assert not kills or expected[name].verdict is Verdict.CRASH
 
 
 def test_each_reason_is_a_statement_of_the_specification() -> None:
@@ -97,7 +141,16 @@ def test_each_reason_is_a_statement_of_the_specification() -> None:
 
 SCALE: Final = 0.04
 PATIENCE: Final = Patience(
-    start=10.0, answer=6.0, close=3.0, quiet=0.15, ping_every=0.2, pong=0.12, handshake=0.4, reconnect=0.4, slack=1.0
+    start=10.0,
+    answer=6.0,
+    close=3.0,
+    quiet=0.15,
+    ping_every=0.2,
+    pong=0.12,
+    handshake=0.4,
+    reconnect=0.4,
+    retry=0.4,
+    slack=1.0,
 )
 _PARSER: Final = "Python's parser refuses that"
 _FOUNDATION: Final = "only Foundation's parser dies of it"

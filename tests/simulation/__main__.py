@@ -13,6 +13,7 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 from tests.campaign import exit_with, say
@@ -135,9 +136,10 @@ def main() -> int:
     parser.add_argument(
         "--planted", action="store_true", help="plant bugs, and count the worlds that it takes to find each"
     )
+    parser.add_argument("--results", type=Path, help="a file that keeps those counts, so that another call goes on")
     wanted = parser.parse_args()
     if wanted.planted:
-        return show_planted(wanted.seed, wanted.jobs)
+        return show_planted(wanted.seed, wanted.jobs, wanted.results)
     if wanted.replay or wanted.shrink:
         world = replay(wanted.seed, shrunk(wanted.seed) if wanted.shrink else None)
         say("\n".join(world.broken) or "nothing is broken")

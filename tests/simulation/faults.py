@@ -1,13 +1,17 @@
 """Faults of a world, and their times."""
 
+import asyncio
 import errno
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.machine import SimulatedProcess
+from tests.simulation.network import LOOPBACK
+from wireproto.jaccl.records import I32
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -50,7 +54,7 @@ def random_fault(random: Random, size: int) -> Fault:
     kind = f"{name}:{random.choice(STEPS)}" if name in _AT_A_STEP else name
     rank = random.randrange(size)
     peer = random.choice([each for each in range(size) if each != rank])
-    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0)))
+    seconds = random.choice((0.0, random.uniform(0.1, 5.0), random.uniform(5.0, 60.0), random.uniform(30.0, 120.0)))
     if name in _AT_A_STEP or random.random() < 0.1:
         return Fault(kind, rank, 0.0, seconds=seconds, peer=peer)
     if random.random() < 0.5:
@@ -67,9 +71,10 @@ def random_fault(random: Random, size: int) -> Fault:
 
 def _signal(number: int) -> Callable[["World", Fault, str], None]:
     def act(world: "World", fault: Fault, step: str) -> None:
-        for control in world.live(fault.rank):
-            if number == signal.SIGKILL:
-                control.process.signal(number)
+        for process in world.mains(fault.rank):
+            control = world.control_of(process)
+            if number == signal.SIGKILL or control is None:
+                process.signal(number)
             else:
                 world.stop(control, number)
 
@@ -77,16 +82,16 @@ def _signal(number: int) -> Callable[["World", Fault, str], None]:
 
 
 def _freeze(world: "World", fault: Fault, step: str) -> None:
-    for control in world.live(fault.rank):
-        control.process.signal(signal.SIGSTOP)
-        world.later(fault.seconds, control.process.signal, signal.SIGCONT)
+    for process in world.mains(fault.rank):
+        process.signal(signal.SIGSTOP)
+        world.later(fault.seconds, process.signal, signal.SIGCONT)
 
 
 def _children(number: int) -> Callable[["World", Fault, str], None]:
     def act(world: "World", fault: Fault, step: str) -> None:
-        for control in world.live(fault.rank):
+        for main in world.mains(fault.rank):
             for process in list(world.machines[fault.rank].processes.values()):
-                if process.parent is control.process and process.arguments != ("guard",) and not process.is_dead:
+                if process.parent is main and process.arguments != ("guard",) and not process.is_dead:
                     process.end(number)
 
     return act
@@ -132,32 +137,72 @@ def _disk(number: int) -> Callable[["World", Fault, str], None]:
     return act
 
 
+def _slow_disk(world: "World", fault: Fault, step: str) -> None:
+    """Each write takes a while, for good."""
+    world.machines[fault.rank].disk_seconds = fault.seconds / 20.0 + 0.1
+
+
+def _stall(world: "World", fault: Fault, step: str) -> None:
+    """Nobody reads a rank's output for a while."""
+    for control in world.live(fault.rank):
+        control.stalled_until = world.loop.now + fault.seconds
+
+
+def _no_reader(world: "World", fault: Fault, step: str) -> None:
+    """The reader of a rank's output leaves."""
+    for control in world.live(fault.rank):
+        control.reader_left.set()
+
+
 def _again(world: "World", fault: Fault, step: str) -> None:
     """The user starts the rank a second time."""
-    if not world.is_ending and any(control.plan.rank == fault.rank for control in world.controls):
+    if not world.is_ending and world.has_started(fault.rank):
         world.start(fault.rank)
 
 
 def _kill_both(world: "World", fault: Fault, step: str) -> None:
     """The control process and its guard are killed, and the user restarts the rank a little later."""
     machine = world.machines[fault.rank]
-    for control in world.live(fault.rank):
+    for main in world.mains(fault.rank):
         for process in list(machine.processes.values()):
-            if process.parent is control.process and process.arguments == ("guard",):
+            if process.parent is main and process.arguments == ("guard",):
                 process.end(-signal.SIGKILL)
-        control.process.signal(signal.SIGKILL)
+        main.signal(signal.SIGKILL)
     world.later(1.0 + fault.seconds, _again, world, fault, step)
 
 
 def _kill_and_again(world: "World", fault: Fault, step: str) -> None:
-    """The control process is killed, and the user restarts the rank at once, or soon."""
-    for control in world.live(fault.rank):
-        control.process.signal(signal.SIGKILL)
+    """The control process is killed, and the user starts the rank again at once, or soon."""
+    for main in world.mains(fault.rank):
+        main.signal(signal.SIGKILL)
     world.later(fault.seconds / 60.0, _again, world, fault, step)
 
 
 def _slow_import(world: "World", fault: Fault, step: str) -> None:
     world.habits[fault.rank].import_seconds = fault.seconds + 1.0
+
+
+def _port_down(world: "World", fault: Fault, step: str) -> None:
+    """The host's RDMA devices cannot be used, for a while."""
+    machine = world.machines[fault.rank]
+    machine.is_port_down = True
+    if fault.seconds:
+        world.later(fault.seconds, setattr, machine, "is_port_down", False)
+
+
+def _stray(world: "World", fault: Fault, step: str) -> None:
+    """Another program of the host connects to the relay for a native worker, and says what that would say."""
+    machine = world.machines[fault.rank]
+
+    async def main(process: SimulatedProcess) -> int:
+        for port in machine.relays & machine.host.listeners.keys():
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(LOOPBACK, port)
+                writer.write(I32.pack(fault.peer if fault.seconds else fault.rank))
+        await asyncio.sleep(fault.seconds)
+        return 0
+
+    machine.spawn(main, ("stray",))
 
 
 def _program_fails(world: "World", fault: Fault, step: str) -> None:
@@ -183,9 +228,14 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "power": _power,
     "disk-full": _disk(errno.ENOSPC),
     "disk-read-only": _disk(errno.EROFS),
+    "slow-disk": _slow_disk,
+    "stall": _stall,
+    "no-reader": _no_reader,
     "again": _again,
     "kill-both": _kill_both,
     "kill-again": _kill_and_again,
     "slow-import": _slow_import,
+    "port-down": _port_down,
+    "stray": _stray,
     "program-fails": _program_fails,
 }

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any, Final
 from bootstrap.link.outcome import CONSEQUENCES
 from bootstrap.restarts import LONGEST_SECONDS
 from tests.simulation.machine import TMP, Machine
+from tests.simulation.programs import LAST_PART
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
+    from tests.simulation.faults import Fault
     from tests.simulation.world import Control, World
 
 PATIENCE_SECONDS: Final = 9.0
 """Seconds for a group beyond the slowest start and import."""
-HARMLESS: Final = {"again", "slow-import"}
+REFERENCE_SECONDS: Final = 30.0
+"""The same with a reference peer, whose timers are longer; it may be at its init much later still."""
+HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
-DISRUPTIVE: Final = {"separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again"}
-"""Faults after which the ranks may not receive each other's causes."""
+DISRUPTIVE: Final = {
+    "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
+}  # fmt: skip
+"""Faults after which the ranks may not learn of each other's causes."""
 LOCAL: Final = {
     "kill-child",
     "segfault-child",
@@ -31,18 +37,32 @@ LOCAL: Final = {
 }
 """Faults that end the worker or command of one rank."""
 CERTAIN: Final = {"kill-child", "disk-full", "disk-read-only"}
-"""Faults whose codes cannot be those of a consequence."""
+"""Those whose codes cannot be those of a consequence."""
+CRASHES: Final = {"crash", "exit", "segfault-child", "program-fails"}
+"""Those that end a process, and with it those of other ranks a little later."""
+QUICK_LATENCY: Final = 0.001
+LATER_SECONDS: Final = 0.05
+"""From a crash to its first consequence, if rank 0 is to hear of the crash first."""
 LATE: Final = {
     "deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap",
     "session-ended",
 }  # fmt: skip
 """The codes of a rank that waited too long for another one, which failed before their bootstrap."""
+_USUAL: Final = {"host-busy"}
+_REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable": {"bad-bootstrap"}}
+"""How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
+ROOT_SECONDS: Final = 6.0
+"""So long native workers of JACCL wait for their root."""
+SILENCE_SECONDS: Final = 22.0
+"""In which rank 0 notices that a rank answers no more, or has ended for a session that was lost."""
 SLACK_SECONDS: Final = 20.0
 """Seconds from a deadline to the end of all children, including the longest grace."""
 
 
 def check(world: "World") -> None:
-    """Check the invariants at any time."""
+    """Check what must hold at any time."""
+    for zero in world.live(0):
+        _check_losses(world, zero)
     for control in world.live():
         run = control.run
         if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
@@ -52,14 +72,38 @@ def check(world: "World") -> None:
         late = world.loop.now - max(run.deadline, began) - SLACK_SECONDS
         if late > 0 and not control.plan.dry_run and not _was_stopped(world, control):
             _broken(world, f"{control.name} waits, {late:.0f} s after its deadline")
-    for rank, _ in enumerate(world.machines):
-        groups = [each for each in world.live(rank) if each.run is not None and each.run.is_met]
-        if len(groups) > 1:
-            _broken(world, f"two groups are up on the host of rank {rank}")
+
+
+def _check_losses(world: "World", zero: "Control") -> None:
+    """Check that rank 0 notices a rank that says nothing more, and fails with a session that its group needs."""
+    now = world.loop.now
+    if zero.process.is_stopped or now - zero.process.resumed_at < SILENCE_SECONDS or zero.run is None:
+        return
+    restarting = zero.last("restarting")
+    begun = -1.0 if restarting is None else restarting["t_ms"]
+    limit = (now - SILENCE_SECONDS - zero.run.origin) * 1000
+    for peer in zero.plan.peers:
+        told = {"established": -1.0, "bootstrap-sent": -1.0}
+        for event in zero.events:
+            name = event["event"]
+            if name in told and event["peer"] == peer:
+                told[name] = event["t_ms"]
+            elif name == "link-lost" and event["peer"] == peer:
+                told["established"] = -1.0
+                if begun < told["bootstrap-sent"] <= event["t_ms"] < limit:
+                    _broken(world, f"{zero.name} goes on without rank {peer}")
+        silent = [each.process for each in world.live(peer) if each.process.is_stopped]
+        is_silent = any(now - process.stopped_at > SILENCE_SECONDS for process in silent)
+        if is_silent and _agree(world) and 0.0 <= told["established"] < limit:
+            _broken(world, f"{zero.name} does not miss rank {peer}")
 
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
     """Check an event at the time when it is shown."""
+    if event["event"] in ("holding", "running"):
+        groups = [each for each in world.live(control.plan.rank) if each.run is not None and each.run.is_met]
+        if len(groups) > 1:
+            _broken(world, f"two groups are up on the host of rank {control.plan.rank}")
     if event["event"] == "error" and event["code"] == "host-busy" and world.live(control.plan.rank) == [control]:
         _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
     if (
@@ -67,9 +111,11 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
         and sum(each["event"] == "restarting" for each in control.events) > control.plan.restarts
     ):
         _broken(world, f"{control.name} begins again more often than it may")
+    if event["event"] == "sum-checked" and not _makes_sum(world):
+        _broken(world, f"{control.name} makes a sum, and another rank may make none")
     if event["event"] == "group-ready" and _agree(world):
         size = control.plan.size
-        if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.ring.formed.values()):
+        if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.mlx.groups.formed.values()):
             _broken(world, f"{control.name} announces the group before all ranks have formed it")
 
 
@@ -83,13 +129,15 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         if (error := control.process.error) is not None:
             _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
         _check_status(world, control)
-    for machine in world.machines:
-        if machine.host.is_down:
+        _check_output(world, control)
+    for rank, machine in enumerate(world.machines):
+        if machine.host.is_down or world.is_reference(rank):
             continue
         name = f"the host {machine.ip}"
         unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
         left = [pid for pid, each in machine.processes.items() if not each.is_dead and pid not in unkillable]
-        left = [pid for pid in left if machine.processes[pid].arguments != ("up",)]
+        allowed = {"up", "stray"} | ({"helper with a session"} if _may_leave_helpers(world, rank) else set())
+        left = [pid for pid in left if not allowed & {*machine.processes[pid].arguments[:1]}]
         if left and not _has_no_guard(world, machine):
             _broken(world, f"processes are left on {name}: {left}")
         for pid in unkillable:
@@ -127,8 +175,9 @@ def _check_causes(world: "World") -> None:
     }
     is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
+        usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
         for name, (_, code) in failures.items():
-            if code != "host-busy" and not name.endswith("'"):
+            if code not in usual and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")
     if is_stopped and kinds <= HARMLESS and not _is_late(world) and _agree(world) and not is_timed_out:
         _check_stop(world)
@@ -141,6 +190,14 @@ def _check_causes(world: "World") -> None:
         are_late = {code for _, code in causes} == {"deadline"}  # all at the same time
         if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
             _broken(world, f"the ranks name different causes: {failures}")
+
+
+def _check_output(world: "World", control: "Control") -> None:
+    """Check that what a program has written to its end is all there."""
+    ended = [each for each in control.events if each["event"] == "command-ended" and each["status"] == 0]
+    was_ended = any(fault.kind == "end-child" for fault in world.struck)  # in the middle
+    if not was_ended and control.code is not None and control.said.count(LAST_PART) < len(ended):
+        _broken(world, f"{control.name} has not passed on all that its program has written: {control.said!r}")
 
 
 def _check_status(world: "World", control: "Control") -> None:
@@ -156,9 +213,17 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        allowed = LATE if fault.kind in CERTAIN else LATE | CONSEQUENCES  # two of these are indistinguishable
+        allowed = LATE if _is_certain(world, fault) else LATE | CONSEQUENCES  # two of these cannot be told apart
         if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
+
+
+def _is_certain(world: "World", fault: "Fault") -> bool:
+    """Whether the code of a failure cannot be that of a consequence, or no consequence can be heard of before it."""
+    scenario = world.scenario
+    is_first = scenario.latency <= QUICK_LATENCY and world.mlx.groups.soonest_abort >= LATER_SECONDS
+    kind = fault.kind.partition(":")[0]
+    return kind in CERTAIN or (kind in CRASHES and is_first and scenario.plans[0].backend == "ring")
 
 
 def _check_stop(world: "World") -> None:
@@ -170,6 +235,12 @@ def _check_stop(world: "World") -> None:
         wanted = {0} if control.stopped_by is None else {128 + control.stopped_by, 0}
         if control.code not in wanted:
             _broken(world, f"{control.name} ends with {control.code} after an orderly stop, not {wanted}")
+
+
+def _may_leave_helpers(world: "World", rank: int) -> bool:
+    """Whether helpers with sessions of their own may be left: by a run that does not own its process, or was killed."""
+    was_killed = any(control.code is None for control in world.controls if control.plan.rank == rank)
+    return was_killed or not world.scenario.owns_process
 
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:
@@ -188,13 +259,22 @@ def _is_late(world: "World") -> bool:
     """Return whether the ranks may miss their deadline, or are started inconsistently."""
     plans, starts = world.scenario.plans, world.scenario.starts
     slowest = max(habits.import_seconds for habits in world.habits)
-    late = max(starts) - min(starts) + slowest + PATIENCE_SECONDS > plans[0].timeout
+    patience = PATIENCE_SECONDS if (peer := world.scenario.reference) is None else REFERENCE_SECONDS + peer.init_after
+    late = max(starts) - min(starts) + slowest + patience > plans[0].timeout
+    if peer is not None and peer.rank == 0 and plans[0].backend != "ring" and peer.init_after > ROOT_SECONDS:
+        return True
     return late or len({plan.dry_run for plan in plans}) > 1
 
 
 def _agree(world: "World") -> bool:
-    """Return whether all ranks know each other's outcome."""
-    return all(plan.extensions and plan.revision is Revision.V2 and not plan.dry_run for plan in world.scenario.plans)
+    """Whether all ranks know of each other's outcome."""
+    return _makes_sum(world) and not any(plan.dry_run for plan in world.scenario.plans)
+
+
+def _makes_sum(world: "World") -> bool:
+    """Whether all ranks have outcome/1, and with that know that each of them checks the group."""
+    plans = world.scenario.plans
+    return world.scenario.reference is None and all(each.extensions and each.revision is Revision.V2 for each in plans)
 
 
 def _was_stopped(world: "World", control: "Control") -> bool:

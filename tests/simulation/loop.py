@@ -92,7 +92,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 handle._run()
             elif process.is_dead:  # one of the others may have killed it
                 self._dropped.append(handle)
-            elif process.is_stopped:
+            elif process.is_stopped or process.blocked_until > self.now:
                 self._waiting.append(handle)
             else:
                 handle._run()
@@ -145,10 +145,33 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # -- the network's part, given by the world ------------------------------------------------------------------------
 
     async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        return await self._machine().connect(protocol_factory, host, port, options.get("local_addr"))
+        if (sock := options.get("sock")) is None:
+            return await self._machine().connect(protocol_factory, host, port)
+        protocol = protocol_factory()
+        return sock.hand_over(protocol), protocol
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        return self._machine().listen(protocol_factory, host, port)
+        return self._machine().serve(protocol_factory, port)
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        self._own_process().handlers[sig] = (callback, args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return self._own_process().handlers.pop(sig, None) is not None
+
+    def set_exception_handler(self, handler: Any) -> None:
+        """Take a handler, of one process or, where none is running, of the world; the world's gets what is a bug."""
+        if CONTROL.get() is None:
+            super().set_exception_handler(handler)
+
+    def _own_process(self) -> Any:
+        return CONTROL.get().process  # type: ignore[union-attr]
+
+    async def sock_accept(self, sock: Any) -> Any:
+        return await sock.accept()
+
+    async def sock_recv(self, sock: Any, nbytes: int) -> Any:
+        return await sock.receive(nbytes)
 
     def _machine(self) -> Any:
         return CONTROL.get().network  # type: ignore[attr-defined]

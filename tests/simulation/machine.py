@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from bootstrap.system.processes import Identity
 from bootstrap.system.tools import ToolResult
 from tests.simulation.loop import CONTROL, SimulatedLoop
 from tests.simulation.network import Host, Network, refused
+from tests.simulation.sockets import ListeningSocket, SimulatedSocket, pair
 
 TMP: Final = Path("/tmp")
 GUARD_GRACE: Final = 1.0
@@ -51,6 +52,17 @@ class Machine:
         self.loop, self.random, self.ip = loop, random, ip
         self.host = Host(network, ip)
         self.files: dict[Path, Node] = {TMP: Node(None)}
+        self.has_jaccl = False
+        """Whether MLX has it here."""
+        self.devices = [f"rdma_en{number}" for number in range(1, 9)]
+        self.is_port_down = False
+        """Whether no RDMA device can be used for now."""
+        self.pairs: dict[int, SimulatedSocket] = {}
+        """By descriptor, what a child may inherit."""
+        self.relays: set[int] = set()
+        """Ports of listening sockets, of now and before."""
+        self.disk_seconds = 0.0
+        """How long a write blocks the process that makes it."""
         self.disk_error: int | None = None
         """The error of every write."""
         self.udp: dict[tuple[str, int], set[int]] = {}
@@ -68,6 +80,21 @@ class Machine:
         self.processes[process.pid] = process
         process.begin(program)
         return process
+
+    def run_tool(self, argv: Sequence[str], seconds: float) -> ToolResult:
+        """Print what the tools for RDMA devices do."""
+        if argv[0] == "ibv_devices":
+            names = "".join(f"    {name}\t{number:016x}\n" for number, name in enumerate(self.devices))
+            return ToolResult(status="ok", stdout=f"    device\t\tnode GUID\n{names}")
+        if argv[0] == "ibv_devinfo":
+            state = "PORT_DOWN" if self.is_port_down else "PORT_ACTIVE"
+            lines = f"\tport:\t1\n\t\tstate:\t\t{state} (4)\n\t\tGID[  1]:\t\t::ffff:{self.ip}\n"
+            return ToolResult(status="ok", stdout=f"hca_id: {argv[-1]}\n{lines}")
+        return ToolResult(status="missing", stderr="there is none")
+
+    def group(self, pid: int) -> "list[SimulatedProcess]":
+        """Return the processes of the group that one leads, or has led."""
+        return [each for each in self.processes.values() if each.group == pid]
 
     def lose_power(self) -> None:
         """Everything here stops at once, and no other host is told."""
@@ -90,7 +117,7 @@ class Machine:
             if listener.owner is process:
                 listener.close()
         for end in list(self.host.network.ends):
-            if end.owner is process:
+            if end.owner is process and not end.is_held:
                 end.die()
 
 
@@ -100,13 +127,19 @@ class SimulatedProcess:
     def __init__(self, machine: Machine, pid: int, arguments: Sequence[str], parent: "SimulatedProcess | None") -> None:
         self.machine, self.pid, self.arguments, self.parent = machine, pid, arguments, parent
         self.is_dead = self.is_stopped = False
+        self.stopped_at = self.resumed_at = 0.0
+        """When last."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
+        self.blocked_until = 0.0
+        """By its disk."""
         self.is_unkillable = False
         self.is_native = False
         """Whether it is in native code, waiting for the other ranks."""
         self.ignored: set[int] = set()
-        """Ignored signals, which take effect once they are not ignored."""
+        """Signals that do nothing for now; they count once they are not ignored any more."""
+        self.handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
+        """Those that its event loop has."""
         self.pending: list[int] = []
         self.on_signal: Callable[[int], bool] = lambda number: False
         """Handles a signal; returns whether it did."""
@@ -115,11 +148,17 @@ class SimulatedProcess:
         self.ended = asyncio.Event()
         self.at_end: list[Callable[[], None]] = []
         self.task: asyncio.Task[int] | None = None
+        self.group = pid
+        """The process that leads its group."""
         self.context = Context()
         self._due = 0.0  # when the last output arrives
         self.start = f"boot {machine.loop.now:.6f} {pid}"
         self.stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.outputs: dict[str, asyncio.StreamReader] = {}
+        self.channel: SimulatedSocket | None = None
+        """A socket that it has inherited."""
+        self.kept: object = None
+        """Objects with the lifetime of the process."""
 
     @property
     def system(self) -> SimulatedSystem:
@@ -128,9 +167,9 @@ class SimulatedProcess:
             clock=machine.loop.time,
             random=machine.random.randbytes,
             network=Ports(self),
-            files=Disk(machine),
+            files=Disk(machine, self),
             processes=lambda: Processes(self),
-            run_tool=lambda argv, seconds: ToolResult(status="missing", stderr="there is none"),
+            run_tool=machine.run_tool,
             process=self,
         )
 
@@ -159,16 +198,33 @@ class SimulatedProcess:
                 self.end(-number)
         elif number == signal.SIGSTOP:
             self.is_stopped = True
+            self.stopped_at = self.machine.loop.now
         elif number == signal.SIGCONT:
             if self.is_stopped:
                 self.is_stopped = False
+                self.resumed_at = self.machine.loop.now
                 self.machine.loop.go_on()
                 for each in self._take_pending():
                     self.signal(each)
         elif self.is_stopped or number in self.ignored or self.is_unkillable:
             self.pending.append(number)
+        elif number in self.handlers:
+            call, arguments = self.handlers[number]
+            self.machine.loop.call_soon(call, *arguments, context=self.context)
         elif not self.on_signal(number):
             self.end(-number)
+
+    def ancestors(self) -> "Iterator[SimulatedProcess]":
+        """Give its parent and theirs, also those that have ended."""
+        each = self.parent
+        while each is not None:
+            yield each
+            each = each.parent
+
+    def block(self, seconds: float) -> None:
+        """Do nothing for a while, whatever is due; signals have to wait as well, but for SIGKILL."""
+        self.blocked_until = max(self.blocked_until, self.machine.loop.now + seconds)
+        Context().run(self.machine.loop.call_at, self.blocked_until, self.machine.loop.go_on)
 
     async def mind(self, *numbers: int) -> None:
         """Stop ignoring signals: those received meanwhile may end the process here."""
@@ -195,6 +251,8 @@ class SimulatedProcess:
         world.run(machine.loop.call_later, machine.random.uniform(0.0001, 0.01), self.ended.set)
         if self.parent is None or self.parent.is_dead:
             machine.processes.pop(self.pid, None)  # reaped by init
+        if self.parent is not None and signal.SIGCHLD in self.parent.handlers:
+            self.parent.signal(signal.SIGCHLD)
         for child in list(machine.processes.values()):
             if child.parent is self:
                 child.stdin.put_nowait(None)
@@ -243,13 +301,13 @@ class Child:
         return not self._process.is_dead
 
     def is_alone(self) -> bool:
-        return True
+        return all(each is self._process or each.is_dead for each in self._process.machine.group(self.pid))
 
     def signal(self, number: int) -> bool:
-        there = self.pid in self._process.machine.processes
-        if there and number:
-            self._process.signal(number)
-        return there
+        there = self._process.machine.group(self.pid)
+        for each in there if number else ():
+            each.signal(number)
+        return bool(there)
 
     async def exited(self) -> None:
         await self._process.ended.wait()
@@ -324,8 +382,8 @@ class SimulatedGuard:
             child = self._machine.processes.get(pid)
             if child is not None and child.start == start and not child.is_dead:
                 there = True
-                if number:
-                    child.signal(number)
+                for each in self._machine.group(pid) if number else ():
+                    each.signal(number)
         return there
 
 
@@ -340,6 +398,9 @@ class Processes:
         program = self._machine.programs(wanted.arguments, wanted.environment)
         process = self._machine.spawn(program, wanted.arguments, self._owner)
         process.outputs = {name: asyncio.StreamReader() for name in (*wanted.outputs, *wanted.more)}
+        if wanted.channel is not None:
+            process.channel = self._machine.pairs[wanted.channel]
+            process.channel.pass_to(process)
         return Child(process, {name: 10 + number for number, name in enumerate(wanted.more)})
 
     def guard(self, lock: int | None = None, record: Path | None = None) -> Guard:
@@ -366,7 +427,9 @@ class Processes:
         return found is not None and not found.is_dead
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
-        return False
+        wanted = {self._owner.pid} if pids is None else {*pids}
+        owners = [end.owner for end in self._machine.host.network.ends if end.own == address]
+        return any(wanted & {each.pid, *(above.pid for above in each.ancestors())} for each in owners)
 
 
 class Bound:
@@ -413,20 +476,32 @@ class Ports:
         self._machine.udp[address] = {self._owner.pid}
         return Bound(self._machine, address, self._owner.pid)
 
-    async def connect(self, factory: Any, ip: str, port: int, local: Any) -> Any:
+    def listen(self, host: str, port: int) -> ListeningSocket:
+        self._machine.relays.add(port)
+        return ListeningSocket(self._machine, port, self._owner, self._context())
+
+    def socket_pair(self) -> tuple[SimulatedSocket, SimulatedSocket]:
+        near, far = pair(self._machine, self._owner, self._context())
+        self._machine.pairs[far.fileno()] = far
+        return near, far
+
+    async def connect(self, factory: Any, ip: str, port: int) -> Any:
         return await self._machine.host.connect(factory, ip, port, self._owner)
 
-    def listen(self, factory: Any, ip: str, port: int) -> Any:
+    def serve(self, factory: Any, port: int) -> Any:
+        return self._machine.host.listen(factory, port, self._owner, self._context())
+
+    def _context(self) -> Context:
         context = Context()
         context.run(CONTROL.set, self._owner.system)
-        return self._machine.host.listen(factory, port, self._owner, context)
+        return context
 
 
 class Disk:
     """See `bootstrap.system.Files`."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine, self._files = machine, machine.files
+    def __init__(self, machine: Machine, process: SimulatedProcess | None = None) -> None:
+        self._machine, self._files, self._process = machine, machine.files, process
 
     def temporary_directory(self) -> Path:
         return TMP
@@ -476,6 +551,8 @@ class Disk:
         self.remove(path)
 
     def _writable(self, path: Path) -> None:
+        if self._machine.disk_seconds and self._process is not None:
+            self._process.block(self._machine.disk_seconds)
         if self._machine.disk_error is not None:
             raise refused(self._machine.disk_error)
         parent = self._files.get(path.parent)

@@ -20,6 +20,11 @@ HIGH_WATER: Final = 64 * 1024
 VANISHED_SECONDS: Final = 25.0
 """Seconds without a packet from the other host after which TCP gives up, as links request. [SESSION-TCP]"""
 SYN_SECONDS: Final = 127.0
+BUSY_PART: Final = 0.05
+"""How often a process comes to read only after a while."""
+BUSY_SECONDS: Final = 0.005
+LOOPBACK: Final = "127.0.0.1"
+LOOPBACK_SECONDS: Final = 0.00005
 SOCKET: Final = SimpleNamespace(setsockopt=lambda *_: None)
 
 
@@ -40,8 +45,8 @@ class Network:
     def reaches(self, one: str, other: str) -> bool:
         return frozenset((one, other)) not in self.cut and not (self.hosts[one].is_down or self.hosts[other].is_down)
 
-    def delay(self) -> float:
-        return self.latency * self.random.uniform(0.5, 1.5)
+    def delay(self, one: str, other: str) -> float:
+        return (LOOPBACK_SECONDS if one == other else self.latency) * self.random.uniform(0.5, 1.5)
 
     def separate(self, one: str, other: str) -> None:
         self.cut.add(frozenset((one, other)))
@@ -79,6 +84,8 @@ class Host:
     async def connect(self, factory: Callable[[], Any], ip: str, port: int, owner: Any) -> tuple[Any, Any]:
         """Connect to a port of another host, or of this one. Raise OSError like the system."""
         network, loop, context = self.network, self.network.loop, copy_context()
+        if ip == LOOPBACK:
+            ip = self.ip
         done: asyncio.Future[End] = loop.create_future()
         self._ports += 1
         own = (self.ip, self._ports)
@@ -97,15 +104,15 @@ class Host:
                 return  # nobody answers
             listener = network.hosts[ip].listeners.get(port)
             if listener is None:
-                Context().run(loop.call_later, network.delay(), settle, refused(errno.ECONNREFUSED))
+                Context().run(loop.call_later, network.delay(self.ip, ip), settle, refused(errno.ECONNREFUSED))
                 return
             near, far = End(network, own, (ip, port), owner, context), listener.accept(own)
             near.other, far.other = far, near
-            Context().run(loop.call_later, network.delay(), settle, None, near)
+            Context().run(loop.call_later, network.delay(self.ip, ip), settle, None, near)
 
         world = Context()
         if ip in network.hosts:
-            world.run(loop.call_later, network.delay(), arrive)
+            world.run(loop.call_later, network.delay(self.ip, ip), arrive)
         world.run(loop.call_later, SYN_SECONDS, lambda: settle(refused(errno.ETIMEDOUT)))
         end = await done
         protocol = factory()
@@ -162,6 +169,8 @@ class End(asyncio.Transport):
         self._in: deque[bytes | None] = deque()  # arrived, but not read; None for the end of the stream
         self._is_paused = self._is_closing = self._is_done = self._is_full = self._is_reading = False
         self._has_ended = self._has_told_end = self._was_reset = False
+        self.is_held = False
+        """Whether another process has it as well."""
         self._silence: asyncio.TimerHandle | None = None
         network.ends[self] = None
         self.notice_silence()
@@ -239,8 +248,8 @@ class End(asyncio.Transport):
             self._reset_other()
 
     def _reset_other(self) -> None:
-        """Send a reset, after the data in transit."""
-        self._due = max(self._due + 1e-6, self._network.loop.now + self._network.delay())
+        """Send a reset, behind what is on the wire."""
+        self._due = max(self._due + 1e-6, self._network.loop.now + self._delay())
         self._later(self._due - self._network.loop.now, self.other._told_of_reset)
 
     def _told_of_reset(self) -> None:
@@ -312,7 +321,7 @@ class End(asyncio.Transport):
                 self._done(None)
 
     def _send(self, data: bytes | None) -> None:
-        self._due = max(self._due + 1e-6, self._network.loop.now + self._network.delay())
+        self._due = max(self._due + 1e-6, self._network.loop.now + self._delay())
         self._later(self._due - self._network.loop.now, self.other._arrive, data)
 
     def _arrive(self, data: bytes | None) -> None:
@@ -329,22 +338,36 @@ class End(asyncio.Transport):
             self.is_lost = True
             self._network.ends.pop(self, None)
 
+    def read_end(self) -> None:
+        """Tell the protocol of the end of the stream, which one before it has read."""
+        self._in.appendleft(None)
+        self._read_soon()
+
+    def _delay(self) -> float:
+        return self._network.delay(self.own[0], self.peer[0])
+
     def _read_soon(self) -> None:
         if self._protocol is not None and not self._is_reading and not self._is_paused and self._in:
             self._is_reading = True
-            self._tell(self._read)
+            random = self._network.random
+            if random.random() < BUSY_PART:  # more may arrive meanwhile
+                self._later(random.uniform(0.0, BUSY_SECONDS), self._tell, self._read)
+            else:
+                self._tell(self._read)
 
     def _read(self) -> None:
         self._is_reading = False
         if self._is_ending() or self._is_paused or not self._in:
             return
         data = self._in.popleft()
+        while data is not None and self._in and self._in[0] is not None:
+            data += self._in.popleft()  # type: ignore[operator]
         if data is None:
             if not self._protocol.eof_received():
                 self.close()
             return
         self.other._under_way -= len(data)
-        self._later(self._network.delay(), self.other._transmit)
+        self._later(self._delay(), self.other._transmit)
         if isinstance(self._protocol, asyncio.BufferedProtocol):
             while data and not self._is_ending():
                 view = self._protocol.get_buffer(len(data))

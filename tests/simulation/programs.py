@@ -1,10 +1,9 @@
-"""The programs of simulated processes: the worker with its MLX, a user's command, and MLX's ring that connects them."""
+"""The programs of simulated processes: the worker with its MLX, and a user's command."""
 
 import asyncio
 import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,114 +11,20 @@ from typing import Any
 import msgspec
 
 from bootstrap.group import prepare
-from bootstrap.plan import Order
+from bootstrap.plan import Backend, Order
 from bootstrap.worker import ALARM_AFTER_DEADLINE
 from tests.simulation.machine import Disk, SimulatedProcess
-from tests.simulation.network import Network
+from tests.simulation.mlx import Mlx
 
-Address = tuple[str, int]
-
-CONNECT_SECONDS = 0.01
-ABORT_PART = 0.7
-"""Seconds between checks of native code for lost peers."""
+WITHOUT_GATHERS = "0.32.0"
+"""A version of MLX whose side channel cannot be replaced."""
 SERVER_SECONDS = 1000.0
 """A program that does not end by itself."""
-
-
-class Ring:
-    """MLX's ring backend on all hosts. A stray connection to a ring port breaks the init that meets it."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.broken: list[str] = []
-        """Violations that happened."""
-        self.formed: dict[str, set[int]] = {}
-        """The ranks that completed their init, by session."""
-        self._inits: dict[Address, Init] = {}
-        self._members: dict[str, list[SimulatedProcess]] = {}
-
-    async def form(self, process: SimulatedProcess, rows: Sequence[Sequence[Address]], rank: int, session: str) -> bool:
-        """Form a group of all rows; return False on failure."""
-        own, following = rows[rank][0], rows[(rank + 1) % len(rows)][0]
-        init = Init(session)
-        host = process.machine.host
-        try:
-            listener = host.listen(lambda: Stray(init), own[1], process, process.context)
-        except OSError:
-            return False
-        self._inits[own] = init
-        self._join(process, session)
-        process.at_end.append(lambda: self._leave(own, init))
-        seconds = CONNECT_SECONDS
-        try:
-            while not init.is_complete():
-                if init.has_stray:
-                    self.broken.append(f"a stray connection met the init of {own[0]}:{own[1]}")
-                    return False
-                there = self._inits.get(following)
-                if there is not None and self.network.reaches(own[0], following[0]):
-                    if there.session != session:
-                        self.broken.append(f"the inits of {session} and {there.session} met")
-                        return False
-                    init.following = there
-                await asyncio.sleep(seconds)
-                seconds = min(seconds * 1.5, 1.0)
-        finally:
-            listener.close()
-            self._leave(own, init)
-        self.formed.setdefault(session, set()).add(rank)
-        return True
-
-    def _leave(self, own: Address, init: "Init") -> None:
-        if self._inits.get(own) is init:
-            del self._inits[own]
-
-    def _join(self, process: SimulatedProcess, session: str) -> None:
-        """Make the native code of a process fail, sometimes, after another one of its group has ended."""
-        members = self._members.setdefault(session, [])
-        members.append(process)
-
-        def tell() -> None:
-            members.remove(process)
-            loop, random = process.machine.loop, process.machine.random
-            for other in members:
-                if process.status and random.random() < ABORT_PART:
-                    loop.call_later(random.choice((0.001, 0.05, 0.4)), _abort, other, context=Context())
-
-        process.at_end.append(tell)
-
-
-def _abort(process: SimulatedProcess) -> None:
-    """Native code aborts if it waits for a peer that has exited."""
-    if process.is_native and not process.is_dead and not process.is_unkillable:
-        process.end(-signal.SIGABRT)
-
-
-class Init:
-    """One rank's init in progress."""
-
-    def __init__(self, session: str) -> None:
-        self.session = session
-        self.following: Init | None = None
-        self.has_stray = False
-
-    def is_complete(self) -> bool:
-        """Return whether the connections form the whole ring."""
-        seen, each = [self], self.following
-        while each is not None and each is not self:
-            if each in seen:
-                return False
-            seen.append(each)
-            each = each.following
-        return each is self
-
-
-class Stray(asyncio.Protocol):
-    def __init__(self, init: Init) -> None:
-        self._init = init
-
-    def connection_made(self, transport: Any) -> None:
-        self._init.has_stray = True
+DEAF_PART = 0.3
+"""How often a helper does not mind SIGTERM."""
+PARTS = 3
+"""Lines of a program's output."""
+LAST_PART = b"part %d\n" % (PARTS - 1)
 
 
 class Habits:
@@ -127,9 +32,11 @@ class Habits:
 
     def __init__(self, random: Random) -> None:
         self.import_seconds = random.choice((0.05, 0.2, 1.0, random.uniform(0.1, 8.0)))
-        self.mlx = "0.32.4"
+        self.mlx = random.choice(("0.32.4", "0.32.4", WITHOUT_GATHERS))
         self.program_seconds = random.choice((random.uniform(0.0, 5.0), random.uniform(0.0, 5.0), SERVER_SECONDS))
         self.program_status = 0
+        self.helper = random.choice(("", "", "", "", "", "", "helper", "helper with a session"))
+        """A helper that a user's program starts: a process in its group, or in a group of the helper's own."""
         self.at_step: dict[str, Callable[[SimulatedProcess], None]] = {}
         """Actions when a worker or command reaches a step, once each."""
 
@@ -140,20 +47,41 @@ class Habits:
             act(process)
             await asyncio.Event().wait()
 
+    async def work(self, process: SimulatedProcess) -> None:
+        """Do as a user's program, which says so from time to time."""
+        if self.helper:
+            child = process.machine.spawn(_helper, (self.helper,), process)
+            child.group = process.group if self.helper == "helper" else child.pid
+        await self.step("program", process)
+        for number in range(PARTS):
+            process.write("stdout", b"part %d\n" % number)
+            await asyncio.sleep(self.program_seconds / PARTS)
+
+
+async def _helper(process: SimulatedProcess) -> int:
+    """A process that a user's program has started, and does not end."""
+    if process.machine.random.random() < DEAF_PART:
+        process.ignored = {signal.SIGTERM}
+    await asyncio.Event().wait()
+    return 0
+
 
 class Worker:
     """`bootstrap.worker`, with the same events, orders and ends."""
 
-    def __init__(self, ring: Ring, habits: Habits, backend: str) -> None:
-        self._ring, self._habits, self._backend = ring, habits, backend
+    def __init__(self, mlx: Mlx, habits: Habits, backend: str) -> None:
+        self._mlx, self._habits, self._backend = mlx, habits, backend
 
     async def __call__(self, process: SimulatedProcess) -> int:
         self._process, self._rank = process, 0
         process.ignored = {signal.SIGTERM}  # until MLX is loaded
         await self._step("import")
         await asyncio.sleep(self._habits.import_seconds)
-        backend = "ring" if self._backend == "auto" else self._backend
-        self._emit("loaded", backend=backend, version=self._habits.mlx, gather_factory=True)
+        backend: Backend = "jaccl" if process.machine.has_jaccl else "ring"
+        if self._backend == "ring":
+            backend = "ring"
+        takes_gathers = self._habits.mlx != WITHOUT_GATHERS
+        self._emit("loaded", backend=backend, version=self._habits.mlx, gather_factory=takes_gathers)
         process.on_signal = self._end
         await process.mind(signal.SIGTERM)
         line = await process.line()
@@ -165,14 +93,14 @@ class Worker:
         if order.deadline is not None:
             seconds = max(0.0, order.deadline - process.machine.loop.now) + ALARM_AFTER_DEADLINE
             alarm = asyncio.get_running_loop().call_later(seconds, process.signal, signal.SIGALRM)
-        files, directory = Disk(process.machine), Path(str(plan.directory))
+        files, directory = Disk(process.machine, process), Path(str(plan.directory))
         try:
             files.make_directory(directory)
         except OSError as error:
             self._fail("topology", "directory-failed", f"cannot make {directory}: {error.strerror}; check TMPDIR")
             return 3
         self._directory = directory
-        prepared = prepare(plan, "ring")
+        prepared = prepare(plan, backend)
         try:
             files.create(prepared.path, prepared.content)
         except OSError as error:
@@ -188,16 +116,17 @@ class Worker:
         process.ignored = {signal.SIGTERM, signal.SIGINT}  # native code hides them from Python
         process.is_native = True
         await self._step("init")
-        rows = [plan.ring_addresses(rank) for rank in range(plan.size)]
-        done = await self._ring.form(process, rows, plan.rank, plan.session_id)
+        done = await self._mlx.init(
+            process, prepared.variables, prepared.content, plan.session_id, by_gathers=order.side_channel
+        )
         process.is_native = False
         files.remove_directory(directory)
         await process.mind(signal.SIGTERM, signal.SIGINT)
         if not done:
-            self._fail("group", "init-failed", "MLX could not form the ring group")
+            self._fail("group", "init-failed", f"MLX could not form the {backend} group")
             return 3
         await self._step("ready")
-        self._emit("group-ready", size=plan.size, backend="ring")
+        self._emit("group-ready", size=plan.size, backend=backend)
         if order.no_sum:
             self._emit("sum-skipped", reason=order.no_sum)
         else:
@@ -211,8 +140,7 @@ class Worker:
         if goes_on and plan.command:
             process.on_signal = lambda number: False
             process.is_native = True
-            await self._step("program")
-            await asyncio.sleep(self._habits.program_seconds)
+            await self._habits.work(process)
             return self._habits.program_status
         return 0
 
@@ -239,40 +167,33 @@ class Worker:
 class Command:
     """A user's command that forms the group with its own MLX, works for a while, and ends."""
 
-    def __init__(self, ring: Ring, habits: Habits, environment: Mapping[str, str]) -> None:
-        self._ring, self._habits, self._environment = ring, habits, environment
+    def __init__(self, mlx: Mlx, habits: Habits, environment: Mapping[str, str]) -> None:
+        self._mlx, self._habits, self._environment = mlx, habits, environment
 
     async def __call__(self, process: SimulatedProcess) -> int:
         await asyncio.sleep(self._habits.import_seconds)
         await self._habits.step("init", process)
-        path = Path(self._environment["MLX_HOSTFILE"])
+        path = Path(self._environment.get("MLX_IBV_DEVICES") or self._environment["MLX_HOSTFILE"])
         node = process.machine.files.get(path)
         if node is None or node.data is None:
             return 1
-        rows = [[_address(text) for text in row] for row in json.loads(node.data)]
         process.ignored = {signal.SIGINT, signal.SIGTERM}
         process.is_native = True
-        session = path.name.removeprefix("darkbloom-ring-hosts-").removesuffix(".json")
-        done = await self._ring.form(process, rows, int(self._environment["MLX_RANK"]), session)
+        session = path.stem.removeprefix("darkbloom-ring-hosts-").removeprefix("darkbloom-jaccl-topology-")
+        done = await self._mlx.init(process, self._environment, node.data, session)
         await process.mind(signal.SIGTERM, signal.SIGINT)
         if not done:
             return 1
-        await self._habits.step("program", process)
-        await asyncio.sleep(self._habits.program_seconds)
+        await self._habits.work(process)
         return self._habits.program_status
 
 
-def _address(text: str) -> Address:
-    ip, _, port = text.rpartition(":")
-    return ip, int(port)
-
-
-def programs(ring: Ring, habits: Habits) -> Callable[[Sequence[str], Mapping[str, str]], Any]:
-    """Return the program that a host runs for the arguments and variables of a process."""
+def programs(mlx: Mlx, habits: Habits) -> Callable[[Sequence[str], Mapping[str, str]], Any]:
+    """Return what a host runs for the arguments and variables of a process."""
 
     def program(arguments: Sequence[str], environment: Mapping[str, str]) -> Any:
         if "bootstrap.worker" in arguments:
-            return Worker(ring, habits, arguments[-1])
-        return Command(ring, habits, environment)
+            return Worker(mlx, habits, arguments[-1])
+        return Command(mlx, habits, environment)
 
     return program

@@ -28,7 +28,10 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
     for index in range(len(scenario.faults)):
         yield replace(scenario, faults=scenario.faults[:index] + scenario.faults[index + 1 :])
     size = len(scenario.plans)
-    if size > 2 and scenario.stops < size - 1 and all(max(each.rank, each.peer) < size - 1 for each in scenario.faults):
+    named = {scenario.stops, *(rank for fault in scenario.faults for rank in (fault.rank, fault.peer))}
+    if scenario.reference is not None:
+        named.add(scenario.reference.rank)
+    if size > 2 and size - 1 not in named:
         plans = [
             replace(plan, ips=plan.ips[:-1], all_ips=plan.all_ips[:-1], link_ports=plan.link_ports[:-1])
             for plan in scenario.plans[:-1]

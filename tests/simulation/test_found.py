@@ -4,7 +4,7 @@ from typing import Any
 
 from bootstrap.plan import Plan
 from tests.simulation.faults import Fault
-from tests.simulation.world import Control, Scenario, World, ip
+from tests.simulation.world import Control, Scenario, World, ip, matrix
 
 LATE = 100.0
 
@@ -94,3 +94,9 @@ def test_a_child_that_started_in_the_moment_of_a_stop_was_left() -> None:
     done = world(Fault("term", 1, 0.0, "bootstrap-received"), plain=0, command=("true",), timeout=10.0)
     assert done.controls[1].last("started") is not None
     assert done.controls[1].code == 143
+
+
+def test_the_clock_of_a_gather_ran_on_after_its_attempt() -> None:
+    """For up to a minute, into the next attempt or after the run. World.broken says so."""
+    done = world(Fault("crash:init", 1, 0.0), backend="jaccl", devices=matrix(2, is_ring=False), timeout=10.0)
+    assert [cause(control) for control in done.controls] == [(1, "worker-died")] * 2

@@ -1,13 +1,11 @@
 """One world: hosts that run ranks of a group, decided by a seed, and the results."""
 
 import asyncio
-import hashlib
 import math
 import signal
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import Any, Final, Self
 from unittest.mock import patch
@@ -17,29 +15,27 @@ from bootstrap.control.run import Run, Stopped
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.plan import Plan
 from bootstrap.rank import Rank, run_for
+from bootstrap.system.processes import POLL_SECONDS
 from bootstrap.trust import Trust
 from tests.simulation.faults import Fault, random_fault, strike
 from tests.simulation.invariants import check, check_end, check_event, check_left
+from tests.simulation.keys import signer
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
+from tests.simulation.mlx import Mlx
 from tests.simulation.network import Network
-from tests.simulation.programs import Habits, Ring, programs
+from tests.simulation.owned import owned_processes
+from tests.simulation.programs import Habits, programs
+from tests.simulation.reference import Reference, ReferencePeer
+from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
-from wireproto.testing.fixed_keys import KnownSide
 
 STOP_SECONDS: Final = 60.0
 """Seconds after the user has stopped a group when all must be over."""
 TIDY_SECONDS: Final = 10.0
 """Seconds for a guard to clean up after its killed run."""
-CHECK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
-
-
-@cache
-def signer(rank: int) -> KnownSide:
-    """Return the identity of a rank."""
-    scalar = (int.from_bytes(hashlib.sha256(b"%d" % rank).digest()) % (1 << 255) + 1).to_bytes(32)
-    return KnownSide(scalar, bytes(32), bytes(32))
 
 
 @dataclass
@@ -56,6 +52,10 @@ class Scenario:
     latency: float
     """Seconds, one way."""
     faults: list[Fault]
+    reference: Reference | None = None
+    """The rank that is a reference peer, if one is."""
+    owns_process: bool = False
+    """Whether a run handles the signals of its process, and ends all that has been started there."""
 
     @classmethod
     def of(cls, seed: int) -> Self:
@@ -63,10 +63,16 @@ class Scenario:
         size = random.choice((2, 2, 2, 2, 2, 2, 3, 3, 4, random.randrange(2, 9)))
         ips = tuple(ip(rank) for rank in range(size))
         kind = random.choice(("hold", "hold", "module", "command"))
+        backend = random.choice(("ring", "ring", "ring", "ring", "jaccl", "auto"))
+        is_ring = random.random() < 0.3
+        has_reference = random.random() < 0.2
+        is_old = size == 2 and random.random() < (0.5 if has_reference else 0.05)
         common: dict[str, Any] = {
             "ips": ips,
             "link_ports": (7777,) * size,
-            "backend": "ring",
+            "backend": backend,
+            "devices": None if backend == "ring" else matrix(size, is_ring=is_ring),
+            "jaccl_ring": backend != "ring" and is_ring,
             "timeout": random.choice((10.0, 30.0, 60.0)),
             "restarts": random.choice((0, 0, 0, 1, 2)),
             "restart_on": random.choice(("link", "exit", "any")),
@@ -74,9 +80,10 @@ class Scenario:
             "grace": random.choice((1.0, 5.0)),
             "command": {"hold": (), "module": ("this",), "command": ("true",)}[kind],
             "runs": "module" if kind == "module" else "command",
-            "revision": Revision.V1 if size == 2 and random.random() < 0.05 else Revision.V2,
+            "revision": Revision.V1 if is_old else Revision.V2,
         }
         plain = random.randrange(size) if random.random() < 0.1 else None
+        reference = Reference.of(random, size, common["revision"]) if has_reference else None
         plans = [
             Plan(
                 rank=rank,
@@ -92,9 +99,15 @@ class Scenario:
             plans=plans,
             starts=[random.uniform(0.0, 0.5 if close else 20.0) for _ in ips],
             stop=random.choice((random.uniform(5.0, 30.0), random.uniform(30.0, 120.0))),
-            stops=random.choice((0, random.randrange(size))),
+            stops=next(
+                rank
+                for rank in iter(lambda: random.choice((0, random.randrange(size))), None)
+                if reference is None or rank != reference.rank
+            ),
             latency=random.choice((0.0001, 0.001, 0.02, 0.2)),
             faults=[random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))],
+            reference=reference,
+            owns_process=random.random() < 0.3,
         )
 
 
@@ -113,28 +126,32 @@ class World:
         """Whether all users have finished."""
         self.machines: list[Machine] = []
         self.controls: list[Control] = []
+        self.references: list[ReferencePeer] = []
         self.habits: list[Habits] = []
         random = Random(f"world {seed}")
         self.loop = SimulatedLoop(Random(random.random()))
         self.loop.set_exception_handler(self._complain)
         self.network = Network(self.loop, Random(random.random()), self.scenario.latency)
-        self.ring = Ring(self.network)
+        self.mlx = Mlx(self.network)
         for rank in range(len(self.scenario.plans)):
             machine = Machine(self.loop, self.network, Random(random.random()), ip(rank))
             habits = Habits(Random(random.random()))
-            machine.programs = programs(self.ring, habits)
+            machine.has_jaccl = self.scenario.plans[0].devices is not None
+            machine.programs = programs(self.mlx, habits)
             self.machines.append(machine)
             self.habits.append(habits)
+        has_plain = self.scenario.reference is not None or any(not plan.extensions for plan in self.scenario.plans)
+        self.mlx.groups.must_be_relayed = not has_plain and self.scenario.plans[0].revision is Revision.V2
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
 
     def run(self) -> None:
-        with patch.object(capabilities, "own_version", lambda: VERSION):  # it would read the package's metadata
+        with patch.object(capabilities, "own_version", lambda: VERSION), owned_processes():
             self._run()
 
     def _run(self) -> None:
         try:
             self.loop.run_until_complete(self._main())
-            self.broken += self.ring.broken
+            self.broken += self.mlx.groups.broken
         except NoProgressError as error:
             self.broken.append(str(error))
         finally:
@@ -168,6 +185,8 @@ class World:
         await asyncio.sleep(TIDY_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
+        for peer in self.references:
+            peer.process.signal(signal.SIGKILL)
         check_end(self, [signer(plan.rank).scalar for plan in self.scenario.plans])
 
     async def _over(self, limit: float, *, even_if_none: bool = False) -> None:
@@ -186,6 +205,21 @@ class World:
         """Return the control processes that have not ended, of one rank or of all."""
         return [each for each in self.controls if not each.process.is_dead and rank in (None, each.plan.rank)]
 
+    def mains(self, rank: int) -> list[SimulatedProcess]:
+        """Return the processes of a rank that have not ended: control processes, or those of a reference peer."""
+        started = (*self.controls, *self.references)
+        return [each.process for each in started if each.plan.rank == rank and not each.process.is_dead]
+
+    def control_of(self, process: SimulatedProcess) -> "Control | None":
+        return next((each for each in self.controls if each.process is process), None)
+
+    def has_started(self, rank: int) -> bool:
+        """Whether a user has started a rank once."""
+        return any(each.plan.rank == rank for each in (*self.controls, *self.references))
+
+    def is_reference(self, rank: int) -> bool:
+        return self.scenario.reference is not None and self.scenario.reference.rank == rank
+
     def later(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         self.loop.call_later(seconds, call, *arguments, context=Context())
 
@@ -197,14 +231,26 @@ class World:
         """A control process has shown an event."""
         self.record(f"{control.name} {event}")
         check_event(self, control, event)
-        for fault in [
-            each for each in self._awaited if each.event == event["event"] and each.rank == control.plan.rank
-        ]:
+        self._strike_at(control.plan.rank, event["event"])
+
+    def told(self, rank: int, name: str, event: str) -> None:
+        """A reference peer has come to an event."""
+        self.record(f"{name} {event}")
+        self._strike_at(rank, event)
+
+    def _strike_at(self, rank: int, event: str) -> None:
+        for fault in [each for each in self._awaited if each.event == event and each.rank == rank]:
             self._awaited.remove(fault)
             self.later(fault.at, strike, self, fault)
 
     def start(self, rank: int) -> None:
-        if not self.machines[rank].host.is_down:
+        if self.machines[rank].host.is_down:
+            return
+        reference = self.scenario.reference
+        if reference is not None and self.is_reference(rank):
+            name = "reference peer" + "'" * len(self.references)
+            self.references.append(ReferencePeer(self, reference, name))
+        else:
             number = sum(each.plan.rank == rank for each in self.controls)
             self.controls.append(Control(self, self.scenario.plans[rank], f"rank {rank}" + "'" * number))
 
@@ -217,7 +263,13 @@ class Control:
         self.events: list[dict[str, Any]] = []
         self.run: Run | None = None
         self.stopped_by: int | None = None
-        """The signal by which its user stopped it."""
+        """The signal with which its user has stopped it."""
+        self.said = b""
+        """The output of its programs."""
+        self.stalled_until = 0.0
+        """When its output is read again."""
+        self.reader_left = asyncio.Event()
+        """Set where nobody reads its output any more."""
         self.ended = math.inf
         """When."""
         self.code: int | None = None
@@ -228,7 +280,7 @@ class Control:
 
     async def _main(self, process: SimulatedProcess) -> int:
         plan = self.plan
-        self.run = run = run_for(plan, self, owns_process=False)
+        self.run = run = run_for(plan, self, owns_process=self.world.scenario.owns_process)
         script = Rank(plan, Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers}), run)
         error: Exception | None = None
         try:
@@ -241,7 +293,7 @@ class Control:
         self.ended = self.world.loop.now
         self.code = run.conclude(error, has_command=bool(plan.command))
         run.done()
-        await asyncio.sleep(0.001)  # for what was cancelled last
+        await asyncio.sleep(0.001 + POLL_SECONDS * self.world.scenario.owns_process)  # for what was cancelled last
         check_left(self.world, self)
         return self.code
 
@@ -264,16 +316,27 @@ class Control:
     def log(self, rank: int | None, line: str) -> None:
         self.world.record(f"{self.name} log {line}")
 
-    def output(self, rank: int | None, stream: str, data: bytes) -> None: ...
+    def output(self, rank: int | None, stream: str, data: bytes) -> None:
+        self.said += data
 
     def quiet(self, rank: int | None, stream: str) -> None: ...
 
     def full(self, stream: str) -> bool:
-        return False
+        return self.world.loop.now < self.stalled_until
 
     async def failed(self) -> OSError:
-        await asyncio.Event().wait()
-        raise AssertionError
+        await self.reader_left.wait()
+        return BrokenPipeError()
+
+
+def matrix(size: int, *, is_ring: bool) -> DeviceMatrix:
+    """Return the devices that join the ranks: each with all others, or with its neighbours."""
+
+    def entry(rank: int, peer: int) -> str | None:
+        is_joined = not is_ring or (rank - peer) % size in (1, size - 1)
+        return f"rdma_en{peer + 1}" if rank != peer and is_joined else None
+
+    return tuple(tuple(entry(rank, peer) for peer in range(size)) for rank in range(size))
 
 
 def ip(rank: int) -> str:

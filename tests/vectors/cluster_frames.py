@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from tests.vectors.frame_comments import ELEMENTS, FAULTS, FOREIGN, PARTS, TEXTS, TYPES
-from tests.vectors.writing import BEYOND_LAYOUT, fault, file
+from tests.vectors.writing import BEYOND_LAYOUT, FOR_EXTENSIONS, fault, file
 from tests.wireproto.accepted_frames import ACCEPTED
 from tests.wireproto.payloads import EXTENSION_OF, JSON_FIELDS, TYPE_BYTE, V1_TYPES, canonical_frame, members
 from tests.wireproto.rejected_fields import REJECTED_FIELDS
@@ -36,8 +36,9 @@ from wireproto import (
 from wireproto.testing.vectors import ClusterFrameTest, Group, Hex, Payload, VectorFile
 
 _ABOUT = (
-    "One cluster frame, its type byte first. It has to give `message`, keys as on the wire and bytes in base64, "
-    "or to end with `error`; the offset counts from the type byte. Decode by `revision`, which no frame says."
+    "One cluster frame, starting with its type byte. A decoder of `revision`, which is not on the wire, must return "
+    "`message`, with the keys of the wire and bytes in base64, or fail with `error`. The offset counts from the "
+    "type byte."
 )
 
 _LONGEST: Final = 8192
@@ -168,6 +169,10 @@ def _extensions_of(cls: type) -> tuple[str, ...]:
     return (EXTENSION_OF[cls],) if cls in EXTENSION_OF else ()
 
 
+def _for_extensions(named: bool) -> tuple[str, ...]:
+    return (FOR_EXTENSIONS,) if named else ()
+
+
 def _own(rows: _Rows, revision: int) -> Iterator[ClusterFrameTest]:
     for name, comment, message in rows:
         kind = TYPE_BYTE[type(message)]
@@ -179,7 +184,7 @@ def _own(rows: _Rows, revision: int) -> Iterator[ClusterFrameTest]:
             id=f"v{revision}-{name}",
             comment=comment,
             requirements=("FRAME-TYPE", _RULE_OF_TYPE[kind], *named),
-            flags=("canonical", *_int64(payload)),
+            flags=("canonical", *_int64(payload), *_for_extensions(bool(named))),
             result="valid",
             revision=revision,  # type: ignore[arg-type]
             extensions=_extensions_of(type(message)),
@@ -226,6 +231,7 @@ def _foreign() -> Iterator[ClusterFrameTest]:
             flags=(
                 "canonical" if row.frame == canonical_frame(row.message) else "foreign-spelling",
                 *_int64(payload),
+                *_for_extensions(bool(getattr(row.message, "extensions", ()))),
             ),
             result="valid",
             revision=int(row.revision),  # type: ignore[arg-type]
@@ -242,7 +248,8 @@ def _rejected(row: Reject, name: str, comment: str) -> ClusterFrameTest:
     empty = not row.frame
     rule = "FRAME-TYPE" if empty else _RULE_OF_CODE.get(row.code)
     of_type = _RULE_OF_TYPE.get(row.frame[0]) if row.frame and row.path not in (None, "type") else None
-    if (row.path or "").startswith("extensions"):
+    names_extensions = (row.path or "").startswith("extensions")
+    if names_extensions:
         of_type = "EXT-NAMES"
     numbered = row.frame[:1] in (b"\x40", b"\x41")
     if numbered:
@@ -251,7 +258,10 @@ def _rejected(row: Reject, name: str, comment: str) -> ClusterFrameTest:
         id=name,
         comment=comment,
         requirements=tuple(each for each in (rule, of_type) if each),
-        flags=() if empty or numbered or row.code in _SEEN_BY_LAYOUT else (BEYOND_LAYOUT,),
+        flags=(
+            *(() if empty or numbered or row.code in _SEEN_BY_LAYOUT else (BEYOND_LAYOUT,)),
+            *_for_extensions(names_extensions),
+        ),
         result="invalid",
         error=fault(row.code, row.offset, row.path),
         revision=int(row.revision),  # type: ignore[arg-type]
@@ -284,9 +294,9 @@ def make() -> VectorFile[Any]:
         Group(name="revision 2", about="Every type of revision 2.", tests=tuple(_own(_OWN, 2))),
         Group(name="extensions", about="Revision 2, with what `extensions` agree on.",
               tests=(*_own(_OWN_EXTENDED, 2), *_texts(PARTS), *_uninvited())),
-        Group(name="foreign encodings", about="Other encodings that a peer may write.", tests=tuple(_foreign())),
-        Group(name="types", about="Type bytes, and payloads where none belongs.", tests=tuple(_texts(TYPES))),
-        Group(name="JSON texts", about="Texts that some parser or other takes.", tests=tuple(_texts(TEXTS))),
+        Group(name="foreign encodings", about="Forms that a peer may write.", tests=tuple(_foreign())),
+        Group(name="types", about="Type bytes, and payloads of types without payload.", tests=tuple(_texts(TYPES))),
+        Group(name="JSON texts", about="Texts that some parsers accept.", tests=tuple(_texts(TEXTS))),
         Group(name="fields", about="One wrong field each.", tests=(*_fields(), *_texts(ELEMENTS))),
     ]  # fmt: skip
     assert all(len(test.frame) <= _LONGEST for group in groups for test in group.tests)

@@ -7,8 +7,8 @@ from tests.vectors.writing import BEYOND_LAYOUT, fault, file, marked
 from wireproto.testing.vectors import DeviceFileTest, Group, Hex, VectorFile
 
 _ABOUT = (
-    "A file that must be accepted, a device matrix as a mesh, a ring or both; or refused with `error`, the "
-    "first fault of the file, whose offset counts from its start."
+    "One topology file. A reader must accept it, and say of a device matrix whether it is a mesh, a ring or both, "
+    "or must refuse it with `error`: the first fault in the file, with an offset from its start."
 )
 _LIMIT: Final = 65_536
 
@@ -228,8 +228,8 @@ def make() -> VectorFile[Any]:
         DeviceFileTest,
         _ABOUT,
         (
-            Group(name="device matrix", about="What JACCL is pointed at.", tests=tuple(_matrices())),
+            Group(name="device matrix", about="The file that JACCL reads.", tests=tuple(_matrices())),
             Group(name="rank entries", about="The reference peer's file.", tests=tuple(_rank_entries())),
-            Group(name="ring hostfile", about="What MLX's ring is pointed at.", tests=tuple(_hostfiles())),
+            Group(name="ring hostfile", about="The file that MLX's ring reads.", tests=tuple(_hostfiles())),
         ),
     )

@@ -32,10 +32,10 @@ from tests.wireproto.session.test_handshake import MALFORMED
 from wireproto.testing.vectors import Derived, Fault, Group, HandshakeTest, Hex, Role, Secrets, VectorFile
 
 _ABOUT = (
-    "One side of a handshake, which has `secrets` where it would draw them. Rank 1 takes the cluster frame "
-    "`hello`; rank 0, which has made `hello` with its secrets, takes the cluster frame `ack`. It has to derive "
-    "`derived.sessionKey`, or to end with `error`. The offset counts in the frame taken; from the pin on there is "
-    "none."
+    "One side of a handshake, with `secrets` in place of random values. Rank 1 receives the cluster frame `hello`. "
+    "Rank 0, which has made `hello` with its secrets, receives the cluster frame `ack`. The side must derive "
+    "`derived.sessionKey`, or fail with `error`. The offset counts in the frame received; from the check of the "
+    "pinned key on there is none."
 )
 INFO: Final = b"darkbloom-cluster-session-v1"
 
@@ -382,7 +382,7 @@ def make() -> VectorFile[Any]:
         HandshakeTest,
         _ABOUT,
         (
-            Group(name="agreement", about="Handshakes that end well, with every value.", tests=tuple(_agreed())),
+            Group(name="agreement", about="Handshakes that succeed, with every value.", tests=tuple(_agreed())),
             Group(name="hello", about="What rank 1 must refuse.", tests=tuple(_refused("rank 1"))),
             Group(name="ack", about="What rank 0 must refuse.", tests=tuple(_refused("rank 0"))),
         ),

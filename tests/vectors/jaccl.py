@@ -32,8 +32,8 @@ def _destination(local_id: int, number: int, gid: bytes = _gid(169, 254, 1, 1), 
 # -- records ----------------------------------------------------------------------------------------------------------
 
 _RECORDS: Final = (
-    "A HELLO gives `rank`. A Destination gives `destination`, or is a rank's own entry, whose other bytes mean "
-    "nothing. The offset counts in `data`."
+    "A HELLO gives `rank`. A Destination gives `destination`, or is a rank's own entry, whose other bytes have no "
+    "meaning. The offset counts in `data`."
 )
 
 
@@ -124,7 +124,7 @@ def make_records() -> VectorFile[Any]:
         JacclRecordTest,
         _RECORDS,
         (
-            Group(name="HELLO", about="A worker's first word.", tests=tuple(_hellos())),
+            Group(name="HELLO", about="A worker's first message.", tests=tuple(_hellos())),
             Group(name="Destination", about="Where a queue pair is reached.", tests=tuple(_destinations())),
         ),
     )
@@ -133,10 +133,11 @@ def make_records() -> VectorFile[Any]:
 # -- exchanges --------------------------------------------------------------------------------------------------------
 
 _EXCHANGES: Final = (
-    "One side of the side channel, which executes `steps` in order. A worker sends `bytes` at `start` "
-    "and at `gather`; the root sends the `bytes` of `result` to every worker. What comes in may come in any "
-    "pieces. A step with an `error` ends the connection it came on: a stranger's alone, a worker's and the root's "
-    "with all else. The test's own `error` is the first one; offsets count from the first byte of the connection."
+    "One side of the side channel, which goes through `steps` in order. A worker sends `bytes` at `start` and at "
+    "`gather`; the root sends the `bytes` of `result` to every worker. Bytes may arrive in chunks of any size. A "
+    "step with an `error` ends the connection that it came on. If that is the connection of a worker or of the "
+    "root, the side channel ends with it. The `error` of the test is the first one. Offsets count from the first "
+    "byte of the connection."
 )
 
 
@@ -261,8 +262,8 @@ def make_exchanges() -> VectorFile[Any]:
         JacclExchangeTest,
         _EXCHANGES,
         (
-            Group(name="exchanges", about="Gathers that go well.", tests=tuple(_exchanges())),
-            Group(name="strangers", about="A client that is not a worker ends only its own connection.",
+            Group(name="exchanges", about="Gathers without an error.", tests=tuple(_exchanges())),
+            Group(name="strangers", about="A connection that is not a worker's ends alone.",
                   tests=tuple(_strangers())),
             Group(name="faults", about="Faults that end the side channel.", tests=tuple(_exchange_faults())),
         ),
@@ -272,9 +273,8 @@ def make_exchanges() -> VectorFile[Any]:
 # -- the gathers that form a group ------------------------------------------------------------------------------------
 
 _INITS: Final = (
-    "The gathers that form a group, as rank `rank` of `size` goes through them: it contributes `own`, and gets "
-    "`result`, the contributions of all ranks in a row. `error` is found in the last result; the offset counts "
-    "from its start."
+    "The gathers that form a group, seen by rank `rank` of `size`. It contributes `own`, and gets `result`, the "
+    "contributions of all ranks in order. `error` is found in the last result. The offset counts from its start."
 )
 _ZERO: Final = bytes(4)
 
@@ -403,6 +403,6 @@ def make_inits() -> VectorFile[Any]:
         _INITS,
         (
             Group(name="groups", about="Groups that form.", tests=tuple(_inits())),
-            Group(name="faults", about="What a rank must not take from another.", tests=tuple(_init_faults())),
+            Group(name="faults", about="Contributions that a rank must refuse.", tests=tuple(_init_faults())),
         ),
     )

@@ -7,9 +7,9 @@ from wireproto.messages import MAX_LINK_LENGTH
 from wireproto.testing.vectors import Group, Hex, LinkStreamTest, VectorFile
 
 _ABOUT = (
-    "A stream of link frames from its first byte to its end. It has to give `bodies`, in this order and however "
-    "it is cut into pieces, and then to end well, or with `error`; the offset counts from the first byte of the "
-    "stream. `maxLength` is the limit that the receiver has set."
+    "A stream of link frames from its first byte to its end. A receiver must return `bodies` in this order, however "
+    "the stream is cut into chunks, and then reach the end, or fail with `error`. The offset counts from the first "
+    "byte of the stream. `maxLength` is the limit that the receiver has set."
 )
 
 

@@ -10,10 +10,9 @@ from tests.wireproto.peers import box
 from wireproto.testing.vectors import Group, Hex, SealStep, SealTest, VectorFile
 
 _ABOUT = (
-    "The boxes of one session, sealed and opened by one side in this order with `key`. A box that is sealed with "
-    "`nonce` has to be `box`; one that is opened has to give `plaintext`, or `error`, and a refused one changes "
-    "nothing for those behind it. The test's own `error` is that of the first box that is refused; the offset "
-    "counts in the box."
+    "The boxes of one session, which one side seals and opens in this order with `key`. Sealing with `nonce` must "
+    "give `box`. Opening must give `plaintext`, or fail with `error`; a refused box does not affect later ones. The "
+    "`error` of the test is that of the first box refused. The offset counts in the box."
 )
 
 KEY: Final = bytes(range(0x20, 0x40))

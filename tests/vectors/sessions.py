@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from tests.vectors.handshakes import secrets
-from tests.vectors.writing import BEYOND_LAYOUT, fault, file
+from tests.vectors.writing import BEYOND_LAYOUT, FOR_EXTENSIONS, fault, file
 from tests.wireproto.peers import (
     EPHEMERAL_0,
     EPHEMERAL_1,
@@ -35,11 +35,13 @@ from wireproto.testing.vectors import (
 )
 
 _ABOUT = (
-    "One side of a connection, which has `secrets` where it would draw them, and goes through `steps` in their "
-    "order. What it sends has to be `bytes`, with `nonce` for its box; from what it receives, in whatever pieces, "
-    "have to come `events`. `error` is that of the last step, which ends the connection; its offset counts from "
-    "the first byte of the stream for a link frame, from 0 in the box for a box, from the type byte for a cluster "
-    "frame. `state` is that in the end."
+    "One side of a connection, with `secrets` in place of random values, which goes through `steps` in order. It "
+    "must send `bytes`, with `nonce` as the nonce of the box. A side that writes JSON in another form compares what "
+    "the bytes contain: the plaintext of the box, and the decoded payload. What it receives, in chunks of any size, "
+    "must cause `events`. `error` is that of the last step, and ends the connection. Its offset counts from the "
+    "first byte of the stream for a link frame, from 0 in the box for a box, and from the type byte for a cluster "
+    "frame. The stream ends only at a step `end`; without one it stays open. `state` is the state at the end of the "
+    "test."
 )
 
 HELLO: Final = hello()
@@ -152,7 +154,12 @@ class Script:
             id=f"{name}-v{self.revision}",
             comment=comment,
             requirements=rules,
-            flags=(*(("rfc-6979",) if signs else ()), *((BEYOND_LAYOUT,) if error else ()), *flags),
+            flags=(
+                *(("rfc-6979",) if signs else ()),
+                *((BEYOND_LAYOUT,) if error else ()),
+                *((FOR_EXTENSIONS,) if self.extensions or (error and error.code == "extension-not-offered") else ()),
+                *flags,
+            ),
             result="valid" if error is None else "invalid",
             error=error,
             role=self.role,
@@ -413,7 +420,7 @@ def _extended() -> Iterator[SessionTest]:
     yield one.test("rank-1-offered-not-chosen", "A type of an extension that was offered, and not chosen",
                    "EXT-UNINVITED", state="failed", error=fault("type-unknown", 0, "type"))  # fmt: skip
     one = agreed().receive(BOOTSTRAP, message(BOOTSTRAP)).receive(OUTCOME)
-    yield one.test("rank-1-agreed-anew", "A later bootstrap replaces the agreement, here with nothing", "EXT-CHOICE", state="failed",
+    yield one.test("rank-1-agreed-anew", "A later bootstrap replaces the agreement", "EXT-CHOICE", state="failed",
                    error=fault("type-unknown", 0, "type"))  # fmt: skip
     one = Script("rank 1", 2, extensions=_KNOWN).receive(OUTCOME, CONFIRMED)
     yield one.test("rank-1-uninvited", "A type of an extension before all", "EXT-UNINVITED", state="failed",
@@ -445,12 +452,12 @@ def make() -> VectorFile[Any]:
         (
             Group(
                 name="conversations",
-                about="Sessions that go well.",
+                about="Sessions without an error.",
                 tests=(*(test for each in both for test in _conversations(each)), *_sealed_conversations()),
             ),
             Group(
                 name="misplaced",
-                about="Known but unexpected types.",
+                about="Known types that the state does not allow.",
                 tests=tuple(test for each in both for test in _misplaced(each)),
             ),
             Group(
@@ -460,7 +467,7 @@ def make() -> VectorFile[Any]:
             ),
             Group(
                 name="handshake errors",
-                about="What ends a connection before it is a session.",
+                about="Faults that end a connection before its session is established.",
                 tests=tuple(test for each in both for test in _handshake_errors(each)),
             ),
             Group(
@@ -469,6 +476,6 @@ def make() -> VectorFile[Any]:
                 tests=(*(test for each in both for test in _frame_errors(each)), *_revision_errors()),
             ),
             Group(name="box errors", about="Boxes that end a session.", tests=tuple(_box_errors())),
-            Group(name="extensions", about="What is agreed on, and what is not.", tests=tuple(_extended())),
+            Group(name="extensions", about="Extensions, agreed or not.", tests=tuple(_extended())),
         ),
     )

@@ -10,10 +10,10 @@ from tests.wireproto.peers import box
 from wireproto.testing.vectors import Group, Hex, TensorTest, VectorFile
 
 _ABOUT = (
-    "A tensor box, as it travels in 0x05, 0x06, 0x0B and 0x0C. With `key` it has to open to `plaintext`, and that "
-    "has to hold an activation of `seqLen` rows of `hiddenDim` bfloat16 values (`seqLen` -1: stop), or the token "
-    "`tokenId`; or it has to end with `error`, whose offset counts in the plaintext where there is one, else in "
-    "the box."
+    "A tensor box, as in 0x05, 0x06, 0x0B and 0x0C. With `key` it must open to `plaintext`, which must be an "
+    "activation of `seqLen` rows of `hiddenDim` bfloat16 values (a `seqLen` of -1 means stop), or the token "
+    "`tokenId`; or it must fail with `error`. The offset counts in the plaintext if there is one, or else in the "
+    "box."
 )
 
 

@@ -11,7 +11,7 @@ from wireproto.errors import WireError
 from wireproto.messages import SPEC_BY_CLASS, Message, MessageSpec, PayloadKind, Revision
 
 RevisionOption = Annotated[
-    int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
+    int, typer.Option("--revision", min=min(Revision), max=max(Revision), metavar="N", help="Protocol revision.")
 ]
 
 

@@ -6,24 +6,27 @@ import sys
 import typer
 
 from wireproto.cli.answers import RevisionOption, as_json, decoded
-from wireproto.cli.console import EXIT_OK
+from wireproto.cli.console import EXIT_OK, example
 from wireproto.messages import Revision
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command()(codec)
+    app.command(epilog=example("echo 03 | wireproto codec"))(codec)
 
 
 def codec(revision: RevisionOption = Revision.V2) -> int:
-    """Decode hex frames from standard input, one per line. Each answer is a line of JSON.
+    """Decode hex frames from standard input, one per line. Answer each with a line of JSON.
 
-    {"ok": true, "type": 7, "payload": {…}}: keys as on the wire, bytes in base64, null if empty.
-    {"ok": false, "error": "CODE", "offset": N}: a code of the error table, or `not-hex`.
+    \b
+    {"ok": true, "type": 7, "payload": {…}}
+      Keys as on the wire; bytes in base64; null for an empty payload.
+    {"ok": false, "error": "CODE", "offset": N}
+      A code from the specification's error table, or `not-hex`.
 
-    Example: echo 03 | wireproto codec
+    Continues after a bad line. Rejects frames of extensions.
 
-    Continues after a bad line. Does not know frames of extensions. Exit code: 0 at the end of input.
+    Exit code: 0 at the end of input.
     """
     for line in sys.stdin.buffer:
         try:

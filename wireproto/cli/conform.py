@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from wireproto.cli.console import example
 from wireproto.cli.reports import address, error_names, expected_failures, report, selected, show_list, wrong
 from wireproto.messages import Revision
 
@@ -18,69 +19,75 @@ if TYPE_CHECKING:
     from wireproto.conformance.verdicts import Result
     from wireproto.session import Role
 
-SectionOption = Annotated[list[str] | None, typer.Option("--section", metavar="NAME", help="Only this section.")]
-LevelOption = Annotated[list[str] | None, typer.Option("--level", metavar="must|should|may", help="Only this level.")]
-ListOption = Annotated[bool, typer.Option("--list", help="List the cases without running them.")]
+SectionOption = Annotated[
+    list[str] | None, typer.Option("--section", metavar="NAME", help="Run only this section. Repeatable.")
+]
+LevelOption = Annotated[
+    list[str] | None, typer.Option("--level", metavar="must|should|may", help="Run only this level. Repeatable.")
+]
+ListOption = Annotated[bool, typer.Option("--list", help="List the cases; run none.")]
 ExpectedOption = Annotated[
-    Path | None, typer.Option("--expected-failures", metavar="FILE", help="One line per case: its id and why it fails.")
+    Path | None,
+    typer.Option("--expected-failures", metavar="FILE", help="Failures to expect: a line of id and reason each."),
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", metavar="NAME", help="Expect the failures of a known peer: reference.")
+    str | None, typer.Option("--profile", metavar="NAME", help="Expect a known peer's failures: `reference`.")
 ]
-ExtensionsOption = Annotated[Literal["auto", "none"], typer.Option("--extensions", help="Auto looks at its offers.")]
-FullOption = Annotated[bool, typer.Option("--full", help="Send all generated content, not some of each kind.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+ExtensionsOption = Annotated[
+    Literal["auto", "none"], typer.Option("--extensions", help="auto: test those that it offers.")
+]
+FullOption = Annotated[bool, typer.Option("--full", help="Send all generated content, not a sample.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `summary`.")]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.")]
 RevisionOption = Annotated[
-    int, typer.Option("--revision", min=min(Revision), max=max(Revision), help="Revision of the protocol.")
+    int, typer.Option("--revision", min=min(Revision), max=max(Revision), metavar="N", help="Protocol revision.")
 ]
 # How to reach a peer under test; `fuzz peer` uses these, too.
-ListenOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 1: the peer connects here.")]
-ConnectOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Be rank 0: the peer listens there.")]
-IdentityOption = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="Our identity key. Default: jaccl-bootstrap's.")
-]
+ListenOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Act as rank 1; the peer connects here.")]
+ConnectOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Act as rank 0; the peer listens there.")]
+IdentityOption = Annotated[Path | None, typer.Option(metavar="PATH", help="Own key. Default: as for jaccl-bootstrap.")]
 RestartOption = Annotated[
-    str | None, typer.Option("--restart-command", metavar="CMD", help="Starts the peer for each case.")
+    str | None, typer.Option("--restart-command", metavar="CMD", help="Command that starts the peer, once per case.")
 ]
 JobsOption = Annotated[
     int,
-    typer.Option("--jobs", min=1, metavar="N", help="N at a time, each at its own port."),
+    typer.Option("--jobs", min=1, metavar="N", help="Run N at a time, on N ports."),
 ]
-PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="The peer's identity key. Default: any.")]
+PeerKeyOption = Annotated[str | None, typer.Option(metavar="BASE64", help="Require this identity key. Default: any.")]
 
 
-_HELP: Final = """Test another implementation against the specification.
-
-Example: wireproto conform codec -- wireproto codec
-"""
+_CODEC_EXAMPLE: Final = example("wireproto conform codec -- wireproto codec")
+_PEER_EXAMPLE: Final = example("wireproto conform peer --connect 127.0.0.1:7777", "--restart-command './peer listen'")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help=_HELP, rich_markup_mode=None)
-    group.command()(peer)
-    group.command()(codec)
+    group = typer.Typer(
+        help="Test another implementation against the specification.", epilog=_CODEC_EXAMPLE, rich_markup_mode=None
+    )
+    group.command(epilog=_PEER_EXAMPLE)(peer)
+    group.command(epilog=_CODEC_EXAMPLE)(codec)
     app.add_typer(group, name="conform")
 
 
 def peer(
     context: typer.Context,
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[CASE]...", help="Ids or patterns: 'rank1.seal.*'.")
+        list[str] | None,
+        typer.Argument(metavar="[CASE]...", help="Case ids or patterns, such as 'rank1.seal.*'. Default: all."),
     ] = None,
     listen: ListenOption = None,
     connect: ConnectOption = None,
     restart_command: RestartOption = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Restart the peer only after it exits.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Start the peer again only after it exits.")] = False,
     jobs: JobsOption = 1,
     identity: IdentityOption = None,
     peer_key: PeerKeyOption = None,
     revision: RevisionOption = Revision.V2,
     extensions: ExtensionsOption = "auto",
     session_id_file: Annotated[
-        bool, typer.Option("--session-id-file", help="The session ID names a file on the peer.")
+        bool, typer.Option("--session-id-file", help="The peer takes the session ID as a file name.")
     ] = False,
     full: FullOption = False,
     section: SectionOption = None,
@@ -88,17 +95,17 @@ def peer(
     list_cases: ListOption = False,
     expected: ExpectedOption = None,
     profile: ProfileOption = None,
-    retries: Annotated[int, typer.Option(min=0, metavar="N", help="Run a failed case up to N more times.")] = 0,
-    artifacts: Annotated[Path | None, typer.Option(metavar="DIR", help="Save captures and keys of failures.")] = None,
+    retries: Annotated[int, typer.Option(min=0, metavar="N", help="Rerun a failed case up to N times.")] = 0,
+    artifacts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save captures, keys and pictures of failures here.")
+    ] = None,
     as_json: JsonOption = False,
     junit: JunitOption = None,
     html: HtmlOption = None,
 ) -> int:
     """Test a live peer, case by case.
 
-    Example: wireproto conform peer --connect 127.0.0.1:7777 --restart-command './peer listen'
-
-    CMD finds the address in CONFORM_HOST and CONFORM_PORT, whichever its role. The peer must have pinned our key.
+    The peer must have pinned our key. CMD gets the address in CONFORM_HOST and CONFORM_PORT, in both roles.
 
     Exit codes: 0 good, 1 a case failed, 2 wrong usage, 3 could not run.
     """
@@ -149,9 +156,7 @@ def peer(
     async def results() -> AsyncGenerator["Result", None]:
         async with aclosing(run(targets, settings, cases, retries=retries, expected=known, rerun=rerun)) as found:
             async for result in found:
-                if artifacts is not None:
-                    save(result, artifacts, role)
-                yield result
+                yield result if artifacts is None else save(result, artifacts, role)
 
     if artifacts is not None:
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -162,15 +167,19 @@ def peer(
 
 def codec(
     context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="The codec.")] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Ids or patterns: 'codec.json-*'.")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="Command that starts the codec.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CASE", help="Run only these ids or patterns: 'codec.json-*'.")
+    ] = None,
     revision: RevisionOption = Revision.V2,
     extensions: ExtensionsOption = "auto",
     full: FullOption = False,
     section: SectionOption = None,
     level: LevelOption = None,
     errors: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON object that maps CMD's error names to codes of the spec.")
+        Path | None, typer.Option(metavar="FILE", help="JSON object that maps CMD's error names to codes.")
     ] = None,
     list_cases: ListOption = False,
     expected: ExpectedOption = None,
@@ -179,12 +188,10 @@ def codec(
     junit: JunitOption = None,
     html: HtmlOption = None,
 ) -> int:
-    """Test a codec. It is a program that reads frames in hex and answers each with a line of JSON.
+    """Test a codec. A codec is a program that reads frames in hex and answers each with a line of JSON.
 
-    Example: wireproto conform codec -- wireproto codec
-
-    `wireproto codec --help` describes the format. A different code or offset only counts as non-strict, and a name that
-    the specification does not have as none.
+    `wireproto codec --help` describes the format. A wrong code or offset is a non-strict pass. Unknown error names are
+    ignored.
 
     Exit codes: 0 good, 1 a case failed, 2 wrong usage, 3 could not run.
     """

@@ -91,14 +91,19 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def new_app(prog: str, summary: str) -> "Typer":
-    """Return an app with subcommands and `--version`, and with plain help and errors."""
+def example(*lines: str) -> str:
+    """Return the epilog of a command's help: an example, broken as a shell allows it."""
+    return "\b\nExample: " + " \\\n  ".join(lines)
+
+
+def new_app(prog: str, summary: str, *, epilog: str) -> "Typer":
+    """Return an app with subcommands, `--version` and shell completion, and with plain help and errors."""
     import typer
 
     app = typer.Typer(
         name=prog,
         help=summary,
-        add_completion=False,
+        epilog=epilog,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -137,6 +142,7 @@ def _invoke(load: Callable[[], "Typer"], prog: str) -> int:
     # Later versions of typer bundle click; this works with every version.
     click_exception: type[Exception] = next(t for t in typer.BadParameter.__mro__ if t.__name__ == "ClickException")
     command = typer.main.get_command(app)
+    command._main_shell_completion({}, prog)  # answers the shell's script and exits, if a variable asks for it
     try:
         # Not command(...): that turns Ctrl-C into 130 and a closed pipe into 1.
         with command.make_context(prog, sys.argv[1:]) as context:

@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from wireproto.cli.answers import RevisionOption, as_json, decoded, json_text, payload_of
-from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
 from wireproto.codec.link import LinkDecoder
 from wireproto.errors import WireError, printable
 from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, Message, Revision
@@ -20,25 +20,25 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per li
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command()(decode)
+    app.command(epilog=example("wireproto decode 03 --json"))(decode)
 
 
 def decode(
     context: typer.Context,
     frames: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FRAME]...", help="Frames in hex, with or without 0x, or else base64."),
+        typer.Argument(metavar="[FRAME]...", help="Frames in hex, with or without 0x, or in base64. Default: --file."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Read raw bytes from a file. Default: standard input.")
+        Path | None, typer.Option(metavar="PATH", help="File with raw bytes. Default: standard input.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="The input is link frames, each with its length.")] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="The input is link frames: each starts with its length.")
+    ] = False,
     revision: RevisionOption = Revision.V2,
     in_json: JsonOption = False,
 ) -> int:
-    """Decode cluster frames and show their fields. Includes frames of extensions.
-
-    Example: wireproto decode 077b22706f7274223a32393430302c2273657373696f6e4944223a2261227d
+    """Decode cluster frames, of extensions too, and show their fields.
 
     Exit codes: 0 all good, 1 a frame is bad, 2 wrong usage.
     """

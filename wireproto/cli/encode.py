@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from wireproto.cli.answers import RevisionOption
-from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import encode_link_frame
 from wireproto.codec.payloads import decode_payload
@@ -27,24 +27,25 @@ class TextForm(Enum):
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command()(encode)
+    app.command(epilog=example("""wireproto encode jacclBootstrap '{"port": 29400, "sessionID": "a"}'"""))(encode)
 
 
 def encode(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="TYPE", help="Name or number: jacclBootstrap, 7 or 0x07.")],
+    name: Annotated[str, typer.Argument(metavar="TYPE", help="Message type: jacclBootstrap, 7 or 0x07.")],
     payload: Annotated[
-        str, typer.Argument(metavar="[JSON]", help="Payload with keys as on the wire; a base64 string if opaque.")
+        str,
+        typer.Argument(
+            metavar="[JSON]", help="Payload with keys as on the wire, or a base64 string if opaque. Default: empty."
+        ),
     ] = "",
-    link: Annotated[bool, typer.Option("--link", help="Encode a link frame, with the length first.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Encode a link frame: the length comes first.")] = False,
     form: Annotated[TextForm, typer.Option("--form", help="Output format.")] = TextForm.HEX,
     revision: RevisionOption = Revision.V2,
 ) -> int:
     """Encode one cluster frame.
 
-    Example: wireproto encode jacclBootstrap '{"port": 29400, "sessionID": "a"}'
-
-    Exit codes: 0 encoded, 1 the protocol cannot carry it, 2 wrong usage.
+    Exit codes: 0 encoded, 1 the protocol does not allow it, 2 wrong usage.
     """
     spec = _spec(context, name, Revision(revision))
     try:

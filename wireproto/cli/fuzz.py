@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from wireproto.cli.conform import ExtensionsOption, RevisionOption
-from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
 from wireproto.cli.fuzz_options import (
     FINDINGS,
     FindingsOption,
@@ -31,20 +31,26 @@ if TYPE_CHECKING:
 
 _HELP: Final = """Fuzz this package or another implementation.
 
-Example: wireproto fuzz run frame --seconds 60
-
-Findings are saved in fuzz-findings, and reported with the command that reproduces them.
+Each finding is saved, and reported with the command that reproduces it.
 """
+_EXPORT_EXAMPLE: Final = example("wireproto fuzz corpus export corpus")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help=_HELP, rich_markup_mode=None)
-    for command in (run, replay, minimize, codec, peer):
-        group.command()(command)
-    group.command(name="dict")(dictionary)
-    corpus = typer.Typer(help="Seed inputs.\n\nExample: wireproto fuzz corpus export corpus", rich_markup_mode=None)
-    corpus.command()(export)
+    group = typer.Typer(help=_HELP, epilog=example("wireproto fuzz run frame --seconds 600"), rich_markup_mode=None)
+    group.command(epilog=example("wireproto fuzz run frame --seconds 600"))(run)
+    group.command(epilog=example("wireproto fuzz replay fuzz-findings/frame/*"))(replay)
+    group.command(epilog=example("wireproto fuzz minimize", "fuzz-findings/frame/the-schema-0123456789abcdef"))(
+        minimize
+    )
+    group.command(epilog=example("wireproto fuzz codec --seconds 60 -- wireproto codec"))(codec)
+    group.command(epilog=example("wireproto fuzz peer --connect 127.0.0.1:7777", "--restart-command './peer listen'"))(
+        peer
+    )
+    group.command(name="dict", epilog=example("wireproto fuzz dict > cluster_link.dict"))(dictionary)
+    corpus = typer.Typer(help="Export seed inputs.", epilog=_EXPORT_EXAMPLE, rich_markup_mode=None)
+    corpus.command(epilog=_EXPORT_EXAMPLE)(export)
     corpus.callback()(_group)
     group.add_typer(corpus, name="corpus")
     app.add_typer(group, name="fuzz")
@@ -61,20 +67,18 @@ def run(
         typer.Argument(
             metavar="LAYER",
             help="link, frame, schema, handshake, seal, session, inspection or device_file; or MODULE:FUNCTION, "
-            "a function that returns a harness, such as bootstrap.fuzzing:hostfile_harness.",
+            "where the function returns a harness, as bootstrap.fuzzing:hostfile_harness does.",
         ),
     ],
     seconds: SecondsOption = 60.0,
     corpus: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Start from DIR/LAYER, and save new inputs there.")
+        Path | None, typer.Option(metavar="DIR", help="Start from DIR/LAYER; save new inputs there. Default: none.")
     ] = None,
     findings: FindingsOption = FINDINGS,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
     """Run the harness of one layer.
-
-    Example: wireproto fuzz run frame --seconds 600
 
     Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 130 Ctrl-C before any finding.
     """
@@ -100,11 +104,11 @@ def run(
 
 def replay(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Each in a directory named after its layer.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Findings, each in a directory named after its layer.")
+    ],
 ) -> int:
-    """Run inputs through their harness again.
-
-    Example: wireproto fuzz replay fuzz-findings/frame/*
+    """Run saved findings through their harness again.
 
     Exit codes: 0 no finding, 1 a finding, 2 wrong usage.
     """
@@ -127,13 +131,11 @@ def replay(
 
 def minimize(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A finding, in a directory named after its layer.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Finding, in a directory named after its layer.")],
 ) -> int:
     """Reduce a finding to its essential bytes.
 
-    Example: wireproto fuzz minimize fuzz-findings/frame/the-schema-0123456789abcdef
-
-    The result is saved next to the finding.
+    Saves the result next to the finding.
 
     Exit codes: 0 done, 1 the file is not a finding, 2 wrong usage.
     """
@@ -162,23 +164,23 @@ def minimize(
 
 def codec(
     context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="The codec.")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD ARGS", help="Command that starts the codec.")
+    ] = None,
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
     revision: RevisionOption = Revision.V2,
     extensions: ExtensionsOption = "auto",
     replay_file: Annotated[
-        Path | None, typer.Option("--replay", metavar="FILE", help="Only send the frames of a saved disagreement.")
+        Path | None, typer.Option("--replay", metavar="FILE", help="Send only the frames of a saved disagreement.")
     ] = None,
     findings: FindingsOption = FINDINGS,
     as_json: JsonOption = False,
 ) -> int:
     """Compare another codec with this one.
 
-    Example: wireproto fuzz codec --seconds 60 -- wireproto codec
-
-    A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format. It
-    may leave out codes and offsets; names that the specification does not have count as none.
+    A codec reads frames in hex and answers each with a line of JSON; `wireproto codec --help` describes the format.
+    Codes and offsets are optional. Unknown error names are ignored.
 
     Exit codes: 0 they agree, 1 they disagree, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """
@@ -240,12 +242,12 @@ def codec(
     return exit_code(total, interrupted)
 
 
-def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Created if it does not exist.")]) -> int:
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Target directory; created if missing.")],
+) -> int:
     """Write the test vectors as seeds.
 
-    Example: wireproto fuzz corpus export corpus
-
-    DIR/LAYER has one file per input, DIR/sequences the bytes sent to one side of a connection, for AFLNet.
+    DIR/LAYER gets one file per input. DIR/sequences gets the bytes sent to one side of a connection, for AFLNet.
 
     Exit codes: 0 written, 3 the directory cannot be written.
     """
@@ -257,9 +259,7 @@ def export(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Create
 
 
 def dictionary() -> int:
-    """Write a dictionary for AFL and libFuzzer.
-
-    Example: wireproto fuzz dict > cluster_link.dict
+    """Write a dictionary for AFL and libFuzzer to standard output.
 
     Exit code: 0.
     """

@@ -12,10 +12,10 @@ from wireproto.errors import printable
 
 FINDINGS: Final = Path("fuzz-findings")
 
-SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, help="Duration.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")]
+SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, metavar="SECONDS", help="Stop after this time.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
-FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Where to save findings.")]
+FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Save findings here.")]
 
 
 @contextmanager

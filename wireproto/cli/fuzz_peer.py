@@ -50,7 +50,7 @@ def peer(
     context: typer.Context,
     listen: ListenOption = None,
     connect: ConnectOption = None,
-    anywhere: Annotated[bool, typer.Option("--anywhere", help="Allow a HOST other than this machine.")] = False,
+    anywhere: Annotated[bool, typer.Option("--anywhere", help="Allow a HOST that is not this machine.")] = False,
     restart_command: RestartOption = None,
     jobs: JobsOption = 1,
     identity: IdentityOption = None,
@@ -61,21 +61,19 @@ def peer(
     profile: ProfileOption = None,
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
-    rate: Annotated[float, typer.Option(min=0.01, help="Maximum number of sessions per second.")] = 20.0,
-    session: Annotated[int | None, typer.Option(metavar="N", help="Only session N of the seed.")] = None,
+    rate: Annotated[float, typer.Option(min=0.01, metavar="N", help="Run at most N sessions per second.")] = 20.0,
+    session: Annotated[int | None, typer.Option(metavar="N", help="Play only session N of the seed.")] = None,
     replay_file: Annotated[
-        Path | None, typer.Option("--replay", metavar="FILE", help="Only the session of a saved finding.")
+        Path | None, typer.Option("--replay", metavar="FILE", help="Play only the session of a saved finding.")
     ] = None,
     findings: FindingsOption = FINDINGS,
     as_json: JsonOption = False,
 ) -> int:
     """Fuzz a live peer.
 
-    Example: wireproto fuzz peer --connect 127.0.0.1:7777 --restart-command './peer listen'
-
-    Each session starts with a real handshake and ends with a check that the peer still answers. The peer must have
-    pinned our key. CMD finds the address in CONFORM_HOST and CONFORM_PORT. Rank 0 is started for each session, or has
-    to reconnect by itself. No group is formed. What breaks a rule of an expected failure is left out.
+    Each session starts with a real handshake and ends with a check that the peer still answers. No group is formed.
+    The peer must have pinned our key. CMD gets the address in CONFORM_HOST and CONFORM_PORT; without CMD, a rank 0 must
+    reconnect by itself. Sessions that break a rule of an expected failure are left out.
 
     Exit codes: 0 no finding, 1 a finding, 2 wrong usage, 3 could not run, 130 Ctrl-C.
     """

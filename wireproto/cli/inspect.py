@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
-from wireproto.cli.console import EXIT_NO, EXIT_OK, say
+from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
 from wireproto.errors import printable
 from wireproto.messages import SPEC_BY_TYPE
 
@@ -26,7 +26,9 @@ _LONG: Final = 16 * 1024 * 1024
 
 def register(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command(name="inspect")(inspect)
+    app.command(name="inspect", epilog=example("wireproto inspect link.pcapng --keylog keys.txt --svg session.svg"))(
+        inspect
+    )
 
 
 def inspect(
@@ -35,31 +37,32 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A capture (pcap or pcapng, also compressed) or the bytes of one direction; may be a pipe, or - for "
-            "standard input.",
+            help="Capture (pcap or pcapng, also compressed), or the bytes of one direction; a pipe, or - for standard "
+            "input.",
         ),
     ],
-    keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log that opens sealed sessions.")] = None,
+    keylog: Annotated[Path | None, typer.Option(metavar="FILE", help="Key log, to open sealed sessions.")] = None,
     types: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="NAME", help="Only messages of this type; a name, 7 or 0x07. Repeatable."),
+        typer.Option("--type", metavar="NAME", help="Show only this message type: a name, 7 or 0x07. Repeatable."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=0, max=1, help="Only what this rank sent; 1: any but rank 0.")] = None,
-    as_hex: Annotated[bool, typer.Option("--hex", help="Every byte, with its field.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is `done`.")] = False,
+    rank: Annotated[
+        int | None, typer.Option(min=0, max=1, metavar="0|1", help="Show only what rank 0, or any other rank, sent.")
+    ] = None,
+    as_hex: Annotated[bool, typer.Option("--hex", help="Show every byte with its field.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")] = False,
     decrypt: Annotated[
-        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with its boxes opened.")
+        Path | None, typer.Option(metavar="OUT.pcapng", help="Write the capture with sealed boxes opened.")
     ] = None,
-    svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the sequence diagram.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw a sequence diagram.")] = None,
 ) -> int:
-    """Show the messages of a link, and what is wrong with them.
+    """Show the messages in a capture of a link, and the errors in them.
 
-    Example: wireproto inspect link.pcapng --keylog keys.txt --svg session.svg
+    Live, through a named pipe: jaccl-bootstrap up … --capture PIPE, and here wireproto inspect PIPE.
 
-    Live, with a named pipe: jaccl-bootstrap up … --capture PIPE, and here: wireproto inspect PIPE
+    Missing bytes, and boxes without a key, are shown and counted; they are not errors.
 
-    Exit codes: 0 all good, 1 a frame or the file is broken, or no session is in it, 2 wrong usage, 3 could not run.
-    Bytes that the capture lacks, and boxes whose key is missing, are shown and counted, and are no fault.
+    Exit codes: 0 all good, 1 a frame or the file is broken, or there is no session, 2 wrong usage, 3 could not run.
     """
     # Imported here, because --help does not need it.
     from wireproto.inspection.captures import CaptureError

@@ -38,7 +38,7 @@ def report(
     if junit is not None:
         junit.write_bytes(as_junit(total))
     if html is not None:
-        html.write_text(page(total), encoding="utf-8")
+        html.write_text(page(total, html.parent), encoding="utf-8")
     return total.exit_code
 
 
@@ -96,7 +96,7 @@ def expected_failures(
     if profile is not None:
         if profile not in PROFILES:
             wrong(context, f"--profile {profile}: no such profile; use {', '.join(PROFILES)}")
-        expected.update(load_profile(profile).expected(part, revision))
+        expected.update(load_profile(profile).expected(part, revision, known))
     for number, line in enumerate(_read(context, path).splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             case, _, reason = line.strip().partition(" ")

@@ -1,18 +1,20 @@
 """The command `wireproto vectors`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from wireproto.cli.console import EXIT_OK, say
+from wireproto.cli.console import EXIT_OK, example, say
 from wireproto.errors import printable
+
+_EXAMPLE: Final = example("wireproto vectors export vectors")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command group to `app`."""
-    group = typer.Typer(help="The test vectors.\n\nExample: wireproto vectors export vectors", rich_markup_mode=None)
-    group.command()(export)
+    group = typer.Typer(help="Export the test vectors.", epilog=_EXAMPLE, rich_markup_mode=None)
+    group.command(epilog=_EXAMPLE)(export)
     group.callback()(_group)
     app.add_typer(group, name="vectors")
 
@@ -22,11 +24,9 @@ def _group() -> None:
 
 
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Created if it does not exist.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Target directory; created if missing.")],
 ) -> int:
     """Copy the test vectors and their JSON Schema to a directory.
-
-    Example: wireproto vectors export /tmp/vectors
 
     Exit codes: 0 copied, 3 the directory cannot be written.
     """

@@ -1,9 +1,9 @@
-"""Cluster frames, encoded and decoded the fast way: `u8 type ‖ payload`. [FRAME-TYPE]
+"""Encode and decode cluster frames, `u8 type ‖ payload`. [FRAME-TYPE]
 
-`schema` declares the same layout in construct, and the two agree on every byte string. Here msgspec reads the JSON. It
-accepts two things that the protocol does not, a repeated key and stray bits in base64 padding, and it may accept texts
-that break a rule inside unknown keys. A payload that is short or has few `"` bytes has room for neither. Every
-other payload goes to `payloads`, which gives the verdict. So do the rare ones: frames of extensions, and payloads that
+`wireproto.schema` declares the same layout in construct; the two agree on every byte string. This module is the fast
+path: msgspec reads the JSON. msgspec accepts two things that the protocol forbids, repeated keys and stray bits in
+base64 padding, and it may accept errors inside unknown keys. A payload that is short, or has few `"` bytes, has no room
+for them. All other payloads go to the slower, strict parser in `payloads`, as do frames of extensions and payloads that
 name some. Benchmark rows: "decode jacclBootstrap", "ppActivation, 1 MiB box".
 """
 
@@ -52,11 +52,11 @@ def _compiled(name: str, source: str, names: dict[str, Any]) -> Callable[[Any], 
 
 
 def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> Message:
-    """Decode `data` as one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
+    """Return the message in `data`, one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
 
-    `data` is any bytes-like object, and means its bytes, whatever their format and shape. The types of an extension are
-    known if it is among `extensions`. A long opaque payload is copied once. Raises `TruncatedError`, `MalformedError`,
-    `LimitError` or `UnknownTypeError`, none of which refers to `data`.
+    `data` is any bytes-like object; its format and shape do not matter. `extensions` names the agreed extensions, whose
+    types are then known. Raise `TruncatedError`, `MalformedError`, `LimitError` or `UnknownTypeError`, with the offset
+    from the start of `data`. Neither the message nor an error holds a reference to `data`.
     """
     try:
         if data.__class__ is not bytes:  # copying a short view is faster than checking its format and shape
@@ -70,10 +70,10 @@ def decode_frame(data: BytesLike, revision: Revision = Revision.V2, extensions: 
 
 
 def encode_frame(message: Message, revision: Revision = Revision.V2, extensions: Collection[str] = ()) -> bytes:
-    """Encode a message as one cluster frame. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
+    """Return a message as one cluster frame: `u8 type ‖ payload`. [FRAME-TYPE, PAYLOAD-*, JSON-*, EXT-*]
 
-    Raises `MalformedError` for a field whose value its type does not carry, `UnknownTypeError` for a message that
-    neither the revision nor one of the `extensions` has, and `LimitError` for a frame over its type's limit.
+    Raise `MalformedError` for a field with an invalid value, `UnknownTypeError` for a message that does not exist in
+    the revision with these `extensions`, and `LimitError` for a frame over the limit of its type.
     """
     try:
         return (_V2_ENCODERS if revision is _V2 else _ENCODERS[revision])[message.__class__](message)

@@ -1,7 +1,7 @@
 """Link frames, `u64 little-endian length ‖ length bytes`, to and from a byte stream. [LINK-LAYOUT]
 
-The decoder owns no socket. Its input is either `feed(data)` or, without a copy between socket and long frame, asyncio's
-`get_buffer` / `buffer_updated`. Memory use follows the bytes that have arrived, not the length announced. [LINK-MEMORY]
+The decoder owns no socket. Feed it with `feed(data)`, or without copying long frames by asyncio's `get_buffer` and
+`buffer_updated`. Memory use grows with the bytes that have arrived, not with the announced length. [LINK-MEMORY]
 """
 
 import io
@@ -15,9 +15,10 @@ from wireproto.errors import LimitError, MalformedError, StateError, TruncatedEr
 from wireproto.messages import MAX_LINK_LENGTH
 
 HEADER: Final = Struct("<Q")
-"""The length prefix."""
+"""The length before each body, u64 little-endian."""
 
 Frame: TypeAlias = bytes | memoryview
+"""The body of a link frame, as `LinkDecoder` returns it."""
 
 _AREA: Final = 64 * 1024
 """The size of the buffer for input, and the least of one for a long frame."""
@@ -26,15 +27,15 @@ _SHORT: Final = 16 * 1024
 
 
 def encode_link_frame(body: BytesLike, max_length: int = MAX_LINK_LENGTH) -> bytes:
-    """Return a link frame around `body`, any bytes-like object. Raises as `link_frame_pieces` does."""
+    """Return a link frame with this body, any bytes-like object. Raise the errors of `link_frame_pieces`."""
     return b"".join(link_frame_pieces(body, max_length))
 
 
 def link_frame_pieces(body: BytesLike, max_length: int = MAX_LINK_LENGTH) -> tuple[bytes, bytes | memoryview]:
-    """Return a link frame as two pieces for a gathered write (`writelines`, `sendmsg`), without copying `body`.
+    """Return the header and the body of a link frame, for `writelines` or `sendmsg`, without copying the body.
 
-    `body` is any bytes-like object. Raises `MalformedError` for an empty one, `LimitError` for one over `max_length`.
-    [LINK-LEN-MIN, LINK-LEN-MAX]
+    `body` is any bytes-like object. Raise `MalformedError` if it is empty, `LimitError` if it is longer than
+    `max_length`. [LINK-LEN-MIN, LINK-LEN-MAX]
     """
     if isinstance(body, bytes):
         check_length(len(body), max_length, None)
@@ -45,18 +46,21 @@ def link_frame_pieces(body: BytesLike, max_length: int = MAX_LINK_LENGTH) -> tup
 
 
 class LinkDecoder:
-    """Cuts a byte stream into the bodies of its link frames.
+    """Split a byte stream into the bodies of its link frames.
 
-    `feed(data)` and `buffer_updated(count)` both return an iterator over the frames that are complete now. Exhaust it
-    before feeding more bytes. A frame is `bytes`; one of more than 16 KiB that arrived in pieces is a read-only
-    `memoryview`, whose contents never change. The iterator raises, after the frames before it, `MalformedError` for a
-    length of 0 and `LimitError` for one over `max_length`. The decoder has failed then, and raises the same error for
-    all further input. `offset` in its errors counts from the first byte of the stream. [LINK-LEN-MIN, LINK-LEN-MAX]
+    `feed(data)` and `buffer_updated(count)` return an iterator over the bodies that are now complete. Exhaust it before
+    feeding more bytes. A body is `bytes`; one of more than 16 KiB that arrived in pieces is a read-only `memoryview`,
+    whose contents never change. After the complete bodies, the iterator raises `MalformedError` for a length of 0 and
+    `LimitError` for a length over `max_length`. The decoder has then failed: it raises the same error for all further
+    input. The offset of an error counts from the first byte of the stream. [LINK-LEN-MIN, LINK-LEN-MAX]
 
-    A complete frame of n bytes takes n bytes of memory, an incomplete one at most 2.25 times the bytes that have
-    arrived. Once released, the memory of a `memoryview` is reused for the next long frame. Another 64 KiB, for input,
-    are always allocated. [LINK-MEMORY]
+    A complete body of n bytes takes n bytes of memory, an incomplete one at most 2.25 times the bytes that have
+    arrived. Once a `memoryview` is released, its memory is reused for the next long body. The decoder also holds a
+    64 KiB input buffer. [LINK-MEMORY]
     """
+
+    max_length: int
+    """Largest body in bytes; may be changed between two frames."""
 
     def __init__(self, max_length: int = MAX_LINK_LENGTH) -> None:
         self.max_length = max_length
@@ -70,7 +74,10 @@ class LinkDecoder:
         self._lent = self._area[:0]
 
     def feed(self, data: BytesLike) -> Iterator[Frame]:
-        """Take the next bytes of the stream, any number of them: any bytes-like object, copied unless it is `bytes`."""
+        """Take the next bytes of the stream, and return an iterator over the bodies that they complete.
+
+        `data` is any bytes-like object of any length; it is copied unless it is `bytes`.
+        """
         data = data if type(data) is bytes else bytes(byte_view(data))
         self._check_ready()
         self._lent.release()
@@ -78,9 +85,9 @@ class LinkDecoder:
         return chain.from_iterable(self._frames(data))
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
-        """Return a buffer of at least one byte for the next bytes of the stream; release it by `buffer_updated`.
+        """Return a writable buffer of at least one byte for the next bytes of the stream.
 
-        `sizehint` is asyncio's and has no effect.
+        It is valid until `buffer_updated`. `sizehint` is part of asyncio's interface and has no effect.
         """
         self._check_ready()
         self._lent.release()
@@ -88,7 +95,7 @@ class LinkDecoder:
         return self._lent
 
     def buffer_updated(self, count: int) -> Iterator[Frame]:
-        """Take `count` bytes that were written to the start of the buffer that `get_buffer` returned."""
+        """Take the first `count` bytes of the buffer from `get_buffer`, and return an iterator as `feed` does."""
         if type(count) is not int:
             raise TypeError(f"count must be an int, not {type(count).__name__}")
         self._check_ready()
@@ -100,7 +107,7 @@ class LinkDecoder:
         return iter(self._advance(self._long, count))
 
     def eof(self) -> None:
-        """Take the end of the stream. Raises `TruncatedError` if it is inside a frame. [LINK-EOF]"""
+        """Take the end of the stream. Raise `TruncatedError` inside a frame. [LINK-EOF]"""
         self._check_ready()
         arrived = len(self._rest) if self._long is None else HEADER.size + self._long.filled
         if arrived:

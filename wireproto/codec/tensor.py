@@ -1,6 +1,7 @@
-"""Tensor plaintexts, the contents of the opened boxes of 0x05, 0x06, 0x0B and 0x0C.
+"""Encode and decode activations and tokens, the plaintexts of the tensor boxes in 0x05, 0x06, 0x0B and 0x0C.
 
-Activations are bfloat16 `[1, seqLen, hiddenDim]`, row-major. Their bits are copied, never converted to float32.
+An activation is bfloat16 of shape `[1, seqLen, hiddenDim]`, row-major, little-endian. Its bits are copied and never
+converted to float32.
 """
 
 from struct import Struct
@@ -18,21 +19,22 @@ _I32_MAX: Final = 2**31 - 1
 _BFLOAT16: Final = 2  # bytes
 
 STOP: Final = _I32.pack(-1)
-"""The stop sentinel: seqLen −1 and nothing after it. [TENSOR-STOP]"""
+"""The stop sentinel: i32 little-endian −1, without data. [TENSOR-STOP]"""
 
 
 class Activation(NamedTuple):
     """bfloat16 values of shape `[1, seq_len, hidden_dim]`, row-major, little-endian. [TENSOR-ACTIVATION]"""
 
     seq_len: int
+    """Number of tokens, from 0."""
     hidden_dim: int
-    """The model's; it is not on the wire."""
+    """Hidden dimension of the model. It is not on the wire."""
     data: BytesLike
-    """seq_len × hidden_dim × 2 bytes: any bytes-like object."""
+    """seq_len × hidden_dim × 2 bytes, any bytes-like object."""
 
 
 def encode_activation(activation: Activation) -> bytes:
-    """Return `i32 little-endian seqLen ‖ data`. Raises `MalformedError` if the sizes do not fit. [TENSOR-ACTIVATION]"""
+    """Return `i32 little-endian seqLen ‖ data`. Raise `MalformedError` if the sizes differ. [TENSOR-ACTIVATION]"""
     seq_len, hidden_dim, data = activation
     _check_integer("seq_len", seq_len)
     _check_integer("hidden_dim", hidden_dim)
@@ -46,9 +48,9 @@ def encode_activation(activation: Activation) -> bytes:
 
 
 def decode_activation(plaintext: BytesLike, hidden_dim: int) -> Activation | None:
-    """Return the activation in a plaintext, its data a view of it; None for the stop sentinel.
+    """Return the activation in a plaintext, or None for the stop sentinel. Its data is a view of the plaintext.
 
-    Raises `TruncatedError` and `MalformedError`. [TENSOR-ACTIVATION, TENSOR-STOP]
+    Raise `TruncatedError` or `MalformedError`. [TENSOR-ACTIVATION, TENSOR-STOP]
     """
     _check_integer("hidden_dim", hidden_dim)
     with byte_view(plaintext) as view:
@@ -62,7 +64,7 @@ def decode_activation(plaintext: BytesLike, hidden_dim: int) -> Activation | Non
 
 
 def encode_token(token_id: int) -> bytes:
-    """Return `i32 little-endian tokenID`. Raises `MalformedError` for one that needs more bits. [TENSOR-TOKEN]"""
+    """Return `i32 little-endian tokenID`. Raise `MalformedError` if the ID does not fit. [TENSOR-TOKEN]"""
     _check_integer("token_id", token_id)
     if not _I32_MIN <= token_id <= _I32_MAX:
         raise MalformedError("field-range", f"{token_id} is not from {_I32_MIN} to {_I32_MAX}", path="tokenID")
@@ -70,7 +72,7 @@ def encode_token(token_id: int) -> bytes:
 
 
 def decode_token(plaintext: BytesLike) -> int:
-    """Return the token ID in a plaintext. Raises `TruncatedError` and `MalformedError`. [TENSOR-TOKEN]"""
+    """Return the token ID in a plaintext. Raise `TruncatedError` or `MalformedError`. [TENSOR-TOKEN]"""
     with byte_view(plaintext) as view:
         token_id = _read_i32(view)
         _check_end(view, _I32.size)
@@ -80,7 +82,7 @@ def decode_token(plaintext: BytesLike) -> int:
 def activation_from_array(array: "mx.array") -> Activation:
     """Return an MLX array of dtype bfloat16 and shape `[1, seqLen, hiddenDim]` as an activation, bit for bit.
 
-    Raises `MalformedError` for another dtype or shape: converting is up to the caller.
+    Raise `MalformedError` for another dtype or shape; the caller has to convert.
     """
     import mlx.core as mx  # its stubs do not declare arrays as buffers
 

@@ -1,11 +1,11 @@
-"""A conformance suite for peers of the cluster link, whatever they are written in.
+"""A conformance suite for peers of the cluster link, in whatever language they are written.
 
-    target = RankOneTarget("127.0.0.1", 7777, launcher)
+    target = RankOneTarget("127.0.0.1", 7777, command_launcher("./peer listen"))
     async for result in run([target], Settings(identity=Identity()), CASES.values()):
         assert not result.spoils, result.reason
 
-A case plays the other rank by hand, with what the strict session would not let it do. `wireproto.conformance.plugin` is
-the same for pytest.
+Each case scripts the other rank, including faults that the strict session would refuse to send.
+`wireproto.conformance.plugin` runs the cases under pytest.
 """
 
 from wireproto.conformance.byhand import Identity

@@ -59,7 +59,7 @@ class Case:
     @property
     def is_generated(self) -> bool:
         """Whether it runs points along a dimension, test vectors or scripts rather than one example."""
-        return self.script.__module__.rpartition(".")[2] in ("generated", "vectors", "model")
+        return self.script.__module__.rpartition(".")[2] in ("generated", "contents", "vectors", "model")
 
 
 class Registry:

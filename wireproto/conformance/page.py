@@ -3,7 +3,10 @@
 import html
 import importlib.resources
 import json
+import os
+from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from wireproto.conformance.case import rule
 from wireproto.conformance.report import Sum, as_object
@@ -12,10 +15,13 @@ MOST_BYTES: Final = 2048
 """Bytes shown of one piece that was sent or received."""
 
 
-def page(total: Sum) -> str:
-    """The page, with the results as JSON in it."""
+def page(total: Sum, directory: Path) -> str:
+    """The page, with the results as JSON in it. Its links are relative to the directory that it is for."""
     template = importlib.resources.files("wireproto.conformance").joinpath("page.html").read_text(encoding="utf-8")
     cases = [as_object(result, most=MOST_BYTES) for result in total.results]
+    for case in cases:
+        if "picture" in case:
+            case["picture"] = quote(os.path.relpath(case["picture"], directory))
     named = {name for result in total.results for name in result.requirements}
     named |= {result.failure.requirement for result in total.results if result.failure}
     data = {"summary": total.as_object(), "cases": cases, "requirements": {name: rule(name).text for name in named}}

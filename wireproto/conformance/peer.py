@@ -29,6 +29,7 @@ from wireproto.conformance.wire import Silence, Wire
 from wireproto.messages import JacclBootstrapPayload, Message, Revision, SessionEnd
 from wireproto.session import Role
 
+_ONE_SESSION: Final = "the peer goes through one session, and ends"
 _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """The frames of a rank 1 in an open session: pongs, and frames of extensions."""
 
@@ -49,6 +50,8 @@ class Patience:
     pong: float = 3.0
     handshake: float = 10.0
     reconnect: float = 10.0
+    retry: float = 1.0
+    """Between a rank 0's attempts where nobody listens."""
     slack: float = 4.0
     """Tolerance for a late peer."""
 
@@ -137,16 +140,16 @@ class Peer:
             return await self.connect(patience.reconnect + patience.slack)
         except Undecided as undecided:
             if self._target.has_ended:
-                raise Undecided(Verdict.SKIPPED, "the peer goes through one session, and ends") from None
+                raise Undecided(Verdict.SKIPPED, _ONE_SESSION) from None
             raise Missed("another connection", str(undecided), "SESSION-RECONNECT") from None
 
-    async def restart(self) -> None:
-        """Another peer in place of this one."""
+    async def restart(self, *, refused: float = 0.0) -> None:
+        """Another peer in place of this one; its connections are refused for so many seconds."""
         if not self._target.restarts:
             raise Undecided(Verdict.SKIPPED, "it needs a second peer, and there is no --restart-command")
-        self.record.step("restart the peer")
+        self.record.step("restart the peer" + (f", and listen {refused:g} s later" if refused else ""))
         await self.close()
-        await self._target.restart()
+        await self._target.restart(refused=refused)
 
     async def again(self) -> bool:
         """Prepare for another connection, by restarting a rank 0. Return False if that is impossible."""

@@ -92,7 +92,7 @@ def as_object(result: Result, *, most: int | None = None) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "attempts": result.attempts,
     }
-    for name in ("reason", "expected", "rerun"):
+    for name in ("reason", "expected", "rerun", "picture"):
         if value := getattr(result, name):
             shown[name] = value
     if result.failure is not None:
@@ -138,6 +138,8 @@ def details(result: Result) -> Iterator[str]:
         yield f"    got      {result.failure.came}"
     yield from (f"    {line}" for line in log_lines(result.record.entries))
     yield from (f"    stderr   {line}" for line in result.stderr)
+    if result.picture:
+        yield f"    picture: {result.picture}"
     if result.rerun:
         yield f"    again: {result.rerun}"
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -81,14 +81,17 @@ class Target(Protocol):
     async def fresh(self) -> None:
         """Return the peer for the next case: a new one, or the same if it is kept. Raise OSError on failure."""
 
-    async def restart(self) -> None:
-        """Stops the peer, and starts another one. OSError where that cannot be."""
+    async def restart(self, *, refused: float = 0.0) -> None:
+        """Stops the peer, and starts another one. OSError where that cannot be.
+
+        Nobody listens for the first so many seconds: connections of a rank 0 are refused.
+        """
 
     async def connect(self, seconds: float) -> Streams:
         """Return the next connection with the peer. Raise Undecided if there is none in time."""
 
     async def refuse(self, seconds: float) -> None:
-        """Nobody listens here for so long: connections of a rank 0 are refused."""
+        """Nobody listens here for so long, or until the peer has ended: connections of a rank 0 are refused."""
 
     @property
     def has_ended(self) -> bool:
@@ -130,15 +133,32 @@ class _Launched:
         else:
             self._is_left_over = True
 
-    async def restart(self) -> None:
+    async def restart(self, *, refused: float = 0.0) -> None:
         self._is_left_over = False
         await self.stop()
         await self._prepare()
         if self._launcher is not None:
-            self._running = await self._stack.enter_async_context(self._launcher(self._host, self._port))
+            async with self._refusing() if refused else nullcontext():
+                self._running = await self._stack.enter_async_context(self._launcher(self._host, self._port))
+                await self._lives(refused)
 
     async def refuse(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        async with self._refusing():
+            await self._lives(seconds)
+
+    @asynccontextmanager
+    async def _refusing(self) -> AsyncIterator[None]:
+        """Nobody listens here."""
+        yield
+
+    async def _lives(self, seconds: float) -> None:
+        """Wait for so long, or until the peer has ended."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not self.has_ended:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, _DYING))
 
     async def _prepare(self) -> None:
         """Prepare what the peer needs before it starts."""
@@ -239,13 +259,14 @@ class RankZeroTarget(_Launched):
         self._port = self._server.sockets[0].getsockname()[1]
         self._stack.callback(self._server.close)
 
-    async def refuse(self, seconds: float) -> None:
+    @asynccontextmanager
+    async def _refusing(self) -> AsyncIterator[None]:
         address = self._server.sockets[0].getsockname()
         self._server.close()
         with socket.socket() as kept:  # so that no other process gets the port
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             kept.bind(address)
-            await super().refuse(seconds)
+            yield
         await self._listen()
 
     async def connect(self, seconds: float) -> Streams:

@@ -148,6 +148,8 @@ class Result:
     """The command that reruns this case."""
     stderr: tuple[str, ...] = ()
     """The last lines that the peer wrote on standard error, unless it passed."""
+    picture: str = ""
+    """The path of its sequence diagram, where one was written."""
 
     @property
     def flaky(self) -> bool:

@@ -1,6 +1,12 @@
-"""The fuzzing kit: harnesses, one a layer, a mutator that knows the structure, and what fuzzes others' parsers.
+"""The fuzzing kit: a harness for each layer, a structure-aware mutator, and fuzzers of other parsers and peers.
 
-`harness` says what a harness is, `layers` has those that are here, `engine` runs one, `watch` sees to time and memory,
-`mutations` and `sealed` change inputs. `differential` sets a codec against this one over a pipe, `corpus` writes seeds
-and a dictionary for other fuzzers, `peer` talks to a live peer.
+| module | content |
+| --- | --- |
+| `harness` | the interface of a harness |
+| `layers` | the harnesses of this package |
+| `engine` | runs a harness |
+| `watch` | limits of time and memory for each input |
+| `corpus` | seeds and a dictionary for other fuzzers |
+| `differential` | compares another codec with this one |
+| `peer` | plays random sessions to a live peer |
 """

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 from wireproto.inspection.source import Source
 
 _UNDESCRIBED: Final = "interface that the file does not describe"
@@ -23,7 +25,7 @@ class CaptureError(Exception):
     """The file is not a readable capture, or is readable only in part."""
 
 
-class Packet(NamedTuple):
+class Packet(msgspec.Struct, frozen=True, gc=False):
     """One packet of a capture."""
 
     time: float
@@ -139,9 +141,9 @@ class CaptureFile:
             if len(head) < 12:
                 source.take(len(head))
                 raise self._ended("a block")
-            if head[:8] in _PCAP_STARTS:
-                return
             kind, size = _BLOCK_HEADS[order].unpack_from(head)
+            if kind not in _BLOCKS and head[:8] in _PCAP_STARTS:
+                return
             if size < 12 or size % 4:
                 raise CaptureError(f"the block at byte {source.offset} has a length of {size}: the rest cannot be read")
             if kind not in _BLOCKS:
@@ -151,18 +153,17 @@ class CaptureFile:
             if size > _MAX_BLOCK:
                 raise CaptureError(f"the block at byte {source.offset} has a length of {size}: the rest cannot be read")
             block = source.take(size)
-            body = block[8 : size - 4]
             if kind in (_ENHANCED, _OBSOLETE):
-                packet = self._enhanced(order, kind, interfaces, body)
+                packet = self._enhanced(order, kind, interfaces, block, size - 4)
                 if packet is not None:
                     time = packet.time
                     yield packet
             elif kind == _SIMPLE:
-                if packet := self._simple(order, interfaces, body, time):
+                if packet := self._simple(order, interfaces, block[8 : size - 4], time):
                     yield packet
             elif len(block) == size:
                 try:
-                    self._described(order, kind, section, interfaces, body)
+                    self._described(order, kind, section, interfaces, block[8:-4])
                 except struct.error:
                     raise CaptureError(f"the block at byte {source.offset - size} is malformed") from None
             if len(block) < size:
@@ -173,20 +174,21 @@ class CaptureFile:
         if source.fault:
             raise CaptureError(source.fault)
 
-    def _enhanced(self, order: str, kind: int, interfaces: list["_Interface"], body: bytes) -> Packet | None:
-        if len(body) < 20:
+    def _enhanced(self, order: str, kind: int, interfaces: list["_Interface"], block: bytes, end: int) -> Packet | None:
+        """Return the packet of a block, whose body ends at `end`; None if it cannot be read."""
+        if len(block) < 28 or end < 28:
             self.unread[_MALFORMED] += 1
             return None
-        number, high, low, captured, on_wire = _PACKET_HEADS[order].unpack_from(body)
+        number, high, low, captured, on_wire = _PACKET_HEADS[order].unpack_from(block)
         if kind == _OBSOLETE:
-            (number,) = struct.unpack_from(order + "H", body)
+            (number,) = struct.unpack_from(order + "H", block, 8)
         if number >= len(interfaces):
             self.unread[_UNDESCRIBED] += 1
             return None
         interface = interfaces[number]
-        data = body[20 : 20 + captured]
+        data = block[28 : min(28 + captured, end)]
         time = (high << 32 | low) / interface.ticks + interface.offset
-        return Packet(time, interface.link_type, data, max(on_wire, captured, len(data)))
+        return Packet(time, interface.link_type, data, max(on_wire, captured))
 
     def _simple(self, order: str, interfaces: list["_Interface"], body: bytes, time: float) -> Packet | None:
         if len(body) < 4 or not interfaces:
@@ -269,7 +271,7 @@ _SAMPLE: Final = 64 * 1024
 _PCAP_STARTS: Final = frozenset(magic + struct.pack(order + "HH", 2, 4) for magic, (order, *_) in _PCAP.items())
 """The first bytes of an appended file."""
 
-_PACKET_HEADS: Final = {order: struct.Struct(order + "5I") for order in "<>"}
+_PACKET_HEADS: Final = {order: struct.Struct(order + "8x5I") for order in "<>"}
 _BLOCK_HEADS: Final = {order: struct.Struct(order + "II") for order in "<>"}
 _SECTION: Final = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDERS: Final = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}

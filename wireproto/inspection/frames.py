@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,6 +102,7 @@ class FrameFinder:
         self.patience = MAX_HELD
         """Bytes searched for a frame before the first half of them is skipped."""
         self._held = bytearray()
+        self._needed = 0  # bytes to hold before anything can be found
         self._passing: _Passing | None = None
         self._searching = not synced
         self._skipped = 0
@@ -113,15 +114,19 @@ class FrameFinder:
     def is_synced(self) -> bool:
         return not self._searching
 
-    def feed(self, data: bytes) -> Iterator[Found]:
+    def feed(self, data: bytes) -> Iterable[Found]:
         """Feed the next bytes of the stream."""
         passing = self._passing
-        if passing is not None:
-            count = min(passing.left, len(data))
-            data = data[count:]
-            if self._pass(passing, count):
-                yield passing.found()
-        self._held += data
+        if passing is None:
+            self._held += data
+            return self._cut() if len(self._held) >= self._needed else ()
+        count = min(passing.left, len(data))
+        self._held += data[count:]
+        return [passing.found(), *self._cut()] if self._pass(passing, count) else ()
+
+    def _cut(self) -> Iterator[Found]:
+        """Cut the held bytes into frames, as far as that is possible."""
+        self._needed = 0
         while self._held:
             if self._searching and not self._find():
                 return
@@ -134,6 +139,7 @@ class FrameFinder:
 
     def lose(self, size: int) -> Iterator[Found]:
         """Record that the capture lacks the next bytes."""
+        self._needed = 0
         if self._passing is None and not self._searching and len(self._held) >= HEADER.size:
             self._start_passing()
         passing = self._passing
@@ -221,6 +227,7 @@ class FrameFinder:
         end = HEADER.size + length
         if length <= MAX_HELD:
             if len(held) < end:
+                self._needed = end
                 return None
             frame = Frame(self.offset, length, bytes(memoryview(held)[HEADER.size : end]))
             del held[:end]

@@ -3,7 +3,11 @@
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from wireproto.inspection.captures import Packet
 from wireproto.inspection.fragments import Datagram, Fragments
@@ -11,7 +15,7 @@ from wireproto.inspection.link_layer import CUT, network_layer
 from wireproto.inspection.tcp import FIN, RST, SYN, Endpoint, Segment
 
 _IPV4: Final = struct.Struct(">BxHHHxBxx4s4s")
-_TCP_HEADER: Final = struct.Struct(">HHIIBB")
+_TCP_HEADER: Final = struct.Struct(">IIIBB")
 _TCP: Final = 6
 _IN_IP: Final = (4, 41)
 """IPv4 and IPv6 inside IP."""
@@ -24,7 +28,7 @@ _MALFORMED: Final = "malformed packet"
 _STRAY: Final = "IP fragment without the first one"
 
 
-class _Payload(NamedTuple):
+class _Payload(msgspec.Struct, frozen=True, gc=False):
     """The payload of an IP packet."""
 
     source: bytes
@@ -60,18 +64,18 @@ class Segments:
 
     def take(self, packet: Packet) -> Sequence[Segment]:
         """Return the segments that a packet completes."""
-        time, link_type, data, size = packet
+        data, size = packet.data, packet.size
         self.count += 1
         if len(data) < size:
             self.cut += 1
             self.longest_cut = max(self.longest_cut, len(data))
-        at = network_layer(link_type, data)
+        at = network_layer(packet.link_type, data)
         found = at if isinstance(at, str) else _ip_payload(data, at, size)
         if isinstance(found, str):
             return self._other(found)
         if found.offset or not found.is_last:
-            return self._fragment(time, data, found)
-        segment = _segment(time, found.source, found.target, data[found.start : found.end], found.end - found.start)
+            return self._fragment(packet.time, data, found)
+        segment = _segment(packet.time, found.source, found.target, data, found.start, found.end)
         if isinstance(segment, str):
             return self._other(CUT if len(data) < size else segment)
         self.with_tcp += 1
@@ -95,7 +99,7 @@ class Segments:
         """Return the segment in a datagram, one part for each run of bytes."""
         source, target, _ = datagram.key
         (start, first), *rest = datagram.runs
-        head = _segment(datagram.time, source, target, first, len(first)) if start == 0 else _STRAY
+        head = _segment(datagram.time, source, target, first, 0, len(first)) if start == 0 else _STRAY
         if isinstance(head, str):
             self.stray += sum(len(data) for _, data in datagram.runs)
             self.others[head] += datagram.fragments
@@ -105,13 +109,13 @@ class Segments:
         parts = [head]
         for offset, data in rest:
             sequence = (head.sequence + bool(head.flags & SYN) + offset - header) & 0xFFFF_FFFF
-            parts.append(head._replace(sequence=sequence, data=data, flags=head.flags & ~SYN))
-        parts[:-1] = [part._replace(flags=part.flags & ~(FIN | RST)) for part in parts[:-1]]
+            parts.append(replace(head, sequence=sequence, data=data, flags=head.flags & ~SYN))
+        parts[:-1] = [replace(part, flags=part.flags & ~(FIN | RST)) for part in parts[:-1]]
         last_offset, last = datagram.runs[-1]
         if datagram.size is None:
-            parts[-1] = parts[-1]._replace(flags=parts[-1].flags & ~FIN)
+            parts[-1] = replace(parts[-1], flags=parts[-1].flags & ~FIN)
         elif datagram.size > last_offset + len(last):
-            parts[-1] = parts[-1]._replace(cut=datagram.size - last_offset - len(last))
+            parts[-1] = replace(parts[-1], cut=datagram.size - last_offset - len(last))
         return parts
 
 
@@ -168,15 +172,19 @@ def _in_ipv6(data: bytes, at: int, size: int) -> _Payload | str:
     return _Payload(source, target, following, start, end, number, offset, is_last)
 
 
-def _segment(time: float, source: bytes, target: bytes, data: bytes, size: int) -> Segment | str:
-    """Return the segment of `size` bytes that starts with `data`, or the reason why there is none."""
-    if len(data) < _TCP_HEADER.size:
-        return CUT if size > len(data) else _MALFORMED
-    source_port, target_port, sequence, acknowledged, words, flags = _TCP_HEADER.unpack_from(data)
+def _segment(time: float, source: bytes, target: bytes, data: bytes, start: int, end: int) -> Segment | str:
+    """Return the segment from `start` to `end`, past the end of `data` where it was cut; or why there is none."""
+    if min(len(data), end) < start + _TCP_HEADER.size:
+        return CUT if end > len(data) else _MALFORMED
+    ports, sequence, acknowledged, words, flags = _TCP_HEADER.unpack_from(data, start)
     header = 4 * (words >> 4)
-    if not 20 <= header <= size:
+    if not 20 <= header <= end - start:
         return _MALFORMED
-    payload = data[header:]
-    cut = size - header - len(payload)
-    ends = Endpoint(source, source_port), Endpoint(target, target_port)
-    return Segment(time, *ends, sequence, acknowledged, flags, payload, cut)
+    payload = data[start + header : end]
+    ends = _ends(source, target, ports)
+    return Segment(time, *ends, sequence, acknowledged, flags, payload, end - start - header - len(payload))
+
+
+@lru_cache(1024)
+def _ends(source: bytes, target: bytes, ports: int) -> tuple[Endpoint, Endpoint]:
+    return Endpoint(source, ports >> 16), Endpoint(target, ports & 0xFFFF)

@@ -1,10 +1,11 @@
 """Sessions seen by a third party: link frames of both directions in, timeline entries out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from wireproto.codec.frame import decode_frame
 from wireproto.codec.link import HEADER
@@ -61,8 +62,7 @@ class Kind(Enum):
     """The end of the sender's stream, with the reason in `note`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the timeline.
 
     The sizes of a sender's entries, except for `LATE`, add up to its stream.

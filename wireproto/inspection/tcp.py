@@ -4,6 +4,8 @@ import heapq
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 MAX_EARLY: Final = 256 * 1024
 """Bytes that may wait for earlier ones; beyond this, the earlier ones count as lost."""
@@ -20,7 +22,7 @@ class Endpoint(NamedTuple):
     port: int
 
 
-class Segment(NamedTuple):
+class Segment(msgspec.Struct, frozen=True, gc=False):
     """One TCP segment."""
 
     time: float
@@ -41,7 +43,7 @@ class Segment(NamedTuple):
         return (self.sequence + bool(self.flags & SYN)) & 0xFFFF_FFFF
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """The next bytes of a stream, or the number of missing ones."""
 
     time: float
@@ -49,7 +51,7 @@ class Piece(NamedTuple):
     lost: int = 0
 
 
-class Late(NamedTuple):
+class Late(msgspec.Struct, frozen=True, gc=False):
     """Bytes that arrived after they had been counted as lost."""
 
     time: float
@@ -112,6 +114,22 @@ class Stream:
         ahead = offset - self.offset
         # The end of a stream takes up one sequence number.
         return ahead <= 1 or offset <= self._acknowledged or ahead > MAX_WINDOW
+
+    def append(self, segment: Segment) -> bool:
+        """Take a segment that holds just the next bytes of the stream, as most do. Return False for any other."""
+        size = len(segment.data)
+        if (
+            segment.flags | PSH != ACK | PSH
+            or not size
+            or segment.cut
+            or self._early
+            or self._end is not None
+            or self._base is None
+            or (segment.sequence - self._base - self.offset) & 0xFFFF_FFFF
+        ):
+            return False
+        self.offset += size
+        return True
 
     def take(self, segment: Segment) -> Sequence[Piece | Late]:
         """Return the pieces that this segment of the stream completes."""

@@ -1,6 +1,6 @@
 """JACCL's side channel without I/O: its records, its two ends, and the gathers that form a group.
 
-The side channel runs on the coordinator port between rank 0, the root, and the other ranks, the workers.
+The side channel runs over TCP on the coordinator port. Rank 0 is the root; the other ranks are workers. [JACCL-*]
 """
 
 from wireproto.jaccl.group_init import MAX_WIRES, Destinations, InitGathers, RingDestinations, mesh_init, ring_init

@@ -1,7 +1,7 @@
-"""The gathers by which JACCL forms a group: a mesh or a ring. [JACCL-MESH-INIT, JACCL-RING-INIT]
+"""The gathers that form a JACCL group: a mesh or a ring. [JACCL-MESH-INIT, JACCL-RING-INIT]
 
-`mesh_init` and `ring_init` are generators. They yield this rank's contribution to each gather and are sent its result.
-`InitGathers` follows an init from outside, for a process that passes on its gathers.
+`mesh_init` and `ring_init` are generators: they yield this rank's contribution to each gather and are sent its result.
+`InitGathers` checks the gathers of an init from outside, for a process that relays them.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -13,45 +13,46 @@ from wireproto.jaccl.records import DESTINATION_SIZE, I32, OWN_ID, Destination, 
 from wireproto.jaccl.side_channel import MAX_GATHER, check_own_place, check_size
 
 MAX_WIRES: Final = 4
-"""Parallel connections to each neighbour in a ring: JACCL's own limit. A mesh has none. [JACCL-RING-INIT]"""
+"""Largest number of parallel connections to each neighbour in a ring. A mesh has no limit. [JACCL-RING-INIT]"""
 
 _MAX_COUNT: Final = MAX_GATHER // DESTINATION_SIZE
 """Destinations in one list: as many as a contribution may hold."""
 
 Destinations = tuple[Destination, ...]
-"""One rank's list."""
+"""The list of one rank."""
 
 
 class RingDestinations(NamedTuple):
-    """The lists of all ranks, by rank: how to reach each from its left and from its right neighbour."""
+    """The lists of all ranks of a ring, by rank."""
 
     left: tuple[Destinations, ...]
+    """How the left neighbour reaches each rank."""
     right: tuple[Destinations, ...]
+    """How the right neighbour reaches each rank."""
 
 
 def mesh_init(
     rank: int, size: int, destinations: Sequence[Destination]
 ) -> Generator[bytes, bytes, tuple[Destinations, ...]]:
-    """Form a mesh: yield contributions, receive results, return the lists of all ranks.
+    """Form a mesh: yield contributions, receive results, and return the lists of all ranks. [JACCL-MESH-INIT]
 
-    `destinations` has one entry per rank, with `OWN_ENTRY` for this rank. With w connections between two ranks it is w
-    such lists in a row. Rank r reaches peer p by entry r of p's list. JACCL itself forms meshes of at most 8 ranks.
-    Raise `MalformedError`, with offsets from the start of the result; for the arguments, already at the call.
-    [JACCL-MESH-INIT]
+    `destinations` has one entry per rank, with `OWN_ENTRY` for this rank; with w connections between two ranks, w such
+    lists in a row. Rank r reaches peer p by entry r of p's list. JACCL itself forms meshes of at most 8 ranks.
+
+    Raise `MalformedError`: for wrong arguments at the call, for a wrong result with the offset from its start.
     """
     _check_rank(rank, size)
     return _mesh(rank, size, _encode_list("mesh", rank, destinations, size))
 
 
 class InitGathers:
-    """The gathers of one init, seen by a process that passes them on between native ranks.
+    """The gathers of one init, for a process that relays them between native ranks. [JACCL-MESH-INIT, JACCL-RING-INIT]
 
-    Before contributions go on, pass them to `check`; then pass the result to `complete`, and take the next `length`.
-    [JACCL-MESH-INIT, JACCL-RING-INIT]
+    For each gather: receive contributions of `length` bytes, pass them to `check`, then pass the result to `complete`.
     """
 
     number: int
-    """Of the gather at hand, from 0."""
+    """Number of the current gather, from 0."""
 
     def __init__(self, size: int, *, ring: bool) -> None:
         check_size(size)
@@ -64,15 +65,15 @@ class InitGathers:
 
     @property
     def length(self) -> int | None:
-        """Bytes in each contribution to the gather at hand; None once the init is complete."""
+        """Bytes in each contribution to the current gather; None once the init is complete."""
         if self.number == len(self._steps):
             return None
         return self._count * DESTINATION_SIZE if self._steps[self.number][0] == "list" else I32.size
 
     def check(self, contributions: Mapping[int, bytes]) -> None:
-        """Check contributions by rank, of some ranks or of all. Raise `MalformedError`, which names the rank.
+        """Check the contributions of some or all ranks. Raise `MalformedError`, which names the rank.
 
-        Each must have `length` bytes.
+        Raise ValueError for a contribution that does not have `length` bytes.
         """
         kind, name = self._steps[self.number]
         for rank, data in contributions.items():
@@ -87,7 +88,7 @@ class InitGathers:
             self._check_counts(name, {rank: I32.unpack(data)[0] for rank, data in contributions.items()})
 
     def complete(self, result: BytesLike) -> None:
-        """Check the result of the gather at hand, and go on to the next gather. Raise `MalformedError`."""
+        """Check the result of the current gather, and continue with the next gather. Raise `MalformedError`."""
         data, length = bytes(byte_view(result)), self.length
         if length is None or len(data) != self.size * length:
             raise MalformedError("jaccl-result", f"a result of {len(data)} bytes is not {self.size} × {length}")
@@ -118,11 +119,11 @@ def _mesh(rank: int, size: int, own: bytes) -> Generator[bytes, bytes, tuple[Des
 def ring_init(
     rank: int, size: int, left: Sequence[Destination], right: Sequence[Destination]
 ) -> Generator[bytes, bytes, RingDestinations]:
-    """Form a ring, in the same way as `mesh_init`.
+    """Form a ring: yield contributions, receive results, and return the lists of all ranks. [JACCL-RING-INIT]
 
-    `left` and `right` have one entry per connection to that neighbour, and the same length on all ranks. Rank r
-    reaches its left neighbour by that rank's right list, and its right neighbour by that rank's left list.
-    [JACCL-RING-INIT]
+    `left` and `right` have one entry per connection to that neighbour, 1 to 4, and the same length on all ranks. Rank r
+    reaches its left neighbour by that rank's right list, and its right neighbour by that rank's left list. Raise the
+    errors of `mesh_init`.
     """
     _check_rank(rank, size)
     if len(left) != len(right):

@@ -10,12 +10,13 @@ from wireproto.codec.buffers import BytesLike, byte_view
 from wireproto.errors import MalformedError, TruncatedError
 
 OWN_ID: Final = -1
-"""The local_id of a rank's own entry."""
+"""The `local_id` of a rank's own entry."""
 
 SEQUENCE_NUMBER: Final = 7
-"""The packet_sequence_number of every Destination."""
+"""The `packet_sequence_number` of every Destination."""
 
 DESTINATION_SIZE: Final = 32
+"""Bytes of a Destination."""
 
 I32: Final = Struct("<i")
 _I32_MAX: Final = 2**31 - 1
@@ -28,23 +29,27 @@ _FIELDS: Final = (
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """The address of a queue pair, 32 bytes. If local_id is −1, a rank's own entry, the other fields have no meaning.
+    """The address of a queue pair, 32 bytes on the wire, integers little-endian. [JACCL-DESTINATION]
 
-    `gid` is 16 bytes in network order. [JACCL-DESTINATION]
+    A `local_id` of −1 marks a rank's own entry; its other fields have no meaning.
     """
 
     local_id: int
+    """i32."""
     queue_pair_number: int = 0
+    """i32, not negative."""
     packet_sequence_number: int = SEQUENCE_NUMBER
+    """i32, always 7."""
     gid: bytes = bytes(16)
+    """16 bytes in network order."""
 
 
 OWN_ENTRY: Final = Destination(OWN_ID)
-"""The entry of a mesh list at the rank's own place."""
+"""The entry of a mesh list for the rank itself."""
 
 
 def mapped_gid(ip: str | IPv4Address) -> bytes:
-    """Return the GID of an interface with this IPv4 address: ten zero bytes, `ff ff`, the address.
+    """Return the GID, 16 bytes, of an interface with this IPv4 address: ten zero bytes, `ff ff`, the address.
 
     Raise ValueError for text that is not an IPv4 address.
     """
@@ -52,7 +57,7 @@ def mapped_gid(ip: str | IPv4Address) -> bytes:
 
 
 def encode_destination(destination: Destination) -> bytes:
-    """Return the 32 bytes of a Destination. Fields without meaning are zero. Raise `MalformedError`."""
+    """Return the 32 bytes of a Destination, with zeros in fields without a meaning. Raise `MalformedError`."""
     for _, name, code, low, high in _FIELDS:
         value = getattr(destination, name)
         if type(value) is not int:
@@ -70,9 +75,9 @@ def encode_destination(destination: Destination) -> bytes:
 
 
 def decode_destination(data: BytesLike) -> Destination:
-    """Return the Destination that `data`, any bytes-like object, encodes, `OWN_ENTRY` for any own entry.
+    """Return the Destination in `data`, any bytes-like object of 32 bytes; `OWN_ENTRY` for every own entry.
 
-    Raise `TruncatedError` or `MalformedError`. Agrees with `schema.JACCL_DESTINATION` on every byte string.
+    Raise `TruncatedError` or `MalformedError`. Agrees with `schema.JacclDestination` on every byte string.
     """
     with byte_view(data) as view:
         return _decode_destination(view)

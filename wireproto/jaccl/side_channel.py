@@ -17,18 +17,18 @@ from wireproto.jaccl.records import I32
 from wireproto.messages import MAX_SIZE, MIN_SIZE
 
 MAX_MESH: Final = 8
-"""Ranks in a JACCL mesh: its init refuses more. [JACCL-MESH-INIT]"""
+"""Largest number of ranks in a JACCL mesh. [JACCL-MESH-INIT]"""
 
 MAX_GATHER: Final = 1024 * 1024
-"""Bytes in one contribution: a thousand times the longest list of Destinations. It bounds the memory that a worker can
-make the root use. [JACCL-GATHER]"""
+"""Largest contribution, in bytes: a thousand times the longest list of Destinations. It limits the memory that a worker
+can make the root use. [JACCL-GATHER]"""
 
 
 class Worker:
-    """The end of ranks 1 to size − 1: call `start`, then make one gather after the other.
+    """The side of a rank from 1 to size − 1. Send the bytes of `start`, then make gathers, one at a time.
 
-    For a gather, send the bytes that `gather(own)` returns, and pass what comes in to `receive(data)` until it returns
-    the result. After an error every call raises the same error.
+    For a gather, send the bytes that `gather(own)` returns, and pass received bytes to `receive` until it returns the
+    result. After an error, every call raises the same error.
     """
 
     def __init__(self, rank: int, size: int) -> None:
@@ -46,14 +46,14 @@ class Worker:
         self._fault: WireError | None = None
 
     def start(self) -> bytes:
-        """Return the HELLO. Send it once, first. [JACCL-HELLO]"""
+        """Return the HELLO, i32 little-endian rank. Send it once, first. [JACCL-HELLO]"""
         return I32.pack(self.rank)
 
     def gather(self, own: BytesLike) -> bytes:
         """Start the next gather with this rank's contribution, and return the bytes to send. [JACCL-GATHER]
 
-        Raise `LimitError` for more than `MAX_GATHER` bytes, `StateError` during a gather, and `TruncatedError` after
-        the root has left.
+        Raise `LimitError` for more than `MAX_GATHER` bytes, `StateError` during a gather, and `TruncatedError` if the
+        root's stream has ended.
         """
         self._check()
         if self._own is not None:
@@ -65,10 +65,10 @@ class Worker:
         return self._own
 
     def receive(self, data: BytesLike) -> bytes | None:
-        """Take bytes from the root. Return the result, size × n bytes, when it is complete, and None before that.
+        """Take bytes from the root. Return the result, size × n bytes, once it is complete, else None.
 
-        The result of a gather of no bytes is complete at once: `receive(b"")` returns it. Raise `MalformedError` if
-        this rank's contribution came back changed, and `StateError` for bytes that arrive before the next gather.
+        A gather of no bytes is complete at once: `receive(b"")` returns its result. Raise `MalformedError` if this
+        rank's contribution came back changed, and `StateError` for bytes that arrive before the next gather.
         """
         self._check()
         self._buffer += byte_view(data)
@@ -108,9 +108,9 @@ class Worker:
 
 
 class Root:
-    """The end of rank 0: call `connect()` for each TCP connection, and make one gather after the other.
+    """The side of rank 0. Call `connect` for each TCP connection, then make gathers, one at a time.
 
-    For a gather, call `gather(own)`, then `result()` whenever something came in, until it returns the bytes to send to
+    For a gather, call `gather(own)`, then `result()` after each received chunk, until it returns the bytes to send to
     every worker. An error before a valid HELLO ends only that connection. An error of a worker ends the root and all
     connections: every later call raises the same error, and `blamed` is that worker's connection.
     """
@@ -118,7 +118,7 @@ class Root:
     workers: dict[int, "Connection"]
     """Connections with a valid HELLO, by rank."""
     blamed: "Connection | None"
-    """The worker whose error ended the root."""
+    """The worker whose error ended the root; None without one."""
 
     def __init__(self, size: int) -> None:
         check_size(size)
@@ -142,9 +142,9 @@ class Root:
         )
 
     def gather(self, own: BytesLike) -> None:
-        """Start the next gather with rank 0's contribution. Raise as `Worker.gather` does. [JACCL-GATHER]
+        """Start the next gather with rank 0's contribution. Raise the errors of `Worker.gather`. [JACCL-GATHER]
 
-        A worker may have sent its contribution already. If it sent more than that, its error is raised here.
+        A worker may have sent its contribution already. If it has sent more than that, its error is raised here.
         """
         self._check()
         if self._own is not None:
@@ -155,7 +155,7 @@ class Root:
             worker._check_gather()
 
     def result(self) -> bytes | None:
-        """Return the bytes to send to each worker, the contributions of ranks 0, 1, … in a row, and end the gather.
+        """Return the result, the contributions of all ranks in rank order, and end the gather. Send it to each worker.
 
         Return None while a contribution is missing. Raise `StateError` without a gather.
         """
@@ -173,14 +173,14 @@ class Root:
 
 
 class Connection:
-    """One TCP connection to the root, made by `Root.connect`. Pass what comes in to `receive(data)`.
+    """One TCP connection to the root, made by `Root.connect`. Pass received bytes to `receive`.
 
-    Raises `MalformedError` for a bad HELLO, `StateError` or `LimitError` for more bytes than the gather takes, and
-    `TruncatedError` for an early end of the stream. Offsets count from the first byte of the connection.
+    The methods raise `MalformedError` for a bad HELLO, `StateError` or `LimitError` for more bytes than the gather
+    takes, and `TruncatedError` for an early end of the stream. Offsets count from the first byte of the connection.
     """
 
     rank: int | None
-    """From the HELLO; None before it."""
+    """The rank in the HELLO; None before it."""
 
     def __init__(self, root: Root) -> None:
         self.rank = None
@@ -192,7 +192,7 @@ class Connection:
 
     @property
     def waiting(self) -> int:
-        """Bytes received that are not part of a result yet."""
+        """Number of received bytes that are not part of a result yet."""
         return len(self._buffer)
 
     def receive(self, data: BytesLike) -> None:

@@ -1,11 +1,11 @@
-"""The files that say where the ranks of a group are: device matrix, rank entries, ring hostfile. [TOPOLOGY-*]
+"""Files with the devices or addresses of the ranks: device matrix, rank entries, ring hostfile. [TOPOLOGY-*]
 
-    device matrix   [[null,"rdma_en5"],["rdma_en4",null]]             what JACCL is pointed at
-    rank entries    [{"interface":"bridge100","ip":"…","rank":0},…]   what the reference peer writes
-    ring hostfile   [["169.254.1.1:29400"],["169.254.1.2:29401"]]     what MLX's ring is pointed at
+    device matrix   [[null,"rdma_en5"],["rdma_en4",null]]             for JACCL
+    rank entries    [{"interface":"bridge100","ip":"…","rank":0},…]   written by the reference peer
+    ring hostfile   [["169.254.1.1:29400"],["169.254.1.2:29401"]]     for MLX's ring
 
 JACCL accepts device files that crash it later or form another group than intended, so the rules here are stricter.
-Writing applies the same rules as reading.
+Reading and writing apply the same rules.
 """
 
 import json
@@ -20,10 +20,10 @@ from wireproto.errors import LimitError, MalformedError, WireError
 from wireproto.jaccl import MAX_MESH, MAX_SIZE, MAX_WIRES, MIN_SIZE
 
 MAX_FILE: Final = 64 * 1024
-"""Bytes in a file: a ring of 64 ranks with four devices per neighbour needs 31 KiB. [TOPOLOGY-FILE]"""
+"""Largest file in bytes: 64 KiB. A ring of 64 ranks with four devices per neighbour needs 31 KiB. [TOPOLOGY-FILE]"""
 
 DeviceEntry = None | str | tuple[str, ...]
-"""The devices that connect to one rank: none, one, or several in parallel."""
+"""The devices of a rank that connect to one other rank: none, one, or several in parallel."""
 
 DeviceMatrix = tuple[tuple[DeviceEntry, ...], ...]
 """One row per rank, with one entry per rank: None for itself. [TOPOLOGY-MATRIX]"""
@@ -37,22 +37,22 @@ _EXAMPLE: Final = '[[null,"rdma_en5"],["rdma_en4",null]]'
 
 
 class DeviceVerdict(NamedTuple):
-    """Which groups JACCL can form from a device matrix."""
+    """The groups that JACCL can form from a device matrix, or the faults of the matrix."""
 
     matrix: DeviceMatrix | None
-    """None if there is a fault."""
+    """None if the matrix has a fault."""
     mesh: bool
     """Every rank has a device for every other rank, and there are at most 8 ranks."""
     ring: bool
     """Every rank has 1 to 4 devices for each of its two neighbours, the same number everywhere."""
     faults: tuple[WireError, ...]
-    """In file order; empty if and only if the matrix is a mesh or a ring."""
+    """The faults in file order; none if the matrix is a mesh or a ring."""
 
     @property
     def wires(self) -> int:
-        """The connections between two ranks of a mesh: the smallest number of devices over all pairs. [JACCL-MESH-INIT]
+        """Number of connections between two ranks of a mesh: the smallest number of devices of any pair.
 
-        MLX before 0.32.4 uses one, whatever the matrix has. 0 if the matrix is no mesh.
+        0 if the matrix is not a mesh. MLX before 0.32.4 always uses one. [JACCL-MESH-INIT]
         """
         if self.matrix is None or not self.mesh:
             return 0
@@ -60,20 +60,24 @@ class DeviceVerdict(NamedTuple):
 
 
 class RankEntry(NamedTuple):
-    """One rank of the reference peer's file. [TOPOLOGY-RANK-ENTRIES]"""
+    """One rank in the reference peer's file. [TOPOLOGY-RANK-ENTRIES]"""
 
     interface: str
+    """Name of the network interface."""
     ip: str
+    """IPv4 address."""
     rank: int
+    """Its position in the file, from 0."""
 
 
 # -- device matrix -----------------------------------------------------------------------------------------------------
 
 
 def check_device_file(data: bytes, *, rank: int | None = None) -> DeviceVerdict:
-    """Return the verdict on a device file; `rank`, if given, must be one of its ranks. [TOPOLOGY-MATRIX, TOPOLOGY-FILE]
+    """Return the verdict on a device file. [TOPOLOGY-MATRIX, TOPOLOGY-FILE]
 
-    Faults have a path such as `[0][1]`, and an offset from the start of `data`.
+    A fault has a path such as `[0][1]` and an offset from the start of `data`. A `rank` that the file does not have is
+    a fault too.
     """
     try:
         verdict = _matrix_verdict(_Document.read(data))
@@ -86,7 +90,7 @@ def check_device_file(data: bytes, *, rank: int | None = None) -> DeviceVerdict:
 
 
 def check_device_matrix(matrix: DeviceMatrix) -> DeviceVerdict:
-    """Return the verdict on a matrix of tuples or lists. Its faults have a path and no offset."""
+    """Return the verdict on a matrix of tuples or lists. Faults have a path and no offset. [TOPOLOGY-MATRIX]"""
     return _matrix_verdict(_Document(matrix, {}))
 
 
@@ -96,12 +100,12 @@ def parse_device_file(data: bytes) -> DeviceMatrix:
 
 
 def format_device_file(matrix: DeviceMatrix) -> bytes:
-    """Return the file for a device matrix, without white space. Raise `check_device_matrix`'s first fault."""
+    """Return the file for a device matrix, without white space. Raise the first fault of `check_device_matrix`."""
     return _compact(_matrix(check_device_matrix(matrix)))
 
 
 def devices_of(matrix: DeviceMatrix, rank: int) -> dict[int, tuple[str, ...]]:
-    """Return the devices in a rank's own row, the only one that it uses, by the rank they connect to."""
+    """Return the devices in a rank's row, the only row that the rank uses, by the rank that they connect to."""
     return {peer: _names(entry) for peer, entry in enumerate(matrix[rank]) if entry is not None}
 
 

@@ -1,20 +1,20 @@
-"""The sealed session of a connection, without I/O: bytes in → events, messages → bytes out. [SESSION-*]
+"""The sealed session of a connection, without I/O: bytes in, events out; messages in, bytes out. [SESSION-*]
 
     session = Session(Config(role=Role.RESPONDER, signer=signer, pin=peer_key))
-    session.receive_data(data)          # or get_buffer() and buffer_updated(n); b"" is the end of the stream
+    session.receive_data(data)  # or get_buffer() and buffer_updated(n); b"" is the end of the stream
     while (event := session.next_event()) is not None: ...
     session.send(message)
     transport.writelines(session.data_to_send())
 
-One `Session` is one TCP connection, seen from one side. The types of an extension are unknown until it is agreed on.
+A `Session` is one side of one TCP connection. Types of an extension are unknown until the extension is agreed.
 [EXT-UNINVITED]
 
-`LocalError` is the caller's mistake, and leaves the session as it was. `RemoteError` is the peer's, and fails the
-session. Each is an instance of the codec's class for the error as well: `HandshakeError`, `SealError`, `StateError`…
-Any other exception out of `next_event`, `send` and `data_to_send` comes from the signer, the key log or the random
-source, or is a bug: it fails the session, too. After the end, incoming bytes are discarded.
+`LocalError` is the caller's mistake and leaves the session unchanged. `RemoteError` is the peer's mistake and fails the
+session. Both are also instances of the codec's class for the error, such as `HandshakeError` or `SealError`. Any other
+exception from `next_event`, `send` or `data_to_send` comes from the signer, the key log or the random source, or is a
+bug; it fails the session too. Bytes that arrive after the end are discarded.
 
-Sessions share nothing, so each can have a thread of its own.
+Sessions share no state, so each may run in a thread of its own.
 """
 
 import os
@@ -73,11 +73,10 @@ __all__ = [
 ]
 
 MAX_HANDSHAKE_LENGTH: Final = 64 * 1024
-"""The longest link frame before the handshake is done: the length comes from an unauthenticated peer.
-[SESSION-LEN-MAX]"""
+"""Longest link frame during the handshake, in bytes, since its length is not authenticated. [SESSION-LEN-MAX]"""
 
 NEAR_LIMIT: Final = MAX_BOXES // 16
-"""`KeyNearLimit` comes when so many boxes are left: at 1,000 boxes a second, 17 minutes before the last."""
+"""Number of boxes left when `KeyNearLimit` comes: at 1,000 boxes per second, 17 minutes before the limit."""
 
 _SHORT: Final = 64 * 1024
 """Up to this size a new buffer for each box takes less time than using one again."""
@@ -97,20 +96,22 @@ _Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of a session, checked here: TypeError or ValueError for an argument that cannot work."""
+    """The settings of a session. Raise TypeError or ValueError for an argument that cannot work."""
 
     role: Role
+    """Which side this is."""
     signer: Signer = field(repr=False)
-    """The own identity key."""
+    """The identity key of this side."""
     pin: Pin
-    """The identity key that the peer must show, 64 bytes; `TrustAnyKey()` accepts any, None none. [HANDSHAKE-PIN]"""
+    """The peer's identity key, X ‖ Y, 64 bytes. `TrustAnyKey()` accepts any key, None accepts none. [HANDSHAKE-PIN]"""
     revision: Revision = Revision.V2
+    """The revision of the protocol; must be the peer's."""
     extensions: Collection[str] = ()
-    """Names of the extensions that this side supports; revision 1 uses none of them. [EXT-REVISION]"""
+    """Names of the extensions that this side supports. Revision 1 ignores them. [EXT-REVISION]"""
     key_log: TextIO | None = field(default=None, repr=False)
-    """Gets a line that opens the whole session to whoever has it: see `key_log_line`."""
+    """Receives one line with the session key, see `key_log_line`. Whoever has the line can read the session."""
     random: Random = field(default=os.urandom, repr=False)
-    """The source of ephemeral keys and nonces; anything but the system's is for tests."""
+    """The source of ephemeral keys and nonces. Only tests need another one than the system's."""
 
     def __post_init__(self) -> None:
         if isinstance(self.extensions, str | bytes | bytearray):
@@ -148,51 +149,53 @@ def _identity(what: str, key: object) -> bytes:
 
 
 class Established(Struct, frozen=True):
-    """The handshake is done: messages can be sent."""
+    """The handshake is complete. Messages can be sent."""
 
     peer_key: bytes
-    """The peer's identity key, X ‖ Y."""
+    """The peer's identity key, X ‖ Y, 64 bytes."""
     key_log_error: OSError | ValueError | None = None
-    """Why the key log could not be written; the session goes on without it."""
+    """Why the key log could not be written. The session continues without it."""
 
 
 class Confirmed(Struct, frozen=True):
-    """The peer's first box has opened: it has the session key. Comes at most once, before the message in that box."""
+    """The peer's first box has opened, so it has the session key. Comes at most once, before that box's message."""
 
 
 class MessageReceived(Struct, frozen=True, gc=False):
-    """A message that belongs here."""
+    """A message that is allowed in this state."""
 
     message: Message
 
 
 class MessageIgnored(Struct, frozen=True, gc=False):
-    """A known type that does not belong here: to be logged, without any effect. [SESSION-IGNORE]"""
+    """A message of a known type that is not allowed in this state. It must have no effect. [SESSION-IGNORE]"""
 
     message: Message
 
 
 class KeyNearLimit(Struct, frozen=True):
-    """The session key will soon have served for as many boxes as it may: reconnect in time. [SEAL-LIMIT]
+    """The session key will soon reach its limit: reconnect in time. [SEAL-LIMIT]
 
-    Comes once, after the frames of the chunk of input that was being read.
+    Comes once, after the events of the current chunk of input.
     """
 
     boxes_left: int
+    """Number of boxes that the key may still seal or open."""
 
 
 class Closed(Struct, frozen=True):
-    """The session has ended: with the peer's sessionEnd or, if that comes first, the end of the stream. Comes once."""
+    """The session has ended by the peer's sessionEnd or by the end of the stream. Comes once."""
 
     orderly: bool
-    """Whether either side has sent sessionEnd."""
+    """Whether one side has sent sessionEnd."""
 
 
 Event: TypeAlias = Established | Confirmed | MessageReceived | MessageIgnored | KeyNearLimit | Closed
+"""The events that `Session.next_event` returns."""
 
 
 class Session:
-    """One connection, seen from one side."""
+    """One side of one connection. See the module for how to drive it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -226,17 +229,17 @@ class Session:
 
     @property
     def revision(self) -> Revision:
-        """The revision of the protocol; both sides must have the same."""
+        """The revision of the protocol."""
         return self._revision
 
     @property
     def state(self) -> State:
-        """Where the session stands, as far as its events have been taken."""
+        """The state after the events taken so far."""
         return self._state
 
     @property
     def peer_key(self) -> bytes:
-        """The peer's identity key, X ‖ Y; empty before the handshake is done."""
+        """The peer's identity key, X ‖ Y, 64 bytes; empty before `Established`."""
         return self._peer_key
 
     @property
@@ -246,25 +249,25 @@ class Session:
 
     @property
     def offered(self) -> frozenset[str]:
-        """Those that rank 1's pongs have named so far: what rank 0 can choose from. [EXT-OFFER]"""
+        """The extensions that rank 1's pongs have offered so far, as far as this side supports them. [EXT-OFFER]"""
         return self._offered
 
     @property
     def agreed(self) -> frozenset[str]:
-        """Those that the last jacclBootstrap has chosen: their messages can be sent. [EXT-CHOICE]"""
+        """The extensions that the last jacclBootstrap has chosen; their messages can be sent. [EXT-CHOICE]"""
         return self._agreed
 
     @property
     def boxes_left(self) -> int:
-        """How many boxes the session key may still seal or open; 0 without a key. [SEAL-LIMIT]"""
+        """Number of boxes that the session key may still seal or open; 0 without a key. [SEAL-LIMIT]"""
         return 0 if self._seal is None else self._seal.left
 
     # -- bytes in ------------------------------------------------------------------------------------------------------
 
     def receive_data(self, data: _Buffer) -> None:
-        """Take bytes of the stream, a copy of them unless they are `bytes`; no bytes mean the end of the stream.
+        """Take the next bytes of the stream; `b""` is its end. They are processed by `next_event`.
 
-        They wait for `next_event`. Raise `LocalError` for bytes after the end of the stream.
+        `data` is copied unless it is `bytes`. Raise `LocalError` for bytes after the end of the stream.
         """
         if data.__class__ is not bytes:
             data = memoryview(data).tobytes()
@@ -278,9 +281,9 @@ class Session:
                 self._closed_is_due = True
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
-        """Return a buffer for the next bytes of the stream, as asyncio's `BufferedProtocol` wants it.
+        """Return a writable buffer for the next bytes of the stream, as for asyncio's `BufferedProtocol`.
 
-        It has room for at least one byte, and is valid until `buffer_updated`. Long frames need no copy from it.
+        It has at least one byte and is valid until `buffer_updated`. Long frames are received in place, without a copy.
         """
         if self._frames is None and not self._waiting and self._is_open:
             self._lent = self._link.get_buffer(sizehint)
@@ -291,9 +294,9 @@ class Session:
         return self._lent
 
     def buffer_updated(self, count: int) -> None:
-        """Take the `count` bytes that were written to the start of what `get_buffer` returned last.
+        """Take the first `count` bytes of the buffer that `get_buffer` returned last.
 
-        Raise ValueError for a count that it has no room for, `LocalError` without a buffer.
+        Raise ValueError if the buffer is shorter, and `LocalError` without a buffer.
         """
         lent = self._lent
         if lent is None:
@@ -311,10 +314,10 @@ class Session:
             self._frames = self._link.buffer_updated(count)
 
     def next_event(self) -> Event | None:
-        """Return the next event of the bytes that have come in, None if there is none yet or the session has ended.
+        """Return the next event; None if more bytes are needed or the session has ended.
 
-        Raise `RemoteError`, after the events before it, for what the peer did wrong. In revision 2 a frame is opened
-        only when its event is due.
+        Raise `RemoteError` for a mistake of the peer, after all events before it. In revision 2 a box is opened only
+        when its event is due.
         """
         if not self._is_open:
             due, self._closed_is_due = self._closed_is_due, False
@@ -351,8 +354,8 @@ class Session:
     def send(self, message: Message) -> None:
         """Queue a message for `data_to_send`.
 
-        Raise `LocalError` for a message that does not belong here, names an extension that it must not name, cannot be
-        encoded, or is over the length limit, and once the key has reached its limit.
+        Raise `LocalError` for a message that is not allowed in this state, names an extension that was not offered,
+        cannot be encoded or is too long, and once the key has reached its limit.
         """
         if type(message) not in SPEC_BY_CLASS:
             raise TypeError(f"{type(message).__name__} is not a message")
@@ -379,9 +382,9 @@ class Session:
             self._end(following)
 
     def data_to_send(self) -> list[memoryview]:
-        """Return all bytes that have to be sent and have not been returned yet, in pieces: for `writelines`.
+        """Return the bytes to send that were not returned before, in pieces for `writelines`.
 
-        An initiator's first bytes are its hello. A failed session sends nothing. [HANDSHAKE-FIRST, SESSION-SILENT]
+        The first bytes of an initiator are its hello. A failed session sends nothing. [HANDSHAKE-FIRST, SESSION-SILENT]
         """
         if self._state is State.IDLE and self.role is Role.INITIATOR and not self._stream_ended:
             try:
@@ -396,9 +399,9 @@ class Session:
         return pieces
 
     def seal_tensor(self, plaintext: _Buffer) -> bytes:
-        """Return a tensor box, for the payloads that carry one.
+        """Return the tensor box of a plaintext from `wireproto.codec.tensor`: 28 bytes more. [SEAL-LAYOUT]
 
-        Raise `LocalError` before the handshake is done, after the end, and once the key has reached its limit.
+        Raise `LocalError` before `Established`, after the end, and once the key has reached its limit.
         """
         seal = self._key()
         with memoryview(plaintext) as view, view.cast("B") as flat:
@@ -411,12 +414,12 @@ class Session:
                 raise
 
     def open_tensor(self, box: _Buffer) -> bytes:
-        """Return the plaintext of a tensor box.
+        """Return the plaintext of a tensor box, for `wireproto.codec.tensor`. [SESSION-BOX]
 
-        Raise `LocalError` before the handshake is done and after the end; `RemoteError`, which is a `SealError` as
-        well, for a box that does not open: the session has failed. [SESSION-BOX]
+        Raise `LocalError` before `Established` and after the end. Raise `RemoteError`, which is also a `SealError`, for
+        a box that does not open; the session has then failed.
 
-        In revision 1, whose frames are not sealed, this is what confirms the peer.
+        In revision 1, whose frames are not sealed, the first box that opens confirms the peer.
         """
         seal = self._key()
         with memoryview(box) as view, view.cast("B") as flat:
@@ -583,5 +586,5 @@ def _check_named(names: Collection[str], allowed: frozenset[str]) -> None:
 
 
 def key_log_line(secrets: SessionSecrets) -> str:
-    """Return `CLUSTER_SESSION_KEY NONCE KEY`, hello's nonce and session key in hex, as in SSLKEYLOGFILE. [KEY-LOG]"""
+    """Return `CLUSTER_SESSION_KEY NONCE KEY`: the hello's nonce and the session key, in hex. [KEY-LOG]"""
     return f"CLUSTER_SESSION_KEY {secrets.hello_nonce.hex()} {secrets.key.hex()}\n"

@@ -1,11 +1,10 @@
-"""The handshake, both sides, without I/O: hello, ack, session key. [HANDSHAKE-*]
+"""Both sides of the handshake, without I/O: hello, ack, session key. [HANDSHAKE-*]
 
     rank 0 → rank 1   hello { identity, x25519_0, nonce_0, signature over SHA256(x25519_0 ‖ nonce_0) }
     rank 1 → rank 0   ack   { identity, x25519_1, nonce_1, signature over SHA256(nonce_0 ‖ nonce_1 ‖ x25519_1) }
 
-A signature is ECDSA P-256 with SHA-256 over the 32-byte commitment, which it hashes once more. On receipt the checks
-are, in this order: decode, lengths, pin, point on the curve, signature, a shared secret that is not zero.
-[HANDSHAKE-ORDER]
+A signature is ECDSA P-256 with SHA-256 over the 32-byte commitment, which is thus hashed twice. The receiver checks in
+this order: decoding, lengths, pin, point on the curve, signature, nonzero shared secret. [HANDSHAKE-ORDER]
 """
 
 import hashlib
@@ -29,21 +28,25 @@ KEY_INFO: Final = b"darkbloom-cluster-session-v1"
 """The HKDF info string. [HANDSHAKE-KEY]"""
 
 IDENTITY_SIZE: Final = 64
+"""Bytes of an identity key: X ‖ Y, without the 0x04 prefix."""
 
 
 class Signer(Protocol):
-    """A long-lived P-256 identity key, kept in a file, a keychain or a Secure Enclave."""
+    """A long-lived P-256 identity key, wherever it is kept: in memory, a keychain or a Secure Enclave."""
 
     @property
     def public_key(self) -> bytes:
-        """X ‖ Y, 64 bytes, without the 0x04 prefix."""
+        """The public key: X ‖ Y, 64 bytes, without the 0x04 prefix."""
 
     def sign(self, commitment: bytes) -> bytes:
-        """ECDSA with SHA-256 over the 32 bytes, DER."""
+        """Return the signature over a 32-byte commitment: ECDSA with SHA-256, in DER."""
 
 
 class KeySigner:
-    """A P-256 private key in memory as a `Signer`."""
+    """A `Signer` with a P-256 private key in memory. Raise ValueError for a key on another curve."""
+
+    public_key: bytes
+    """The public key: X ‖ Y, 64 bytes, without the 0x04 prefix."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         if not isinstance(key.curve, ec.SECP256R1):
@@ -54,42 +57,44 @@ class KeySigner:
 
     @classmethod
     def generate(cls) -> "KeySigner":
+        """Return a new key."""
         return cls(ec.generate_private_key(ec.SECP256R1()))
 
     @classmethod
     def from_scalar(cls, scalar: bytes) -> "KeySigner":
-        """From the 32 bytes that `scalar` gives."""
+        """Return the key with this `scalar`. Raise ValueError for one outside the curve's order."""
         return cls(ec.derive_private_key(int.from_bytes(scalar), ec.SECP256R1()))
 
     @property
     def scalar(self) -> bytes:
-        """The private key itself, 32 bytes, big-endian."""
+        """The private key, 32 bytes, big-endian."""
         return self._key.private_numbers().private_value.to_bytes(32)
 
     def sign(self, commitment: bytes) -> bytes:
+        """Return the signature over a 32-byte commitment, in DER."""
         return self._key.sign(commitment, ec.ECDSA(hashes.SHA256()))
 
 
 class SessionSecrets(NamedTuple):
-    """The result of a handshake; its repr does not show the key."""
+    """The result of a handshake. Its repr does not show the key."""
 
     key: bytes
-    """32 bytes, for both directions."""
+    """The session key, 32 bytes, for both directions."""
     hello_nonce: bytes
-    """As it is on the wire: the key log finds the session by it."""
+    """The nonce of the hello, 32 bytes; identifies the session in the key log."""
     peer_key: bytes
-    """The peer's identity key, X ‖ Y."""
+    """The peer's identity key, X ‖ Y, 64 bytes."""
 
     def __repr__(self) -> str:
         return f"SessionSecrets(hello_nonce={self.hello_nonce!r}, peer_key={self.peer_key!r})"
 
 
 class TrustAnyKey:
-    """Takes the place of a pinned key and accepts any identity: trust on first use. [HANDSHAKE-FIRST-USE]"""
+    """Accepts any identity key in place of a pinned one: trust on first use. [HANDSHAKE-FIRST-USE]"""
 
 
 Pin = bytes | TrustAnyKey | None
-"""The identity key that the peer must show; None if none is known, which ends the handshake."""
+"""The identity key that the peer must show; None if no key is known, which fails the handshake. [HANDSHAKE-PIN]"""
 
 
 class _Ephemeral:
@@ -102,17 +107,17 @@ class _Ephemeral:
 
 
 class Initiator:
-    """Rank 0's side: `hello`, then `finish(ack)`."""
+    """Rank 0's side: send `hello`, then call `finish` with the ack."""
 
     def __init__(self, signer: Signer, pin: Pin, random: Random = os.urandom) -> None:
         self._pin = pin
         self._ephemeral = own = _Ephemeral(random)
         signature = signer.sign(hello_commitment(own.public, own.nonce))
         self.hello: bytes = _encode(HandshakeHello(signer.public_key, own.public, own.nonce, signature))
-        """The cluster frame to send."""
+        """The cluster frame of the hello. [HANDSHAKE-HELLO]"""
 
     def finish(self, frame: bytes | memoryview) -> SessionSecrets:
-        """Check the peer's answer, a cluster frame. Raise `HandshakeError`."""
+        """Check the cluster frame of the ack, and return the secrets. Raise `HandshakeError`."""
         ack = _decode(frame, HandshakeAck)
         nonce = self._ephemeral.nonce
         commitment = ack_commitment(nonce, ack.nonce, ack.ephemeral_x25519_pub_key)
@@ -121,7 +126,7 @@ class Initiator:
 
 
 class Responder:
-    """Rank 1's side: `respond(hello)` once, which gives the ack to send."""
+    """Rank 1's side: call `respond` with the hello, once, and send the ack."""
 
     def __init__(self, signer: Signer, pin: Pin, random: Random = os.urandom) -> None:
         self._signer = signer
@@ -129,7 +134,7 @@ class Responder:
         self._random = random
 
     def respond(self, frame: bytes | memoryview) -> tuple[bytes, SessionSecrets]:
-        """Check the peer's hello, a cluster frame; return the ack's and the secrets. Raise `HandshakeError`."""
+        """Check the cluster frame of the hello; return that of the ack, and the secrets. Raise `HandshakeError`."""
         hello = _decode(frame, HandshakeHello)
         commitment = hello_commitment(hello.ephemeral_x25519_pub_key, hello.nonce)
         own = _Ephemeral(self._random)
@@ -140,12 +145,12 @@ class Responder:
 
 
 def hello_commitment(ephemeral_public: bytes, nonce: bytes) -> bytes:
-    """SHA256(x25519_pub_0 ‖ nonce_0). [HANDSHAKE-HELLO]"""
+    """Return SHA256(x25519_0 ‖ nonce_0), the commitment of the hello. [HANDSHAKE-HELLO]"""
     return hashlib.sha256(ephemeral_public + nonce).digest()
 
 
 def ack_commitment(hello_nonce: bytes, ack_nonce: bytes, ephemeral_public: bytes) -> bytes:
-    """SHA256(nonce_0 ‖ nonce_1 ‖ x25519_pub_1). [HANDSHAKE-ACK]"""
+    """Return SHA256(nonce_0 ‖ nonce_1 ‖ x25519_1), the commitment of the ack. [HANDSHAKE-ACK]"""
     return hashlib.sha256(hello_nonce + ack_nonce + ephemeral_public).digest()
 
 
@@ -197,6 +202,6 @@ def _agree(own: _Ephemeral, pin: Pin, peer: HandshakeHello | HandshakeAck, commi
 
 
 def fingerprint(identity: bytes) -> str:
-    """Return a key as it is shown to people: the first 16 hexadecimal digits of its SHA-256, in fours."""
+    """Return a short form of a key for people: the first 16 hex digits of its SHA-256, in groups of four."""
     digits = hashlib.sha256(identity).hexdigest()[:16]
     return ":".join(digits[at : at + 4] for at in range(0, 16, 4))

@@ -1,7 +1,7 @@
 """Sealed boxes: `nonce[12] ‖ ciphertext ‖ tag[16]`, AES-256-GCM without associated data. [SEAL-LAYOUT]
 
-One key serves both directions, so a recorded box would open a second time, and a side's own box would open when it is
-sent back. A `Seal` remembers the nonces of its session and refuses both. [SEAL-REPLAY, SEAL-REFLECTION]
+One key serves both directions, so a recorded box would open again, and so would a side's own box that is sent back. A
+`Seal` remembers the nonces of its session and refuses both. [SEAL-REPLAY, SEAL-REFLECTION]
 """
 
 import os
@@ -15,13 +15,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from wireproto.errors import SealError, TruncatedError
 
 NONCE: Final = 12
+"""Bytes of a nonce."""
 TAG: Final = 16
+"""Bytes of a tag."""
 OVERHEAD: Final = NONCE + TAG
-"""Bytes that a box adds to its plaintext."""
+"""Bytes that a box adds to its plaintext: 28."""
 
 MAX_BOXES: Final = 2**24
-"""Boxes that one key seals and opens. Random 96-bit nonces would allow 2^32, but each is remembered: 230 MiB at this
-limit. [SEAL-LIMIT]"""
+"""Number of boxes that one key may seal and open. Random 96-bit nonces would allow 2^32, but each is remembered, which
+takes 230 MiB at this limit. [SEAL-LIMIT]"""
 
 _DRAWN: Final = Struct("12s" * 256)
 """Nonces drawn at a time: one system call each would take as long as sealing a short frame."""
@@ -36,7 +38,7 @@ _RECORD: Final = NONCE + len(_SENT)
 
 _Buffer = bytes | bytearray | memoryview
 Random = Callable[[int], bytes]
-"""A source of random bytes: as many as it is asked for, of cryptographic quality."""
+"""A function that returns so many random bytes of cryptographic quality, such as `os.urandom`."""
 
 
 _forks = 0
@@ -62,12 +64,11 @@ def draw(random: Random, count: int) -> bytes:
 
 
 class Seal:
-    """Seals and opens the boxes of one session. `key` is the 32-byte session key.
+    """Seals and opens the boxes of one session. `key` is the session key, 32 bytes.
 
-    Raises `TruncatedError` for less than a box, `SealError` for a box that does not open, was opened before or was
-    sealed here, and once the key has served
-    for `MAX_BOXES` of them; then `out` holds nothing of use. A process that forks may go on with its `Seal` in the
-    child: nonces drawn before the fork are used by the parent only.
+    The methods raise `TruncatedError` for less than 28 bytes, and `SealError` for a box that does not open, was opened
+    before or was sealed here, and once the key has reached `MAX_BOXES`. After an error the contents of `out` are
+    undefined. After a fork, parent and child can both use the object: the child draws new nonces.
     """
 
     def __init__(self, key: bytes, random: Random = os.urandom) -> None:
@@ -85,16 +86,16 @@ class Seal:
 
     @property
     def left(self) -> int:
-        """Boxes that the key may still seal or open."""
+        """Number of boxes that the key may still seal or open."""
         return self._room - len(self._first) + max(self._row_room, 0)
 
     def encrypt(self, plaintext: _Buffer) -> bytes:
-        """Return the box of a plaintext; for a long one, `encrypt_into` saves a copy."""
+        """Return the box of a plaintext, 28 bytes more. For a long plaintext, `encrypt_into` saves a copy."""
         nonce = self._next_nonce()
         return nonce + self._encrypt(nonce, plaintext, None)
 
     def encrypt_into(self, plaintext: _Buffer, out: memoryview) -> None:
-        """Write the box of a plaintext to `out`, which has its length: 28 bytes more than the plaintext."""
+        """Write the box of a plaintext to `out`, which must be exactly 28 bytes longer."""
         nonce = self._next_nonce()
         out[:NONCE] = nonce
         self._aead.encrypt_into(nonce, plaintext, None, out[NONCE:])
@@ -119,7 +120,7 @@ class Seal:
         return plaintext
 
     def decrypt_into(self, box: bytes | memoryview, out: bytearray | memoryview) -> None:
-        """Write the plaintext of a box to `out`, which has its length: 28 bytes less than the box."""
+        """Write the plaintext of a box to `out`, which must be exactly 28 bytes shorter."""
         nonce = bytes(box[:NONCE])
         self._check(nonce, len(box))
         try:

@@ -1,4 +1,4 @@
-"""Random frames in every encoding that JSON allows, with values at the bounds of each field. [JSON-SPELLING]
+"""Random frames in every encoding that JSON allows, with values at the limits of each field. [JSON-SPELLING]
 
 All choices come from the caller's `Random`: a seeded one for speed, or one that hypothesis can shrink. The smallest
 draw is always the plainest choice, so a shrunk frame is canonical.
@@ -30,7 +30,7 @@ _NAMES: Final = ("side-channel/1", "outcome/1", "a/9999", "x-2/10", "a" * 62 + "
 
 
 def edge_values(kind: inspect.Type) -> Sequence[Any]:
-    """Return valid values of a field of this type, those at its bounds included."""
+    """Return valid values of a field of this type, including those at its limits."""
     match kind:
         case inspect.IntType(ge=int(low), le=int(high)):
             return [value for value in (*_INTEGERS, low, high, low + 1, high - 1) if low <= value <= high]
@@ -54,7 +54,7 @@ def edge_values(kind: inspect.Type) -> Sequence[Any]:
 
 
 def random_message(random: Random, cls: type[Message]) -> Message:
-    """Return a message of a class, with values at the bounds of its fields."""
+    """Return a random message of a class, with values at the limits of its fields."""
     values = {}
     for field in payload_fields(cls).values():
         if field.required or random.random() >= 0.7:
@@ -63,7 +63,7 @@ def random_message(random: Random, cls: type[Message]) -> Message:
 
 
 def canonical_members(message: Message) -> Members:
-    """Return the members of a payload as `encode_frame` encodes them."""
+    """Return the members of a payload in the encoding of `encode_frame`."""
     return [(key, encode_value(None, value)) for key, value in _written(message)]
 
 

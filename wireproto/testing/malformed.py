@@ -1,6 +1,6 @@
-"""Frames with exactly one named violation each, and the error code that it must give.
+"""Frames with exactly one named violation each, and the error code that each must give.
 
-The code is that of revision 2 with every extension. Apart from the violation the frame is valid, in a random encoding.
+The code holds for revision 2 with every extension. Apart from the violation, a frame is valid, in a random encoding.
 The choices come from a `Random`, as in `encodings`.
 """
 
@@ -33,7 +33,7 @@ class BrokenFrame(NamedTuple):
     violation: str
     """A name in `VIOLATIONS`."""
     code: str
-    """Error code that it must give."""
+    """The error code that it must give."""
     frame: bytes
 
 
@@ -42,8 +42,9 @@ class Violation(NamedTuple):
 
     name: str
     code: str
+    """The error code that it must give."""
     applies: Callable[[type[Message]], bool]
-    """Tell whether messages of a class can have this violation."""
+    """Return whether messages of a class can have this violation."""
     make: Callable[[Random, Message], bytes]
     """Return a broken frame of a message."""
 
@@ -225,6 +226,7 @@ class BrokenStream(NamedTuple):
     bodies: tuple[bytes, ...]
     """Bodies of the frames before the violation."""
     stream: bytes
+    """The whole stream."""
 
 
 def broken_streams(random: Random, bodies: tuple[bytes, ...]) -> Iterator[BrokenStream]:

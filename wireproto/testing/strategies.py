@@ -1,4 +1,4 @@
-"""hypothesis strategies for the protocol. Each states what it guarantees of its values.
+"""Hypothesis strategies for the protocol. Each states what it guarantees about its values.
 
     from wireproto.testing import strategies
 
@@ -58,18 +58,18 @@ class Tape(Random):
 
 
 tapes: Final = st.integers(0, 200).flatmap(lambda size: st.binary(min_size=size, max_size=size)).map(Tape)
-"""Sources of choices for `encodings` and `malformed` that shrink."""
+"""Sources of choices for `encodings` and `malformed` that hypothesis can shrink."""
 seeded_randoms: Final = st.integers(0, 2**32 - 1).map(Random)
-"""Faster sources of choices, for tests that do not need small examples."""
+"""Seeded sources of choices: faster, but examples do not shrink."""
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
 def messages(*classes: type[Message]) -> st.SearchStrategy[Message]:
-    """Messages of these classes, or of all.
+    """Generate messages of these classes, by default of all.
 
-    Guaranteed: `encode_frame(message, Revision.V2, EXTENSIONS)` accepts it. Opaque data and unlimited strings are
-    short; values with a limit reach it.
+    Guaranteed: `encode_frame(message, Revision.V2, EXTENSIONS)` accepts the message. Opaque data and unlimited strings
+    are short; values with a limit reach it.
     """
     return st.one_of(*(_MESSAGES[cls] for cls in classes or _MESSAGES))
 
@@ -117,15 +117,17 @@ class EncodedFrame(NamedTuple):
 
 
 def frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
-    """Canonical frames. Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` is the message, and `encode_frame`
-    gives back the same bytes."""
+    """Generate canonical frames.
+
+    Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` returns the message, and `encode_frame` the same bytes.
+    """
     return messages(*classes).map(lambda message: EncodedFrame(encode_frame(message, Revision.V2, EXTENSIONS), message))
 
 
 def encoded_frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
-    """Frames in every encoding that a sender may choose: key order, whitespace, escapes, unknown keys.
+    """Generate frames in every encoding that a sender may choose: key order, whitespace, escapes, unknown keys.
 
-    Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` is the message. [JSON-SPELLING, JSON-UNKNOWN-KEY]
+    Guaranteed: `decode_frame(data, Revision.V2, EXTENSIONS)` returns the message. [JSON-SPELLING, JSON-UNKNOWN-KEY]
     """
     return st.builds(
         lambda message, random: EncodedFrame(foreign_frame(random, message), message), messages(*classes), tapes
@@ -133,7 +135,7 @@ def encoded_frames(*classes: type[Message]) -> st.SearchStrategy[EncodedFrame]:
 
 
 def broken_frames(violation: str | None = None) -> st.SearchStrategy[BrokenFrame]:
-    """Frames with exactly one violation: the named one, or any of `VIOLATIONS`.
+    """Generate frames with exactly one violation: the named one, or any of `malformed.VIOLATIONS`.
 
     Guaranteed: `decode_frame(frame, Revision.V2, EXTENSIONS)` raises a `WireError` with its code.
     """
@@ -148,7 +150,7 @@ def broken_frames(violation: str | None = None) -> st.SearchStrategy[BrokenFrame
 
 
 def arbitrary_frames() -> st.SearchStrategy[bytes]:
-    """Short byte strings, most with a known or almost known type byte. Nothing is guaranteed."""
+    """Generate short byte strings, most of them with a known or almost known type byte. Nothing is guaranteed."""
     types = sorted({*SPEC_BY_TYPE, 0x00, 0x0E, 0x3F, 0x44, 0x80, 0xFE})
     typed = st.builds(lambda head, rest: bytes([head]) + rest, st.sampled_from(types), st.binary(max_size=60))
     return st.one_of(typed, st.binary(max_size=30))
@@ -165,11 +167,12 @@ class LinkStream(NamedTuple):
 
     @property
     def data(self) -> bytes:
+        """The whole stream."""
         return b"".join(self.chunks)
 
 
 def chunkings(data: bytes) -> st.SearchStrategy[tuple[bytes, ...]]:
-    """Ways to cut `data` into chunks, some of them empty. Guaranteed: joined, they are `data`."""
+    """Generate ways to split `data` into chunks, some of them empty. Guaranteed: the chunks joined are `data`."""
     places = st.lists(st.integers(0, len(data)), max_size=8).map(sorted)
     return st.one_of(
         places.map(lambda cuts: tuple(data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))),
@@ -179,7 +182,7 @@ def chunkings(data: bytes) -> st.SearchStrategy[tuple[bytes, ...]]:
 
 @st.composite
 def link_streams(draw: st.DrawFn, bodies: st.SearchStrategy[bytes] | None = None) -> LinkStream:
-    """Complete link frames in chunks, with these bodies or any short ones.
+    """Generate streams of complete link frames in chunks, with these bodies or any short ones.
 
     Guaranteed: a `LinkDecoder` fed with the chunks yields the bodies, and its `eof` does not raise.
     """
@@ -189,9 +192,9 @@ def link_streams(draw: st.DrawFn, bodies: st.SearchStrategy[bytes] | None = None
 
 
 def broken_link_streams() -> st.SearchStrategy[BrokenStream]:
-    """Link streams with exactly one violation, at the end.
+    """Generate link streams with exactly one violation, at the end.
 
-    Guaranteed: a `LinkDecoder` yields the bodies, then raises an error with the code, at the latest in `eof`.
+    Guaranteed: a `LinkDecoder` yields the bodies, then raises an error with the code, in `eof` at the latest.
     """
     bodies = st.lists(st.binary(min_size=1, max_size=20), max_size=3).map(tuple)
     return st.builds(lambda whole, random: [*broken_streams(random, whole)], bodies, tapes).flatmap(st.sampled_from)
@@ -212,7 +215,7 @@ _sides: Final = st.builds(
 
 
 def handshakes() -> st.SearchStrategy[KnownHandshake]:
-    """Handshakes with known keys.
+    """Generate handshakes with known keys.
 
     Guaranteed: a `Responder` that pins rank 0's key accepts the hello. An `Initiator` with rank 0's ephemeral key and
     nonce accepts the ack. If the responder has rank 1's, both derive `key`.
@@ -224,15 +227,17 @@ class SealedStream(NamedTuple):
     """A stream of link frames with a sealed box in each."""
 
     key: bytes
+    """The session key, 32 bytes."""
     messages: tuple[Message, ...]
     boxes: tuple[bytes, ...]
-    """The bodies of the link frames, one for each message."""
+    """The bodies of the link frames, one per message."""
     data: bytes
+    """The whole stream."""
 
 
 @st.composite
 def sealed_streams(draw: st.DrawFn) -> SealedStream:
-    """The stream that one side of revision 2 sends after the handshake, under a known key.
+    """Generate streams that one side of revision 2 sends after the handshake, under a known key.
 
     Guaranteed: each box opens with the key and holds the canonical frame of its message. No nonce is repeated.
     """
@@ -251,9 +256,9 @@ _nonces: Final = st.binary(min_size=12, max_size=12)
 
 @st.composite
 def sessions(draw: st.DrawFn, role: Role | None = None, revision: Revision | None = None) -> SessionTest:
-    """Sessions of one side, as scripts in the format of `spec/vectors/session.json`.
+    """Generate sessions of one side, as scripts in the format of `spec/vectors/session.json`.
 
-    Guaranteed: a `Session` with the script's secrets accepts each step, has its events, and ends in its state. The
+    Guaranteed: a `Session` with the script's secrets accepts each step, returns its events, and ends in its state. The
     peer's messages include some that are not allowed in that direction or state; sent messages do not.
     """
     side = draw(st.sampled_from(Role)) if role is None else role

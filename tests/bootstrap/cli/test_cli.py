@@ -29,7 +29,7 @@ Start = Callable[..., Any]
         (["--host", "localhost"], "'localhost' is not the IPv4 address of a host, use one such as 169.254.1.1"),
         (
             ["--host", "10.0.0.1"],
-            "address 10.0.0.1 is not loopback, which the demo needs, use one such as",
+            "--host 10.0.0.1 is not a loopback address, use one such as",
         ),
         (["--session-id", ""], "session ID '' is wrong, use 1 to 128 of"),
         (["--session-id", "../x"], "session ID '../x' is wrong, use 1 to 128 of"),

@@ -156,7 +156,7 @@ def test_what_is_no_regular_file_is_not_waited_for(make: Any, tmp_path: Path) ->
     make(tmp_path / "x")
     done = check(tmp_path / "x")
     assert (done.returncode, done.stdout) == (3, "")
-    reason = "it is no regular file"
+    reason = "it is not a regular file"
     assert done.stderr == f"jaccl-bootstrap devices check: cannot read {tmp_path / 'x'}: {reason}\n"
 
 

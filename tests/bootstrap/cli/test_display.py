@@ -71,9 +71,9 @@ def test_an_event_is_one_line(name: str) -> None:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (sample("reaped"), "ended what an earlier run left: 7 8"),
-        (sample("link-lost", message="gone", host="h"), "link with h lost: gone; again in 10 s"),
-        (sample("link-lost", message="gone", host="h", retry_s=None), "link with h lost: gone"),
+        (sample("reaped"), "ended processes left by an earlier run: 7 8"),
+        (sample("link-lost", message="gone", host="h"), "link to h lost: gone; again in 10 s"),
+        (sample("link-lost", message="gone", host="h", retry_s=None), "link to h lost: gone"),
         (
             sample("environment-set"),
             "environment set: MLX_RANK MLX_HOSTFILE; cleared: JACCL_RANK JACCL_RING",
@@ -83,7 +83,7 @@ def test_an_event_is_one_line(name: str) -> None:
         (DONE, "2 ranks form one ring group"),
         ({**DONE, "stopped": True}, "stopped"),
         ({**DONE, "status": 0}, "the command ended with exit status 0"),
-        ({**DONE, "dry_run": True}, "dry run: the link works, and nothing was set or written"),
+        ({**DONE, "dry_run": True}, "dry run: the link works; nothing was set or written"),
     ],
 )
 def test_what_a_line_says(event: dict[str, Any], line: str) -> None:
@@ -126,7 +126,7 @@ def test_plain_lines(tmp_path: Path) -> None:
         "jaccl-bootstrap up: rank 1: the session was lost",
         "  likely cause: the cable is out",
         "  what to do: look",
-        "  trying again: safe, nothing native has run",
+        "  trying again: safe, no native code has run",
         "[rank 1] native words",
         "[rank 1] err",
     ]
@@ -272,8 +272,8 @@ def test_the_table_of_the_ladders(kind: type[PlainDisplay], tmp_path: Path) -> N
     ("left", "why", "line"),
     [
         ("", None, "mac-b: nothing is left"),
-        ("processes 7", None, "mac-b: left there: processes 7"),
-        ("", "gone", "mac-b: not checked, since gone"),
+        ("processes 7", None, "mac-b: left behind: processes 7"),
+        ("", "gone", "mac-b: not checked: gone"),
     ],
 )
 def test_a_last_look(left: str, why: str | None, line: str) -> None:

@@ -164,14 +164,14 @@ def test_marks_on_a_terminal(tmp_path: Path) -> None:
         (["--peer-ip", "::1"], "'::1' is not the IPv4 address of a host"),
         (["--rank", "64"], "rank 64 is wrong, use 0 to 63"),
         (["--rank", "2", "--peer-ip", PEER], "rank 2 is wrong, use 0 to 1"),
-        (["--own-ip", PEER, "--peer-ip", PEER], "no rank can be elected"),
+        (["--own-ip", PEER, "--peer-ip", PEER], "do not determine the ranks"),
         (["--link-port", "0"], "link port 0 is wrong, use 1 to 65535"),
         (["--coordinator-port", "70000"], "port 70000 is wrong, use 1 to"),
         (["--backend", "mpi"], "backend 'mpi' is unknown, use auto, jaccl or ring"),
         (["--timeout", "0"], "timeout 0.0 is wrong"),
         (["--timeout", "nan"], "timeout nan is wrong"),
-        (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile names the peers, so leave --peer-ip out"),
-        (["--hostfile", "/dev/null"], "it is no regular file"),
+        (["--peer-ip", PEER, "--hostfile", "hosts.json"], "--hostfile already names the peers; leave --peer-ip out"),
+        (["--hostfile", "/dev/null"], "it is not a regular file"),
         (["--hostfile", "/nowhere/hosts.json"], "cannot read the hostfile /nowhere/hosts.json: No such file"),
         (["--nonsense"], "no such option"),
         (["extra"], "unexpected extra argument"),
@@ -215,7 +215,7 @@ def test_the_own_host_is_found_in_a_hostfile(doctor: Start, free: list[str], tmp
     ("ips", "rank", "text"),
     [
         (["203.0.113.8", "203.0.113.9"], [], "in the hostfile; give --rank"),
-        ([OWN, PEER], [], "ranks 0, 1 are all this host in the hostfile; give --rank"),
+        ([OWN, PEER], [], "ranks 0, 1 all have this host's addresses in the hostfile; give --rank"),
         ([OWN, PEER], ["--rank", "2"], "rank 2 is wrong, "),
     ],
 )
@@ -240,7 +240,7 @@ def test_the_devices_of_a_hostfile_are_those_of_the_own_row(doctor: Start, tmp_p
     )
     run = doctor("--json", "--rank", "1", *hosts, **path)
     assert run.end() == 1
-    assert red(run)["evidence"].startswith("the hostfile names rdma_en9 for this host; there is rdma_en2, ")
+    assert red(run)["evidence"].startswith("the hostfile names rdma_en9 for this host, which has rdma_en2, ")
     run = doctor("--json", "--rank", "0", *hosts, **path)
     assert run.end() == 1  # at a later check: these tools do not show the port
     (devices,) = [event for event in run.events if event.get("name") == "rdma-devices"]
@@ -255,7 +255,7 @@ def test_the_timeout_ends_a_tool_that_hangs(
     check, *rest, done = run.events
     assert (check["name"], check["verdict"], done["ok"]) == ("timeout", "red", False)
     assert {each["evidence"] for each in rest} == {"fix timeout first"}
-    assert check["evidence"] == "the checks take more than 1 s"
+    assert check["evidence"] == "the checks took more than 1 s"
     nothing_left(run)
 
 
@@ -263,7 +263,7 @@ def test_the_timeout_names_the_last_check_that_ended(doctor: Start, tmp_path: Pa
     path = fake_mlx(tmp_path / "python", before="import time; time.sleep(60)")
     run = doctor("--json", "--timeout", "1", PYTHONPATH=path)
     assert run.end() == 1
-    assert red(run)["evidence"] == "the checks take more than 1 s, of which platform was the last that ended"
+    assert red(run)["evidence"] == "the checks took more than 1 s; the last one to finish was platform"
 
 
 def test_ctrl_c_ends_a_tool_that_hangs(

@@ -13,21 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bootstrap.trust import Pins, encode_public_key, load_identity
 from wireproto.session.handshake import KeySigner, fingerprint
 
-APP = """
-import typer
-from wireproto.cli.console import run
-
-def load():
-    from bootstrap.cli.identity import register
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
-    register(app)
-    return app
-
-run(load, "jaccl-bootstrap", extra="bootstrap")
-"""
+APP = "from bootstrap.__main__ import main; main()"
 IP = "169.254.1.2"
 A, B = (KeySigner(ec.derive_private_key(number, ec.SECP256R1())).public_key for number in (1, 2))
 KEY_A, KEY_B = encode_public_key(A), encode_public_key(B)
@@ -119,9 +105,7 @@ def test_identity_that_others_can_read(run: Run, tmp_path: Path) -> None:
     load_identity(path)
     path.chmod(0o644)
     line = refusal(run("identity", "--identity", str(path)), 3)
-    assert line == (
-        f"jaccl-bootstrap identity: {path} is open to others than its owner (mode 0644); run: chmod 600 {path}"
-    )
+    assert line == (f"jaccl-bootstrap identity: {path} is accessible to other users (mode 0644); run: chmod 600 {path}")
 
 
 def test_identity_error_as_json(run: Run, tmp_path: Path) -> None:
@@ -205,21 +189,24 @@ def test_to_remove_what_is_not_pinned_is_a_no(run: Run, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([IP], "use NAME and KEY, or --remove NAME"),
-        ([IP, KEY_A, "--remove", IP], "use NAME and KEY, or --remove NAME"),
-        ([IP, "--remove", IP], "use NAME and KEY, or --remove NAME"),
-        (["--address", IP], "use NAME and KEY, or --remove NAME"),
+        ([IP], "give NAME and KEY, or --remove NAME"),
+        ([IP, KEY_A, "--remove", IP], "give NAME and KEY, or --remove NAME"),
+        ([IP, "--remove", IP], "give NAME and KEY, or --remove NAME"),
+        (["--address", IP], "give NAME and KEY, or --remove NAME"),
         ([IP, KEY_A, "x"], "unexpected extra argument"),
         (["--nonsense"], "no such option"),
-        (["mac b", KEY_A], "'mac b' is not the name of a peer, use 1 to 64 of"),
+        (["mac b", KEY_A], "'mac b' is not a valid peer name, use 1 to 64 of"),
         (["169.254.1.300", KEY_A], "'169.254.1.300' is not the IPv4 address of a host, use one such as"),
-        (["--remove", "::1"], "'::1' is not the name of a peer, use 1 to 64 of"),
+        (["--remove", "::1"], "'::1' is not a valid peer name, use 1 to 64 of"),
         (["mac-b", KEY_A, "--address", "mac.local"], "'mac.local' is not the IPv4 address of a host, use one such as"),
-        ([IP, KEY_A, "--address", "169.254.1.3"], f"{IP} is an address, so --address 169.254.1.3 cannot be"),
+        (
+            [IP, KEY_A, "--address", "169.254.1.3"],
+            f"the name {IP} is an address, so --address 169.254.1.3 contradicts it",
+        ),
         (["", ""], "the public key is wrong: 0 bytes, not 64; use what"),
         ([IP, KEY_A[:-1]], "the public key is wrong: not standard base64; use what"),
         ([IP, "AAAA"], "the public key is wrong: 3 bytes, not 64; use what"),
-        ([IP, "A" * 86 + "=="], "the public key is wrong: no point on P-256; use what"),
+        ([IP, "A" * 86 + "=="], "the public key is wrong: not a point on P-256; use what"),
     ],
 )
 def test_wrong_usage_is_one_line_and_nothing_happens(arguments: list[str], text: str, run: Run, home: Path) -> None:

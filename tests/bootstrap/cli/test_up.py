@@ -99,7 +99,7 @@ def test_plain_output(pair: tuple[Rank, Rank], up: Start) -> None:
     assert [run.end() for run in runs] == [0, 0]
     for rank, run in enumerate(reversed(runs)):
         assert all(re.fullmatch(rf" *\d+ ms  (rank {rank}|done  )  [ -~]+\n", line) for line in run.seen)
-        assert run.seen[-1].endswith("done    dry run: the link works, and nothing was set or written\n")
+        assert run.seen[-1].endswith("done    dry run: the link works; nothing was set or written\n")
 
 
 def test_the_given_rank_counts(pair: tuple[Rank, Rank], up: Start) -> None:
@@ -198,9 +198,9 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
     refused = f"connecting to {pair[1].ip}:7777 failed: Connection refused"
     assert message == f"jaccl-bootstrap up: rank 0: {refused}; no group within 0.5 s"
     assert [why, remedy, again] == [
-        "  likely cause: the other rank does not listen yet",
-        "  what to do: start it there",
-        "  trying again: safe, nothing native has run",
+        "  likely cause: the other rank is not listening yet",
+        "  what to do: start it",
+        "  trying again: safe, no native code has run",
     ]
     if arguments:
         event = error(run)
@@ -223,11 +223,14 @@ def test_an_error_says_cause_and_mend_and_whether_to_try_again(
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--backend", "mpi"], "backend 'mpi' is unknown"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--timeout", "-1"], "timeout -1.0 is wrong"),
         (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer", "AA=="], "key"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer", "AA==", "--trust-first-use"], "not both"),
-        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--extensions", "yes"], "extensions 'yes' is wrong"),
+        (
+            ["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--peer", "AA==", "--trust-first-use"],
+            "cannot be combined",
+        ),
+        (["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--extensions", "yes"], "--extensions yes is wrong"),
         (
             ["--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2", "--revision", "1", "--trust-first-use"],
-            "revision 1 proves no key",
+            "revision 1 cannot use --trust-first-use, as it proves no key",
         ),
     ],
 )
@@ -267,7 +270,7 @@ def test_the_key_log(pair: tuple[Rank, Rank], up: Start, tmp_path: Path) -> None
     assert re.fullmatch(r"CLUSTER_SESSION_KEY [0-9a-f]{64} [0-9a-f]{64}\n", texts[0])
     assert texts[0] == texts[1]
     assert [stat.S_IMODE(log.stat().st_mode) for log in logs] == [0o600, 0o600]
-    assert any("whoever has it can read the traffic" in line for line in zero.stderr)
+    assert any("anyone with this file can read the traffic" in line for line in zero.stderr)
 
 
 def test_a_key_log_that_cannot_be_opened(pair: tuple[Rank, Rank], up: Start, tmp_path: Path) -> None:

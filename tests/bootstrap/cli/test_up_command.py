@@ -169,7 +169,7 @@ def test_a_command_that_cannot_be_run(on_both: Start, pair: Pair, tmp_path: Path
 def test_a_dry_run_has_no_command(pair: Pair, up: Start) -> None:
     run = up(*pair, "--dry-run", "--", "true")
     assert run.end() == 2
-    assert "a dry run starts no command" in run.stderr[0]
+    assert "a dry run starts no program" in run.stderr[0]
 
 
 # -- what it leaves ----------------------------------------------------------------------------------------------------

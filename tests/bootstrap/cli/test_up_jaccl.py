@@ -110,7 +110,7 @@ def test_a_pair_without_a_matrix(pair: Pair, up_jaccl: Start, tools: Tools) -> N
 @pytest.mark.parametrize(
     ("printed", "code", "text"),
     [
-        ("ibv_devices-4.txt", "device-missing", "whose device rdma_lo is not among those there are (rdma_en2, "),
+        ("ibv_devices-4.txt", "device-missing", "but there is no device rdma_lo among rdma_en2, "),
         ("ibv_devices-0.txt", "no-rdma-device", "this host lists no RDMA device (ibv_devices); use --backend ring"),
     ],
 )

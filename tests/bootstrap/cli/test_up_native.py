@@ -333,7 +333,7 @@ def test_a_program_sends_a_byte_too_many(
     held(1, *runs)
     fault = Fault(runs)
     release(*runs)
-    early = "the root sent bytes before the next gather" if rank == 0 else "rank 1 sent 97 bytes where 96 belong"
+    early = "the root sent bytes before the next gather" if rank == 0 else "rank 1 sent 97 bytes instead of 96"
     fault.named("side-channel-malformed", early, by=[rank] * len(group))
     for run in runs:
         nothing_left(run, *group)
@@ -361,7 +361,7 @@ def test_a_program_that_takes_itself_for_another_rank(
     held(-1, runs[1])
     fault = Fault(runs)
     release(runs[1])
-    text = "native JACCL says that it is rank 2; does the command change MLX_RANK?"
+    text = "native JACCL reports rank 2; do not change MLX_RANK in the command"
     fault.named("side-channel-rank", text, by=[1, 1])
     for run in runs:
         nothing_left(run, *group)

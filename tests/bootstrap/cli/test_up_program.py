@@ -119,7 +119,7 @@ def test_a_group_of_another_backend_is_warned_of(both: Start, script: Any) -> No
     for run in runs:
         assert run.end() == 0, (run.events, run.stderr)
         (warning,) = of(run, "warning")
-        assert "asked MLX for the backend 'mpi' and got a group of 1, not this one of 2" in warning["message"]
+        assert "asked MLX for backend 'mpi' and got a group of 1, not this group of 2" in warning["message"]
 
 
 def test_no_program_runs_before_every_rank_is_ready(pair: tuple[Rank, Rank], up: Start, script: Any) -> None:
@@ -159,12 +159,12 @@ def test_where_ranks_cannot_say_that_they_are_ready(option: str, both: Start) ->
 @pytest.mark.parametrize(
     ("program", "text"),
     [
-        (["-m"], "give the name of a program behind -m or --script"),
-        (["--script"], "give the name of a program behind -m or --script"),
-        (["-m", "no_such_package.server"], f"there is no Python module 'no_such_package.server' for {sys.executable}"),
-        (["--script", "no-such-file.py"], "there is no file 'no-such-file.py'; check its name"),
-        (["-m", "--script", "a.py"], "-m and --script exclude each other"),
-        (["--dry-run", "-m", "json.tool"], "a dry run starts no command"),
+        (["-m"], "no program is given; name it after -m or --script"),
+        (["--script"], "no program is given; name it after -m or --script"),
+        (["-m", "no_such_package.server"], f"{sys.executable} has no module 'no_such_package.server'"),
+        (["--script", "no-such-file.py"], "the script 'no-such-file.py' does not exist; check its name"),
+        (["-m", "--script", "a.py"], "-m and --script cannot be combined"),
+        (["--dry-run", "-m", "json.tool"], "a dry run starts no program"),
     ],
 )
 def test_wrong_usage(program: list[str], text: str, command: Start) -> None:

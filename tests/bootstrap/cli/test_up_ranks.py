@@ -80,7 +80,7 @@ def test_on_loopback_all_ranks_are_this_host(ranks: Ranks, command: Start, tmp_p
     hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in ranks(2)])
     run = command("up", "--hostfile", str(hostfile))
     assert run.end() == 2
-    assert "ranks 0, 1 are all this host in the hostfile; give --rank" in run.stderr[0]
+    assert "ranks 0, 1 all have this host's addresses in the hostfile; give --rank" in run.stderr[0]
 
 
 def test_the_own_address_tells_the_rank(pair: tuple[Rank, Rank], command: Start, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_own_address_tells_the_rank(pair: tuple[Rank, Rank], command: Start,
 def test_no_address_is_this_hosts(command: Start, tmp_path: Path) -> None:
     run = command("up", "--hostfile", str(write_hostfile(tmp_path / "hosts.json", ["203.0.113.1", "203.0.113.2"])))
     assert run.end() == 2
-    assert "this host has no rank's address in the hostfile; give --rank" in run.stderr[0]
+    assert "no rank has an address of this host in the hostfile; give --rank" in run.stderr[0]
 
 
 def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: Path, nothing_left: Check) -> None:
@@ -106,7 +106,7 @@ def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: 
     zero = pair[0]
     zero.pins.add("203.0.113.2", pair[1].key)
     run = up(zero, write_hostfile(tmp_path / "hosts.json", ["203.0.113.1", "203.0.113.2"]), "--json")
-    assert "an address that this host does not have" in failed(run, "not-own-address")["message"]
+    assert "which is not an address of this host" in failed(run, "not-own-address")["message"]
     nothing_left(run)
 
 
@@ -114,11 +114,11 @@ def test_rank_0_needs_its_address(pair: tuple[Rank, Rank], up: Start, tmp_path: 
     ("arguments", "text"),
     [
         (["--hostfile", "HOSTS", "--rank", "3"], "rank 3 is wrong, use 0 to 2, or auto"),
-        (["--hostfile", "HOSTS", "--rank", "-1"], "rank '-1' is wrong"),
-        (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1"], "give --own-ip and --peer-ip, or --hostfile"),
+        (["--hostfile", "HOSTS", "--rank", "-1"], "--rank -1 is wrong"),
+        (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1"], "use --own-ip and --peer-ip, or --hostfile"),
         (["--hostfile", "HOSTS", "--own-ip", "127.0.0.1", "--peer-ip", "127.0.0.2"], "or --hostfile"),
-        ([], "give --own-ip and --peer-ip, or --hostfile"),
-        (["--hostfile", "HOSTS", "--rank", "0", "--peer", "mac-b"], "with more than two ranks give --peer RANK=NAME"),
+        ([], "use --own-ip and --peer-ip, or --hostfile"),
+        (["--hostfile", "HOSTS", "--rank", "0", "--peer", "mac-b"], "use --peer RANK=NAME or RANK=KEY"),
         (["--hostfile", "HOSTS", "--rank", "0", "--restart", "-1"], "--restart"),
         (["--hostfile", "nowhere.json"], "cannot read the hostfile nowhere.json: No such file or directory"),
     ],

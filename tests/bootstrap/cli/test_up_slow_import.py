@@ -18,12 +18,12 @@ SOON, LATER = 15, 20
 HANGS: Final = (("mlx-hangs",), "no group within {} s: MLX is still being imported; try: python -c 'import mlx.core'")
 ENDS: Final = {
     (0, 0): (HANGS, (("session-ended",), "rank 0 ended the session before the group was formed")),
-    (0, 1): (HANGS, (("no-bootstrap",), "rank 0 is there (last seen: a ping, ")),
-    (1, 0): ((("peer-loading",), "MLX is still being loaded on rank 1; no group within {} s"), HANGS),
+    (0, 1): (HANGS, (("no-bootstrap",), "rank 0 has not sent a jacclBootstrap (last seen: a ping, ")),
+    (1, 0): ((("peer-loading",), "MLX is still loading on rank 1; no group within {} s"), HANGS),
     (1, 1): (
         (
             ("link-closed", "link-reset", "link-refused"),
-            " (when last heard, rank 1 was still loading MLX); no group within {} s",
+            " (rank 1 was still loading MLX when last heard); no group within {} s",
         ),
         HANGS,
     ),

@@ -222,7 +222,7 @@ def test_the_guard_of_a_killed_run_is_waited_for(ip: str) -> None:
 
 
 def test_a_file_that_nobody_has_locked_is_no_veto(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever made it; and another user's file is not trusted."""
+    """It does not block, whichever user made it; and another user's file is not trusted."""
     with subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True) as bystander:
         leave(ip, [identity(bystander.pid)])
         uid, path = os.geteuid(), record_path(ip, PORT)
@@ -303,10 +303,10 @@ def test_a_full_disk_is_no_reason_to_refuse(ip: str, monkeypatch: pytest.MonkeyP
 
 def test_a_full_disk_leaves_the_last_record(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(taken: Lock) -> None:
-        taken.watch_directory(Path("/tmp/jaccl-bootstrap-x"))
+        taken.remove(Path("/tmp/jaccl-bootstrap-x"))
         before = record(ip)
         monkeypatch.setattr(os, "pwrite", full)
-        taken.watch_directory(Path("/tmp/jaccl-bootstrap-y"))
+        taken.remove(Path("/tmp/jaccl-bootstrap-y"))
         assert record(ip) == before
 
     held(ip, act)
@@ -403,11 +403,11 @@ def test_what_is_gone_is_forgotten(ip: str, bystander: Identity) -> None:
         before = record(ip)
         for number in range(300):
             directory = Path(f"/tmp/jaccl-bootstrap-{number}")
-            taken.watch_directory(directory)
+            taken.remove(directory)
             taken.watch(bystander.pid)
             assert record(ip).children == (bystander,)
             taken.forget(bystander.pid)
-            taken.forget_directory(directory)
+            taken.forget(directory)
         assert record(ip) == before
         assert record_path(ip, PORT).stat().st_size < 1000
 
@@ -425,7 +425,7 @@ def test_a_directory_that_could_not_be_removed_stays_recorded(ip: str) -> None:
     """It was forgotten, and stayed permanently, in a directory that had been read-only for a while."""
     directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
     directory.mkdir()
-    held(ip, lambda taken: taken.watch_directory(directory))
+    held(ip, lambda taken: taken.remove(directory))
     assert record(ip).directories == (str(directory),)
     held(ip)
     assert not directory.exists()

@@ -438,7 +438,7 @@ def test_the_system_refuses() -> None:
     assert code == 3
     (event,) = shown.of("error")
     assert (event["code"], event["retry"]) == ("system-refused", "safe")
-    assert event["message"] == "the system refuses what this run needs: Too many open files"
+    assert event["message"] == "out of system resources: Too many open files; free some, then start again"
     assert shown.events[-1] == {"event": "done", "ok": False, "code": "system-refused"}
 
 

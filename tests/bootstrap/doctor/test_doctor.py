@@ -251,7 +251,7 @@ def test_an_owner_of_thunderbolt_4_is_not_sent_to_recovery(mac: Mac, name: str) 
         ("tb5-alone", "Thunderbolt 5, no other Mac attached"),
         ("tb5-slow-link", "Thunderbolt 5, linked at 40 Gb/s"),
         ("full-at-40", "ports of unknown speed, linked at 40 Gb/s"),
-        ("none", "the Thunderbolt ports cannot be told"),
+        ("none", "the Thunderbolt ports are unknown"),
     ],
 )
 def test_thunderbolt_that_may_do(mac: Mac, name: str, evidence: str) -> None:
@@ -276,7 +276,7 @@ def test_an_unknown_answer_of_rdma_ctl(mac: Mac, short: None) -> None:
     mac.tools.prints("rdma_ctl", "rdma_ctl-unknown.txt", status=64)
     said = "rdma_ctl status says: usage: rdma_ctl [enable | disable | status]"
     assert climb()["rdma-ctl"] == Check(
-        "rdma-ctl", "yellow", said, "another macOS than this check knows", "rdma_ctl status"
+        "rdma-ctl", "yellow", said, "this check does not know this version of macOS", "rdma_ctl status"
     )
     mac.tools.hangs("rdma_ctl")
     assert climb()["rdma-ctl"].evidence == "rdma_ctl status hangs"
@@ -286,7 +286,7 @@ def test_an_unknown_answer_of_rdma_ctl(mac: Mac, short: None) -> None:
 def test_no_device(mac: Mac, name: str, status: int) -> None:
     mac.tools.prints("ibv_devices", name, status)
     check = last()
-    assert (check.name, check.verdict, check.evidence) == ("rdma-devices", "red", "ibv_devices lists none")
+    assert (check.name, check.verdict, check.evidence) == ("rdma-devices", "red", "ibv_devices lists no device")
 
 
 @pytest.mark.parametrize(("tool", "name"), [("ibv_devices", "rdma-devices"), ("ibv_devinfo", "rdma-port")])
@@ -302,7 +302,7 @@ def test_a_hostfile_with_another_macs_names(mac: Mac) -> None:
     check = last(devices=("rdma_en5", "rdma_en9"), rank=0, peer_ips=(PEER,))
     assert (check.name, check.verdict) == ("rdma-devices", "red")
     there = "rdma_en2, rdma_en3, rdma_en4, rdma_en5"
-    assert check.evidence == f"the hostfile names rdma_en9 for this host; there is {there}"
+    assert check.evidence == f"the hostfile names rdma_en9 for this host, which has {there}"
 
 
 def test_the_devices_of_a_hostfile_are_looked_at_one_by_one(mac: Mac) -> None:
@@ -441,7 +441,7 @@ def test_an_address_on_the_bridge(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> 
     holding(monkeypatch, bridge0=OWN)
     check = last()
     assert (check.name, check.verdict) == ("rdma-port", "red")
-    assert check.evidence == f"{OWN} is on bridge0, which is no RDMA device"
+    assert check.evidence == f"{OWN} is on bridge0, which is not an RDMA device"
     assert "sudo ifconfig bridge0 down" in str(check.remedy)
 
 
@@ -480,7 +480,7 @@ def test_without_an_address_any_good_port_will_do(mac: Mac, port: int) -> None:
 def test_an_address_that_this_host_does_not_hold(mac: Mac) -> None:
     check = last(own_ip="203.0.113.9")
     assert (check.name, check.verdict, check.remedy) == ("address", "red", "ifconfig")
-    assert check.evidence == f"this host does not hold 203.0.113.9; it holds 127.0.0.1 on lo0, {OWN} on en5"
+    assert check.evidence == f"this host does not have 203.0.113.9; it has 127.0.0.1 on lo0, {OWN} on en5"
 
 
 def test_the_coordinator_port_is_taken() -> None:
@@ -559,7 +559,7 @@ def test_another_group_is_up() -> None:
 def test_a_holder_that_cannot_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "holder", lambda ip, link_port: UNKNOWN)
     check = checks.lock(OWN, 7777)
-    assert (check.evidence, check.remedy) == ("another process runs a group on this host", "wait for its end")
+    assert (check.evidence, check.remedy) == ("another process runs a group on this host", "wait until it ends")
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_a_peer_that_does_not_listen_yet(rank: int | None, verdict: str, port: i
     with reserved_ports(PEER, 1) as closed:
         found = climb(rank=rank, peer_ips=(PEER,), link_port=closed, coordinator_port=port)
     assert found["peer"].verdict == verdict
-    assert found["peer"].evidence.startswith(f"{PEER} is there, and refuses port {closed} (errno {errno.ECONNREFUSED})")
+    assert found["peer"].evidence.startswith(f"{PEER} is up and refuses port {closed} (errno {errno.ECONNREFUSED})")
     if verdict == "yellow":
         assert found["peer"].remedy == f"on {PEER}: jaccl-bootstrap up"
 
@@ -577,8 +577,8 @@ def test_a_peer_that_does_not_listen_yet(rank: int | None, verdict: str, port: i
 @pytest.mark.parametrize(
     ("error", "evidence", "cause"),
     [
-        (TimeoutError("timed out"), "does not answer in 3 s", "a firewall or a VPN"),
-        (TimeoutError(errno.ETIMEDOUT, "slow"), f"does not answer (errno {errno.ETIMEDOUT})", "a firewall or a VPN"),
+        (TimeoutError("timed out"), "does not answer in 3 s", "a firewall or VPN"),
+        (TimeoutError(errno.ETIMEDOUT, "slow"), f"does not answer (errno {errno.ETIMEDOUT})", "a firewall or VPN"),
         (OSError(errno.EHOSTUNREACH, "No route to host"), "cannot be reached: No route to host", "no route"),
         (OSError(errno.ENETUNREACH, "Network is unreachable"), "cannot be reached: Network is", "no route"),
         (PermissionError(errno.EPERM, "Not permitted"), "cannot be reached: Not permitted", "this system"),
@@ -613,8 +613,8 @@ def test_a_peer_that_drops_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_key_is_made(tmp_path: Path, port: int) -> None:
     check = climb(coordinator_port=port)["identity"]
     file = tmp_path / "config" / "cluster-wireproto" / "identity.pem"
-    assert (check.verdict, check.evidence) == ("yellow", f"there is no identity key in {file}")
-    assert check.remedy == f"make one: jaccl-bootstrap identity --identity {file}"
+    assert (check.verdict, check.evidence) == ("yellow", f"{file} does not exist")
+    assert check.remedy == f"to create a key, run: jaccl-bootstrap identity --identity {file}"
     assert not file.exists()
 
 
@@ -641,7 +641,7 @@ def test_pins_that_cannot_be_read(tmp_path: Path) -> None:
     file.chmod(0o600)
     check = checks.pin(PEER)
     assert check.verdict == "red"
-    assert "does not hold pins" in check.evidence
+    assert "has no valid pins" in check.evidence
 
 
 def test_a_directory_that_was_left(tmp_path: Path) -> None:

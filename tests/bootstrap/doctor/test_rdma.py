@@ -218,19 +218,24 @@ def test_the_device_for_an_address(tools: Tools, interfaces: None) -> None:
     ("ip", "listing", "code", "text"),
     [
         ("169.254.1.2", "ibv_devices-4.txt", "no-interface", "no interface of this host has the address 169.254.1.2"),
-        ("169.254.9.9", "ibv_devices-4.txt", "bridge-interface", "169.254.9.9 is on bridge0, which is no RDMA device"),
+        (
+            "169.254.9.9",
+            "ibv_devices-4.txt",
+            "bridge-interface",
+            "169.254.9.9 is on bridge0, which is not an RDMA device",
+        ),
         ("169.254.1.1", "ibv_devices-0.txt", "no-rdma-device", "this host lists no RDMA device (ibv_devices)"),
         (
             "192.168.1.5",
             "ibv_devices-1.txt",
             "device-missing",
-            "on en0, whose device rdma_en0 is not among those there are (rdma_en5)",
+            "on en0, but there is no device rdma_en0 among rdma_en5",
         ),
         (
             "127.0.0.1",
             "ibv_devices-1.txt",
             "device-missing",
-            "on lo0, whose device rdma_lo0 is not among those there are (rdma_en5)",
+            "on lo0, but there is no device rdma_lo0 among rdma_en5",
         ),
     ],
 )

@@ -101,7 +101,7 @@ def test_no_more_cables_than_a_ring_can_use(tmp_path: Path) -> None:
     ("size", "joined", "named"),
     [
         (2, [], "mac-a and mac-b; connect them, or"),
-        (3, line(3), "mac-a and mac-c; connect them, for a ring, or each pair"),
+        (3, line(3), "mac-a and mac-c; connect them for a ring, or each pair"),
         (4, line(4), "mac-a and mac-d;"),
         (4, [(1, 0), (0, 3), (3, 2)], "mac-b and mac-c;"),  # a line from b by a and d to c
         (4, [(0, 1), (0, 2), (0, 3)], "mac-b and mac-c;"),
@@ -120,7 +120,7 @@ def test_a_port_behind_a_hub_serves_one_host(tmp_path: Path) -> None:
     assert found(Macs(NAMES[:2], [], star=True), tmp_path).shape == "mesh"
     code, text = failure(Macs(NAMES[:3], [], star=True), tmp_path)
     assert code == "no-cable"
-    assert "lead to other hosts too, through a hub" in text
+    assert "also lead to other hosts, through a hub" in text
 
 
 def test_a_hub_beside_cables(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_three_macs_use_a_network_that_all_are_in(tmp_path: Path) -> None:
     cabling = found(macs, tmp_path, "ring")
     assert cabling.hostfile.ips == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert cabling.remarks == (
-        "MLX's ring does not use the Thunderbolt cables: no IPv4 network over them joins all hosts",
+        "MLX's ring does not use the Thunderbolt cables: the hosts share no IPv4 network over them",
     )
 
 
@@ -276,14 +276,14 @@ def test_loopback_addresses_count_if_all_hosts_are_on_loopback() -> None:
     names = {"mac-a": "127.0.0.1", "mac-b": "127.0.0.2", "mac-c": "127.0.0.3"}
     assert ips(same, names.__getitem__) == ("127.0.0.1", "127.0.0.2", "127.0.0.3")
     assert refused(hosts(NO_NETWORK), names | {"mac-c": "10.3.0.3"}) == (
-        "no IPv4 network joins mac-a and mac-b, and the name mac-a has the loopback address 127.0.0.1; "
+        "mac-a and mac-b share no IPv4 network, and the name mac-a has the loopback address 127.0.0.1; "
         "connect them, or give the addresses in a --hostfile"
     )
 
 
 def test_a_name_that_leads_elsewhere() -> None:
     names = {"mac-a": "10.1.0.1", "mac-b": "192.0.2.7", "mac-c": "10.3.0.3"}
-    text = "no IPv4 network joins mac-a and mac-b, and mac-b does not hold 192.0.2.7, the address of its name; "
+    text = "mac-a and mac-b share no IPv4 network, and mac-b does not have 192.0.2.7, the address of its name; "
     assert refused(hosts(NO_NETWORK), names).startswith(text)
 
 
@@ -293,7 +293,10 @@ def test_a_name_without_an_address() -> None:
             raise OSError("not found")
         return {"mac-a": "10.1.0.1", "mac-b": "10.2.0.2"}[name]
 
-    with pytest.raises(ConfigError, match=r"mac-a and mac-c, and the name mac-c has no IPv4 address \(not found\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"mac-a and mac-c share no IPv4 network, and the name mac-c has no IPv4 address \(not found\)",
+    ):
         ips(hosts(NO_NETWORK), resolve)
 
 

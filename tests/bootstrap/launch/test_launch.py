@@ -183,7 +183,7 @@ def test_a_second_ctrl_c_ends_the_last_look(
     wait_until(lambda: "ShdPnd:\t0000000000000000" in status.read_text(), "the first one has arrived")
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130, (run.events, run.stderr)
-    assert looked(run)[1] == (name, "", "there was no time")
+    assert looked(run)[1] == (name, "", "interrupted")
     clean(soon=True)
 
 

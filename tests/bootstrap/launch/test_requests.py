@@ -276,7 +276,7 @@ def test_the_host_waits_for_the_end_of_the_run(
     ],
 )
 def test_a_line_that_is_no_request(line: bytes) -> None:
-    with pytest.raises(ConfigError, match="the request cannot be used: ") as caught:
+    with pytest.raises(ConfigError, match="the request is malformed: ") as caught:
         decode_request(line)
     assert caught.value.code == "bad-request"
 
@@ -297,7 +297,7 @@ def test_a_line_that_is_no_request(line: bytes) -> None:
     ],
 )
 def test_a_line_that_is_no_answer(fields: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="the answer cannot be used: ") as caught:
+    with pytest.raises(ConfigError, match="the answer is malformed: ") as caught:
         decode_answer(json.dumps(fields).encode())
     assert caught.value.code == "bad-answer"
     assert str(caught.value).isprintable()

@@ -24,13 +24,13 @@ def test_the_check_that_matters_most() -> None:
 
 def test_plain_words() -> None:
     assert render(ROWS, terminal=False) == (
-        "green    0  mac-a               nothing is wrong\n"
-        "red     10  mac-long  rdma-ctl  RDMA is disabled\n"
-        "                      cause     it is so until it is enabled\n"
-        f"                      remedy    {RED.remedy}\n"
-        "yellow   2  mac-c     bridge    bridge0 is up\n"
-        "                      cause     macOS made it\n"
-        "                      remedy    sudo ifconfig bridge0 down\n"
+        "green     0  mac-a               nothing is wrong\n"
+        "red      10  mac-long  rdma-ctl  RDMA is disabled\n"
+        "                         cause   it is so until it is enabled\n"
+        f"                         remedy  {RED.remedy}\n"
+        "yellow    2  mac-c     bridge    bridge0 is up\n"
+        "                         cause   macOS made it\n"
+        "                         remedy  sudo ifconfig bridge0 down\n"
     )
 
 

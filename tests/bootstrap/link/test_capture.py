@@ -70,7 +70,7 @@ def test_both_ranks_of_a_group_record_the_same(pair: tuple[Rank, Rank], up: Star
 def test_the_recording_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_capture(tmp_path / "link.pcapng") as capture:
         assert capture is not None
-    assert "whoever has it and the key log can read the traffic" in caplog.text
+    assert "anyone with this file and the key log can read the traffic" in caplog.text
 
 
 def test_nothing_is_recorded_without_a_path() -> None:

@@ -390,8 +390,8 @@ def but(**fields: Any) -> Versions:
         (but(program=Program.COMMAND), ["programs-differ", "programs-differ", "on"], []),
         (but(program=Program.DRY_RUN), ["programs-differ", "programs-differ", "on"], []),
         (but(program=Program.MODULE), ["on", "on", "on"], []),
-        (but(package="0.2.0"), ["on", "on", "on"], ["cluster-wireproto is 0.1.0 here, and 0.2.0 on rank 1"]),
-        (but(mlx="0.33\x1b[2J"), ["on", "on", "on"], ["mlx is 0.32.4 here, and 0.33?[2J on rank 1"]),
+        (but(package="0.2.0"), ["on", "on", "on"], ["cluster-wireproto is 0.1.0 on this rank, and 0.2.0 on rank 1"]),
+        (but(mlx="0.33\x1b[2J"), ["on", "on", "on"], ["mlx is 0.32.4 on this rank, and 0.33?[2J on rank 1"]),
         (but(backend="ring"), ["backends-differ", "backends-differ", "on"], []),
         (but(devices="cd" * 32), ["devices-differ", "devices-differ", "on"], []),
         (but(backend="ring", devices="cd" * 32), ["backends-differ", "backends-differ", "on"], []),
@@ -470,7 +470,7 @@ def test_a_rank_that_does_not_say_what_it_runs() -> None:
         others = asyncio.gather(*(group.ranks[rank].compare(VERSIONS) for rank in (0, 2)), return_exceptions=True)
         refused, fine = await others
         assert (type(refused), refused.code, str(refused)) == (
-            VersionError, "versions-missing", "rank 1 did not say what it runs",
+            VersionError, "versions-missing", "rank 1 did not send its versions within 3 s",
         )  # fmt: skip
         assert fine is None
         assert now() == VERSIONS_SECONDS

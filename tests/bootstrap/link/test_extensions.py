@@ -202,7 +202,7 @@ def test_another_session_may_not_offer_what_was_chosen() -> None:
 
     async def main() -> None:
         async with serving() as (_, _, port), leading(port) as (zero, _):
-            with pytest.raises(LinkError, match="rank 1 is another one by now") as caught:
+            with pytest.raises(LinkError, match="rank 1 was replaced by a new one") as caught:
                 await zero.bootstrap(JacclBootstrapPayload(29400, "S-1", (OUTCOME_1,)))
             assert caught.value.code == "link-lost"
 

@@ -46,9 +46,9 @@ def test_a_rank_that_loads_is_what_is_waited_for() -> None:
     reason.established(2)
     reason.loading(2, True)
     assert reason.error is not None
-    assert (reason.error.code, str(reason.error)) == ("peer-loading", "MLX is still being loaded on rank 2")
+    assert (reason.error.code, str(reason.error)) == ("peer-loading", "MLX is still loading on rank 2")
     reason.lost(2, REFUSED)
-    text = "127.0.0.4 refused the connection (when last heard, rank 2 was still loading MLX)"
+    text = "127.0.0.4 refused the connection (rank 2 was still loading MLX when last heard)"
     assert (reason.error.code, str(reason.error)) == ("link-refused", text)
     reason.established(2)
     reason.loading(2, False)

@@ -291,7 +291,7 @@ def test_a_command_that_takes_itself_for_another_rank() -> None:
             writer.write(struct.pack("<i", 2))
             code, text = await fault_of(group, 1)
             assert code == "side-channel-rank"
-            assert text.startswith("rank 1, gather 0 of the init: native JACCL says that it is rank 2;")
+            assert text.startswith("rank 1, gather 0 of the init: native JACCL reports rank 2;")
             writer.close()
             await writer.wait_closed()
 
@@ -312,7 +312,7 @@ def test_native_code_leaves_in_the_middle_of_a_gather(rank: int, runs: bool) -> 
             group.processes[rank].runs = runs
             await group.close(rank)
             if runs:
-                text = f"rank {rank}, gather 0 of the init: native JACCL left before the init was complete"
+                text = f"rank {rank}, gather 0 of the init: native JACCL disconnected before the init was complete"
                 assert await fault_of(group, rank) == ("side-channel-lost", text)
             else:
                 async with asyncio.timeout(LIMIT):

@@ -25,7 +25,7 @@ def test_both_ranks_are_told_that_they_have_the_same_number(rank: str, pair: tup
     runs = [up(own, peer, "--json", "--rank", rank, "--timeout", "40") for own, peer in (pair, pair[::-1])]
     for each in runs:
         event = failed(each, "same-rank")
-        assert event["message"].startswith(f"the peer has rank {rank}, and so has this rank")
+        assert event["message"].startswith(f"this rank and the peer both have rank {rank}")
 
 
 def test_a_rank_0_that_had_just_come_up_was_taken_for_a_rank_1(pair: tuple[Rank, Rank]) -> None:

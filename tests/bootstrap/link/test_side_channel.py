@@ -218,7 +218,7 @@ def fault_of(size: int, rank: int, own: bytes | None, messages: Sequence[tuple[i
         (2, 0, None, [(1, PART(1, b"a"))], "turn", "rank 1 is at gather 1, and rank 0 at 0"),
         (2, 0, b"a", [(1, PART(2**32 - 1, b"a"))], "turn", "rank 1 is at gather 4294967295, and rank 0 at 0"),
         (2, 1, b"a", [(0, WHOLE(1, b"ab"))], "turn", "rank 0 is at gather 1, and rank 1 at 0"),
-        (2, 1, None, [(0, WHOLE(0, b"ab"))], "turn", "rank 0 answered gather 0 unasked"),
+        (2, 1, None, [(0, WHOLE(0, b"ab"))], "turn", "rank 0 answered gather 0 without a request"),
         (2, 1, b"a", [(0, WHOLE(0, b"a"))], "size", "rank 0 gave 1 bytes for gather 0 of 2 × 1"),
         (2, 1, b"a", [(0, WHOLE(0, b"aaa"))], "size", "rank 0 gave 3 bytes for gather 0 of 2 × 1"),
         (2, 1, b"", [(0, WHOLE(0, b"a"))], "size", "rank 0 gave 1 bytes for gather 0 of 2 × 0"),
@@ -243,7 +243,7 @@ def test_a_second_answer() -> None:
         for _ in range(2):
             side_channel.take(0, WHOLE(0, b"aa"))
         for told in (gather, side_channel.fault()):
-            with pytest.raises(SideChannelError, match="rank 0 answered gather 0 unasked") as caught:
+            with pytest.raises(SideChannelError, match="rank 0 answered gather 0 without a request") as caught:
                 await told
             assert caught.value.code == "side-channel-turn"
 
@@ -268,10 +268,10 @@ def test_a_part_that_comes_back_changed() -> None:
 @pytest.mark.parametrize(
     ("size", "late", "text"),
     [
-        (2, {1}, "rank 1 did not come to gather 0 in 60 s"),
-        (4, {1, 3}, "rank 1, rank 3 did not come to gather 0 in 60 s"),
-        (4, {0}, "rank 0 did not come to gather 0 in 60 s"),
-        (4, {0, 2}, "rank 0, rank 2 did not come to gather 0 in 60 s"),
+        (2, {1}, "rank 1 did not join gather 0 within 60 s"),
+        (4, {1, 3}, "rank 1, rank 3 did not join gather 0 within 60 s"),
+        (4, {0}, "rank 0 did not join gather 0 within 60 s"),
+        (4, {0, 2}, "rank 0, rank 2 did not join gather 0 within 60 s"),
     ],
 )
 def test_a_late_rank(size: int, late: set[int], text: str) -> None:
@@ -414,8 +414,8 @@ def test_a_worker_that_ends_is_its_supervisor_s_to_tell(said: bytes) -> None:
 @pytest.mark.parametrize(
     ("request_", "code", "text"),
     [
-        (struct.pack("<I", MAX_GATHER + 1), "size", "a gather of 1048577 bytes a rank is over 1048576"),
-        (struct.pack("<I", 2**32 - 1), "size", "a gather of 4294967295 bytes a rank is over 1048576"),
+        (struct.pack("<I", MAX_GATHER + 1), "size", "a gather of 1048577 bytes per rank exceeds 1048576"),
+        (struct.pack("<I", 2**32 - 1), "size", "a gather of 4294967295 bytes per rank exceeds 1048576"),
         (struct.pack("<I", 3) + b"abc", "size", "rank 1 put 2 bytes into gather 0, rank 0 3"),
     ],
 )

@@ -13,18 +13,22 @@ A mutant is done with the first case that it fails and the peer without a change
 import argparse
 import asyncio
 import json
-import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Collection
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
-from itertools import count
+from dataclasses import replace
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from tests.interop.mutants import by_rule, mechanical
+from tests.interop.mutants.hosts import Host
 from tests.interop.mutants.mechanical import Mutant, noted, write
+from tests.interop.mutants.outputs import COVERED, SCRIPTS, Outputs
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, cases_of, free_port
 from wireproto.conformance import (
@@ -34,9 +38,7 @@ from wireproto.conformance import (
     RankOneTarget,
     RankZeroTarget,
     Settings,
-    Target,
     Verdict,
-    command_launcher,
     run,
 )
 from wireproto.conformance.identity import load_identity, peer_key_of
@@ -51,66 +53,143 @@ ORDINARY = {
     Role.INITIATOR: ("rank0.bootstrap.sent", "rank0.session.ping-at-once"),
 }
 """Cases that a mutant must pass to count: one that cannot communicate is trivially found."""
-AT_ONCE = 8
+ROLES = (Role.RESPONDER, Role.INITIATOR)
+CASES_AT_ONCE = 8
+MUTANTS_AT_ONCE = 6
+_PATIENCE = 10
+"""Times as long as otherwise may a case take: so many at once are slow."""
+_QUICK = _PATIENCE * 20.0
+"""Seconds that a case may take unless it says something else."""
 
 
-class Peers:
-    """The JavaScript peer, with a mutant's change, and the keys of both sides."""
+_Round = tuple[Role, list[Case]]
 
-    def __init__(self, folder: Path, full: bool) -> None:
-        folder.mkdir()
-        self._folder = folder
-        self._theirs, self._ours = new_key(folder / "theirs.pem"), new_key(folder / "ours.pem")
-        key = peer_key_of(self._theirs)
-        self._settings = Settings(identity=load_identity(folder / "ours.pem"), peer_key=key, names_file=True, full=full)
-        self.change(None)
 
-    def change(self, mutant: Mutant | None) -> None:
-        """Write the peer's files, with the mutant's change in them."""
-        write(PEER, self._folder, mutant)
+class Bench:
+    """The hosts of one mutant at a time."""
 
-    def _targets(self, role: Role) -> list[Target]:
-        words = ["node", str(self._folder / "peer.mjs"), MODES[role]]
-        words += ["--identity", str(self._folder / "theirs.pem"), "--peer-key", self._ours]
+    def __init__(self, folder: Path, settings: Settings, keys: Sequence[str]) -> None:
+        self._folder, self._settings, self._keys = folder, settings, keys
+        self._hosts = [Host() for _ in range(CASES_AT_ONCE)]
+        self._numbers = count(1)
+
+    def written(self, mutant: Mutant | None) -> Path:
+        """A folder of its own with the peer's files, and the mutant's change in them."""
+        folder = self._folder / str(next(self._numbers))
+        folder.mkdir(parents=True)
+        write(PEER, folder, mutant)
+        return folder
+
+    async def failures(self, peer: Path, role: Role, cases: Collection[Case]) -> AsyncGenerator[tuple[str, str], None]:
+        """The cases that the peer in a folder fails, and the rule that each names."""
+        file, args = peer / "peer.mjs", [MODES[role], *self._keys]
         kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
-        return [kind(HOST, free_port(), command_launcher(shlex.join(words))) for _ in range(AT_ONCE)]
-
-    async def failures(self, role: Role, cases: Collection[Case]) -> AsyncIterator[tuple[str, str]]:
-        """Return the failing cases and the rule that each names."""
-        async with aclosing(run(self._targets(role), self._settings, cases)) as results:
+        targets = [kind(HOST, free_port(), partial(host.running, file, args)) for host in self._hosts[: len(cases)]]
+        async with aclosing(run(targets, self._settings, cases)) as results:
             async for result in results:
                 if result.verdict not in FINE:
                     yield result.id, result.failure.requirement if result.failure else result.requirements[0]
 
+    async def fails(self, peer: Path, role: Role, case: str) -> bool:
+        return bool([each async for each in self.failures(peer, role, [CASES[case]])])
+
+    async def close(self) -> None:
+        for host in self._hosts:
+            await host.close()
+
 
 class Trial:
-    """Compares mutants with the unchanged peer."""
+    """Tries mutants against the peer without a change, several side by side."""
 
     def __init__(self, folder: Path, full: bool, fits: Callable[[Case], bool]) -> None:
-        self._mutated, self._plain = Peers(folder / "mutated", full), Peers(folder / "plain", full)
-        self._cases = {role: [each for each in cases_of(role) if fits(each)] for role in Role}
-        self._passes: dict[str, bool] = {}
+        theirs, ours = new_key(folder / "theirs.pem"), new_key(folder / "ours.pem")
+        identity = load_identity(folder / "ours.pem")
+        settings = Settings(identity=identity, peer_key=peer_key_of(theirs), names_file=True, full=full)
+        keys = ["--identity", str(folder / "theirs.pem"), "--peer-key", ours]
+        self._all = [Bench(folder / f"bench-{number}", settings, keys) for number in range(MUTANTS_AT_ONCE)]
+        self._free: asyncio.Queue[Bench] = asyncio.Queue()
+        for bench in self._all:
+            self._free.put_nowait(bench)
+        self._plain = self._all[0].written(None)
+        self._outputs = Outputs(self._plain, folder / "theirs.pem", ours, identity, folder / "scripts")
+        self._rounds = _rounds(fits)
+        self._finders: dict[str, Case] = {}
+        """The quick cases that have found a mutant: they are tried first."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for bench in self._all:
+            await bench.close()
 
     async def row(self, mutant: Mutant) -> dict[str, Any]:
         """The result of a mutant."""
         row: dict[str, Any] = {"name": mutant.name, "rules": mutant.rules}
         row["edits"] = [[edit.file, edit.start, edit.text] for edit in mutant.edits]
-        self._mutated.change(mutant)
-        for role in Role:
-            async with aclosing(self._mutated.failures(role, [CASES[name] for name in ORDINARY[role]])) as failures:
-                async for _ in failures:
-                    return row | {"counts": False}
-        for role in (Role.RESPONDER, Role.INITIATOR):
-            async with aclosing(self._mutated.failures(role, self._cases[role])) as failures:
-                async for case, rule in failures:
-                    if await self._plain_passes(role, case):
-                        return row | {"counts": True, "case": case, "rule": rule}
-        return row | {"counts": True, "case": None}
+        bench = await self._free.get()
+        try:
+            return row | await self._found(bench, mutant)
+        finally:
+            self._free.put_nowait(bench)
 
-    async def _plain_passes(self, role: Role, case: str) -> bool:
-        if case not in self._passes:
-            self._passes[case] = not [failure async for failure in self._plain.failures(role, [CASES[case]])]
-        return self._passes[case]
+    async def _found(self, bench: Bench, mutant: Mutant) -> dict[str, Any]:
+        peer = bench.written(mutant)
+        for role in Role:
+            async with aclosing(bench.failures(peer, role, [CASES[name] for name in ORDINARY[role]])) as failures:
+                async for _ in failures:
+                    return {"counts": False}
+        finders = [(role, [each for each in self._finders.values() if each.role is role]) for role in ROLES]
+        quick, contents, others, model = self._rounds
+        if found := await self._first_found(bench, peer, [*finders, *quick, *contents]):
+            return found
+        is_covered = all(edit.file in COVERED for edit in mutant.edits)
+        is_alike = is_covered and await self._outputs.first_difference(peer) is None
+        if is_alike and not mutant.rules:
+            return {"counts": True, "case": None, "equivalent": f"the same output over {SCRIPTS:,} scripts"}
+        found = await self._first_found(bench, peer, others)
+        if found is None and not is_alike:  # otherwise fewer scripts of the same grammar would not tell, either
+            found = await self._first_found(bench, peer, model)
+        return found or {"counts": True, "case": None}
+
+    async def _first_found(self, bench: Bench, peer: Path, rounds: Sequence[_Round]) -> dict[str, Any] | None:
+        for role, cases in rounds:
+            if found := await self._failed(bench, peer, role, cases):
+                case, rule = found
+                if CASES[case].deadline <= _QUICK:
+                    self._finders[case] = CASES[case]
+                return {"counts": True, "case": case, "rule": rule}
+        return None
+
+    async def _failed(self, bench: Bench, peer: Path, role: Role, cases: Sequence[Case]) -> tuple[str, str] | None:
+        """The first case that the mutant fails, and fails again, though the peer without a change passes it."""
+        left = list(cases)
+        while left:
+            async with aclosing(bench.failures(peer, role, left)) as failures:
+                found = await anext(failures, None)
+            if found is None:
+                return None
+            # Again, and the other one right after it: on a busy machine something else may have been too late.
+            if await bench.fails(peer, role, found[0]) and not await bench.fails(self._plain, role, found[0]):
+                return found
+            left = [each for each in left if each.id != found[0]]
+        return None
+
+
+def _rounds(fits: Callable[[Case], bool]) -> list[list[_Round]]:
+    """Cases in the order in which they are worth trying: quick ones, contents, those that wait, and the model's."""
+
+    def cost(case: Case) -> int:
+        if case.section == "model":
+            return 3
+        if case.script.__module__.endswith(("vectors", "contents")):
+            return 1
+        return 2 if case.deadline > _QUICK else 0  # most wait for a timer, or send much
+
+    return [
+        [(role, [each for each in cases_of(role) if fits(each) and cost(each) == number]) for role in ROLES]
+        for number in range(4)
+    ]
 
 
 async def campaign(
@@ -118,37 +197,56 @@ async def campaign(
 ) -> list[str]:
     """Try mutants until enough of each kind count; return a line for each kind."""
     done = {row["name"]: row for row in noted(results)}
-    lines = []
     with TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), full, fits)
-        for kind in kinds:
-            rows: list[dict[str, Any]] = []
-            drawn = GENERATORS[kind](PEER, Random(f"{seed}/{kind}"))
-            for number in count():
-                if sum(row["counts"] for row in rows) >= wanted or (mutant := next(drawn, None)) is None:
-                    break
+        async with Trial(Path(folder), full, fits) as trial:
+
+            async def row(mutant: Mutant) -> dict[str, Any]:
                 if mutant.name not in done:
                     done[mutant.name] = await trial.row(mutant)
                     with results.open("a") as file:
                         file.write(json.dumps(done[mutant.name]) + "\n")
-                rows.append(done[mutant.name])
-                print(f"{number + 1}: {shown(rows[-1])}", flush=True)  # noqa: T201
-            lines.append(f"{kind}, seed {seed}: {summary(rows)}")
-    return lines
+                return done[mutant.name]
+
+            async def of_kind(kind: str) -> str:
+                rows = [each async for each in _in_order(GENERATORS[kind](PEER, Random(f"{seed}/{kind}")), wanted, row)]
+                return f"{kind}, seed {seed}: {summary(rows)}"
+
+            return await asyncio.gather(*map(of_kind, kinds))
+
+
+async def _in_order(
+    drawn: Iterator[Mutant], wanted: int, row: Callable[[Mutant], Awaitable[dict[str, Any]]]
+) -> AsyncIterator[dict[str, Any]]:
+    """The rows of mutants, until so many count; a few are under way at a time."""
+    under_way: deque[asyncio.Task[dict[str, Any]]] = deque()
+    async with asyncio.TaskGroup() as group:
+        while wanted:
+            room = min(wanted, 2 * MUTANTS_AT_ONCE) - len(under_way)
+            under_way.extend(group.create_task(row(mutant)) for mutant in islice(drawn, room))
+            if not under_way:
+                return
+            found = await under_way.popleft()
+            wanted -= found["counts"]
+            print(shown(found), flush=True)  # noqa: T201
+            yield found
 
 
 def shown(row: dict[str, Any]) -> str:
     if not row["counts"]:
         return f"{row['name']} does not count"
-    return f"{row['name']} {'NOT FOUND' if row['case'] is None else row['case'] + ' ' + row['rule']}"
+    if row["case"] is None:
+        return f"{row['name']} {row.get('equivalent', 'NOT FOUND')}"
+    return f"{row['name']} {row['case']} {row['rule']}"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    counted = [row for row in rows if row["counts"]]
+    able = [row for row in rows if row["counts"]]
+    counted = [row for row in able if "equivalent" not in row]
     caught = [row for row in counted if row["case"] is not None]
     right = [row for row in caught if row["rule"] in row["rules"]]
     named = f", {len(right)} by a rule that they break" if any(row["rules"] for row in rows) else ""
-    return f"{len(caught)} of {len(counted)} found{named}; {len(rows) - len(counted)} cannot talk at all"
+    aside = f"; {len(able) - len(counted)} of {len(able)} are equivalent" if len(able) > len(counted) else ""
+    return f"{len(caught)} of {len(counted)} found{named}{aside}; {len(rows) - len(able)} cannot talk at all"
 
 
 def main() -> int:
@@ -164,6 +262,9 @@ def main() -> int:
     part = f"-{options.section}" if options.section else f"-without-{options.without}" if options.without else ""
     results = options.results or Path(f"build/mutants-{options.seed}{'-full' * options.full}{part}.jsonl")
     results.parent.mkdir(exist_ok=True)
+
+    for name, case in CASES.items():
+        CASES[name] = replace(case, deadline=_PATIENCE * case.deadline)
 
     def fits(case: Case) -> bool:
         return options.section in (None, case.section) and case.section != options.without

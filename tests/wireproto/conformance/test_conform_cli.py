@@ -129,7 +129,8 @@ def test_a_bad_peer(conform: Callable[..., Done], tmp_path: Path) -> None:
     ):
         assert part in done.stdout
     names = sorted(path.name for path in kept.iterdir())
-    assert names == ["rank1.framing.length-zero.keylog", "rank1.framing.length-zero.pcapng"]
+    assert names == [f"rank1.framing.length-zero.{kind}" for kind in ("keylog", "pcapng", "svg")]
+    assert f"picture: {kept / names[2]}" in done.stdout
     shown = subprocess.run(
         [
             *(sys.executable, "-m", "wireproto", "inspect", str(kept / names[1])),
@@ -220,7 +221,7 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
         (("--connect", "127.0.0.1:99999"), "'127.0.0.1:99999' is not HOST:PORT"),
         (("--connect", "127.0.0.1:7777", "rank0.*"), "no case matches the case 'rank0.*'"),
         (("--connect", "127.0.0.1:7777", "--section", "seals"), "no case matches the section 'seals'"),
-        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "there is no identity key in /nonexistent"),
+        (("--connect", "127.0.0.1:7777", "--identity", "/nonexistent"), "/nonexistent does not exist; to create a key"),
         (("--connect", "127.0.0.1:7777", "--restart-command", "'"), "No closing quotation"),
         (("--connect", "127.0.0.1:7777", "--jobs", "2"), "add --restart-command to --jobs"),
         (("--connect", "127.0.0.1:7777", "--keep"), "add --restart-command to --keep"),

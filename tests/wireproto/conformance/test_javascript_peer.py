@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wireproto.conformance.javascript import ROLES, one_run
+from tests.wireproto.conformance.foreign import ROLES, javascript, one_run
 from wireproto.conformance import CASES
 from wireproto.session import Role
 
@@ -19,6 +19,6 @@ pytestmark = pytest.mark.waits
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("role", ROLES)
 def test_it_passes(tmp_path: Path, role: str) -> None:
-    _, verdicts, wrong = one_run(tmp_path, role, "--keep")
+    _, verdicts, wrong = one_run(tmp_path, role, javascript(), "--keep")
     assert wrong == []
     assert sum(verdicts.values()) == sum(case.role is Role(role) for case in CASES.values())

@@ -1,6 +1,7 @@
 """The suite on the ranks of `jaccl-bootstrap up`, as far as their link is concerned."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -28,7 +29,7 @@ TIMES = Times(
     ping_every=PATIENT.ping_every,
     pong=PATIENT.pong,
     reconnect=PATIENT.reconnect,
-    retry=0.02,
+    retry=PATIENT.retry,
     send=5.0,
 )
 EXTENSIONS = (OUTCOME_1, SIDE_CHANNEL_1)
@@ -105,10 +106,15 @@ def test_they_pass(role: Role, revision: Revision) -> None:
     assert ran == {case.id for case in cases_of(role) if revision in CASES[case.id].revisions}
 
 
-def test_the_longest_frame_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_the_longest_frame_is_taken(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     """[LINK-LEN-MAX]"""
-    monkeypatch.setattr(generated, "_LONG", (MAX_LINK_LENGTH,))
-    case = CASES["rank1.framing.long-frames"]
-    found = asyncio.run(results(Role.RESPONDER, Revision.V2, [case]))[-1]
+    monkeypatch.setattr(
+        sys.modules[__name__], "TIMES", replace(TIMES, ping_every=5.0, pong=3.0)
+    )  # it cannot be answered
+    monkeypatch.setattr(generated, "_LONG", ())
+    monkeypatch.setattr(generated, "_LONGEST", (MAX_LINK_LENGTH,))
+    case = CASES[f"{role.value.replace(' ', '')}.framing.long-frames"]
+    found = asyncio.run(results(role, Revision.V2, [case]))[-1]
     assert (found.id, found.verdict) == (case.id, Verdict.PASS)
     assert f"send a link frame of {2**28:,} bytes" in found.record.steps

@@ -21,7 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def test_the_page_needs_nothing_else() -> None:
-    text = page(TOTAL)
+    text = page(TOTAL, Path())
     assert not re.findall(r"""(?:src|href)\s*=|url\(|https?:""", text.replace("default-src", "").replace("-src", ""))
     assert "default-src 'none'" in text
 
@@ -33,7 +33,7 @@ def test_nothing_ends_the_script_early() -> None:
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             scripts.extend([tag] if tag == "script" else [])
 
-    Scripts().feed(page(TOTAL))
+    Scripts().feed(page(TOTAL, Path()))
     assert scripts == ["script"]
 
 
@@ -78,7 +78,7 @@ def browse(file: Path, fragment: str, *options: str) -> str:
 def test_in_a_browser(tmp_path: Path, fragment: str, shown: list[object]) -> None:
     """Filters work by verdict and section; the peer's data is text, not part of the page."""
     file = tmp_path / "report.html"
-    file.write_text(page(TOTAL), encoding="utf-8")
+    file.write_text(page(TOTAL, Path()), encoding="utf-8")
     dom = browse(file, fragment, "--dump-dom")
     found = re.findall(r'<span class="id">([^<]+)</span>', dom)
     assert found == [result.id for result in TOTAL.results if result in shown]
@@ -89,7 +89,7 @@ def test_in_a_browser(tmp_path: Path, fragment: str, shown: list[object]) -> Non
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_a_screenshot(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    file.write_text(page(TOTAL), encoding="utf-8")
+    file.write_text(page(TOTAL, Path()), encoding="utf-8")
     picture = tmp_path / "report.png"
     browse(file, "", f"--screenshot={picture}", "--window-size=390,844")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -60,3 +60,10 @@ def test_its_commands_have_the_options_that_they_name() -> None:
         options = {option for parameter in parameters for option in parameter.opts}
         before = arguments[: arguments.index("--")] if "--" in arguments else arguments
         assert {each for each in before if each.startswith("--")} <= options, command
+
+
+def test_its_known_failures_are_cases_that_exist() -> None:
+    (block,) = re.findall(r"^    # conform\.expected\n((?:    .+\n)+)", TEXT, re.MULTILINE)
+    listed = [line.split()[0] for line in block.splitlines()]
+    assert len(listed) == 2
+    assert {*listed} <= {each.id for each in codec_cases(Revision.V2)}

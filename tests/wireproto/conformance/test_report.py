@@ -10,6 +10,7 @@ import pytest
 from tests.wireproto.conformance.results import FAILED, FLAKE, PASSED, REACHED, SKIPPED
 from wireproto.conformance.artifacts import save
 from wireproto.conformance.junit import junit
+from wireproto.conformance.page import page
 from wireproto.conformance.report import Sum, as_object, details, headline
 from wireproto.conformance.verdicts import MAX_RECORDED, Record, Result, Verdict
 from wireproto.session import Role
@@ -105,11 +106,16 @@ def test_junit() -> None:
 
 
 def test_what_is_kept_of_a_failure(tmp_path: Path) -> None:
-    save(FAILED, tmp_path, Role.RESPONDER)
-    save(PASSED, tmp_path, Role.RESPONDER)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{FAILED.id}.keylog", f"{FAILED.id}.pcapng"]
+    saved = save(FAILED, tmp_path, Role.RESPONDER)
+    assert save(PASSED, tmp_path, Role.RESPONDER) == PASSED
+    names = [f"{FAILED.id}.{kind}" for kind in ("keylog", "pcapng", "svg")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert (tmp_path / f"{FAILED.id}.keylog").read_text() == "CLUSTER_SESSION_KEY 00 11\n"
     assert (tmp_path / f"{FAILED.id}.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
+    assert saved.picture == str(tmp_path / f"{FAILED.id}.svg")
+    assert Path(saved.picture).read_text().startswith("<svg ")
+    assert f"    picture: {saved.picture}" in details(saved)
+    assert f'"picture": "{FAILED.id}.svg"' in page(Sum("a peer", [saved]), tmp_path)
 
 
 def test_a_record_has_a_limit() -> None:

@@ -46,7 +46,16 @@ AT_ONCE = 4
 OURS = Identity()
 THEIRS = ec.generate_private_key(ec.SECP256R1())
 PATIENCE = Patience(
-    start=3.0, answer=1.5, close=0.8, quiet=0.2, ping_every=0.8, pong=0.5, handshake=1.5, reconnect=0.4, slack=1.5
+    start=3.0,
+    answer=1.5,
+    close=0.8,
+    quiet=0.2,
+    ping_every=0.8,
+    pong=0.5,
+    handshake=1.5,
+    reconnect=0.4,
+    retry=0.4,
+    slack=1.5,
 )
 PATIENT = replace(PATIENCE, answer=Patience().answer, close=Patience().close, handshake=6.0)
 """Time limits for peers that should pass. A pause of this process could expire a timer that was met."""

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import replace
+
 from wireproto import (
     EXTENSIONS,
     JacclBootstrapPayload,
@@ -157,4 +159,4 @@ def cut(segment: Segment, size: int) -> Iterable[Segment]:
     """Split a segment into several of `size` bytes each."""
     for at in range(0, len(segment.data), size):
         sequence = (segment.sequence + at) & 0xFFFF_FFFF
-        yield segment._replace(sequence=sequence, data=segment.data[at : at + size])
+        yield replace(segment, sequence=sequence, data=segment.data[at : at + size])

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.wireproto.inspection.captured import read
 from tests.wireproto.inspection.talks import BOOTSTRAP, ENDS, PONG, Talk, a_talk, entries, pcap, segments_of
@@ -111,7 +112,7 @@ def test_shuffled_within_a_window(seed: int, window: int) -> None:
 def test_a_reset_before_the_last_data() -> None:
     talk = Talk().say(0, Ping()).say(1, PONG)
     last = talk.segments[-1]
-    reset = last._replace(sequence=last.sequence + len(last.data), data=b"", flags=RST | ACK)
+    reset = replace(last, sequence=last.sequence + len(last.data), data=b"", flags=RST | ACK)
     found = entries([*talk.segments[:-1], reset, last], talk.keys())
     assert [entry.kind for entry in found] == [Kind.OPENED, *[Kind.MESSAGE] * 4, Kind.CLOSED]
 
@@ -150,12 +151,12 @@ def test_what_is_missing_is_given_up_after_a_second() -> None:
     talk = Talk().say(0, Ping()).say(1, PONG).say(0, Ping()).say(1, PONG)
     segments = talk.segments
     lost = segments.pop(-2)
-    later = segments[-1]._replace(sequence=segments[-1].sequence + len(segments[-1].data), time=segments[-1].time + 1.5)
+    later = replace(segments[-1], sequence=segments[-1].sequence + len(segments[-1].data), time=segments[-1].time + 1.5)
     capture = Capture(talk.keys())
     found = [entry for segment in segments for entry in capture.take(segment)]
     assert found[-1].kind is Kind.MESSAGE
     assert len(found) == 5
-    found = list(capture.take(later._replace(data=b"", flags=ACK)))
+    found = list(capture.take(replace(later, data=b"", flags=ACK)))
     assert [entry.kind for entry in found] == [Kind.MESSAGE]
     (missing,) = [entry for entry in capture.end() if entry.kind is Kind.LOST]
     assert missing.lost == len(lost.data)
@@ -172,7 +173,7 @@ def test_a_gap_before_the_first_frame_is_counted(port: int, cut: int) -> None:
     talk = a_talk(ends=ends)
     segments = talk.segments
     hello = next(at for at, segment in enumerate(segments) if segment.data)
-    part = segments[hello]._replace(sequence=segments[hello].sequence + cut, data=segments[hello].data[cut:])
+    part = replace(segments[hello], sequence=segments[hello].sequence + cut, data=segments[hello].data[cut:])
     found = entries([*segments[:hello], part, *segments[hello + 1 :]], talk.keys())
     lost = sum(entry.lost for entry in found if entry.sender == 0)
     assert lost == cut

@@ -9,6 +9,7 @@ from shutil import which
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.wireproto.inspection.captured import HEADS, MAC, read
 from tests.wireproto.inspection.talks import ENDS, RAW_IP, a_talk, entries, pcap
@@ -131,7 +132,7 @@ def test_ip_in_ip(outer: bytes, inner: bytes) -> None:
 def test_a_packet_that_was_cut_short() -> None:
     decoder = Segments()
     (segment,) = decoder.take(Packet(SEGMENT.time, RAW_IP, PACKET[:100], len(PACKET)))
-    assert segment == SEGMENT._replace(data=PACKET[40:100], cut=len(PACKET) - 100)
+    assert segment == replace(SEGMENT, data=PACKET[40:100], cut=len(PACKET) - 100)
     assert (decoder.cut, decoder.longest_cut) == (1, 100)
 
 

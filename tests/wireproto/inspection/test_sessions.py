@@ -4,6 +4,7 @@ import io
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from tests.wireproto.inspection.talks import BOOTSTRAP, ENDS, PONG, Talk, a_talk, cut, entries, with_data
 from wireproto import (
@@ -263,7 +264,7 @@ def test_joined_in_the_middle_of_a_frame(revision: Revision) -> None:
     talk = a_talk(revision)
     hello = with_data(talk.segments, 0)[0]
     segments = list(talk.segments)[hello:]
-    segments[0] = segments[0]._replace(sequence=segments[0].sequence + 20, data=segments[0].data[20:])
+    segments[0] = replace(segments[0], sequence=segments[0].sequence + 20, data=segments[0].data[20:])
     found = said(entries(segments, talk.keys()))
     # Without the hello, the side of the first frame is unknown; the ack has its own type.
     assert names(found) == NAMES[1:]
@@ -273,7 +274,7 @@ def test_joined_in_the_middle_of_a_frame(revision: Revision) -> None:
 
 def test_the_same_ends_connect_again() -> None:
     first, second = a_talk(), a_talk()
-    later = [segment._replace(sequence=segment.sequence + 777, time=segment.time + 9) for segment in second.segments]
+    later = [replace(segment, sequence=segment.sequence + 777, time=segment.time + 9) for segment in second.segments]
     log = first.key_log.getvalue() + second.key_log.getvalue()
     found = entries([*first.segments, *later], KeyLog(io.StringIO(log)))
     assert kinds(found) == ALL * 2
@@ -283,7 +284,7 @@ def test_the_same_ends_connect_again() -> None:
 def test_a_reset_ends_both_streams() -> None:
     talk = Talk().say(0, Ping())
     talk.raw(1, b"\x1d\0\0\0")
-    last = talk.segments[-1]._replace(sequence=talk.segments[-1].sequence + 4, data=b"", flags=RST)
+    last = replace(talk.segments[-1], sequence=talk.segments[-1].sequence + 4, data=b"", flags=RST)
     found = entries([*talk.segments, last])
     assert kinds(found[-2:]) == [Kind.BROKEN, Kind.CLOSED]
     assert broken(found)[0][0] == "truncated"
@@ -308,7 +309,7 @@ def test_another_connection_that_was_joined_later_holds_little_memory() -> None:
     first = Talk().segments[3]
     for at in range(0, 8 << 20, 8192):
         data = b"\xff\0\0\x0f\0\0\0\0" * 1024  # any of them may be the length of a frame that follows
-        segment = first._replace(sequence=(first.sequence + at) & 0xFFFF_FFFF, data=data)
+        segment = replace(first, sequence=(first.sequence + at) & 0xFFFF_FFFF, data=data)
         assert list(capture.take(segment)) == []
     (connection,) = capture._connections.values()
     assert len(connection._finders[0]._held) < 1 << 20
@@ -328,7 +329,7 @@ def test_on_the_protocols_own_port_anything_is_told_of() -> None:
 def test_more_connections_than_are_followed() -> None:
     talk = a_talk()
     segments = [
-        segment._replace(source=Endpoint(bytes(4), port), target=ENDS[1])
+        replace(segment, source=Endpoint(bytes(4), port), target=ENDS[1])
         for port in range(1, 200)
         for segment in talk.segments[:4]
         if segment.source == ENDS[0]

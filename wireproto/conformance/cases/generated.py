@@ -88,7 +88,7 @@ def _with_unknown(peer: Peer, value: bytes) -> bytes:
     return good[:-1] + b',"x":' + value + b"}"
 
 
-@case("payload", "strings-of-every-character", "JSON-STRING")
+@case("payload", "strings-of-every-character", "JSON-STRING", needs=("payload.unknown-key",))
 async def strings_of_every_character(peer: Peer) -> None:
     """Strings that start with any character, including space, DEL and U+FEFF, are accepted, and so is an empty one."""
     characters = [chr(code) for code in (*range(0x20, 0x82), 0xFEFF, 0x2028, 0xFFFF, 0x10000, 0x10FFFF)]
@@ -185,14 +185,20 @@ for _distance in (1, 2, 16, 65, 1_000, 20_000):
     _replay_after(_distance)
 
 
-@case("seal", "reflection-of-the-first", "SEAL-REFLECTION", roles=RANK_1, revisions=V2)
-async def reflection_of_the_first(peer: Peer) -> None:
-    """The peer refuses its own first box, even after it has sent others."""
-    link = await peer.session()
-    for _ in range(20):
-        await link.ping()
-    await link.send_body("the peer's first box", link.bodies[0])
-    await link.expect_closed()
+def _reflection_after(name: str, distance: int) -> None:
+    about = f"The peer refuses its own first box, even after it has sent {distance} others."
+
+    @case("seal", name, "SEAL-REFLECTION", roles=RANK_1, revisions=V2, about=about, deadline=40.0)
+    async def script(peer: Peer) -> None:
+        link = await peer.session()
+        for _ in range(distance + 1):
+            await link.ping()
+        await link.send_body("the peer's first box", link.bodies[0])
+        await link.expect_closed()
+
+
+_reflection_after("reflection-of-the-first", 20)
+_reflection_after("reflection-after-100", 100)
 
 
 @case("seal", "nonce-of-the-last-session", "SEAL-LAYOUT", roles=RANK_1, revisions=V2)

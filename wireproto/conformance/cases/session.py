@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from typing import Final
 
 from wireproto.conformance.byhand import Identity
 from wireproto.conformance.case import RANK_0, RANK_1, V1, V2, case
@@ -363,6 +364,30 @@ async def reconnect_when_refused(peer: Peer) -> None:
     await link.wire.close()
     await peer.refuse(peer.settings.patience.reconnect + 1)
     await (await peer.comes_again()).shake_hands()
+
+
+_REFUSED: Final = (1.3, 1.57, 1.93, 2.26)
+"""How long attempts are refused, in pauses from one to the next: at other points between two of them each time."""
+
+
+@case("session", "pauses-when-refused", "SESSION-RECONNECT", roles=RANK_0, deadline=60.0)
+async def pauses_when_refused(peer: Peer) -> None:
+    """Rank 0 pauses between attempts that are refused, since nobody listens yet; this implementation waits 1 s.
+
+    A refused attempt cannot be seen, but the time from our listening to the next one can: by chance it is short
+    sometimes, but each time only where attempts follow each other at once.
+    """
+    patience = peer.settings.patience
+    delays = []
+    for share in _REFUSED:
+        await peer.restart(refused=share * patience.retry)
+        began = asyncio.get_running_loop().time()
+        await peer.comes_again()
+        delays.append(asyncio.get_running_loop().time() - began)
+        if delays[-1] > patience.retry / 4:
+            return
+    shown = ", ".join(f"{1000 * delay:.0f} ms" for delay in delays)
+    raise Missed(f"pauses of {patience.retry:g} s between attempts", f"connections {shown} after we listened again")
 
 
 @case("session", "reconnect-after-wrong-ack", "SESSION-RECONNECT", "SESSION-GIVE-UP", roles=RANK_0, deadline=40.0)

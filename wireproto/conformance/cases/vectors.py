@@ -18,6 +18,8 @@ from wireproto.messages import (
     SPEC_BY_TYPE,
     ClusterMsgType,
     Direction,
+    HandshakeAck,
+    HandshakeHello,
     JacclBootstrapPayload,
     Message,
     PayloadKind,
@@ -63,7 +65,12 @@ def _is_harmless(message: Message, role: Role) -> bool:
 
 def _accepted(role: Role, revision: Revision, name: str, tests: list[ClusterFrameTest]) -> None:
     about = f"Every valid {name} of the test vectors is accepted or ignored, and the session continues."
-    rules = tuple(dict.fromkeys(each for test in tests for each in test.requirements))
+    rules = list(dict.fromkeys(each for test in tests for each in test.requirements))
+    first = tests[0].requirements[0]
+    message = decode_frame(bytes(tests[0].frame), revision)
+    if isinstance(message, HandshakeHello | HandshakeAck) or not _belongs(message, role):
+        first = "SESSION-IGNORE"
+        rules.append(first)
 
     @case("vectors", f"accepts-{name}{_suffix(revision)}", *rules, roles=(role,), revisions=(revision,), about=about)
     async def script(peer: Peer) -> None:
@@ -71,15 +78,22 @@ def _accepted(role: Role, revision: Revision, name: str, tests: list[ClusterFram
         for test in tests:
             await link.send(f"{test.id}: {test.comment}", bytes(test.frame))
             if role is Role.RESPONDER:
-                await _expect_alive(link, test)
-        await _expect_alive(link, tests[-1])
+                await _expect_alive(link, test, first if test is tests[0] else test.requirements[0])
+        try:
+            await _expect_alive(link, tests[-1], tests[-1].requirements[0] if len(tests) > 1 else first)
+        except Missed:
+            if len(tests) > 1 and await peer.again():  # is it the content, or does it take none of this type?
+                link = await peer.session()
+                await link.send(tests[0].comment, bytes(tests[0].frame))
+                await _expect_alive(link, tests[0], first)
+            raise
 
 
-async def _expect_alive(link: Link, test: ClusterFrameTest) -> None:
+async def _expect_alive(link: Link, test: ClusterFrameTest, rule: str) -> None:
     try:
         await link.expect_alive(f"that {test.id} is accepted")
     except Missed as missed:
-        raise Missed(missed.expected, missed.came, missed.requirement or test.requirements[0]) from None
+        raise Missed(missed.expected, missed.came, missed.requirement or rule) from None
 
 
 def _rejected(role: Role, revision: Revision, name: str, first: str, tests: list[ClusterFrameTest]) -> None:

@@ -118,6 +118,8 @@ class RankZero(Conversation):
     rank = 0
     max_missed = 3
     tries_again_when_refused = True
+    pause_when_refused: float | None = None
+    """None for the same as after any other failure."""
 
     def begin(self) -> None:
         self.missed = 0
@@ -220,7 +222,7 @@ async def connect(make: type[RankZero], shared: Shared, host: str, port: int) ->
         except OSError:
             if not make.tries_again_when_refused:
                 return
-            await asyncio.sleep(shared.reconnect_after)
+            await asyncio.sleep(make.pause_when_refused or shared.reconnect_after)
             continue
         try:
             await over.wait()

@@ -309,6 +309,13 @@ class OnceRefusedForEver(RankZero):
 
 
 @mutant("SESSION-RECONNECT", roles=ZERO)
+class HammersWhenRefused(RankZero):
+    """It does not wait after an attempt that is refused."""
+
+    pause_when_refused = 0.01
+
+
+@mutant("SESSION-RECONNECT", roles=ZERO)
 class HammersAfterAFailedHandshake(RankZero):
     """It does not wait after a failed handshake."""
 

@@ -1,7 +1,8 @@
-"""`make conform`: run the whole suite against the JavaScript peer, several times.
+"""`make conform`: run the whole suite against a peer in another language, several times.
 
-`python -m tests.wireproto.conformance.javascript` takes:
+`python -m tests.wireproto.conformance.foreign` takes:
 
+    --peer NAME javascript (the default) or go
     --runs N    of each role (default: 10)
     --busy      with one core kept busy by something else
     --full      with all generated content
@@ -19,11 +20,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
+from tests.interop.golang import build, missing
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, free_port
 
-PEER = ROOT / "tests" / "interop" / "peer.mjs"
+
+class Foreign(NamedTuple):
+    """A peer in another language: the start of its command, and what the suite has to know of it."""
+
+    command: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+def javascript() -> Foreign:
+    return Foreign(("node", str(ROOT / "tests" / "interop" / "peer.mjs")), ("--session-id-file",))
+
+
+def go(directory: Path) -> Foreign:
+    return Foreign((str(build(directory) / "peer"),))
+
+
 ROLES = {"rank 1": ("listen", "--connect"), "rank 0": ("connect", "--listen")}
 FINE = ("pass", "unimplemented", "non-strict", "skipped")
 MOST_SECONDS = 60.0
@@ -40,7 +58,7 @@ def busy_core() -> Iterator[None]:
             process.kill()
 
 
-def one_run(directory: Path, role: str, *options: str) -> tuple[float, dict[str, int], list[str]]:
+def one_run(directory: Path, role: str, peer: Foreign, *options: str) -> tuple[float, dict[str, int], list[str]]:
     """Return the seconds, the number of cases per verdict, and the failures."""
     mode, option = ROLES[role]
     theirs, ours = new_key(directory / "theirs.pem"), new_key(directory / "ours.pem")
@@ -49,9 +67,9 @@ def one_run(directory: Path, role: str, *options: str) -> tuple[float, dict[str,
     done = subprocess.run(
         [
             *(sys.executable, "-m", "wireproto", "conform", "peer", "--json"),
-            *(option, f"{HOST}:{free_port()}", "--jobs", str(JOBS), "--session-id-file", *options),
+            *(option, f"{HOST}:{free_port()}", "--jobs", str(JOBS), *peer.options, *options),
             *("--identity", str(directory / "ours.pem"), "--peer-key", theirs),
-            *("--restart-command", shlex.join(["node", str(PEER), mode, *keys])),
+            *("--restart-command", shlex.join([*peer.command, mode, *keys])),
         ],
         capture_output=True,
         text=True,
@@ -69,15 +87,19 @@ def one_run(directory: Path, role: str, *options: str) -> tuple[float, dict[str,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=("javascript", "go"), default="javascript")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
+    if options.peer == "go" and (reason := missing()) is not None:
+        parser.error(reason)
     bad = 0
     for number in range(1, options.runs + 1):
         for role in ROLES:
             with TemporaryDirectory() as directory, busy_core() if options.busy else nullcontext():
-                seconds, verdicts, wrong = one_run(Path(directory), role, *["--full"] * options.full)
+                peer = go(Path(directory)) if options.peer == "go" else javascript()
+                seconds, verdicts, wrong = one_run(Path(directory), role, peer, *["--full"] * options.full)
             counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items() if count)
             late = (
                 f", more than {MOST_SECONDS:g} s"

@@ -1,0 +1,153 @@
+"""Cases with every content of a kind that a peer has to refuse: each key twice, each character where it may not be.
+
+A rank 0 that has to be restarted for each gets the first few in the standard profile, and all of them with `--full`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from wireproto.conformance.case import BOTH, RANK_1, V2, case
+from wireproto.conformance.cases.bootstrap import NO_FILE
+from wireproto.conformance.frames import BOOTSTRAP, PONG
+from wireproto.conformance.peer import Peer
+from wireproto.conformance.verdicts import Undecided, Verdict
+from wireproto.messages import Revision
+from wireproto.session import Role
+
+_FEW: Final = 3
+_DEPTHS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 16, 64, 200)
+_Content = tuple[str, bytes]
+"""A description, and the cluster frame."""
+
+_TO_RANK_1: Final = (
+    b'\x08{"uid":"a","tokens":[1,2],"maxTokens":3}',
+    b'\x09{"uid":"a","token":1}',
+    b'\x0a{"uid":"a"}',
+    b'\x0b{"uid":"a","seqLen":1,"sealedActivation":"AAECAwQF"}',
+    b'\x0d{"uid":"a"}',
+)
+_TO_RANK_0: Final = (b'\x0c{"uid":"a","sealedToken":"AAECAwQF"}',)
+"""Good frames of revision 2 that belong where they come."""
+
+
+def _good(peer: Peer) -> tuple[bytes, ...]:
+    first, others = (BOOTSTRAP, _TO_RANK_1) if peer.role is Role.RESPONDER else (PONG, _TO_RANK_0)
+    return (first, *others) if peer.settings.revision is Revision.V2 else (first,)
+
+
+def _with(frame: bytes, member: str) -> bytes:
+    """The frame with one more member."""
+    return frame[:-1] + f",{member}}}".encode()
+
+
+def _keys_twice(peer: Peer) -> Iterator[_Content]:
+    for frame in _good(peer):
+        for key, value in json.loads(frame[1:]).items():
+            text = json.dumps(value)
+            yield f"{key} twice", _with(frame, f'"{key}":{text}')
+            yield f"{key} twice, once escaped", _with(frame, f'"\\u{ord(key[0]):04x}{key[1:]}":{text}')
+
+
+def _keys_twice_within(peer: Peer) -> Iterator[_Content]:
+    for depth in _DEPTHS:
+        inner = '{"a":' * (depth - 1) + '{"b":1,"b":1}' + "}" * (depth - 1)
+        yield f"a key twice, {depth} objects deep", _with(_good(peer)[0], f'"x":{inner}')
+        inner = '[{"a":' * (depth - 1) + '[{"b":1,"b":1}]' + "}]" * (depth - 1)
+        yield f"a key twice, {depth} arrays of objects deep", _with(_good(peer)[0], f'"x":{inner}')
+
+
+def _control_characters(peer: Peer) -> Iterator[_Content]:
+    for code in range(0x20):
+        yield f"U+{code:04X} in a string", _with(_good(peer)[0], f'"x":"a{chr(code)}b"')
+
+
+def _integer_forms(peer: Peer) -> Iterator[_Content]:
+    for frame in _good(peer):
+        text = frame[1:].decode()
+        for number in ("29400", "[1,2", '"maxTokens":3', '"token":1', '"seqLen":1'):
+            if number in text:
+                for form in (".0", "e0", "E0", ".0e0", ".0E0", "e+0", "E-0", "0e-1", "0E-1"):
+                    yield f"{number}{form}", frame[:1] + text.replace(number, number + form).encode()
+
+
+def _base64_characters(peer: Peer) -> Iterator[_Content]:
+    frame = next(each for each in _good(peer) if b"AAECAwQF" in each)
+    texts = [chr(code) for code in range(0x80) if not chr(code).isalnum() and chr(code) not in "+/"]
+    for text in (*texts, "\u00a0", "\u2028", "\ufeff"):
+        yield f"base64 with {text!r} in it", frame.replace(b"AAEC", f"AA{json.dumps(text)[1:-1]}EC".encode())
+
+
+def _session_ids(peer: Peer) -> Iterator[_Content]:
+    for text in (chr(code) for code in range(0x80) if not chr(code).isalnum() and chr(code) not in "._-"):
+        for name in (f"a{text}b", f"a{text}"):
+            yield f"the session ID {name!r}", b"\x07" + json.dumps({"port": 29400, "sessionID": name}).encode()
+
+
+def _refused(
+    name: str,
+    rules: Sequence[str],
+    about: str,
+    contents: Callable[[Peer], Iterator[_Content]],
+    *,
+    roles: tuple[Role, ...] = BOTH,
+    revisions: tuple[Revision, ...] = tuple(Revision),
+    needs: tuple[str, ...] = (),
+) -> None:
+    section, _, name = name.rpartition(".")
+
+    @case(section, name, *rules, roles=roles, revisions=revisions, about=about, needs=needs, deadline=240.0)
+    async def script(peer: Peer) -> None:
+        if rules[0] == "BOOT-SESSION-ID" and not peer.settings.names_file:
+            raise Undecided(Verdict.SKIPPED, NO_FILE)
+        points = list(contents(peer))
+        if peer.role is Role.INITIATOR and not peer.settings.full:
+            points = points[:_FEW]
+        for number, (what, frame) in enumerate(points):
+            if number and not await peer.again():
+                return
+            link = await peer.session()
+            await link.send(what, frame)
+            await link.expect_closed()
+            await link.wire.close()
+
+
+_DUPLICATE: Final = ("JSON-DUPLICATE-KEY",)
+_refused("payload.each-key-twice", _DUPLICATE, "Each key of each payload, twice, ends the connection.", _keys_twice)
+_refused(
+    "payload.key-twice-at-each-depth",
+    _DUPLICATE,
+    "A key that stands twice ends the connection, however deep it is.",
+    _keys_twice_within,
+    needs=("payload.duplicate-unknown-key",),
+)
+_refused(
+    "payload.each-control-character",
+    ("JSON-STRING",),
+    "Each control character in a string ends the connection.",
+    _control_characters,
+    needs=("payload.control-character",),
+)
+_refused(
+    "payload.each-integer-form",
+    ("JSON-INTEGER",),
+    "Each integer with a fraction or an exponent ends the connection, though it is a whole number.",
+    _integer_forms,
+    roles=RANK_1,
+)
+_refused(
+    "payload.each-base64-character",
+    ("JSON-BASE64",),
+    "Base64 with a character that is not of its alphabet ends the connection.",
+    _base64_characters,
+    revisions=V2,
+    needs=("payload.base64-white-space",),
+)
+_refused(
+    "bootstrap.session-id-characters",
+    ("BOOT-SESSION-ID", "BOOT-REFUSE"),
+    "A session ID with any character that its rule does not have ends the connection.",
+    _session_ids,
+    roles=RANK_1,
+    needs=("bootstrap.session-id-path",),
+)
