@@ -48,10 +48,7 @@ class Outputs:
         """Return the number of the first script with which the peer in a folder does something else."""
         async with self._lock:
             if not self._expected:
-                with self._file.open("w") as file:
-                    for number in range(self._count):
-                        file.write(json.dumps(script(number, self._ours)) + "\n")
-                        await asyncio.sleep(0)
+                await asyncio.to_thread(self._write)
                 self._expected = [each async for each in self._played(self._plain)]
         number = 0
         try:
@@ -63,6 +60,10 @@ class Outputs:
         except TimeoutError:
             return number
         return None if number == self._count else number
+
+    def _write(self) -> None:
+        with self._file.open("w") as file:
+            file.writelines(json.dumps(script(number, self._ours)) + "\n" for number in range(self._count))
 
     async def _played(self, peer: Path) -> AsyncGenerator[str, None]:
         """The digest of each script. TimeoutError for a peer that computes without end."""
