@@ -12,7 +12,7 @@ from wireproto.messages import MAX_SIZE, MIN_SIZE, Revision
 app = new_app(
     "jaccl-bootstrap",
     "Form one MLX group out of processes on several hosts.\n\n"
-    "`launch` starts every rank over ssh. `up` starts one; `pin` gives it keys.",
+    "`launch` starts every rank over ssh. `up` starts one: see `identity`, `pin`.",
     epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"),
 )
 
