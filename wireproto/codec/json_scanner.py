@@ -133,14 +133,17 @@ _NUMBER_PREFIX: Final = re.compile(rb"-?(?:(?:0|[1-9][0-9]*)(?:(?:\.[0-9]+)?[eE]
 _HEX4: Final = re.compile(rb"[0-9a-fA-F]{0,4}")
 _ARRAYS: Final = re.compile(rb"(?:\[[ \t\n\r]*+)*+")
 _STRING: Final = re.compile(
-    rb"""(?: [^"\\\x00-\x1f]++
-           | \\ (?: ["\\/bfnrt]
-                  | u (?: [0-9a-cA-CefEF][0-9a-fA-F]{3}
-                        | [dD][0-7][0-9a-fA-F]{2}
-                        | [dD][89abAB][0-9a-fA-F]{2} \\u [dD][c-fC-F][0-9a-fA-F]{2} ) ) )*+""",
+    rb"""(?:(?> [^"\\\x00-\x1f]++
+             | \\ (?: ["\\/bfnrt]
+                    | u (?: [0-9a-cA-CefEF][0-9a-fA-F]{3}
+                          | [dD][0-7][0-9a-fA-F]{2}
+                          | [dD][89abAB][0-9a-fA-F]{2} \\u [dD][c-fC-F][0-9a-fA-F]{2} ) ) ))*+""",
     re.VERBOSE,
 )
-"""The inside of a string, up to its end or first fault, except that UTF-8 is not checked."""
+"""The inside of a string, up to its end or first fault, except that UTF-8 is not checked.
+
+Before Python 3.11.5, `*+` alone keeps what an alternative has read before it fails (CPython issue 106052).
+"""
 _LITERALS: Final[dict[int, tuple[bytes, bool | None]]] = {
     0x74: (b"true", True),
     0x66: (b"false", False),

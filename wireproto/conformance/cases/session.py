@@ -367,12 +367,12 @@ async def reconnect_when_refused(peer: Peer) -> None:
 
 
 _REFUSED: Final = (1.3, 1.57, 1.93, 2.26)
-"""How long attempts are refused, in pauses from one to the next: at other points between two of them each time."""
+"""How long attempts are refused, in pauses between them: each time at another point between two attempts."""
 
 
 @case("session", "pauses-when-refused", "SESSION-RECONNECT", roles=RANK_0, deadline=60.0)
 async def pauses_when_refused(peer: Peer) -> None:
-    """Rank 0 pauses between attempts that are refused, since nobody listens yet; this implementation waits 1 s.
+    """Rank 0 pauses between refused attempts; this implementation waits 1 s.
 
     A refused attempt cannot be seen, but the time from our listening to the next one can: by chance it is short
     sometimes, but each time only where attempts follow each other at once.
