@@ -85,7 +85,7 @@ planted: $(VENV)/.dev-installed ## Count the planted faults that fuzzing finds w
 	@$(BIN)/python -m tests.wireproto.fuzzing.planted $(ARGS)
 
 api: $(VENV)/.dev-installed ## Build the manual and the API reference in build/api
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file spec/manual/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file spec/manual/mkdocs.yml
 
 man: $(VENV)/.dev-installed ## Build the manual pages of both commands in build/man
 	@$(BIN)/python -m spec.tools.man build/man

@@ -58,7 +58,7 @@ class Revision(IntEnum):
 
 
 class Direction(Enum):
-    """Which rank sends a message."""
+    """Which rank sends a message. Rank 1 stands for every rank but 0."""
 
     RANK_0_TO_1 = "0 → 1"
     RANK_1_TO_0 = "1 → 0"
@@ -157,7 +157,9 @@ class PongPayload(
     model_loaded: bool
     """Whether rank 1 has loaded its model and can take a jacclBootstrap. [PLAIN-LOADED]"""
     inference_in_flight: bool
+    """Whether rank 1 is running inference."""
     memory_pressure: MemoryPressure
+    """Memory pressure on its host."""
     extensions: ExtensionNames = ()
     """The extensions that rank 1 offers. The key is omitted if there are none. [EXT-OFFER]"""
 
@@ -193,21 +195,25 @@ class PromptTokensPayload(Struct, frozen=True, gc=False, rename={"max_tokens": "
     uid: str
     """The inference session."""
     tokens: tuple[I64, ...]
+    """Token IDs."""
     max_tokens: I64
     """Number of tokens to generate at most."""
 
 
 class StepTokenPayload(Struct, frozen=True, gc=False):
-    """One token of a running session. [PAYLOAD-STEP-TOKEN]"""
+    """One token of a running inference session. [PAYLOAD-STEP-TOKEN]"""
 
     uid: str
+    """The inference session."""
     token: I64
+    """Token ID."""
 
 
 class SessionStopPayload(Struct, frozen=True, gc=False):
     """Stops an inference session. [PAYLOAD-UID]"""
 
     uid: str
+    """The inference session."""
 
 
 class PPActivationPayload(
@@ -216,6 +222,7 @@ class PPActivationPayload(
     """A pipeline-parallel activation. [PAYLOAD-PP-ACTIVATION]"""
 
     uid: str
+    """The inference session."""
     seq_len: I64
     """Number of tokens in the activation."""
     sealed_activation: bytes
@@ -226,6 +233,7 @@ class PPTokenPayload(Struct, frozen=True, gc=False, rename={"sealed_token": "sea
     """A pipeline-parallel token. [PAYLOAD-PP-TOKEN]"""
 
     uid: str
+    """The inference session."""
     sealed_token: bytes
     """A tensor box; its plaintext is a token. [TENSOR-TOKEN]"""
 
@@ -234,6 +242,7 @@ class PPSessionEndPayload(Struct, frozen=True, gc=False):
     """Ends a pipeline-parallel session. [PAYLOAD-UID]"""
 
     uid: str
+    """The inference session."""
 
 
 class SideChannelPart(Struct, frozen=True, gc=False):
@@ -255,18 +264,23 @@ class SideChannelWhole(Struct, frozen=True, gc=False):
 
 
 class OutcomeState(Enum):
-    """Progress of a rank's init."""
+    """Progress of a rank. [EXT-OUTCOME-STATES]"""
 
     STARTED = "started"
+    """The init has started."""
     READY = "ready"
+    """The init has formed the intended group."""
     FAILED = "failed"
+    """The init or the program has failed; `stage`, `code` and `message` say how."""
     FINISHED = "finished"
+    """The program has ended well."""
 
 
 class Outcome(Struct, frozen=True, gc=False):
     """The progress of a rank: the sender's own, or another rank's that rank 0 passes on. [EXT-OUTCOME]"""
 
     rank: U16
+    """The rank that made the progress."""
     state: OutcomeState
     stage: ShortText
     """The step that failed. `stage`, `code` and `message` have a meaning only if `state` is `FAILED`."""

@@ -12,8 +12,8 @@ from wireproto.messages import MAX_SIZE, MIN_SIZE, Revision
 app = new_app(
     "jaccl-bootstrap",
     "Form one MLX group out of processes on several hosts.\n\n"
-    "`launch` starts every rank over ssh. `up` starts one rank; `identity` and `pin` exchange keys for it.",
-    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
+    "`launch` starts every rank over ssh. `up` starts one: see `identity`, `pin`.",
+    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"),
 )
 
 
@@ -70,7 +70,7 @@ app.command(epilog=example("jaccl-bootstrap identity"))(identity.identity)
 app.command(epilog=example("jaccl-bootstrap pin mac-b KEY --address 169.254.1.2"))(identity.pin)
 app.command(
     context_settings=_OWN_OPTIONS,
-    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local", "-m mlx_lm.server --model DIR"),
+    epilog=example("jaccl-bootstrap launch --hosts mac-a.local,mac-b.local"),
 )(launch.launch)
 app.command(epilog=example("jaccl-bootstrap pair mac-b.local"))(pair.pair)
 app.command(

@@ -70,7 +70,7 @@ def up(
         typer.Option(metavar="[RANK=]NAME|KEY", help="The peer's pin or key. Default: pin by address."),
     ] = None,
     trust_first_use: Annotated[
-        bool, typer.Option("--trust-first-use", help="Pin whatever key an unpinned peer proves.")
+        bool, typer.Option("--trust-first-use", help="Pin the first key that an unpinned peer proves.")
     ] = False,
     identity: options.IdentityOption = None,
     link_port: options.LinkPortOption = "7777",

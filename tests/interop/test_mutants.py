@@ -1,5 +1,6 @@
 """The generators of mutants: the same for the same seed, and JavaScript; a sample is run by the command."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -13,7 +14,11 @@ import pytest
 from tests.interop.mutants import codec, codec_rules, mechanical
 from tests.interop.mutants.__main__ import GENERATORS, PEER, summary
 from tests.interop.mutants.by_rule import RULES
-from tests.wireproto.conformance.test_conform_cli import ROOT
+from tests.interop.mutants.hosts import Host
+from tests.interop.mutants.outputs import Outputs
+from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
+from tests.wireproto.conformance.trying import HOST, free_port
+from wireproto.conformance import RankOneTarget
 from wireproto.testing.requirements import requirements
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
@@ -65,6 +70,79 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     assert (
         done.stdout.splitlines()[-1] == "rule, seed 5: 2 of 2 found, 0 by a rule that they break; 0 cannot talk at all"
     )
+
+
+def test_what_is_set_aside() -> None:
+    rows = [
+        {"counts": True, "rules": [], "case": "x", "rule": "A"},
+        {"counts": True, "rules": [], "case": None, "equivalent": "the same output"},
+    ]
+    assert summary(rows) == "1 of 1 found; 1 of 2 are equivalent; 0 cannot talk at all"
+
+
+# -- how they are run --------------------------------------------------------------------------------------------------
+
+
+def ended(script: str, folder: Path) -> str:
+    """How a peer ends by itself."""
+    (folder / "peer.mjs").write_text(script)
+
+    async def main() -> str:
+        host = Host()
+        try:
+            async with asyncio.timeout(60), host.running(folder / "peer.mjs", ["listen"], HOST, 1) as running:
+                while True:
+                    await asyncio.sleep(0.01)
+                    if how := running.ended():
+                        return how.how
+        finally:
+            await host.close()
+
+    return asyncio.run(main())
+
+
+def test_a_peer_ends_as_in_a_process_of_its_own(tmp_path: Path) -> None:
+    assert ended("process.exitCode = 7;", tmp_path) == "the peer has ended with exit status 7"
+    assert ended("setTimeout(() => nothing(), 1);", tmp_path).startswith("the peer has ended with exit status 1: Ref")
+
+
+def test_one_peer_after_the_other_runs_in_a_host(tmp_path: Path) -> None:
+    """One that computes without end is stopped, too, and the port is free for the next one."""
+    (tmp_path / "endless.mjs").write_text("for (;;);")
+    shutil.copytree(PEER, tmp_path / "peer", ignore=shutil.ignore_patterns("*.py", "*.gz"))
+    ours = new_key(tmp_path / "ours.pem")
+    args = ["listen", "--identity", str(tmp_path / "ours.pem"), "--peer-key", ours]
+    port = free_port()
+
+    async def main() -> None:
+        host = Host()
+        try:
+            async with asyncio.timeout(60):
+                async with host.running(tmp_path / "endless.mjs", [], HOST, port) as running:
+                    assert running.ended() is None
+                for _ in range(2):
+                    async with host.running(tmp_path / "peer" / "peer.mjs", args, HOST, port):
+                        target = RankOneTarget(HOST, port)
+                        _, writer = await target.connect(30)
+                        writer.close()
+        finally:
+            await host.close()
+
+    asyncio.run(main())
+
+
+def test_the_same_output_shows_what_cannot_be_told_apart(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("plain", "alike", "other")}
+    for folder in folders.values():
+        folder.mkdir()
+        mechanical.write(PEER, folder, None)
+    seal = (PEER / "seal.mjs").read_text()
+    (folders["alike"] / "seal.mjs").write_text(seal.replace("2 ** 24", "2 ** 23"))
+    (folders["other"] / "seal.mjs").write_text(seal.replace("this.#opened.add(nonce);", ""))
+    outputs = Outputs(folders["plain"], tmp_path / "kept", count=150)
+    assert asyncio.run(outputs.first_difference(folders["alike"])) is None
+    again = Outputs(folders["plain"], tmp_path / "kept", count=150)  # with what the first one has kept
+    assert asyncio.run(again.first_difference(folders["other"])) is not None
 
 
 # -- of the codec ------------------------------------------------------------------------------------------------------

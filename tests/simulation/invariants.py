@@ -136,7 +136,8 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         name = f"the host {machine.ip}"
         unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
         left = [pid for pid, each in machine.processes.items() if not each.is_dead and pid not in unkillable]
-        left = [pid for pid in left if machine.processes[pid].arguments not in (("up",), ("stray",))]
+        allowed = {"up", "stray"} | ({"helper with a session"} if _may_leave_helpers(world, rank) else set())
+        left = [pid for pid in left if not allowed & {*machine.processes[pid].arguments[:1]}]
         if left and not _has_no_guard(world, machine):
             _broken(world, f"processes are left on {name}: {left}")
         for pid in unkillable:
@@ -234,6 +235,12 @@ def _check_stop(world: "World") -> None:
         wanted = {0} if control.stopped_by is None else {128 + control.stopped_by, 0}
         if control.code not in wanted:
             _broken(world, f"{control.name} ends with {control.code} after an orderly stop, not {wanted}")
+
+
+def _may_leave_helpers(world: "World", rank: int) -> bool:
+    """Whether helpers with sessions of their own may be left: by a run that does not own its process, or was killed."""
+    was_killed = any(control.code is None for control in world.controls if control.plan.rank == rank)
+    return was_killed or not world.scenario.owns_process
 
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:

@@ -153,6 +153,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
         return self._machine().serve(protocol_factory, port)
 
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        self._own_process().handlers[sig] = (callback, args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return self._own_process().handlers.pop(sig, None) is not None
+
+    def set_exception_handler(self, handler: Any) -> None:
+        """Take a handler, of one process or, where none is running, of the world; the world's gets what is a bug."""
+        if CONTROL.get() is None:
+            super().set_exception_handler(handler)
+
+    def _own_process(self) -> Any:
+        return CONTROL.get().process  # type: ignore[union-attr]
+
     async def sock_accept(self, sock: Any) -> Any:
         return await sock.accept()
 

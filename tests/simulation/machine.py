@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,10 @@ class Machine:
             return ToolResult(status="ok", stdout=f"hca_id: {argv[-1]}\n{lines}")
         return ToolResult(status="missing", stderr="there is none")
 
+    def group(self, pid: int) -> "list[SimulatedProcess]":
+        """Return the processes of the group that one leads, or has led."""
+        return [each for each in self.processes.values() if each.group == pid]
+
     def lose_power(self) -> None:
         """All that runs here is gone at once, and no other host is told."""
         self.host.is_down = True
@@ -134,6 +138,8 @@ class SimulatedProcess:
         """Whether it is in native code that waits for the other ranks."""
         self.ignored: set[int] = set()
         """Signals that do nothing for now; they count once they are not ignored any more."""
+        self.handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
+        """Those that its event loop has."""
         self.pending: list[int] = []
         self.on_signal: Callable[[int], bool] = lambda number: False
         """Handles a signal, and says whether it did."""
@@ -142,6 +148,8 @@ class SimulatedProcess:
         self.ended = asyncio.Event()
         self.at_end: list[Callable[[], None]] = []
         self.task: asyncio.Task[int] | None = None
+        self.group = pid
+        """The process that leads its group."""
         self.context = Context()
         self._due = 0.0  # when what was written last arrives
         self.start = f"boot {machine.loop.now:.6f} {pid}"
@@ -200,8 +208,18 @@ class SimulatedProcess:
                     self.signal(each)
         elif self.is_stopped or number in self.ignored or self.is_unkillable:
             self.pending.append(number)
+        elif number in self.handlers:
+            call, arguments = self.handlers[number]
+            self.machine.loop.call_soon(call, *arguments, context=self.context)
         elif not self.on_signal(number):
             self.end(-number)
+
+    def ancestors(self) -> "Iterator[SimulatedProcess]":
+        """Give its parent and theirs, also those that have ended."""
+        each = self.parent
+        while each is not None:
+            yield each
+            each = each.parent
 
     def block(self, seconds: float) -> None:
         """Do nothing for a while, whatever is due; signals have to wait as well, but for SIGKILL."""
@@ -233,6 +251,8 @@ class SimulatedProcess:
         world.run(machine.loop.call_later, machine.random.uniform(0.0001, 0.01), self.ended.set)
         if self.parent is None or self.parent.is_dead:
             machine.processes.pop(self.pid, None)  # reaped by init
+        if self.parent is not None and signal.SIGCHLD in self.parent.handlers:
+            self.parent.signal(signal.SIGCHLD)
         for child in list(machine.processes.values()):
             if child.parent is self:
                 child.stdin.put_nowait(None)
@@ -281,13 +301,13 @@ class Child:
         return not self._process.is_dead
 
     def is_alone(self) -> bool:
-        return True
+        return all(each is self._process or each.is_dead for each in self._process.machine.group(self.pid))
 
     def signal(self, number: int) -> bool:
-        there = self.pid in self._process.machine.processes
-        if there and number:
-            self._process.signal(number)
-        return there
+        there = self._process.machine.group(self.pid)
+        for each in there if number else ():
+            each.signal(number)
+        return bool(there)
 
     async def exited(self) -> None:
         await self._process.ended.wait()
@@ -362,8 +382,8 @@ class SimulatedGuard:
             child = self._machine.processes.get(pid)
             if child is not None and child.start == start and not child.is_dead:
                 there = True
-                if number:
-                    child.signal(number)
+                for each in self._machine.group(pid) if number else ():
+                    each.signal(number)
         return there
 
 
@@ -407,8 +427,9 @@ class Processes:
         return found is not None and not found.is_dead
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
-        wanted = [self._owner.pid] if pids is None else pids
-        return any(end.own == address and end.owner.pid in wanted for end in self._machine.host.network.ends)
+        wanted = {self._owner.pid} if pids is None else {*pids}
+        owners = [end.owner for end in self._machine.host.network.ends if end.own == address]
+        return any(wanted & {each.pid, *(above.pid for above in each.ancestors())} for each in owners)
 
 
 class Bound:

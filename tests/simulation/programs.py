@@ -20,6 +20,8 @@ WITHOUT_GATHERS = "0.32.0"
 """A version of MLX whose side channel cannot be replaced."""
 SERVER_SECONDS = 1000.0
 """A program that does not end by itself."""
+DEAF_PART = 0.3
+"""How often a helper does not mind SIGTERM."""
 PARTS = 3
 """Lines of a program's output."""
 LAST_PART = b"part %d\n" % (PARTS - 1)
@@ -33,6 +35,8 @@ class Habits:
         self.mlx = random.choice(("0.32.4", "0.32.4", WITHOUT_GATHERS))
         self.program_seconds = random.choice((random.uniform(0.0, 5.0), random.uniform(0.0, 5.0), SERVER_SECONDS))
         self.program_status = 0
+        self.helper = random.choice(("", "", "", "", "", "", "helper", "helper with a session"))
+        """What a user's program starts besides: a process in its own group, or in one of that process's."""
         self.at_step: dict[str, Callable[[SimulatedProcess], None]] = {}
         """What happens to a worker or command when it comes to a step, once."""
 
@@ -45,10 +49,21 @@ class Habits:
 
     async def work(self, process: SimulatedProcess) -> None:
         """Do as a user's program, which says so from time to time."""
+        if self.helper:
+            child = process.machine.spawn(_helper, (self.helper,), process)
+            child.group = process.group if self.helper == "helper" else child.pid
         await self.step("program", process)
         for number in range(PARTS):
             process.write("stdout", b"part %d\n" % number)
             await asyncio.sleep(self.program_seconds / PARTS)
+
+
+async def _helper(process: SimulatedProcess) -> int:
+    """A process that a user's program has started, and does not end."""
+    if process.machine.random.random() < DEAF_PART:
+        process.ignored = {signal.SIGTERM}
+    await asyncio.Event().wait()
+    return 0
 
 
 class Worker:

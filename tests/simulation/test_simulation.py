@@ -37,8 +37,23 @@ def test_the_same_seed_gives_the_same_world(seed: int) -> None:
     assert len(worlds[0].trace) > 10
 
 
-@pytest.mark.parametrize("name", ["a child is not killed", "a rank is ready alone", "the lock's record is left"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a child is not killed",
+        "a lost rank is not missed",
+        "a rank is ready alone",
+        "a signal is not taken",
+        "directories are left",
+        "rank 0 mixes up the parts of a gather",
+        "rank 0 passes no state on",
+        "the alarm goes on after the group is there",
+        "the deadline is not set",
+        "the lock's record is left",
+    ],
+)
 def test_a_planted_bug_is_found(name: str) -> None:
+    """Those that take few worlds; `--planted` looks for all."""
     assert found_after(name, 1_000_000, most=50) is not None
 
 

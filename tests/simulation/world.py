@@ -15,6 +15,7 @@ from bootstrap.control.run import Run, Stopped
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.plan import Plan
 from bootstrap.rank import Rank, run_for
+from bootstrap.system.processes import POLL_SECONDS
 from bootstrap.trust import Trust
 from tests.simulation.faults import Fault, random_fault, strike
 from tests.simulation.invariants import check, check_end, check_event, check_left
@@ -23,6 +24,7 @@ from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.mlx import Mlx
 from tests.simulation.network import Network
+from tests.simulation.owned import owned_processes
 from tests.simulation.programs import Habits, programs
 from tests.simulation.reference import Reference, ReferencePeer
 from wireproto.jaccl.topology import DeviceMatrix
@@ -52,6 +54,8 @@ class Scenario:
     faults: list[Fault]
     reference: Reference | None = None
     """The rank that is a reference peer, if one is."""
+    owns_process: bool = False
+    """Whether a run handles the signals of its process, and ends all that has been started there."""
 
     @classmethod
     def of(cls, seed: int) -> Self:
@@ -103,6 +107,7 @@ class Scenario:
             latency=random.choice((0.0001, 0.001, 0.02, 0.2)),
             faults=[random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))],
             reference=reference,
+            owns_process=random.random() < 0.3,
         )
 
 
@@ -140,7 +145,7 @@ class World:
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
 
     def run(self) -> None:
-        with patch.object(capabilities, "own_version", lambda: VERSION):  # it would read the package's metadata
+        with patch.object(capabilities, "own_version", lambda: VERSION), owned_processes():
             self._run()
 
     def _run(self) -> None:
@@ -275,7 +280,7 @@ class Control:
 
     async def _main(self, process: SimulatedProcess) -> int:
         plan = self.plan
-        self.run = run = run_for(plan, self, owns_process=False)
+        self.run = run = run_for(plan, self, owns_process=self.world.scenario.owns_process)
         script = Rank(plan, Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers}), run)
         error: Exception | None = None
         try:
@@ -288,7 +293,7 @@ class Control:
         self.ended = self.world.loop.now
         self.code = run.conclude(error, has_command=bool(plan.command))
         run.done()
-        await asyncio.sleep(0.001)  # for what was cancelled last
+        await asyncio.sleep(0.001 + POLL_SECONDS * self.world.scenario.owns_process)  # for what was cancelled last
         check_left(self.world, self)
         return self.code
 

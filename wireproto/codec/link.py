@@ -59,6 +59,9 @@ class LinkDecoder:
     64 KiB input buffer. [LINK-MEMORY]
     """
 
+    max_length: int
+    """Largest body in bytes; may be changed between two frames."""
+
     def __init__(self, max_length: int = MAX_LINK_LENGTH) -> None:
         self.max_length = max_length
         self._passed = 0  # bytes of the stream before the incomplete frame

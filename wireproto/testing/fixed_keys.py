@@ -30,8 +30,9 @@ class KnownSide:
     scalar: bytes = field(repr=False)
     """The P-256 private key, 32 bytes, big-endian."""
     ephemeral: bytes = field(repr=False)
-    """The X25519 private key."""
+    """The X25519 private key, 32 bytes."""
     nonce: bytes
+    """The nonce of the hello or the ack, 32 bytes."""
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey:
@@ -39,16 +40,18 @@ class KnownSide:
 
     @cached_property
     def public_key(self) -> bytes:
+        """The P-256 public key: X ‖ Y, 64 bytes."""
         numbers = self._key.public_key().public_numbers()
         return numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
 
     @cached_property
     def private(self) -> X25519PrivateKey:
+        """The X25519 private key as an object."""
         return X25519PrivateKey.from_private_bytes(self.ephemeral)
 
     @cached_property
     def public(self) -> bytes:
-        """The X25519 public key."""
+        """The X25519 public key, 32 bytes."""
         return self.private.public_key().public_bytes_raw()
 
     def random(self) -> Random:
@@ -57,6 +60,7 @@ class KnownSide:
         return lambda count: next(known, b"") or os.urandom(count)
 
     def sign(self, commitment: bytes) -> bytes:
+        """Return the signature over a 32-byte commitment, in DER; the same one each time."""
         return self._key.sign(commitment, _SIGNATURE)
 
 
@@ -83,7 +87,7 @@ class KnownHandshake:
 
     @cached_property
     def key(self) -> bytes:
-        """Session key: HKDF with one block of output. [HANDSHAKE-KEY]"""
+        """The session key, 32 bytes: HKDF with one block of output. [HANDSHAKE-KEY]"""
         shared = self.rank_0.private.exchange(X25519PublicKey.from_public_bytes(self.rank_1.public))
         pseudorandom = hmac.digest(self.rank_0.nonce + self.rank_1.nonce, shared, "sha256")
         return hmac.digest(pseudorandom, KEY_INFO + b"\x01", "sha256")

@@ -19,6 +19,7 @@ from wireproto.messages import MAX_LINK_LENGTH
 from wireproto.testing.requirements import DIRECTORY as _SPEC
 
 DIRECTORY: Final = _SPEC / "vectors"
+"""The directory of the files."""
 
 Id = Annotated[str, Meta(pattern="^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$")]
 RequirementId = Annotated[str, Meta(pattern="^[A-Z0-9]+(-[A-Z0-9]+)+$")]
@@ -84,12 +85,12 @@ class ClusterFrameTest(_Test, frozen=True, kw_only=True):
 
 
 class Secrets(_Struct, frozen=True, kw_only=True):
-    """The keys and the nonce of one side of a handshake."""
+    """The keys and the nonce of one side of a handshake. The X25519 keys and the nonce have 32 bytes each."""
 
     identity_private: Hex
     """The P-256 private key, 32 bytes, big-endian."""
     identity: Hex
-    """Its public key, X ‖ Y."""
+    """Its public key, X ‖ Y, 64 bytes."""
     ephemeral_private: Hex
     ephemeral: Hex
     nonce: Hex
@@ -98,7 +99,7 @@ class Secrets(_Struct, frozen=True, kw_only=True):
 
 
 class Derived(_Struct, frozen=True, kw_only=True):
-    """Every value of a successful handshake, in the order of computation."""
+    """Every value of a successful handshake, in the order of computation. Hashes and keys have 32 bytes."""
 
     hello_commitment: Hex
     hello_signature: Hex
@@ -137,6 +138,7 @@ class SealTest(_Test, frozen=True, kw_only=True):
     """Boxes of one session key, in this order. Invalid if a box is rejected; the steps after it still apply."""
 
     key: Hex
+    """32 bytes."""
     steps: tuple[SealStep, ...]
 
 

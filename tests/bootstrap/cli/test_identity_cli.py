@@ -13,22 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bootstrap.trust import Pins, encode_public_key, load_identity
 from wireproto.session.handshake import KeySigner, fingerprint
 
-APP = """
-import typer
-from wireproto.cli.console import run
-
-def load():
-    from bootstrap.cli.identity import identity, pin
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
-    app.command()(identity)
-    app.command()(pin)
-    return app
-
-run(load, "jaccl-bootstrap", extra="bootstrap")
-"""
+APP = "from bootstrap.__main__ import main; main()"
 IP = "169.254.1.2"
 A, B = (KeySigner(ec.derive_private_key(number, ec.SECP256R1())).public_key for number in (1, 2))
 KEY_A, KEY_B = encode_public_key(A), encode_public_key(B)

@@ -101,7 +101,7 @@ class Bench:
 class Trial:
     """Tries mutants against the peer without a change, several side by side."""
 
-    def __init__(self, folder: Path, full: bool, fits: Callable[[Case], bool]) -> None:
+    def __init__(self, folder: Path, kept: Path, full: bool, fits: Callable[[Case], bool]) -> None:
         theirs, ours = new_key(folder / "theirs.pem"), new_key(folder / "ours.pem")
         identity = load_identity(folder / "ours.pem")
         settings = Settings(identity=identity, peer_key=peer_key_of(theirs), names_file=True, full=full)
@@ -111,7 +111,7 @@ class Trial:
         for bench in self._all:
             self._free.put_nowait(bench)
         self._plain = self._all[0].written(None)
-        self._outputs = Outputs(self._plain, folder / "theirs.pem", ours, identity, folder / "scripts")
+        self._outputs = Outputs(self._plain, kept)
         self._rounds = _rounds(fits)
         self._finders: dict[str, Case] = {}
         """The quick cases that have found a mutant: they are tried first."""
@@ -198,7 +198,7 @@ async def campaign(
     """Try mutants until enough of each kind count; return a line for each kind."""
     done = {row["name"]: row for row in noted(results)}
     with TemporaryDirectory() as folder:
-        async with Trial(Path(folder), full, fits) as trial:
+        async with Trial(Path(folder), results.parent / "outputs", full, fits) as trial:
 
             async def row(mutant: Mutant) -> dict[str, Any]:
                 if mutant.name not in done:

@@ -15,6 +15,7 @@ const sockets = new Set();
 const servers = new Set();
 const timers = new Set();
 let running = false;
+let started = null;
 let count = 0;
 
 const say = (line) => process.stdout.write(`${line}\n`);
@@ -45,19 +46,20 @@ for (const name of ["setTimeout", "setInterval"]) {
   };
 }
 
-async function start({ file, args, host, port }) {
+function start({ file, args, host, port }) {
   process.argv.splice(1, Infinity, file, ...args);
   Object.assign(process.env, { CONFORM_HOST: host, CONFORM_PORT: String(port) });
   process.exitCode = undefined;
   running = true;
   process.stdin.unref(); // the peer alone keeps the process alive
-  await import(`${pathToFileURL(file)}?${(count += 1)}`);
+  started = import(`${pathToFileURL(file)}?${(count += 1)}`);
 }
 
 /** As a signal would: nothing of the peer runs any more. */
 async function stop() {
-  running = false;
   process.stdin.ref();
+  await started;
+  running = false;
   for (const socket of sockets) {
     socket.removeAllListeners();
     socket.on("error", () => {});

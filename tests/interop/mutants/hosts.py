@@ -11,6 +11,8 @@ from wireproto.conformance.launching import how_ended, last_lines
 from wireproto.conformance.targets import Ended, Running
 
 _SCRIPT = Path(__file__).with_name("host.mjs")
+_COMMAND = 'ulimit -t 3600; exec node --expose-gc "$0"'
+"""An hour of processor time, for one that computes without end when nobody is left to stop it."""
 _STOPPING = 2.0
 """Seconds in which a peer that does not compute without end is stopped."""
 
@@ -57,7 +59,7 @@ class Host:
     async def _start(self) -> None:
         pipe = asyncio.subprocess.PIPE
         self._process = process = await asyncio.create_subprocess_exec(
-            *("node", "--expose-gc", str(_SCRIPT)), stdin=pipe, stdout=pipe, stderr=self._errors, start_new_session=True
+            *("sh", "-c", _COMMAND, str(_SCRIPT)), stdin=pipe, stdout=pipe, stderr=self._errors, start_new_session=True
         )
         self._reader = asyncio.create_task(self._read(process))
 

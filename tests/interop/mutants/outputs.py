@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from wireproto import Revision
 from wireproto.conformance.byhand import Identity, Introduction
 from wireproto.conformance.frames import link_frame
+from wireproto.conformance.identity import load_identity
 from wireproto.conformance.model.drawing import drawn
 from wireproto.conformance.model.introductions import introduce
 from wireproto.conformance.model.script import Act, Hand, rewritten
@@ -36,23 +38,39 @@ _ELSEWHERE: Final = ("strangers", "newcomer")
 
 
 class Outputs:
-    """Tries mutants against the peer without a change. `plain` is its folder, `key` the peer's identity file."""
+    """Tries mutants against the peer without a change, in `plain`.
 
-    def __init__(self, plain: Path, key: Path, pin: str, ours: Identity, file: Path, count: int = SCRIPTS) -> None:
-        self._words = (str(key), pin)
-        self._plain, self._ours, self._file, self._count = plain, ours, file, count
+    `folder` keeps the scripts and what that peer does with them, for the next run with the same peer and grammar.
+    """
+
+    def __init__(self, plain: Path, folder: Path, count: int = SCRIPTS) -> None:
+        self._plain, self._folder, self._count = plain, folder, count
+        self._key, self._scripts = folder / "theirs.pem", folder / "scripts"
+        self._pin = ""
         self._expected: list[str] = []
         self._lock = asyncio.Lock()
 
+    async def prepare(self) -> None:
+        """Write the scripts, and play them to the peer without a change."""
+        async with self._lock:
+            if self._expected:
+                return
+            kept = self._folder / "expected"
+            mark = f"{self._count} {_digest_of_sources()}"
+            if not kept.exists() or kept.read_text().partition("\n")[0] != mark:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                new_key(self._key)
+                (self._folder / "pin").write_text(new_key(self._folder / "ours.pem"))
+                await asyncio.to_thread(self._write)
+                self._pin = (self._folder / "pin").read_text()
+                digests = [each async for each in self._played(self._plain)]
+                kept.write_text("\n".join((mark, *digests)))
+            self._pin = (self._folder / "pin").read_text()
+            self._expected = kept.read_text().splitlines()[1:]
+
     async def first_difference(self, peer: Path) -> int | None:
         """Return the number of the first script with which the peer in a folder does something else."""
-        async with self._lock:
-            if not self._expected:
-                with self._file.open("w") as file:
-                    for number in range(self._count):
-                        file.write(json.dumps(script(number, self._ours)) + "\n")
-                        await asyncio.sleep(0)
-                self._expected = [each async for each in self._played(self._plain)]
+        await self.prepare()
         number = 0
         try:
             async with aclosing(self._played(peer)) as played:
@@ -64,11 +82,18 @@ class Outputs:
             return number
         return None if number == self._count else number
 
+    def _write(self) -> None:
+        ours = load_identity(self._folder / "ours.pem")
+        with self._scripts.open("w") as file:
+            file.writelines(json.dumps(script(number, ours)) + "\n" for number in range(self._count))
+
     async def _played(self, peer: Path) -> AsyncGenerator[str, None]:
         """The digest of each script. TimeoutError for a peer that computes without end."""
-        with self._file.open() as file:
+        with self._scripts.open() as file:
             process = await asyncio.create_subprocess_exec(
-                *("node", str(_SCRIPT), str(peer), *self._words), stdin=file, stdout=asyncio.subprocess.PIPE
+                *("node", str(_SCRIPT), str(peer), str(self._key), self._pin),
+                stdin=file,
+                stdout=asyncio.subprocess.PIPE,
             )
         assert process.stdout is not None
         try:
@@ -78,6 +103,16 @@ class Outputs:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+def _digest_of_sources() -> str:
+    """Of all that decides about the scripts and the peer."""
+    files = [
+        *ROOT.glob("tests/interop/*.mjs"),
+        *ROOT.glob("tests/interop/mutants/outputs.*"),
+        *ROOT.glob("wireproto/**/*.py"),
+    ]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def script(number: int, ours: Identity) -> dict[str, Any]:

@@ -65,8 +65,8 @@ func TestSessions(t *testing.T) {
 		Steps      []step
 	}
 	for _, v := range vectors.Load[test](t, "session") {
-		if v.ID == "rank-1-plain-v2" {
-			continue // to a side without extensions the key is one that it does not know
+		if len(v.Extensions) == 0 && v.Has("for-extensions") {
+			continue
 		}
 		t.Run(v.ID, func(t *testing.T) {
 			config := Config{Role: wire.Rank1, Revision: v.Revision, Extensions: v.Extensions}

@@ -33,7 +33,18 @@ type Fault struct {
 // Test is what the tests of all files have.
 type Test struct {
 	ID    string
+	Flags []string
 	Error *Fault
+}
+
+// Has reports whether the test has a flag.
+func (v Test) Has(flag string) bool {
+	for _, each := range v.Flags {
+		if each == flag {
+			return true
+		}
+	}
+	return false
 }
 
 // Check compares an error's code, empty for none, and offset, -1 for none, with those of the test.
