@@ -1,4 +1,4 @@
-"""Bugs of the control plane, planted one at a time: the simulation must find each."""
+"""Bugs of the control plane, planted one at a time; the simulation must find each."""
 
 import asyncio
 import json
@@ -22,11 +22,11 @@ from tests.simulation.world import World
 rank: Final = import_module("bootstrap.rank")  # the package has a function of that name
 SEEDS: Final = 3
 MOST: Final = 10_000
-"""Worlds within which each is to be found."""
+"""Worlds within which each must be found."""
 
 
 def found_after(name: str, first: int, most: int = MOST) -> int | None:
-    """Return how many worlds, from the seed `first` on, it takes to find a planted bug; None where `most` do not."""
+    """Return the number of worlds, from the seed `first` on, to find a planted bug; None after `most`."""
     with planted(name):
         for count in range(1, most + 1):
             world = World(first + count)

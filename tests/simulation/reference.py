@@ -246,7 +246,7 @@ class ReferencePeer:
         return run
 
     def _is_aborted(self, group: SimulatedProcess) -> None:
-        """Where native code aborts, the whole peer is gone."""
+        """An abort of native code ends the whole peer."""
         if group is self._group and group.status == -signal.SIGABRT:
             self.process.end(-signal.SIGABRT)
 

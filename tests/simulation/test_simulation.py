@@ -1,4 +1,4 @@
-"""The simulation itself: its clock and network, its repeatability, and that it finds what is planted."""
+"""The simulation itself: clock, network, repeatability, and detection of planted bugs."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""One world: hosts that run ranks of a group, as a seed decides, and what becomes of them."""
+"""One world: hosts that run ranks of a group, decided by a seed, and the results."""
 
 import asyncio
 import math
@@ -34,16 +34,16 @@ from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
 
 STOP_SECONDS: Final = 60.0
-"""So long after the user has stopped a group, all is to be over."""
+"""Seconds after the user has stopped a group when all must be over."""
 TIDY_SECONDS: Final = 10.0
-"""What a guard may need for what its killed run has left."""
+"""Seconds for a guard to clean up after its killed run."""
 CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
 
 
 @dataclass
 class Scenario:
-    """What a seed decides about a world, but for the order of things."""
+    """The properties of a world decided by a seed, except for the order of events."""
 
     plans: list[Plan]
     starts: list[float]
@@ -122,7 +122,7 @@ class Scenario:
 
 
 class World:
-    """Runs one scenario. `trace` has a line for each thing that happened; `broken` what must not have."""
+    """Runs one scenario. `trace` has a line per event; `broken` has the violations."""
 
     def __init__(self, seed: int, scenario: Scenario | None = None) -> None:
         self.scenario = Scenario.of(seed) if scenario is None else scenario
@@ -130,10 +130,10 @@ class World:
         self.broken: list[str] = []
         self.struck: list[Fault] = []
         self.stopped_at = math.inf
-        """When a user has stopped the first rank."""
+        """The time at which a user stopped the first rank."""
         self.is_over = False
         self.is_ending = False
-        """Whether no user starts anything more."""
+        """Whether all users have finished."""
         self.machines: list[Machine] = []
         self.controls: list[Control] = []
         self.launcher: Launch | None = None
@@ -176,7 +176,7 @@ class World:
             self.loop.clear()
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop has to do with an error that nobody took."""
+        """Handle an unhandled error of the loop."""
         if not self.is_over:
             self.broken.append(f"{context['message']}: {context.get('exception')!r}")
             self.record(f"BROKEN: {self.broken[-1]}")
@@ -300,7 +300,7 @@ class Control:
         self.ended = math.inf
         """When."""
         self.code: int | None = None
-        """The exit code; None while it runs, and where it was killed."""
+        """The exit code; None while it runs, and if it was killed."""
         self.machine = world.machines[plan.rank]
         self.process = self.machine.spawn(self._main, ("up",))
         self.process.on_signal = self._signalled
@@ -343,7 +343,7 @@ class Control:
         return True
 
     def last(self, event: str) -> dict[str, Any] | None:
-        """Return the last event of that name; None where there was none."""
+        """Return the last event of that name, or None."""
         return next((each for each in reversed(self.events) if each["event"] == event), None)
 
     # -- its display ---------------------------------------------------------------------------------------------------
