@@ -23,6 +23,7 @@ HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {
     "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
+    "launcher-kill", "launcher-int", "launcher-term", "cut-off", "refuse",
 }  # fmt: skip
 """Faults after which the ranks may not learn of each other's causes."""
 LOCAL: Final = {
@@ -53,6 +54,8 @@ _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable":
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
 ROOT_SECONDS: Final = 6.0
 """So long native workers of JACCL wait for their root."""
+LEFT_SECONDS: Final = 35.0
+"""In which a rank ends whose launcher has gone: its silence, and all graces."""
 SILENCE_SECONDS: Final = 22.0
 """In which rank 0 notices that a rank answers no more, or has ended for a session that was lost."""
 SLACK_SECONDS: Final = 20.0
@@ -63,6 +66,11 @@ def check(world: "World") -> None:
     """Check what must hold at any time."""
     for zero in world.live(0):
         _check_losses(world, zero)
+    if world.launcher is not None and world.launcher.ended_at is not None:
+        for control in world.live():
+            began = max(world.launcher.ended_at, control.process.resumed_at)
+            if control.channel is not None and not control.process.is_stopped and world.loop.now > began + LEFT_SECONDS:
+                _broken(world, f"the launcher has gone, and {control.name} goes on")
     for control in world.live():
         run = control.run
         if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
@@ -213,7 +221,11 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        allowed = LATE if _is_certain(world, fault) else LATE | CONSEQUENCES  # two of these cannot be told apart
+        # The status of a program is known only once the helpers in its group have ended: too late for the first failure.
+        is_delayed = bool(world.habits[fault.rank].helper)
+        allowed = (
+            LATE if _is_certain(world, fault) and not is_delayed else LATE | CONSEQUENCES
+        )  # two of these cannot be told apart
         if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
 
@@ -245,8 +257,8 @@ def _may_leave_helpers(world: "World", rank: int) -> bool:
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:
     """Return whether control process and guard were killed on a host, and the rank was not restarted since."""
-    last = [control for control in world.controls if control.machine is machine][-1]
-    return last.code is None and any(fault.kind == "kill-both" for fault in world.struck)
+    controls = [control for control in world.controls if control.machine is machine]
+    return bool(controls) and controls[-1].code is None and any(fault.kind == "kill-both" for fault in world.struck)
 
 
 def _session(control: "Control") -> str | None:

@@ -32,6 +32,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.now = 0.0
+        self.start_ssh: Callable[..., Any]
         self.steps = 0
         self.owners: list[Any] = []
         self.tasks: list[asyncio.Task[Any]] = []
@@ -152,6 +153,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
         return self._machine().serve(protocol_factory, port)
+
+    async def subprocess_exec(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        return await self.start_ssh(protocol_factory, args)
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         self._own_process().handlers[sig] = (callback, args)

@@ -379,10 +379,12 @@ class SimulatedGuard:
     def _signal(self, number: int) -> bool:
         there = False
         for pid, start in self._children.items():
-            child = self._machine.processes.get(pid)
-            if child is not None and child.start == start and not child.is_dead:
-                there = True
-                for each in self._machine.group(pid) if number else ():
+            leader = self._machine.processes.get(pid)
+            if leader is not None and leader.start != start:
+                continue
+            for each in self._machine.group(pid):
+                there = there or not each.is_dead
+                if number:
                     each.signal(number)
         return there
 
@@ -417,10 +419,11 @@ class Processes:
         return found is not None and found.start == process.start and not found.is_dead
 
     def kill(self, process: Identity) -> None:
-        found = self._machine.processes.get(process.pid)
-        if found is None:
+        group = self._machine.group(process.pid)
+        if not group:
             raise ProcessLookupError(process.pid)
-        found.signal(signal.SIGKILL)
+        for each in group:
+            each.signal(signal.SIGKILL)
 
     def runs(self, pid: int) -> bool:
         found = self._machine.processes.get(pid)
