@@ -270,4 +270,4 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "program-fails": _program_fails,
 }
 LAUNCH_FAULTS: Final = (*_LAUNCH, "power", "kill")
-"""Faults of a launcher."""
+"""Faults that concern a launcher."""

@@ -221,7 +221,7 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        # A program's status is known only once the helpers in its group have ended: too late for the first failure.
+        # The status of a program is known only once the helpers in its group have ended, maybe too late.
         is_delayed = bool(world.habits[fault.rank].helper)
         allowed = (
             LATE if _is_certain(world, fault) and not is_delayed else LATE | CONSEQUENCES
