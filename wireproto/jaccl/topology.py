@@ -16,7 +16,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Final, NamedTuple, NoReturn, cast
 
 from wireproto.codec.json_scanner import Scanner
-from wireproto.errors import LimitError, MalformedError, WireError
+from wireproto.errors import LimitError, MalformedError, WireError, shorten
 from wireproto.jaccl import MAX_MESH, MAX_SIZE, MAX_WIRES, MIN_SIZE
 
 MAX_FILE: Final = 64 * 1024
@@ -208,7 +208,7 @@ def _device_faults(document: "_Document", path: str, entry: object, places: dict
         if not isinstance(name, str):
             yield document.fault("topology-entry", place, f"expected a device name such as rdma_en5, not {_kind(name)}")
         elif not _NAME.fullmatch(name):
-            detail = f"{_short(name)} is not a device name: use one that `ibv_devices` lists, such as rdma_en5"
+            detail = f"{shorten(name)} is not a device name: use one that `ibv_devices` lists, such as rdma_en5"
             yield document.fault("topology-name", place, detail)
         elif (first := places.setdefault(name, place)) != place:
             detail = f"{name} is already at {first}, and a port connects to one rank: name another device"
@@ -268,9 +268,9 @@ def _rank_entry(document: "_Document", rank: int, value: object) -> RankEntry:
             document.fail("field-type", f"{path}.{key}", f"expected {words}, not {_kind(value[key])}")
     entry = RankEntry(value["interface"], value["ip"], value["rank"])
     if not _NAME.fullmatch(entry.interface):
-        document.fail("topology-name", f"{path}.interface", f"{_short(entry.interface)} is not an interface name")
+        document.fail("topology-name", f"{path}.interface", f"{shorten(entry.interface)} is not an interface name")
     if not _is_host(entry.ip):
-        document.fail("topology-address", f"{path}.ip", f"{_short(entry.ip)} is not the IPv4 address of a host")
+        document.fail("topology-address", f"{path}.ip", f"{shorten(entry.ip)} is not the IPv4 address of a host")
     if entry.rank != rank:
         document.fail("topology-rank", f"{path}.rank", f"expected {rank}, the entry's position, not {entry.rank}")
     return entry
@@ -315,7 +315,7 @@ def _address(document: "_Document", path: str, text: object) -> tuple[str, int]:
         document.fail("topology-entry", path, f"expected an address such as 169.254.1.1:29400, not {_kind(text)}")
     ip, _, port = text.partition(":")
     if not _is_host(ip) or not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
-        detail = f"{_short(text)} is not ip:port, such as 169.254.1.1:29400, with a port from 1 to 65535"
+        detail = f"{shorten(text)} is not ip:port, such as 169.254.1.1:29400, with a port from 1 to 65535"
         document.fail("topology-address", path, detail)
     return ip, int(port)
 
@@ -439,7 +439,3 @@ def _is_host(ip: str) -> bool:
 
 def _compact(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
