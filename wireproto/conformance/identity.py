@@ -22,7 +22,7 @@ def load_identity(path: Path | None) -> Identity:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except FileNotFoundError:
         remedy = f"jaccl-bootstrap identity --identity {path}"
-        raise IdentityFileError(f"there is no identity key in {path}; make one: {remedy}") from None
+        raise IdentityFileError(f"{path} does not exist; to create a key, run: {remedy}") from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise IdentityFileError(f"{path} is not a private key in PEM: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):

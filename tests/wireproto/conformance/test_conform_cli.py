@@ -227,9 +227,9 @@ def test_a_peer_that_crashes(conform: Callable[..., Done]) -> None:
         (("--connect", "127.0.0.1:7777", "--keep"), "add --restart-command to --keep"),
         (
             ("--connect", "127.0.0.1:65535", "--restart-command", "x", "--jobs", "2"),
-            "not as many free ports after 65535",
+            "not enough free ports after 65535",
         ),
-        (("--connect", "127.0.0.1:7777", "--profile", "nobody"), "no such profile; there is reference"),
+        (("--connect", "127.0.0.1:7777", "--profile", "nobody"), "no such profile; use reference"),
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:

@@ -124,4 +124,4 @@ def test_a_record_has_a_limit() -> None:
         record.received(bytes(MAX_RECORDED // 2 + 1), 1)
     kept = [entry for entry in record.entries if entry.data]
     assert sum(len(entry.data) for entry in kept) == MAX_RECORDED
-    assert kept[-1].text == "2 bytes more, not kept"
+    assert kept[-1].text == "2 more bytes, not kept"

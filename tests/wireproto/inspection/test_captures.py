@@ -319,7 +319,7 @@ NOTHING = {
 def test_a_file_that_is_no_capture_and_no_stream(name: str) -> None:
     found = read(NOTHING[name])
     assert found.entries == []
-    assert str(found.fault).startswith("it is not a capture (pcap, pcapng), and not a stream of the protocol")
+    assert str(found.fault).startswith("it is neither a capture (pcap, pcapng) nor a stream of the protocol")
 
 
 def test_an_empty_file() -> None:
