@@ -1,4 +1,4 @@
-"""What can go wrong in a world, and when."""
+"""Faults of a world, and their times."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ EVENTS: Final = (
     "started", "connected", "established", "confirmed", "bootstrap-sent", "bootstrap-received", "environment-set",
     "group-ready", "holding", "running", "link-lost", "finished", "command-ended", "consequence", "restarting",
 )  # fmt: skip
-"""At any of which a fault may come."""
+"""Events after which a fault may occur."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _again(world: "World", fault: Fault, step: str) -> None:
 
 
 def _kill_both(world: "World", fault: Fault, step: str) -> None:
-    """The control process and its guard are killed, and the user starts the rank again a little later."""
+    """The control process and its guard are killed, and the user restarts the rank a little later."""
     machine = world.machines[fault.rank]
     for main in world.mains(fault.rank):
         for process in list(machine.processes.values()):
@@ -270,4 +270,4 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "program-fails": _program_fails,
 }
 LAUNCH_FAULTS: Final = (*_LAUNCH, "power", "kill")
-"""What concerns a launcher."""
+"""Faults that concern a launcher."""
