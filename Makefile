@@ -13,7 +13,7 @@ PYTHON ?=
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
-# PYTHON if it is given, else the newest Python, at least 3.11; empty if there is none.
+# PYTHON if given, otherwise the newest Python from 3.11 on; empty if there is none.
 FIND_PYTHON = for p in $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; \
 	done
@@ -39,15 +39,16 @@ demo: $(VENV)/.bootstrap-installed ## Form a group of two real processes (ARGS="
 test: $(VENV)/.dev-installed ## Run the test suite (ARGS="-k link")
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts, dead code
+check: $(VENV)/.dev-installed ## Run the static checks: lint, format, types, import contracts, dead code, English
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/vulture
+	@$(BIN)/python -m spec.tools.prose
 
-# Failing tests are ignored here, `make test` reports them: a measured process writes more at its end than some tests
-# allow, and a killed one leaves a partial data file.
+# Failing tests are ignored here, because `make test` reports them: a measured process writes more at its exit than some
+# tests allow, and a killed one leaves a partial data file.
 coverage: $(VENV)/.dev-installed ## Measure the branch coverage of wireproto without its tools, and of bootstrap
 	@$(BIN)/coverage erase
 	-@$(BIN)/coverage run -m pytest -n auto tests/wireproto tests/bootstrap $(ARGS)

@@ -1,4 +1,4 @@
-"""What a user can do about a failure: its likely cause, its remedy, whether a retry is safe."""
+"""Advice for each failure: its likely cause, its remedy, whether a retry is safe."""
 
 import re
 from typing import Final, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""What one rank can do: backend, versions, devices and extensions, determined before the bootstrap."""
+"""The capabilities of a rank: backend, versions, devices and extensions, determined before the bootstrap."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,7 @@ _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?t?")
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a rank can do once MLX is loaded, or with a command that loads its own."""
+    """The capabilities of a rank once MLX is loaded, or with a command that loads its own."""
 
     plan: Plan
     """With the devices that the backend needs."""

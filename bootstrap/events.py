@@ -20,7 +20,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=_kebab):
     """Something that happened on this rank. `peer` is always the rank at the other end of a link."""
 
     rank: int | None = None
-    """Where it happened; None for an error that no rank caused."""
+    """The rank at which it happened; None for an error that no rank caused."""
     t_ms: float | None = None
     """Milliseconds since the start of the run; None for output."""
 
@@ -275,7 +275,7 @@ class Looked(Event, frozen=True):
 
     host: str
     left: str
-    """What is left behind; empty for nothing."""
+    """The remains; empty for nothing."""
     not_checked: str | None
     """Why that is unknown; None if the host has answered."""
 

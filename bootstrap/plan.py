@@ -1,4 +1,4 @@
-"""What group to form: ranks, addresses, ports, backend, deadlines. All of it is checked here."""
+"""Plans of groups: ranks, addresses, ports, backend, deadlines. All of it is checked here."""
 
 import os
 import re
@@ -176,7 +176,7 @@ class Plan:
 
     @property
     def program(self) -> Program:
-        """What this rank does once the group can be formed, as in its versions."""
+        """This rank's action once the group can be formed, as in its versions."""
         if self.dry_run:
             return Program.DRY_RUN
         if not self.command:
@@ -312,7 +312,7 @@ def check_backend(backend: str) -> BackendChoice:
 def check_devices(devices: DeviceMatrix, jaccl_ring: bool = False) -> None:
     """Check a matrix that JACCL itself might accept and then crash on, such as one of nulls or empty names.
 
-    With `jaccl_ring` a neighbour may have at most 4 devices: JACCL refuses more only after it has started.
+    With `jaccl_ring` a neighbour may have at most 4 devices: JACCL does not refuse more until it has started.
     """
     verdict = check_device_matrix(devices)
     if verdict.faults:

@@ -24,7 +24,7 @@ class EndedEarlyError(LinkError):
 class Restarts:
     """Allows the plan's number of restarts per hour, for the failures that its `restart_on` selects.
 
-    The first restart is immediate, the next ones follow after 1, 2, 4, … seconds, up to a minute.
+    The first restart is immediate; the waits before the next ones are 1, 2, 4, … seconds, up to a minute.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""Who this host is and whom it trusts: its P-256 key, the pinned keys of peers, and the keys of a run by rank."""
+"""Identity and trust of this host: its P-256 key, the pinned keys of peers, and the keys of a run by rank."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ OnConfirmed = Callable[[int, str, bytes], str | None]
 
 
 class Trust:
-    """Who this rank is, and the one key that it accepts from each other rank.
+    """The identity of this rank, and the one key that it accepts from each other rank.
 
     Raise ConfigError (`key-repeated`) if two ranks have the same key.
     """

@@ -1,4 +1,4 @@
-"""Hypothesis profiles: `ci` looks long, `local` answers at once, `mutation` looks at the same few examples each time.
+"""Hypothesis profiles: `ci` is thorough, `local` is fast, `mutation` uses the same few examples each time.
 
 HYPOTHESIS_PROFILE picks one; CI=true means `ci`. Tests with the mark `waits` begin first.
 """
@@ -22,14 +22,14 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "local"))
 
 for number, handler in ((signal.SIGHUP, lambda number, frame: None), (signal.SIGINT, signal.default_int_handler)):
-    # Under nohup, or in the background of a script, the commands that are tested would inherit that it is ignored; a
+    # Under nohup, or in the background of a script, the tested commands would inherit ignored signals; a
     # handler is reset when they start.
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each of the workers, which take the tests in parts of about one size, begin with some that wait for long.
+    """Let each worker, which takes the tests in batches, start with some of the slow waiting ones.
 
     Left for the end, they would be waited for alone.
     """

@@ -1,4 +1,4 @@
-"""The commands in forks of a process that has loaded them: most of a short command's time goes to imports."""
+"""The commands in forks of a process that has loaded them: most of a short command's time is import time."""
 
 import atexit
 import importlib
@@ -31,12 +31,12 @@ LOADED = (
     "cryptography.hazmat.primitives.asymmetric.ec",
     "hypothesis",
 )
-"""What the commands import only when they run."""
+"""Modules that the commands import only when they run."""
 SECONDS = 100.0
 _LONGEST = 128 * 1024
 _STATUS = struct.Struct("i")
 _HIGHEST = 1024
-"""Above the number of any descriptor that the process that forks may have."""
+"""Above every descriptor number of the forking process."""
 
 
 class Fork:
@@ -71,7 +71,7 @@ class Fork:
 
     @classmethod
     def with_pipes(cls, command: Sequence[str], environment: Mapping[str, str]) -> "Fork":
-        """Start it with pipes as its standard streams, as text."""
+        """Start it with pipes as its standard streams, in text mode."""
         ends = [os.pipe() for _ in range(3)]
         theirs = [ends[0][0], ends[1][1], ends[2][1]]
         try:
@@ -129,14 +129,14 @@ def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subproc
 
 
 def run_text(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The same, with what it has written as text."""
+    """The same, with its output as text."""
     done = run(*arguments, cwd=cwd)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @cache
 def _server() -> socket.socket:
-    """The process that forks; it ends with this one's socket."""
+    """The forking process; it ends with this one's socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-P", __file__, str(theirs.fileno())]
     with theirs:
@@ -159,9 +159,9 @@ def _serve(connection: socket.socket) -> None:
         importlib.import_module(name)
     for command in (["-m", "wireproto", "decode", "03"], ["-m", "bootstrap", "pin"]):
         with redirect_stdout(io.StringIO()), suppress(SystemExit):
-            _run(command)  # loads what typer imports only when a command runs
-    assert tempfile.tempdir is None  # else the forks would not look at their TMPDIR
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children are reaped by themselves
+            _run(command)  # loads modules that typer imports only when a command runs
+    assert tempfile.tempdir is None  # otherwise the forks would ignore their TMPDIR
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children are reaped automatically
     while True:
         asked, descriptors, _, _ = socket.recv_fds(connection, _LONGEST, 4)
         if not asked:
@@ -173,7 +173,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _wait_for_fork(descriptors: Sequence[int], **request: object) -> None:
-    """Fork the command, and tell its number and then its status by the last of the descriptors."""
+    """Fork the command; send its process id and then its status through the last descriptor."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *streams, status = descriptors
     if (child := os.fork()) == 0:

@@ -19,7 +19,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def path_with(folder: Path, *programs: str) -> str:
-    """A PATH on which just these programs are."""
+    """A PATH with only these programs."""
     folder.mkdir()
     for program in programs:
         found = shutil.which(program)
@@ -38,7 +38,7 @@ def test_no_python(checkout: Path, target: str) -> None:
 
 
 def test_no_network(checkout: Path) -> None:
-    """The second target finds the virtual environment of the first, and fails as it did."""
+    """The second target finds the first one's virtual environment, and fails the same way."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for target in ("demo", "test"):
         done = make(

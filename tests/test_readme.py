@@ -108,7 +108,7 @@ print("sum", mx.distributed.all_sum(mx.array(group.rank() + 1), group=group).ite
 
 
 class Macs:
-    """The walk-through of the two Macs as far as the pins, on two addresses that no other test uses."""
+    """The example of two Macs up to the pins, on two addresses of no other test."""
 
     def __init__(self, directory: Path) -> None:
         self.net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}."
@@ -118,7 +118,7 @@ class Macs:
             assert run(command.replace("KEY", key), home).returncode == 0
 
     def commands(self, begin: str, end: str = "") -> list[str]:
-        """README's commands that begin and end so, with the addresses."""
+        """Return README's commands with this start and end, with the addresses."""
         found = [command for command in COMMANDS if command.startswith(begin) and command.endswith(end)]
         return [command.replace("169.254.1.", self.net) for command in found]
 
@@ -130,7 +130,7 @@ def macs(tmp_path: Path) -> Macs:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts with the names of README's, by OpenSSH on loopback."""
+    """Two hosts with README's names, through OpenSSH on loopback."""
     variables = {"PATH": ENVIRONMENT["PATH"], "HF_HOME": str(tmp_path), **OFFLINE, **NO_COMPILER}
     with ssh_hosts(tmp_path / "hosts", 2, variables) as found:
         yield found
@@ -215,7 +215,7 @@ def test_a_model_is_served_by_one_command(hosts: Hosts, tmp_path: Path) -> None:
 
 
 def test_two_ranks_serve_a_model(macs: Macs, tmp_path: Path) -> None:
-    """Until Ctrl-C on rank 0: with the tiny model, and a port of its own."""
+    """Until Ctrl-C on rank 0, with the tiny model and another port."""
     (tmp_path / "model").mkdir()
     model, port = write_model(tmp_path / "model"), free_port("127.0.0.1")
     runs: list[subprocess.Popen[str]] = []
@@ -245,7 +245,7 @@ def listens(port: int, runs: "list[subprocess.Popen[str]]") -> bool:
 
 
 def test_the_files_of_a_service() -> None:
-    """They are well formed, name options that there are, and start the same command."""
+    """They are well formed, name existing options, and start the same command."""
     (config,), (unit,), (plist,) = (
         re.findall(rf"```{kind}\n(.*?)```", PAGES["services"], re.DOTALL) for kind in ("toml", "ini", "xml")
     )
@@ -325,7 +325,7 @@ def pictured(picture: str) -> list[str]:
 
 
 def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """In a directory that is also the user's own place for keys."""
+    """In a directory that is also the user's directory for keys."""
     home.mkdir(exist_ok=True)
     return subprocess.run(  # noqa: S602 - by a shell, as the reader types it
         command,
@@ -363,7 +363,7 @@ _, EMBEDDED, LIBRARY = code("embedding")
 
 
 def test_server_and_client_examples(tmp_path: Path) -> None:
-    """One session from the hello to sessionEnd; the server goes on, and turns a client with another key away."""
+    """One session from the hello to sessionEnd; the server continues, and refuses a client with another key."""
     (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "client.py").write_text(CLIENT)
     keys = [KeySigner.generate() for _ in range(3)]
@@ -400,7 +400,7 @@ def _client(folder: Path, port: int, own: KeySigner, peer: KeySigner) -> str:
 
 
 def test_examples_are_short_and_typed_from_outside(tmp_path: Path) -> None:
-    """30 lines each at most; `mypy --strict` on a user's side has nothing to say."""
+    """At most 30 lines each; `mypy --strict` has no complaints about them."""
     files = {"server.py": SERVER, "client.py": CLIENT, "rank.py": LIBRARY}
     for name, code in files.items():
         assert len(code.splitlines()) <= 30
@@ -432,7 +432,7 @@ def test_embedding_example(tmp_path: Path) -> None:
 
 
 def test_library_example(tmp_path: Path) -> None:
-    """On two loopback addresses; each rank has a home of its own, with its key and the other's pin."""
+    """On two loopback addresses; each rank has its own home, with its key and the other's pin."""
     ips = [f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}" for number in (1, 2)]
     homes = [tmp_path / ip for ip in ips]
     keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]

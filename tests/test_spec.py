@@ -1,4 +1,4 @@
-"""spec/ and the code: the registry says what protocol.md says, every id that is cited exists, every MUST is tested."""
+"""spec/ and the code: the registry matches protocol.md, every cited id exists, every MUST is tested."""
 
 import re
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_every_must_is_tested() -> None:
 
 
 def test_what_a_test_cites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its docstring, comments and decorators count; what stands elsewhere does not, nor does a whole family of ids."""
+    """Its docstring, comments and decorators count; other text does not, nor does a whole family of ids."""
     monkeypatch.setattr(coverage, "_TESTS", tmp_path)
     (tmp_path / "test_x.py").write_text(
         '"""[SEAL-NONCE]"""\n# [SEAL-LIMIT]\n@mark  # [JSON-TEXT]\ndef test_one():\n    """[LINK-EOF, KEY-LOG]"""\n'
@@ -135,7 +135,7 @@ def test_a_must_without_a_test_is_seen() -> None:
     must = next(rule for rule in RULES if rule.level is Level.MUST)
     may = next(rule for rule in RULES if rule.level is Level.MAY)
     assert Coverage(must, (), 0, 0).is_open
-    assert Coverage(must, (), 0, 1).is_open  # a case tries other peers
+    assert Coverage(must, (), 0, 1).is_open  # a case tests other peers
     assert not Coverage(must, ("a",), 0, 0).is_open
     assert not Coverage(must, (), 1, 0).is_open
     assert not Coverage(may, (), 0, 0).is_open

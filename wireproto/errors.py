@@ -29,7 +29,7 @@ class WireError(ValueError):
     code: str
     """A stable key of `ERROR_CODES`."""
     detail: str
-    """What is wrong, in English; may change. Pass it through `printable` before showing it."""
+    """The fault in English; may change. Pass it through `printable` before showing it."""
     offset: int | None
     """Byte offset of the error in the input, or in the stream for a `LinkDecoder`; None if nothing was decoded."""
     path: str | None

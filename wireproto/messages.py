@@ -291,7 +291,7 @@ class Outcome(Struct, frozen=True, gc=False):
 
 
 class Program(Enum):
-    """What a rank does once the group can be formed."""
+    """A rank's action once the group can be formed."""
 
     HOLD = "hold"
     """Hold the group."""

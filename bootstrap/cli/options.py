@@ -1,4 +1,4 @@
-"""What several commands share: options, their meaning, and how failures are reported."""
+"""Shared parts of the commands: options, their meaning, and how failures are reported."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence

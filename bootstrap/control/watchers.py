@@ -1,4 +1,4 @@
-"""What cleans up after a run whose own process cannot: the guard, and the next run by the lock's record."""
+"""Cleanup after a run whose own process cannot do it: by the guard, and the next run by the lock's record."""
 
 from pathlib import Path
 

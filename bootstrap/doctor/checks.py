@@ -90,7 +90,7 @@ class Check:
 
 
 class Mlx(msgspec.Struct, frozen=True):
-    """What MLX can do, found out by a child process."""
+    """The capabilities of MLX, found out by a child process."""
 
     version: str
     backends: tuple[Backend, ...]

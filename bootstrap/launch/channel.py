@@ -39,7 +39,7 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class Start(_Message, frozen=True, kw_only=True):
-    """What the rank must do."""
+    """The next action of the rank."""
 
     version: str
     """The launcher's version of the package."""

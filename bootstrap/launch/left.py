@@ -1,4 +1,4 @@
-"""What a run left behind on this host: processes, directories, the host's lock."""
+"""The remains of a run on this host: processes, directories, the host's lock."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _Pid = Annotated[int, msgspec.Meta(ge=1, le=0x7FFFFFFF)]
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="left"):
-    """What is left, with at most MOST processes and directories."""
+    """Return the remains, with no more than MOST processes and directories."""
 
     processes: Annotated[tuple[_Pid, ...], msgspec.Meta(max_length=MOST)] = ()
     directories: Annotated[tuple[_Path, ...], msgspec.Meta(max_length=MOST)] = ()

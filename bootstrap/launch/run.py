@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to launch, and where. Raise ConfigError if it cannot work."""
+    """The program to launch, and the hosts. Raise ConfigError if it cannot work."""
 
     hosts: tuple[str, ...] = ()
     """Hosts as for ssh, the first is rank 0; by default those of the hostfile."""

@@ -140,7 +140,7 @@ def can_ask() -> bool:
 
 
 class Destination(NamedTuple):
-    """Where ssh would connect for a name."""
+    """The destination to which ssh would connect for a name."""
 
     host: str
     """A host name or address, from ssh's configuration."""

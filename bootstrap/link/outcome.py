@@ -1,4 +1,4 @@
-"""What the ranks tell each other around the group init: versions, states, and the first failure.
+"""Messages between ranks around the group init: versions, states, and the first failure.
 
 Rank 0 is the hub: it relays states, and decides which failure came first. Every rank shows that one. [EXT-OUTCOME,
 EXT-VERSIONS]

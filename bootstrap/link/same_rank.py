@@ -15,7 +15,7 @@ HELLO_SECONDS: Final = 0.5
 WORD_SECONDS: Final = 1.5
 """How long the other end may take to close: a rank 0 closes earlier, a rank 1 once no hello can come."""
 LOOK_SECONDS: Final = 3.0
-"""Between two checks of a rank 1 to which nobody has connected."""
+"""Between two checks of a rank 1 without a connection."""
 STAY_SECONDS: Final = LOOK_SECONDS + 2 * WORD_SECONDS + 1.5
 """How long a rank 1 keeps listening after that, so that the other one notices too."""
 

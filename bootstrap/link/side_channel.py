@@ -49,7 +49,7 @@ class SideChannel:
         self._sequence = 0
         self._parts: dict[int, bytes] = {}  # rank 0: the parts of the current gather so far
         self._whole: bytes | None = None  # other ranks: rank 0's answer
-        self._asked: int | None = None  # the length of the own part during a gather
+        self._asked: int | None = None  # the length of this rank's part during a gather
         self._clock: asyncio.TimerHandle | None = None  # runs from the first part of a gather
         self._fault: SideChannelError | None = None
         self._is_over = False

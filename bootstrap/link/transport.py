@@ -35,7 +35,7 @@ MakeSession = Callable[[str], Session]
 class Link(asyncio.BufferedProtocol):
     """One connection and its session. Every failure is a LinkError; times are in seconds.
 
-    Reading pauses while more than `MAX_WAITING` bytes and a frame wait to be taken, so that a peer cannot exhaust the
+    Reading pauses while more than `MAX_WAITING` bytes and a frame are unread, so that a peer cannot exhaust the
     memory of a busy one.
     """
 

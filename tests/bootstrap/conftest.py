@@ -1,4 +1,4 @@
-"""Real demos as child processes, and what must be left of them: nothing."""
+"""Real demos as child processes, which must leave nothing."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from tests.forks import Fork
 
 SCRIPTS = Path(__file__).parent / "scripts"
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")
-"""Variables that only a new process reads."""
-SECONDS = 60.0  # for a condition that holds within one on an idle machine
+"""Variables that are read only at the start of a process."""
+SECONDS = 60.0  # for a condition that takes one on an idle machine
 
 Event = dict[str, Any]
 
@@ -72,7 +72,7 @@ class CommandRun:
         else:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # as on a terminal where nobody types
+                stdin=subprocess.PIPE,  # as on a terminal without input
                 stdout=stdout,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -86,7 +86,7 @@ class CommandRun:
         self.seen: list[str] = []
 
     def _read_stdout(self) -> None:
-        for line in self.process.stdout or ():  # none where a test reads it
+        for line in self.process.stdout or ():  # none if a test reads it
             self._lines.put(line)
         self._lines.put(None)
 
@@ -95,7 +95,7 @@ class CommandRun:
         self._stderr.extend(self.process.stderr)
 
     def until(self, *wanted: tuple[str, int]) -> list[Event]:
-        """Read on until each (event, rank) was seen; return all events so far."""
+        """Read until each (event, rank) was seen; return all events so far."""
         while not {*wanted} <= {(event["event"], event.get("rank")) for event in self.events}:
             self.more()
         return self.events
@@ -128,12 +128,12 @@ class CommandRun:
         return int(pid)
 
     def processes(self) -> list[psutil.Process]:
-        """The command and whatever it started, directly or not, that still runs."""
+        """Return the command's process and its descendants that still run."""
         return [process for process in psutil.process_iter() if self._is_mine(process)]
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
-            # A fork's own environment is not the one that the system knows; its children's are.
+            # The system does not know a fork's environment, only its children's.
             mine = process.pid == self.process.pid or process.environ().get("TMPDIR") == str(self.tmp)
             return bool(mine) and process.status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, OSError):
@@ -144,7 +144,7 @@ class CommandRun:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         self.process.wait()
-        for reader in self._readers:  # a stream that is closed under its reader gives its number to another file
+        for reader in self._readers:  # the number of a stream closed under its reader is reused by another file
             reader.join(SECONDS)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
@@ -153,7 +153,7 @@ class CommandRun:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
-    """Start `jaccl-bootstrap` with these arguments; TMPDIR is empty and its own, unless it is given as `tmp`."""
+    """Start `jaccl-bootstrap` with these arguments and an empty TMPDIR of its own, or `tmp`."""
     runs: list[CommandRun] = []
 
     def start(
@@ -180,7 +180,7 @@ def command(tmp_path: Path) -> Iterator[Callable[..., CommandRun]]:
 
 @pytest.fixture
 def ranks(tmp_path: Path) -> Callable[[int], list[Rank]]:
-    """So many ranks that know each other."""
+    """Ranks that know each other."""
     return lambda count: make_ranks(tmp_path, count)
 
 
@@ -192,7 +192,7 @@ def pair(ranks: Callable[[int], list[Rank]]) -> tuple[Rank, Rank]:
 
 @pytest.fixture
 def up(command: Callable[..., CommandRun]) -> Callable[..., CommandRun]:
-    """Start one rank's `jaccl-bootstrap up`, with the other rank of a pair, or with a hostfile."""
+    """Start one rank's `jaccl-bootstrap up`, in a pair or with a hostfile."""
 
     def start(own: Rank, others: Rank | Path, *arguments: str, **wanted: Any) -> CommandRun:
         env = {"XDG_CONFIG_HOME": str(own.home), **wanted.pop("env", {})}
@@ -219,7 +219,7 @@ def both(pair: tuple[Rank, Rank], up: Callable[..., CommandRun]) -> Callable[...
 
 @pytest.fixture
 def in_init(both: Callable[..., tuple[CommandRun, CommandRun]]) -> Callable[[str], tuple[CommandRun, CommandRun]]:
-    """Both ranks, where rank 0's worker sits in native code and waits for rank 1's, which hangs before it."""
+    """Both ranks, with rank 0's worker in native code, waiting for rank 1's, which hangs."""
 
     def start(worker: str) -> tuple[CommandRun, CommandRun]:
         zero, one = both(worker=worker)
@@ -233,7 +233,7 @@ def in_init(both: Callable[..., tuple[CommandRun, CommandRun]]) -> Callable[[str
 
 @pytest.fixture
 def nothing_left() -> Callable[..., None]:
-    """Assert that a run that has ended left no process and no file, and no listener at the addresses of `ranks`."""
+    """Assert that a run left no process, no file, and no listener at the addresses of `ranks`."""
 
     def check(run: CommandRun, *ranks: Rank) -> None:
         assert run.processes() == []
@@ -248,7 +248,7 @@ def nothing_left() -> Callable[..., None]:
 
 @pytest.fixture
 def nothing_left_soon(nothing_left: Callable[..., None]) -> Callable[..., None]:
-    """The same of a run that was killed, where somebody else has to tidy up."""
+    """Assert the same of a killed run, after which another process cleans up."""
 
     def check(run: CommandRun, *ranks: Rank) -> None:
         wait_until(lambda: run.processes() == [], "all processes gone")
@@ -260,13 +260,13 @@ def nothing_left_soon(nothing_left: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture
 def soon() -> Callable[[Callable[[], bool], str], None]:
-    """Wait until a condition holds. Another test's demo may have a port for a moment that this one has left."""
+    """Wait until a condition holds. Another test's demo may briefly use a port that this one has left."""
     return wait_until
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many pages."""
+    """Mount a file system of a few pages."""
     mounted: list[Path] = []
 
     def mount(pages: int) -> Path:
@@ -288,7 +288,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 @pytest.fixture
 def clean_environment() -> Iterator[None]:
-    """The variables of this process are put back afterwards."""
+    """Restore the variables of this process afterwards."""
     before = dict(os.environ)
     yield
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""Ranks in one process that tell each other things: without sockets, and on a clock that nobody has to wait for."""
+"""Ranks in one process that exchange messages, without sockets, on a virtual clock."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Timeless(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to whatever comes next."""
+    """A loop whose clock jumps to the next event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,15 +45,15 @@ class Taker(Protocol):
 
 
 class Links:
-    """The links of rank 0 with the others: what is sent arrives, in order, `delay` later."""
+    """The links of rank 0 with the others: messages arrive in order, `delay` later."""
 
     def __init__(self, delay: Callable[[], float] = lambda: 0.0) -> None:
         self.takers: dict[int, Taker] = {}
-        """Who takes what arrives, by rank."""
+        """The receivers of messages, by rank."""
         self.sent: list[tuple[int, int, Message]] = []
         """Sender, receiver, message."""
         self.cut: set[int] = set()
-        """The ranks whose link with rank 0 is gone."""
+        """The ranks whose link with rank 0 is lost."""
         self._delay = delay
         self._under_way: defaultdict[tuple[int, int], deque[Message]] = defaultdict(deque)
         self._last: defaultdict[tuple[int, int], float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""Identity keys, their files and pins; and processes that want them at the same moment."""
+"""Identity keys, their files and pins; and processes that access them at the same moment."""
 
 import os
 import stat
@@ -53,11 +53,11 @@ number, *arguments = sys.argv[1:]
 
 
 class Together:
-    """Processes that run `code` after their imports, all at the moment when `go` is called."""
+    """Start processes that run `code` after their imports, all when `go` is called."""
 
     def __init__(self, count: int, code: str, *arguments: str) -> None:
         script = START + code
-        gate, self._hold = os.pipe()  # its end of file is what all wait for
+        gate, self._hold = os.pipe()  # all wait for its end of file
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-c", script, str(number), *arguments],

@@ -14,7 +14,7 @@ from wireproto.session.handshake import KeySigner
 
 HOST = "127.0.0.1"
 SECONDS = 30.0
-"""For what takes milliseconds on an idle machine."""
+"""Seconds for work that takes milliseconds on an idle machine."""
 RANK_0, RANK_1, STRANGER = (KeySigner.generate() for _ in range(3))
 QUICK = Times(
     connect=10, handshake=10, confirm=10, ping_every=0.02, pong=5, reconnect=0.05, retry=0.02, send=10
@@ -68,7 +68,7 @@ async def linked(revision: Revision = Revision.V2) -> AsyncIterator[tuple[Link, 
 
 
 class Steps(list[tuple[str, dict[str, Any]]]):
-    """What a role reported; `until` waits for an event."""
+    """Records the reports of a role; `until` waits for an event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Steps(list[tuple[str, dict[str, Any]]]):
         return [fields for each, fields in self if each == name]
 
     async def until(self, name: str, count: int = 1, **wanted: object) -> dict[str, Any]:
-        """The fields of the `count`-th event of that name that has these fields."""
+        """Wait for the `count`-th event of that name with these fields; return its fields."""
         while True:
             found = [fields for fields in self.of(name) if wanted.items() <= fields.items()]
             if len(found) >= count:
@@ -98,7 +98,7 @@ class Steps(list[tuple[str, dict[str, Any]]]):
 async def serving(
     times: Times = QUICK, revision: Revision = Revision.V2, **wanted: Any
 ) -> AsyncIterator[tuple[RankOne, Steps, int]]:
-    """A rank 1 that runs: itself, what it reports, its port."""
+    """A running rank 1: itself, its reports, its port."""
     steps = Steps()
     make_session = wanted.pop("make_session", partial(session_1, revision=revision))
     rank = RankOne(HOST, 0, make_session, times=times, report=steps, **wanted)
@@ -114,7 +114,7 @@ async def serving(
 async def leading(
     port: int, times: Times = QUICK, revision: Revision = Revision.V2, **wanted: Any
 ) -> AsyncIterator[tuple[RankZero, Steps]]:
-    """A rank 0 that runs: itself, what it reports."""
+    """A running rank 0: itself, its reports."""
     steps = Steps()
     make_session = wanted.pop("make_session", partial(session_0, revision=revision))
     rank = RankZero(HOST, port, make_session, times=times, report=steps, **wanted)

@@ -1,4 +1,4 @@
-"""Macs joined by Thunderbolt cables, hubs and docks, and what the tools of each print, key by key as on a real Mac.
+"""Macs joined by Thunderbolt cables, hubs and docks, and the output of their tools, key by key as on a real Mac.
 
 Written after outputs that owners of Macs have published, and after what mlx.distributed_config reads. Names, addresses
 and identifiers are made up.
@@ -19,7 +19,7 @@ from bootstrap.system.tools import ToolResult
 from bootstrap.tools import tools_run_by
 
 INTERFACES = tuple(f"en{number}" for number in range(2, 60))
-"""Of the ports, in the order of their numbers. A Mac has six at most; the tests of hostfiles go further."""
+"""Ports in the order of their numbers. A Mac has six at most; the tests of hostfiles use more."""
 
 Cables = Sequence[tuple[int, int]]
 
@@ -44,7 +44,7 @@ class End(NamedTuple):
 
 
 class Macs:
-    """A cluster. `hub` puts one, or a chain of so many, on each cable; `star` joins all Macs by one hub."""
+    """A cluster. `hub` puts one hub, or a chain of several, on each cable; `star` joins all Macs by one hub."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Macs:
         return other in self._leads[one.mac].get(one.port, [])
 
     def reports(self, home: Path) -> list[HostReport]:
-        """Survey all of them, as the launcher gets it. Each has its identity key in a directory below `home`."""
+        """Survey all of them, like the launcher. Each has its identity key in a directory below `home`."""
         return [self.report(mac, home) for mac in range(len(self.names))]
 
     def report(self, mac: int, home: Path) -> HostReport:
@@ -194,7 +194,7 @@ class Macs:
 
 
 class Address(NamedTuple):
-    """As psutil has it."""
+    """In the format of psutil."""
 
     address: str
     netmask: str
@@ -202,7 +202,7 @@ class Address(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """As psutil has it."""
+    """In the format of psutil."""
 
     isup: bool
     speed: int

@@ -1,4 +1,4 @@
-"""The ranks of one group as real processes on loopback addresses of their own, and a cable that can be cut."""
+"""The ranks of one group as real processes on separate loopback addresses, and a cable that can be cut."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ from bootstrap.trust import Pins, Trust, load_identity
 
 LINK_PORT, COORDINATOR_PORT = 7777, 29400
 CABLE_PORT = 7778
-"""Where rank 0 connects to have a cable between itself and rank 1."""
+"""The port to which rank 0 connects to have a cable between itself and rank 1."""
 SHORT = 60
 """A sealed ping has fewer bytes, a jacclBootstrap more."""
 
@@ -39,7 +39,7 @@ class Rank:
 
 
 def make_ranks(directory: Path, count: int) -> list[Rank]:
-    """Ranks that have pinned each other, on addresses that no other test has."""
+    """Ranks that have pinned each other, on addresses of no other test."""
     net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
     ranks = [Rank(number, f"{net}.{number + 1}", directory / f"home{number}") for number in range(count)]
     for own in ranks:
@@ -50,7 +50,7 @@ def make_ranks(directory: Path, count: int) -> list[Rank]:
 
 
 def write_hostfile(path: Path, ips: Sequence[str], rdma: Sequence[Any] | None = None, **more: Any) -> Path:
-    """mlx.launch's hostfile with an `rdma` row a host, if there are any."""
+    """Write mlx.launch's hostfile, with an `rdma` row per host if given."""
     hosts: list[dict[str, Any]] = [{"ssh": "localhost", "ips": [ip]} for ip in ips]
     for host, row in zip(hosts, rdma or (), strict=False):
         host["rdma"] = row
@@ -62,7 +62,7 @@ def write_hostfile(path: Path, ips: Sequence[str], rdma: Sequence[Any] | None = 
 
 
 def names(run: Any, *wanted: str) -> list[str]:
-    """The events of these names, in their order."""
+    """Return the events of these names in order."""
     return [event["event"] for event in run.events if event["event"] in wanted]
 
 
@@ -76,12 +76,12 @@ def error(run: Any) -> dict[str, Any]:
 
 
 def output(run: Any, stream: str = "stdout") -> list[str]:
-    """The lines of the rank's command."""
+    """Return the output lines of the rank's command."""
     return [event["line"] for event in of(run, "output") if event["stream"] == stream]
 
 
 def failed(run: Any, *codes: str) -> dict[str, Any]:
-    """Check how a failed run ends: exit 3, or 125 with a program; one error, `done` last. Return the error."""
+    """Check the end of a failed run: exit 3, or 125 with a program; one error, `done` last. Return the error."""
     has_program = {"--", "-m", "--script"} & {*run.process.args[4:]}  # before that `python -m bootstrap`
     assert run.end() == (125 if has_program else 3), (run.events, run.stderr)
     event = error(run)
@@ -103,7 +103,7 @@ def guard_of(run: Any) -> psutil.Process:
 
 
 class Cable:
-    """Passes bytes on between rank 0, which connects to rank 1's address and CABLE_PORT, and rank 1's link port.
+    """Relays bytes between rank 0, which connects to rank 1's address and CABLE_PORT, and rank 1's link port.
 
     Rank 1 sees rank 0's address.
     """
@@ -126,11 +126,11 @@ class Cable:
         self._cuts += moments
 
     def stop(self) -> None:
-        """Pass nothing on from now on, and close nothing."""
+        """Stop passing bytes on, without closing."""
         self._whole.clear()
 
     def cut(self) -> None:
-        """End all connections there are; others may come."""
+        """End all connections; new ones are accepted."""
         self._whole.set()
         for pair in self._ends:
             _end(pair)
@@ -187,7 +187,7 @@ class Cable:
 
 
 def _behind_hello(stream: bytearray) -> tuple[bool, bool]:
-    """Whether link frames that are short, and that are long, have begun behind rank 0's hello."""
+    """Return whether short and long link frames have begun after rank 0's hello."""
     lengths, at = [], 0
     while at + 8 <= len(stream):
         lengths.append(int.from_bytes(stream[at : at + 8], "little"))
@@ -197,7 +197,7 @@ def _behind_hello(stream: bytearray) -> tuple[bool, bool]:
 
 
 def _end(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Wake whoever waits at either end; the thread that passes on closes them."""
+    """Wake both ends; the relay thread closes them."""
     for end in pair:
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What the system's tools print, from the files in `outputs/`, tools that print it, and an MLX for where there is none.
+"""Output of the system's tools from the files in `outputs/`, fake tools that print it, and a fake MLX.
 
 None of the files was recorded on this project's own hardware. They are written after rdma-core's sources of
 `ibv_devices` and `ibv_devinfo` (layout, RoCE suffixes), after Apple's TN3205 and outputs that owners of Macs have
@@ -14,7 +14,7 @@ OUTPUTS = Path(__file__).parent / "outputs"
 
 
 def fake_mlx(directory: Path, *backends: str, factory: bool = True, before: str = "") -> str:
-    """Put an MLX of Python with these backends into `directory`; return the PYTHONPATH that finds it."""
+    """Put a Python MLX with these backends into `directory`; return the PYTHONPATH for it."""
     package = directory / "mlx"
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").touch()
@@ -31,7 +31,7 @@ def output(name: str) -> str:
 
 
 class Tools:
-    """A directory of tools to be on PATH alone."""
+    """A directory of tools that is the whole PATH."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory
@@ -42,7 +42,7 @@ class Tools:
         self.runs(tool, f"/bin/cat '{OUTPUTS / name}' {'>&2' if status else ''}\nexit {status}")
 
     def hangs(self, tool: str, before: str = ":") -> None:
-        """`tool` takes no notice of TERM, and has a child that keeps its output open."""
+        """`tool` ignores TERM, and has a child that keeps its output open."""
         self.runs(tool, f"trap '' TERM\n{before}\n/bin/sleep 300 &\n/bin/sleep 300\n")
 
     def runs(self, tool: str, script: str) -> None:

@@ -1,4 +1,4 @@
-"""Every failure has its advice, and every advice its failure."""
+"""Every failure has advice, and all advice has a failure."""
 
 import ast
 import re
@@ -18,13 +18,13 @@ MODULES = {
     path: ast.parse(path.read_text()) for path in Path(bootstrap.__file__).parent.rglob("*.py") if path.stem != "advice"
 }
 COMMANDS_OWN = {"unreadable"}
-"""What the command `devices` says by itself: no failure of a run."""
+"""Messages of the command `devices` itself, which are not failures of a run."""
 PUT_TOGETHER = {f"{what}-failed" for what in ("read", "write", "lock")}
 """In `identity`."""
 
 
 def codes_in(module: ast.Module) -> Iterator[str]:
-    """The literals that are given as a `code`: to a keyword, to a function's parameter, to a variable of that name."""
+    """Yield literals used as a `code`: for a keyword, a function's parameter, or a variable of that name."""
     places = {
         function.name: [argument.arg for argument in function.args.args if argument.arg != "self"].index("code")
         for function in ast.walk(module)
@@ -50,7 +50,7 @@ def assigned(target: ast.expr, value: ast.expr) -> Iterator[str]:
 
 
 def literals(values: list[ast.expr]) -> Iterator[str]:
-    """The strings that can come out of an expression."""
+    """Return the possible string values of an expression."""
     for value in values:
         match value:
             case ast.Constant(value=str(text)):
@@ -58,7 +58,7 @@ def literals(values: list[ast.expr]) -> Iterator[str]:
             case ast.IfExp(body=body, orelse=other):
                 yield from literals([body, other])
             case ast.Call(func=ast.Name(id="next")):
-                yield from literals(value.args[1:])  # what it is where the search finds nothing
+                yield from literals(value.args[1:])  # the value if the search finds nothing
 
 
 CODES = sorted(PUT_TOGETHER.union(*map(codes_in, MODULES.values())) - COMMANDS_OWN)
@@ -73,7 +73,7 @@ TEXTS = {**ADVICE, **dict(NATIVE)}
 
 
 def test_the_codes_are_found() -> None:
-    """In each of the ways in which one is given."""
+    """In each way of passing one."""
     assert {"bad-ip", "port-in-use", "link-failed", "worker-killed", "symbolic-link", "side-channel-size"} <= set(CODES)
     assert len(CODES) > 60
 
@@ -169,7 +169,7 @@ RDMA = ("GID", "cable", "address", "ibv_devinfo", "reboot", "matrix")
 @pytest.mark.parametrize("step", ["INIT", "RTR", "RTS"])
 @pytest.mark.parametrize("prefix", ["", "MLX could not form the jaccl group: "])
 def test_an_errno_of_a_queue_pair_is_about_the_rdma_link(step: str, errno: int, prefix: str) -> None:
-    """TCP over the same link has worked just before."""
+    """TCP over the same link worked just before."""
     advice = advise("init-failed", f"{prefix}[jaccl] Changing queue pair to {step} failed with errno {errno}")
     assert advice is not ADVICE["init-failed"]
     text = f"{advice.cause}; {advice.remedy}"

@@ -1,4 +1,4 @@
-"""One bootstrap of one rank, with a worker that says what a test wants."""
+"""One bootstrap of one rank, with a scripted worker."""
 
 import asyncio
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from wireproto.messages import OUTCOME_1, Message, Versions
 
 
 class Failing:
-    """A worker that fails as soon as it has its order."""
+    """A worker that fails as soon as it receives its order."""
 
     output = stdin = None
     last = "loaded"
@@ -32,7 +32,7 @@ class Failing:
 
 
 def test_a_worker_that_fails_while_the_ranks_agree_is_the_reason() -> None:
-    """Not the versions that the other rank has not sent yet."""
+    """Not the other rank's missing versions."""
 
     async def send(peer: int, message: Message) -> None:
         pass

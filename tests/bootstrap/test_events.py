@@ -1,4 +1,4 @@
-"""Events: each class, its name and its members in JSON, and that nothing else passes for it."""
+"""Events: each class, its name and its JSON members, and no others."""
 
 from typing import Any
 

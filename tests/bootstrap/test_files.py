@@ -1,4 +1,4 @@
-"""Files that hold secrets, or that a user names: what is refused, and that nothing blocks; how files are written."""
+"""Files with secrets or named by users: refusals, no blocking, and writing."""
 
 import errno
 import logging
@@ -41,7 +41,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
 def test_what_is_no_private_file_is_refused(
     make: Callable[[Path], object], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By captures, which overwrote what a link named, and by key logs, which waited for a pipe's reader."""
+    """Captures overwrote the target of a link, and key logs waited for a pipe's reader."""
     path, target = tmp_path / "file", tmp_path / "target"
     target.write_text("precious")
     make(path)
@@ -97,7 +97,7 @@ def test_closed_streams_harm_nothing(closed: str, tmp_path: Path) -> None:
 
 
 def test_any_encoding_of_stdout_works(tmp_path: Path) -> None:
-    """A traceback once: 'ascii' codec can't encode."""
+    """It was once a traceback: 'ascii' codec can't encode."""
     arguments = [sys.executable, "-m", "bootstrap", "identity", "--identity", str(tmp_path / "schlüssel")]
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(arguments, capture_output=True, timeout=60, check=False, env=env)

@@ -1,4 +1,4 @@
-"""The call into MLX: its failures with a stand-in for MLX, and with the real one in a process of its own."""
+"""The call into MLX: failures with a fake MLX, and the real one in another process."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ class FakeGroup:
 
 @pytest.fixture
 def mlx(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """An MLX with ring alone, whose group has rank 1 of 4 and whose all_sum gives 10."""
+    """An MLX with only the ring, whose group has rank 1 of 4 and whose all_sum gives 10."""
     distributed = SimpleNamespace(
         is_available=lambda backend: backend == "ring",
         init=lambda strict, backend: FakeGroup(),
@@ -58,7 +58,7 @@ def test_without_mlx_the_text_says_what_to_install(monkeypatch: pytest.MonkeyPat
     with pytest.raises(GroupInitError, match=r"pip install 'cluster-wireproto\[bootstrap\]'") as caught:
         resolve_backend("auto")
     assert caught.value.code == "mlx-missing"
-    preload()  # leaves it to `resolve_backend` to say so
+    preload()  # leaves the error to `resolve_backend`
 
 
 def test_init_is_strict_named_and_logged(mlx: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +85,7 @@ def no_gather(rank: int, size: int) -> Gather:
 
 def test_a_process_forms_one_group(mlx: SimpleNamespace) -> None:
     init_group("ring", 1, 4)
-    mlx.distributed.init = None  # MLX is not asked again: it would hand back the first group
+    mlx.distributed.init = None  # MLX is not called again: it would return the first group
     with pytest.raises(GroupInitError, match="form the next one in a new process") as caught:
         init_group("ring", 1, 4)
     assert caught.value.code == "already-formed"

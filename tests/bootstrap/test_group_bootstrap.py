@@ -1,4 +1,4 @@
-"""`bootstrap(config)` as a program calls it: two processes, no supervisor."""
+"""`bootstrap(config)` called by a program: two processes, without a supervisor."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from bootstrap import BootstrapConfig, ConfigError, GroupInitError, TopologyWrit
 from bootstrap.plan import Plan
 from bootstrap.system.network import reserved_ports
 
-# Else pytest's own limit is a SIGALRM, too.
+# Otherwise pytest's own limit is a SIGALRM, too.
 pytestmark = pytest.mark.timeout(120, method="thread")
 
 EMBEDDED = """
@@ -62,7 +62,7 @@ def test_two_processes_form_a_group_without_a_supervisor(tmp_path: Path) -> None
         for rank, directory in enumerate(directories):
             directory.mkdir()
             command = [sys.executable, "-c", EMBEDDED, str(rank), str(port), str(directory)]
-            # A stale variable would win over the right one.
+            # A stale variable would override the right one.
             env = {**os.environ, "JACCL_RANK": "7"}
             ranks.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env))
         outputs = [process.communicate(timeout=60)[0] for process in ranks]
@@ -100,7 +100,7 @@ def test_mlx_forms_a_ring_of_several_connections(counts: tuple[int, int], tmp_pa
 
 
 def alone(rank: int, port: int, directory: Path) -> list[str]:
-    """What a rank whose peer never comes has to say."""
+    """The error of a rank whose peer never connects."""
     command = [sys.executable, "-c", ALONE, str(rank), str(port), str(directory)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
 
@@ -138,7 +138,7 @@ def test_native_words_after_the_deadline_are_its_cause(tmp_path: Path, monkeypat
     def init(*arguments: object) -> None:
         try:
             signal.raise_signal(signal.SIGALRM)
-        except GroupInitError:  # as native code that takes the broken wait for a failure of its own
+        except GroupInitError:  # like native code that takes the broken wait for its own failure
             raise native from None
 
     monkeypatch.setattr(group, "init_group", init)

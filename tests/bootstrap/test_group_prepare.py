@@ -1,4 +1,4 @@
-"""The file and the variables that MLX reads: `group.prepare`, and what `Prepared` does with them."""
+"""The file and the variables that MLX reads: `group.prepare` and `Prepared`."""
 
 import os
 import tempfile
@@ -48,14 +48,14 @@ def test_ring_hostfile_has_a_connection_for_each_address() -> None:
 
 
 def test_ring_hostfile_has_equally_many_connections() -> None:
-    """MLX fails where a rank has more addresses than its neighbour."""
+    """MLX fails if a rank has more addresses than its neighbour."""
     all_ips = (("10.0.0.1", "10.0.1.1"), ("10.0.0.2",), ("10.0.0.3", "10.0.1.3", "10.0.2.3"))
     content = prepare(plan_of(ips=(*TWO, "10.0.0.3"), all_ips=all_ips, port=30000), "ring").content
     assert content == b'[["10.0.0.1:30000"],["10.0.0.2:30001"],["10.0.0.3:30002"]]'
 
 
 def test_a_pair_without_a_matrix_uses_the_device_of_the_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The own row alone counts; the other says the same, since the file needs one."""
+    """Only this rank's row counts; the other is the same, because the file needs one."""
     monkeypatch.setattr(group, "device_for", {"10.0.0.2": "rdma_en5"}.__getitem__)
     assert checked(plan_of(rank=1), "jaccl").devices == ((None, "rdma_en5"), ("rdma_en5", None))
     assert prepare(plan_of(rank=1), "jaccl").content == b'[[null,"rdma_en5"],["rdma_en5",null]]'

@@ -1,4 +1,4 @@
-"""mlx.launch's hostfile: what is taken from it, and what is refused."""
+"""mlx.launch's hostfile: the used parts, and refusals."""
 
 import json
 import os
@@ -120,7 +120,7 @@ ROWS = [[None, "rdma_en5"], ["rdma_en4", None]]
     [
         ({"backend": "jaccl-ring"}, True),
         ({"backend": "jaccl", "envs": ["MLX_JACCL_RING=1"]}, True),
-        ({"backend": "jaccl", "envs": ["JACCL_RING=0"]}, True),  # JACCL looks whether it is set
+        ({"backend": "jaccl", "envs": ["JACCL_RING=0"]}, True),  # JACCL checks only whether it is set
         ({"backend": "jaccl"}, False),
     ],
 )
@@ -360,7 +360,7 @@ def test_a_file_that_cannot_be_read(make: Callable[[Path], None], reason: str, t
 
 
 def test_a_socket_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's path has to be short
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("hosts.json")
         with pytest.raises(ConfigError, match="cannot read the hostfile") as caught:

@@ -1,4 +1,4 @@
-"""Hostfiles as MLX itself writes them: each is read, and gives MLX what mlx.launch would give it."""
+"""Hostfiles written by MLX itself: each is read, and gives MLX the same input as mlx.launch."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ PORT = 29400
 
 
 class Cluster:
-    """Macs that answer mlx.distributed_config's commands in place of ssh."""
+    """Macs that answer mlx.distributed_config's commands instead of ssh."""
 
     def __init__(self, names: list[str], cables: Cables, *, addresses: bool = True) -> None:
         self.names = names
@@ -48,7 +48,7 @@ Write = Callable[..., bytes]
 
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
-    """Run mlx.distributed_config on a cluster, and return the file that it writes."""
+    """Run mlx.distributed_config on a cluster; return the file that it writes."""
     config = importlib.import_module("mlx._distributed_utils.config")
 
     def run(cluster: Cluster, *arguments: str) -> bytes:
@@ -65,7 +65,7 @@ def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes], list[dict[str, str]]]:
-    """Return the variables of each rank as mlx.launch sets them, with a file's content in place of its path."""
+    """Return the variables that mlx.launch sets for each rank, with a file's content instead of its path."""
     launch: ModuleType = importlib.import_module("mlx._distributed_utils.launch")
 
     def run(data: bytes) -> list[dict[str, str]]:
@@ -88,7 +88,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes
 
 
 def ours(hostfile: Hostfile, rank: int) -> dict[str, str]:
-    """Return the variables that `up` would set for a rank, with the file's content in place of its path."""
+    """Return the variables that `up` would set for a rank, with the file's content instead of its path."""
     plan = hostfile.plan(rank, port=PORT, session_id="id")
     assert plan.backend != "auto"
     prepared = prepare(plan, plan.backend)
@@ -246,7 +246,7 @@ def test_the_documented_mesh_without_a_backend_is_left_to_the_hosts() -> None:
 
 
 def test_only_the_address_of_rank_0() -> None:
-    """What MLX's documentation asks for: rank 0's, reachable from all; the others' are not needed there."""
+    """As in MLX's documentation: rank 0's address is reachable from all; the others' are not needed."""
     content: Any = json.loads(json.dumps(DOCUMENTED["jaccl"]))
     for host in content[1:]:
         host["ips"] = []

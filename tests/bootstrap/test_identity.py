@@ -257,7 +257,7 @@ def test_a_symbolic_link_is_refused(use: Use, target: str, tmp_path: Path) -> No
 
 def make_socket(path: Path) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as made:
-        # A socket's path has to be short.
+        # A socket's path must be short.
         before = Path.cwd()
         os.chdir(path.parent)
         made.bind(path.name)
@@ -327,7 +327,7 @@ def test_what_is_no_p256_key_is_refused_and_kept(data: bytes, code: str, path: P
     "data",
     [
         pem(P256),
-        pem(P256, form=serialization.PrivateFormat.TraditionalOpenSSL),  # as `openssl ecparam -genkey` writes it
+        pem(P256, form=serialization.PrivateFormat.TraditionalOpenSSL),  # the format of `openssl ecparam -genkey`
         b"this host's key\n" + pem(P256),
         pem(P256).replace(b"\n", b"\r\n"),
     ],
@@ -348,7 +348,7 @@ def test_any_bytes_are_a_key_or_a_refusal(data: bytes) -> None:
 
 
 def places(tmp_path: Path) -> list[Path]:
-    """Two where nobody, not even root, can make a file."""
+    """Two directories in which not even root can create a file."""
     put(tmp_path / "regular", b"")
     return [tmp_path / "regular" / "sub" / "file"] + ([Path("/proc/sub/file")] if Path("/proc/self").exists() else [])
 

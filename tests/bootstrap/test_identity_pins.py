@@ -102,7 +102,7 @@ def test_a_pins_life(pins: Pins) -> None:
     assert pins.list() == []
     assert pins.get("mac-b") is None
     assert pins.at(IPS[0]) is None
-    assert list(pins.path.parent.iterdir()) == []  # to look makes nothing
+    assert list(pins.path.parent.iterdir()) == []  # reading creates nothing
     assert pins.add("mac-c", A) == ("mac-c", A, None)
     assert pins.add("mac-b", B, "169.254.1.9") == ("mac-b", B, "169.254.1.9")
     assert pins.get("mac-b") == pins.at("169.254.1.9") == ("mac-b", B, "169.254.1.9")
@@ -129,7 +129,7 @@ def test_a_name_that_is_an_address(pins: Pins) -> None:
 
 
 def test_no_two_pins_have_one_address(pins: Pins) -> None:
-    """The newer one takes it."""
+    """The newer one gets it."""
     pins.add("mac-b", A, IPS[0])
     pins.add("mac-c", B, IPS[0])
     assert pins.list() == [("mac-b", A, None), ("mac-c", B, IPS[0])]
@@ -410,7 +410,7 @@ except IdentityError as error:
 
 
 def test_adds_and_removes_of_threads_at_once(pins: Pins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bootstrap.private_file.LOCK_SECONDS", 60)  # its turn may not come sooner on a busy machine
+    monkeypatch.setattr("bootstrap.private_file.LOCK_SECONDS", 60)  # its turn may be late on a busy machine
 
     def work(ip: str) -> None:
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""What `import bootstrap` costs, and what it does without."""
+"""The cost of `import bootstrap`, and the modules that it does not load."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_the_worker_loads_neither_typer_nor_rich() -> None:
 
 
 def test_help_needs_little() -> None:
-    """It took 120 ms above a start of Python, a fifth of it for asyncio, and a quarter for what forms a group."""
+    """It took 120 ms beyond the start of Python, a fifth of it for asyncio, and a quarter for forming a group."""
     loaded = loaded_after("import bootstrap.cli.app")
     assert loaded & {"asyncio", "cryptography", "rich", "mlx", "logging", "tempfile"} == set()
     assert loaded & {"bootstrap.group", "bootstrap.plan", "bootstrap.system.network", "wireproto.jaccl"} == set()

@@ -1,4 +1,4 @@
-"""`bootstrap.rank` as a program uses it: real ranks over real links, with MLX in processes of their own."""
+"""`bootstrap.rank` used by a program: real ranks over real links, with MLX in separate processes."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ def parts(pair: list[Rank], rank: int, **more: Any) -> tuple[Plan, Trust]:
 
 
 def both(*mains: Coroutine[Any, Any, Any]) -> list[Any]:
-    """What the ranks return or raise, in one event loop; nothing of them is left."""
+    """Run ranks in one event loop; return their results or exceptions, and check that nothing is left."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
 
     async def main() -> list[Any]:
@@ -75,7 +75,7 @@ def test_two_ranks_form_a_group_in_one_event_loop(pair: list[Rank]) -> None:
 
 
 def test_commands_and_what_they_write(pair: list[Rank]) -> None:
-    """A command's failure is raised by the iteration, once, with its exit code; the other rank names it too."""
+    """A command's failure is raised by the iteration, once, with its exit code; the other rank names it, too."""
 
     async def runs(rank: int, script: str) -> list[events.Event]:
         taken = []
@@ -115,7 +115,7 @@ async def leaves(plan: Plan, trust: Trust) -> str:
 
 @pytest.mark.parametrize("main", [ends, leaves])
 def test_a_failure_reaches_whoever_takes_no_events(main: Callable[..., Any], pair: list[Rank]) -> None:
-    """Where it is not asked for, at the end of the block."""
+    """Without iteration, at the end of the block."""
     (error,) = both(main(*parts(pair, 0, timeout=0.5)))
     assert isinstance(error, BootstrapError)
     assert error.code == "link-refused"
@@ -141,7 +141,7 @@ def test_a_rank_that_is_left_at_once(pair: list[Rank]) -> None:
 
 
 def test_processes_of_the_caller_are_left_alone(pair: list[Rank]) -> None:
-    """The command ends all that was started meanwhile; a library must not."""
+    """The command ends everything started meanwhile; a library must not."""
 
     async def main() -> int | None:
         async with bootstrap.rank(*parts(pair, 1)):
@@ -163,6 +163,6 @@ def test_a_plan_without_links_has_no_rank_to_run(pair: list[Rank]) -> None:
 
 
 def test_the_name_stays_the_function() -> None:
-    """Although a submodule has it too, which the import system puts in its place."""
+    """Although a submodule has the same name, which the import system puts in its place."""
     code = "import bootstrap, bootstrap.rank; from bootstrap.rank import Rank; assert callable(bootstrap.rank)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0  # noqa: S606

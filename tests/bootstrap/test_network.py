@@ -1,4 +1,4 @@
-"""Own addresses, bound for real, and interfaces as Linux and macOS list them; reserved ports."""
+"""Local addresses, really bound; interfaces as listed by Linux and macOS; reserved ports."""
 
 import socket
 from ipaddress import IPv4Address

@@ -154,7 +154,7 @@ def test_the_first_of_all_addresses_are_the_ranks(all_ips: Any) -> None:
 
 @pytest.mark.parametrize(("wires", "ring"), [(4, True), (5, False), (9, False)])
 def test_a_jaccl_ring_has_at_most_4_connections(wires: int, ring: bool) -> None:
-    """Native init makes more of it only to refuse it; a mesh may have any number."""
+    """Native init refuses more, but late; a mesh may have any number."""
     names = tuple(f"rdma_en{n}" for n in range(wires))
     plan = Plan(rank=0, ips=("10.0.0.1", "10.0.0.2"), devices=((None, names), (names, None)))
     if ring:

@@ -1,4 +1,4 @@
-"""Ranks at work: what one meets, all end with."""
+"""Running ranks: one rank's failure ends all."""
 
 import asyncio
 import errno
@@ -78,7 +78,7 @@ async def second_gather(acting: Acting) -> None:
 
 
 def says(*messages: Message) -> Act:
-    """A rank whose control process says this to rank 0, and then waits."""
+    """A rank whose control process sends this to rank 0, then waits."""
 
     async def act(acting: Acting) -> None:
         for message in messages:
@@ -89,7 +89,7 @@ def says(*messages: Message) -> Act:
 
 
 def answers(message: SideChannelWhole) -> Act:
-    """A rank 0 that says this to rank 1."""
+    """A rank 0 that sends this to rank 1."""
 
     async def act(acting: Acting) -> None:
         while 1 not in acting.gathers._parts:  # noqa: ASYNC110
@@ -167,7 +167,7 @@ def test_a_rank_fails_in_the_middle_of_a_gather(rank: int, group: Group) -> None
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_control_process_is_gone_in_the_middle_of_a_gather(rank: int, group: Group) -> None:
-    """Its links end without a word."""
+    """Its links end silently."""
 
     async def main() -> None:
         acts: list[Act] = [first_gather] * 3
@@ -175,7 +175,7 @@ def test_a_control_process_is_gone_in_the_middle_of_a_gather(rank: int, group: G
         await group.start(acts)
         await group.until_begun()
         group.fault()
-        for link in group.ranks[rank].links:  # as the system does for a process that was killed
+        for link in group.ranks[rank].links:  # like the system for a killed process
             link._transport.abort()
         group.tasks[rank].cancel()
         await group.ends_alike("link-lost", f"the session with rank {rank} was lost; see what it says", but={rank})
@@ -184,7 +184,7 @@ def test_a_control_process_is_gone_in_the_middle_of_a_gather(rank: int, group: G
 
 
 def test_the_link_is_cut_in_the_middle_of_a_gather(group: Group) -> None:
-    """Rank 1 and rank 0 know it of themselves, and rank 2 from rank 0."""
+    """Rank 1 and rank 0 detect it themselves, and rank 2 learns of it from rank 0."""
 
     async def cut(acting: Acting) -> None:
         while 2 not in acting.gathers._parts:  # noqa: ASYNC110
@@ -232,7 +232,7 @@ def test_each_bootstrap_counts_its_gathers_anew(group: Group) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_a_rank_that_fails_ends_all(rank: int, group: Group) -> None:
-    """What it says is no command for a terminal. [EXT-OUTCOME-FIRST]"""
+    """Its text is escaped for terminals. [EXT-OUTCOME-FIRST]"""
 
     async def fails(acting: Acting) -> None:
         group.fault()
@@ -300,7 +300,7 @@ def test_ctrl_c_tells_the_others(rank: int, group: Group) -> None:
 
 @pytest.mark.parametrize("is_up", [True, False])
 def test_a_program_that_failed_when_rank_0_stopped_was_told_as_the_cause(is_up: bool, group: Group) -> None:
-    """Its group's connections go before the sessionEnd is there. Before the group is up, the stop is a failure."""
+    """Its group's connections end before the sessionEnd arrives. Before the group is up, the stop is a failure."""
     stops = asyncio.Event()
 
     async def aborts(acting: Acting) -> None:
@@ -326,7 +326,7 @@ def test_a_program_that_failed_when_rank_0_stopped_was_told_as_the_cause(is_up: 
 
 
 def test_ranks_that_run_other_versions(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused before anything is run. [EXT-VERSIONS-SEND, EXT-VERSIONS-DIFFER]"""
+    """Refused before anything runs. [EXT-VERSIONS-SEND, EXT-VERSIONS-DIFFER]"""
 
     async def never(acting: Acting) -> None:
         raise AssertionError
@@ -381,7 +381,7 @@ ABLE = Capabilities(plan_of(0), "jaccl", Versions("1", "", "jaccl", ""))
 
 
 def test_the_side_channel_is_offered_on_jaccl_alone() -> None:
-    """Whatever this rank's MLX takes, or the command is: the relay serves all. [EXT-OFFER-COMPLETE]"""
+    """Whatever this rank's MLX accepts or its command is: the relay serves all. [EXT-OFFER-COMPLETE]"""
     plan = plan_of(0)
     assert offered(plan, None) == {OUTCOME_1}
     assert offered(plan, ABLE) == {OUTCOME_1, SIDE_CHANNEL_1}
@@ -389,7 +389,7 @@ def test_the_side_channel_is_offered_on_jaccl_alone() -> None:
 
 
 def begun(rank: Acting) -> Acting:
-    """Begin an attempt in which whatever this rank sends is lost."""
+    """Begin an attempt in which everything that this rank sends is lost."""
 
     async def send(peer: int, message: Message) -> None:
         pass
@@ -400,7 +400,7 @@ def begun(rank: Acting) -> Acting:
 
 
 def test_what_comes_right_behind_the_bootstrap_frame_waits_for_it() -> None:
-    """So many messages as there can be; an inference's are none of them."""
+    """As many messages as possible; those of inference do not count."""
 
     async def main() -> None:
         rank = Acting(plan_of(1), Trust(KeySigner.generate(), {}), forever)
@@ -437,7 +437,7 @@ def test_what_rank_0_heard_in_an_earlier_attempt_is_over() -> None:
 
 
 def test_a_rank_that_has_finished_limits_the_others(group: Group) -> None:
-    """And says whom it waits for; without a limit, they may go on. [EXT-OUTCOME-FINISH]"""
+    """And names the ranks it waits for; without a limit, they may continue. [EXT-OUTCOME-FINISH]"""
 
     async def at_once(acting: Acting) -> None:
         assert acting.attempt is not None

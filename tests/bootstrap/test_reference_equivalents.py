@@ -1,4 +1,4 @@
-"""The equivalents of the fifteen tests of the reference implementation, in its order."""
+"""Equivalents of the fifteen tests of the reference implementation, in its order."""
 
 import json
 import subprocess
@@ -91,7 +91,7 @@ def test_12_interface_is_bridge100_in_both_entries(config: BootstrapConfig) -> N
 
 
 def test_13_non_strict_init_gives_a_group() -> None:
-    # In a process of its own: MLX makes a group once per process.
+    # In another process: MLX makes a group once per process.
     code = (
         "import mlx.core as mx; d = mx.distributed; assert callable(d.is_available); print(d.init(strict=False).size())"
     )

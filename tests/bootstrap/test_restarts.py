@@ -1,4 +1,4 @@
-"""Whether another attempt follows a failure, and when."""
+"""Decisions about another attempt after a failure, and its time."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_what_it_follows(on: RestartOn, errors: list[BootstrapError]) -> None:
 
 @pytest.mark.parametrize("code", ["deadline", "interrupted", "finish-timeout"])
 def test_nothing_follows_the_end_of_another_ranks_run(code: str) -> None:
-    """Its user or its deadline has ended it, and nobody would answer; so it is where that is this rank's own."""
+    """Its user or its deadline ended it, so no rank would answer; the same holds for this rank's own."""
     told = PeerError(Outcome(1, OutcomeState.FAILED, "run", code, "gone"))
     assert not restarts(1, "any", [0.0]).may_follow(told)
     assert not restarts(1, "any", [0.0]).may_follow(BootstrapError("gone", code=code))

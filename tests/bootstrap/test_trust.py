@@ -1,4 +1,4 @@
-"""One key for each rank: what a run expects, and what it does with any other key."""
+"""One key for each rank: a run's expected keys, and its handling of others."""
 
 import asyncio
 import fcntl
@@ -74,7 +74,7 @@ def test_a_key_of_first_use_is_no_other_ranks() -> None:
 
 
 def test_the_first_use_is_the_first_alone() -> None:
-    """Two connections of a rank 0 can be under way at once."""
+    """Two connections of a rank 0 can be in progress at once."""
     trust = Trust(OWN, {0: TrustAnyKey()})
     trust.confirm(0, A)
     with pytest.raises(LinkError, match=fingerprint(B)) as caught:
@@ -95,7 +95,7 @@ def test_a_rank_needs_a_key_for_each_peer() -> None:
 
 
 def test_the_keys_of_a_run(home: Path) -> None:
-    """By the peer's address first, else by --peer."""
+    """By the peer's address first, otherwise by --peer."""
     Pins().add("mac-b", A, IPS[1])
     Pins().add("mac-c", B, "169.254.9.9")
     assert Trust.of(plan_of()).keys == {1: A}
@@ -153,7 +153,7 @@ def test_two_pins_with_one_key_are_no_two_ranks(home: Path) -> None:
 
 
 def test_an_address_of_several_ranks_names_none(home: Path) -> None:
-    """As in a demo."""
+    """Like a demo."""
     Pins().add("127.0.0.1", A)
     plan = Plan(rank=0, ips=("127.0.0.1",) * 3, link_ports=(1, 2, 3))
     keys = [f"1={KEY_B}", f"2={KEY_A}"]
@@ -164,7 +164,7 @@ def test_an_address_of_several_ranks_names_none(home: Path) -> None:
 
 
 def test_given_keys_need_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a service that has everything from its options."""
+    """Like a service configured only by options."""
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     assert Trust.of(plan_of(), tmp_path / "identity.pem", [KEY_A]).keys == {1: A}
@@ -183,7 +183,7 @@ def test_first_use_needs_a_proof(home: Path) -> None:
 def test_a_changed_address_is_stored_once(home: Path) -> None:
     Pins().add("mac-b", A, IPS[5])
     trust = Trust.of(plan_of(), peers=["mac-b"])
-    assert trust.on_confirmed(1, IPS[6], A) is None  # not the address that the user has named
+    assert trust.on_confirmed(1, IPS[6], A) is None  # not the address given by the user
     assert Pins().list() == [("mac-b", A, IPS[5])]
     assert trust.on_confirmed(1, IPS[1], A) == "mac-b"
     assert trust.on_confirmed(1, IPS[1], A) is None
@@ -212,7 +212,7 @@ def test_a_key_of_first_use_is_pinned_to_its_address(home: Path) -> None:
 
 
 def test_two_ranks_swapped(group: Group) -> None:
-    """Each is known, and expected as the other. [HANDSHAKE-PIN]"""
+    """Each is known, but expected as the other. [HANDSHAKE-PIN]"""
 
     def swapped(rank: Rank, ranks: list[Rank]) -> Trust:
         held = ranks[(0, 2, 1)[rank.number]]
@@ -248,7 +248,7 @@ def test_first_use_takes_no_key_twice(group: Group) -> None:
 
 
 def test_first_use_is_for_the_address_that_the_user_names(tmp_path: Path) -> None:
-    """The key of whoever else connects first is not taken."""
+    """The key of another host that connects first is not accepted."""
     zero, one = make_ranks(tmp_path, 2)
     trust = Trust(load_identity(one.identity), {0: TrustAnyKey()})
     rank = Acting(Plan(rank=1, ips=(zero.ip, one.ip)), trust, forever)
@@ -263,7 +263,7 @@ def test_first_use_is_for_the_address_that_the_user_names(tmp_path: Path) -> Non
 
 
 def test_an_address_that_cannot_be_stored_is_a_warning(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer is the right one all the same."""
+    """The peer is still the right one."""
     monkeypatch.setattr("bootstrap.private_file.LOCK_SECONDS", 0.0)
     with ExitStack() as held:
 
@@ -314,7 +314,7 @@ def test_a_short_run_waits_until_all_is_stored(number: int, group: Group, monkey
         try:
             await group.start([at_once] * 2, trust=trust)
             await over.wait()
-            for _ in range(20):  # everything that follows without waiting
+            for _ in range(20):  # everything that runs without waiting
                 await asyncio.sleep(0)
         finally:
             go.set()
@@ -329,7 +329,7 @@ def test_a_short_run_waits_until_all_is_stored(number: int, group: Group, monkey
 
 
 def test_a_peer_at_another_address_than_before(pair: tuple[Rank, Rank], up: Start) -> None:
-    """As self-assigned addresses change: NAME is enough, once. [HANDSHAKE-PIN]"""
+    """For changing self-assigned addresses: NAME is enough, once. [HANDSHAKE-PIN]"""
     first, second = pair
     for own, peer in (pair, pair[::-1]):
         own.pins.remove(peer.ip)

@@ -1,4 +1,4 @@
-"""The process that holds MLX, given its order by hand."""
+"""The process that holds MLX, with an order from the test."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.bootstrap.ranks import make_ranks
 
 
 def test_no_init_begins_before_its_turn(tmp_path: Path) -> None:
-    """The file is written and the variables are set by then; without a control process nothing is left of them."""
+    """By then the file is written and the variables are set; without a control process nothing is left of them."""
     zero, one = make_ranks(tmp_path, 2)
     directory = tmp_path / "files"
     plan = Plan(rank=0, ips=(zero.ip, one.ip), backend="ring", directory=str(directory))

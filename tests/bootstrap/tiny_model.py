@@ -1,4 +1,4 @@
-"""A tiny Llama with random weights, and its tokenizer of made-up words, in the files that mlx_lm loads.
+"""A tiny Llama with random weights and a tokenizer of made-up words, in the files that mlx_lm loads.
 
 Every dimension that tensor parallelism splits is a multiple of 4.
 """

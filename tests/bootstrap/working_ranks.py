@@ -1,4 +1,4 @@
-"""Ranks at work in one process, over real links, each with a part of its own in the place of a command."""
+"""Running ranks in one process, over real links, each with its own action instead of a command."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ from wireproto import Message, OutcomeState, Versions
 
 QUICK = Times(ping_every=0.1, pong=5, reconnect=0.1, retry=0.05)
 LIMIT = 1.0
-"""Seconds in which a fault of one rank has ended all."""
+"""Seconds in which one rank's fault ends all."""
 
 
 class Calm:
@@ -52,7 +52,7 @@ class Calm:
 
 
 class Acting(Rank):
-    """A rank whose part in the group is `act`, in the place of a command."""
+    """A rank whose action in the group is `act` instead of a command."""
 
     def __init__(self, plan: Plan, trust: Trust, act: "Act") -> None:
         self.calm = Calm()
@@ -108,7 +108,7 @@ async def forever(rank: Acting) -> None:
 
 
 class Group:
-    """Ranks that pin each other, on loopback addresses of their own; the command is never run."""
+    """Ranks that pin each other, on separate loopback addresses; the command is never run."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for role in (RankZero, RankOne):
@@ -153,16 +153,16 @@ class Group:
         return await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def until_begun(self) -> None:
-        """Wait until the bootstrap frame has come to all."""
+        """Wait until all have the bootstrap frame."""
         for rank in self.ranks:
             await rank.begun.wait()
 
     def fault(self) -> None:
-        """From here on all have to end."""
+        """From here on all must end."""
         self.fault_at = time.monotonic()
 
     async def ends_alike(self, code: str, text: str, *, but: Collection[int] = ()) -> None:
-        """All ranks have ended with this error, or with its news, soon after the fault."""
+        """Check that all ranks ended with this error, or with a report of it, soon after the fault."""
         errors = await self.ends()
         assert time.monotonic() - self.fault_at < LIMIT
         for rank, error in enumerate(errors):

@@ -1,4 +1,4 @@
-"""Faults, bad input and endurance: what no rank may answer with a hang, a leak or a lie."""
+"""Faults, bad input and endurance: no rank may hang, leak or misreport."""
 
 import signal
 import sys
@@ -7,13 +7,13 @@ from typing import NoReturn
 
 
 def say(text: str, end: str = "\n") -> None:
-    """To whoever runs a command of this package, at once."""
+    """Print to the user at once."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run a command of this package, and exit: quietly at Ctrl-C, and where a reader has seen enough."""
+    """Run a command of this package, and exit: silently on Ctrl-C or when the reader has exited."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         sys.exit(main())

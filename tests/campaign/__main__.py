@@ -1,4 +1,4 @@
-"""`make campaign`: faults from a seed, at every stage, on real pairs of ranks; a table of what came of them.
+"""`make campaign`: seeded faults at every stage, on real pairs of ranks; a table of the results.
 
 Exit code 0 if every rank ended as it must and nothing was left, 1 otherwise.
 """
@@ -29,11 +29,11 @@ from tests.campaign.scene import Lane
 from tests.campaign.table import table
 
 LANES: Final = 3 * (os.cpu_count() or 1)
-"""Mostly they wait; on a busier machine they do not reach their stages in time."""
+"""Parallel cases: they mostly wait, but on a busier machine they do not reach their stages in time."""
 
 
 def run(wanted: Iterable[Case], lanes: int) -> Iterator[Result]:
-    """Play cases, so many beside each other; each result as soon as it is there."""
+    """Play cases in parallel; yield each result when it is ready."""
     waiting: dict[Shape, SimpleQueue[Case]] = {shape: SimpleQueue() for shape in SHAPES}
     total = 0
     for case in wanted:
@@ -74,7 +74,7 @@ def run(wanted: Iterable[Case], lanes: int) -> Iterator[Result]:
 
 
 def _shapes(counts: dict[Shape, int], lanes: int) -> Iterator[Shape]:
-    """The shape of each lane: as the cases are, and at least one of each that has any."""
+    """Return the shape of each lane: as in the cases, and at least one of each shape."""
     total = sum(counts.values())
     for shape, count in counts.items():
         yield from [shape] * min(count, max(round(lanes * count / total), 1))
@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def _missing() -> dict[str, list[str]]:
-    """What cannot be tried here, by the reason."""
+    """Return the cells that cannot be tried here, by reason."""
     missing: dict[str, list[str]] = {}
     for shape in SHAPES:
         for fault in FAULTS:
@@ -151,7 +151,7 @@ def _tell(result: Result, count: int, total: int, as_json: bool) -> None:
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    """Leave by an exception, so that every lane is tidied up."""
+    """Leave by an exception, so that every lane is cleaned up."""
     raise SystemExit(128 + number)
 
 

@@ -1,9 +1,9 @@
-"""`make hostile`: bad input by the million, against live `up` processes of both roles and both revisions.
+"""`make hostile`: a million bad inputs for live `up` processes of both roles and revisions.
 
-Three ways in: a stranger's stream before the handshake is done; the messages of a peer that is what its key says, and
-says what it should not; the same behind the jacclBootstrap, when the ranks form their group. A rank may end a
-connection for it, with a documented code; the next one has to work; behind the jacclBootstrap it may also end itself,
-in order, and is started again. Its memory and its descriptors have to stay what they were.
+The inputs are streams before the handshake is done, messages of an authenticated peer, and such messages after the
+jacclBootstrap, while the ranks form their group. A rank may end the connection with a documented code, and the next
+connection must work. After the jacclBootstrap it may also exit cleanly, and is restarted. Its memory and descriptors
+must not grow.
 """
 
 import argparse
@@ -47,26 +47,26 @@ from wireproto.testing.fixed_keys import KNOWN
 from wireproto.testing.mutations import mutate_frame, random_frame
 
 ANSWER = 20.0
-"""Seconds in which a rank does what takes it milliseconds."""
+"""Seconds for a rank's work that takes milliseconds."""
 TIMES: Final = {**BRISK, "reconnect": 0.0, "retry": 0.02, "ping_every": 30.0, "pong": 20.0}
-"""So that a rank 0 comes back at once, and sends no jacclBootstrap before it has a pong."""
+"""Session times with which a rank 0 reconnects at once, and sends no jacclBootstrap before a pong."""
 MORE_MEMORY = 24 * 1024 * 1024
-"""Bytes that a rank may hold beyond those after its first inputs."""
+"""Bytes by which a rank may exceed its memory after its first inputs."""
 MORE_DESCRIPTORS = 5
 WARM, EVERY = 250, 250
-"""Inputs before a rank is measured first, and from then on."""
+"""Inputs before a rank's first measurement, and between later ones."""
 GOOD: Final = 15
-"""Of so many frames on average one ends the session: the others are odd, and have to be taken."""
+"""On average one of this many frames ends the session; the others are odd, but valid."""
 DEEP: Final = 0.01
-"""The share of sessions that go on behind the jacclBootstrap."""
+"""The share of sessions that continue after the jacclBootstrap."""
 MESSAGES: Final = [spec.payload for spec in REGISTRY]
 STRANGE: Final = 0.3
-"""The share of inputs that come from strangers, where there is a listener."""
+"""The share of inputs before a handshake, if the rank listens."""
 
 
 @dataclass
 class Count:
-    """What one rank was given, and what it made of it."""
+    """The inputs of one rank, and its reactions."""
 
     role: Role
     revision: Revision
@@ -75,7 +75,7 @@ class Count:
     starts: int = 0
     seconds: float = 0.0
     grown: int = 0
-    """Bytes that a process had more than after its first inputs, at most."""
+    """The most bytes that a process had beyond those after its first inputs."""
     opened: int = 0
     """The same for its descriptors."""
     codes: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ class Count:
 
 
 class Watched(Running):
-    """A rank that says more than anybody wants to keep."""
+    """A rank whose output is too long to keep."""
 
     KEPT = 100
 
@@ -92,20 +92,20 @@ class Watched(Running):
         super().__init__(*arguments, **wanted)
 
     def _hear(self, event: dict[str, Any]) -> None:
-        if event["event"] in ("link-lost", "error") and event["rank"] == self.rank:  # a peer's codes are its own
+        if event["event"] in ("link-lost", "error") and event["rank"] == self.rank:  # a peer may use any codes
             self._codes[str(event["code"])] += 1
         self._heard = [*self._heard[-self.KEPT :], event]
 
 
 class Attack:
-    """One live rank, and the other one that we play."""
+    """One live rank; the test plays the other."""
 
     def __init__(self, directory: Path, count: Count, seed: int) -> None:
         self.count = count
         self._random = Random(f"{seed}/{count.role.name}/{count.revision:d}")
         self._zero, self._one = make_ranks(directory, 2)
         for own, other in ((self._zero, self._one), (self._one, self._zero)):
-            own.pins.remove(other.ip)  # the other one is this, and has its own key
+            own.pins.remove(other.ip)  # this is the other rank, with its own key
         self._tmp = directory / "tmp"
         self._tmp.mkdir()
         self._news = News()
@@ -131,7 +131,7 @@ class Attack:
         return rank
 
     def run(self, inputs: int, tell: Any = lambda count: None) -> None:
-        """So many inputs; stops at the first thing that is wrong."""
+        """Send inputs; stop at the first fault."""
         began = time.monotonic()
         try:
             while self.count.inputs < inputs and not self.count.wrong:
@@ -193,14 +193,14 @@ class Attack:
             if is_deep:
                 _say_no_more(connection)
             while connection.recv(65536):
-                pass  # its pings, its answers; in the end it closes
+                pass  # its pings, its answers; at the end it closes
         if is_deep:
             self._news.until(lambda: self.rank.is_over, 0.3)
         if self.rank.is_over:
             self._restart()
 
     def _accepted(self) -> socket.socket:
-        """The rank's next connection. It comes at once, or the rank has ended."""
+        """Return the rank's next connection. It arrives at once, or the rank has ended."""
         assert self._listener is not None
         end = time.monotonic() + START_SECONDS
         self._listener.settimeout(0.5)
@@ -212,7 +212,7 @@ class Attack:
                 self._restart()
 
     def _opening(self) -> Iterator[bytes]:
-        """What makes the rank send its jacclBootstrap, or follow ours."""
+        """Make the rank send its jacclBootstrap, or follow ours."""
         extensions = (OUTCOME_1,) if self.count.revision is Revision.V2 else ()
         if self.count.role is Role.INITIATOR:
             yield encode_frame(PongPayload(False, False, MemoryPressure.NORMAL, extensions), self.count.revision)
@@ -223,7 +223,7 @@ class Attack:
             yield b'\x43{"package":"","mlx":"","backend":"ring","devices":""}'
 
     def _frames(self) -> Iterator[bytes]:
-        """Odd ones, and a last one that no rank may take."""
+        """Yield odd frames, and a last one that no rank may accept."""
         random, revision = self._random, self.count.revision
         while random.random() > 1 / GOOD:
             frame = foreign_frame(random, random_message(random, random.choice(MESSAGES)))
@@ -236,7 +236,7 @@ class Attack:
                 return
 
     def _moves(self, frame: bytes) -> bool:
-        """Whether it makes the rank form its group, or end the session: those are for the deep sessions."""
+        """Return whether a frame starts the group or ends the session: those are for the deep sessions."""
         return isinstance(decode_frame(frame, self.count.revision), JacclBootstrapPayload | PongPayload | SessionEnd)
 
     # -- the rank itself -----------------------------------------------------------------------------------------------
@@ -247,14 +247,14 @@ class Attack:
         self.rank = self._start()
 
     def _check_end(self, *, stopped: bool = False) -> None:
-        """It has ended in order: with an error, as it may after the jacclBootstrap, or without where we stopped it."""
+        """Check for a clean end: with an error, as allowed after the jacclBootstrap, or without if we stopped it."""
         error, stderr, done = self.rank.error, "\n".join(self.rank.stderr), (self.rank.events or [{}])[-1]
         right = (done.get("stopped") and error is None) if stopped else error is not None
         if "Traceback" in stderr or not right or done.get("event") != "done":
             self.count.wrong.append(f"the rank has ended: {self.rank.events[-2:]} {stderr[-2000:]}")
 
     def _measure(self) -> None:
-        """It has not grown since its first inputs. A connection may just be on its way in or out."""
+        """Check that it has not grown since its first inputs. A connection may just be opening or closing."""
         process = psutil.Process(self.rank.process.pid)
         size = process.memory_info().rss, process.num_fds()
         if self._first == (0, 0):
@@ -267,7 +267,7 @@ class Attack:
         self._next = count.inputs + EVERY
 
     def _finish(self) -> None:
-        """It lives, has not grown, and ends in order."""
+        """Check that it runs, has not grown, and ends cleanly."""
         count = self.count
         if not self.rank.is_over and not count.wrong:
             self._measure()
@@ -280,7 +280,7 @@ class Attack:
 
 
 def _say_no_more(connection: socket.socket) -> None:
-    with suppress(OSError):  # the rank has reset it: then it is not connected any more
+    with suppress(OSError):  # the rank has reset it, so it is no longer connected
         connection.shutdown(socket.SHUT_WR)
 
 
@@ -302,7 +302,7 @@ def _is_taken(frame: bytes, revision: Revision) -> bool:
 
 
 def attack(inputs: int, seed: int, tell: Callable[[Count], None] = lambda count: None) -> Iterator[Count]:
-    """So many inputs, a quarter for each role in each revision."""
+    """Send inputs, a quarter for each role in each revision."""
     for role in Role:
         for revision in Revision:
             with tempfile.TemporaryDirectory(prefix="campaign-") as directory:
@@ -337,7 +337,7 @@ def row(count: Count) -> str:
 
 
 class Tenths:
-    """Says where it is, ten times over all."""
+    """Reports progress, ten times in all."""
 
     def __init__(self, inputs: int) -> None:
         self._step = max(inputs // 10, 1)

@@ -1,4 +1,4 @@
-"""What must hold after each fault, whatever it was: documented ends that name the cause, and nothing left."""
+"""Requirements after every fault: documented ends that name the cause, and nothing left."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -11,11 +11,11 @@ from tests.campaign.process import Event, Running
 from wireproto.errors import ERROR_CODES
 
 UNDER_WAY: Final = ("link-*", "handshake-*", "seal-*", "truncated", "ping-timeout", "session-ended")
-"""What a rank says of a link that is harmed."""
+"""A rank's codes for a damaged link."""
 LATE: Final = ("deadline", "ring-*", "versions-missing", "worker-died", "init-failed", "sum-failed")
-"""How a rank ends when the one that it waits for does not come."""
+"""A rank's end if the other never connects."""
 ENDED: Final = ("link-lost", "session-ended", "interrupted", "deadline", "command-failed", "command-killed")
-"""How a rank ends when the other was told to end; with --restart it waits for that one to come again."""
+"""A rank's end if the other was stopped; with --restart it waits for the other to return."""
 
 CAUSES: Final = {
     "kill": (*UNDER_WAY, "worker-killed", "command-failed", "command-killed", *LATE),
@@ -39,17 +39,17 @@ CAUSES: Final = {
     "keylog": (),
     "second": (),
 }
-"""The codes that may say why a rank has ended, by fault. A rank may show the other's."""
+"""The codes with which a rank may end, by fault. A rank may show the other's."""
 
 
 AT_DEADLINE: Final = "no group within"
-"""In the message of every error at the deadline."""
+"""Part of every error message at the deadline."""
 STOPPED = (0, 129, 130, 143)
-"""How a run ends that a user has stopped: this one by a signal, or another rank's."""
+"""The end of a run stopped by a user: by a signal, or on another rank."""
 
 
 UNHEARD: Final = {"reader": STOPPED, "terminal": (*STOPPED, 3, 125)}
-"""How a run ends that cannot say why."""
+"""The end of a run that cannot report the reason."""
 
 
 def is_documented(code: str) -> bool:
@@ -57,13 +57,13 @@ def is_documented(code: str) -> bool:
 
 
 def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
-    """What is wrong with how the ranks have ended, which they have."""
+    """Return the faults in how the ranks ended."""
     causes = (*CAUSES[case.fault], *(ENDED if case.stage == "stop" else ()))
     failures = {rank: run for rank, run in runs.items() if not _was_killed(case, run)}
     for rank, run in failures.items():
         yield from (f"rank {rank}: {text}" for text in _wrong_end(run, UNHEARD.get(case.fault, ())))
         if run.error is not None and not _fits(_code(run.error), (*causes, *CONSEQUENCES, "deadline")):
-            # A deadline is for a rank that waits for the other.
+            # Only a rank that waits for the other may end by the deadline.
             yield f"rank {rank}: {run.error['code']} is no consequence of {case.fault}: {run.error['message']}"
         if case.fault == "freeze" and rank == case.rank and run.error is not None and _blames_the_other(run.error):
             yield f"rank {rank}: its own MLX hangs, and it blames the other: {run.error['message']}"
@@ -74,7 +74,7 @@ def wrong_ends(case: Case, runs: dict[int, Running]) -> Iterator[str]:
 
 
 def _code(error: Event) -> str:
-    """Return the error's code; `deadline` where a deadline has the code of what the rank last saw of the link."""
+    """Return the error's code; `deadline` if a deadline has the code of the link's last failure."""
     waited = _fits(error["code"], ("no-bootstrap", *UNDER_WAY)) and AT_DEADLINE in error["message"]
     return "deadline" if waited else str(error["code"])
 
@@ -84,7 +84,7 @@ def _blames_the_other(error: Event) -> bool:
 
 
 def _was_killed(case: Case, run: Running) -> bool:
-    """By the fault itself: it cannot have said anything."""
+    """By the fault itself, so it cannot have reported anything."""
     return case.fault == "kill" and case.rank == run.rank and run.process.returncode == -9
 
 

@@ -1,4 +1,4 @@
-"""Two hosts as network namespaces, and the cable between them: it passes Ethernet frames, and harms them by a seed.
+"""Two hosts as network namespaces, and a cable that passes Ethernet frames and damages them by a seed.
 
 The cable is two TAP devices, one in each namespace, and a thread that passes on what comes in at the other end's. So it
 can do what `tc netem` does, with two differences: it does the same again from the same seed, and it works on a kernel
@@ -25,7 +25,7 @@ ADDRESSES = ("169.254.77.1", "169.254.77.2")
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DEVICE = "cable0"
 SECONDS = 20.0
-"""For one call of `ip`."""
+"""Seconds for one call of `ip`."""
 PULSE = 0.02
 LONGEST = 65536
 
@@ -33,7 +33,7 @@ Strike = Callable[[], None]
 
 
 class Host:
-    """A namespace with one interface, whose other side is `descriptor`."""
+    """A namespace with one interface, with its other side at `descriptor`."""
 
     def __init__(self, name: str, address: str) -> None:
         self.name, self.address = name, address
@@ -53,11 +53,11 @@ class Host:
         self.ip("link", "set", DEVICE, "up")
 
     def unplug(self) -> None:
-        """As on a Mac whose cable is pulled: there is no route any more."""
+        """Like a Mac with its cable pulled: there is no route."""
         self.ip("link", "set", DEVICE, "down")
 
     def listeners(self) -> list[int]:
-        """The ports that somebody listens on."""
+        """Return the ports with a listener."""
         lines = ip("netns", "exec", self.name, "cat", "/proc/net/tcp").splitlines()[1:]
         rows = [line.split() for line in lines]
         return [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"]
@@ -79,7 +79,7 @@ def ip(*arguments: str) -> str:
 
 
 class Wire:
-    """Passes frames on between two hosts, in a thread. Calls `strike` once, at the moment named `stage`."""
+    """Relays frames between two hosts, in a thread. Calls `strike` once, at the moment named `stage`."""
 
     def __init__(self, hosts: tuple[Host, Host], stage: str, strike: Strike, random: Random) -> None:
         self._hosts = hosts
@@ -88,15 +88,15 @@ class Wire:
         self._passing = Passing()
         self._harm, self._until = "", 0.0
         self.deaf: int | None = None
-        """The side whose frames do not pass any more."""
-        self._due: list[tuple[float, int, int, bytes]] = []  # when, in which order, from which side, what
+        """The side whose frames are dropped."""
+        self._due: list[tuple[float, int, int, bytes]] = []  # time, order, side, frame
         self._numbers = count()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def harm(self, fault: str, seconds: float) -> None:
-        """Harm some of what passes, for some time."""
+        """Damage some frames, for some time."""
         self._harm, self._until = fault, time.monotonic() + seconds
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Wire:
         if harm == "delay":
             late = self._random.uniform(0.01, 0.3)
         if harm == "flip" and self._random.random() < 0.3:
-            at = self._random.randrange(14, len(frame))  # behind the addresses of Ethernet
+            at = self._random.randrange(14, len(frame))  # after the Ethernet addresses
             frame = frame[:at] + bytes([frame[at] ^ 1 << self._random.randrange(8)]) + frame[at + 1 :]
         copies = 2 if harm == "duplicate" and self._random.random() < 0.5 else 1
         for _ in range(copies):
@@ -136,7 +136,7 @@ class Wire:
 
 
 class Segment(NamedTuple):
-    """What a TCP packet says of itself."""
+    """The header of a TCP packet."""
 
     to: int
     source: int
@@ -145,7 +145,7 @@ class Segment(NamedTuple):
 
 
 def segment(frame: bytes) -> Segment | None:
-    """The TCP segment in an Ethernet frame; None for anything else."""
+    """Return the TCP segment in an Ethernet frame, None for anything else."""
     if len(frame) < 54 or frame[12:14] != b"\x08\x00" or frame[23] != 6:
         return None
     start = 14 + (frame[14] & 15) * 4
@@ -158,7 +158,7 @@ def segment(frame: bytes) -> Segment | None:
 
 
 class Passing:
-    """Reads along, so as to know the stage that a packet opens."""
+    """Follows the stream, to find the stage that a packet opens."""
 
     def __init__(self) -> None:
         self._seen = {True: 0, False: 0}

@@ -1,4 +1,4 @@
-"""What the campaign does: the stages, the faults, which of them meet, and the cases that are drawn from a seed.
+"""The plan of the campaign: stages, faults, their combinations, and cases drawn from a seed.
 
 Cells that are empty, shown as `-`:
 
@@ -52,7 +52,7 @@ FAULTS: Final = {
     "duplicate": "a link frame comes twice; some packets do",
     "truncate": "half a link frame, and the end of the connection",
     "flip": "a bit of a link frame, or of some packets, is turned",
-    "flood": "strangers, and the peer's own address, open connections: silent, talkative, nearly right",
+    "flood": "other hosts, and the peer's own address, open connections: silent, talkative, nearly valid",
     "clock": "the wall clock of one host jumps by up to decades",
     "disk": "the disk of one host becomes full",
     "permission": "one host's directory for temporary files becomes read-only",
@@ -100,7 +100,7 @@ CELLS: Final = tuple(
 
 
 def lacks(shape: Shape, fault: str) -> str:
-    """Why a cell cannot be tried here; empty where it can."""
+    """Return the reason why a cell cannot be tried here, or an empty string."""
     is_root = os.geteuid() == 0
     if sys.platform != "linux" and (shape == "namespaces" or fault in ON_LINUX):
         return "needs Linux"
@@ -113,7 +113,7 @@ def lacks(shape: Shape, fault: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One fault, as it is drawn. `rank` is whom it strikes, where it strikes one."""
+    """One drawn fault. `rank` is the affected rank, if any."""
 
     seed: int
     number: int
@@ -126,25 +126,25 @@ class Case:
     extensions: Literal["on", "off"]
     restarts: int
     brisk: bool
-    """With shorter times than the product's own: see `process.BRISK`."""
+    """Whether times are shorter than the product's: see `process.BRISK`."""
 
     @property
     def random(self) -> Random:
-        """What the fault itself draws from."""
+        """The seed of the fault's own choices."""
         return Random(f"{self.seed}/{self.number}/fault")
 
     @property
     def timeout(self) -> float:
-        """Seconds that `up` has until the group is there."""
+        """Seconds for `up` to form the group."""
         return 12.0 if self.brisk else 30.0
 
     def again(self) -> str:
-        """The command that runs it once more."""
+        """Return the command that reruns it."""
         return f"python -m tests.campaign --seed {self.seed} --number {self.number}"
 
 
 def cases(seed: int, *, brisk: bool = False, only: str = "") -> Iterator[Case]:
-    """Without end: each cell once, in an order from the seed; then again, in another. What cannot be tried is left out.
+    """Yield cases without end: each cell once in a seeded order, then again in another, without impossible ones.
 
     `only` is STAGE:FAULT, where either may be empty; a case has the same number with it and without.
     """
@@ -166,8 +166,8 @@ def _drawn(seed: int, number: int, cell: Cell, brisk: bool) -> Case:
     any_work: tuple[Literal["group", "command"], ...] = ("group", "command")
     work = {"init": any_work[:1], "ready": any_work[:1], "running": any_work[1:]}.get(cell.stage, any_work)
     if cell.fault in ("freeze", "second") and cell.stage not in ("running", "stop"):
-        work = any_work[:1]  # there is a worker to freeze, and a first one that does not end by itself
-    # With a plain peer nobody may end a session that waits for the rest of a frame whose length is wrong. [PLAIN-INIT]
+        work = any_work[:1]  # there is a worker to freeze, and a first run that does not end by itself
+    # With a plain peer neither side may end a session that waits for a frame with a wrong length. [PLAIN-INIT]
     plain = cell.stage != "ports" and not (cell.fault == "flip" and cell.stage in ("files", "init", "ready", "running"))
     return Case(
         seed=seed,

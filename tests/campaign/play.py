@@ -1,4 +1,4 @@
-"""One case from its start to its verdict: ranks up, the fault at its stage, their ends, what is left, and once more."""
+"""One case from start to verdict: ranks up, the fault at its stage, their ends, leftovers, and another run."""
 
 import re
 import signal
@@ -16,25 +16,25 @@ from tests.campaign.scene import START_SECONDS, TIDY_SECONDS, Lane, Scene
 from tests.campaign.strikes import LONGEST, strike
 
 SLACK = 30.0
-"""Seconds that a busy machine may take beyond a deadline, and that pings may take to find out."""
+"""Extra seconds after a deadline for a busy machine, and for pings to detect a loss."""
 
 
 @dataclass
 class Result:
-    """What came of a case."""
+    """The result of a case."""
 
     case: Case
     recovered: bool = False
-    """The ranks reached what they were started for, as if nothing had been."""
+    """Whether the ranks reached their goal in spite of the fault."""
     seconds: float = 0.0
-    """From the fault to the end of both ranks, or to their recovery."""
+    """Seconds from the fault to the end of both ranks, or to their recovery."""
     codes: tuple[str, ...] = ()
-    """Of the errors that ended rank 0 and rank 1."""
+    """Codes of the errors that ended rank 0 and rank 1."""
     wrong: list[str] = field(default_factory=list)
 
 
 def play(case: Case, lane: Lane, strike: Callable[[Scene], None] = strike) -> Result:
-    """Whatever happens, the lane is empty afterwards."""
+    """Play a case; the lane is empty afterwards in any case."""
     result = Result(case)
     scene = Scene(lane, case, strike)
     try:
@@ -89,7 +89,7 @@ def _reach_stage(scene: Scene) -> bool:
     scene.start(0)
     awaited = {
         "files": lambda: scene.runs[case.rank].said("file-written"),
-        # Where rank 1's worker hangs, it never comes so far.
+        # If rank 1's worker hangs, it never gets this far.
         "init": lambda: scene.runs[0 if scene.hangs else case.rank].said("environment-set"),
         "ready": lambda: scene.both(_holds),
         "running": lambda: scene.both(_runs),
@@ -109,7 +109,7 @@ def _reach_stage(scene: Scene) -> bool:
 
 
 def _listen(scene: Scene) -> bool:
-    """The rank that is struck is alone so far; what is done to a host may come before it, too."""
+    """The affected rank is alone so far; a fault of the host may precede it, too."""
     first = scene.case.rank
     if scene.case.fault in ("clock", "disk", "keylog", "permission") and scene.random.random() < 0.5:
         scene.strike()
@@ -143,12 +143,12 @@ def _pongs(scene: Scene) -> int:
 
 
 def _is_well(scene: Scene, pongs: int) -> bool:
-    """The ranks are where they were to come, and the link shows signs of life, as before the fault."""
+    """The ranks are at their stage, and the link is alive as before the fault."""
     case = scene.case
     if case.work == "command" and case.stage not in ("running", "stop"):
         return False  # it ends by itself
     if case.fault == "terminal" and not (scene.nohup and case.rank == 1 and case.stage in ("ready", "running")):
-        return False  # SIGHUP ends that rank, or else the next line that it writes
+        return False  # SIGHUP ends that rank, or the next line that it writes does
     is_there = _holds if case.work == "group" else _runs
     is_alive = scene.runs[0].is_lost or _pongs(scene) >= pongs + 2
     is_refused = scene.second is None or scene.second.is_over
@@ -156,24 +156,24 @@ def _is_well(scene: Scene, pongs: int) -> bool:
 
 
 def _end(scene: Scene) -> Iterator[str]:
-    """In order, now that all is well."""
+    """Stop the ranks cleanly, now that they work."""
     scene.go.touch()
     if scene.case.work == "group" or scene.is_frozen:
         scene.signal(0, signal.SIGINT)
     if not scene.news.until(lambda: scene.is_over, scene.case.timeout + SLACK):
         yield f"a rank that is well does not end: {[run.events[-3:] for run in scene.runs.values()]}"
     elif scene.case.fault != "terminal" and not scene.both(lambda run: run.is_lost or _ended_well(run)):
-        # Without its terminal a rank fails as soon as it says that it ends: `wrong_ends` judges that.
+        # Without its terminal a rank fails when it reports its end: `wrong_ends` checks that.
         yield f"ranks that are well end badly: {[run.events[-2:] for run in scene.runs.values()]}"
 
 
 def _ended_well(run: Running) -> bool:
-    """It has done what it was started for, or its user has stopped it with Ctrl-C."""
+    """It succeeded, or its user stopped it with Ctrl-C."""
     return run.error is None and run.process.returncode in (0, 128 + signal.SIGINT)
 
 
 def _refused(scene: Scene) -> Iterator[str]:
-    """What is wrong with how the rank ended that was started beside the first."""
+    """Return the faults in the end of the rank that was started beside the first."""
     run = scene.second
     if run is None:
         return
@@ -184,7 +184,7 @@ def _refused(scene: Scene) -> Iterator[str]:
 
 
 def _descriptors(scene: Scene) -> dict[int, int]:
-    """How many each control process has open that holds its group, or runs its command."""
+    """Return the open descriptors of each control process that holds its group, or runs its command."""
     if scene.case.stage not in ("ready", "running"):
         return {}
     counts = {}
@@ -197,7 +197,7 @@ def _descriptors(scene: Scene) -> dict[int, int]:
 
 
 def _more_open(scene: Scene, before: dict[int, int]) -> Iterator[str]:
-    """A connection of the fault's may still be on its way out."""
+    """A connection of the fault may still be closing."""
     if before and not scene.news.until(
         lambda: all(_descriptors(scene).get(rank, 0) <= most for rank, most in before.items()), 20
     ):
@@ -208,7 +208,7 @@ def _more_open(scene: Scene, before: dict[int, int]) -> Iterator[str]:
 
 
 def _left(scene: Scene) -> Iterator[str]:
-    """A killed run has its guard, which takes a moment; where that was killed, the next run tidies up."""
+    """A killed run is cleaned up by its guard, which takes a moment, or by the next run."""
     killed = scene.case.fault == "kill"
     seconds = TIDY_SECONDS if killed else 1.0
     if not scene.news.until(lambda: not scene.processes(), seconds) and not scene.unguarded:
@@ -220,7 +220,7 @@ def _left(scene: Scene) -> Iterator[str]:
 
 
 def _keys(scene: Scene) -> Iterator[str]:
-    """What is wrong with a key log that had no room: the rank has to say so where it lacks a key."""
+    """Return the faults of a key log on a full disk: the rank must report a missing key."""
     if scene.case.fault != "keylog":
         return
     run = scene.runs[scene.case.rank]
@@ -232,12 +232,12 @@ def _keys(scene: Scene) -> Iterator[str]:
 
 
 def _stays(scene: Scene) -> bool:
-    """From a directory that was read-only nothing could be removed: the next run does."""
+    """Nothing could be removed from a read-only directory: the next run does it."""
     return scene.case.fault == "permission"
 
 
 def _once_more(scene: Scene) -> Iterator[str]:
-    """The next bootstrap on the same addresses and in the same directories; it leaves nothing, whatever was there."""
+    """Run the next bootstrap on the same addresses and directories; it must leave nothing."""
     case = replace(scene.case, stage="", fault="", work="command", revision=2, extensions="on", restarts=0, brisk=False)
     scene.cable.close()
     again = Scene(scene.lane, case, lambda _: None)

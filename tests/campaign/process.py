@@ -1,4 +1,4 @@
-"""A rank's `up` as a child process: all that it says, to whoever waits for something, and never for ever."""
+"""A rank's `up` as a child process: its output, and waits with deadlines."""
 
 import json
 import math
@@ -29,40 +29,40 @@ BRISK: Final = {
     "retry": 0.1,
     "send": 2.0,
 }
-"""Of `bootstrap.link.sessions.Times`: as short as they can be on a busy machine."""
+"""Fields of `bootstrap.link.sessions.Times`, as short as possible on a busy machine."""
 
 PULSE: Final = 0.1
-"""Seconds between two looks at whether the output is to be read."""
+"""Seconds between checks whether the output may be read."""
 TAIL_SECONDS: Final = 2 * DRAIN_SECONDS + 1
-"""This long before its end a rank gives up its last words, on both streams, if nobody reads them."""
+"""Seconds before its end when a rank gives up unread output on both streams."""
 
 Event = dict[str, Any]
 
 
 class StoppedError(Exception):
-    """Nobody wants to know any more."""
+    """The result is no longer wanted."""
 
 
 class News:
-    """Wakes those who wait for what several processes say."""
+    """Wakes threads that wait for the output of several processes."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self.is_stopped = False
-        """Set from another thread: whoever waits, waits no longer."""
+        """Set from another thread to end all waits."""
 
     def tell(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
     def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a condition; say whether it came true in time. Raises `StoppedError`."""
+        """Wait for a condition; return whether it became true in time. Raises `StoppedError`."""
         end = time.monotonic() + seconds
         while not condition():
             if self.is_stopped:
                 raise StoppedError
             with self._changed:
-                # Also what changes without a word, such as a file or a process, is seen soon.
+                # This also detects silent changes, such as files and processes.
                 self._changed.wait(min(0.05, max(end - time.monotonic(), 0)))
             if time.monotonic() > end:
                 return condition()
@@ -70,7 +70,7 @@ class News:
 
 
 class Running(CommandRun):
-    """A rank that runs, on a terminal of its own where `terminal` names the streams that go there."""
+    """A running rank, with its own terminal for the streams in `terminal`."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Running(CommandRun):
     ) -> None:
         self.rank = own.number
         self.is_lost = False
-        """Whether nothing more will be heard of it: its terminal is closed, or nobody reads it."""
+        """Whether its output ended: its terminal is closed, or it is not read."""
         self._news = news
         self._heard: list[Event] = []
         self._reads, self._hung_up = threading.Event(), threading.Event()
@@ -120,7 +120,7 @@ class Running(CommandRun):
         self._read(self.process.stderr.fileno(), lambda line: self._stderr.append(line.decode()))
 
     def _read(self, descriptor: int, take: Callable[[bytes], None]) -> None:
-        """Read lines until their end, until it has ended, or until it is hung up; wait while nobody is to read."""
+        """Read lines until their end, its exit, or a hangup; pause while reading is disabled."""
         rest = b""
         while descriptor not in self._terminal or not self._hung_up.is_set():
             has_ended = self.process.poll() is not None
@@ -129,7 +129,7 @@ class Running(CommandRun):
                 continue
             if select.select([descriptor], [], [], PULSE)[0]:
                 data = b""
-                with suppress(OSError):  # nobody has the terminal any more
+                with suppress(OSError):  # no process has the terminal open
                     data = os.read(descriptor, 65536)
                 *lines, rest = (rest + data).split(b"\n")
                 for line in filter(None, lines):
@@ -154,7 +154,7 @@ class Running(CommandRun):
     # -- what is done to its output ------------------------------------------------------------------------------------
 
     def stop_reading(self) -> None:
-        """Leave its output alone from now on, or until its end, and fill what room there is."""
+        """Stop reading its output, for now or until its end, and fill the remaining room."""
         self._reads.clear()
         self._news.until(lambda: len(self._waiting) == len(self._readers) or self.process.poll() is not None, math.inf)
         for stream in (1, 2):
@@ -176,7 +176,7 @@ class Running(CommandRun):
 
     @property
     def is_unheard(self) -> bool:
-        """Whether it may have said what nobody heard."""
+        """Whether output may have been lost."""
         return self.is_lost or not self._reads.is_set() or self._ended - self._read_again < TAIL_SECONDS
 
     def _hear(self, event: Event) -> None:
@@ -191,18 +191,18 @@ class Running(CommandRun):
 
     @property
     def is_over(self) -> bool:
-        """Ended, and all it said is heard. A worker that is left may hold no pipe of its own."""
+        """Whether it exited, and all output was read. A remaining worker may not hold a pipe of its own."""
         return self.process.poll() is not None and not any(reader.is_alive() for reader in self._readers)
 
     @property
     def worker(self) -> int | None:
-        """The process number of the worker, or command, that was started last."""
+        """The process id of the worker or command that was started last."""
         pids = [event["pid"] for event in self.events if event["event"] == "started"]
         return pids[-1] if pids else None
 
     @property
     def guard(self) -> int | None:
-        """That of the process that tidies up when the control process is killed."""
+        """The process id of the guard, which cleans up after a killed control process."""
         try:
             children = psutil.Process(self.process.pid).children()
             return next((child.pid for child in children if "guard.py" in str(child.cmdline())), None)
@@ -215,5 +215,5 @@ class Running(CommandRun):
 
     @property
     def codes(self) -> set[str]:
-        """All that went wrong, by code: on a link, as a consequence, at the end."""
+        """All failures by code: on a link, as a consequence, at the end."""
         return {str(event["code"]) for event in self.events if "code" in event}

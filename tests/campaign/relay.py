@@ -1,4 +1,4 @@
-"""A cable between the two ranks on loopback that knows link frames, and harms them."""
+"""A cable between two ranks on loopback that recognises link frames, and damages them."""
 
 import selectors
 import socket
@@ -12,13 +12,13 @@ from random import Random
 from tests.bootstrap.ranks import SHORT, Cable, Rank
 
 PULSE = 0.02
-"""Seconds between two looks at what is asked for."""
+"""Seconds between checks for requests."""
 
 Strike = Callable[[], None]
 
 
 class Relay(Cable):
-    """Calls `strike` once, while nothing passes, at the moment named `stage`: see `_moments`.
+    """Calls `strike` once, with traffic paused, at the moment named `stage`: see `_moments`.
 
     What is asked for by `harm` is done to the next link frame, or to the connections.
     """
@@ -99,7 +99,7 @@ class Relay(Cable):
         return frame
 
     def _is_to_end(self, near: socket.socket, far: socket.socket) -> bool:
-        """Whether this connection is to end now, closed or reset."""
+        """Whether this connection must end now, closed or reset."""
         with self._asked:
             ending, self._ending = self._ending, ""
         if ending == "reset":
@@ -109,7 +109,7 @@ class Relay(Cable):
 
 
 def _moments() -> Iterator[str]:
-    """Told of each frame whether rank 0 sent it, and its length: the stage that it opens, if it does."""
+    """Gets the sender and length of each frame; returns the stage that it opens, if any."""
     seen = {True: 0, False: 0}
     bootstrapped = False
     moment = ""
@@ -128,7 +128,7 @@ def _moments() -> Iterator[str]:
 
 
 def _frames(buffer: bytearray) -> Iterator[bytes]:
-    """Takes the link frames that are whole; from a first one without end on, whatever is there."""
+    """Takes complete link frames; after an endless one, all available bytes."""
     while len(buffer) >= 8:
         size = 8 + int.from_bytes(buffer[:8], "little")
         if len(buffer) < size and size < 1 << 20:

@@ -1,4 +1,4 @@
-"""Where a case is played: two hosts on one machine, their directories, the cable between them; and what is left."""
+"""The setting of a case: two hosts on one machine, their directories, the cable between them; and leftovers."""
 
 import os
 import shutil
@@ -21,16 +21,16 @@ from tests.campaign.process import BRISK, CLOCK, News, Running
 from tests.campaign.relay import Relay
 
 START_SECONDS = 60.0
-"""For what takes two on an idle machine."""
+"""Seconds for work that takes two on an idle machine."""
 TIDY_SECONDS = GRACE_SECONDS + 15
 DISK = 256 * 1024
 EARLIER = b"#" * (os.sysconf("SC_PAGE_SIZE") - 60) + b"\n"
-"""In a key log: on a full disk there is room for half a line more."""
+"""Bytes in a key log: on a full disk there is room for half a line more."""
 WAITS = 'echo ready; while [ ! -e "$0" ]; do sleep 0.05; done'
 
 
 class Lane:
-    """Two hosts on which one case follows another: always the same addresses, identities and directories."""
+    """Two hosts for consecutive cases, with the same addresses, identities and directories."""
 
     def __init__(self, directory: Path, shape: Shape, name: str) -> None:
         self.directory, self.shape = directory, shape
@@ -60,7 +60,7 @@ class Lane:
         return {} if self.hosts is None else {"namespace": self.hosts[rank].name}
 
     def listeners(self) -> list[str]:
-        """What still listens where the ranks have their ports."""
+        """Return the remaining listeners on the ranks' ports."""
         wanted = [(rank, port) for rank in self.ranks for port in (LINK_PORT, COORDINATOR_PORT + rank.number)]
         if self.hosts is not None:
             ports = [host.listeners() for host in self.hosts]
@@ -96,11 +96,11 @@ class Scene:
         self.key_log = self.keys / "log"
         self.mounted: Path | None = None
         self.unguarded = False
-        """Whether nobody was left to tidy up after a rank: the next run does."""
+        """Whether nothing was left to clean up after a rank: the next run does."""
         self.healed: list[Callable[[], None]] = []
-        """What takes the fault's lasting effects back."""
+        """Functions that undo the fault's lasting effects."""
         self.hangs = case.stage == "init" and case.fault == "kill" and case.number % 2 == 0
-        """Whether the group is never formed, so that a process is killed in native code for sure."""
+        """Whether the group is never formed, so that a process is certainly killed in native code."""
         self.nohup = case.fault == "terminal" and case.number % 2 == 0
         """Whether the rank whose terminal is closed ignores SIGHUP."""
         seed = Random(f"{case.seed}/{case.number}/cable")
@@ -185,7 +185,7 @@ class Scene:
     # -- what is left --------------------------------------------------------------------------------------------------
 
     def files(self) -> list[str]:
-        """Those that a run has made, and that are still there."""
+        """Return a run's remaining files."""
         written = [
             event["path"] for run in self.runs.values() for event in run.events if event["event"] == "file-written"
         ]
@@ -202,7 +202,7 @@ class Scene:
         return [*self.runs.values(), *([] if self.second is None else [self.second])]
 
     def close(self) -> None:
-        """Whatever happened, the next case finds an empty lane."""
+        """Clean up, so that the next case finds an empty lane."""
         self.cable.close()
         for run in self._all:
             run.kill_all()

@@ -1,4 +1,4 @@
-"""`make soak`: a session that carries all it can for minutes, and bootstraps in a row: nothing may grow, or slow down.
+"""`make soak`: sessions at full rate for minutes, and consecutive bootstraps: nothing may grow or slow down.
 
 The sessions are one of each revision, beside each other. Both ends send every message that may travel in their
 direction, as fast as the other takes them, and rank 0 a ping now and then, whose answer is timed. The bootstraps are
@@ -50,22 +50,22 @@ from wireproto.session import Established, MessageReceived, seal
 from wireproto.testing.encodings import random_message
 
 SECONDS = 30.0
-"""For one message, or one answer."""
+"""Seconds for one message or one answer."""
 SAMPLES = 24
-"""How often memory, descriptors and latency are looked at."""
+"""Seconds between samples of memory, descriptors and latency."""
 WARM = 4
-"""Of so many samples the first is left out: until then buffers and caches fill."""
+"""The first of this many samples is left out, while buffers and caches fill."""
 FIRST_BOX, BOX = 120, 14
 """Bytes that each end remembers of a box, so as not to open it twice: of the first, and of those that follow.
 [SEAL-REPLAY]"""
 GROWTH = 16 * 1024 * 1024
-"""Bytes beyond those that may be more in the end: buffers are used again, but not at once."""
+"""Allowed growth in bytes beyond those: buffers are reused, but not at once."""
 SLOWER = 2.5
-"""How much longer the median of the second half may be than that of the first: the machine is shared."""
+"""Allowed increase of the median latency in the second half: the machine is shared."""
 TENSORS = (64, 4096, 65_536, 1 << 20)
 """Bytes of an activation."""
 APART = (HandshakeHello, HandshakeAck, SessionEnd, Ping, PongPayload, JacclBootstrapPayload)
-"""What comes at its own moment."""
+"""Messages that are sent at their own time."""
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------
@@ -73,22 +73,22 @@ APART = (HandshakeHello, HandshakeAck, SessionEnd, Ping, PongPayload, JacclBoots
 
 @dataclass
 class Soaked:
-    """How one session goes."""
+    """The progress of one session."""
 
     revision: Revision
     messages: int = 0
-    """Received, by both ends."""
+    """Messages received by both ends."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds from a ping to its pong, behind all else that is on its way."""
+    """Seconds from a ping to its pong, after all queued data."""
 
 
 class Sample(NamedTuple):
-    """What was seen at one moment, of all sessions."""
+    """A sample of all sessions."""
 
     seconds: float
-    """Since the start."""
+    """Seconds since the start."""
     memory: int
-    """Bytes that this process has resident."""
+    """Resident bytes of this process."""
     descriptors: int
     messages: int
     latency: float
@@ -96,7 +96,7 @@ class Sample(NamedTuple):
 
 
 def messages(revision: Revision, direction: Direction) -> list[Message]:
-    """Of every type that travels so, some; those that carry tensors in all sizes."""
+    """Some messages of every type in this direction; those with tensors in all sizes."""
     random = Random(int(revision))
     bootstrap = JacclBootstrapPayload(29400, "6F9619FF-8B86-D011-B42D-00CF4FC964FF", _extensions(revision))
     made: list[Message] = [bootstrap] if direction is Direction.RANK_0_TO_1 else []
@@ -122,7 +122,7 @@ def _extensions(revision: Revision) -> tuple[str, ...]:
 async def soak_sessions(
     seconds: float, tell: Callable[[Sample], None] = lambda sample: None
 ) -> tuple[list[Soaked], list[Sample]]:
-    """One session a revision, beside each other for so long. Any fault of theirs is raised."""
+    """Run one session per revision in parallel for some time. Raise any fault."""
     sessions = [Soaked(revision) for revision in Revision]
     samples: list[Sample] = []
     try:
@@ -209,13 +209,13 @@ async def _linked(revision: Revision) -> AsyncIterator[tuple[Link, Link]]:
 
 
 def _remembered(messages: int) -> int:
-    """The bytes that both ends remember of so many boxes."""
+    """Return the bytes that both ends remember for some boxes."""
     first = min(messages, seal._FIRST)
     return 2 * (FIRST_BOX * first + BOX * (messages - first))
 
 
 def growth(samples: Sequence[Sample]) -> Iterator[str]:
-    """What is not flat."""
+    """Return the measurements that grew."""
     warm = samples[WARM:]
     first, last = warm[0], warm[-1]
     remembered = _remembered(last.messages) - _remembered(first.messages)
@@ -237,17 +237,17 @@ def slower(what: str, seconds: Sequence[float]) -> Iterator[str]:
 
 
 class Bootstrap(NamedTuple):
-    """One pair of `up` that forms its group, holds it and ends. Seconds are from the start of rank 0 to the group."""
+    """One pair of `up` that forms, holds and ends its group. Seconds are from the start of rank 0 to the group."""
 
     seconds: float
     memory: int
-    """Bytes resident of both control processes."""
+    """Resident bytes of both control processes."""
     descriptors: int
     """Of both."""
 
 
 def bootstraps(count: int, directory: Path) -> Iterator[Bootstrap]:
-    """So many in a row, both revisions in turn; AssertionError where one does not come up, or leaves anything."""
+    """Run several in a row, revisions alternating. Raise AssertionError if one fails or leaves anything."""
     with Lane(directory, "loopback", "soak") as lane:
         for number in range(count):
             scene = Scene(lane, _undisturbed(number), lambda _: None)
@@ -293,7 +293,7 @@ def _bootstrap(scene: Scene) -> Bootstrap:
 
 
 def bootstrap_growth(done: Sequence[Bootstrap]) -> Iterator[str]:
-    """What is not flat."""
+    """Return the measurements that grew."""
     if len(done) < 2:
         return
     yield from slower("a bootstrap", [each.seconds for each in done])

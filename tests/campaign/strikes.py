@@ -1,4 +1,4 @@
-"""What is done at the moment of a case: one function a kind of fault. Each returns at once, or within some seconds."""
+"""The faults, one function per kind. Each returns at once, or within some seconds."""
 
 import os
 import resource
@@ -17,11 +17,11 @@ from tests.campaign.process import Running, StoppedError
 from tests.campaign.scene import START_SECONDS, Scene
 
 FLOOD = 150
-"""Connections that strangers open."""
+"""Connections opened by a flood."""
 YEAR = 365 * 24 * 3600
 CLOCK_JUMPS = (-55 * YEAR, -10 * YEAR, -3600, -2, 2, 3600, 10 * YEAR, 80 * YEAR)
 LONGEST = 4.0
-"""Seconds that a fault lasts which goes by itself."""
+"""Duration of a temporary fault in seconds."""
 
 
 def strike(scene: Scene) -> None:
@@ -34,7 +34,7 @@ def strike(scene: Scene) -> None:
 
 
 def _target(scene: Scene) -> list[int]:
-    """The process numbers of whom to strike."""
+    """The ids of the affected processes."""
     run = scene.runs[scene.case.rank]
     choices = [[run.process.pid], [run.process.pid, run.guard], [run.guard], [run.worker], [run.worker]]
     whole = [choice for choice in choices if None not in choice]
@@ -44,7 +44,7 @@ def _target(scene: Scene) -> list[int]:
 def kill(scene: Scene) -> None:
     pids = _target(scene)
     scene.unguarded = len(pids) > 1
-    for pid in reversed(pids):  # the guard first, so that it has no time to tidy up
+    for pid in reversed(pids):  # the guard first, so that it has no time to clean up
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -108,7 +108,7 @@ def _cable(scene: Scene) -> None:
 
 
 def flood(scene: Scene) -> None:
-    """From an address that is no rank's, and from the other rank's own."""
+    """From an address of no rank, and from the other rank's own."""
     zero, one = (rank.ip for rank in scene.lane.ranks)
     stranger = zero.rpartition(".")[0] + ".9"
     targets = [(one, LINK_PORT)] if scene.random.random() < 0.7 else [(one, LINK_PORT), (zero, COORDINATOR_PORT)]

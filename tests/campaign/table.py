@@ -1,4 +1,4 @@
-"""The results as a table: a row a fault, a column a stage, and one for all of them."""
+"""The results as a table: a row per fault, a column per stage, and one for all of them."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +9,7 @@ WIDTH = 10
 
 
 def table(results: Iterable[Result]) -> Iterator[str]:
-    """Of each cell: runs, how many recovered and failed cleanly, and the worst time in seconds."""
+    """For each cell: runs, recovered and cleanly failed ones, and the worst time in seconds."""
     by_cell: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         by_cell.setdefault((result.case.stage, result.case.fault), []).append(result)

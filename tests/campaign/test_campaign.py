@@ -1,4 +1,4 @@
-"""The campaign's own machinery, above all that it notices a rank that lies; `make campaign-quick` tries the ranks."""
+"""The campaign's machinery, mainly that it detects a rank that lies; `make campaign-quick` tests the ranks."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def lane_of(directory: Path, shape: Shape) -> Lane:
 
 
 def case_of(stage: str, fault: str, shape: Shape = "loopback", **wanted: object) -> Case:
-    """The first case of the seed that is so."""
+    """Return the first case of the seed with these properties."""
     if reason := lacks(shape, fault):
         pytest.skip(f"{shape} {fault}: {reason}")
     return next(
@@ -79,7 +79,7 @@ def test_every_stage_and_fault_has_a_cell() -> None:
 
 
 def test_every_cause_is_documented() -> None:
-    """A pattern that fits no code would judge nothing."""
+    """A pattern that matches no code would check nothing."""
     for codes in CAUSES.values():
         assert all(is_documented(code) for code in codes if not code.endswith("*"))
 
@@ -106,7 +106,7 @@ def test_a_fault_between_two_hosts(fault: str, tmp_path: Path) -> None:
 
 
 def test_a_cable_that_is_pulled_while_a_pong_is_on_its_way(tmp_path: Path) -> None:
-    """Rank 1 notices, although the system has bytes to send again, and so sends no keep-alive."""
+    """Rank 1 notices, although the system has bytes to resend, and so sends no keep-alive."""
     case = case_of("ready", "partition", "namespaces", restarts=0)
     with lane_of(tmp_path, "namespaces") as lane:
         scene = Scene(lane, case, lambda _: None)
@@ -126,7 +126,7 @@ def test_a_cable_that_is_pulled_while_a_pong_is_on_its_way(tmp_path: Path) -> No
 
 
 def test_no_stream_is_closed_under_its_reader(tmp_path: Path) -> None:
-    """Its number would be another file's at once, and the reader would read that, or fail."""
+    """Its number would be reused by another file at once, and the reader would read that, or fail."""
     closed: set[bool] = set()
 
     class Slow(CommandRun):
@@ -145,7 +145,7 @@ def test_no_stream_is_closed_under_its_reader(tmp_path: Path) -> None:
 
 @pytest.fixture
 def lie(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Ranks that lie; nothing of theirs outlives the test. Their next bootstrap is another test's."""
+    """Ranks that lie; nothing of theirs survives the test. Their next bootstrap is another test's."""
     monkeypatch.setattr(process, "PROGRAM", LIAR)
     monkeypatch.setattr(playing, "SLACK", 4.0)
     monkeypatch.setattr(playing, "TIDY_SECONDS", 1.0)
@@ -178,7 +178,7 @@ def test_a_rank_that_lies_is_caught(what: str, found: str, lie: pytest.MonkeyPat
 
 
 def test_the_next_bootstrap_has_to_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever came of the fault itself."""
+    """Whatever the result of the fault itself."""
     once_more = playing._once_more
 
     def in_the_way(scene: Scene) -> Iterator[str]:
@@ -230,7 +230,7 @@ def test_the_command_for_programs() -> None:
 
 
 def test_it_is_interrupted_at_once() -> None:
-    """It does not wait for the faults that are being played, and leaves no rank behind."""
+    """It does not wait for the current faults, and leaves no rank."""
     command = [sys.executable, "-m", "tests.campaign", "--seed", str(SEED), "--only", "ready:stop", "--faults", "2"]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:

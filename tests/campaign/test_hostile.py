@@ -1,4 +1,4 @@
-"""Some thousand bad inputs for live ranks, and that a rank which does not bear them is noticed."""
+"""Some thousand bad inputs for live ranks, and detection of a rank that fails on them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The soak, for seconds, and that it notices what grows."""
+"""The soak for some seconds, and its detection of growth."""
 
 import asyncio
 from pathlib import Path
@@ -13,7 +13,7 @@ FLAT = Sample(seconds=25.0, memory=60_000_000, descriptors=15, messages=1000, la
 
 @pytest.mark.parametrize("revision", Revision)
 def test_every_type_is_among_the_messages(revision: Revision) -> None:
-    """But for those that come at their own moment."""
+    """Except for those sent at their own time."""
     sent = {type(each) for way in (Direction.RANK_0_TO_1, Direction.RANK_1_TO_0) for each in messages(revision, way)}
     known = {spec.payload.__name__ for spec in REGISTRY if spec.is_known(revision, EXTENSIONS)}
     apart = {"HandshakeHello", "HandshakeAck", "Ping", "PongPayload", "SessionEnd"}

@@ -159,7 +159,7 @@ class Reader {
       if (SIGNS.has(this.peek())) this.at += 1;
       this.digits();
     }
-    this.peek(); // without the byte behind it, a number is not read whole
+    this.peek(); // a number is complete only with the byte after it
     return new Numeral(this.bytes.toString("latin1", start, this.at));
   }
 
@@ -247,7 +247,7 @@ export function readObject(bytes, start, members) {
   if (reader.kind() !== "object") reader.fail("payload-not-object", reader.at, "the payload is no JSON object");
   const payload = reader.object(1, members);
   reader.skipWhiteSpace();
-  if (reader.at < bytes.length) reader.fail("trailing-data", reader.at, "bytes behind the JSON object");
+  if (reader.at < bytes.length) reader.fail("trailing-data", reader.at, "bytes after the JSON object");
   return payload;
 }
 

@@ -7,7 +7,7 @@ const HEADER = 8;
 /** The limit once the handshake is done. [LINK-LEN-MAX] */
 export const MAX_LENGTH = 256 * 1024 * 1024;
 
-/** The limit for a stranger. [SESSION-LEN-MAX] */
+/** The limit before the handshake is done. [SESSION-LEN-MAX] */
 export const HANDSHAKE_MAX_LENGTH = 64 * 1024;
 
 export function encodeLinkFrame(body) {

@@ -1,4 +1,4 @@
-"""A peer that behaves as the reference peer does; it shares no code with this project. It prints a JSON object a line.
+"""A peer that behaves like the reference peer, without code of this project. It prints a JSON object per line.
 
     python reference_peer.py RANK IPS PORT KEY_FILE PEER_KEY [OPTIONS]
 
@@ -161,7 +161,7 @@ class Link:
         try:
             secret = ephemeral.exchange(public)
         except ValueError:
-            secret = bytes(32)  # which its library does not refuse
+            secret = bytes(32)  # its library does not refuse these
         self.box = AESGCM(HKDF(hashes.SHA256(), 32, nonces, b"darkbloom-cluster-session-v1").derive(secret))
         say("established")
 
@@ -199,7 +199,7 @@ class Group:
 
 
 def inference(link):
-    """What an inference sends, in no good order; none of it concerns a bootstrap."""
+    """Messages of an inference, in no particular order; none concerns a bootstrap."""
     box = base64.b64encode(link.sealed(struct.pack("<i", -1))).decode()
     uid = str(uuid.uuid4()).upper()
     link.send(0x05, link.sealed(struct.pack("<i", -1)))

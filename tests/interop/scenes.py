@@ -25,7 +25,7 @@ HERE: Final = Path(__file__).parent
 
 
 class ReferencePeer:
-    """A reference peer in a process group of its own, and what it has printed."""
+    """A reference peer in its own process group, and its output."""
 
     def __init__(self, own: Rank, ranks: list[Rank], revision: int, folder: Path, *options: str) -> None:
         peer = ranks[0] if own.number else ranks[1]
@@ -66,7 +66,7 @@ class ReferencePeer:
 
 @dataclass(frozen=True)
 class Scene:
-    """What the reference peer does as one rank, and how our `up`, the other rank, has to end."""
+    """The reference peer's actions as one rank, and the required end of our `up`, the other rank."""
 
     name: str
     rank: int
@@ -102,7 +102,7 @@ SCENES: Final = (
 
 @dataclass
 class Play:
-    """A scene that has come to what it wants."""
+    """A scene that has reached its event."""
 
     scene: Scene
     peer: ReferencePeer
@@ -121,7 +121,7 @@ def played(
     *more: str,
     **wanted: Any,
 ) -> Iterator[Play]:
-    """Start both ranks, and wait for what the scene wants."""
+    """Start both ranks, and wait for the scene's event."""
     ours = ranks[1 - scene.rank]
     arguments = ("--json", "--revision", str(revision), "--backend", "ring", "--timeout", "40", *scene.ours, *more)
     peer = ReferencePeer(ranks[scene.rank], ranks, revision, folder, *scene.peer)
@@ -139,7 +139,7 @@ def played(
 
 
 def outcome(play: Play) -> str:
-    """Let the play end; return how it did: the code of its error, or `ok`."""
+    """End the scene; return the code of its error, or `ok`."""
     if play.scene.wanted == "holding":
         if play.scene.then == "lose":
             play.peer.end()

@@ -1,4 +1,4 @@
-"""The peer in JavaScript, which was made from spec/protocol.md alone, and this one: on sockets, verdict by verdict."""
+"""The JavaScript peer, written from spec/protocol.md alone, and this one: on sockets, and verdict by verdict."""
 
 import asyncio
 import base64
@@ -58,7 +58,7 @@ REVISIONS: Final = pytest.mark.parametrize("revision", list(Revision))
 
 
 class Identity:
-    """The JavaScript peer's key, in the file that it is read from."""
+    """The JavaScript peer's key, in the file it reads."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "identity.pem"
@@ -71,7 +71,7 @@ def javascript(tmp_path: Path) -> Identity:
 
 
 class Peer(Steps):
-    """A JavaScript peer that runs, and what it has printed."""
+    """A running JavaScript peer, and its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         super().__init__()
@@ -311,7 +311,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "type of revision 2": v1(b'\x09{"uid":"u","token":1}', "type-unknown", 0),
     "ping with a payload": v1(b"\x03\x00", "payload-not-empty", 1),
     "a key twice": v1(b'\x07{"port":1,"sessionID":"a","p\\u006frt":2}', "json-duplicate-key", 27),
-    "a malformed frame that does not belong": v1(b"\x04{}", "field-missing", 2),
+    "a malformed unexpected frame": v1(b"\x04{}", "field-missing", 2),
     "length 0": link(Revision.V2, bytes(8), "link-length-zero", 0),
     "length over the limit": link(Revision.V1, HEADER.pack(2**28 + 1), "link-length-limit", 0),
     "end within a frame": link(Revision.V1, HEADER.pack(5) + b"\x03", "truncated", 9),
@@ -320,7 +320,7 @@ FAULTS: Final[dict[str, Fault]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_ends_the_connection(javascript: Identity, fault: str) -> None:
-    """Behind a ping and its pong. The offset of a link frame counts from the start of the stream.
+    """After a ping and its pong. The offset of a link frame counts from the start of the stream.
 
     [SESSION-BOX, SEAL-REPLAY, SEAL-REFLECTION, LINK-LEN-MIN, LINK-LEN-MAX, LINK-EOF]
     """
@@ -345,14 +345,14 @@ def test_a_fault_ends_the_connection(javascript: Identity, fault: str) -> None:
             assert (found["code"], found["offset"]) == (code, start + offset)
             assert [event["type"] for event in one.of("message")] == ["ping"]
             with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-                await reader.readexactly(1)  # not a word more
+                await reader.readexactly(1)  # nothing more
             writer.close()
 
     run(main)
 
 
 def test_a_confirmed_newcomer_takes_the_place(javascript: Identity) -> None:
-    """One that has only said hello does not. [SESSION-REPLACE, SESSION-DISPLACE]"""
+    """A connection with only a hello does not. [SESSION-REPLACE, SESSION-DISPLACE]"""
 
     async def main() -> None:
         make_session = partial(session_0, pin=javascript.key)
@@ -381,7 +381,7 @@ def test_a_confirmed_newcomer_takes_the_place(javascript: Identity) -> None:
 
 @pytest.mark.parametrize("name", ["cluster_frame", "link_stream", "handshake", "seal", "session"])
 def test_the_vectors(name: str) -> None:
-    """Code and offset of each error; what takes extensions is skipped, and nothing else."""
+    """Code and offset of each error; vectors with extensions are skipped, and nothing else."""
     path = DIRECTORY / "vectors" / f"{name}.json"
     command = ["node", str(HERE / "vectors.mjs"), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""The generators of mutants: the same for the same seed, and JavaScript; a sample is run by the command."""
+"""The generators of mutants: deterministic, and valid JavaScript; the command runs a sample."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ def test_what_a_run_comes_to() -> None:
 
 
 def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
-    """What is noted is not tried again; here all of it is."""
+    """Recorded results are not repeated; here all are recorded."""
     drawn = list(islice(GENERATORS["rule"](PEER, Random("5/rule")), 2))
     rows = [{"name": each.name, "rules": each.rules, "counts": True, "case": "x", "rule": "A"} for each in drawn]
     noted = tmp_path / "noted.jsonl"
@@ -154,7 +154,7 @@ def test_the_codec_without_a_change_is_ordinary(tmp_path: Path) -> None:
 
 
 def test_a_change_of_the_codec_is_where_it_belongs(tmp_path: Path) -> None:
-    """By rule, every kind once: the codec differs, and is still JavaScript."""
+    """Every kind by rule, once: the codec differs, and is still JavaScript."""
     known = {each.id for each in requirements()}
     files = {}
     for mutant in islice(codec.GENERATORS["rule"](PEER, Random(3)), len(codec_rules.RULES)):

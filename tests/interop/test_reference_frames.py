@@ -1,4 +1,4 @@
-"""5,001 frames of revision 2 and the reference decoder's verdicts: it takes all that this project takes."""
+"""5,001 frames of revision 2 and the reference decoder's verdicts: it accepts everything that this project accepts."""
 
 import base64
 import gzip
@@ -31,7 +31,7 @@ STRICTER: Final = {
     "json-utf8": "JSON-STRING",
     "payload-not-empty": "PAYLOAD-EMPTY",
 }
-"""The codes of what the reference peer takes, or dies of, and this project refuses: each with its rule."""
+"""The codes of frames that the reference peer accepts, or crashes on, and this project refuses, with their rules."""
 
 
 def decoded(frame: str) -> Message | str:
@@ -48,7 +48,7 @@ def test_there_are_frames_of_each_verdict() -> None:
 
 
 def test_what_this_project_takes_the_reference_peer_takes_with_the_same_values() -> None:
-    """Extensions aside, which it does not know. [JSON-TEXT, JSON-UNKNOWN-KEY]"""
+    """Except for extensions, which it does not know. [JSON-TEXT, JSON-UNKNOWN-KEY]"""
     taken = [(frame, message) for frame in FRAMES if not isinstance(message := decoded(frame["frame"]), str)]
     assert len(taken) > 1000
     for frame, message in taken:

@@ -1,4 +1,4 @@
-"""`up` and a peer that behaves as the reference peer does, as either rank, in both revisions. [PLAIN-*]"""
+"""`up` and a peer that behaves like the reference peer, as either rank, in both revisions. [PLAIN-*]"""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_scenes(scene: Scene, revision: int, pair: Pair, up: Start, tmp_path: Pa
 def test_a_command_in_a_slow_init_was_ended_with_the_session(
     pair: Pair, up: Start, tmp_path: Path, nothing_left: Check
 ) -> None:
-    """However long the command takes before its init: the reference rank 1 reads nothing meanwhile. [PLAIN-INIT]"""
+    """However slow the command is before its init: the reference rank 1 reads nothing meanwhile. [PLAIN-INIT]"""
     text = (
         "import time, mlx.core as mx; time.sleep(5); "
         "group = mx.distributed.init(strict=True, backend='ring'); print(group.size())"
@@ -69,7 +69,7 @@ def test_a_command_in_a_slow_init_was_ended_with_the_session(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_script_with_a_reference_peer(rank: int, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """It finds the group formed, and this rank alone is known to be ready. [PLAIN-SUM]"""
+    """It finds the group formed, but only this rank is known to be ready. [PLAIN-SUM]"""
     own, other = pair[rank], pair[1 - rank]
     script = tmp_path / "program.py"
     script.write_text("import mlx.core as mx\nprint(mx.distributed.init().size(), flush=True)\n")
@@ -80,7 +80,7 @@ def test_a_script_with_a_reference_peer(rank: int, pair: Pair, up: Start, tmp_pa
         assert names(run, "sum-checked", "sum-skipped", "running") == ["sum-skipped", "running"]
         assert [event["all_ready"] for event in of(run, "running")] == [False]
         assert output(run) == ["2"]
-        if rank == 1:  # a reference rank 0 says nothing at its end
+        if rank == 1:  # a reference rank 0 sends nothing at its end
             run.process.send_signal(signal.SIGINT)
         assert run.end() == 130 * rank, (run.events, run.stderr)
     finally:
@@ -108,7 +108,7 @@ def test_one_reference_peer_of_three_means_no_sum_for_all(
 
 
 def test_a_first_pong_that_was_late_switched_the_checks_off(pair: Pair, up: Start) -> None:
-    """Between two of our own, four fifths of a second late where a pong has three fifths. [PLAIN-OFFER]"""
+    """Between two of our ranks, the pong is 0.8 s late, with a limit of 0.6 s. [PLAIN-OFFER]"""
     zero, one = pair
     late = up(one, zero, "--json", "--backend", "ring", program="scaled.py", env={"LATE_PONG": "0.8"})
     late.until(("listening", 1))

@@ -1,4 +1,4 @@
-"""The profile of the reference peer: what was measured of the peer, what spec/ says, and a peer that behaves so."""
+"""The profile of the reference peer: measurements, spec/, and a peer with the same behaviour."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ CHANGED: Final = {
     "rank0.framing.coalesced": ("skipped", _NEEDS_UNKNOWN_TYPE),
     "rank0.frame.revision-not-guessed": ("skipped", _NEEDS_UNKNOWN_TYPE),
 }
-"""Cases with another verdict than was measured, and why."""
+"""Cases whose verdict differs from the measurement, and the reason."""
 _CRASH: Final = "a live case for what one vector of `conform codec` found"
 NEW: Final = {
     "rank1.handshake.nesting-513-last": _CRASH,
@@ -56,7 +56,7 @@ NEW: Final = {
 }
 """Cases in the profile that were not measured."""
 GENERATED: Final = {case.id for case in CASES.values() if case.is_generated}
-"""Cases that the suite did not have then; a peer that behaves as the reference peer fails them below."""
+"""Cases added since; a peer that behaves like the reference peer fails them below."""
 
 
 CODEC: Final = {int(revision): {each.id: each for each in codec_cases(revision)} for revision in Revision}
@@ -163,7 +163,7 @@ NOT_SHOWN: Final = {
     "*.payload.not-utf-8": _PARSER,
     "*.payload.utf-8-overlong": _PARSER,
 }
-"""What the peer in this directory does as the specification says, though the reference peer does not."""
+"""Cases in which this directory's peer follows the specification, unlike the reference peer."""
 
 
 def verdicts(role: Role, revision: Revision, folder: Path) -> dict[str, Result]:

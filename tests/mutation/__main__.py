@@ -1,4 +1,4 @@
-"""`make mutation` changes the codec, handshake, seal and session in small ways, and lists what no test notices.
+"""`make mutation` changes the codec, handshake, seal and session in small ways, and lists undetected changes.
 
     python -m tests.mutation [MODULE ...]
 
@@ -52,7 +52,7 @@ TESTS = {
 
 
 def main() -> int:
-    gc.freeze()  # or each child looks through all that is loaded here
+    gc.freeze()  # otherwise each child scans everything loaded here
     asked = sys.argv[1:] or list(TESTS)
     expected = explained()
     survivors: set[str] = set()
@@ -83,7 +83,7 @@ def mutants_of(module: str, only: Collection[str] | None = None) -> Iterator[Mut
 
 
 def try_all(module: str) -> tuple[int, set[str]]:
-    """How many different mutants a module has, and the names of those that its tests do not notice."""
+    """Return the number of distinct mutants of a module, and the names of undetected ones."""
     files = [f"tests/wireproto/{test}.py" for test in TESTS[module]]
     seconds = seconds_of_each(files)
     order = [test for test in sorted(seconds, key=seconds.__getitem__) if seconds[test] <= LONGEST]

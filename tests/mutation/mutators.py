@@ -1,4 +1,4 @@
-"""The mutants of a module: its code with one small thing changed, one mutant for each thing.
+"""The mutants of a module: its code with one small change each.
 
 Changed are comparisons, operators, conditions, numbers, strings, bytes, slices, keywords, elements of tables, the
 exceptions that are caught, and statements that can be left out. What a test should not hang on stays as it is:
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 _WIDTH = 100
-"""Characters of the code around a change that are shown, at most."""
+"""The most characters of code shown around a change."""
 
 _COMPARED: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
     ast.Lt: [ast.LtE, ast.GtE],
@@ -41,18 +41,18 @@ _CHECKED = (ast.Compare, ast.BoolOp, ast.UnaryOp)
 """Conditions that have mutants of their own."""
 
 _OF_THEIR_OWN = (ast.Subscript, ast.ExceptHandler)
-"""Where a row has another meaning, or mutants of its own."""
+"""Places in which a row has another meaning, or mutants of its own."""
 
 
 @dataclass(frozen=True)
 class Mutant:
     name: str
-    """The module, the function, the code as it is and as it becomes."""
+    """Module, function, original and changed code."""
     code: CodeType
 
 
 def mutants(module: str, source: str, path: str, only: Collection[str] | None = None) -> Iterator[Mutant]:
-    """All of a module's, or `only` those of these names, in the order of its code.
+    """Return all mutants of a module, or `only` these names, in code order.
 
     A change that does not compile is none.
     """
@@ -79,7 +79,7 @@ _Replace = Callable[[ast.AST], None]
 
 
 def _places(node: ast.AST, around: list[ast.AST], replace: _Replace | None) -> Iterator[tuple[list[ast.AST], _Replace]]:
-    """Each node that may change, last in the row of those around it; and what puts another in its place."""
+    """Yield each changeable node, last in the row of its ancestors, and a function that replaces it."""
     around = [*around, node]
     if replace is not None:
         yield around, replace
@@ -113,7 +113,7 @@ def _is_left_alone(node: ast.AST, parent: ast.AST) -> bool:
 
 
 def _shown(around: list[ast.AST]) -> ast.AST:
-    """The widest piece of code around the change that is short enough to be shown."""
+    """Return the widest piece of code around the change that is short enough to show."""
     shown = around[-1]
     for node in reversed(around[:-1]):
         if isinstance(node, ast.expr | ast.stmt | ast.keyword):
@@ -124,7 +124,7 @@ def _shown(around: list[ast.AST]) -> ast.AST:
 
 
 def _variants(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in the place of a node."""
+    """Return the replacements of a node."""
     if isinstance(parent, ast.If | ast.While | ast.IfExp | ast.comprehension) and _is_condition(node, parent):
         yield ast.UnaryOp(ast.Not(), node)
     match node:
@@ -187,5 +187,5 @@ def _constants(value: object) -> list[object]:
 
 
 def _shorter(row: list) -> list[list]:
-    """The row without its first element, without its second, and so on."""
+    """Yield the row without each element in turn."""
     return [row[:index] + row[index + 1 :] for index in range(len(row))]

@@ -1,4 +1,4 @@
-"""The mutants of a small module, and the list of those that are known to survive."""
+"""The mutants of a small module, and the list of known survivors."""
 
 from tests.mutation.__main__ import TESTS, explained, mutants_of
 from tests.mutation.mutators import mutants
@@ -39,6 +39,6 @@ def test_each_change_of_a_small_module() -> None:
 
 
 def test_what_is_explained_is_there() -> None:
-    """An explanation goes when the code that it is about goes."""
+    """An explanation is removed with its code."""
     names = explained()
     assert names == {mutant.name for module in TESTS for mutant in mutants_of(module, only=names)}

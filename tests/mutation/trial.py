@@ -1,4 +1,4 @@
-"""One try: whether a module's tests notice a mutant."""
+"""One trial: whether a module's tests detect a mutant."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ _FORK = multiprocessing.get_context("fork")  # a child starts with pytest and th
 
 
 def seconds_of_each(files: list[str]) -> dict[str, float]:
-    """The processor time of each test in these files. RuntimeError unless all pass."""
+    """Return the processor time of each test in these files. Raise RuntimeError unless all pass."""
     mine, its = _FORK.Pipe(duplex=False)
     child = _FORK.Process(target=_run, args=(files, _Clock(its)))
     child.start()
@@ -35,7 +35,7 @@ def seconds_of_each(files: list[str]) -> dict[str, float]:
 
 
 def notices(module: str, code: CodeType, files: list[str], order: list[str], seconds: int) -> bool:
-    """Whether any of these tests fails in a process whose `module` has this code.
+    """Return whether any of these tests fails in a process whose `module` has this code.
 
     The system ends it after so many seconds of processor time: endless is failed.
     """
@@ -89,7 +89,7 @@ class _Order:
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module, with other code than its file has."""
+    """Finds one module, with code that differs from its file."""
 
     def __init__(self, module: str, code: CodeType) -> None:
         self._module = module

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: many worlds, one a seed; each broken one with the command that replays it."""
+"""`python -m tests.simulation`: many worlds, one per seed; each broken one with the command that replays it."""
 
 import argparse
 import gc
@@ -22,7 +22,7 @@ from tests.simulation.shrinking import shrunk
 from tests.simulation.world import Scenario, World
 
 EACH_TWICE: Final = 100
-"""Of so many worlds one is run twice, and must be the same."""
+"""One of this many worlds is run twice, with the same result."""
 EACH_COLLECTED: Final = 25
 CHUNK: Final = 50
 MOST_SHOWN: Final = 10
@@ -30,11 +30,11 @@ MOST_SHOWN: Final = 10
 
 @dataclass
 class Totals:
-    """What became of many worlds."""
+    """The results of many worlds."""
 
     runs: int = 0
     seconds: float = 0.0
-    """Of CPU time."""
+    """Seconds of CPU time."""
     ranks: Counter[int] = field(default_factory=Counter)
     """Worlds by the number of ranks."""
     cpu: Counter[int] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Totals:
     faults: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
     broken: list[tuple[int, str]] = field(default_factory=list)
-    """The seed, and what was wrong."""
+    """The seed and the fault."""
 
     def add(self, other: "Totals") -> None:
         self.runs += other.runs
@@ -53,9 +53,9 @@ class Totals:
 
 
 def run_seeds(seeds: range) -> Totals:
-    """Run one world a seed."""
+    """Run one world per seed."""
     totals = Totals(runs=len(seeds))
-    gc.disable()  # a world is garbage as a whole
+    gc.disable()  # a world is collected as a whole
     for seed in seeds:
         began = time.process_time_ns()
         world = World(seed)
@@ -82,7 +82,7 @@ def run_seeds(seeds: range) -> Totals:
 
 
 def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
-    """Run worlds from the seed `first` on, as many as `runs`, and begin no more once the time is over."""
+    """Run `runs` worlds from the seed `first` on, and start no more once time is over."""
     totals, began = Totals(), time.monotonic()
     seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool:
@@ -103,7 +103,7 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
 
 
 def _begin(parent: int) -> None:
-    """Let a worker end with its parent, whatever ends that."""
+    """Let a worker end with its parent, whatever ends the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong in a world, and when."""
+"""Faults of a world, and their times."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ EVENTS: Final = (
     "started", "connected", "established", "confirmed", "bootstrap-sent", "bootstrap-received", "environment-set",
     "group-ready", "holding", "running", "link-lost", "finished", "command-ended", "consequence", "restarting",
 )  # fmt: skip
-"""At any of which a fault may come."""
+"""Events after which a fault may occur."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def strike(world: "World", fault: Fault) -> None:
     name, _, step = fault.kind.partition(":")
     world.record(f"fault: {fault}")
     world.struck.append(fault)
-    _FAULTS[name](world, fault, step)
+    (_FAULTS | _LAUNCH)[name](world, fault, step)
 
 
 def random_fault(random: Random, size: int) -> Fault:
@@ -161,7 +161,7 @@ def _again(world: "World", fault: Fault, step: str) -> None:
 
 
 def _kill_both(world: "World", fault: Fault, step: str) -> None:
-    """The control process and its guard are killed, and the user starts the rank again a little later."""
+    """The control process and its guard are killed, and the user restarts the rank a little later."""
     machine = world.machines[fault.rank]
     for main in world.mains(fault.rank):
         for process in list(machine.processes.values()):
@@ -209,6 +209,36 @@ def _program_fails(world: "World", fault: Fault, step: str) -> None:
     world.habits[fault.rank].program_status = 7
 
 
+def _launcher(number: int) -> Callable[["World", Fault, str], None]:
+    def act(world: "World", fault: Fault, step: str) -> None:
+        if world.launcher is not None and number == signal.SIGKILL:
+            world.launcher.process.signal(number)
+        elif world.launcher is not None:
+            world.stop(world.launcher, number)
+
+    return act
+
+
+def _cut_off(world: "World", fault: Fault, step: str) -> None:
+    """The launcher cannot reach a host, for a while."""
+    one, other = world.launcher_machine.ip, world.machines[fault.rank].ip
+    world.network.separate(one, other)
+    if fault.seconds:
+        world.later(fault.seconds, world.network.join, one, other)
+
+
+def _refuse(world: "World", fault: Fault, step: str) -> None:
+    """A host refuses the launcher, if that has not come yet."""
+    world.refuses = fault.rank
+
+
+_LAUNCH: Final[dict[str, Callable[["World", Fault, str], None]]] = {
+    "launcher-kill": _launcher(signal.SIGKILL),
+    "launcher-int": _launcher(signal.SIGINT),
+    "launcher-term": _launcher(signal.SIGTERM),
+    "cut-off": _cut_off,
+    "refuse": _refuse,
+}
 _AT_A_STEP: Final = ("crash", "exit", "hang", "unkillable")
 _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "kill": _signal(signal.SIGKILL),
@@ -239,3 +269,5 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "stray": _stray,
     "program-fails": _program_fails,
 }
+LAUNCH_FAULTS: Final = (*_LAUNCH, "power", "kill")
+"""Faults that concern a launcher."""

@@ -13,7 +13,7 @@ ABORT_PART = 0.7
 class Groups:
     def __init__(self) -> None:
         self.broken: list[str] = []
-        """What must not happen, and did."""
+        """Violations that happened."""
         self.formed: dict[str, set[int]] = {}
         """The ranks whose init is over, by session."""
         self.must_be_relayed = False

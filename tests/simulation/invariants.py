@@ -1,4 +1,4 @@
-"""What must hold in every world."""
+"""Invariants of every world."""
 
 import base64
 import math
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from tests.simulation.world import Control, World
 
 PATIENCE_SECONDS: Final = 9.0
-"""What a group may need besides the slowest start and import."""
+"""Seconds for a group beyond the slowest start and import."""
 REFERENCE_SECONDS: Final = 30.0
 """The same with a reference peer, whose timers are longer; it may be at its init much later still."""
 HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {
     "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
+    "launcher-kill", "launcher-int", "launcher-term", "cut-off", "refuse",
 }  # fmt: skip
 """Faults after which the ranks may not learn of each other's causes."""
 LOCAL: Final = {
@@ -47,22 +48,29 @@ LATE: Final = {
     "deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap",
     "session-ended",
 }  # fmt: skip
-"""What a rank says that has waited too long for another one, which had failed before their bootstrap."""
+"""The codes of a rank that waited too long for another one, which failed before their bootstrap."""
 _USUAL: Final = {"host-busy"}
 _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable": {"bad-bootstrap"}}
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
 ROOT_SECONDS: Final = 6.0
 """So long native workers of JACCL wait for their root."""
+LEFT_SECONDS: Final = 35.0
+"""In which a rank ends whose launcher has gone: its silence, and all graces."""
 SILENCE_SECONDS: Final = 22.0
 """In which rank 0 notices that a rank answers no more, or has ended for a session that was lost."""
 SLACK_SECONDS: Final = 20.0
-"""From a deadline to the end of all children, the longest grace included."""
+"""Seconds from a deadline to the end of all children, including the longest grace."""
 
 
 def check(world: "World") -> None:
     """Check what must hold at any time."""
     for zero in world.live(0):
         _check_losses(world, zero)
+    if world.launcher is not None and world.launcher.ended_at is not None:
+        for control in world.live():
+            began = max(world.launcher.ended_at, control.process.resumed_at)
+            if control.channel is not None and not control.process.is_stopped and world.loop.now > began + LEFT_SECONDS:
+                _broken(world, f"the launcher has gone, and {control.name} goes on")
     for control in world.live():
         run = control.run
         if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
@@ -120,7 +128,7 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
 
 
 def check_end(world: "World", secrets: Sequence[bytes]) -> None:
-    """Check what must hold once all is over."""
+    """Check the invariants at the end."""
     shown = "\n".join(world.trace)
     for secret in secrets:
         if any(form in shown for form in (secret.hex(), str(secret)[2:-1], base64.b64encode(secret).decode())):
@@ -173,7 +181,7 @@ def _check_causes(world: "World") -> None:
         for control in world.controls
         if (error := control.last("error")) is not None and control.ended < world.stopped_at
     }
-    is_told = _agree(world) or not world.scenario.plans[0].command  # else a command may fail with another rank's
+    is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
         usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
         for name, (_, code) in failures.items():
@@ -213,7 +221,11 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        allowed = LATE if _is_certain(world, fault) else LATE | CONSEQUENCES  # two of these cannot be told apart
+        # The status of a program is known only once the helpers in its group have ended, maybe too late.
+        is_delayed = bool(world.habits[fault.rank].helper)
+        allowed = (
+            LATE if _is_certain(world, fault) and not is_delayed else LATE | CONSEQUENCES
+        )  # two of these cannot be told apart
         if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
 
@@ -244,9 +256,9 @@ def _may_leave_helpers(world: "World", rank: int) -> bool:
 
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:
-    """Whether control process and guard were killed on a host, and nobody has started the rank since."""
-    last = [control for control in world.controls if control.machine is machine][-1]
-    return last.code is None and any(fault.kind == "kill-both" for fault in world.struck)
+    """Return whether control process and guard were killed on a host, and the rank was not restarted since."""
+    controls = [control for control in world.controls if control.machine is machine]
+    return bool(controls) and controls[-1].code is None and any(fault.kind == "kill-both" for fault in world.struck)
 
 
 def _session(control: "Control") -> str | None:
@@ -256,7 +268,7 @@ def _session(control: "Control") -> str | None:
 
 
 def _is_late(world: "World") -> bool:
-    """Whether the ranks may need longer than their deadline, or are started so that they cannot work together."""
+    """Return whether the ranks may miss their deadline, or are started inconsistently."""
     plans, starts = world.scenario.plans, world.scenario.starts
     slowest = max(habits.import_seconds for habits in world.habits)
     patience = PATIENCE_SECONDS if (peer := world.scenario.reference) is None else REFERENCE_SECONDS + peer.init_after

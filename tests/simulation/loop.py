@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when nothing is left to do, and whose order a seed decides."""
+"""An event loop whose time advances only when nothing is left to do, with an order decided by a seed."""
 
 import asyncio
 import heapq
@@ -14,11 +14,11 @@ from bootstrap import system
 MOST_STEPS = 1_000_000
 CLEAR_SECONDS = 100.0
 CONTROL = system._current
-"""The system, and with that the process, that a callback belongs to."""
+"""The system, and so the process, that a callback belongs to."""
 
 
 class NoProgressError(Exception):
-    """Nothing can happen any more and somebody still waits, or things happen without end."""
+    """Nothing can happen but something still waits, or events never end."""
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -32,10 +32,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.now = 0.0
+        self.start_ssh: Callable[..., Any]
         self.steps = 0
         self.owners: list[Any] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        """All, so that nothing of a dead process is cleaned up by chance, when memory is wanted."""
+        """All tasks, so that nothing of a dead process is cleaned up by the garbage collector."""
         self.set_task_factory(self._task)
         self._random = random
         self._is_over = False
@@ -57,7 +58,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return timers + [str(task.get_coro()) for task in own if task is not process.task]
 
     def clear(self) -> None:
-        """End what dead processes left in the middle, now that nothing of it counts any more."""
+        """End the unfinished tasks of dead processes, now that they have no effect."""
         self._is_over = True
         self._ready.extend([*self._dropped, *self._waiting])  # type: ignore[attr-defined]
         pending = [task for task in self.tasks if not task.done()]
@@ -74,7 +75,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self.now
 
     def _run_once(self) -> None:
-        """Let the time pass until something is due, and run all that is ready by then."""
+        """Advance the time until something is due, and run all that is ready by then."""
         ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
         while scheduled and scheduled[0]._cancelled:  # type: ignore[attr-defined]
@@ -108,7 +109,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return handle  # type: ignore[no-any-return]
 
     def _mixed(self) -> list[tuple[asyncio.Handle, Any]]:
-        """Take all that is ready: each process's in its order, and the processes in a random one."""
+        """Take everything that is ready: in order for each process, processes in random order."""
         ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
         queues: dict[Any, deque[tuple[asyncio.Handle, Any]]] = {}
         for handle in ready:
@@ -127,12 +128,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return order
 
     def go_on(self) -> None:
-        """Some process is not stopped any more."""
+        """A process has continued."""
         self._ready.extend(self._waiting)  # type: ignore[attr-defined]
         self._waiting.clear()
 
     def run_in_executor(self, _: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
-        """Do a thread's work at once, and tell of it a little later."""
+        """Do a thread's work at once, and report it a little later."""
         future = self.create_future()
         try:
             result = func(*args)
@@ -152,6 +153,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
         return self._machine().serve(protocol_factory, port)
+
+    async def subprocess_exec(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        return await self.start_ssh(protocol_factory, args)
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         self._own_process().handlers[sig] = (callback, args)

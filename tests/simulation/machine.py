@@ -64,11 +64,11 @@ class Machine:
         self.disk_seconds = 0.0
         """How long a write blocks the process that makes it."""
         self.disk_error: int | None = None
-        """With what every write fails."""
+        """The error of every write."""
         self.udp: dict[tuple[str, int], set[int]] = {}
         """Bound ports, with the processes that hold each."""
         self.processes: dict[int, SimulatedProcess] = {}
-        """All that are not reaped."""
+        """All processes that are not reaped."""
         self.programs: Callable[[Sequence[str], Mapping[str, str]], Program] | None = None
         self._pids = 1000
 
@@ -97,7 +97,7 @@ class Machine:
         return [each for each in self.processes.values() if each.group == pid]
 
     def lose_power(self) -> None:
-        """All that runs here is gone at once, and no other host is told."""
+        """Everything here stops at once, and no other host is told."""
         self.host.is_down = True
         for process in self.processes.values():
             process.is_dead = True
@@ -108,7 +108,7 @@ class Machine:
             end.notice_silence()
 
     def release(self, process: "SimulatedProcess") -> None:
-        """A process has ended: what the kernel held for it is free."""
+        """A process has exited: release what the kernel held for it."""
         for address, holders in list(self.udp.items()):
             holders.discard(process.pid)
             if not holders:
@@ -135,30 +135,30 @@ class SimulatedProcess:
         """By its disk."""
         self.is_unkillable = False
         self.is_native = False
-        """Whether it is in native code that waits for the other ranks."""
+        """Whether it is in native code, waiting for the other ranks."""
         self.ignored: set[int] = set()
         """Signals that do nothing for now; they count once they are not ignored any more."""
         self.handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
         """Those that its event loop has."""
         self.pending: list[int] = []
         self.on_signal: Callable[[int], bool] = lambda number: False
-        """Handles a signal, and says whether it did."""
+        """Handles a signal; returns whether it did."""
         self.error: BaseException | None = None
-        """What its program raised, which no program should."""
+        """The exception of its program, which should have none."""
         self.ended = asyncio.Event()
         self.at_end: list[Callable[[], None]] = []
         self.task: asyncio.Task[int] | None = None
         self.group = pid
         """The process that leads its group."""
         self.context = Context()
-        self._due = 0.0  # when what was written last arrives
+        self._due = 0.0  # when the last output arrives
         self.start = f"boot {machine.loop.now:.6f} {pid}"
         self.stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.outputs: dict[str, asyncio.StreamReader] = {}
         self.channel: SimulatedSocket | None = None
         """A socket that it has inherited."""
         self.kept: object = None
-        """What lives as long as the process."""
+        """Objects with the lifetime of the process."""
 
     @property
     def system(self) -> SimulatedSystem:
@@ -227,7 +227,7 @@ class SimulatedProcess:
         Context().run(self.machine.loop.call_at, self.blocked_until, self.machine.loop.go_on)
 
     async def mind(self, *numbers: int) -> None:
-        """Take signals that were ignored: those that came meanwhile may end the process here."""
+        """Stop ignoring signals: those received meanwhile may end the process here."""
         self.ignored -= set(numbers)
         for each in self._take_pending():
             self.signal(each)
@@ -326,7 +326,7 @@ class Child:
 
 
 class SimulatedGuard:
-    """The guard: it holds the lock, and tidies up when its run was killed."""
+    """The guard: it holds the lock, and cleans up after a killed run."""
 
     def __init__(self, owner: SimulatedProcess, lock: int | None, record: Path | None) -> None:
         self._owner, self._machine = owner, owner.machine
@@ -379,10 +379,12 @@ class SimulatedGuard:
     def _signal(self, number: int) -> bool:
         there = False
         for pid, start in self._children.items():
-            child = self._machine.processes.get(pid)
-            if child is not None and child.start == start and not child.is_dead:
-                there = True
-                for each in self._machine.group(pid) if number else ():
+            leader = self._machine.processes.get(pid)
+            if leader is not None and leader.start != start:
+                continue
+            for each in self._machine.group(pid):
+                there = there or not each.is_dead
+                if number:
                     each.signal(number)
         return there
 
@@ -417,10 +419,11 @@ class Processes:
         return found is not None and found.start == process.start and not found.is_dead
 
     def kill(self, process: Identity) -> None:
-        found = self._machine.processes.get(process.pid)
-        if found is None:
+        group = self._machine.group(process.pid)
+        if not group:
             raise ProcessLookupError(process.pid)
-        found.signal(signal.SIGKILL)
+        for each in group:
+            each.signal(signal.SIGKILL)
 
     def runs(self, pid: int) -> bool:
         found = self._machine.processes.get(pid)
@@ -451,7 +454,7 @@ class Bound:
 
 
 class Ports:
-    """See `bootstrap.system.Network`; and what the loop asks for connections."""
+    """See `bootstrap.system.Network`; also the loop's requests for connections."""
 
     def __init__(self, owner: SimulatedProcess) -> None:
         self._owner, self._machine = owner, owner.machine

@@ -15,10 +15,10 @@ from tests.simulation.loop import SimulatedLoop
 Address = tuple[str, int]
 
 WINDOW: Final = 64 * 1024
-"""Bytes that may be under way, or wait for a reader that is paused."""
+"""Bytes that may be in transit, or wait for a paused reader."""
 HIGH_WATER: Final = 64 * 1024
 VANISHED_SECONDS: Final = 25.0
-"""After so long without a word of the other host TCP gives up, as links ask for. [SESSION-TCP]"""
+"""Seconds without a packet from the other host after which TCP gives up, as links request. [SESSION-TCP]"""
 SYN_SECONDS: Final = 127.0
 BUSY_PART: Final = 0.05
 """How often a process comes to read only after a while."""
@@ -82,7 +82,7 @@ class Host:
         return listener
 
     async def connect(self, factory: Callable[[], Any], ip: str, port: int, owner: Any) -> tuple[Any, Any]:
-        """Connect to a port of another host, or of this one. OSError as the system gives it."""
+        """Connect to a port of another host, or of this one. Raise OSError like the system."""
         network, loop, context = self.network, self.network.loop, copy_context()
         if ip == LOOPBACK:
             ip = self.ip
@@ -121,7 +121,7 @@ class Host:
 
 
 class Listener:
-    """What `loop.create_server` returns."""
+    """The server that `loop.create_server` returns."""
 
     def __init__(self, host: Host, port: int, factory: Callable[[], Any], owner: Any, context: Context) -> None:
         self.owner = owner
@@ -161,12 +161,12 @@ class End(asyncio.Transport):
         self.is_lost = False
         self._network, self._context = network, context
         self._protocol: Any = None
-        self._again: deque[bytes | None] = deque()  # was on the wire, and did not arrive
-        self._out: deque[bytes] = deque()  # written, and not on the wire
+        self._again: deque[bytes | None] = deque()  # was in transit, and did not arrive
+        self._out: deque[bytes] = deque()  # written, but not sent
         self._waiting = 0  # bytes of it
         self._under_way = 0  # bytes on the wire, or in the other end's kernel
         self._due = 0.0  # when the last piece on the wire arrives
-        self._in: deque[bytes | None] = deque()  # arrived, and not read; None for the end of the stream
+        self._in: deque[bytes | None] = deque()  # arrived, but not read; None for the end of the stream
         self._is_paused = self._is_closing = self._is_done = self._is_full = self._is_reading = False
         self._has_ended = self._has_told_end = self._was_reset = False
         self.is_held = False
@@ -223,7 +223,7 @@ class End(asyncio.Transport):
             return
         self._is_closing = True
         if any(self._in):
-            self.lose(None)  # what was not read makes a reset of it
+            self.lose(None)  # unread data turns the close into a reset
         else:
             self._finish()
 
@@ -237,7 +237,7 @@ class End(asyncio.Transport):
         return self._is_closing or self.is_lost
 
     def die(self) -> None:
-        """The process has ended: it is told nothing more, and the connection is closed."""
+        """The process has exited: it gets no more calls, and the connection is closed."""
         self._is_done = True
         self.close()
 
@@ -255,7 +255,7 @@ class End(asyncio.Transport):
     def _told_of_reset(self) -> None:
         if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
             self._was_reset = True
-            if not self._in or self._protocol is None or self._is_ending():  # else what has arrived is read first
+            if not self._in or self._protocol is None or self._is_ending():  # otherwise arrived data is read first
                 self._gone(refused(errno.ECONNRESET))
 
     def _gone(self, error: OSError | None) -> None:
@@ -271,13 +271,13 @@ class End(asyncio.Transport):
         self._is_done = True
 
     def notice_silence(self) -> None:
-        """Give up after a while in which the other host cannot be reached."""
+        """Give up after a time without contact to the other host."""
         if self.is_lost or self._silence is not None or self._network.reaches(self.own[0], self.peer[0]):
             return
         self._silence = self._later(VANISHED_SECONDS, self._be_silent)
 
     def resume(self) -> None:
-        """The other host can be reached again: what was not acknowledged is sent again."""
+        """The other host is reachable again: resend unacknowledged data."""
         if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
             if self._silence is not None:
                 self._silence.cancel()
@@ -294,7 +294,7 @@ class End(asyncio.Transport):
             self._transmit()
 
     def _transmit(self) -> None:
-        """Put on the wire what the other end has room for."""
+        """Send as much as the other end has room for."""
         network = self._network
         if self.is_lost or not network.reaches(self.own[0], self.peer[0]):
             return
@@ -332,7 +332,7 @@ class End(asyncio.Transport):
         elif not self._is_closing:
             self._in.append(data)
             self._read_soon()
-        elif data is not None:  # closed by its process, which reads no more
+        elif data is not None:  # closed by its process, which no longer reads
             self.lose(None)
         elif self._has_told_end:  # both ends are closed
             self.is_lost = True

@@ -1,4 +1,4 @@
-"""Bugs of the control plane, planted one at a time: the simulation must find each."""
+"""Bugs of the control plane, planted one at a time; the simulation must find each."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from bootstrap import attempt
 from bootstrap.control import child, lock, run, watchers
+from bootstrap.launch import launched, member
 from bootstrap.link import outcome, sessions, side_channel
 from bootstrap.link.reason import Reason
 from bootstrap.restarts import Restarts
@@ -21,11 +22,11 @@ from tests.simulation.world import World
 rank: Final = import_module("bootstrap.rank")  # the package has a function of that name
 SEEDS: Final = 3
 MOST: Final = 10_000
-"""Worlds within which each is to be found."""
+"""Worlds within which each must be found."""
 
 
 def found_after(name: str, first: int, most: int = MOST) -> int | None:
-    """Return how many worlds, from the seed `first` on, it takes to find a planted bug; None where `most` do not."""
+    """Return the number of worlds, from the seed `first` on, to find a planted bug; None after `most`."""
     with planted(name):
         for count in range(1, most + 1):
             world = World(first + count)
@@ -221,6 +222,8 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "early messages are lost": (rank, "MAX_EARLY", _replaced(0)),
     "a gather's clock runs on": (side_channel.SideChannel, "_stop_clock", _replaced(_nothing)),
     "rank 0 mixes up the parts of a gather": (side_channel.SideChannel, "_answer", _turned_round),
+    "a rank goes on without its launcher": (launched.Follower, "_end", _replaced(_nothing)),
+    "a launcher stops no rank": (member.Member, "stop", _replaced(_nothing)),
     "a command's status is lost": (run, "CommandError", _any_status),
 }
 

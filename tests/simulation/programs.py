@@ -1,4 +1,4 @@
-"""What the simulated processes do: the worker with its MLX, and a user's command."""
+"""The programs of simulated processes: the worker with its MLX, and a user's command."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ LAST_PART = b"part %d\n" % (PARTS - 1)
 
 
 class Habits:
-    """How the processes of one host behave; a fault changes them."""
+    """The behaviour of the processes of one host; a fault changes it."""
 
     def __init__(self, random: Random) -> None:
         self.import_seconds = random.choice((0.05, 0.2, 1.0, random.uniform(0.1, 8.0)))
@@ -36,12 +36,12 @@ class Habits:
         self.program_seconds = random.choice((random.uniform(0.0, 5.0), random.uniform(0.0, 5.0), SERVER_SECONDS))
         self.program_status = 0
         self.helper = random.choice(("", "", "", "", "", "", "helper", "helper with a session"))
-        """What a user's program starts besides: a process in its own group, or in one of that process's."""
+        """A helper that a user's program starts: a process in its group, or in a group of the helper's own."""
         self.at_step: dict[str, Callable[[SimulatedProcess], None]] = {}
-        """What happens to a worker or command when it comes to a step, once."""
+        """Actions when a worker or command reaches a step, once each."""
 
     async def step(self, name: str, process: SimulatedProcess) -> None:
-        """A worker or command has come to a step; what happens to it there may be that it never leaves it."""
+        """A worker or command has reached a step, which it may never leave."""
         act = self.at_step.pop(name, None)
         if act is not None:
             act(process)
@@ -113,7 +113,7 @@ class Worker:
         if await process.line() is None:
             files.remove_directory(directory)
             return 3
-        process.ignored = {signal.SIGTERM, signal.SIGINT}  # native code does not let Python see them
+        process.ignored = {signal.SIGTERM, signal.SIGINT}  # native code hides them from Python
         process.is_native = True
         await self._step("init")
         done = await self._mlx.init(
@@ -165,7 +165,7 @@ class Worker:
 
 
 class Command:
-    """A user's command that forms the group with an MLX of its own, works for a while, and ends."""
+    """A user's command that forms the group with its own MLX, works for a while, and ends."""
 
     def __init__(self, mlx: Mlx, habits: Habits, environment: Mapping[str, str]) -> None:
         self._mlx, self._habits, self._environment = mlx, habits, environment

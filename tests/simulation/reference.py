@@ -1,7 +1,7 @@
 """A peer that behaves as the reference peer does, as a process of a simulated host; see the spec's chapter on it.
 
-It has no extensions and its own timers, names no rank a failure, and makes no collective. A group of its own is a
-process beside it, which a new jacclBootstrap replaces.
+It has no extensions and its own timers, tells nobody of a failure, and makes no collective. Its group is in a process
+of its own, which a new jacclBootstrap replaces.
 """
 
 import asyncio
@@ -246,7 +246,7 @@ class ReferencePeer:
         return run
 
     def _is_aborted(self, group: SimulatedProcess) -> None:
-        """Where native code aborts, the whole peer is gone."""
+        """An abort of native code ends the whole peer."""
         if group is self._group and group.status == -signal.SIGABRT:
             self.process.end(-signal.SIGABRT)
 

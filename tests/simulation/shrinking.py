@@ -1,4 +1,4 @@
-"""The same world with as few faults and ranks as it takes to break it."""
+"""Reduces a world to the fewest faults and ranks that break it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +7,7 @@ from tests.simulation.world import Scenario, World
 
 
 def shrunk(seed: int) -> Scenario:
-    """Return the smallest scenario that can be found which is still broken in the way in which that of the seed is."""
+    """Return the smallest scenario found that is broken in the same way as the seed's."""
     scenario = Scenario.of(seed)
     wanted = _kinds(seed, scenario)
     while wanted:

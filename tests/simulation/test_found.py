@@ -1,4 +1,4 @@
-"""What the simulation has found, each as the smallest world that shows it."""
+"""Findings of the simulation, each as the smallest world that shows it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ LATE = 100.0
 def world(
     *faults: Fault, plain: int | None = None, stop: float = LATE, stops: int = 0, late: float = 0.0, **plan: Any
 ) -> World:
-    """Run two ranks on fast hosts; rank 1 is started so many seconds `late`."""
+    """Run two ranks on fast hosts; rank 1 is started `late` seconds later."""
     size = 2
     plans = [
         Plan(
@@ -38,7 +38,7 @@ def cause(control: Control) -> tuple[int, str] | None:
 
 
 def test_the_link_that_a_restart_has_dropped_was_made_again_only_after_10_s() -> None:
-    """Which was the whole deadline; and the reason was told to be that new session."""
+    """This took the whole deadline, and the reported reason was that new session."""
     done = world(
         Fault("crash:program", 0, 0.0), runs="module", command=("this",), timeout=10.0, restarts=1, restart_on="any"
     )
@@ -47,7 +47,7 @@ def test_the_link_that_a_restart_has_dropped_was_made_again_only_after_10_s() ->
 
 
 def test_a_rank_0_without_outcome_never_learned_that_rank_1_had_left_its_init() -> None:
-    """Rank 1 kept the session for its next attempt, and rank 0's native init waited for ever."""
+    """Rank 1 kept the session for its next attempt, and rank 0's native init waited without end."""
     done = world(Fault("crash:init", 1, 0.0), plain=0, command=("true",), restarts=1, restart_on="any", timeout=10.0)
     zero, one = done.controls
     assert zero.last("link-lost") is not None
@@ -56,7 +56,7 @@ def test_a_rank_0_without_outcome_never_learned_that_rank_1_had_left_its_init() 
 
 
 def test_the_next_init_met_the_last_one_of_a_rank_without_outcome() -> None:
-    """Rank 0 must not come back at once: the other rank's worker may still be in its init. World.broken says so."""
+    """Rank 0 must not reconnect at once: the other rank's worker may still be in its init. World.broken checks it."""
     done = world(Fault("exit:prepared", 0, 0.0), plain=0, restarts=1, restart_on="any", timeout=30.0, stop=25.0)
     again = [event for event in done.controls[0].events if event["event"] == "link-lost"]
     assert [(event["code"], event["retry_s"]) for event in again] == [("link-replaced", 10.0)]
@@ -75,14 +75,14 @@ def test_a_user_who_stops_a_rank_stops_the_group_whatever_restarts_follow() -> N
 
 
 def test_the_deadline_of_another_rank_is_followed_by_no_restart() -> None:
-    """That rank's run has ended, so nobody would answer."""
+    """That rank's run has ended, so no rank would answer."""
     done = world(Fault("hang:init", 1, 0.0), timeout=10.0, restarts=2, restart_on="any", late=3.0)
     assert [cause(control) for control in done.controls] == [(0, "deadline")] * 2
     assert not any(control.last("restarting") for control in done.controls)
 
 
 def test_after_a_restart_nobody_comes_to_the_reason_is_the_failure_before_it() -> None:
-    """The deadline said only that there was no group."""
+    """The deadline reported only that there was no group."""
     faults = Fault("kill-child", 0, 0.01, "started"), Fault("exit:held", 0, 0.0)
     done = world(*faults, timeout=20.0, restarts=1, restart_on="any")
     assert [cause(control) for control in done.controls] == [(0, "worker-died")] * 2

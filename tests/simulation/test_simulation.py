@@ -1,4 +1,4 @@
-"""The simulation itself: its clock and network, its repeatability, and that it finds what is planted."""
+"""The simulation itself: clock, network, repeatability, and detection of planted bugs."""
 
 import asyncio
 import errno
@@ -80,6 +80,24 @@ def test_a_group_with_a_reference_peer(number: int) -> None:
     world.run()
     assert world.broken == []
     assert [control.last("holding") is not None for control in world.controls] == [True] * len(world.controls)
+
+
+def test_a_launched_group_forms_and_ends_with_its_launcher() -> None:
+    seed = next(
+        seed
+        for seed in range(1, 1000)
+        if (scenario := Scenario.of(seed)).is_launched
+        and scenario.stop > 30
+        and scenario.plans[0].timeout == 60
+        and not any(plan.command or plan.dry_run for plan in scenario.plans)
+    )
+    world = World(seed, replace(Scenario.of(seed), faults=[]))
+    world.run()
+    assert world.broken == []
+    assert {control.code for control in world.controls} == {130}
+    assert all(control.last("holding") is not None for control in world.controls)
+    assert world.launcher is not None
+    assert world.launcher.process.status == 130
 
 
 def test_a_sound_world_does_not_shrink() -> None:

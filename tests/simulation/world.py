@@ -1,25 +1,28 @@
-"""One world: hosts that run ranks of a group, as a seed decides, and what becomes of them."""
+"""One world: hosts that run ranks of a group, decided by a seed, and the results."""
 
 import asyncio
 import math
 import signal
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, Self
 from unittest.mock import patch
 
 from bootstrap import capabilities
-from bootstrap.control.run import Run, Stopped
+from bootstrap.control.run import EXIT_RUN_FAILED, Run, Stopped
 from bootstrap.errors import BootstrapError, refused
+from bootstrap.launch.launched import Follower
 from bootstrap.plan import Plan
 from bootstrap.rank import Rank, run_for
 from bootstrap.system.processes import POLL_SECONDS
 from bootstrap.trust import Trust
-from tests.simulation.faults import Fault, random_fault, strike
+from tests.simulation.faults import LAUNCH_FAULTS, Fault, random_fault, strike
 from tests.simulation.invariants import check, check_end, check_event, check_left
 from tests.simulation.keys import signer
+from tests.simulation.launching import LAUNCHER_IP, Launch, Sshd, line_of, told
+from tests.simulation.launching import prepare as prepare_launch
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.mlx import Mlx
@@ -31,16 +34,16 @@ from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
 
 STOP_SECONDS: Final = 60.0
-"""So long after the user has stopped a group, all is to be over."""
+"""Seconds after the user has stopped a group when all must be over."""
 TIDY_SECONDS: Final = 10.0
-"""What a guard may need for what its killed run has left."""
+"""Seconds for a guard to clean up after its killed run."""
 CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
 
 
 @dataclass
 class Scenario:
-    """What a seed decides about a world, but for the order of things."""
+    """The properties of a world decided by a seed, except for the order of events."""
 
     plans: list[Plan]
     starts: list[float]
@@ -54,6 +57,8 @@ class Scenario:
     faults: list[Fault]
     reference: Reference | None = None
     """The rank that is a reference peer, if one is."""
+    is_launched: bool = False
+    """Whether a launcher starts the ranks, over ssh."""
     owns_process: bool = False
     """Whether a run handles the signals of its process, and ends all that has been started there."""
 
@@ -94,6 +99,10 @@ class Scenario:
             )
             for rank in range(size)
         ]
+        faults = [random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))]
+        is_launched = reference is None and random.random() < 0.15
+        if is_launched and faults:
+            faults[0] = replace(faults[0], kind=random.choice(LAUNCH_FAULTS))
         close = random.random() < 0.6
         return cls(
             plans=plans,
@@ -105,14 +114,15 @@ class Scenario:
                 if reference is None or rank != reference.rank
             ),
             latency=random.choice((0.0001, 0.001, 0.02, 0.2)),
-            faults=[random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))],
+            faults=faults,
+            is_launched=is_launched,
             reference=reference,
             owns_process=random.random() < 0.3,
         )
 
 
 class World:
-    """Runs one scenario. `trace` has a line for each thing that happened; `broken` what must not have."""
+    """Runs one scenario. `trace` has a line per event; `broken` has the violations."""
 
     def __init__(self, seed: int, scenario: Scenario | None = None) -> None:
         self.scenario = Scenario.of(seed) if scenario is None else scenario
@@ -120,12 +130,16 @@ class World:
         self.broken: list[str] = []
         self.struck: list[Fault] = []
         self.stopped_at = math.inf
-        """When a user has stopped the first rank."""
+        """The time at which a user stopped the first rank."""
         self.is_over = False
         self.is_ending = False
-        """Whether no user starts anything more."""
+        """Whether all users have finished."""
         self.machines: list[Machine] = []
         self.controls: list[Control] = []
+        self.launcher: Launch | None = None
+        self.daemons: list[SimulatedProcess] = []
+        self.refuses: int | None = None
+        """The rank whose host refuses the next launcher."""
         self.references: list[ReferencePeer] = []
         self.habits: list[Habits] = []
         random = Random(f"world {seed}")
@@ -140,6 +154,9 @@ class World:
             machine.programs = programs(self.mlx, habits)
             self.machines.append(machine)
             self.habits.append(habits)
+        if self.scenario.is_launched:
+            self.launcher_machine = Machine(self.loop, self.network, Random(random.random()), LAUNCHER_IP)
+            prepare_launch(self)
         has_plain = self.scenario.reference is not None or any(not plan.extensions for plan in self.scenario.plans)
         self.mlx.groups.must_be_relayed = not has_plain and self.scenario.plans[0].revision is Revision.V2
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
@@ -159,15 +176,17 @@ class World:
             self.loop.clear()
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop has to do with an error that nobody took."""
+        """Handle an unhandled error of the loop."""
         if not self.is_over:
             self.broken.append(f"{context['message']}: {context.get('exception')!r}")
             self.record(f"BROKEN: {self.broken[-1]}")
 
     async def _main(self) -> None:
         scenario = self.scenario
-        for rank, start in enumerate(scenario.starts):
+        for rank, start in enumerate(scenario.starts) if not scenario.is_launched else ():
             self.later(start, self.start, rank)
+        if scenario.is_launched:
+            self.launcher = Launch(self)
         for fault in scenario.faults:
             if not fault.event:
                 self.later(fault.at, strike, self, fault)
@@ -176,29 +195,37 @@ class World:
             end, even_if_none=any(fault.kind in ("again", "kill-both", "kill-again") for fault in scenario.faults)
         )
         self.is_ending = True
-        for control in self.live(scenario.stops):
+        for control in [self.launcher] if self.launcher is not None else self.live(scenario.stops):
             self.stop(control, signal.SIGINT)
         await self._over(self.loop.now + STOP_SECONDS)
+        if self.launcher is not None and not self.launcher.process.is_dead:
+            self.broken.append(f"the launcher did not end within {STOP_SECONDS:.0f} s")
         for control in self.live():
             self.stop(control, signal.SIGTERM)
         await self._over(self.loop.now + STOP_SECONDS)
         await asyncio.sleep(TIDY_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
-        for peer in self.references:
-            peer.process.signal(signal.SIGKILL)
+        for process in (*self.daemons, *(peer.process for peer in self.references)):
+            process.signal(signal.SIGKILL)
         check_end(self, [signer(plan.rank).scalar for plan in self.scenario.plans])
 
     async def _over(self, limit: float, *, even_if_none: bool = False) -> None:
         """Wait until all control processes have ended, but no longer than this."""
-        while self.loop.now < limit and (even_if_none or self.live() or self.loop.now <= max(self.scenario.starts)):
+
+        def is_on() -> bool:
+            launches = self.launcher is not None and not self.launcher.process.is_dead
+            return launches or even_if_none or bool(self.live()) or self.loop.now <= max(self.scenario.starts)
+
+        while self.loop.now < limit and is_on():
             check(self)
             await asyncio.sleep(CHECK_SECONDS)
 
-    def stop(self, control: "Control", number: int) -> None:
+    def stop(self, control: "Control | Launch", number: int) -> None:
         self.record(f"the user stops {control.name} with {signal.Signals(number).name}")
         self.stopped_at = min(self.stopped_at, self.loop.now)
-        control.stopped_by = control.stopped_by or number
+        for each in self.controls if control is self.launcher else [control]:
+            each.stopped_by = each.stopped_by or number
         control.process.signal(number)
 
     def live(self, rank: int | None = None) -> "list[Control]":
@@ -243,7 +270,7 @@ class World:
             self._awaited.remove(fault)
             self.later(fault.at, strike, self, fault)
 
-    def start(self, rank: int) -> None:
+    def start(self, rank: int, channel: Sshd | None = None) -> None:
         if self.machines[rank].host.is_down:
             return
         reference = self.scenario.reference
@@ -252,14 +279,14 @@ class World:
             self.references.append(ReferencePeer(self, reference, name))
         else:
             number = sum(each.plan.rank == rank for each in self.controls)
-            self.controls.append(Control(self, self.scenario.plans[rank], f"rank {rank}" + "'" * number))
+            self.controls.append(Control(self, self.scenario.plans[rank], f"rank {rank}" + "'" * number, channel))
 
 
 class Control:
     """A control process of a rank: `up`, without a terminal."""
 
-    def __init__(self, world: World, plan: Plan, name: str) -> None:
-        self.world, self.plan, self.name = world, plan, name
+    def __init__(self, world: World, plan: Plan, name: str, channel: Sshd | None = None) -> None:
+        self.world, self.plan, self.name, self.channel = world, plan, name, channel
         self.events: list[dict[str, Any]] = []
         self.run: Run | None = None
         self.stopped_by: int | None = None
@@ -273,16 +300,26 @@ class Control:
         self.ended = math.inf
         """When."""
         self.code: int | None = None
-        """The exit code; None while it runs, and where it was killed."""
+        """The exit code; None while it runs, and if it was killed."""
         self.machine = world.machines[plan.rank]
         self.process = self.machine.spawn(self._main, ("up",))
         self.process.on_signal = self._signalled
+        if channel is not None:
+            self.process.at_end.append(lambda: channel.end(self.process.status or 0))
 
     async def _main(self, process: SimulatedProcess) -> int:
-        plan = self.plan
+        plan, channel = self.plan, self.channel
+        if channel is not None:
+            try:
+                plan = await told(channel)
+            except TimeoutError:
+                return EXIT_RUN_FAILED
         self.run = run = run_for(plan, self, owns_process=self.world.scenario.owns_process)
         script = Rank(plan, Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers}), run)
         error: Exception | None = None
+        follower = None if channel is None else Follower(run, None)
+        if channel is not None and follower is not None:
+            channel.follow(follower)
         try:
             try:
                 await run.main(lambda _: script.main())
@@ -290,6 +327,8 @@ class Control:
                 raise refused(refusal) from refusal
         except (Stopped, BootstrapError) as failure:
             error = failure
+        if follower is not None:
+            follower.close()
         self.ended = self.world.loop.now
         self.code = run.conclude(error, has_command=bool(plan.command))
         run.done()
@@ -304,7 +343,7 @@ class Control:
         return True
 
     def last(self, event: str) -> dict[str, Any] | None:
-        """Return the last event of that name; None where there was none."""
+        """Return the last event of that name, or None."""
         return next((each for each in reversed(self.events) if each["event"] == event), None)
 
     # -- its display ---------------------------------------------------------------------------------------------------
@@ -312,6 +351,8 @@ class Control:
     def event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         self.world.shown(self, event)
+        if self.channel is not None:
+            self.channel.say(line_of(event))
 
     def log(self, rank: int | None, line: str) -> None:
         self.world.record(f"{self.name} log {line}")

@@ -1,4 +1,4 @@
-"""Vectors of cluster frames. Bytes and verdicts are those of the tests' own tables, which ask the package nothing."""
+"""Vectors of cluster frames. Bytes and verdicts are from the tests' own tables, which do not use the package."""
 
 import json
 from collections.abc import Iterator
@@ -113,7 +113,7 @@ _OWN: Final[_Rows] = [
 
 _NAMES: Final = ("side-channel/1", "outcome/1", "review/1")
 _OWN_EXTENDED: Final[_Rows] = [
-    ("pong-offers", "Rank 1 offers, a name that nobody knows among them",
+    ("pong-offers", "Rank 1 offers extensions, an unknown one among them",
      PongPayload(True, False, MemoryPressure.NORMAL, _NAMES)),
     ("jacclBootstrap-choice", "Rank 0 chooses", JacclBootstrapPayload(29400, "a", ("outcome/1",))),
     ("jacclBootstrap-longest-name", "A name of 64 characters", JacclBootstrapPayload(1, "a", ("x" * 62 + "/1",))),
@@ -294,7 +294,7 @@ def make() -> VectorFile[Any]:
         Group(name="revision 2", about="Every type of revision 2.", tests=tuple(_own(_OWN, 2))),
         Group(name="extensions", about="Revision 2, with what `extensions` agree on.",
               tests=(*_own(_OWN_EXTENDED, 2), *_texts(PARTS), *_uninvited())),
-        Group(name="foreign spellings", about="Forms that a peer may write.", tests=tuple(_foreign())),
+        Group(name="foreign encodings", about="Forms that a peer may write.", tests=tuple(_foreign())),
         Group(name="types", about="Type bytes, and payloads of types without payload.", tests=tuple(_texts(TYPES))),
         Group(name="JSON texts", about="Texts that some parsers accept.", tests=tuple(_texts(TEXTS))),
         Group(name="fields", about="One wrong field each.", tests=(*_fields(), *_texts(ELEMENTS))),

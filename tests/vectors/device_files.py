@@ -1,4 +1,4 @@
-"""Vectors of the files that say where the ranks are."""
+"""Vectors of topology files."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -166,7 +166,7 @@ def _rank_entries() -> Iterator[DeviceFileTest]:
     compact = _entries(b'{"rank":1,"ip":"10.0.0.2","interface":"en5"}')
     yield _valid("entries-compact", "Keys in another order, no white space", form, compact, None, None)
     more = _entries(b'{"rank":1,"ip":"10.0.0.2","interface":"en5","note":[1]}')
-    yield _valid("entries-unknown-key", "A key that nobody knows", form, more, None, None)
+    yield _valid("entries-unknown-key", "An unknown key", form, more, None, None)
     for name, comment, code, second, path in (
         ("no-ip", "No address", "field-missing", b'^{"interface":"en5","rank":1}', "[1]"),
         (

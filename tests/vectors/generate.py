@@ -1,4 +1,4 @@
-"""Writes spec/vectors/: `make vectors`. The same files come out each time.
+"""Writes spec/vectors/: `make vectors`. The output is deterministic.
 
 A test that is committed keeps its id and its meaning: one that would change is refused, and gets another id.
 """
@@ -38,7 +38,7 @@ MAKERS: Final[dict[type, Callable[[], VectorFile[Any]]]] = {
 }
 
 _WORDS: Final = {"comment", "requirements", "flags"}
-"""What may be said better without another meaning."""
+"""Texts that may change without changing a test's meaning."""
 
 
 def schema_text() -> str:
@@ -46,7 +46,7 @@ def schema_text() -> str:
 
 
 def changed(old: VectorFile[Any], new: VectorFile[Any]) -> list[str]:
-    """The ids of `old` that `new` has no more, or has with another meaning."""
+    """Return the ids of `old` that `new` lacks, or has with another meaning."""
     meanings = _meanings(new)
     return [each for each, meaning in _meanings(old).items() if meanings.get(each) != meaning]
 

@@ -1,4 +1,4 @@
-"""Vectors of handshakes, made by hand with the tests' own peers: nothing here asks the package."""
+"""Vectors of handshakes, made with the tests' own peers, without the package."""
 
 import hashlib
 import hmac
@@ -52,7 +52,7 @@ def secrets(signer: FixedSigner, ephemeral: Ephemeral, pin: bytes | None) -> Sec
 
 
 def derived(own: Ephemeral, role: Role, hello_frame: bytes, ack_frame: bytes) -> Derived:
-    """Every value, as the side that has `own` makes it."""
+    """Return every value, computed by the side with `own`."""
     first, second = introduction(hello_frame), introduction(ack_frame)
     peer = second if role == "rank 0" else first
     shared = own.private.exchange(X25519PublicKey.from_public_bytes(peer.ephemeral))
@@ -83,7 +83,7 @@ def _valid(
     ack_frame: bytes | None = None,
     flags: tuple[str, ...] = (),
 ) -> HandshakeTest:
-    """The peer's frame is made by the rules, or given."""
+    """The peer's frame follows the rules, unless given."""
     hello_frame = hello_frame or hello(signers[0], ephemerals[0])
     ack_frame = ack_frame or ack(introduction(hello_frame).nonce, signers[1], ephemerals[1])
     own = 0 if role == "rank 0" else 1
@@ -111,7 +111,7 @@ def _invalid(
     *,
     pin: bytes | None = b"",
 ) -> HandshakeTest:
-    """`frame` is what the peer sends; `pin` is the peer's own key unless told otherwise."""
+    """`frame` is the peer's frame; `pin` is by default the peer's own key."""
     own, other = (RANK_0, RANK_1) if role == "rank 0" else (RANK_1, RANK_0)
     return HandshakeTest(
         id=name,
@@ -157,7 +157,7 @@ def _short_x() -> FixedSigner:
 
 
 def _short_r(make: Any, signer: FixedSigner, start: int) -> Ephemeral:
-    """The first ephemeral for which r, in the signature, has a zero byte in front."""
+    """Return the first ephemeral key for which r has a leading zero byte."""
     candidates = (_fresh(number) for number in range(start, start + 10_000))
     return next(
         one
@@ -215,8 +215,8 @@ _SIGNATURES: Final = {
     "r-only": "one integer",
     "three-integers": "three integers",
     "r-and-s-raw": "r ‖ s, 64 bytes, not DER",
-    "byte-behind": "a byte behind the SEQUENCE",
-    "byte-behind-inside": "a byte behind s",
+    "byte-behind": "a byte after the SEQUENCE",
+    "byte-behind-inside": "a byte after s",
     "last-byte-missing": "cut short",
     "long-form-length": "BER's long form of a length",
     "indefinite-length": "BER's indefinite length",
@@ -240,7 +240,7 @@ _POINTS: Final = {
 
 
 def _at(frame: bytes, key: str) -> int:
-    """Where a field's value starts."""
+    """Return the offset of a field's value."""
     return frame.index(b'"%s":' % key.encode()) + len(key) + 3
 
 
@@ -294,7 +294,7 @@ def _refused(role: Role) -> Iterator[HandshakeTest]:
                make(signer=RANK_1 if role == "rank 1" else RANK_0),
                fault("handshake-wrong-pin", None, "sePubKeyRaw"))  # fmt: skip
     for point, (key, comment) in _POINTS.items():
-        yield test(f"point-{point}", f"The pinned key is no point: {comment}", "HANDSHAKE-ORDER",
+        yield test(f"point-{point}", f"The pinned key is not a point: {comment}", "HANDSHAKE-ORDER",
                    make(se_pub_key_raw=key), fault("handshake-point", None, "sePubKeyRaw"), pin=key)  # fmt: skip
     bad = fault("handshake-signature", None, "seSignature")
     r, s = decode_dss_signature(signature)
@@ -362,7 +362,7 @@ def _sign_digest(signer: FixedSigner, digest: bytes) -> bytes:
 
 
 def _shifted(make: Any) -> bytes:
-    """A right frame whose key and nonce are cut in another place: what is signed is the same."""
+    """A valid frame with key and nonce split at another place: the signed bytes are the same."""
     own = EPHEMERAL_0 if make is hello else EPHEMERAL_1
     signature = introduction(make()).signature
     if make is hello:  # key ‖ nonce
@@ -373,7 +373,7 @@ def _shifted(make: Any) -> bytes:
 
 
 def _first_length(frame: bytes) -> tuple[int, str]:
-    """Of two wrong lengths the first in the text counts: the X25519 key's."""
+    """The first of two wrong lengths in the text counts: the X25519 key's."""
     return _at(frame, "ephemeralX25519PubKey"), "ephemeralX25519PubKey"
 
 

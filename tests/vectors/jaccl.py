@@ -116,7 +116,7 @@ def _destinations() -> Iterator[JacclRecordTest]:
         yield _record(f"destination-cut-{size}", f"{size} of 32 bytes", _destination(1, 1)[:size],
                       fault("truncated", size))  # fmt: skip
     yield _record("own-cut", "An own entry has 32 bytes, too", _OWN[:31], fault("truncated", 31))
-    yield _record("destination-behind", "A byte behind it", _destination(1, 1) + b"\0", fault("trailing-data", 32))
+    yield _record("destination-behind", "A byte after it", _destination(1, 1) + b"\0", fault("trailing-data", 32))
 
 
 def make_records() -> VectorFile[Any]:
@@ -199,7 +199,7 @@ def _exchanges() -> Iterator[JacclExchangeTest]:
 
 def _strangers() -> Iterator[JacclExchangeTest]:
     def after(one: _Script, at: int) -> _Script:
-        """The true worker comes behind a stranger."""
+        """The true worker connects after another client."""
         one("connect", at=at)("receive", pack("<i", 1), at=at)
         return one("gather", b"A")("receive", b"a", at=at)("result", b"Aa")
 
@@ -208,7 +208,7 @@ def _strangers() -> Iterator[JacclExchangeTest]:
         ("rank-2", "A rank that is not in the group", pack("<i", 2)),
         ("rank-63", "A rank of a larger group", pack("<i", 63)),
         ("rank-minus-1", "A negative rank", pack("<i", -1)),
-        ("http", "A stranger", b"GET / HTTP/1.1\r\n\r\n"),
+        ("http", "An HTTP client", b"GET / HTTP/1.1\r\n\r\n"),
     ):
         one = _root()("connect", at=0)("receive", data, at=0, error=fault("jaccl-rank", 0, "rank"))
         yield after(one, 1).test(f"root-{name}", f"{comment}; the true worker comes later", "JACCL-HELLO")
@@ -228,7 +228,7 @@ def _exchange_faults() -> Iterator[JacclExchangeTest]:
         "worker-turned", "The contributions come in the wrong order", "JACCL-OWN-PLACE"
     )
     yield _worker()("gather", b"ab")("receive", b"ABabx", error=fault("jaccl-early", 4)).test(
-        "worker-behind", "A byte behind the result", "JACCL-GATHER"
+        "worker-behind", "A byte after the result", "JACCL-GATHER"
     )
     yield _worker()("receive", b"x", error=fault("jaccl-early", 0)).test(
         "worker-early", "A byte before the first gather", "JACCL-GATHER"
@@ -291,7 +291,7 @@ def _gather(rank: int, parts: list[bytes]) -> JacclGather:
 
 
 def _mesh(rank: int, size: int, wires: int = 1) -> list[list[bytes]]:
-    """The parts of all ranks, gather by gather."""
+    """The contributions of all ranks, gather by gather."""
     return [
         [pack("<i", size * wires)] * size,
         [_mesh_list(each, size, wires) for each in range(size)],

@@ -1,4 +1,4 @@
-"""The parser that Kaitai makes of spec/cluster_link.ksy: a third opinion on layouts, which shares no code."""
+"""Kaitai's parser for spec/cluster_link.ksy: a third implementation of the layouts, without shared code."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from wireproto.testing.vectors import (
 )
 
 COMPILER: Final = Path(sys.prefix) / "kaitai" / "node_modules" / "kaitai-struct-compiler"
-"""Where `make kaitai` puts it."""
+"""The path at which `make kaitai` installs it."""
 MISSING: Final = (
     "node is not installed"
     if shutil.which("node") is None
@@ -55,7 +55,7 @@ def compile_parser() -> Any:
 
 
 class Kaitai:
-    """What the parser makes of bytes: a value, or None for those that it refuses."""
+    """Return the parsed value, or None for refused bytes."""
 
     def __init__(self, parser: Any) -> None:
         self.parser = parser
@@ -111,7 +111,7 @@ def _tensor(kaitai: Kaitai, test: TensorTest) -> bool:
 
 
 def _session(kaitai: Kaitai, test: SessionTest) -> bool:
-    """Of a script it sees the link frames that go out, and those that come in whole."""
+    """Of a script, it reads the link frames sent, and those received completely."""
     for step in test.steps:
         if step.do in ("start", "send") and kaitai.parse("LinkStream", step.bytes or b"", 2**28) is None:
             return False
@@ -152,4 +152,4 @@ ACCEPTS: Final[dict[type, Callable[[Kaitai, Any], bool]]] = {
     JacclExchangeTest: _jaccl_exchange,
     JacclInitTest: _jaccl_init,
 }
-"""Whether it takes a test's bytes. A device file is JSON, of which it sees nothing."""
+"""Return whether it accepts a test's bytes. A device file is JSON, which it does not parse."""

@@ -1,4 +1,4 @@
-"""The package's verdict on a vector: one function a kind, which raises `WireError` or AssertionError."""
+"""The package's verdict on a vector: one function per kind, which raises `WireError` or AssertionError."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ def fault_of(error: WireError) -> Fault:
 
 
 def run_link_stream(test: LinkStreamTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, and byte by byte; and by the schema, where the limit is the one that it has."""
+    """As a whole, and byte by byte; and by the schema, if the limit is the schema's."""
     whole = decode_stream([test.stream], LinkDecoder(test.max_length))
     single = [test.stream[at : at + 1] for at in range(len(test.stream))]
     assert decode_stream(single, LinkDecoder(test.max_length)) == whole
@@ -182,7 +182,7 @@ def _seq_len(plaintext: bytes, hidden_dim: int) -> int:
 
 
 def _same(one: Callable[[], Any], other: Callable[[], Any]) -> Any:
-    """What two readers make of something: the same value, or the same error."""
+    """Return the common result of two readers: the same value, or the same error."""
     try:
         value = one()
     except WireError as error:
@@ -385,7 +385,7 @@ def _list(part: bytes) -> list[jaccl.Destination]:
 
 
 def _own_list(test: JacclInitTest) -> list[jaccl.Destination]:
-    """Any list of the count that the first gather has: it ends before the list is sent."""
+    """Return any list of the count in the first gather, which ends before the list is sent."""
     count = int.from_bytes(test.gathers[0].own, "little")
     return [jaccl.OWN_ENTRY if at % test.size == test.rank else jaccl.Destination(1, 1) for at in range(count)]
 

@@ -1,4 +1,4 @@
-"""Vectors of sealed boxes, made with AES-256-GCM itself."""
+"""Vectors of sealed boxes, made with AES-256-GCM directly."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -69,7 +69,7 @@ def _good() -> Iterator[SealTest]:
 def _faults() -> Iterator[SealTest]:
     whole = box(KEY, b"\x03", nonce(1))
     for size in (0, 1, 11, 12, 13, 27):
-        yield _test(f"cut-{size}", f"{size} bytes are no box: truncated, before a key is tried", "SEAL-LAYOUT",
+        yield _test(f"cut-{size}", f"{size} bytes are not a box: truncated, before a key is tried", "SEAL-LAYOUT",
                     _refuse(whole[:size], "truncated", size))  # fmt: skip
     for name, at in (("nonce-first", 0), ("nonce-last", 11), ("ciphertext", 12), ("tag-first", 13), ("tag-last", 28)):
         for bit in (0, 7):

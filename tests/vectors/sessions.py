@@ -1,4 +1,4 @@
-"""Vectors of sessions: scripts, made with the tests' own peers. Nothing here asks the package."""
+"""Vectors of sessions: scripts made with the tests' own peers, without the package."""
 
 import base64
 import json
@@ -85,7 +85,7 @@ def ignored(frame: bytes) -> SessionEvent:
 
 
 class Script:
-    """A connection after its handshake, from one side; steps are added to it one by one."""
+    """A connection after its handshake, seen from one side; steps are added one by one."""
 
     def __init__(
         self, role: Role, revision: Revision, *, shaken: bool = True, extensions: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class Script:
         return self
 
     def wrap(self, frame: bytes) -> bytes:
-        """A frame of the peer's, as its revision has it on the wire."""
+        """A frame of the peer on the wire, in its revision."""
         return link(box(KEY, frame, self.nonce()) if self.revision == 2 else frame)
 
     def nonce(self) -> bytes:
@@ -202,7 +202,7 @@ def _conversations(revision: Revision) -> Iterator[SessionTest]:
                    state="established")  # fmt: skip
     one = Script("rank 1", revision)
     one.raw(one.wrap(BOOTSTRAP) + one.wrap(END), *_first(one, message(BOOTSTRAP), message(END), CLOSED))
-    yield one.test("rank-1-bootstrap-and-end", "A bootstrap counts, though the end stands right behind it",
+    yield one.test("rank-1-bootstrap-and-end", "A bootstrap counts, though the end stands right after it",
                    "BOOT-INDEPENDENT", "LINK-CHUNKS", state="closed")  # fmt: skip
     one = Script("rank 1", revision, shaken=False)
     data = link(HELLO) + one.wrap(PING)
@@ -239,7 +239,7 @@ def _misplaced(revision: Revision) -> Iterator[SessionTest]:
         for name, frame in frames.items():
             one = Script(role, revision)  # type: ignore[arg-type]
             one.receive(frame, *_first(one, ignored(frame)))
-            yield one.test(f"{role.replace(' ', '-')}-ignores-{name}", "A type that does not belong here has no effect",
+            yield one.test(f"{role.replace(' ', '-')}-ignores-{name}", "An unexpected type has no effect",
                            "SESSION-IGNORE", state=_open_state(one))  # fmt: skip
 
 
@@ -259,12 +259,10 @@ def _ends(revision: Revision) -> Iterator[SessionTest]:
     yield one.test("rank-0-no-ack", "The stream ends where the ack belongs", "SESSION-END-SEND", state="closed")
     one = Script("rank 1", revision)
     one.raw(one.wrap(END) + one.wrap(PING), *_first(one, message(END), CLOSED))
-    yield one.test("rank-1-frame-behind-end", "A frame behind sessionEnd is nobody's", "SESSION-END", state="closed")
+    yield one.test("rank-1-frame-behind-end", "A frame after sessionEnd is ignored", "SESSION-END", state="closed")
     one = Script("rank 1", revision)
     one.raw(one.wrap(END) + bytes(8), *_first(one, message(END), CLOSED))
-    yield one.test(
-        "rank-1-garbage-behind-end", "Nor is a length of 0 behind it an error", "SESSION-END", state="closed"
-    )
+    yield one.test("rank-1-garbage-behind-end", "Nor is a length of 0 after it an error", "SESSION-END", state="closed")
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -281,7 +279,7 @@ def _handshake_errors(revision: Revision) -> Iterator[SessionTest]:
         ("length-zero", "A length of 0", bytes(8), fault("link-length-zero", 0, "length")),
         ("length-64-kib-1", "One byte more than 64 KiB", (65537).to_bytes(8, "little"),
          fault("link-length-limit", 0, "length")),
-        ("http", "A stranger", b"GET / HTTP/1.1\r\n", fault("link-length-limit", 0, "length")),
+        ("http", "An HTTP client", b"GET / HTTP/1.1\r\n", fault("link-length-limit", 0, "length")),
     ):  # fmt: skip
         one = Script("rank 1", revision, shaken=False).raw(data)
         limit = ("this-implementation",) if name == "length-64-kib-1" else ()
@@ -331,7 +329,7 @@ def _frame_errors(revision: Revision) -> Iterator[SessionTest]:
     at = one.received
     one.receive(PING, *_first(one, message(PING))).raw(bytes(8))
     at = one.received - 8
-    yield one.test("rank-1-length-zero-later", "A length of 0 behind a frame", "LINK-LEN-MIN", state="failed",
+    yield one.test("rank-1-length-zero-later", "A length of 0 after a frame", "LINK-LEN-MIN", state="failed",
                    error=fault("link-length-zero", at, "length"))  # fmt: skip
     one = Script("rank 0", revision)
     at = one.received
@@ -379,7 +377,7 @@ def _box_errors() -> Iterator[SessionTest]:
     yield one.test("rank-1-other-key", "A box of another key: whoever replays a hello has no other", "SESSION-BOX",
                    "SESSION-CONFIRM", state="failed", error=fault("seal-tag", 0))  # fmt: skip
     one = Script("rank 1", 2).raw(link(bytes(27)))
-    yield one.test("rank-1-short-box", "27 bytes are no box", "SEAL-LAYOUT", state="failed",
+    yield one.test("rank-1-short-box", "27 bytes are not a box", "SEAL-LAYOUT", state="failed",
                    error=fault("truncated", 27))  # fmt: skip
     one = Script("rank 1", 2)
     one.receive(b"", CONFIRMED)
@@ -422,7 +420,7 @@ def _extended() -> Iterator[SessionTest]:
     yield one.test("rank-1-offered-not-chosen", "A type of an extension that was offered, and not chosen",
                    "EXT-UNINVITED", state="failed", error=fault("type-unknown", 0, "type"))  # fmt: skip
     one = agreed().receive(BOOTSTRAP, message(BOOTSTRAP)).receive(OUTCOME)
-    yield one.test("rank-1-agreed-anew", "A later bootstrap agrees anew, here on nothing", "EXT-CHOICE", state="failed",
+    yield one.test("rank-1-agreed-anew", "A later bootstrap replaces the agreement", "EXT-CHOICE", state="failed",
                    error=fault("type-unknown", 0, "type"))  # fmt: skip
     one = Script("rank 1", 2, extensions=_KNOWN).receive(OUTCOME, CONFIRMED)
     yield one.test("rank-1-uninvited", "A type of an extension before all", "EXT-UNINVITED", state="failed",

@@ -61,7 +61,7 @@ def _token(name: str, comment: str, token_id: int) -> TensorTest:
 def _activations() -> Iterator[TensorTest]:
     values = bytes.fromhex("803f 0040 4040 8040".replace(" ", ""))
     yield _activation("one-row", "1.0, 2.0, 3.0, 4.0 as bfloat16, little-endian", 1, 4, values)
-    yield _activation("two-rows", "Row-major: the second row behind the first", 2, 4, values + values[::-1])
+    yield _activation("two-rows", "Row-major: the second row after the first", 2, 4, values + values[::-1])
     yield _activation("rows-of-one", "Three rows of one value", 3, 1, values[:6])
     yield _activation("no-rows", "seqLen 0 and no bytes: an activation without rows, and no stop", 0, 4, b"")
     yield _activation("special-values", "Zero, -0, infinities, NaN with a payload: bits travel as they are", 1, 6,
@@ -75,7 +75,7 @@ def _activations() -> Iterator[TensorTest]:
     one = pack("<i", 1)
     yield _no_activation("data-missing", "seqLen 1 and no data", one, "truncated", 4)
     yield _no_activation("data-cut", "Half a value is missing", one + values[:7], "truncated", 11)
-    yield _no_activation("data-behind", "One byte behind the last value", one + values + b"\0", "trailing-data", 12)
+    yield _no_activation("data-behind", "One byte after the last value", one + values + b"\0", "trailing-data", 12)
     yield _no_activation("float32", "The values as float32: twice the bytes", one + values * 2, "trailing-data", 12)
     yield _no_activation(
         "other-model", "A row for a model of another hiddenDim", one + values, "trailing-data", 8, dim=2
@@ -111,7 +111,7 @@ def _closed() -> Iterator[TensorTest]:
         ("box-cut", "One byte less than a box has", whole[:27], "truncated", 27),
         ("box-flipped", "One bit of the tag is another", whole[:-1] + bytes([whole[-1] ^ 1]), "seal-tag", 0),
         ("box-other-key", "Sealed with another key", box(bytes(32), pack("<i", 1), nonce(0)), "seal-tag", 0),
-        ("box-behind", "A byte behind the box", whole + b"\0", "seal-tag", 0),
+        ("box-behind", "A byte after the box", whole + b"\0", "seal-tag", 0),
         ("not-a-box", "A token that is not sealed, as long as a box", pack("<i", 3186) * 8, "seal-tag", 0),
     ):
         yield TensorTest(

@@ -25,7 +25,7 @@ _LONG: Final = 16 * 1024 * 1024
 
 
 def register(app: typer.Typer) -> None:
-    """Put the command on `app`."""
+    """Add the command to `app`."""
     app.command(name="inspect", epilog=example("wireproto inspect link.pcapng --keylog keys.txt --svg session.svg"))(
         inspect
     )

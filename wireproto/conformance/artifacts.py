@@ -1,4 +1,4 @@
-"""What is kept of a failed case: its connections as a capture and as a picture, and their keys."""
+"""Artifacts of a failed case: its connections as a capture and as a picture, and their keys."""
 
 import io
 from dataclasses import replace
@@ -45,7 +45,7 @@ def drawn(captured: io.BytesIO, keys: str) -> str:
 
 
 def capture(record: Record, writer: Writer, role: Role) -> None:
-    """A case's connections, one behind the other; rank 0's end is the one that connects."""
+    """A case's connections, one after the other; rank 0's end is the one that connects."""
     ours = 0 if role is Role.RESPONDER else 1
     events = sorted((entry for entry in record.entries if entry.connection), key=lambda entry: entry.connection)
     for number, entries in groupby(events, key=lambda entry: entry.connection):

@@ -16,7 +16,7 @@ MOST_BYTES: Final = 2048
 
 
 def page(total: Sum, directory: Path) -> str:
-    """The page, with the results as JSON in it. Its links are relative to the directory that it is for."""
+    """Return the page, with the results as JSON in it, and links relative to its directory."""
     template = importlib.resources.files("wireproto.conformance").joinpath("page.html").read_text(encoding="utf-8")
     cases = [as_object(result, most=MOST_BYTES) for result in total.results]
     for case in cases:

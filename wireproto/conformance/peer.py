@@ -29,7 +29,7 @@ from wireproto.conformance.wire import Silence, Wire
 from wireproto.messages import JacclBootstrapPayload, Message, Revision, SessionEnd
 from wireproto.session import Role
 
-_ONE_SESSION: Final = "the peer goes through one session, and ends"
+_ONE_SESSION: Final = "the peer exits after one session"
 _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """The frames of a rank 1 in an open session: pongs, and frames of extensions."""
 
@@ -51,7 +51,7 @@ class Patience:
     handshake: float = 10.0
     reconnect: float = 10.0
     retry: float = 1.0
-    """Between a rank 0's attempts where nobody listens."""
+    """Pause between a rank 0's refused attempts."""
     slack: float = 4.0
     """Tolerance for a late peer."""
 
@@ -144,9 +144,9 @@ class Peer:
             raise Missed("another connection", str(undecided), "SESSION-RECONNECT") from None
 
     async def restart(self, *, refused: float = 0.0) -> None:
-        """Another peer in place of this one; its connections are refused for so many seconds."""
+        """Replace this peer with another, whose connections are refused for some seconds."""
         if not self._target.restarts:
-            raise Undecided(Verdict.SKIPPED, "it needs a second peer, and there is no --restart-command")
+            raise Undecided(Verdict.SKIPPED, "the case needs a second peer, but there is no --restart-command")
         self.record.step("restart the peer" + (f", and listen {refused:g} s later" if refused else ""))
         await self.close()
         await self._target.restart(refused=refused)

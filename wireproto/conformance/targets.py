@@ -82,16 +82,16 @@ class Target(Protocol):
         """Return the peer for the next case: a new one, or the same if it is kept. Raise OSError on failure."""
 
     async def restart(self, *, refused: float = 0.0) -> None:
-        """Stops the peer, and starts another one. OSError where that cannot be.
+        """Stop the peer, and start another one. Raise OSError on failure.
 
-        Nobody listens for the first so many seconds: connections of a rank 0 are refused.
+        Connections of a rank 0 are refused for the first `refused` seconds.
         """
 
     async def connect(self, seconds: float) -> Streams:
         """Return the next connection with the peer. Raise Undecided if there is none in time."""
 
     async def refuse(self, seconds: float) -> None:
-        """Nobody listens here for so long, or until the peer has ended: connections of a rank 0 are refused."""
+        """Stop listening for some seconds, or until the peer exits: connections of a rank 0 are refused."""
 
     @property
     def has_ended(self) -> bool:
@@ -148,11 +148,11 @@ class _Launched:
 
     @asynccontextmanager
     async def _refusing(self) -> AsyncIterator[None]:
-        """Nobody listens here."""
+        """Stop listening."""
         yield
 
     async def _lives(self, seconds: float) -> None:
-        """Wait for so long, or until the peer has ended."""
+        """Wait for some seconds, or until the peer exits."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not self.has_ended:
             left = deadline - asyncio.get_running_loop().time()

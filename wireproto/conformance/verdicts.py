@@ -147,9 +147,9 @@ class Result:
     rerun: str = ""
     """The command that reruns this case."""
     stderr: tuple[str, ...] = ()
-    """The last lines that the peer wrote on standard error, unless it passed."""
+    """The last lines of the peer's standard error, unless the case passed."""
     picture: str = ""
-    """The path of its sequence diagram, where one was written."""
+    """The path of its sequence diagram, if one was written."""
 
     @property
     def flaky(self) -> bool:

@@ -191,7 +191,7 @@ class Closed(Struct, frozen=True):
 
 
 Event: TypeAlias = Established | Confirmed | MessageReceived | MessageIgnored | KeyNearLimit | Closed
-"""What `Session.next_event` returns."""
+"""The events that `Session.next_event` returns."""
 
 
 class Session:

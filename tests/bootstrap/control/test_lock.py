@@ -1,4 +1,4 @@
-"""One live group per host: real locks, in this process and in others, and what a killed run left."""
+"""One live group per host: real locks, in this process and in others, and the remains of a killed run."""
 
 import errno
 import os
@@ -59,7 +59,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def ip(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A host of its own; its record is removed with it."""
+    """A separate host; its record is removed with it."""
     monkeypatch.setattr(lock, "UNKNOWN_SECONDS", 0.0)
     return f"127.98.{secrets.randbelow(250)}.{secrets.randbelow(250) + 1}"
 
@@ -71,14 +71,14 @@ def no_record_left(ip: str) -> Iterator[None]:
 
 
 def held(ip: str, act: Callable[[Lock], None] = lambda held: None, port: int = PORT) -> list[int]:
-    """Take the lock, do something, release it; return what was left over."""
+    """Take the lock, act, release it; return the leftovers."""
 
     async def main() -> list[int]:
         async with host_lock(ip, port) as taken:
             act(taken)
             return taken.left_over
 
-    with ThreadPoolExecutor(1) as elsewhere:  # `act` may do the same once more
+    with ThreadPoolExecutor(1) as elsewhere:  # `act` may do the same again
         return elsewhere.submit(run, main).result()
 
 
@@ -203,7 +203,7 @@ def test_a_child_that_lives_on_does_not_keep_it(ip: str) -> None:
 
 
 def test_the_guard_of_a_killed_run_is_waited_for(ip: str) -> None:
-    """Not refused, as its holder is dead: the lock is free a moment later."""
+    """Not refused, because its holder is dead: the lock is free a moment later."""
     leave(ip)
     guard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     guard.bind((ip, PORT))
@@ -222,7 +222,7 @@ def test_the_guard_of_a_killed_run_is_waited_for(ip: str) -> None:
 
 
 def test_a_file_that_nobody_has_locked_is_no_veto(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever made it; and what another user's file says is not believed."""
+    """It does not block, whichever user made it; and another user's file is not trusted."""
     with subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True) as bystander:
         leave(ip, [identity(bystander.pid)])
         uid, path = os.geteuid(), record_path(ip, PORT)
@@ -296,7 +296,7 @@ def full(*arguments: object) -> int:
 
 
 def test_a_full_disk_is_no_reason_to_refuse(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the tidying up after a crash of run and guard would miss the record."""
+    """Only the cleanup after a crash of run and guard would lack the record."""
     monkeypatch.setattr(os, "pwrite", full)
     assert held(ip, lambda taken: taken.watch(os.getpid())) == []
 
@@ -332,7 +332,7 @@ def test_an_address_that_cannot_be_bound(monkeypatch: pytest.MonkeyPatch, ip: st
 
 @pytest.fixture
 def bystander() -> Iterator[Identity]:
-    """A process of its own group that has nothing to do with any run."""
+    """A process in another group, unrelated to any run."""
     child = subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True)
     yield identity(child.pid)
     child.kill()
@@ -353,7 +353,7 @@ def test_a_process_that_has_the_number_of_a_child_is_not_touched(ip: str, bystan
 
 
 def test_a_step_of_the_clock_changes_no_identity(bystander: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the start was kept as a time of day, a killed run's command was not recognized after a step."""
+    """The start was once stored as a time of day, so a killed run's command was not recognised after a clock step."""
     monkeypatch.setattr(psutil, "boot_time", lambda: time.time() + 7)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert identity(bystander.pid) == bystander
@@ -397,7 +397,7 @@ def test_only_directories_of_runs_are_removed(ip: str, tmp_path: Path) -> None:
 
 
 def test_what_is_gone_is_forgotten(ip: str, bystander: Identity) -> None:
-    """However often a run starts its child again, the next run can read the record."""
+    """However often a run restarts its child, the next run can read the record."""
 
     def act(taken: Lock) -> None:
         before = record(ip)
@@ -422,7 +422,7 @@ def test_a_child_that_could_not_be_ended_stays_recorded(ip: str, bystander: Iden
 
 
 def test_a_directory_that_could_not_be_removed_stays_recorded(ip: str) -> None:
-    """It was forgotten, and stayed for ever: in a directory that had been made read-only for a while."""
+    """It was forgotten, and stayed permanently, in a directory that had been read-only for a while."""
     directory = Path(tempfile.gettempdir(), f"jaccl-bootstrap-{secrets.token_hex(8)}")
     directory.mkdir()
     held(ip, lambda taken: taken.remove(directory))
@@ -433,7 +433,7 @@ def test_a_directory_that_could_not_be_removed_stays_recorded(ip: str) -> None:
 
 
 def test_a_lock_that_was_given_back_wrote_a_record_again(ip: str, bystander: Identity) -> None:
-    """Of a child that ended late; it could even have been the record of the next run."""
+    """The record of a child that ended late; it could even have been the next run's."""
     kept: list[Lock] = []
     held(ip, kept.append)
     kept[0].watch(bystander.pid)

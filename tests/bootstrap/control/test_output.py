@@ -1,4 +1,4 @@
-"""Output that no reader can hold up: pipes that are full, closed, or read again."""
+"""Output that no reader can block: pipes that are full, closed, or read again."""
 
 import asyncio
 import errno
@@ -25,7 +25,7 @@ def pipe() -> Iterator[tuple[int, TextIO]]:
 
 
 def test_a_reader_that_stalls_holds_up_nobody(pipe: tuple[int, TextIO]) -> None:
-    """All that is written is queued, up to a limit, and the command's output has to wait."""
+    """All output is queued, up to a limit, and the command must wait."""
     _, stream = pipe
     output = Output(stream, stream)
     began = time.monotonic()
@@ -52,7 +52,7 @@ def test_a_reader_that_goes_on_gets_everything(pipe: tuple[int, TextIO]) -> None
 def test_a_reader_that_has_left_is_noticed(pipe: tuple[int, TextIO]) -> None:
     read, stream = pipe
     other, _ = os.pipe()
-    os.dup2(other, read)  # the read end is gone; the number stays, for the fixture
+    os.dup2(other, read)  # the read end is closed; its number is kept for the fixture
 
     async def main() -> OSError:
         output = Output(stream, stream)

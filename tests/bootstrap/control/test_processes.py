@@ -1,4 +1,4 @@
-"""A run's processes: real ones, with what they start themselves, and the guard over them."""
+"""A run's processes: real ones with their own children, and the guard over them."""
 
 import asyncio
 import errno
@@ -38,7 +38,7 @@ children = [subprocess.Popen([sys.executable, "-c", {PAUSE!r}]) for _ in range(2
 print(*(child.pid for child in children), flush=True)
 signal.pause()
 """
-"""None of them minds SIGTERM: who is started inherits that."""
+"""None of them reacts to SIGTERM: children inherit that."""
 PAUSE_AND_TELL = "import signal; print('ready', flush=True); signal.pause()"
 LEAVES_AT_ONCE = f"""
 import signal, subprocess, sys
@@ -49,7 +49,7 @@ print(subprocess.Popen([sys.executable, "-c", {PAUSE!r}], stdout=subprocess.DEVN
 
 @pytest.fixture(autouse=True)
 def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory for temporary files, of this process and of its children."""
+    """The directory for temporary files of this process and its children."""
     tmp = tmp_path / "tmp"
     tmp.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp))
@@ -59,7 +59,7 @@ def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def nobody_left(tmp: Path) -> Iterator[None]:
-    """No process that a test has started lives on; where the test fails, neither."""
+    """No process started by a test survives it, even if the test fails."""
     yield
     left = [each for each in psutil.process_iter() if is_of(each, tmp)]
     for each in left:
@@ -82,7 +82,7 @@ def lives(pid: int) -> bool:
 
 
 async def start(code: str, grace: float = 0.2) -> Child:
-    """A command of Python, with a directory that has a file in it."""
+    """A Python command, with a directory that has a file in it."""
     watchers = Watchers()
     directory = watchers.new_directory()
     directory.mkdir()
@@ -154,7 +154,7 @@ signal.pause()
 
 
 def test_workers_share_the_longest_grace() -> None:
-    """The impatient one does not take the other's time away, and all have gone after one grace."""
+    """The impatient one does not shorten the other's time, and all exit after one grace period."""
 
     async def main() -> None:
         workers = [await start(DEAF, grace) for grace in (0.05, 0.3, 0.3)]
@@ -209,7 +209,7 @@ def test_a_worker_has_a_session_of_its_own() -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 def test_a_start_that_is_cancelled_leaves_nothing(turns: int) -> None:
-    """`nobody_left` looks."""
+    """`nobody_left` checks that."""
 
     async def main() -> None:
         starting = asyncio.create_task(start(PAUSE))
@@ -251,7 +251,7 @@ def test_a_command_is_not_to_blame_where_nothing_can_be_started(monkeypatch: pyt
 
 
 def test_an_order_to_a_worker_that_died_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end says so."""
+    """Its exit shows that."""
     monkeypatch.setattr("bootstrap.control.child.WORKER", ("-c", "raise SystemExit(7)"))
     order = Order(plan=Plan(rank=0, ips=("127.0.0.1", "127.0.0.2"), backend="ring"), origin=0.0, deadline=0.0)
 
@@ -268,7 +268,7 @@ def test_an_order_to_a_worker_that_died_is_no_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_number_is_not_signalled_once_its_process_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may belong to a stranger by then."""
+    """It may belong to another process by then."""
 
     async def main() -> None:
         worker = await start("")
@@ -282,7 +282,7 @@ def test_a_number_is_not_signalled_once_its_process_was_reaped(monkeypatch: pyte
 
 
 def test_the_number_belongs_to_the_child_until_its_group_has_ended() -> None:
-    """As the process has exited, but nobody has reaped it."""
+    """The process has exited, but was not reaped."""
 
     async def main() -> None:
         worker = await start(LEAVES_AT_ONCE)
@@ -452,7 +452,7 @@ async def take_lock() -> list[int]:
 
 
 def started(code: str) -> "tuple[subprocess.Popen[str], int, list[int]]":
-    """A run with a guard: the process, the guard's number, those of the worker and what that has started."""
+    """A run with a guard: the process, and the process ids of the guard, the worker and the worker's child."""
     process = subprocess.Popen([sys.executable, "-c", RUN, code, IP], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     guard, worker, *others = process.stdout.readline().split()
@@ -496,11 +496,11 @@ def tell(number, handler):
 signal.signal = tell
 runpy.run_path({GUARD[2]!r}, run_name="__main__")
 """
-"""It says which signals it has dealt with."""
+"""It reports the signals that it handled."""
 
 
 def test_a_guard_is_not_to_be_stopped(tmp: Path) -> None:
-    """Ctrl-C and a closed terminal reach it like everybody else."""
+    """Ctrl-C and a closed terminal reach it, too."""
     directory = Watchers().new_directory()
     directory.mkdir()
     command = [sys.executable, "-c", GUARD_THAT_TELLS]
@@ -526,7 +526,7 @@ def test_a_guard_that_was_killed_too_leaves_it_to_the_next_run() -> None:
 
 
 def test_a_guard_leaves_a_strangers_process_alone(tmp: Path) -> None:
-    """Which has the number of a child that ended long ago."""
+    """It has the process id of a child that ended long ago."""
     with subprocess.Popen([sys.executable, "-c", PAUSE], start_new_session=True) as stranger:
         told = json.dumps(["kill", stranger.pid, 1])
         done = subprocess.run([sys.executable, *GUARD], input=told, text=True, timeout=60, check=False)
@@ -568,13 +568,13 @@ def test_a_run_works_on_without_its_guard() -> None:
 
 
 def told(*words: object) -> None:
-    """A guard that is told this, and then nothing more; it ends by itself."""
+    """A guard that gets this input, then nothing more; it ends by itself."""
     lines = "".join(json.dumps(each) + "\n" for each in words)
     subprocess.run([sys.executable, *GUARD], input=lines, text=True, check=True, timeout=60)
 
 
 def test_of_a_file_only_the_file_is_removed(tmp_path: Path) -> None:
-    """Its path is the user's: a directory that has taken its place stays, with all that is in it."""
+    """Its path is the user's: a directory created in its place stays, with its contents."""
     directory, file = tmp_path / "directory", tmp_path / "file"
     directory.mkdir()
     for each in (directory / "kept", file):
@@ -607,7 +607,7 @@ def test_directories_go_even_where_no_worker_was_started(tmp: Path) -> None:
 
 
 def test_a_guard_needs_nothing_but_the_standard_library() -> None:
-    """-I -S: neither the current directory nor what is installed gets in between."""
+    """-I -S: neither the current directory nor installed packages interfere."""
     assert GUARD[:2] == ("-I", "-S")
     told()
 
@@ -616,7 +616,7 @@ def test_a_guard_needs_nothing_but_the_standard_library() -> None:
 
 
 def test_who_owns_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process, a descendant, or neither; None where one of them belongs to another user."""
+    """Return a process, a descendant, or neither; None if one of them belongs to another user."""
     script = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True) as child:

@@ -40,7 +40,7 @@ Act = Callable[[Run], Coroutine[Any, Any, None]]
 
 
 class Shown:
-    """A display that keeps what it is to show."""
+    """A display that keeps its events."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """A run that has ended leaves its own handlers, since its process ends."""
+    """A finished run leaves its handlers, because its process exits."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -117,13 +117,13 @@ async def forever(run: Run) -> None:
 
 
 def alarm(run: Run) -> float:
-    """When the timer of this attempt rings, on the event loop's clock."""
+    """Return the time of this attempt's timer, on the event loop's clock."""
     assert run._alarm is not None
     return run._alarm.when()
 
 
 async def later_than(when: float) -> None:
-    """Wait until every timer that was set for `when` has rung."""
+    """Wait until every timer set for `when` has fired."""
     over = asyncio.Event()
     asyncio.get_running_loop().call_at(when + 0.01, over.set)
     await over.wait()
@@ -214,7 +214,7 @@ def test_the_deadline_starts_again_for_another_attempt() -> None:
 
 
 def test_the_timer_of_an_earlier_attempt_ends_no_later_one() -> None:
-    """It stayed set where that attempt had not formed its group."""
+    """It stayed set if that attempt had not formed its group."""
 
     async def act(run: Run) -> None:
         when = alarm(run)
@@ -230,7 +230,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, sign
 
 @SIGNALS
 def test_a_signal_before_the_group_is_there(number: signal.Signals) -> None:
-    """The user wanted that, so it is no error."""
+    """The user wanted that, so it is not an error."""
 
     async def act(run: Run) -> None:
         signal.raise_signal(number)
@@ -290,7 +290,7 @@ sys.exit(execute(run, main))
 @SIGNALS
 @pytest.mark.parametrize("moment", ["end", "error", "done", "finalized"])
 def test_a_signal_that_comes_too_late_does_not_replace_the_exit_code(number: signal.Signals, moment: str) -> None:
-    """A terminal that was closed while its rank ended made it end by SIGHUP, after it had said that all was well."""
+    """A terminal closed while its rank ended made it exit by SIGHUP, after it had reported success."""
     restore = f"import signal; signal.signal({int(number)}, signal.SIG_DFL)\n"  # whatever this process ignores
     done = subprocess.run([sys.executable, "-c", restore + LATE, str(int(number)), moment], timeout=60, check=False)
     assert done.returncode == 3
@@ -388,7 +388,7 @@ def test_what_an_earlier_run_left_is_reported(left_over: int) -> None:
 
 
 def test_a_directory_was_not_recorded_before_its_command_ran(tmp: Path) -> None:
-    """So it stayed where control process and guard were killed just then."""
+    """So it stayed if control process and guard were killed at that moment."""
 
     async def act(run: Run) -> None:
         directory = run.watchers.new_directory()
@@ -398,7 +398,7 @@ def test_a_directory_was_not_recorded_before_its_command_ran(tmp: Path) -> None:
 
 
 def test_what_a_worker_left_is_forgotten_with_it(tmp: Path) -> None:
-    """Or the record would grow with each restart, until the next run could not read it."""
+    """Otherwise the record would grow with each restart, until the next run could not read it."""
 
     async def act(run: Run) -> None:
         for _ in range(3):
@@ -413,7 +413,7 @@ def test_what_a_worker_left_is_forgotten_with_it(tmp: Path) -> None:
 
 
 def test_a_child_whose_start_was_cancelled_twice_left_the_record(tmp: Path) -> None:
-    """The second cancellation interrupts the end of the child, so that no code knows its number any more."""
+    """The second cancellation interrupts the end of the child, and its process id would be lost."""
 
     async def act(run: Run) -> None:
         process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)  # noqa: ASYNC220 - as in Child
@@ -429,7 +429,7 @@ def test_a_child_whose_start_was_cancelled_twice_left_the_record(tmp: Path) -> N
 
 
 def test_the_system_refuses() -> None:
-    """Whatever it is that the run asked for."""
+    """Whatever the run requested."""
 
     async def act(run: Run) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -443,7 +443,7 @@ def test_the_system_refuses() -> None:
 
 
 def test_a_time_limit_of_ones_own_is_a_bug() -> None:
-    """Though TimeoutError is an OSError; the same holds for a reader that has left."""
+    """Although TimeoutError is an OSError; the same holds for a reader that has exited."""
 
     async def act(run: Run) -> None:
         raise TimeoutError
@@ -473,7 +473,7 @@ def test_a_directory_is_removed_once_there_are_descriptors_again(tmp: Path) -> N
 
 
 def test_without_descriptors_the_record_of_a_run_ended_it(tmp: Path) -> None:
-    """The run could not read who it is itself, and took that for a process that is gone."""
+    """The run could not read its own identity, and took that for an exited process."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def act(run: Run) -> None:
@@ -490,14 +490,14 @@ def test_without_descriptors_the_record_of_a_run_ended_it(tmp: Path) -> None:
 
 
 def test_what_the_event_loop_has_to_say() -> None:
-    """The same once, and without a traceback; what is a bug stays one."""
+    """Reported once, without a traceback; a bug still has one."""
 
     async def act(run: Run) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(2):
             error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             loop.call_exception_handler({"message": "socket.accept() out of system resource", "exception": error})
-        # What asyncio runs into a second later, where that socket was closed meanwhile.
+        # asyncio's error a second later, if that socket was closed meanwhile.
         loop.call_exception_handler(
             {"message": "Exception in callback BaseSelectorEventLoop._start_serving()", "exception": ValueError()}
         )
@@ -521,7 +521,7 @@ def test_a_bug_in_a_callback_is_logged(caplog: pytest.LogCaptureFixture) -> None
 
 
 def commanded(code: str, shown: Shown | None = None, **more: Any) -> tuple[int, Shown]:
-    """A run whose work is a command of Python."""
+    """A run with a Python command as its work."""
     shown = shown or Shown()
 
     async def act(run: Run) -> None:
@@ -574,7 +574,7 @@ def test_what_a_command_leaves_in_a_session_of_its_own_is_ended(more: str) -> No
 
 
 def test_what_a_command_leaves_running_is_ended() -> None:
-    """Though it holds the command's pipes, and ignores SIGTERM."""
+    """Although it holds the command's pipes and ignores SIGTERM."""
     left = "import signal; signal.pause()"
     code, shown = commanded(
         "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -661,7 +661,7 @@ def test_a_command_at_the_deadline() -> None:
     ],
 )
 def test_an_import_of_mlx_that_goes_wrong(worker: str, code: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a failure with a name, within the deadline."""
+    """It is a named failure, within the deadline."""
     monkeypatch.setattr("bootstrap.control.child.WORKER", ("-c", worker))
 
     async def act(run: Run) -> None:
@@ -674,7 +674,7 @@ def test_an_import_of_mlx_that_goes_wrong(worker: str, code: str, text: str, mon
 
 
 def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bounded time, as where a driver holds it in the kernel."""
+    """In bounded time, for example if a driver holds it in the kernel."""
     monkeypatch.setattr("bootstrap.control.child.KILL_SECONDS", 0.2)
     monkeypatch.setattr("bootstrap.control.child.GRACE_SECONDS", 0.1)
     kill = os.killpg
@@ -714,7 +714,7 @@ def test_the_exit_status_of_a_command_that_ended_at_once_was_lost(monkeypatch: p
 
 
 def test_the_system_can_be_replaced() -> None:
-    """As a simulation does."""
+    """Like a simulation."""
     started: list[Sequence[str]] = []
 
     class Pretended:

@@ -1,4 +1,4 @@
-"""The ladder, on a Mac that is made of tools on PATH, an MLX of Python, and this host's loopback addresses."""
+"""The checks, on a simulated Mac: tools on PATH, an MLX in Python, and this host's loopback addresses."""
 
 import asyncio
 import errno
@@ -36,7 +36,7 @@ OWN, PEER = "127.83.1.1", "127.83.1.2"
 
 @dataclass
 class Mac:
-    """A Mac where nothing is wrong, unless a test changes it."""
+    """A faultless Mac, unless a test changes it."""
 
     tools: Tools
     python: Path
@@ -64,7 +64,7 @@ def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mac:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place for keys, and one for temporary files, and no process of another test."""
+    """Directories for keys and temporary files, and no process of another test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
@@ -73,7 +73,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tools that hang do so for a short time."""
+    """Limit the wait for hanging tools."""
     for module in (checks, rdma):
         monkeypatch.setattr(module, "run_tool", lambda argv, seconds=1.0: run_tool(argv, min(seconds, 1.0)))
 
@@ -91,7 +91,7 @@ def holding(monkeypatch: pytest.MonkeyPatch, **ips: str) -> None:
 
 
 def climb(**patient: Any) -> dict[str, Check]:
-    """The checks by name; a red one is the last, and what is not good has a cause and a remedy."""
+    """Return the checks by name. A red one is the last; all but good ones have a cause and a remedy."""
     found = list(examine(Patient(**{"own_ip": OWN, "coordinator_port": 29400, **patient})))
     assert [check.verdict for check in found[:-1]].count("red") == 0
     for check in found:
@@ -356,7 +356,7 @@ def test_ports_are_known_by_their_names_where_there_is_no_device(mac: Mac) -> No
 
 
 def no_address(mac: Mac, *good: str) -> None:
-    """No port but the `good` ones has an address."""
+    """Only the `good` ports have an address."""
     mapped = "; ".join(f'[ "$3" = {name} ] && echo "GID[ 1]: ::ffff:169.254.9.9"' for name in good)
     mac.tools.runs("ibv_devinfo", f'echo "port: 1"; echo "state: PORT_ACTIVE"; {mapped or ":"}')
 
@@ -548,7 +548,7 @@ def test_only_rank_0_of_jaccl_listens(mac: Mac) -> None:
 def test_another_group_is_up() -> None:
     async def examined() -> Check:
         async with host_lock(OWN, 7778):
-            assert checks.lock(OWN, 7779).verdict == "green"  # on loopback, a host of its own
+            assert checks.lock(OWN, 7779).verdict == "green"  # a separate host on loopback
             return last(link_port=7778)
 
     check = asyncio.run(examined())
@@ -674,7 +674,7 @@ def test_what_belongs_to_a_live_run_is_no_leftover(
     ids = SimpleNamespace(real=os.getuid())
     run = SimpleNamespace(uids=lambda: ids, cmdline=lambda: arguments, create_time=lambda: began, pid=7)
     monkeypatch.setattr(psutil, "process_iter", lambda: iter([run]))
-    assert checks.leftovers().remedy == f"rm -r {old}"  # it was there before the run
+    assert checks.leftovers().remedy == f"rm -r {old}"  # it existed before the run
     began -= 60
     live.mkdir()
     assert checks.leftovers().verdict == "green"
@@ -691,14 +691,14 @@ def test_other_programs_are_no_runs(tmp_path: Path, arguments: list[str], monkey
 
 STARTERS: dict[str, Callable[[], list[str]]] = {
     "launched": lambda: [sys.executable, "-S", "-c", WORKER, "bootstrap.worker"],
-    # The shell ends, and somebody who is no launcher adopts the worker.
+    # The shell exits, and a process that is not a launcher adopts the worker.
     "orphan": lambda: ["/bin/sh", "-c", f'{sys.executable} -S -c "{WORKER}" bootstrap.worker & echo $!'],
 }
 
 
 @pytest.fixture(params=STARTERS)
 def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """How a process with a worker's name was started, and its number."""
+    """Return the start of a process with a worker's name, and its id."""
     kind = request.param
     started = subprocess.Popen(STARTERS[kind](), stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
@@ -763,4 +763,4 @@ def test_a_check_is_one_line_whatever_a_tool_says() -> None:
     assert check.evidence.startswith("a [31m b cx")
     assert len(check.evidence) == 300
     assert check.evidence.isprintable()
-    assert len(str(check.remedy)) == 1006  # half a command can do harm
+    assert len(str(check.remedy)) == 1006  # half a command can be harmful

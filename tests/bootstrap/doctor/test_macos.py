@@ -1,4 +1,4 @@
-"""macOS's own tools, from their outputs, good, bad and cut off."""
+"""macOS's own tools: good, bad and truncated output."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_the_version(text: str, version: tuple[int, int] | None) -> None:
         ("tb5-alone", 5, []),
         ("tb5-slow-link", 5, [(40, "Mac16,9")]),
         ("tb4-linked", 4, [(40, "Mac16,9")]),
-        ("tb4-dock", 4, []),  # what the dock's free ports could do does not count
+        ("tb4-dock", 4, []),  # the speed of the dock's free ports does not count
         ("full-at-40", None, [(40, "Mac16,9")]),
     ],
 )
@@ -167,7 +167,7 @@ FREE = bus("Up to 120 Gb/s", connected=False)
         ([bus("80 Gb/s", mac("A")), bus("40 Gb/s", mac("B"))], 5, [(80, "A"), (40, "B")]),
         ([bus("80 Gb/s", dock(mac("A"), mac("B")))], 5, [(80, "A"), (80, "B")]),
         ([bus("80 Gb/s", mac("A"), mac("B")), bus("20 Gb/s", dock(mac("C")))], 5, [(80, "A"), (80, "B"), (20, "C")]),
-        # lanes, and what a port can do at most
+        # lanes, and a port's highest speed
         ([bus("40 Gb/s x1", mac("A"))], None, [(40, "A")]),
         ([bus("40 Gb/s x2", mac("A"))], 5, [(80, "A")]),
         ([bus("Up to 40 Gb/s x1", connected=False)], 4, []),

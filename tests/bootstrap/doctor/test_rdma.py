@@ -1,4 +1,4 @@
-"""RDMA devices from the outputs of the tools, good and bad, and from the tools themselves."""
+"""RDMA devices from good and bad output of the tools, and from the tools themselves."""
 
 import socket
 from ipaddress import IPv6Address
@@ -44,7 +44,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tools that hang do so for a short time."""
+    """Limit the wait for hanging tools."""
     monkeypatch.setattr(rdma, "run_tool", lambda argv: run_tool(argv, 0.2))
 
 
@@ -74,7 +74,7 @@ def test_devices(name: str, devices: list[str]) -> None:
         ("rdma_en5 e0c5790000000005", ["rdma_en5"]),
         ("rdma_en5 e0c579000000000", []),  # cut off
         ("rdma_en5", []),
-        ("warning: e0c5790000000005", ["warning:"]),  # what cannot be told from a device
+        ("warning: e0c5790000000005", ["warning:"]),  # unrelated lines
         ("\x1b[1mrdma_en5 e0c5790000000005", []),
     ],
 )

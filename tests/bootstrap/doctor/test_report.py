@@ -1,4 +1,4 @@
-"""The report for a bug tracker: what it tells, and what it does not."""
+"""The report for a bug tracker: its contents, and what it leaves out."""
 
 import getpass
 import json
@@ -47,7 +47,7 @@ def redact(monkeypatch: pytest.MonkeyPatch) -> Redaction:
         ('"domain_uuid_key": "00000000-0000-4000-8000-000000000009"', '"domain_uuid_key": "<uuid 1>"'),
         ("rdma_en5 e5c5790000000005 0x0000000000000002", "rdma_en5 <number 1> <number 2>"),
         ('"serial_number": "C02XYZ"', '"serial_number": "<serial>"'),
-        # the same thing has the same number
+        # equal values have the same number
         ("8.8.8.8 9.9.9.9 8.8.8.8", "<address 1> <address 2> <address 1>"),
     ],
 )  # fmt: skip

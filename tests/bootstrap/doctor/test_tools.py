@@ -1,4 +1,4 @@
-"""Tools that answer, fail, are missing, hang, babble: what comes back, how soon, and that nothing is left."""
+"""Tools that answer, fail, are missing, hang or flood: results, timing, and that nothing is left."""
 
 import signal
 import subprocess
@@ -81,7 +81,7 @@ def test_a_tool_that_hangs_is_killed_with_its_children(tools: Tools, soon: Soon)
 def test_a_signal_in_the_middle_of_the_start(
     number: signal.Signals, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if it came while the system makes the process, whose number is not known yet."""
+    """As if it arrived while the system creates the process, whose id is not known yet."""
     tools.hangs("tool")
     popen = subprocess.Popen
     started: list[subprocess.Popen[bytes]] = []

@@ -1,4 +1,4 @@
-"""Hosts as network namespaces on one switch, each with an OpenSSH server of its own, and one more, to launch from."""
+"""Hosts as network namespaces on one switch, each with an OpenSSH server, and another one to launch from."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ THIRD = 99
 
 
 class Cluster(Hosts):
-    """The hosts of a test, and the third one."""
+    """The hosts of a test, and the launching host."""
 
     def __init__(self, directory: Path, count: int) -> None:
         super().__init__(directory, [f"{NETWORK}.{number + 1}" for number in range(count)], PORT, {})
@@ -41,7 +41,7 @@ class Cluster(Hosts):
 
     def _plug(self, namespace: str, address: str) -> None:
         ip("netns", "add", namespace)
-        # Made where it stays: no name of it is ever in this test's own namespace.
+        # Created in its namespace, so that its name never appears in the test's own.
         ip("-n", self._switch, "link", "add", namespace, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         ip("-n", self._switch, "link", "set", namespace, "master", "switch", "up")
         ip("-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
@@ -50,7 +50,7 @@ class Cluster(Hosts):
 
     def __exit__(self, *_: object) -> None:
         for namespace in (*self.names.values(), self.third, self._switch):
-            for pid in self._pids(namespace):  # sshd's sessions do not notice a cable that is pulled
+            for pid in self._pids(namespace):  # sshd's sessions do not notice a pulled cable
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", namespace], stderr=subprocess.DEVNULL, timeout=20)
@@ -60,7 +60,7 @@ class Cluster(Hosts):
         return [int(pid) for pid in found.stdout.split()]
 
     def cut_off(self, host: SshHost | None) -> None:
-        """As if the cable were pulled at the switch; None for the third host."""
+        """Pull a host's cable at the switch; None for the launching host."""
         ip("-n", self._switch, "link", "set", self.third if host is None else self.names[host.name], "down")
 
     def processes(self, host: SshHost) -> dict[int, str]:
@@ -74,13 +74,13 @@ class Cluster(Hosts):
         return found
 
     def left(self, host: SshHost) -> list[object]:
-        """Return what a host still has of a run, looked at from outside."""
+        """Return a host's remains of a run, seen from outside."""
         return [*self.processes(host).values(), *host.tmp.iterdir()]
 
 
 @contextmanager
 def cluster(directory: Path, count: int) -> Iterator[Cluster]:
-    """Serve so many hosts inside the block."""
+    """Serve hosts inside the block."""
     with Cluster(directory, count) as made, ExitStack() as stack:
         for host in made.all:
             stack.enter_context(serving(made, [host.ip], ["ip", "netns", "exec", made.names[host.name]]))

@@ -1,4 +1,4 @@
-"""Hosts on loopback addresses: one real OpenSSH server, whose sessions have a home of their own on each address.
+"""Hosts on loopback addresses: one real OpenSSH server, with a home for the sessions of each address.
 
 The client is the system's, with a configuration of the test's: OpenSSH takes the user's from the home of the password
 database, so a script that is first on PATH names the file.
@@ -23,7 +23,7 @@ SSH = shutil.which("ssh")
 
 
 class SshHost:
-    """A host: the name by which ssh knows it, its address, its home and its directory for temporary files."""
+    """A host: its name for ssh, its address, its home and its directory for temporary files."""
 
     def __init__(self, directory: Path, number: int, ip: str) -> None:
         self.name = f"mac-{'abcdef'[number]}"
@@ -35,7 +35,7 @@ class SshHost:
 
 
 class Hosts:
-    """All hosts of a test, and how to reach them."""
+    """All hosts of a test, and the way to reach them."""
 
     def __init__(self, directory: Path, ips: Sequence[str], port: int, env: dict[str, str]) -> None:
         directory.mkdir()
@@ -59,11 +59,11 @@ class Hosts:
 
     @property
     def client_env(self) -> dict[str, str]:
-        """What a launcher needs to find the test's ssh."""
+        """The variables by which a launcher finds the test's ssh."""
         return {"PATH": f"{self.path}{os.pathsep}{os.environ['PATH']}"}
 
     def trust(self, hosts: Sequence[SshHost], key: str | None = None) -> None:
-        """Have ssh know the keys of these hosts."""
+        """Tell ssh the keys of these hosts."""
         own = (self.directory / "host_key.pub").read_text()
         lines = [f"[{host.ip}]:{self.port} {key or own}".rstrip() + "\n" for host in hosts]
         self.known_hosts.write_text("".join(lines))
@@ -85,7 +85,7 @@ class Hosts:
         self.config.write_text("".join(lines))
 
     def more_config(self, text: str) -> None:
-        """Put more before the client's configuration, where the first value of an option counts."""
+        """Add options before the client's configuration: the first value of an option counts."""
         self.config.write_text(text + self.config.read_text())
 
     def _configure_server(self, env: dict[str, str]) -> None:
@@ -108,7 +108,7 @@ class Hosts:
 
 @contextmanager
 def ssh_hosts(directory: Path, count: int, env: dict[str, str] | None = None) -> Iterator[Hosts]:
-    """Serve so many hosts inside the block; sessions have `env`, too."""
+    """Serve hosts inside the block; sessions have `env`, too."""
     net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
     ips = [f"{net}.{number + 1}" for number in range(count)]
     hosts = Hosts(directory, ips, free_port(ips[0]), env or {})
@@ -121,9 +121,9 @@ def serving(hosts: Hosts, ips: Sequence[str], prefix: Sequence[str] = ()) -> Ite
     """Run a server for these addresses inside the block. `prefix` is a command that runs it elsewhere."""
     assert SSHD is not None, "OpenSSH's server is not installed: apt-get install openssh-server"
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # the server wants it, and Debian makes it when the service starts
+        Path("/run/sshd").mkdir(exist_ok=True)  # the server requires it, and Debian creates it when the service starts
     command = [*prefix, SSHD, "-D", "-e", "-f", str(hosts.directory / "sshd_config")]
-    log = hosts.directory / f"sshd-{ips[0]}.log"  # no pipe, which its sessions could hold open
+    log = hosts.directory / f"sshd-{ips[0]}.log"  # not a pipe, which its sessions could hold open
     with log.open("wb") as stream:
         server = subprocess.Popen(command, stderr=stream)
     try:

@@ -1,4 +1,4 @@
-"""From what hosts say of themselves to a hostfile: Macs in every shape, and hosts without Thunderbolt."""
+"""From hosts' reports to a hostfile: Macs in every arrangement, and hosts without Thunderbolt."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def unresolved(name: str) -> str:
 
 
 def found(macs: Macs, home: Path, backend: BackendChoice = "auto") -> Cabling:
-    """Find the cables of Macs, and check the result against how they really are joined."""
+    """Find the cables of Macs, and compare the result with the real ones."""
     cabling = find(macs.reports(home), macs.names, backend, unresolved)
     hostfile = cabling.hostfile
     assert hostfile.ssh == tuple(macs.names[mac] for mac in cabling.order)
@@ -124,7 +124,7 @@ def test_a_port_behind_a_hub_serves_one_host(tmp_path: Path) -> None:
 
 
 def test_a_hub_beside_cables(tmp_path: Path) -> None:
-    """The pair that has only the hub takes it."""
+    """The pair without another path uses the hub."""
     macs = Macs(NAMES[:3], [(0, 1), (1, 2)], star=True)
     assert found(macs, tmp_path).shape == "mesh"
 
@@ -133,7 +133,7 @@ def test_of_two_cables_the_one_that_can_be_used(tmp_path: Path) -> None:
     macs = Macs(NAMES[:2], mesh(2, 2), addresses=lambda end: f"169.254.{end.mac + 1}.{end.port + 1}")
     macs.down = {End(1, 0)}
     assert found(macs, tmp_path).hostfile.devices == ((None, "rdma_en3"), ("rdma_en3", None))
-    macs.down = {End(0, 1), End(1, 0)}  # neither: the ladder says why
+    macs.down = {End(0, 1), End(1, 0)}  # neither: the checks show the reason
     assert found(macs, tmp_path).hostfile.devices == (
         (None, ("rdma_en2", "rdma_en3")),
         (("rdma_en2", "rdma_en3"), None),
@@ -175,7 +175,7 @@ def test_a_host_cannot_claim_a_cable_that_the_other_does_not_have() -> None:
     assert not cables.find_cables([report(0, "A"), report(1, "B", "A")])
     assert not cables.find_cables([report(0, "A", "A"), report(1, "B", "B")])
     assert len(cables.find_cables([*honest, report(2, "C", "A", "B")])) == 1
-    assert not cables.find_cables([*honest, report(2, "B", "A")])  # whose port B is cannot be told
+    assert not cables.find_cables([*honest, report(2, "B", "A")])  # the owner of port B is unknown
 
 
 def test_one_host_under_two_names(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_one_host_under_two_names(tmp_path: Path) -> None:
 
 
 def test_the_search_for_a_ring_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Two meshes of 9, joined at one host, have no ring; nor could all ways be tried."""
+    """Two meshes of 9, joined at one host, have no ring, and are too many for an exhaustive search."""
     monkeypatch.setattr(cables, "MAX_STEPS", 2_000)
     joined = [*mesh(9), *((one + 8, other + 8) for one, other in mesh(9))]
     code, text = failure(Macs([f"m{mac}" for mac in range(17)], joined), tmp_path)
@@ -253,7 +253,7 @@ def ips(reports: Sequence[HostReport], resolve: Callable[[str], str] = unresolve
         ({"docker0": "172.17.0.1/16", "eth0": "10.2.0.{}/16"}, {"docker0": 10000}, "10.2.0.{}"),
         # each host has two self-assigned addresses, on interfaces that need not lead to the same network
         ({"en5": "169.254.1.{}/16", "en6": "169.254.2.{}/16", "en0": "10.2.0.{}/16"}, {"en5": 80000}, "10.2.0.{}"),
-        # a network of one host's alone
+        # a network of only one host
         ({"eth0": "10.{0}.0.{0}/16", "eth1": "10.9.0.{0}/16"}, {"eth0": 10000}, "10.9.0.{}"),
     ],
 )

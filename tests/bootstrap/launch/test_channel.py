@@ -1,4 +1,4 @@
-"""The launcher's channel: what a rank makes of its lines, and of its end."""
+"""The launcher's channel: a rank's handling of its lines and of its end."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ ECHO = ("/bin/sh", "-c", "echo begun; cat; echo over")
 
 
 class Channel(CommandRun):
-    """`up --launched`, and this end of its channel."""
+    """`up --launched`, and our end of its channel."""
 
     def __init__(self, rank: Rank, tmp: Path) -> None:
         super().__init__(("up", "--launched"), tmp, None, None, None, {"XDG_CONFIG_HOME": str(rank.home)})
@@ -58,7 +58,7 @@ class Channel(CommandRun):
             self.tell(Heartbeat())
 
     def hush(self) -> None:
-        """Send no more heartbeats."""
+        """Stop sending heartbeats."""
         self._hushed.set()
 
     def tell(self, *messages: Message) -> None:
@@ -94,7 +94,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., list[Channel]]]:
         for rank in group:
             tmp = tmp_path / f"tmp{rank.number}"
             tmp.mkdir()
-            # An identity of the rank's is in its home already.
+            # The rank's home already has an identity.
             (rank.home / "cluster-wireproto" / "identity.pem").write_bytes(rank.identity.read_bytes())
             (rank.home / "cluster-wireproto" / "identity.pem").chmod(0o600)
             runs.append(Channel(rank, tmp))
@@ -112,7 +112,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., list[Channel]]]:
 def test_input_reaches_rank_0_and_its_end_closes_only_that(
     ranks: Callable[[int], list[Rank]], launched: Starting, nothing_left: Check
 ) -> None:
-    """Both programs go to their end; rank 1's reads /dev/null."""
+    """Both programs run to their end; rank 1's reads /dev/null."""
     group = ranks(2)
     zero, one = launched(group, command=ECHO)
     zero.tell(Input(b"one\n"), Input(b"two\n"), InputEnd())
@@ -127,7 +127,7 @@ def test_input_reaches_rank_0_and_its_end_closes_only_that(
 def test_a_program_that_does_not_read_holds_up_no_stop(
     ranks: Callable[[int], list[Rank]], launched: Starting, nothing_left: Check
 ) -> None:
-    """A whole window is on its way; what the pipe holds was taken. A stop is as a signal to the rank."""
+    """A full window is in transit; the pipe's contents count as read. A stop is like a signal to the rank."""
     group = ranks(2)
     zero, one = launched(group, command=("/bin/sh", "-c", "echo begun; exec sleep 600"))
     zero.tell(*[Input(bytes(CHUNK))] * (WINDOW // CHUNK))
@@ -146,7 +146,7 @@ def test_a_program_that_does_not_read_holds_up_no_stop(
 def test_a_rank_ends_when_its_launcher_is_silent(
     ranks: Callable[[int], list[Rank]], launched: Starting, nothing_left: Check
 ) -> None:
-    """In order, with a reason of its own, which the other rank is told."""
+    """A clean end with its own reason, which the other rank is told."""
     group = ranks(2)
     program = "trap 'echo saved; exit 0' TERM; echo begun; sleep 600 & wait"
     zero, one = launched(group, command=("/bin/sh", "-c", program))
@@ -177,7 +177,7 @@ def test_a_rank_ends_when_its_launcher_is_silent(
     ],
 )
 def test_what_ends_a_run(lines: bytes, code: str) -> None:
-    """A rank without input is told `lines`, and then its channel ends."""
+    """A rank without input gets `lines`, then its channel ends."""
 
     async def main() -> object:
         reading, writing = os.pipe()
@@ -199,7 +199,7 @@ def test_what_ends_a_run(lines: bytes, code: str) -> None:
 
 @pytest.mark.parametrize("told", [[Input(bytes(2 * WINDOW))], [InputEnd(), Input(b"x")], [Input(b"")]])
 def test_input_that_no_launcher_sends(told: list[Message]) -> None:
-    """More than a window that nobody has read, more after the end, or none."""
+    """More than an unread window, more after the end, or none."""
 
     async def main() -> None:
         reading, writing = os.pipe()

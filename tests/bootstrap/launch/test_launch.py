@@ -42,7 +42,7 @@ def all_begun(run: CommandRun, size: int = 2) -> None:
 
 
 def test_three_ranks_from_a_third_host(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
-    """By a user's name, an odd port, and a jump host; input, its end, two streams, log files, a hostfile, and pins."""
+    """With a user name, a port and a jump host; input, its end, two streams, log files, a hostfile, and pins."""
     hosts.more_config(f"Host {hosts.all[2].name}\n  ProxyJump {hosts.all[0].name}\n")
     program = "echo begun $MLX_RANK; echo oops >&2; cat; echo over"
     (tmp_path / "logs").mkdir()
@@ -72,7 +72,7 @@ def test_three_ranks_from_a_third_host(hosts: Hosts, launch: Start, clean: Check
 
 
 def test_the_server_answers_from_a_ranks_host(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
-    """Until Ctrl-C, which ends both ranks in order."""
+    """Until Ctrl-C, which stops both ranks cleanly."""
     (tmp_path / "model").mkdir()
     model, zero = write_model(tmp_path / "model"), hosts.all[0]
     with socket.create_server((zero.ip, 0)) as free:
@@ -102,7 +102,7 @@ def test_the_server_answers_from_a_ranks_host(hosts: Hosts, launch: Start, clean
 
 
 def test_a_rank_fails(hosts: Hosts, launch: Start, clean: Check) -> None:
-    """The exit status is that of the first cause, which is told once."""
+    """The exit status is that of the first cause, which is reported once."""
     program = "if [ $MLX_RANK = 1 ]; then exit 7; fi; exec sleep 600"
     run = launch(["localhost", hosts.all[1].name], "--", "/bin/sh", "-c", program)
     assert run.end() == 7, (run.events, run.stderr)
@@ -113,7 +113,7 @@ def test_a_rank_fails(hosts: Hosts, launch: Start, clean: Check) -> None:
 
 
 def fake_python(directory: Path, script: str) -> str:
-    """A program to be the Python of the other hosts; `"$@"` of the script are its arguments."""
+    """A program used as the Python of the other hosts; `"$@"` of the script are its arguments."""
     fake = directory / "python"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
@@ -121,7 +121,7 @@ def fake_python(directory: Path, script: str) -> str:
 
 
 def test_a_rank_fails_in_its_init(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
-    """Its worker dies there, and says so; the other rank is in its own init."""
+    """Its worker dies there, which it reports; the other rank is in its own init."""
     worker = f"exec {sys.executable} {SCRIPTS / 'command.py'} {SCRIPTS / 'dies_in_init.py'} up --launched"
     python = fake_python(tmp_path, f'case "$*" in *--launched) {worker};; esac; exec {sys.executable} "$@"')
     run = launch(["localhost", hosts.all[1].name], "--python", python)
@@ -133,7 +133,7 @@ def test_a_rank_fails_in_its_init(hosts: Hosts, launch: Start, clean: Check, tmp
 
 
 STAGES = {"starting": ("ladders", None), "linking": ("connected", 0), "forming": ("bootstrap-received", 1)}
-"""The event after which a stage has begun."""
+"""The event that begins a stage."""
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_second_ctrl_c_ends_the_last_look(
 
 
 def kill_ssh(run: CommandRun, words: str) -> None:
-    """Kill a launcher's ssh that runs `jaccl-bootstrap` with these words, as soon as there is one."""
+    """Kill the first ssh of a launcher that runs `jaccl-bootstrap` with these words."""
 
     def found() -> list[psutil.Process]:
         children = [each for each in psutil.Process(run.process.pid).children() if each.name() == "ssh"]
@@ -201,7 +201,7 @@ def kill_ssh(run: CommandRun, words: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_ssh_dies_in_each_stage(stage: str, hosts: Hosts, launch: Start, clean: Check) -> None:
-    """That is the cause, and nothing else."""
+    """Only this is the cause."""
     name = hosts.all[1].name
     run = launch(["localhost", name], *WAITS)
     run.until(STAGES[stage])
@@ -229,7 +229,7 @@ def test_ssh_dies_while_a_host_is_asked(
 def test_ssh_dies_at_the_last_look(
     hosts: Hosts, launch: Start, clean: Check, tmp_path: Path, hanging: Callable[[str], str]
 ) -> None:
-    """The launch has worked; that host alone is named as not checked."""
+    """The launch succeeded; only that host is named as not checked."""
     name = hosts.all[1].name
     run = launch(["localhost", name], "--python", hanging("looked"), "--", "true")
     wait_until((tmp_path / "looked").exists, "a host is looked at")
@@ -240,7 +240,7 @@ def test_ssh_dies_at_the_last_look(
 
 
 def test_a_host_is_not_ready(hosts: Hosts, launch: Start, clean: Check) -> None:
-    """The doctor has found something: nothing has started, and the table has its remedy."""
+    """The doctor found a problem: nothing has started, and the table has its remedy."""
     name, ip = hosts.all[1].name, hosts.all[1].ip
     with socket.create_server((ip, LINK_PORT)):
         run = launch(["localhost", name])
@@ -254,7 +254,7 @@ def test_a_host_is_not_ready(hosts: Hosts, launch: Start, clean: Check) -> None:
 
 
 def test_ssh_is_killed(hosts: Hosts, launch: Start, clean: Check) -> None:
-    """Its rank ends with its channel, and the other is ended; the loss of ssh is the cause."""
+    """Its rank ends with its channel, and the other is stopped; the loss of ssh is the cause."""
     run = launch(["localhost", hosts.all[1].name], *WAITS)
     all_begun(run)
     kill_ssh(run, "up --launched")
@@ -276,7 +276,7 @@ def test_the_launcher_is_killed(hosts: Hosts, launch: Start, clean: Check) -> No
 
 
 def test_a_terminal_stalls_while_output_floods(hosts: Hosts, launch: Start, clean: Check, tmp_path: Path) -> None:
-    """Nobody reads what the launcher writes; SIGTERM ends all the same."""
+    """The launcher's output is not read; SIGTERM still ends everything."""
     reading, writing = os.pipe()
     run = launch([host.name for host in hosts.all[:2]], "--", "yes", "flood", stdout=writing)
     os.close(writing)
@@ -296,7 +296,7 @@ def _waiting(descriptor: int) -> int:
 
 
 def test_a_host_cannot_be_reached(hosts: Hosts, launch: Start, clean: Check) -> None:
-    """ssh's own message is the reason, nothing has started, and no host has to be looked at."""
+    """ssh's own message is the reason, nothing has started, and no host must be checked."""
     hosts.more_config(f"Host {hosts.all[1].name}\n  Port 1\n")
     run = launch([hosts.all[0].name, hosts.all[1].name])
     assert run.end() == 3, (run.events, run.stderr)
@@ -310,7 +310,7 @@ def test_a_host_cannot_be_reached(hosts: Hosts, launch: Start, clean: Check) -> 
 
 
 def test_the_library(hosts: Hosts, clean: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Typed events of all ranks; leaving the block ends the ranks in order."""
+    """Typed events of all ranks; leaving the block stops the ranks cleanly."""
     names = [host.name for host in hosts.all[:2]]
     monkeypatch.setenv("PATH", hosts.client_env["PATH"])
 
@@ -330,7 +330,7 @@ def test_the_library(hosts: Hosts, clean: Check, monkeypatch: pytest.MonkeyPatch
 
 
 def test_pair(hosts: Hosts, command: Start) -> None:
-    """Each has the other's key and address then, and a second time changes nothing."""
+    """Each then has the other's key and address; a second run changes nothing."""
     own, peer = hosts.all[:2]
     for _ in range(2):
         run = command("pair", "--json", peer.name, env={**hosts.client_env, **own.env}, tmp=own.tmp)

@@ -1,4 +1,4 @@
-"""Launches between network namespaces: each host has an OpenSSH server, addresses and an interface of its own."""
+"""Launches between network namespaces: each host has its own OpenSSH server, addresses and interface."""
 
 import json
 import os
@@ -26,21 +26,21 @@ pytestmark = [
 
 Launch = Callable[..., CommandRun]
 PINGS_SECONDS: Final = 20.0
-"""In which three pings find no pong, or ssh no answer."""
+"""Seconds in which three pings are missed, or ssh gets no answer."""
 BUSY: Final = 30.0
-"""How much more a busy machine may need."""
+"""Extra seconds for a busy machine."""
 
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
-    """Make so many hosts."""
+    """Create hosts."""
     with ExitStack() as stack:
         yield lambda count: stack.enter_context(cluster(tmp_path / "hosts", count))
 
 
 @pytest.fixture
 def launch(command: Callable[..., CommandRun], tmp_path: Path) -> Launch:
-    """Launch from one of the hosts, which takes part as `localhost`, or from a third one."""
+    """Launch from one of the hosts, which takes part as `localhost`, or from another one."""
 
     def start(made: Cluster, *arguments: str, own: SshHost | None = None) -> CommandRun:
         names = ["localhost" if host is own else host.name for host in made.all]
@@ -61,7 +61,7 @@ def launch(command: Callable[..., CommandRun], tmp_path: Path) -> Launch:
 
 
 def looks(run: CommandRun) -> dict[str, tuple[str, str | None]]:
-    """What the last look found on each host, and why it could not look."""
+    """Return the result of the last check of each host, and the reason if it failed."""
     found = [event for event in run.events if event["event"] == "looked"]
     return {event["host"]: (event["left"], event["not_checked"]) for event in found}
 
@@ -70,7 +70,7 @@ CLEAN = ("", None)
 
 
 def written(run: CommandRun) -> list[Any]:
-    """What the ranks' programs wrote, in the order of the ranks."""
+    """Return the output of the ranks' programs, in the order of the ranks."""
     lines = [(event["rank"], event["line"]) for event in run.events if event["event"] == "output"]
     return [json.loads(line) for _, line in sorted(lines) if line.startswith("{")]
 
@@ -108,7 +108,7 @@ def test_a_host_that_is_cut_off_ends_the_group(hosts: Callable[[int], Cluster], 
     assert run.end() == 3
     assert time.monotonic() - began < PINGS_SECONDS + SETTLE_SECONDS + END_SECONDS + LAST_LOOK_SECONDS + BUSY
     error = failure(run)
-    # Whoever notices first: rank 0 by its pings, or ssh.
+    # Either notices first: rank 0 by its pings, or ssh.
     assert (error["rank"], error["code"]) in ((0, "ping-timeout"), (1, "ssh-lost")), error
     assert "rank 1" in error["message"] or error["message"].startswith("mac-b: "), error
     found = looks(run)
@@ -157,7 +157,7 @@ def test_a_host_that_cannot_be_reached(hosts: Callable[[int], Cluster], launch: 
 
 
 def test_what_a_frozen_rank_leaves_is_told_of_its_host_alone(hosts: Callable[[int], Cluster], launch: Launch) -> None:
-    """The hosts share a kernel, and so their processes' numbers."""
+    """The hosts share a kernel, and therefore process ids."""
     made = hosts(2)
     run = launch(made)
     run.until(("holding", 0), ("holding", 1))

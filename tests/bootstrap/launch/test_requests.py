@@ -1,4 +1,4 @@
-"""What the launcher asks of a host: real answers of this host, and lines that nobody sends in good faith."""
+"""The launcher's requests to a host: real answers of this host, and malicious lines."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(request: Request) -> list[Answer]:
-    """What a host answers, as the launcher gets it."""
+    """Return a host's answer to the launcher."""
     received = decode_request(encode(request))
     assert received == request
     found = [decode_answer(encode(each)) for each in answer(received)]
@@ -90,13 +90,13 @@ def group(**more: Any) -> Doctor:
 
 
 def test_the_ladder_of_a_rank_that_can_start() -> None:
-    """Its peer need not listen yet, and no key is pinned: the run brings the keys, and starts all ranks."""
+    """Its peer need not listen yet, and no key is pinned: the run provides the keys, and starts all ranks."""
     answers(Survey())
     with reserved_ports(OWN, 1) as port:
         pass
     checks = [each.check() for each in answers(group(port=port)) if isinstance(each, CheckAnswer)]
     verdicts = {check.name: check.verdict for check in checks}
-    assert verdicts.pop("leftovers") in ("green", "yellow")  # other tests run beside this one
+    assert verdicts.pop("leftovers") in ("green", "yellow")  # other tests run in parallel
     assert verdicts == dict.fromkeys(
         ["platform", "mlx", "address", "lock", "coordinator-port", "peer", "identity"], "green"
     ) | {"link-port": "skipped"}
@@ -187,7 +187,7 @@ def test_a_pin_that_is_refused(wrong: dict[str, Any], code: str) -> None:
 
 @pytest.fixture
 def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of the run, which has a child of its own."""
+    """A process of the run, with its own child."""
     script = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print('started', flush=True); sys.stdin.read()"
     child = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -217,7 +217,7 @@ def test_nothing_is_left() -> None:
 def test_processes_of_the_run_are_left(sleeper: "subprocess.Popen[bytes]") -> None:
     found = look()
     assert sleeper.pid in found.processes
-    assert len(found.processes) == 2  # one that no record names among them
+    assert len(found.processes) == 2  # including one without a record
     assert not look("run-2")
 
 
@@ -227,10 +227,10 @@ def test_a_record_names_what_is_left(sleeper: "subprocess.Popen[bytes]", tmp_pat
     write(Record(own, (own,), (str(tmp_path / "there"), str(tmp_path / "gone"))))
     assert look().directories == (str(tmp_path / "there"),)
     assert look().locked
-    write(Record(other, (own,), (str(tmp_path / "there"),)))  # another run has the host by now
+    write(Record(other, (own,), (str(tmp_path / "there"),)))  # another run uses the host by now
     assert look() == Left(processes=look().processes)
     dead = Identity(own.pid, "another start")
-    write(Record(dead, (dead,), (str(tmp_path / "there"),)))  # it was killed, and its guard too
+    write(Record(dead, (dead,), (str(tmp_path / "there"),)))  # it and its guard were killed
     assert look("run-2") == Left(directories=(str(tmp_path / "there"),))
 
 

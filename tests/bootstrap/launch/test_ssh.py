@@ -1,4 +1,4 @@
-"""What ssh says of a host, and hosts that answer otherwise than they have to: each has its code."""
+"""ssh's errors about a host, and hosts with wrong answers: each has its code."""
 
 import asyncio
 import getpass
@@ -50,7 +50,7 @@ def failure(name: str, way: Way | None = None, seconds: float = 60.0) -> HostErr
         ("IdentityFile /dev/null", True, "ssh-denied", "Permission denied (publickey"),
         ("", False, "host-key", "Host key verification failed."),
         ("", KEY, "host-key", "Host key verification failed."),
-        ("ProxyCommand sleep 0.1", True, "ssh-lost", "Connection closed by"),  # it has taken what ssh writes first
+        ("ProxyCommand sleep 0.1", True, "ssh-lost", "Connection closed by"),  # it has read ssh's first output
     ],
 )
 def test_a_host_that_ssh_does_not_reach(config: str, known: bool | str, code: str, words: str, hosts: Hosts) -> None:
@@ -68,13 +68,13 @@ def test_a_host_that_ssh_does_not_reach(config: str, known: bool | str, code: st
 
 
 def test_the_users_agent_has_the_key(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it the host refuses the user; with it the Python that is missing there is what is wrong."""
+    """Without it the host refuses the user; with it only Python is missing."""
     text = hosts.config.read_text().replace(f"IdentityFile {hosts.directory}/user_key", "IdentityFile none")
     hosts.config.write_text(text.replace("IdentitiesOnly yes", "IdentitiesOnly no"))
     way = Way(python="/nowhere/python")
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     assert failure(hosts.all[1].name, way).code == "ssh-denied"
-    address = f"/tmp/agent-{os.getpid()}"  # no longer than a socket's may be
+    address = f"/tmp/agent-{os.getpid()}"  # short enough for a socket's path
     with subprocess.Popen(["ssh-agent", "-D", "-a", address], stdout=subprocess.DEVNULL) as agent:
         try:
             wait_until(Path(address).exists, "the agent listens")
@@ -118,7 +118,7 @@ OWN, STORED, OVER = (encode(each).decode().strip() for each in (Hello(version=ow
     ],
 )
 def test_a_host_that_answers_otherwise(script: str, code: str, words: str, hosts: Hosts, tmp_path: Path) -> None:
-    """The Python is at a path that a shell would take apart."""
+    """The Python is at a path that a shell would split."""
     fake = tmp_path / 'it\'s $(exit 1) "here"'
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
@@ -141,7 +141,7 @@ def test_a_host_that_waits_is_sent_heartbeats(hosts: Hosts, tmp_path: Path) -> N
 
 
 def test_the_host_command_ends_without_a_launcher(tmp_path: Path) -> None:
-    """It answers what it can, skips heartbeats, and ends with its input, or after 10 s without any."""
+    """It answers known requests, skips heartbeats, and ends with its input, or after 10 s without any."""
     words = [sys.executable, "-P", "-m", "bootstrap", "host"]
     env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as silent:
@@ -200,11 +200,11 @@ def test_names_that_ssh_or_a_shell_would_take_for_something_else(name: str) -> N
 
 
 def test_an_unknown_host_key_is_asked_about_on_the_terminal(hosts: Hosts) -> None:
-    """One host after the other. The launcher does not read the answers, and Ctrl-C ends it at a question, too."""
+    """One host after the other. The launcher does not read the answers, and Ctrl-C also ends it at a question."""
     hosts.trust([])
     names = [host.name for host in hosts.all[:2]]
     words = [sys.executable, "-P", "-m", "bootstrap", "launch", "--hostfile", str(hosts.hostfile(names)), "--", "true"]
-    # A leader of a session gets the first terminal that it opens.
+    # A session leader gets the first terminal that it opens.
     lead = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.execv(sys.argv[2], sys.argv[2:])"
     terminal, inner = os.openpty()
     run = subprocess.Popen(

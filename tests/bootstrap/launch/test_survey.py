@@ -1,4 +1,4 @@
-"""What a host says of itself: Macs by their tools, this Linux host by itself, and tools that fail, hang or lie."""
+"""A host's report: Macs by their tools, this Linux host by itself, and tools that fail, hang or lie."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_a_device_without_an_address(home: Path) -> None:
 
 
 def test_this_host() -> None:
-    """Its loopback interface, as psutil finds it, without any of macOS's tools."""
+    """Its loopback interface, from psutil, without macOS's tools."""
     found = decoded(survey())
     assert Interface(name="lo", ip="127.0.0.1", prefix=8) in found.interfaces
     assert (found.devices, found.ports) == ((), ())

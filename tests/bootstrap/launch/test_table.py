@@ -1,4 +1,4 @@
-"""The ladders of all hosts as one table."""
+"""The checks of all hosts as one table."""
 
 import re
 

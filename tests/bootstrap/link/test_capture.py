@@ -1,4 +1,4 @@
-"""`--capture` and `--keylog`: what went over the links, for whoever looks at it later, or at once."""
+"""`--capture` and `--keylog`: recordings of the links, for inspection later or live."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_a_pipe_whose_reader_is_too_slow_or_gone_ends_the_recording(
 def test_a_record_on_a_full_disk_blamed_a_slow_reader(
     small_disk: Callable[[int], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where there was still room for a part of what was to be written."""
+    """If there was room for a part of the output."""
     disk = small_disk(2)
     with open_capture(disk / "link.pcapng") as capture:
         assert capture is not None

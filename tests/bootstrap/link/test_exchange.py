@@ -1,4 +1,4 @@
-"""What the ranks tell each other around the init, in memory: who is ready, who failed first, who runs what."""
+"""Messages between ranks around the init, in memory: readiness, first failure, versions."""
 
 import asyncio
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_ready_is_ready_on_every_rank(size: int) -> None:
 
 
 def test_states_go_by_rank_0_to_all_others() -> None:
-    """What is a rank's own does not come back to it. [EXT-OUTCOME-RELAY, EXT-OUTCOME-STATES]"""
+    """A rank's own outcome does not come back to it. [EXT-OUTCOME-RELAY, EXT-OUTCOME-STATES]"""
 
     async def main() -> None:
         group = Group(3)
@@ -134,7 +134,7 @@ def test_a_ring_s_last_rank_waits_until_the_others_have_started() -> None:
 
 
 def test_a_rank_that_is_alone_waits_for_nobody() -> None:
-    """Where the extension is not agreed, nothing is sent."""
+    """If the extension is not agreed, nothing is sent."""
 
     async def main() -> None:
         group = Group(2, agreed=False)
@@ -163,7 +163,7 @@ class Failure:
 
 
 async def shown(group: Group, rank: int, failure: Failure | None) -> tuple[int, str, float]:
-    """What a rank shows as the first failure, by whose it is and its code, and when."""
+    """The first failure shown by a rank: its rank, code, and time."""
     exchange = group.ranks[rank]
 
     async def work() -> None:
@@ -189,7 +189,7 @@ async def all_shown(group: Group, failures: dict[int, Failure]) -> list[tuple[in
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize("code", [CAUSE, CONSEQUENCE])
 def test_one_rank_fails(size: int, failing: int, code: str) -> None:
-    """All show it, at once where it is a cause, and after a moment where it could be a consequence.
+    """All show it, at once if it is a cause, and after a moment if it could be a consequence.
 
     [EXT-OUTCOME-FAILED, EXT-OUTCOME-FIRST, EXT-OUTCOME-CAUSE]
     """
@@ -200,7 +200,7 @@ def test_one_rank_fails(size: int, failing: int, code: str) -> None:
         assert {(rank, each) for rank, each, _ in told} == {(failing, code)}
         assert {at for _, _, at in told} == {0.0 if code == CAUSE else SETTLE_SECONDS}
         assert not any(steps.of("consequence") for steps in group.steps)
-        # The verdict goes to every rank but 0, the failed one too, and nothing else of it does.
+        # The first failure is sent to every rank but 0, including the failed one, and nothing else from it is.
         (verdict,) = {m for sender, _, m in group.outcomes() if sender == 0}
         assert (verdict.rank, verdict.state, verdict.code) == (failing, FAILED, code)
         assert sorted(to for sender, to, _ in group.outcomes() if sender == 0) == list(range(1, size))
@@ -230,7 +230,7 @@ BEFORE, AFTER = SETTLE_SECONDS - 0.05, SETTLE_SECONDS + 0.05
     ],
 )
 def test_several_ranks_fail(failures: dict[int, Failure], first: int) -> None:
-    """A cause counts before its consequences, if it is heard a moment later. [EXT-OUTCOME-FIRST, EXT-OUTCOME-CAUSE]"""
+    """A cause counts before its consequences, if it arrives within a moment. [EXT-OUTCOME-FIRST, EXT-OUTCOME-CAUSE]"""
 
     async def main() -> None:
         group = Group(3)
@@ -238,7 +238,7 @@ def test_several_ranks_fail(failures: dict[int, Failure], first: int) -> None:
         assert {(rank, code) for rank, code, _ in told} == {(first, failures[first].code)}
         assert max(at for _, _, at in told) <= 2 * SETTLE_SECONDS
         for rank, steps in enumerate(group.steps):
-            # One that failed shows its own failure as a consequence; one that only heard of it has none.
+            # A rank that failed shows its own failure as a consequence; one that only received it has none.
             own = failures.get(rank)
             codes = [fields["code"] for fields in steps.of("consequence")]
             assert codes in ([], [own.code] if own is not None and rank != first else [])
@@ -255,7 +255,7 @@ FAILURES = st.builds(Failure, st.sampled_from([CAUSE, "side-channel-size", *CONS
     delays=st.lists(st.floats(0, 0.1), min_size=1, max_size=20),
 )
 def test_all_ranks_show_the_same(size: int, failures: dict[int, Failure], delays: list[float]) -> None:
-    """Whoever fails when, and however long the words take. [EXT-OUTCOME-FIRST]"""
+    """Whichever rank fails when, and whatever the delay. [EXT-OUTCOME-FIRST]"""
     failures = {rank: failure for rank, failure in failures.items() if rank < size} or {0: Failure(CAUSE)}
 
     async def main() -> None:
@@ -272,7 +272,7 @@ def test_all_ranks_show_the_same(size: int, failures: dict[int, Failure], delays
 
 
 def test_the_own_failure_while_rank_0_has_spoken() -> None:
-    """Both come at once: what rank 0 says counts."""
+    """Both arrive at once: rank 0's message counts."""
 
     async def main() -> None:
         group = Group(2)
@@ -300,18 +300,18 @@ def test_only_the_first_word_of_rank_0_counts() -> None:
 
 
 def test_rank_0_never_says_who_was_first() -> None:
-    """A rank shows its own failure then, and waits no longer than it has to. [EXT-OUTCOME-FIRST]"""
+    """A rank shows its own failure then, and waits no longer than necessary. [EXT-OUTCOME-FIRST]"""
 
     async def main() -> None:
         error = BootstrapError("x", code=CAUSE)
         group = Group(2)
-        group.links.takers[0] = Group(2).ranks[0]  # it hears, and does not act
+        group.links.takers[0] = Group(2).ranks[0]  # it receives the failure, and does not react
         assert await group.ranks[1].settle(error) is error
         assert now() == VERDICT_SECONDS
         group = Group(2)
         group.links.cut = {1}
         assert await group.ranks[1].settle(error) is error
-        assert now() == VERDICT_SECONDS  # nobody can answer what was not heard
+        assert now() == VERDICT_SECONDS  # an unreceived message cannot be answered
 
     run_timeless(main)
 
@@ -341,7 +341,7 @@ def test_ctrl_c_on_one_rank_tells_the_others(interrupted: int) -> None:
 
 @given(st.text(max_size=3000), st.text(max_size=3000))
 def test_any_text_can_be_told(code: str, message: str) -> None:
-    """Cut to what the frame takes, and with nothing that a frame or a terminal cannot take. [EXT-OUTCOME]"""
+    """Cut to the frame's limit, without characters that a frame or a terminal cannot take. [EXT-OUTCOME]"""
 
     async def main() -> None:
         group = Group(2)
@@ -368,7 +368,7 @@ def test_a_peer_s_words_are_no_commands_for_a_terminal() -> None:
 
 
 async def compared(group: Group, *versions: Versions, wires: int = 1) -> list[str]:
-    """Whether each rank goes on, or its error's code."""
+    """Whether each rank continues, or its error's code."""
     results = await asyncio.gather(
         *(rank.compare(own, wires) for rank, own in zip(group.ranks, versions, strict=True)), return_exceptions=True
     )
@@ -411,7 +411,7 @@ def but(**fields: Any) -> Versions:
     ],
 )
 def test_versions(other: Versions, codes: list[str], warnings: list[str]) -> None:
-    """What cannot work is refused on both sides; what may is a warning. [EXT-VERSIONS, EXT-VERSIONS-DIFFER]"""
+    """Combinations that cannot work are refused by both; doubtful ones warn. [EXT-VERSIONS, EXT-VERSIONS-DIFFER]"""
 
     async def main() -> None:
         group = Group(3)

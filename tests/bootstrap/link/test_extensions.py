@@ -1,4 +1,4 @@
-"""Peers that do not advertise extensions, or others, or that use them uninvited. [EXT-*]"""
+"""Peers without extensions, with other ones, or that use them uninvited. [EXT-*]"""
 
 import asyncio
 from functools import partial
@@ -33,7 +33,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
 
 @pytest.fixture
 def frames(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What all sessions of this process send, unsealed; pings left out."""
+    """All messages sent in this process, unsealed; without pings."""
     sent: list[bytes] = []
     encode = session.encode_frame
 
@@ -55,7 +55,7 @@ PONG_ALL = PLAIN_PONG[:-1] + b',"extensions":["outcome/1","side-channel/1"]}'
 def test_a_peer_without_extensions_meets_the_plain_protocol(
     without: set[int], group: Group, frames: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Byte for byte: to it and from it go no other frames, and rank 1's offer is all that it may not know.
+    """Byte for byte: no other frames are sent to it or by it, and only rank 1's offer may be unknown to it.
 
     [EXT-OFFER, EXT-CHOICE, EXT-EMPTY]
     """
@@ -75,7 +75,7 @@ def test_a_peer_without_extensions_meets_the_plain_protocol(
 
 
 def test_all_ranks_have_to_offer_an_extension(group: Group, frames: list[bytes]) -> None:
-    """One of three does not: nothing is used with the others either."""
+    """One of three does not: extensions are not used with the others either."""
 
     async def act(rank: Acting) -> None:
         assert not rank.exchange.agreed
@@ -103,7 +103,7 @@ def offer(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_that_rank_0_does_not_know(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are ignored, and what it does know is used. [EXT-UNKNOWN]"""
+    """Unknown ones are ignored, and known ones are used. [EXT-UNKNOWN]"""
     offer({OUTCOME_1, "outcome/2", "zz-9/9999"}, monkeypatch)
 
     async def act(rank: Acting) -> None:
@@ -141,7 +141,7 @@ VERSIONS = Versions("0.1.0", "", "ring", "")
 
 @pytest.mark.parametrize("message", [STARTED, VERSIONS, SideChannelPart(0, b"")], ids=lambda m: type(m).__name__)
 def test_rank_1_sends_frames_uninvited(message: Message) -> None:
-    """Rank 0 closes the session without a word, and makes another. [EXT-UNINVITED, SESSION-SILENT]"""
+    """Rank 0 closes the session silently, and opens another. [EXT-UNINVITED, SESSION-SILENT]"""
 
     async def main() -> None:
         make = partial(session_1, extensions=EXTENSIONS)
@@ -155,7 +155,7 @@ def test_rank_1_sends_frames_uninvited(message: Message) -> None:
             await one.send(message)
             await steps.until("link-lost", code="type-unknown")
             lost = await seen.until("link-lost")
-            assert lost["code"] in ("link-closed", "link-reset", "link-replaced")  # rank 0 may be back before its end
+            assert lost["code"] in ("link-closed", "link-reset", "link-replaced")  # rank 0 may reconnect before the end
             await steps.until("established", 2)
 
     run(main)
@@ -210,7 +210,7 @@ def test_another_session_may_not_offer_what_was_chosen() -> None:
 
 
 def test_nothing_follows_the_end_of_a_session() -> None:
-    """Rank 0 may still hear what it would pass on. [SESSION-END-SEND]"""
+    """Rank 0 may still receive outcomes that it would pass on. [SESSION-END-SEND]"""
 
     async def main() -> None:
         async with serving() as (_, seen, port), leading(port) as (zero, _):

@@ -1,4 +1,4 @@
-"""The ports that native code opens to the network, looked at before it runs."""
+"""Checks of the ports that native code opens to the network, before it runs."""
 
 import asyncio
 import errno
@@ -21,7 +21,7 @@ def plan_of(rank: int, port: int = 31999 - 4) -> Plan:
     ("rank", "backend", "code"), [(0, "ring", "ring"), (2, "ring", "ring"), (0, "jaccl", "coordinator")]
 )
 def test_a_port_that_is_taken(rank: int, backend: str, code: str) -> None:
-    """Also where whoever listens shares its port, which MLX would take as an invitation."""
+    """Also if the listener shares its port, which MLX would take as an invitation."""
     plan = plan_of(rank)
     check_own_ports(plan, backend)  # type: ignore[arg-type]
     with socket.create_server((plan.own_ip, plan.port + rank), reuse_port=True):
@@ -37,7 +37,7 @@ def test_jaccl_opens_no_port_but_rank_0s_without_a_relay() -> None:
 
 
 def test_a_neighbour_that_does_not_listen_yet_is_reached() -> None:
-    """Nor is one where something listens; the last rank's neighbour is rank 0."""
+    """A port with a listener is not free; the last rank's neighbour is rank 0."""
 
     async def main() -> None:
         for rank in range(3):
@@ -65,7 +65,7 @@ def test_a_neighbour_without_a_route(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_neighbour_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listener whose queue is full drops what comes, as a firewall does."""
+    """A listener with a full queue drops packets, like a firewall."""
 
     async def main() -> None:
         monkeypatch.setattr(ports, "REACH_SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""Why there is no group, of several links."""
+"""The reason why there is no group, from several links."""
 
 from bootstrap.errors import LinkError
 from bootstrap.link.reason import Reason

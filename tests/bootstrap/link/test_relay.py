@@ -37,7 +37,7 @@ class Process:
 
 
 class Group:
-    """The relays of all ranks, linked; nothing native runs yet."""
+    """The relays of all ranks, linked; no native code runs yet."""
 
     def __init__(self, size: int, ring: bool) -> None:
         self.size, self.ring = size, ring
@@ -56,7 +56,7 @@ class Group:
         return mesh_init(rank, self.size, [OWN_ENTRY if peer == rank else reached for peer in range(self.size)])
 
     async def native(self, rank: int) -> Any:
-        """Do what native JACCL of a rank does; return what its init gave."""
+        """Act like a rank's native JACCL; return the result of its init."""
         return await self.forms(rank, await (self.root() if rank == 0 else self.worker(rank)))
 
     async def forms(self, rank: int, gather: Callable[[bytes], Awaitable[bytes]]) -> Any:
@@ -144,7 +144,7 @@ async def relayed(size: int, *, ring: bool = False) -> AsyncIterator[Group]:
 
 
 async def fault_of(group: Group, rank: int) -> tuple[str, str]:
-    """The code and text with which the relay of a rank ends, soon."""
+    """Return the code and text with which a rank's relay soon ends."""
     with pytest.raises(SideChannelError) as caught:
         async with asyncio.timeout(LIMIT):
             await group.serving[rank]
@@ -152,7 +152,7 @@ async def fault_of(group: Group, rank: int) -> tuple[str, str]:
 
 
 def listening() -> set[int]:
-    """The TCP ports on which a socket of this host listens at HOST."""
+    """Return the TCP ports on HOST with a listening socket."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {int(row[1][9:], 16) for row in rows if row[3] == "0A" and row[1].startswith("0100007F")}
 
@@ -163,7 +163,7 @@ def listening() -> set[int]:
 @pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
 def test_native_ranks_form_their_group(size: int, ring: bool) -> None:
-    """All learn the same; afterwards nobody listens any more. [EXT-SIDE-CHANNEL-NATIVE]"""
+    """All get the same error; afterwards nothing listens. [EXT-SIDE-CHANNEL-NATIVE]"""
 
     async def main() -> None:
         async with relayed(size, ring=ring) as group:
@@ -191,7 +191,7 @@ def test_any_rank_may_be_last(late: int) -> None:
 
 
 def test_a_command_may_form_one_group_after_the_other() -> None:
-    """As a shell script with two programs does; the same ports serve both."""
+    """Like a shell script with two programs; the same ports serve both."""
 
     async def main() -> None:
         async with relayed(2) as group:
@@ -212,7 +212,7 @@ async def worker_of(group: Group) -> Callable[[bytes], Awaitable[bytes]]:
 
 
 def test_the_root_may_leave_right_after_its_last_result() -> None:
-    """Rank 1 hung once: rank 0's end of connection overtook the last result, which then was never sent."""
+    """Rank 1 once hung: rank 0's end of connection overtook the last result, which was never sent."""
 
     async def main() -> None:
         for _ in range(20):
@@ -251,7 +251,7 @@ def test_a_stranger_at_the_port_of_another_rank_is_harmless(said: bytes) -> None
 
 
 def test_the_worker_may_be_a_process_that_cannot_be_looked_into() -> None:
-    """As one that runs as another user: its HELLO is enough then."""
+    """Like one that runs as another user: its HELLO is enough."""
 
     async def main() -> None:
         async with relayed(2) as group:
@@ -262,7 +262,7 @@ def test_the_worker_may_be_a_process_that_cannot_be_looked_into() -> None:
 
 
 def test_only_so_many_strangers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where they all come at the same time."""
+    """Also if they all connect at the same time."""
     monkeypatch.setattr("bootstrap.link.relay.HELLO_SECONDS", 600)
 
     async def main() -> None:
@@ -301,7 +301,7 @@ def test_a_command_that_takes_itself_for_another_rank() -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("runs", [False, True])
 def test_native_code_leaves_in_the_middle_of_a_gather(rank: int, runs: bool) -> None:
-    """Where its process has ended, too, its exit status says why, and not the relay."""
+    """If its process has exited, too, the exit status is the reason instead of the relay."""
 
     async def main() -> None:
         async with relayed(3) as group:
@@ -325,7 +325,7 @@ def test_native_code_leaves_in_the_middle_of_a_gather(rank: int, runs: bool) -> 
 
 
 def test_another_number_of_cables() -> None:
-    """Known before native code of any rank hears of it."""
+    """Detected before any rank's native code receives it."""
 
     async def main() -> None:
         async with relayed(2) as group:
@@ -370,7 +370,7 @@ def test_bytes_before_their_gather() -> None:
 
 
 def test_a_peer_that_sends_a_part_of_another_size() -> None:
-    """Not by a relay of ours: it never reaches the native root."""
+    """Our relay does not send it: it never reaches the native root."""
 
     async def main() -> None:
         async with relayed(2) as group:

@@ -1,4 +1,4 @@
-"""Rank 0 and rank 1 against each other, and against strangers, over real sockets."""
+"""Rank 0 and rank 1 with each other, and with unauthenticated peers, over real sockets."""
 
 import asyncio
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_health_is_ready_when_the_model_is_loaded() -> None:
 
 
 async def silent_rank_1(port: asyncio.Future[int], done: asyncio.Event, sessions: list[Session]) -> None:
-    """Shakes hands, and then says nothing."""
+    """Completes a handshake, then sends nothing."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = session_1()
@@ -134,7 +134,7 @@ def test_no_pings_while_inference_is_in_flight() -> None:
             await steps.until("pong", 2)
             zero.inference_in_flight = True
             pongs = len(steps.of("pong"))
-            # What is sent now is answered after every ping that was sent before.
+            # A message sent now is answered after every earlier ping.
             await asyncio.sleep(10 * QUICK.ping_every)
             assert len(steps.of("pong")) <= pongs + 1
             zero.inference_in_flight = False
@@ -175,7 +175,7 @@ def test_a_session_that_was_ended_in_order_was_told_as_lost() -> None:
 
 
 def test_an_end_in_order_was_reset_by_bytes_that_crossed_it() -> None:
-    """Rank 0 leaves the close to rank 1: its own, with a pong under way, would reset what sessionEnd needs."""
+    """Rank 0 leaves the close to rank 1: its own could reset the connection before sessionEnd is read."""
 
     async def main() -> None:
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()
@@ -223,7 +223,7 @@ def test_a_session_that_is_lost_is_made_anew() -> None:
 
 @pytest.mark.parametrize("drops", ["rank 0", "rank 1"])
 def test_a_bootstrap_of_a_lost_session_is_forgotten(drops: str) -> None:
-    """Nobody took it in time; who takes the next one must not get the first."""
+    """It was not taken in time; the next taker must not get the first."""
 
     async def main() -> None:
         async with serving() as (one, seen, port), leading(port) as (zero, steps):
@@ -243,7 +243,7 @@ def test_a_bootstrap_of_a_lost_session_is_forgotten(drops: str) -> None:
 
 
 def test_over_is_that_of_the_session_that_brought_the_bootstrap() -> None:
-    """Not of one that came before, and not of one that came later."""
+    """Not of an earlier one, and not of a later one."""
 
     async def main() -> None:
         async with serving() as (one, seen, port), leading(port) as (zero, _):
@@ -314,7 +314,7 @@ def test_what_rank_1_offers(
 
 
 def test_a_missing_pong_was_taken_for_an_offer_of_nothing() -> None:
-    """Rank 0 waits for a pong, until three are missed, and in the next session again. [PLAIN-OFFER]"""
+    """Rank 0 waits for a pong until three are missed, and again in the next session. [PLAIN-OFFER]"""
 
     async def main() -> None:
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -401,7 +401,7 @@ def test_rank_1_turns_away_whom_it_does_not_know_and_serves_on() -> None:
 
 
 def test_silent_strangers_hold_up_nobody() -> None:
-    """More of them than there are slots: the oldest go, the true rank 0 comes in, the rest end at their deadline.
+    """With too many, the oldest are dropped, rank 0 connects, the rest end at their deadline.
 
     [SESSION-CROWD, SESSION-DISPLACE, SESSION-TIMES]
     """
@@ -423,7 +423,7 @@ def test_silent_strangers_hold_up_nobody() -> None:
 
 
 def test_a_recorded_hello_displaces_nobody() -> None:
-    """Rank 1 answers it, as nothing in it is wrong; but no box follows that opens.
+    """Rank 1 answers it, because it is valid; but no box opens after it.
 
     [SESSION-CONFIRM, SESSION-DISPLACE, SESSION-TIMES]
     """
@@ -447,7 +447,7 @@ def test_a_recorded_hello_displaces_nobody() -> None:
 
 
 def test_a_confirmed_newcomer_takes_the_place_of_the_session() -> None:
-    """As after a cable was pulled: the peer is back before the old connection is known to be dead. [SESSION-REPLACE]"""
+    """Like after a pulled cable: the peer reconnects before the old connection is known dead. [SESSION-REPLACE]"""
 
     async def main() -> None:
         patient = replace(QUICK, reconnect=SECONDS)
@@ -465,7 +465,7 @@ def test_a_confirmed_newcomer_takes_the_place_of_the_session() -> None:
 
 
 def test_while_a_group_is_up_a_newcomer_does_not_end_it() -> None:
-    """A second start of rank 0, or its dry run: its handshake is answered, and then its connection is closed.
+    """A second start of rank 0, or its dry run: its handshake is answered, then its connection is closed.
 
     [SESSION-REPLACE]
     """
@@ -486,7 +486,7 @@ def test_while_a_group_is_up_a_newcomer_does_not_end_it() -> None:
 
 
 def test_rank_0_waits_until_offers_are_complete() -> None:
-    """A rank 1 that still loads MLX does not know its extensions. [EXT-OFFER-COMPLETE, EXT-OFFER-WAIT]"""
+    """A rank 1 that is still loading MLX does not know its extensions. [EXT-OFFER-COMPLETE, EXT-OFFER-WAIT]"""
     loaded = False
 
     async def main() -> None:
@@ -510,7 +510,7 @@ def test_rank_0_waits_until_offers_are_complete() -> None:
 
 
 def test_revision_1_keeps_the_session_that_lives() -> None:
-    """Nothing that it sends shows the key, so a newcomer could be anybody's recording. [SESSION-NEWCOMER]"""
+    """Nothing that it sends proves the key, so a new connection could be a replay. [SESSION-NEWCOMER]"""
 
     async def main() -> None:
         one_of = serving(revision=Revision.V1)
@@ -565,7 +565,7 @@ def test_a_bootstrap_that_cannot_be_used(payload: JacclBootstrapPayload) -> None
 
 
 def test_what_came_before_the_end_counts_when_all_comes_at_once() -> None:
-    """The pong for a peer that was gone already failed, and the bootstrap behind the ping was lost with the link.
+    """The pong to a disconnected peer failed, and the bootstrap after the ping was lost with the link.
 
     [BOOT-INDEPENDENT]
     """
@@ -617,7 +617,7 @@ def test_alongside_gives_what_the_work_gives_and_ends_the_services() -> None:
                 ended.append("service")
 
         async def brief() -> None:
-            pass  # a service that has nothing more to do ends nothing
+            pass  # a finished service ends nothing else
 
         async def work() -> int:
             await asyncio.sleep(0.01)
@@ -630,7 +630,7 @@ def test_alongside_gives_what_the_work_gives_and_ends_the_services() -> None:
 
 
 def test_alongside_a_service_that_fails_ends_the_work() -> None:
-    """The other services run until the work has said its last words."""
+    """The other services run until the work has sent everything."""
 
     async def main() -> None:
         steps: list[str] = []
@@ -650,18 +650,18 @@ def test_alongside_a_service_that_fails_ends_the_work() -> None:
                 await asyncio.get_running_loop().create_future()
             finally:
                 await asyncio.sleep(0.01)
-                steps.append("last words")
+                steps.append("final message")
 
         with pytest.raises(LinkError):
             await alongside(work(), service(), failing())
-        assert steps == ["last words", "service ends"]
+        assert steps == ["final message", "service ends"]
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
     run(main)
 
 
 def test_alongside_a_second_cancellation_left_its_services() -> None:
-    """While the work had something to say on its way out; a rank went on connecting in somebody's event loop."""
+    """While the work had output left, a rank continued to connect in the caller's event loop."""
     states: list[str] = []
 
     async def work() -> None:

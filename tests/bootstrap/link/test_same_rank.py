@@ -1,4 +1,4 @@
-"""Both ranks of a pair with the same number: each is told, and nobody else."""
+"""Both ranks of a pair with the same number: each is told, and no other rank."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from tests.bootstrap.ranks import LINK_PORT, Rank, Start, failed
 
 
 async def connected(ip: str, **options: Any) -> asyncio.StreamWriter:
-    """Connect once somebody listens."""
+    """Connect once there is a listener."""
     while True:
         with suppress(ConnectionRefusedError):
             return (await asyncio.open_connection(ip, LINK_PORT, **options))[1]
@@ -21,7 +21,7 @@ async def connected(ip: str, **options: Any) -> asyncio.StreamWriter:
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_both_ranks_are_told_that_they_have_the_same_number(rank: str, pair: tuple[Rank, Rank], up: Start) -> None:
-    """Once each waited for the other until its deadline."""
+    """Each once waited for the other until its deadline."""
     runs = [up(own, peer, "--json", "--rank", rank, "--timeout", "40") for own, peer in (pair, pair[::-1])]
     for each in runs:
         event = failed(each, "same-rank")
@@ -29,7 +29,7 @@ def test_both_ranks_are_told_that_they_have_the_same_number(rank: str, pair: tup
 
 
 def test_a_rank_0_that_had_just_come_up_was_taken_for_a_rank_1(pair: tuple[Rank, Rank]) -> None:
-    """It held the connection longer than a rank 1 waited for its close."""
+    """It once held the connection longer than a rank 1 waited for its close."""
     zero, one = pair
 
     async def main() -> None:
@@ -42,7 +42,7 @@ def test_a_rank_0_that_had_just_come_up_was_taken_for_a_rank_1(pair: tuple[Rank,
 
 
 def test_a_session_is_the_better_proof(pair: tuple[Rank, Rank], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank 0 that is slow to close, and has a session with this rank meanwhile, is no rank 1."""
+    """A rank 0 that closes slowly, and meanwhile has a session with this rank, is not a rank 1."""
     zero, one = pair
     monkeypatch.setattr(same_rank, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(same_rank, "WORD_SECONDS", 0.5)
@@ -61,7 +61,7 @@ def test_a_session_is_the_better_proof(pair: tuple[Rank, Rank], monkeypatch: pyt
 
 
 def test_a_stopped_rank_0_was_taken_for_a_rank_1(pair: tuple[Rank, Rank], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its system takes the connection, and nobody is there to close it."""
+    """Its system accepts the connection, and no process closes it."""
     zero, one = pair
     monkeypatch.setattr(same_rank, "WORD_SECONDS", 0.2)
     with socket.create_server((zero.ip, LINK_PORT)):
@@ -69,7 +69,7 @@ def test_a_stopped_rank_0_was_taken_for_a_rank_1(pair: tuple[Rank, Rank], monkey
 
 
 def test_no_connection_to_a_rank_0_outlives_its_look(pair: tuple[Rank, Rank]) -> None:
-    """It did by half a second, in the event loop of somebody's program."""
+    """It did by half a second, in the caller's event loop."""
     zero, _ = pair
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""The gathers over the link: the worker's end of the socket pair, and the control processes of all ranks in memory."""
+"""Gathers over the link: the worker's end of the socket pair, and the control processes of all ranks in memory."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def part_of(rank: int, size: int) -> bytes:
 
 
 class Ends:
-    """The ends of workers, as `mx.distributed.init` is given them, and those of their control processes."""
+    """The workers' ends, as given to `mx.distributed.init`, and those of their control processes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -55,7 +55,7 @@ class Ends:
     def pair(self, rank: int, size: int) -> tuple[Gather, socket.socket]:
         near, far = socket.socketpair()
         self._open.enter_context(near)
-        with far:  # the factory has a descriptor of its own
+        with far:  # the factory has its own descriptor
             self._monkeypatch.setenv(VARIABLE, str(far.fileno()))
             factory = side_channel_factory()
         assert factory is not None
@@ -74,7 +74,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ends]:
 
 
 def act(ends: Ends, size: int, worker: Callable[[int, Gather], Any]) -> list[Any]:
-    """What each rank's worker gives, in a thread of its own."""
+    """Run each rank's worker in its own thread; return their results."""
     gathers, channels = zip(*(ends.pair(rank, size) for rank in range(size)), strict=True)
 
     async def main() -> list[Any]:
@@ -135,7 +135,7 @@ def test_a_mesh_init_runs_through_it(size: int, ends: Ends) -> None:
     pauses=st.lists(st.floats(0, 1), min_size=1, max_size=20),
 )
 def test_any_pace(size: int, counts: list[int], delays: list[float], pauses: list[float]) -> None:
-    """Whoever is fast or slow: the parts of a gather may come while rank 0 still answers the one before."""
+    """Whichever rank is fast: the parts of a gather may arrive while rank 0 still answers the one before."""
 
     async def main() -> None:
         turns, waits = iter(delays * 200), iter(pauses * 200)
@@ -157,7 +157,7 @@ def test_any_pace(size: int, counts: list[int], delays: list[float], pauses: lis
 
 
 def test_the_next_part_comes_while_rank_0_still_answers() -> None:
-    """Rank 1 has its answer, and its next part is there, when rank 2's answer is not even sent."""
+    """Rank 1 has its answer, and its next part arrived, before rank 2's answer is sent."""
 
     async def main() -> None:
         group = Group(3)
@@ -188,7 +188,7 @@ PART, WHOLE = SideChannelPart, SideChannelWhole
 
 
 def fault_of(size: int, rank: int, own: bytes | None, messages: Sequence[tuple[int, Message]]) -> tuple[str, str]:
-    """What a rank says once these messages have come, by code and text; `own` is its part, where it asks."""
+    """Return a rank's error after these messages, as code and text; `own` is its part, if it asks."""
 
     async def main() -> tuple[str, str]:
         side_channel = SideChannel(rank, size, Links().send_of(rank))
@@ -225,7 +225,7 @@ def fault_of(size: int, rank: int, own: bytes | None, messages: Sequence[tuple[i
     ],
 )
 def test_what_breaks_the_rules(size: int, rank: int, own: bytes | None, messages: Any, code: str, text: str) -> None:
-    """At once, whether or not the own worker asks. [EXT-SIDE-CHANNEL-SEQUENCE, EXT-SIDE-CHANNEL-SIZE]"""
+    """At once, whether or not this rank's worker asks. [EXT-SIDE-CHANNEL-SEQUENCE, EXT-SIDE-CHANNEL-SIZE]"""
     assert fault_of(size, rank, own, messages) == (f"side-channel-{code}", text)
 
 
@@ -275,7 +275,7 @@ def test_a_part_that_comes_back_changed() -> None:
     ],
 )
 def test_a_late_rank(size: int, late: set[int], text: str) -> None:
-    """Counted from the first part; rank 0 is first to say so, as it knows who is missing. [SESSION-TIMES]"""
+    """Counted from the first part; rank 0 reports it first, because it knows who is missing. [SESSION-TIMES]"""
 
     async def main() -> None:
         group = Group(size)
@@ -307,7 +307,7 @@ def test_no_clock_runs_between_two_gathers() -> None:
 
 
 def test_a_rank_that_is_gone_does_not_keep_the_others_from_their_answers() -> None:
-    """That it is gone is told by its link."""
+    """Its link reports the loss."""
 
     async def main() -> None:
         group = Group(3)
@@ -358,7 +358,7 @@ def alone(ends: Ends) -> tuple[Gather, socket.socket]:
 
 
 def test_what_is_on_the_socket_pair(alone: tuple[Gather, socket.socket]) -> None:
-    """Only so many bytes as the gather has, and nothing else."""
+    """Exactly the bytes of the gather."""
     gather, near = alone
     near.sendall(struct.pack("<I", 4) + b"abcd" + struct.pack("<I", 0))
     assert gather(b"abXX", 2) == b"abcd"

@@ -70,7 +70,7 @@ def test_socket_options() -> None:
                 idle = socket.TCP_KEEPALIVE if sys.platform == "darwin" else socket.TCP_KEEPIDLE
                 options = (idle, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
                 assert [tuned.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [10, 5, 3]
-                # Under bytes that nobody acknowledges there is no keep-alive; they are sent for a quarter of an hour.
+                # With unacknowledged bytes there is no keep-alive; they are resent for a quarter of an hour.
                 unheard = 0x80 if sys.platform == "darwin" else socket.TCP_USER_TIMEOUT
                 seconds = 25 if sys.platform == "darwin" else 25_000
                 assert tuned.getsockopt(socket.IPPROTO_TCP, unheard) == seconds
@@ -116,7 +116,7 @@ async def raw_peer() -> tuple[Link, asyncio.StreamReader, asyncio.StreamWriter, 
 
 
 async def how_it_ends(link: Link) -> str:
-    """The code of the error behind all events but Established."""
+    """Return the code of the error after all events except Established."""
     try:
         while not isinstance(await link.receive(), Established):
             pass

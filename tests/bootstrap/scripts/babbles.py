@@ -1,4 +1,4 @@
-"""A worker that writes what is no event."""
+"""A worker whose output is not an event."""
 
 import sys
 

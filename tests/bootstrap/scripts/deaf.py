@@ -1,4 +1,4 @@
-"""Stuck, and no rank listens to SIGTERM."""
+"""Stuck, and all ranks ignore SIGTERM."""
 
 import runpy
 import signal

@@ -1,4 +1,4 @@
-"""The real worker, but rank 1 is killed when the group stands: the others' all_sum fails."""
+"""The real worker, but rank 1 is killed once the group is formed: the others' all_sum fails."""
 
 import os
 import signal

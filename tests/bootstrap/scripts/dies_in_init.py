@@ -1,4 +1,4 @@
-"""The real worker, but it ends without a word once it has its order."""
+"""The real worker, but it exits silently after receiving its order."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A worker that ends without a word."""
+"""A worker that exits silently."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A worker that ends without a word when the file is there that EXIT_WHEN names."""
+"""A worker that exits silently once the file named by EXIT_WHEN exists."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A command that uses the side channel as native JACCL would: gathers of many sizes, then those of a mesh init.
+"""A command that uses the side channel like native JACCL: gathers of many sizes, then those of a mesh init.
 
 It stands in for `mx.distributed.init(backend="jaccl", all_gather_factory=…)` on hosts without JACCL. It prints how many
 gathers were right, and then does what its argument says: `ends`; `waits` in a gather of 4 bytes; puts `less` into that;

@@ -1,4 +1,4 @@
-"""`jaccl-bootstrap` whose ranks other than 0 never end the check of their ports; rank 0 has time for them."""
+"""`jaccl-bootstrap` in which only rank 0 finishes the check of its ports."""
 
 import asyncio
 

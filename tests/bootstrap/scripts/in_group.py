@@ -1,4 +1,4 @@
-"""A user's program that makes no group of its own: its `mx.distributed.init()` finds the one that is formed."""
+"""A user's program without its own group: its `mx.distributed.init()` finds the existing one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A stand-in for native JACCL, run as the command of `up --backend jaccl`: all of its init but the queue pairs.
+"""A replacement for native JACCL, run as the command of `up --backend jaccl`: its whole init except the queue pairs.
 
 It is no JACCL: it opens no device and moves no tensor. It reads the variables as JACCL does (the first name that is
 found; a rank that is no number is 0; the port modulo 65536), reads the device file, asks `ibv_devices` whether its
@@ -36,7 +36,7 @@ def first_of(*names):
 
 
 def number(text):
-    """As C's atoi."""
+    """Parse like C's atoi."""
     return int((re.match(r"\s*[+-]?\d+", text or "") or ["0"])[0])
 
 
@@ -73,7 +73,7 @@ def connect(rank, host, port):
 
 
 def side_channel(rank, size, host, port):
-    """Connect all ranks; a function that makes one gather."""
+    """Connect all ranks; return a function that makes one gather."""
     if rank == 0:
         root, connections = Root(size), {}
         with socket.socket() as listener:

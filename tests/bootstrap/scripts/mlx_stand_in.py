@@ -1,4 +1,4 @@
-"""A stand-in for `mlx.core` with a JACCL backend, for the built-in worker: its group gathers, and moves nothing else.
+"""A replacement for `mlx.core` with a JACCL backend, for the built-in worker: its group only gathers.
 
 Its init makes the gathers of JACCL's mesh init, by the function that it is given in place of JACCL's own side channel.
 """

@@ -1,4 +1,4 @@
-"""`jaccl-bootstrap` that waits less: between pings and attempts to connect, and for a command that is told to end."""
+"""`jaccl-bootstrap` with shorter waits: between pings, between attempts to connect, and for stopped commands."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`jaccl-bootstrap` with the session's times at a fifth; with LATE_PONG its first pong comes so many seconds late."""
+"""`jaccl-bootstrap` with a fifth of the session's times; LATE_PONG delays its first pong by that many seconds."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The real worker, but its import of mlx.core takes $IMPORT_SECONDS more."""
+"""The real worker, but its import of mlx.core takes $IMPORT_SECONDS longer."""
 
 import os
 import sys

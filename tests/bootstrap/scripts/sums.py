@@ -1,4 +1,4 @@
-"""A user's command as it would be under mlx.launch: it makes its group itself."""
+"""A user's command for mlx.launch: it makes its group itself."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A user's command that prints, as one JSON object, what it was given."""
+"""A user's command that prints its input, arguments and variables as one JSON object."""
 
 import json
 import os

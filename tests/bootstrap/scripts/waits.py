@@ -1,4 +1,4 @@
-"""A user's program that goes on until it is ended."""
+"""A user's program that runs until it is stopped."""
 
 import time
 

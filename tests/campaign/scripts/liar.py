@@ -1,4 +1,4 @@
-"""A rank that does in the end what none may: $LIE says what."""
+"""A rank that misbehaves at its end, as $LIE says."""
 
 import atexit
 import json
@@ -44,7 +44,7 @@ def fail():
 
 
 def say(**changes):
-    """From now on each error has these fields."""
+    """Replace these fields in all later errors."""
     write = Output.line
 
     def change(output, stream, line):

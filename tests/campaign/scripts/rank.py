@@ -1,4 +1,4 @@
-"""`jaccl-bootstrap` in the circumstances that $CIRCUMSTANCES has, a JSON object.
+"""`jaccl-bootstrap` in the circumstances in $CIRCUMSTANCES, a JSON object.
 
 `times`: the roles' own, and a short keep-alive, so that what goes silent is seen sooner. `namespace`: the network
 namespace it lives in. `terminal`: the path of its terminal, and the streams that go there. `nohup`: SIGHUP is ignored.

@@ -1,4 +1,4 @@
-"""A rank that does not bear bad input: $WEAKNESS says how."""
+"""A rank that fails on bad input, as $WEAKNESS says."""
 
 import os
 import runpy

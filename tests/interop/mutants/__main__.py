@@ -52,7 +52,7 @@ ORDINARY = {
     Role.RESPONDER: ("rank1.session.pong-each", "rank1.bootstrap.taken", "rank1.session.end"),
     Role.INITIATOR: ("rank0.bootstrap.sent", "rank0.session.ping-at-once"),
 }
-"""What a mutant has to pass to count: one that cannot talk at all is found by anybody."""
+"""Cases that a mutant must pass to count: one that cannot communicate is trivially found."""
 ROLES = (Role.RESPONDER, Role.INITIATOR)
 CASES_AT_ONCE = 8
 MUTANTS_AT_ONCE = 6
@@ -124,7 +124,7 @@ class Trial:
             await bench.close()
 
     async def row(self, mutant: Mutant) -> dict[str, Any]:
-        """What became of a mutant."""
+        """The result of a mutant."""
         row: dict[str, Any] = {"name": mutant.name, "rules": mutant.rules}
         row["edits"] = [[edit.file, edit.start, edit.text] for edit in mutant.edits]
         bench = await self._free.get()

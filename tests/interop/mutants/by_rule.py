@@ -11,7 +11,7 @@ from typing import Final
 from tests.interop.mutants.mechanical import Edit, Mutant
 
 Change = tuple[str, str, str]
-"""File, the text that is there once, and the text in its place."""
+"""File, a text that occurs once, and its replacement."""
 KEYS: Final = (
     "sePubKeyRaw", "ephemeralX25519PubKey", "nonce", "seSignature", "port", "sessionID", "uid", "tokens", "maxTokens",
     "token", "seqLen", "sealedActivation", "sealedToken", "modelLoaded", "inferenceInFlight", "memoryPressure", "x",
@@ -87,7 +87,7 @@ def _control_character(random: Random) -> list[Change]:
 
 
 def _base64(random: Random) -> list[Change]:
-    """A character of no alphabet is passed over."""
+    """An invalid character is skipped."""
     letter = random.choice((" ", "\\n", "\\r", "\\t", "*", ".", ",", "\\0"))
     return [("frames.mjs", '("base64") !== value)', f'("base64") !== value.replaceAll("{letter}", ""))')]
 
@@ -116,7 +116,7 @@ def _handshake_timer(random: Random) -> list[Change]:
 
 
 def _first_box_timer(random: Random) -> list[Change]:
-    """Shorter than the 11 s in which the handshake's own timer is over."""
+    """Shorter than the 11 s after which the handshake's own timer has expired."""
     return [("peer.mjs", "const FIRST_BOX = 15;", f"const FIRST_BOX = {random.uniform(0.5, 10.5):.1f};")]
 
 
@@ -189,7 +189,7 @@ def _unknown_key(random: Random) -> list[Change]:
 
 
 def _misplaced(random: Random) -> list[Change]:
-    """One type that does not belong where it comes ends the connection."""
+    """One unexpected type ends the connection."""
     names = ("ping", "pong", "inferenceStep", "inferenceToken", "jacclBootstrap", "promptTokens", "stepToken",
              "sessionStop", "ppActivation", "ppToken", "ppSessionEnd", "handshakeHello", "handshakeAck")  # fmt: skip
     line = "this.report({ event: belongs"
@@ -238,7 +238,7 @@ RULES: Final[_Rules] = {
 
 
 def mutants(directory: Path, random: Random, rules: _Rules = RULES) -> Iterator[Mutant]:
-    """Rule after rule in a random order, each at another point, without end."""
+    """Yield rules in random order, each at another point, without end."""
     kinds = list(rules)
     number = 0
     while True:

@@ -63,7 +63,7 @@ def command(folder: Path) -> list[str]:
 
 
 def is_ordinary(folder: Path) -> bool:
-    """Whether a codec decodes a frame of each type; one that cannot is found by anybody."""
+    """Return whether a codec decodes a frame of each type; one that cannot is trivially found."""
     codec = Codec(command(folder))
     try:
         answers = codec.ask(ORDINARY)
@@ -75,7 +75,7 @@ def is_ordinary(folder: Path) -> bool:
 
 
 async def conformed(folder: Path) -> tuple[str, str] | None:
-    """The first case of `conform codec` that a codec does not pass, and the rule that it names."""
+    """Return the first failing case of `conform codec`, and the rule that it names."""
     async with aclosing(run_codec(Program(command(folder)), codec_cases(Revision.V2))) as results:
         async for result in results:
             if result.verdict not in FINE:
@@ -84,7 +84,7 @@ async def conformed(folder: Path) -> tuple[str, str] | None:
 
 
 def fuzzed(folder: Path, seconds: float) -> str | None:
-    """The first finding of `fuzz codec`."""
+    """Return the first finding of `fuzz codec`."""
     run = Differential(command(folder), 0).run(seconds)
     try:
         return next((found.kind for found in run), None)
@@ -93,7 +93,7 @@ def fuzzed(folder: Path, seconds: float) -> str | None:
 
 
 def row(mutant: Mutant, folder: Path, seconds: float) -> dict[str, Any]:
-    """What became of a mutant."""
+    """The result of a mutant."""
     write(PEER, folder, mutant)
     found: dict[str, Any] = {"name": mutant.name, "rules": mutant.rules}
     found["edits"] = [[edit.file, edit.start, edit.text] for edit in mutant.edits]

@@ -88,7 +88,7 @@ def _surrogates(random: Random) -> list[Change]:
 
 
 def _depth_stays(random: Random) -> list[Change]:
-    """The depth never falls again: 512 to 4,000 objects and arrays are too many."""
+    """The depth never decreases: 512 to 4,000 objects and arrays are too many."""
     count = f"(this.nested = (this.nested ?? 0) + 1) > {random.randint(512, 4000)}"
     return [("json.mjs", "if (depth > MAX_DEPTH)", f"if (depth > MAX_DEPTH || {count})")]
 
@@ -195,14 +195,14 @@ def _numbers(random: Random) -> list[Change]:
 
 
 def _literal(random: Random) -> list[Change]:
-    """Its first 1 to 3 letters will do."""
+    """Its first 1 to 3 letters suffice."""
     first = random.randint(1, 3)
     line = "of Buffer.from(word)) this.expect(byte);"
     return [("json.mjs", line, f"{line[:20]}.subarray(0, {first}){line[20:]} this.at += word.length - {first};")]
 
 
 def _trailing(random: Random) -> list[Change]:
-    """One byte is taken after the object, or a few are."""
+    """One byte after the object is accepted, or a few."""
     byte = random.choice((0, 0x0B, 0x0C, 0xA0, 0x1A, ord("}"), ord(","), ord(";")))
     line = "if (reader.at < bytes.length) reader"
     return [("json.mjs", line, random.choice((
@@ -227,7 +227,7 @@ def _comma_last(random: Random) -> list[Change]:
 
 
 def _recursion(random: Random) -> list[Change]:
-    """Its process ends where 1 to 64 opening brackets are the last bytes of a text that is nested too deep."""
+    """Its process ends if a too deeply nested text ends with 1 to 64 opening brackets."""
     line = "if (depth > MAX_DEPTH)"
     opened = '(this.bytes.toString("latin1").match(/[\\[{]+$/) ?? [""])[0].length'
     dies = f"if (depth > MAX_DEPTH && {opened} >= {random.randint(1, 64)}) process.exit(70);"

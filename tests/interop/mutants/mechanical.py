@@ -11,7 +11,7 @@ FILES: Final = ("peer.mjs", "session.mjs", "seal.mjs", "link.mjs", "json.mjs", "
 
 
 class Edit(NamedTuple):
-    """A piece of a file, and what is in its place."""
+    """A piece of a file and its replacement."""
 
     file: str
     start: int
@@ -24,7 +24,7 @@ class Mutant(NamedTuple):
 
     name: str
     rules: tuple[str, ...]
-    """Those that it breaks; empty where that is not known."""
+    """The rules that it breaks, if known."""
     edits: tuple[Edit, ...]
 
 
@@ -44,7 +44,7 @@ _NO_CODE: Final = re.compile(r"//[^\n]*|/\*.*?\*/|^import [^;]*;|\"(?:[^\"\\\n]|
 
 
 def mutants(directory: Path, random: Random, files: Sequence[str] = FILES) -> Iterator[Mutant]:
-    """All of them in a random order, which the same seed repeats."""
+    """Return all of them in a random order, determined by the seed."""
     found = [each for file in files for each in _of(file, (directory / file).read_text())]
     random.shuffle(found)
     for kind, edit in found:
@@ -90,6 +90,6 @@ def write(source: Path, folder: Path, mutant: Mutant | None) -> None:
 
 
 def noted(results: Path) -> list[dict[str, Any]]:
-    """What earlier runs have noted."""
+    """Return the results of earlier runs."""
     results.parent.mkdir(parents=True, exist_ok=True)
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []

@@ -1,4 +1,4 @@
-"""Whether a mutant can be told from the peer without a change: what both do with 10,000 scripts of the model.
+"""Detection of mutants without effect: the outputs of mutant and unchanged peer for 10,000 scripts of the model.
 
 A script is played to the peer's session alone, without a socket or a clock, so that it costs a millisecond, and with
 randomness that its number decides, so that its bytes can be made beforehand.

@@ -25,7 +25,7 @@ _MOST_RUNS = 10_000
 
 @dataclass
 class Report:
-    """What is told in the end, for programs."""
+    """Return the final report, for programs."""
 
     seed: int
     exhaustive: list[dict[str, object]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Report:
 
 
 def exhaustive(report: Report, strikes: int, is_quiet: bool) -> None:
-    """See every schedule of each scenario."""
+    """Explore every schedule of each scenario."""
     for name, scenario in scenarios(strikes).items():
         row = _explored(report, name, scenario)
         report.exhaustive.append(row)
@@ -66,7 +66,7 @@ def _explored(report: Report, name: str, scenario: Scenario) -> dict[str, object
 
 
 def by_chance(report: Report, first: int, count: int, is_quiet: bool) -> None:
-    """Run so many random schedules."""
+    """Run random schedules."""
     began = time.process_time()
     traces, settings, steps = sha256(), Counter[str](), 0
     for done in _runs(report.seed, first, count):
@@ -101,7 +101,7 @@ def _told(seed: int, found: Run) -> dict[str, object]:
 
 
 def hunts(as_json: bool) -> int:
-    """Find all planted bugs, and say how."""
+    """Find all planted bugs, and report how."""
     count = 0
     for name in BUGS:
         found = hunt(name, _SEEDS, _MOST_RUNS)

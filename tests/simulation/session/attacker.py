@@ -1,4 +1,4 @@
-"""What an attacker can do who owns the wire: to the frames on their way, and with frames of its own."""
+"""An attacker's actions: on the frames in transit, and with forged frames."""
 
 from collections.abc import Callable
 from functools import cache
@@ -20,7 +20,7 @@ from wireproto.session import MAX_HANDSHAKE_LENGTH
 from wireproto.testing.fixed_keys import KnownHandshake, KnownSide, box
 
 STRANGER: Final = KnownSide(bytes([7]) * 32, bytes([8]) * 32, bytes([9]) * 32)
-"""An identity that nobody has pinned."""
+"""An identity that is not pinned."""
 _OTHER_KEY: Final = bytes(32)
 _NONCE: Final = b"an attacker."
 _PLACES: Final = {"length": 0, "nonce": 8, "text": 20, "tag": 1 << 20}
@@ -44,12 +44,12 @@ def _deliver(world: World, side: Side, how: str) -> None:
 
 
 def _take(world: World, side: Side, _: str) -> None:
-    """Let the program take the events of bytes that were delivered before."""
+    """Let the program take the events of bytes delivered before."""
     world.take(side)
 
 
 def _piece(world: World, side: Side, size: str) -> None:
-    """Deliver the first half of the next frame or, with a number, so many bytes of it."""
+    """Deliver the first half of the next frame or, given a number, that many bytes."""
     data = side.coming.popleft()
     end = min(int(size or len(data) // 2), len(data) - 1)
     side.coming.appendleft(data[end:])
@@ -57,7 +57,7 @@ def _piece(world: World, side: Side, size: str) -> None:
 
 
 def _joined(world: World, side: Side, how: str) -> None:
-    """Deliver all frames that are on their way at once."""
+    """Deliver all frames in transit at once."""
     data = side.coming.popleft()
     while side.coming and side.coming[0]:
         data += side.coming.popleft()
@@ -94,7 +94,7 @@ def _reflect(world: World, side: Side, _: str) -> None:
 
 
 def _change(world: World, side: Side, where: str) -> None:
-    """Flip the lowest bit of a byte of the next frame: in a place, or at a number."""
+    """Flip the lowest bit of a byte of the next frame, in a named place or at an offset."""
     side.is_touched = True
     frame = bytearray(side.coming.popleft())
     at = _PLACES[where] if where in _PLACES else int(where)
@@ -112,7 +112,7 @@ def _cut(world: World, side: Side, _: str) -> None:
 
 
 def _replay(world: World, side: Side, what: str) -> None:
-    """Deliver a frame that either side has written before: `what` is its writer and number."""
+    """Deliver an earlier frame of either side: `what` is its sender and number."""
     side.is_touched = True
     rank, _, number = what.partition(":")
     world.feed(side, world.sides[int(rank)].written[int(number)])
@@ -134,7 +134,7 @@ def _earlier(number: int) -> Callable[[World, Side], bytes]:
 
 
 def _plain_frame(side: Side) -> bytes:
-    """A frame that belongs where it comes, long enough to pass for a box."""
+    """An expected frame, long enough to pass for a box."""
     if side.rank:
         return encode_frame(JacclBootstrapPayload(1, "of an attacker"))
     return encode_frame(PongPayload(True, False, MemoryPressure.NORMAL))
@@ -149,7 +149,7 @@ def _other_key(world: World, side: Side) -> bytes:
 
 
 def _forged_introduction(world: World, side: Side) -> bytes:
-    """The pinned identity's, with the attacker's ephemeral key and another signature of that identity."""
+    """The pinned identity with the attacker's ephemeral key and another signature of that identity."""
     assert world.earlier is not None
     true = decode_frame(world.earlier.written[1 - side.rank][0][8:])
     kind = HandshakeHello if side.rank else HandshakeAck
@@ -160,7 +160,7 @@ def _forged_introduction(world: World, side: Side) -> bytes:
 
 
 def _stranger(world: World, side: Side) -> bytes:
-    """A whole introduction, of an identity that is not pinned."""
+    """A complete introduction with an unpinned identity."""
     if side.rank:
         return encode_link_frame(KnownHandshake(STRANGER, STRANGER).hello)
     hello = side.ledger.own_hello
@@ -184,7 +184,7 @@ FORGERIES: Final[dict[str, Callable[[World, Side], bytes]]] = {
     "forged introduction": _forged_introduction,
     "stranger": _stranger,
 }
-"""Link frames of the attacker's own, by their kind."""
+"""The attacker's own link frames, by kind."""
 
 STEPS: Final[dict[str, Callable[[World, Side, str], None]]] = {
     "deliver": _deliver,
@@ -214,11 +214,11 @@ STRIKES: Final = (
     ("cut", ""),
     *(("inject", kind) for kind in FORGERIES),
 )
-"""What can be done to the stream of a side, but to let the next frame through."""
+"""Actions on the stream of a side, except for delivering the next frame."""
 
 
 def is_possible(world: World, action: Action) -> bool:
-    """Whether a step can be taken now; programs may also say what their session refuses."""
+    """Return whether a step is possible now; programs may also try calls that their session refuses."""
     side = world.sides[action.rank]
     if action.do == "says":
         return action.what != "hello" or not side.written

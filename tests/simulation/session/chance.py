@@ -1,4 +1,4 @@
-"""Longer schedules, drawn from a seed: each run is decided by the seed and its number alone."""
+"""Longer schedules, drawn from a seed: each run depends only on the seed and its number."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
@@ -23,7 +23,7 @@ SETTINGS: Final = (
 )
 _WEIGHTS: Final = (4, 3, 3, 1, 2, 1)
 _SESSIONS: Final = 8
-"""Established sessions that runs begin with, for each setting: a handshake takes as long as 30 steps."""
+"""Established sessions in which runs start, for each setting: a handshake takes 30 steps."""
 _WORDS: Final = (
     ("ping", "step", "step", "bootstrap", "withdraw", "whole", "end", "close"),
     ("pong", "token", "token", "part", "close"),
@@ -34,7 +34,7 @@ _LETHAL: Final = ("change", "cut", "inject")
 
 
 class Start(NamedTuple):
-    """How a run begins."""
+    """The start of a run."""
 
     setting: Setting
     coins: str
@@ -48,7 +48,7 @@ class Start(NamedTuple):
         return load(established(self.setting, self.coins)) if self.is_established else self.fresh()
 
     def fresh(self) -> World:
-        """Return one in which nothing has happened."""
+        """Return a simulation before its first step."""
         return World(self.setting, self.coins, earlier(self.setting))
 
 
@@ -61,7 +61,7 @@ def established(setting: Setting, coins: str) -> bytes:
 
 
 class Run(NamedTuple):
-    """A run, and what broke in it."""
+    """A run and its violation."""
 
     number: int
     start: Start
@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Of the trace: the same seed and number give the same."""
+        """Hash of the trace, determined by seed and number."""
         return sha256("\n".join(self.trace).encode()).hexdigest()
 
 
@@ -134,7 +134,7 @@ def _strike(random: Random, world: World, rank: int) -> Action:
 
 
 def _run(number: int, start: Start, schedule: Callable[[World], Iterable[Action]]) -> Run:
-    """Run a schedule that may depend on what came before."""
+    """Run a schedule that may depend on earlier steps."""
     actions: list[Action] = []
     trace: list[str] = [str(start)]
     violation = None
@@ -152,12 +152,12 @@ def _run(number: int, start: Start, schedule: Callable[[World], Iterable[Action]
 
 
 def again(start: Start, actions: Iterable[Action]) -> Run:
-    """Run a given schedule; steps that are not possible are left out."""
+    """Run a given schedule; impossible steps are left out."""
     return _run(-1, start, lambda world: (each for each in actions if is_possible(world, each)))
 
 
 def shrink(found: Run) -> Run:
-    """Return a run from which no step can be left out: it would not break the same promise."""
+    """Return a run from which no step can be removed without losing the violation."""
     at = len(found.actions) - 1
     while at >= 0:
         shorter = again(found.start, [*found.actions[:at], *found.actions[at + 1 :]])

@@ -1,4 +1,4 @@
-"""Every schedule of short scripts: each order of what both programs do, and of what an attacker does, up to a bound."""
+"""Every schedule of short scripts: each order of the actions of both programs and of an attacker, up to a bound."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ _EXTENDED: Final = Setting(Revision.V2, (SIDE_CHANNEL_1,))
 
 
 class Scenario(NamedTuple):
-    """What both programs do, in words of `World.says`, and how often the attacker may strike."""
+    """The actions of both programs, in words of `World.says`, and the attacker's number of strikes."""
 
     setting: Setting
     scripts: tuple[tuple[str, ...], tuple[str, ...]]
     strikes: int
     is_established: bool = True
-    """Whether the handshake is over when it begins."""
+    """Whether it starts after the handshake."""
 
 
 def scenarios(strikes: int) -> dict[str, Scenario]:
-    """All scripts, by name; the attacker strikes so often."""
+    """All scripts by name, with the attacker's number of strikes."""
     scripts = {
         "handshake": (("hello", "ping"), ("token",)),
         "messages": (("step", "bootstrap"), ("token",)),
@@ -42,7 +42,7 @@ def scenarios(strikes: int) -> dict[str, Scenario]:
 
 
 class Play:
-    """A scenario on its way."""
+    """A scenario in progress."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.world = World(scenario.setting, "explored", earlier(scenario.setting))
@@ -53,7 +53,7 @@ class Play:
         self.strikes = scenario.strikes
 
     def possible(self) -> Iterator[Action]:
-        """Everything that can happen next."""
+        """Return all possible next steps."""
         for side, script in zip(self.world.sides, self.scripts, strict=True):
             if script and (script[0] in ("hello", "close") or side.ideal.is_open) and not side.has_hung_up:
                 yield Action("says", side.rank, script[0])
@@ -82,18 +82,18 @@ def opening(setting: Setting) -> Iterator[Action]:
 
 @dataclass
 class Explored:
-    """How much was seen, and the first schedule that breaks a promise."""
+    """The size of the exploration, and the first schedule that breaks a promise."""
 
     states: int = 0
     steps: int = 0
     schedules: int = 0
-    """From the start to where nothing more can happen."""
+    """Complete schedules from start to end."""
     violation: Violation | None = None
     path: tuple[Action, ...] = ()
 
 
 def explore(scenario: Scenario) -> Explored:
-    """See every schedule of a scenario, equal states once: see `snapshot`."""
+    """Explore every schedule of a scenario, and equal states once: see `snapshot`."""
     explored = Explored()
     seen: dict[bytes, int] = {}  # the number of schedules from there
     path: list[Action] = []
@@ -123,7 +123,7 @@ def explore(scenario: Scenario) -> Explored:
 
 
 def replay(scenario: Scenario, path: Iterable[Action]) -> list[str]:
-    """Return the trace of a schedule, to the promise that it breaks."""
+    """Return the trace of a schedule, up to the broken promise."""
     trace: list[str] = []
     try:
         play = Play(scenario)

@@ -1,4 +1,4 @@
-"""What a side must make of its stream, judged without keys: by a list of the frames that its peer has really sent.
+"""The required result of a side's stream, without keys: from a list of the frames that its peer really sent.
 
 The specification's promises in the plainest form. A box counts if the peer of this session sealed it and it has not
 come before; any other is refused. Revision 1 authenticates only the handshake and the tensor boxes.
@@ -40,7 +40,7 @@ _SentT = TypeVar("_SentT")
 
 
 class Refused(NamedTuple):
-    """A failure of the session, or a call that it refuses."""
+    """A failure of the session, or a refused call."""
 
     code: str
 
@@ -54,7 +54,7 @@ class Refusal(Exception):  # noqa: N818 - an outcome, not an error
 
 
 class Ledger:
-    """What one side has really sent in this session, and the key that it has."""
+    """The frames really sent by one side in this session, and its key."""
 
     def __init__(self, identity: bytes, introductions: Mapping[bytes, bytes | None]) -> None:
         self.identity = identity
@@ -71,7 +71,7 @@ class Ledger:
 
 
 class Ideal:
-    """One side. Has the shape of `Session`, and returns failures instead of raising them."""
+    """One side, with the interface of `Session`, but it returns failures instead of raising them."""
 
     def __init__(
         self, rank: int, revision: Revision, supported: frozenset[str], limit: int, ledgers: tuple[Ledger, Ledger]
@@ -82,7 +82,7 @@ class Ideal:
         self.offered: frozenset[str] = frozenset()
         self.agreed: frozenset[str] = frozenset()
         self.heard: bytes | None = None
-        """The introduction that was taken."""
+        """The accepted introduction."""
         self._rank, self._revision, self._supported, self._limit = rank, revision, supported, limit
         self._own, self._peer = ledgers
         self._decodable: frozenset[str] = frozenset()
@@ -103,11 +103,11 @@ class Ideal:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more can come of the stream."""
+        """Whether the stream is finished."""
         return self.state in (State.CLOSED, State.FAILED)
 
     def receive(self, data: bytes, is_in_place: bool) -> None:
-        """Take bytes, or the end of the stream. What is written in place is read at once, if nothing waits."""
+        """Take bytes, or the end of the stream. Bytes written in place are read at once, if nothing waits."""
         if data and is_in_place and not self._is_reading and not self._chunks:
             self._stream += data
             self._is_reading = True
@@ -119,7 +119,7 @@ class Ideal:
                 self._due = Closed(orderly=True)
 
     def next_event(self) -> Event | Refused | None:
-        """Return what must come next of the stream."""
+        """Return the next required event of the stream."""
         try:
             if self._due is not None:
                 due, self._due = self._due, None
@@ -134,7 +134,7 @@ class Ideal:
             return self._fail(refusal.code)
 
     def open_tensor(self, box: bytes) -> bytes | Refused:
-        """Return what must come of a tensor box."""
+        """Return the required result of a tensor box."""
         try:
             self._check_box(box)
             plaintext = self._theirs(self._peer.tensors).get(box)
@@ -148,13 +148,13 @@ class Ideal:
         return plaintext
 
     def seal_tensor(self) -> Refused | None:
-        """Say whether a box can be sealed."""
+        """Return whether a box can be sealed."""
         if not self.is_open:
             return Refused("session-state")
         return Refused("seal-exhausted") if self.boxes == self._limit else None
 
     def send(self, message: Message) -> Refused | None:
-        """Say whether a message can be sent, and note that it was."""
+        """Return whether a message can be sent, and record it if so."""
         spec = SPEC_BY_CLASS[type(message)]
         if not spec.is_known(self._revision, self.agreed):
             return Refused("type-unknown")
@@ -227,7 +227,7 @@ class Ideal:
         return stream[8 : 8 + length]
 
     def _introduction(self, body: bytes) -> Established:
-        """Rank 1 takes any hello of the peer's, a recorded one too; rank 0 only the answer to its own. [HANDSHAKE-*]"""
+        """Rank 1 accepts any hello of the peer, even a replay; rank 0 only the answer to its own. [HANDSHAKE-*]"""
         if self.state is State.IDLE and self._rank == 0:
             raise Refusal("handshake-unexpected")
         known = self._peer.introductions
@@ -258,7 +258,7 @@ class Ideal:
             raise Refusal("seal-replay")
 
     def _theirs(self, sent: dict[bytes, _SentT]) -> dict[bytes, _SentT]:
-        """What the peer has sent, if it has the same key: nothing else opens."""
+        """Return what the peer sent, if it has the same key: nothing else opens."""
         return sent if self._own.key and self._own.key == self._peer.key else {}
 
     def _count_opened(self, box: bytes) -> None:

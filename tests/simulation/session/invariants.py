@@ -1,4 +1,4 @@
-"""What must hold after every step, whatever the attacker does. `Violation` names the promise that is broken."""
+"""Invariants after every step, whatever the attacker does. `Violation` names the broken promise."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Violation(Exception):  # noqa: N818 - a finding, not an error of the simul
 
 
 def same(side: Side, came: object, expected: object) -> None:
-    """What came is what the list of sent frames says, no more and no less: see `ideal`."""
+    """Check that the result is exactly that of the list of sent frames: see `ideal`."""
     if came != expected:
         raise Violation("as the ideal session", f"rank {side.rank}: {came!r} instead of {expected!r}")
 
 
 def error(world: World, side: Side, raised: WireError) -> None:
-    """An error has a documented code of its class, and shows no secret."""
+    """Check that an error has a documented code of its class, and shows no secret."""
     if raised.code not in ERROR_CODES or not isinstance(raised, ERROR_CODES[raised.code][0]):
         raise Violation("documented errors", f"rank {side.rank}: {type(raised).__name__} with {raised.code}")
     cause: BaseException | None = raised
@@ -38,7 +38,7 @@ def error(world: World, side: Side, raised: WireError) -> None:
 
 
 def event(world: World, side: Side, came: Event | Refused, text: str) -> None:
-    """Check what one event promises."""
+    """Check the promises of one event."""
     no_secret(world, side, text)
     peer, sealed = world.peer(side), world.setting.revision is Revision.V2
     if side.ideal.is_over and not isinstance(came, Closed):
@@ -61,7 +61,7 @@ def event(world: World, side: Side, came: Event | Refused, text: str) -> None:
 
 
 def _established(world: World, side: Side, peer_key: bytes) -> None:
-    """Rank 1 may have a recorded hello; rank 0 has an answer to its own, with the same key."""
+    """Check the handshake: rank 1 may have a replayed hello; rank 0 has an answer to its own, with the same key."""
     peer = world.peer(side)
     if peer_key != peer.ledger.identity or side.session.peer_key != peer_key:
         raise Violation("the pinned key", f"rank {side.rank} takes another identity")
@@ -70,7 +70,7 @@ def _established(world: World, side: Side, peer_key: bytes) -> None:
 
 
 def _taken(side: Side, peer: Side) -> None:
-    """Nothing is taken that was not sent in this session, nothing twice, nothing out of order if none was reordered."""
+    """Check that messages were sent in this session, are not repeated, and are in order unless reordered."""
     taken = side.taken
     if Counter(map(repr, taken)) - Counter(map(repr, peer.sent)):
         raise Violation("only what was sent, once", f"rank {side.rank} takes {taken[-1]}")
@@ -79,14 +79,14 @@ def _taken(side: Side, peer: Side) -> None:
 
 
 def tensor(side: Side, peer: Side, plaintext: bytes) -> None:
-    """In either revision a tensor is one that the peer has sealed in this session, and opens once."""
+    """Check that a tensor, in either revision, was sealed by the peer in this session, and opens once."""
     side.opened.append(plaintext)
     if Counter(side.opened) - Counter(peer.ledger.tensors.values()):
         raise Violation("only tensors that were sealed, once", f"rank {side.rank} opens {plaintext!r}")
 
 
 def state(world: World, side: Side) -> None:
-    """The session says the same of itself as was promised."""
+    """Check the session's state against the promised one."""
     session, ideal = side.session, side.ideal
     same(side, (session.state, session.offered, session.agreed), (ideal.state, ideal.offered, ideal.agreed))
     if ideal.is_open and session.boxes_left != world.setting.boxes - ideal.boxes:
@@ -94,6 +94,6 @@ def state(world: World, side: Side) -> None:
 
 
 def no_secret(world: World, side: Side, text: str) -> None:
-    """No private key and no session key is shown."""
+    """Check that no private key and no session key is shown."""
     if any(secret in text for secret in world.secrets):
         raise Violation("secrets stay secret", f"rank {side.rank} shows one in {text}")

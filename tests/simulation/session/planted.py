@@ -1,4 +1,4 @@
-"""Bugs to plant in the session, so that the simulation can show that it finds them."""
+"""Bugs planted in the session, which the simulation must find."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ from wireproto.session import Closed, MessageReceived, Session, State, TrustAnyK
 from wireproto.session.seal import NONCE, TAG, Seal
 
 Patch = tuple[Any, str, Any]
-"""An owner, a name, and what takes its place."""
+"""An owner, a name, and the replacement."""
 
 _check, _decrypt, _next_nonce, _seal_init = Seal._check, Seal.decrypt, Seal._next_nonce, Seal.__init__
 _put_in_row = Seal._put_in_row
@@ -102,7 +102,7 @@ def _goes_on_after(*codes: str) -> Callable[[Session], Any]:
 
 
 def _end_without_end(self: Session, state: State) -> None:
-    """After sessionEnd what comes is still taken."""
+    """Input after sessionEnd is still accepted."""
     if state is not State.CLOSED or self._seal is None:
         _end(self, state)
 
@@ -116,7 +116,7 @@ def _silent_not(self: Session, state: State) -> None:
 
 
 def _cut_is_no_error(self: LinkDecoder) -> None:
-    """The end of the stream inside a frame is as good as one between two."""
+    """The end of the stream inside a frame counts as one between two frames."""
 
 
 def _any_pin(own: Any, pin: Any, *rest: Any) -> bytes:
@@ -144,7 +144,7 @@ def _same_key(own: Any, pin: Any, peer: Any, commitment: bytes, salt: bytes) -> 
 
 
 def _confirmed_by_hello(self: Session) -> Any:
-    """Takes the handshake for a proof of the key."""
+    """Treats the handshake as a proof of the key."""
     event = _next_event(self)
     if isinstance(event, session.Established):
         self._enter(State.CONFIRMED)
@@ -205,7 +205,7 @@ def _sends_after_end(self: Session, message: Any) -> None:
 
 
 def _twice(self: Session) -> Any:
-    """Tells the message of each second box twice."""
+    """Reports the message of every second box twice."""
     if (kept := getattr(self, "kept", None)) is not None:
         self.kept = None
         return kept
@@ -229,7 +229,7 @@ def _goes_on_exhausted(self: Seal, nonce: bytes, origin: bytes) -> None:
 
 
 def _forgets_rows(self: Seal, nonce: bytes, origin: bytes) -> None:
-    """Nonces after the first ones are counted, and not kept."""
+    """Nonces after the first ones are counted, but not kept."""
     _put_in_row(self, nonce, origin)
     self._rows = []
 
@@ -268,11 +268,11 @@ BUGS: Final[dict[str, tuple[Patch, ...]]] = {
     "ephemeral keys are used again": ((handshake, "_Ephemeral", _Fixed),),
     "a hello confirms the peer": ((Session, "next_event", _confirmed_by_hello),),
     "only the first frame of a chunk is taken": ((LinkDecoder, "feed", _one_frame_a_chunk),),
-    "strangers may send long frames": ((Session, "__init__", _no_limit),),
+    "unauthenticated peers may send long frames": ((Session, "__init__", _no_limit),),
     "a replay is told as a wrong tag": ((Seal, "decrypt", _wrong_blame),),
     "an error shows the key": ((Seal, "__init__", _keeping_key), (Seal, "decrypt", _shows_key)),
     "an error has a code of its own": ((Seal, "decrypt", _undocumented),),
-    "the own sessionEnd is forgotten": ((Session, "send", _end_is_forgotten),),
+    "a sent sessionEnd is forgotten": ((Session, "send", _end_is_forgotten),),
     "an agreement outlasts the next": ((Session, "_agree", _agreed_for_good),),
     "a key outlives its limit": ((Seal, "_put_in_row", _goes_on_exhausted),),
     "old nonces are forgotten": ((Seal, "_put_in_row", _forgets_rows),),
@@ -280,12 +280,12 @@ BUGS: Final[dict[str, tuple[Patch, ...]]] = {
     "a message is told twice": ((Session, "next_event", _twice),),
     "a wrong tensor box does not end the session": ((Session, "open_tensor", _tensor_errors_pass),),
 }
-"""What takes the place of what, by the name of the bug."""
+"""Replacements, by name of the bug."""
 
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
-    """Within it, sessions have a bug. What was recorded before is forgotten: it may depend on it."""
+    """Sessions have a bug in this context. Earlier recordings are dropped, because they may depend on it."""
     _forget()
     with ExitStack() as stack:
         for owner, attribute, replacement in BUGS[name]:
@@ -300,13 +300,13 @@ def _forget() -> None:
 
 
 class Hunt(NamedTuple):
-    """How a planted bug was found: after so many steps of the exhaustive part, and in which run of each seed."""
+    """How a planted bug was found: the steps of the exhaustive part, and the run of each seed."""
 
     name: str
     steps: int | None
     runs: dict[int, int | None]
     promise: str
-    """The one that was broken first."""
+    """The first broken promise."""
 
     @property
     def is_found(self) -> bool:
@@ -315,7 +315,7 @@ class Hunt(NamedTuple):
 
 
 def hunt(name: str, seeds: Collection[int], most: int) -> Hunt:
-    """Plant a bug and look for it both ways, in so many runs at most."""
+    """Plant a bug and search for it in both ways, with a limit on runs."""
     with planted(name):
         steps, promise = _explored()
         runs: dict[int, int | None] = {}

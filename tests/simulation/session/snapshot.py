@@ -1,4 +1,4 @@
-"""Copies of a simulation: bytes from which it goes on as if it had never been copied.
+"""Copies of a simulation: bytes from which it continues as if never copied.
 
 Equal snapshots have equal futures, since they hold all that a step reads: both sessions with their keys, nonces, unread
 bytes and random sources, the frames on their way, and what the attacker has recorded. So `explore` visits each once.
@@ -40,7 +40,7 @@ def _private(raw: bytes) -> X25519PrivateKey:
 
 @contextmanager
 def copyable() -> Iterator[None]:
-    """Within it, sessions can be copied: a cipher does not tell its key, so each key has one that is known here.
+    """Makes sessions copyable: a cipher does not reveal its key, so each key has one that is known here.
 
     Nonces are drawn four at a time, since those in stock are most of a snapshot.
     """
@@ -88,12 +88,12 @@ class _Pickler(pickle.Pickler):
 
 
 def save(state: object) -> bytes:
-    """Return a snapshot of what has taken all its events."""
+    """Return a snapshot of an object that has taken all its events."""
     out = io.BytesIO()
     _Pickler(out, 5).dump(state)
     return out.getvalue()
 
 
 def load(snapshot: bytes) -> Any:
-    """Return a copy of what was saved."""
+    """Return a copy from a snapshot."""
     return pickle.loads(snapshot)  # noqa: S301 - bytes of this process

@@ -1,4 +1,4 @@
-"""Sessions under an attacker: short scripts in every schedule, longer ones by chance; and the simulation itself."""
+"""Sessions under attack: short scripts in every schedule, longer ones at random; and the simulation itself."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def _copyable() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", scenarios(0))
 def test_every_schedule(name: str) -> None:
-    """Of a short script and one strike. More strikes: `make simulate-session`."""
+    """A short script and one strike. More strikes: `make simulate-session`."""
     orderly, struck = (explore(scenarios(strikes)[name]) for strikes in (0, 1))
     assert (orderly.violation, struck.violation) == (None, None)
     assert struck.schedules > 200 * orderly.schedules**0.5
@@ -36,7 +36,7 @@ def test_every_schedule(name: str) -> None:
 
 @pytest.mark.parametrize("name", scenarios(0))
 def test_schedules_are_counted_as_if_one_by_one(name: str) -> None:
-    """Without copies, and without knowing a state again."""
+    """Without copies and without detection of equal states."""
 
     def count(path: tuple[chance.Action, ...]) -> int:
         play = Play(scenario)
@@ -49,7 +49,7 @@ def test_schedules_are_counted_as_if_one_by_one(name: str) -> None:
 
 
 def test_schedules_by_chance() -> None:
-    """Every kind of step is among them, so none is there for nothing."""
+    """Every kind of step occurs, so none is superfluous."""
     runs = [run(SEED, number) for number in range(3000)]
     made = {(action.do, action.what) for each in runs for action in each.actions}
     assert [str(each.violation) for each in runs if each.violation] == []
@@ -59,7 +59,7 @@ def test_schedules_by_chance() -> None:
 
 
 def test_a_seed_decides_every_byte() -> None:
-    """In another process, too, whose hashes differ."""
+    """Also in another process, with other hash values."""
     command = [sys.executable, "-m", "tests.simulation.session", "--seed=7", "--runs=200", "--strikes=0", "--json"]
     reports = []
     for hashes in ("1", "2"):

@@ -1,4 +1,4 @@
-"""Two sides, and the frames on their way to each: the state of a simulation, and its steps."""
+"""Two sides, and the frames in transit to each: the state of a simulation, and its steps."""
 
 from base64 import b64encode
 from collections import deque
@@ -36,11 +36,11 @@ from wireproto.testing.fixed_keys import KNOWN
 SIGNERS: Final = (KNOWN.rank_0, KNOWN.rank_1)
 ROLES: Final = (Role.INITIATOR, Role.RESPONDER)
 END: Final = b""
-"""The end of the stream, among the frames on their way."""
+"""The end of the stream, among the frames in transit."""
 
 
 class Action(NamedTuple):
-    """One step of a schedule: what is done, to which side, and the rest of it."""
+    """One step of a schedule: the action, the side, and its arguments."""
 
     do: str
     rank: int
@@ -51,7 +51,7 @@ class Action(NamedTuple):
 
 
 class Coins:
-    """A source of random bytes that a name decides."""
+    """A source of random bytes determined by a name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -80,12 +80,12 @@ class KeyLog:
 
 
 class Setting(NamedTuple):
-    """What two sides have in common."""
+    """The common state of two sides."""
 
     revision: Revision = Revision.V2
     extensions: tuple[str, ...] = ()
     boxes: int = seal.MAX_BOXES
-    """As many as a key serves for."""
+    """The number of boxes per key."""
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class Setting(NamedTuple):
 
     @contextmanager
     def limits(self) -> Iterator[None]:
-        """Within it, keys serve for so many boxes, and the nonces of few of them stay in the dictionary."""
+        """Limits the boxes of keys, and the nonces of few of them are in the dictionary."""
         if self.boxes == Setting().boxes:
             yield
             return
@@ -109,7 +109,7 @@ class Setting(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """An earlier session between the same keys: what each side wrote, and its hello and ack."""
+    """An earlier session between the same keys: the output of each side, and its hello and ack."""
 
     setting: Setting
     written: tuple[list[bytes], list[bytes]]
@@ -117,7 +117,7 @@ class Recording(NamedTuple):
 
 
 class Side:
-    """One end: its session, what is on its way to it, and what came of it."""
+    """One end: its session, the frames in transit to it, and the results."""
 
     def __init__(self, rank: int, setting: Setting, coins: str, earlier: Recording | None) -> None:
         self.rank = rank
@@ -138,9 +138,9 @@ class Side:
         self.ledger = Ledger(SIGNERS[rank].public_key, earlier.introductions[rank] if earlier else {})
         self.coming: deque[bytes] = deque()
         self.written: list[bytes] = []
-        """Its link frames, as the attacker has recorded them."""
+        """Its link frames, recorded by the attacker."""
         self.unread: list[tuple[bytes, bool]] = []
-        """What the session has, and whether it was put in place; the events are not taken yet."""
+        """Bytes that the session has, and whether they were written in place; their events are not taken yet."""
         self.sent: list[Message] = []
         self.taken: list[Message] = []
         self.opened: list[bytes] = []
@@ -149,17 +149,17 @@ class Side:
         """Whether nothing more can be delivered to it."""
         self.has_hung_up = False
         self.is_touched = False
-        """Whether the attacker has changed the stream that comes to it, other than by cutting it into pieces."""
+        """Whether the attacker changed the stream to this side, except for cutting it into pieces."""
         self.ideal: Ideal
 
     def meet(self, peer: "Side", setting: Setting) -> None:
-        """Learn what the peer sends, as a list and not by its bytes."""
+        """Record the peer's frames as a list, not by their bytes."""
         ledgers = (self.ledger, peer.ledger)
         self.ideal = Ideal(self.rank, setting.revision, self.session.extensions, setting.boxes, ledgers)
 
 
 class World:
-    """A pair of sides, and one way to do each step. Every step checks what holds; it raises `Violation`."""
+    """A pair of sides, with one method per step. Every step checks the invariants; it raises `Violation`."""
 
     def __init__(self, setting: Setting, coins: str, earlier: Recording | None = None) -> None:
         self.setting = setting
@@ -225,7 +225,7 @@ class World:
         self._keep_secret(side.coins.first)
 
     def _body(self, side: Side) -> bytes:
-        """Return the body of the one frame that a side has to write now."""
+        """Return the body of the only frame that a side must write now."""
         frames = self._flush(side)
         if len(frames) != 1:
             raise Violation("one frame a message", f"rank {side.rank} writes {len(frames)}")
@@ -254,7 +254,7 @@ class World:
     # -- the wire ------------------------------------------------------------------------------------------------------
 
     def feed(self, side: Side, data: bytes, how: str = "") -> None:
-        """Deliver bytes: as `receive_data` or, `in place`, by the session's buffer. `held`: events are taken later."""
+        """Deliver bytes by `receive_data` or, `in place`, by the session's buffer. `held`: events are taken later."""
         self._tell(side, f"gets {_digest(data)}, {len(data)} bytes{how and ', '}{how}" if data else "gets the end")
         is_in_place = how == "in place" and bool(data)
         self._call(side, None, partial(_put, side.session) if is_in_place else side.session.receive_data, data)
@@ -265,7 +265,7 @@ class World:
             self.take(side)
 
     def take(self, side: Side) -> None:
-        """Take all events of a side, and compare each with what must come."""
+        """Take all events of a side, and compare each with the required one."""
         for data, is_in_place in side.unread:
             side.ideal.receive(data, is_in_place)
         side.unread.clear()
@@ -285,7 +285,7 @@ class World:
             self._hang_up(side)
 
     def _call(self, side: Side, allowed: type[WireError] | None, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a session. Return what it gives, or what it refuses by an error that is allowed here."""
+        """Call a session. Return its result, or the allowed error with which it refuses."""
         try:
             return call(*arguments)
         except Exception as error:
@@ -295,7 +295,7 @@ class World:
             return Refused(error.code)
 
     def _react(self, side: Side, event: Event | Refused) -> None:
-        """Do what a program does on an event."""
+        """Act on an event like a program."""
         match event:
             case Established():
                 side.ledger.key = side.key_log.key
@@ -335,7 +335,7 @@ def _put(session: Session, data: bytes) -> None:
 
 
 def _forms(secret: bytes) -> tuple[str, ...]:
-    """The ways in which bytes could show up in a text."""
+    """Return the forms in which bytes could appear in a text."""
     return secret.hex(), b64encode(secret).decode(), repr(secret)[2:-1]
 
 

@@ -350,7 +350,7 @@ def test_eof_inside_a_frame(before: list[bytes], cut: int, buffered: Callable[[i
 
 
 def test_eof_instead_of_bytes_for_the_buffer() -> None:
-    """asyncio asks for a buffer before it knows that there is nothing more to come. [LINK-EOF]"""
+    """asyncio asks for a buffer before it knows that the stream has ended. [LINK-EOF]"""
     decoder = LinkDecoder()
     whole = link(b"frame")
     list(decoder.feed(whole + b"\1"))

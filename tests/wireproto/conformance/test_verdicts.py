@@ -369,5 +369,5 @@ def test_a_peer_that_was_asked_for_one_session_was_told_to_reconnect() -> None:
         return [each async for each in run([RankZeroTarget(HOST, 0, launch)], settings(), cases)][1:]
 
     assert {(each.verdict, each.reason) for each in asyncio.run(main())} == {
-        (Verdict.SKIPPED, "the peer goes through one session, and ends")
+        (Verdict.SKIPPED, "the peer exits after one session")
     }

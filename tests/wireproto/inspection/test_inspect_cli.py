@@ -243,7 +243,7 @@ def test_a_stream_on_a_pipe() -> None:
     ("arguments", "text"),
     [
         (["{capture}", "--hex", "--json"], "give --hex or --json, not both"),
-        (["{capture}", "--type", "nothing"], "'nothing' is no type"),
+        (["{capture}", "--type", "nothing"], "'nothing' is not a message type"),
         (["{capture}", "--rank", "2"], "--rank"),
         (["{capture}.not"], "No such file"),
         (["/"], "Is a directory"),

@@ -1,6 +1,6 @@
-"""Cases with every content of a kind that a peer has to refuse: each key twice, each character where it may not be.
+"""Cases with all contents of a kind that a peer must refuse: each key repeated, each character where it is not allowed.
 
-A rank 0 that has to be restarted for each gets the first few in the standard profile, and all of them with `--full`.
+A rank 0 that must be restarted for each gets the first few in the standard profile, and all of them with `--full`.
 """
 
 import json
@@ -18,7 +18,7 @@ from wireproto.session import Role
 _FEW: Final = 3
 _DEPTHS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 16, 64, 200)
 _Content = tuple[str, bytes]
-"""What it is, and the cluster frame."""
+"""A description, and the cluster frame."""
 
 _TO_RANK_1: Final = (
     b'\x08{"uid":"a","tokens":[1,2],"maxTokens":3}',
@@ -28,7 +28,7 @@ _TO_RANK_1: Final = (
     b'\x0d{"uid":"a"}',
 )
 _TO_RANK_0: Final = (b'\x0c{"uid":"a","sealedToken":"AAECAwQF"}',)
-"""Good frames of revision 2 that belong where they come."""
+"""Valid and expected frames of revision 2."""
 
 
 def _good(peer: Peer) -> tuple[bytes, ...]:
@@ -37,7 +37,7 @@ def _good(peer: Peer) -> tuple[bytes, ...]:
 
 
 def _with(frame: bytes, member: str) -> bytes:
-    """The frame with one more member."""
+    """Return the frame with one more member."""
     return frame[:-1] + f",{member}}}".encode()
 
 
@@ -45,16 +45,16 @@ def _keys_twice(peer: Peer) -> Iterator[_Content]:
     for frame in _good(peer):
         for key, value in json.loads(frame[1:]).items():
             text = json.dumps(value)
-            yield f"{key} twice", _with(frame, f'"{key}":{text}')
-            yield f"{key} twice, once escaped", _with(frame, f'"\\u{ord(key[0]):04x}{key[1:]}":{text}')
+            yield f"{key} repeated", _with(frame, f'"{key}":{text}')
+            yield f"{key} repeated, once escaped", _with(frame, f'"\\u{ord(key[0]):04x}{key[1:]}":{text}')
 
 
 def _keys_twice_within(peer: Peer) -> Iterator[_Content]:
     for depth in _DEPTHS:
         inner = '{"a":' * (depth - 1) + '{"b":1,"b":1}' + "}" * (depth - 1)
-        yield f"a key twice, {depth} objects deep", _with(_good(peer)[0], f'"x":{inner}')
+        yield f"a repeated key, {depth} objects deep", _with(_good(peer)[0], f'"x":{inner}')
         inner = '[{"a":' * (depth - 1) + '[{"b":1,"b":1}]' + "}]" * (depth - 1)
-        yield f"a key twice, {depth} arrays of objects deep", _with(_good(peer)[0], f'"x":{inner}')
+        yield f"a repeated key, {depth} arrays of objects deep", _with(_good(peer)[0], f'"x":{inner}')
 
 
 def _control_characters(peer: Peer) -> Iterator[_Content]:
@@ -113,11 +113,11 @@ def _refused(
 
 
 _DUPLICATE: Final = ("JSON-DUPLICATE-KEY",)
-_refused("payload.each-key-twice", _DUPLICATE, "Each key of each payload, twice, ends the connection.", _keys_twice)
+_refused("payload.each-key-twice", _DUPLICATE, "Each key of each payload, repeated, ends the connection.", _keys_twice)
 _refused(
     "payload.key-twice-at-each-depth",
     _DUPLICATE,
-    "A key that stands twice ends the connection, however deep it is.",
+    "A repeated key ends the connection, however deep it is.",
     _keys_twice_within,
     needs=("payload.duplicate-unknown-key",),
 )
@@ -131,14 +131,14 @@ _refused(
 _refused(
     "payload.each-integer-form",
     ("JSON-INTEGER",),
-    "Each integer with a fraction or an exponent ends the connection, though it is a whole number.",
+    "Each integer with a fraction or an exponent ends the connection, even if its value is whole.",
     _integer_forms,
     roles=RANK_1,
 )
 _refused(
     "payload.each-base64-character",
     ("JSON-BASE64",),
-    "Base64 with a character that is not of its alphabet ends the connection.",
+    "Base64 with a character outside its alphabet ends the connection.",
     _base64_characters,
     revisions=V2,
     needs=("payload.base64-white-space",),
@@ -146,7 +146,7 @@ _refused(
 _refused(
     "bootstrap.session-id-characters",
     ("BOOT-SESSION-ID", "BOOT-REFUSE"),
-    "A session ID with any character that its rule does not have ends the connection.",
+    "A session ID with any character outside its rule ends the connection.",
     _session_ids,
     roles=RANK_1,
     needs=("bootstrap.session-id-path",),

@@ -1,4 +1,4 @@
-"""A wall clock that is wrong, for each Python process that finds this on its path: $CLOCK names a file with seconds."""
+"""A wrong wall clock for each Python process with this on its path: $CLOCK names a file with seconds."""
 
 import os
 import time

@@ -36,7 +36,7 @@ func run(args []string) error {
 		return errors.New(usage)
 	}
 	flags := flag.NewFlagSet("peer", flag.ExitOnError)
-	identity := flags.String("identity", "", "`file` of the own P-256 key, PKCS#8 in PEM")
+	identity := flags.String("identity", "", "`file` of this side's P-256 key, PKCS#8 in PEM")
 	peerKey := flags.String("peer-key", "", "public key of the peer, X ‖ Y in `base64`")
 	revision := flags.Int("revision", 2, "revision of the protocol, 1 or 2")
 	address := flags.String("address", defaultAddress(), "`host:port` to listen on or connect to")
@@ -87,7 +87,7 @@ func loadIdentity(file, peer string) (session.Identity, error) {
 	case err != nil || len(pin) != 64:
 		return session.Identity{}, errors.New("--peer-key must be base64 of 64 bytes")
 	case bytes.Equal(pin, session.PublicKey(own)):
-		return session.Identity{}, errors.New("--peer-key is the own key")
+		return session.Identity{}, errors.New("--peer-key is this side's own key")
 	}
 	return session.Identity{Own: own, Pin: pin}, nil
 }

@@ -227,7 +227,7 @@ class FaultyHandshakeWaits(Conversation):
 
 @mutant("HANDSHAKE-FIRST", roles=ONE)
 class SpeaksFirst(RankOne):
-    """Who waits for a hello is reminded of it."""
+    """A hello is demanded from a peer that has not sent it."""
 
     def begin(self) -> None:
         super().begin()

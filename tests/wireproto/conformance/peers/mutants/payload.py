@@ -20,7 +20,7 @@ _tolerant("JSON-TEXT", "LooseJsonAccepted", "JSON is read loosely.", "json-synta
 _tolerant(
     "JSON-TEXT", "TrailingBytesAccepted", "What follows the object is not looked at.", "trailing-data", "json-syntax"
 )
-_tolerant("JSON-TEXT", "NoObjectAccepted", "JSON that is no object is taken for an empty one.", "payload-not-object")
+_tolerant("JSON-TEXT", "NoObjectAccepted", "JSON that is not an object is read as an empty one.", "payload-not-object")
 _tolerant("JSON-DUPLICATE-KEY", "DuplicateKeyAccepted", "Of equal keys one counts.", "json-duplicate-key")
 _tolerant("JSON-STRING", "ControlCharacterAccepted", "A string may hold anything.", "json-control-character")
 _tolerant("JSON-STRING", "BadEscapeAccepted", "Unknown escapes are kept.", "json-escape")
