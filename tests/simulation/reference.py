@@ -1,7 +1,7 @@
 """A peer that behaves as the reference peer does, as a process of a simulated host; see the spec's chapter on it.
 
-It has no extensions and its own timers, names no rank a failure, and makes no collective. A group of its own is a
-process beside it, which a new jacclBootstrap replaces.
+It has no extensions and its own timers, tells nobody of a failure, and makes no collective. Its group is in a process
+of its own, which a new jacclBootstrap replaces.
 """
 
 import asyncio
