@@ -31,6 +31,7 @@ from tests.interop.mutants.mechanical import Mutant, noted, write
 from tests.interop.mutants.outputs import COVERED, SCRIPTS, Outputs
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, cases_of, free_port
+from wireproto import Revision
 from wireproto.conformance import (
     CASES,
     SECTIONS,
@@ -72,6 +73,7 @@ class Bench:
         self._folder, self._settings, self._keys = folder, settings, keys
         self._hosts = [Host() for _ in range(CASES_AT_ONCE)]
         self._numbers = count(1)
+        self.revision = Revision.V2
 
     def written(self, mutant: Mutant | None) -> Path:
         """A folder of its own with the peer's files, and the mutant's change in them."""
@@ -82,10 +84,11 @@ class Bench:
 
     async def failures(self, peer: Path, role: Role, cases: Collection[Case]) -> AsyncGenerator[tuple[str, str], None]:
         """The cases that the peer in a folder fails, and the rule that each names."""
-        file, args = peer / "peer.mjs", [MODES[role], *self._keys]
+        file, args = peer / "peer.mjs", [MODES[role], *self._keys, "--revision", f"{self.revision:d}"]
+        settings = replace(self._settings, revision=self.revision)
         kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
         targets = [kind(HOST, free_port(), partial(host.running, file, args)) for host in self._hosts[: len(cases)]]
-        async with aclosing(run(targets, self._settings, cases)) as results:
+        async with aclosing(run(targets, settings, cases)) as results:
             async for result in results:
                 if result.verdict not in FINE:
                     yield result.id, result.failure.requirement if result.failure else result.requirements[0]
@@ -148,6 +151,12 @@ class Trial:
         if is_alike and not mutant.rules:
             return {"counts": True, "case": None, "equivalent": f"the same output over {SCRIPTS:,} scripts"}
         found = await self._first_found(bench, peer, others)
+        if found is None:
+            bench.revision = Revision.V1
+            try:
+                found = await self._first_found(bench, peer, [*quick, *contents])
+            finally:
+                bench.revision = Revision.V2
         if found is None and not is_alike:  # otherwise fewer scripts of the same grammar would not tell, either
             found = await self._first_found(bench, peer, model)
         return found or {"counts": True, "case": None}
