@@ -73,7 +73,7 @@ async def following(
     )
     reader.feed_data(begun)
     program = None if writing is None else ProgramInput(writing, taken)
-    task = asyncio.create_task(_follow(run, reader, program))
+    task = asyncio.create_task(follow(run, reader, program))
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ async def following(
             program.close()
 
 
-async def _follow(run: Run, reader: asyncio.StreamReader, program: "ProgramInput | None") -> None:
+async def follow(run: Run, reader: asyncio.StreamReader, program: "ProgramInput | None") -> None:
     """Act on the lines of the channel until it ends or breaks the rules, which stops the run."""
     try:
         while True:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bootstrap.control.run import Stopped
 from bootstrap.errors import BootstrapError
-from bootstrap.launch.channel import SILENCE_SECONDS, Start, decode, plan_of
-from bootstrap.launch.launched import Follower
+from bootstrap.launch.channel import MAX_LINE, SILENCE_SECONDS, Start, decode, plan_of
 from bootstrap.launch.run import Job, Launcher
 from bootstrap.launch.ssh import EXIT_OF_SSH, Host
 from bootstrap.plan import Plan
@@ -143,10 +142,8 @@ class Sshd(asyncio.Protocol):
 
     def __init__(self, world: "World", rank: int) -> None:
         self._world, self._rank = world, rank
-        self.first: asyncio.Future[bytes] = world.loop.create_future()
-        self.follower: Follower | None = None
-        self.held = bytearray()
-        self.has_ended = False
+        self.reader = asyncio.StreamReader(MAX_LINE, world.loop)
+        """What the launcher sends."""
 
     def connection_made(self, transport: Any) -> None:
         self._end = transport
@@ -158,32 +155,14 @@ class Sshd(asyncio.Protocol):
             self._world.start(self._rank, self)
 
     def data_received(self, data: bytes) -> None:
-        if self.follower is not None:
-            self.follower.data_received(data)
-            return
-        self.held += data
-        line, mark, rest = self.held.partition(b"\n")
-        if mark and not self.first.done():
-            self.held = rest
-            self.first.set_result(bytes(line))
+        self.reader.feed_data(data)
 
     def eof_received(self) -> bool:
-        self._gone()
+        self.reader.feed_eof()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gone()
-
-    def _gone(self) -> None:
-        self.has_ended = True
-        if self.follower is not None:
-            self.follower.eof_received()
-
-    def follow(self, follower: Follower) -> None:
-        self.follower = follower
-        follower.data_received(bytes(self.held))
-        if self.has_ended:
-            follower.eof_received()
+        self.reader.feed_eof()
 
     def say(self, data: bytes) -> None:
         self._end.write(data)
@@ -271,9 +250,9 @@ def prepare(world: "World") -> None:
 
 
 async def told(channel: Sshd) -> Plan:
-    """Return the plan that a rank gets from its launcher. TimeoutError."""
+    """Return the plan that a rank gets from its launcher. Raise TimeoutError or EOFError."""
     async with asyncio.timeout(SILENCE_SECONDS):
-        start = decode(await channel.first)
+        start = decode(await channel.reader.readuntil(b"\n"))
     assert isinstance(start, Start)
     return plan_of(start)
 

@@ -222,7 +222,7 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "early messages are lost": (rank, "MAX_EARLY", _replaced(0)),
     "a gather's clock runs on": (side_channel.SideChannel, "_stop_clock", _replaced(_nothing)),
     "rank 0 mixes up the parts of a gather": (side_channel.SideChannel, "_answer", _turned_round),
-    "a rank goes on without its launcher": (launched.Follower, "_end", _replaced(_nothing)),
+    "a rank goes on without its launcher": (launched, "follow", _replaced(lambda run, reader, program: _for_ever())),
     "a launcher stops no rank": (member.Member, "stop", _replaced(_nothing)),
     "a command's status is lost": (run, "CommandError", _any_status),
 }

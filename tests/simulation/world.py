@@ -13,7 +13,7 @@ from unittest.mock import patch
 from bootstrap import capabilities
 from bootstrap.control.run import EXIT_RUN_FAILED, Run, Stopped
 from bootstrap.errors import BootstrapError, refused
-from bootstrap.launch.launched import Follower
+from bootstrap.launch import launched
 from bootstrap.plan import Plan
 from bootstrap.rank import Rank, run_for
 from bootstrap.system.processes import POLL_SECONDS
@@ -312,14 +312,12 @@ class Control:
         if channel is not None:
             try:
                 plan = await told(channel)
-            except TimeoutError:
+            except (TimeoutError, EOFError):
                 return EXIT_RUN_FAILED
         self.run = run = run_for(plan, self, owns_process=self.world.scenario.owns_process)
         script = Rank(plan, Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers}), run)
         error: Exception | None = None
-        follower = None if channel is None else Follower(run, None)
-        if channel is not None and follower is not None:
-            channel.follow(follower)
+        following = None if channel is None else asyncio.create_task(launched.follow(run, channel.reader, None))
         try:
             try:
                 await run.main(lambda _: script.main())
@@ -327,8 +325,8 @@ class Control:
                 raise refused(refusal) from refusal
         except (Stopped, BootstrapError) as failure:
             error = failure
-        if follower is not None:
-            follower.close()
+        if following is not None:
+            following.cancel()
         self.ended = self.world.loop.now
         self.code = run.conclude(error, has_command=bool(plan.command))
         run.done()

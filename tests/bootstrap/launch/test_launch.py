@@ -191,8 +191,13 @@ def kill_ssh(run: CommandRun, words: str) -> None:
     """Kill the first ssh of a launcher that runs `jaccl-bootstrap` with these words."""
 
     def found() -> list[psutil.Process]:
-        children = [each for each in psutil.Process(run.process.pid).children() if each.name() == "ssh"]
-        return [each for each in children if each.cmdline()[-1].endswith(f" {words}")]
+        children = psutil.Process(run.process.pid).children()
+        about = [(each, each.as_dict(["name", "cmdline"])) for each in children]
+        return [  # a zombie has no command line
+            each
+            for each, its in about
+            if its["name"] == "ssh" and its["cmdline"] and its["cmdline"][-1].endswith(f" {words}")
+        ]
 
     wait_until(lambda: found() != [], f"ssh runs {words}")
     for each in found():

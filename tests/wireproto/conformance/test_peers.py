@@ -71,7 +71,7 @@ def test_a_failure_says_what_was_wrong() -> None:
     assert (result.failure.expected, result.failure.came) == ("the end of the connection", "nothing")
     sent = [entry.data for entry in result.record.entries if entry.kind == "sent"]
     assert sent[-1] == bytes(8)
-    assert result.record.steps[-2:] == ["send a length of 0", "expect that the peer closes, without a word"]
+    assert result.record.steps[-2:] == ["send a length of 0", "expect that the peer closes without sending anything"]
     times = [entry.at for entry in result.record.entries]
     assert times == sorted(times)
     (line,) = result.record.key_log
@@ -86,13 +86,13 @@ def test_a_should_that_is_missed_is_not_a_failure() -> None:
 @pytest.mark.parametrize(
     ("mutant", "why"),
     [
-        ("rank1.length-big-endian", "one that is big-endian is taken"),
+        ("rank1.length-big-endian", "it accepted one that is big-endian"),
         ("rank0.length-big-endian", "the length"),
         ("rank1.salt-swapped", "the salt is nonce_1 ‖ nonce_0"),
         ("rank0.salt-swapped", "the salt is nonce_1 ‖ nonce_0"),
         ("rank0.no-info", "the info string is empty"),
         ("rank1.tag-truncated", "the tag has 12 bytes, not 16"),
-        ("rank0.nonce-last", "the nonce stands behind the tag"),
+        ("rank0.nonce-last", "the nonce is after the tag"),
         ("rank0.not-sealed", "unsealed"),
     ],
 )
