@@ -500,6 +500,10 @@ class Run:
             )
         finally:
             self._children = [child for child in self._children if child not in children]
+        for child, done in zip(children, gone, strict=True):
+            if not done:  # said at once: a stop may cancel what follows
+                text = f"process {child.pid} did not end after SIGKILL; a reboot may be needed"
+                self.report("warning", message=text)
         if self._owns_process:
             await end_strays(self._before)
         self.watchers.remove_directories()
@@ -508,11 +512,8 @@ class Run:
             await asyncio.wait(logs, timeout=OUTPUT_SECONDS)
         for task in logs:
             task.cancel()
-        for child, done in zip(children, gone, strict=True):
+        for child in children:
             child.close()
-            if not done:
-                text = f"process {child.pid} did not end after SIGKILL; a reboot may be needed"
-                self.report("warning", message=text)
 
     async def _events(self, child: Child) -> None:
         """Show the events of a worker that runs its program."""

@@ -143,7 +143,7 @@ class Sshd(asyncio.Protocol):
     def __init__(self, world: "World", rank: int) -> None:
         self._world, self._rank = world, rank
         self.reader = asyncio.StreamReader(MAX_LINE, world.loop)
-        """What the launcher sends."""
+        """The bytes that the launcher sends."""
 
     def connection_made(self, transport: Any) -> None:
         self._end = transport
