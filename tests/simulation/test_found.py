@@ -10,7 +10,14 @@ LATE = 100.0
 
 
 def world(
-    *faults: Fault, plain: int | None = None, stop: float = LATE, stops: int = 0, late: float = 0.0, **plan: Any
+    *faults: Fault,
+    plain: int | None = None,
+    stop: float = LATE,
+    stops: int = 0,
+    late: float = 0.0,
+    program_seconds: float = 1.0,
+    owns_process: bool = False,
+    **plan: Any,
 ) -> World:
     """Run two ranks on fast hosts; rank 1 is started `late` seconds later."""
     size = 2
@@ -24,9 +31,11 @@ def world(
         )
         for rank in range(size)
     ]
-    made = World(1, Scenario(plans, [0.0, late], stop=stop, stops=stops, latency=0.001, faults=list(faults)))
+    starts = [0.0, late]
+    options = {"stop": stop, "stops": stops, "latency": 0.001, "owns_process": owns_process}
+    made = World(1, Scenario(plans, starts, faults=list(faults), **options))
     for habits in made.habits:
-        habits.import_seconds, habits.program_seconds = 0.5, 1.0
+        habits.import_seconds, habits.program_seconds = 0.5, program_seconds
     made.run()
     assert made.broken == []
     return made
@@ -100,3 +109,13 @@ def test_the_clock_of_a_gather_ran_on_after_its_attempt() -> None:
     """For up to a minute, into the next attempt or after the run. World.broken says so."""
     done = world(Fault("crash:init", 1, 0.0), backend="jaccl", devices=matrix(2, is_ring=False), timeout=10.0)
     assert [cause(control) for control in done.controls] == [(1, "worker-died")] * 2
+
+
+def test_a_stop_hid_that_a_process_cannot_be_killed() -> None:
+    """The report waited until the strays of the attempt had ended, which the stop cancelled."""
+    faults = Fault("unkillable:program", 0, 0.0, seconds=60.0), Fault("kill", 1, 3.0)
+    program = {"runs": "module", "command": ("this",), "program_seconds": 30.0, "grace": 1.0}
+    done = world(*faults, stop=8.0, owns_process=True, restarts=1, restart_on="any", timeout=20.0, **program)
+    zero = done.controls[0]
+    assert zero.last("restarting") is not None
+    assert "did not end after SIGKILL" in zero.last("warning")["message"]  # type: ignore[index]
