@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTHON ?=
+INSTALL ?= $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api man spec \
@@ -29,7 +30,7 @@ $(BIN)/python:
 # One stamp per set of extras. The install runs again only if pyproject.toml changes.
 $(VENV)/.%-installed: pyproject.toml | $(BIN)/python
 	@echo "Installing cluster-wireproto[$*] into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' || { \
+	@$(INSTALL) --quiet --editable '.[$*]' || { \
 	  echo "make: the install failed (see above). It needs a network, or a pip index given by PIP_INDEX_URL, once; then run make again." >&2; exit 1; }
 	@touch $@
 

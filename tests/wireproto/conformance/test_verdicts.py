@@ -163,6 +163,7 @@ def test_a_peer_that_serves_one_connection_at_a_time_was_shown_as_a_wrong_pin() 
         ServesOneAtATime,
         *(case.id for case in cases_of(Role.RESPONDER) if case.section == "handshake"),
         "rank1.session.stranger-first",
+        how=settings(patience=PATIENT),
     )
     assert rules(found) == {"rank1.session.stranger-first": "SESSION-DISPLACE"}
 
