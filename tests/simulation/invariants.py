@@ -46,9 +46,9 @@ LATER_SECONDS: Final = 0.05
 """From a crash to its first consequence, if rank 0 is to hear of the crash first."""
 LATE: Final = {
     "deadline", "finish-timeout", "link-closed", "link-refused", "link-reset", "mlx-hangs", "no-bootstrap",
-    "session-ended",
+    "session-ended", "side-channel-late",
 }  # fmt: skip
-"""The codes of a rank that waited too long for another one, which failed before their bootstrap."""
+"""The codes of a rank that waited too long for another one, which failed before their bootstrap, or joins no gather."""
 _USUAL: Final = {"host-busy"}
 _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable": {"bad-bootstrap"}}
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
