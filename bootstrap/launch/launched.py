@@ -68,10 +68,10 @@ async def following(
     Call `taken` with the number of input bytes passed to the program so far.
     """
     reader = asyncio.StreamReader(MAX_LINE)
+    reader.feed_data(begun)  # before the channel brings more
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(channel, "rb", buffering=0)
     )
-    reader.feed_data(begun)
     program = None if writing is None else ProgramInput(writing, taken)
     task = asyncio.create_task(follow(run, reader, program))
     try:

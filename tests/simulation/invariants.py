@@ -2,12 +2,14 @@
 
 import base64
 import math
+import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from bootstrap.control.run import EXIT_RUN_FAILED
 from bootstrap.link.outcome import CONSEQUENCES, SETTLE_SECONDS
 from bootstrap.restarts import LONGEST_SECONDS
-from tests.simulation.machine import TMP, Machine
+from tests.simulation.machine import TMP, Machine, SimulatedProcess
 from tests.simulation.programs import LAST_PART
 from wireproto.messages import Revision
 
@@ -148,9 +150,10 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
         left = [pid for pid, each in machine.processes.items() if not each.is_dead and pid not in unkillable]
         allowed = {"up", "stray"} | ({"helper with a session"} if _may_leave_helpers(world, rank) else set())
-        if any(fault.kind == "kill-both" and fault.rank == rank for fault in world.struck):
-            allowed.add("helper")  # its group cannot be recognised once the program that led it has ended
         left = [pid for pid in left if not allowed & {*machine.processes[pid].arguments[:1]}]
+        if any(fault.kind == "kill-both" and fault.rank == rank for fault in world.struck):
+            # The group of a helper cannot be recognised once the program that led it has ended.
+            left = [pid for pid in left if not _is_orphaned_helper(machine.processes[pid])]
         if left and not _has_no_guard(world, machine):
             _broken(world, f"processes are left on {name}: {left}")
         for pid in unkillable:
@@ -181,11 +184,12 @@ def _check_causes(world: "World") -> None:
     is_stopped = world.stopped_at < math.inf
     kinds = {fault.kind.partition(":")[0] for fault in world.struck}
     is_timed_out = any((control.last("done") or {}).get("code") == "finish-timeout" for control in world.controls)
-    failures = {
-        control.name: (error["rank"], error["code"])
+    errors = {
+        control.name: error
         for control in world.controls
         if (error := control.last("error")) is not None and control.ended < world.stopped_at
     }
+    failures = {name: (error["rank"], error["code"]) for name, error in errors.items()}
     is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
         usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
@@ -200,8 +204,8 @@ def _check_causes(world: "World") -> None:
             _check_blame(world, failures)
         sessions = {_session(control) for control in world.controls}
         causes = {*failures.values()}
-        codes = {code for _, code in causes}  # all at the same time, or just after another rank has closed its link
-        are_late = "deadline" in codes and codes <= {"deadline", "link-closed", "link-reset"}
+        # All at the same time, or for a link that another rank closed just before.
+        are_late = all(each["code"] == "deadline" or "; no group within" in each["message"] for each in errors.values())
         if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
             _broken(world, f"the ranks name different causes: {failures}")
 
@@ -249,13 +253,13 @@ def _check_stop(world: "World") -> None:
 
     On a slow network, other ranks may hear of their programs' failures, which follow, before they hear of the stop.
     """
-    if world.scenario.plans[0].command and world.scenario.latency > SETTLE_SECONDS / 2:
-        return
+    is_slow = world.scenario.plans[0].command and world.scenario.latency > SETTLE_SECONDS / 2
+    others = {0, 128 + signal.SIGABRT, EXIT_RUN_FAILED} if is_slow else {0}
     first = world.controls[: len(world.scenario.plans)]
     if not all(control.run is not None and control.run.is_met for control in first):
         return
     for control in first:
-        wanted = {0} if control.stopped_by is None else {128 + control.stopped_by, 0}
+        wanted = others if control.stopped_by is None else {128 + control.stopped_by, 0}
         if control.code not in wanted:
             _broken(world, f"{control.name} ends with {control.code} after an orderly stop, not {wanted}")
 
@@ -264,6 +268,10 @@ def _may_leave_helpers(world: "World", rank: int) -> bool:
     """Whether helpers with sessions of their own may be left: by a run that does not own its process, or was killed."""
     was_killed = any(control.code is None for control in world.controls if control.plan.rank == rank)
     return was_killed or not world.scenario.owns_process
+
+
+def _is_orphaned_helper(process: SimulatedProcess) -> bool:
+    return tuple(process.arguments[:1]) == ("helper",) and process.parent is not None and process.parent.is_dead
 
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:

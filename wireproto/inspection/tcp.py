@@ -117,10 +117,8 @@ class Stream:
 
     def append(self, segment: Segment) -> bool:
         """Take a segment that holds just the next bytes of the stream, as most do. Return False for any other."""
-        size = len(segment.data)
         if (
             segment.flags | PSH != ACK | PSH
-            or not size
             or segment.cut
             or self._early
             or self._end is not None
@@ -128,7 +126,7 @@ class Stream:
             or (segment.sequence - self._base - self.offset) & 0xFFFF_FFFF
         ):
             return False
-        self.offset += size
+        self.offset += len(segment.data)
         return True
 
     def take(self, segment: Segment) -> Sequence[Piece | Late]:

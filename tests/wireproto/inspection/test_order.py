@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from random import Random
+from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from tests.wireproto.inspection.captured import read
-from tests.wireproto.inspection.talks import BOOTSTRAP, ENDS, PONG, Talk, a_talk, entries, pcap, segments_of
+from tests.wireproto.inspection.talks import BOOTSTRAP, ENDS, PONG, Talk, a_talk, cut, entries, pcap, segments_of
 from wireproto import Outcome, OutcomeState, Ping, Revision, SessionEnd
 from wireproto.inspection.sessions import Kind
-from wireproto.inspection.tcp import ACK, RST, SYN, Endpoint
+from wireproto.inspection.tcp import ACK, FIN, RST, SYN, Endpoint, Segment, Stream
 
 Packets = list[tuple[float, bytes]]
 
@@ -97,6 +98,41 @@ def test_an_order_loses_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["answers-before-requests", "acks-before-data", "reversed-in-fours", "every-third"])
 def test_what_was_sent_after_something_is_shown_after_it(name: str) -> None:
     assert read(pcap(ORDERS[name](TALK.packets)), TALK.keys()).names == CONTENTS
+
+
+def disturbed(random: Random) -> list[Segment]:
+    """The talk in many segments, some of them lost, repeated, late, cut, or with other flags and numbers."""
+    segments = [part for segment in TALK.segments for part in (cut(segment, 40) if segment.data else [segment])]
+    for _ in range(random.randrange(1, 8)):
+        at = random.randrange(len(segments))
+        segment = segments.pop(at)
+        short = random.randrange(len(segment.data) + 1)
+        number = (segment.sequence + random.choice((-40, -1, 1, 40))) & 0xFFFF_FFFF
+        changed = {
+            "lost": [],
+            "repeated": [segment, segment],
+            "cut": [replace(segment, data=segment.data[:short], cut=len(segment.data) - short)],
+            "closing": [replace(segment, flags=segment.flags | random.choice((FIN, RST)))],
+            "elsewhere": [replace(segment, sequence=number)],
+            "acknowledging": [replace(segment, acknowledged=(segment.acknowledged + 40) & 0xFFFF_FFFF)],
+        }
+        segments[at:at] = changed.get(kind := random.choice((*changed, "late")), [])
+        if kind == "late":
+            segments.insert(min(len(segments), at + random.randrange(1, 9)), segment)
+    return segments
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=settings.default.max_examples * 4)
+def test_the_short_way_of_most_segments_gives_the_same(seed: int) -> None:
+    segments = disturbed(Random(seed))
+
+    def found() -> list[dict[str, object]]:
+        return [asdict(entry) | {"error": str(entry.error)} for entry in entries(segments, TALK.keys())]
+
+    usual = found()
+    with patch.object(Stream, "append", lambda self, segment: False):
+        assert found() == usual
 
 
 @given(seed=st.integers(0, 2**32), window=st.integers(2, 12))

@@ -4,7 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from wireproto.inspection.tcp import ACK, FIN, MAX_EARLY, MAX_WINDOW, SYN, Endpoint, Late, Piece, Segment, Stream
+from wireproto.inspection.tcp import (
+    ACK,
+    FIN,
+    MAX_EARLY,
+    MAX_WINDOW,
+    PSH,
+    RST,
+    SYN,
+    Endpoint,
+    Late,
+    Piece,
+    Segment,
+    Stream,
+)
 
 A, B = Endpoint(b"\x7f\x00\x00\x01", 1), Endpoint(b"\x7f\x00\x00\x01", 2)
 
@@ -145,3 +158,28 @@ def test_the_end_is_where_the_last_byte_was_passed_on() -> None:
     assert not stream.is_over
     assert joined(list(stream.take(segment(1, b"abc")))) == b"abcd"
     assert stream.is_over
+
+
+def test_only_the_next_bytes_are_appended() -> None:
+    stream = Stream()
+    assert not stream.append(segment(100, b"abc"))  # it is unknown where the stream is
+    list(stream.take(segment(99, flags=SYN)))
+    assert stream.append(segment(100, b"abc"))
+    assert stream.append(segment(103, b"de", ACK | PSH))
+    assert stream.offset == 5
+    other = segment(105, b"fg")
+    for refused in (
+        segment(104, b"efg"),
+        segment(106, b"g"),
+        segment(105, b"fg", ACK | FIN),
+        segment(105, b"fg", ACK | RST),
+        segment(105, b"fg", 0),
+        replace(other, cut=1),
+    ):
+        assert not stream.append(refused)
+    list(stream.take(segment(107, b"h")))
+    assert not stream.append(other)  # then the early bytes follow
+    assert joined(list(stream.take(other))) == b"fgh"
+    list(stream.take(segment(110, flags=ACK | FIN)))
+    assert not stream.append(segment(108, b"ij"))  # then the stream is over
+    assert stream.offset == 8
