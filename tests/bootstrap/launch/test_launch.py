@@ -190,14 +190,15 @@ def test_a_second_ctrl_c_ends_the_last_look(
 def kill_ssh(run: CommandRun, words: str) -> None:
     """Kill the first ssh of a launcher that runs `jaccl-bootstrap` with these words."""
 
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.name() == "ssh" and " ".join(process.cmdline()).endswith(f" {words}")
+        except psutil.NoSuchProcess:  # it has ended, and may be a zombie
+            return False
+
     def found() -> list[psutil.Process]:
         children = psutil.Process(run.process.pid).children()
-        about = [(each, each.as_dict(["name", "cmdline"])) for each in children]
-        return [  # a zombie has no command line
-            each
-            for each, its in about
-            if its["name"] == "ssh" and its["cmdline"] and its["cmdline"][-1].endswith(f" {words}")
-        ]
+        return [each for each in children if runs(each)]
 
     wait_until(lambda: found() != [], f"ssh runs {words}")
     for each in found():
