@@ -41,11 +41,13 @@ class Identity:
         return encode_dss_signature(r, min(s, ORDER - s))
 
     def numbers(self, commitment: bytes, *, long_r: bool, long_s: bool) -> tuple[int, int]:
-        """Return r and s of a signature. One with its top bit set has a leading zero byte in DER."""
+        """Return r and s of a signature: in DER, a zero byte and 32 others each if long, otherwise just 32."""
         while True:
             r, s = decode_dss_signature(self.key.sign(commitment, ec.ECDSA(hashes.SHA256())))
-            if r >> 255 == long_r:
-                return r, (s if s >> 255 == long_s else ORDER - s)
+            if s >> 255 != long_s:
+                s = ORDER - s
+            if (r >> 255, s >> 255) == (long_r, long_s) and r >> 248 and s >> 248:
+                return r, s
 
     def sign_once(self, commitment: bytes) -> bytes:
         """Sign the commitment itself as the hash."""

@@ -67,6 +67,17 @@ def test_the_limit_of_a_hello_is_met_from_both_sides(role: Role) -> None:
     assert {size > 4096 for size, each in found if each.end is End.OPEN} == {False}
 
 
+def test_the_numbers_of_a_signature_have_the_length_asked_for() -> None:
+    """By chance, one of 128 begins with a zero byte: the same way was then another content."""
+    own = side(Role.RESPONDER)
+    commitment = own.commitment(own.public, own.nonce)
+    for is_long in (False, True):
+        drawn = [own.identity.numbers(commitment, long_r=is_long, long_s=not is_long) for _ in range(400)]
+        assert {r >> 248 >= (0x80 if is_long else 1) for r, _ in drawn} == {True}
+        assert {s >> 248 >= (1 if is_long else 0x80) for _, s in drawn} == {True}
+        assert {len(encode_dss_signature(*numbers)) for numbers in drawn} == {71}
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_way_is_the_same_again(part: str) -> None:
     abouts = [[introduce(side(Role.RESPONDER), part, way).about for way in WAYS] for _ in range(2)]
