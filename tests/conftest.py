@@ -28,6 +28,12 @@ for number, handler in ((signal.SIGHUP, lambda number, frame: None), (signal.SIG
         signal.signal(number, handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Many tests wait for processes, so more of them than there are cores run side by side."""
+    return 3 * (os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each worker, which takes the tests in batches, start with some of the slow waiting ones.
 
