@@ -43,6 +43,16 @@ class ZeroByteTooMany(RankOne):
         return super().verifies(identity, signature, commitment)
 
 
+class NegativeTaken(RankOne):
+    """It takes an r or s without its zero byte, if that starts with 0x80."""
+
+    def verifies(self, identity: bytes, signature: bytes, commitment: bytes) -> bool:
+        r_size = signature[3]
+        if 0x80 in (signature[4:5] + signature[6 + r_size : 7 + r_size]):
+            signature = encode_dss_signature(*read_laxly(signature))
+        return super().verifies(identity, signature, commitment)
+
+
 class LongHelloTaken(RankOne):
     def tolerates(self, error: WireError, frame: bytes) -> bool:
         return error.code == "payload-limit"
@@ -182,6 +192,7 @@ class LosesWhatComesWithTheAck(RankZero):
         (LimitOf16MiB, "framing.long-frames", "LINK-LEN-MAX"),
         (LimitOf2To24, "framing.long-frames", "LINK-LEN-MAX"),
         (ZeroByteTooMany, "handshake.der-grammar", "HANDSHAKE-SIGNATURE"),
+        (NegativeTaken, "handshake.der-grammar", "HANDSHAKE-SIGNATURE"),
         (LongHelloTaken, "handshake.sizes", "PAYLOAD-LIMIT"),
         (TakesOneUnknownType, "frame.types-unknown", "SESSION-BOX"),
         (LosesWhatIsCutInItsLength, "framing.every-split", "LINK-CHUNKS"),

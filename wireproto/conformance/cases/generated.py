@@ -513,12 +513,16 @@ def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
     """Sign in one of the wrong ways, with r and s to which it applies.
 
     Both need a leading zero byte, except where an extra one is added: a reader may refuse an integer of 34 bytes.
+    A negative integer starts with 0x80, the limit that a reader checks.
     """
     is_long = "more zero bytes" not in about
+    is_negative = about.endswith("so negative")
 
     def sign(own: Identity, text: bytes) -> bytes:
-        numbers = own.numbers(text, long_r=is_long, long_s=is_long)
-        return {each.about: each.data for each in wrong_signatures(*numbers)}[about]
+        while True:
+            numbers = own.numbers(text, long_r=is_long, long_s=is_long)
+            if not is_negative or numbers[about.startswith("s")] >> 248 == 0x80:
+                return {each.about: each.data for each in wrong_signatures(*numbers)}[about]
 
     return sign
 
