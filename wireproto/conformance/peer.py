@@ -1,12 +1,12 @@
 """The tools of a case: the peer under test, and the other rank, scripted with any fault.
 
 Each step is recorded before it runs, so the record of a case reads as a script. A fault of the peer raises `Missed`.
-
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import Identity, Introduction
@@ -32,6 +32,9 @@ from wireproto.session import Role
 _ONE_SESSION: Final = "the peer exits after one session"
 _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """The frames of a rank 1 in an open session: pongs, and frames of extensions."""
+
+Point = TypeVar("Point")
+"""What a case tries in a session of its own."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,22 @@ class Peer:
         link = await self.connect()
         await link.shake_hands()
         return link
+
+    async def sessions(self, points: Iterable[Point]) -> AsyncIterator[tuple["Link", Point]]:
+        """Yield each point with a session of its own, whose handshake is not what the case is about.
+
+        Stops early if the peer cannot be started again.
+        """
+        for number, point in enumerate(points):
+            if number and not await self.again():
+                return
+            try:
+                link = await self.session()
+            except Missed as missed:
+                # Each handshake has another signature: nothing else differs.
+                raise Missed(missed.expected, missed.came, missed.requirement or "HANDSHAKE-SIGNATURE") from None
+            yield link, point
+            await link.wire.close()
 
     async def session_at_ack(self) -> "Link":
         """Return a rank 0's connection right after our ack, with nothing read since."""

@@ -53,6 +53,14 @@ class NegativeTaken(RankOne):
         return super().verifies(identity, signature, commitment)
 
 
+class RefusesSomeSignatures(RankOne):
+    """It refuses every tenth."""
+
+    def verifies(self, identity: bytes, signature: bytes, commitment: bytes) -> bool:
+        self.shared.memory["verified"] = self.shared.memory.get("verified", 0) + 1
+        return self.shared.memory["verified"] % 10 != 0 and super().verifies(identity, signature, commitment)
+
+
 class LongHelloTaken(RankOne):
     def tolerates(self, error: WireError, frame: bytes) -> bool:
         return error.code == "payload-limit"
@@ -215,6 +223,11 @@ class LosesWhatComesWithTheAck(RankZero):
 def test_a_bug_at_one_point_is_found(make: Rank, case: str, rule: str) -> None:
     name = f"rank{make.rank}.{case}"
     assert rules(results(make, name))[name] == rule
+
+
+def test_a_refused_handshake_was_told_as_a_fault_of_what_the_case_sends() -> None:
+    name = "rank1.payload.each-control-character"
+    assert rules(results(RefusesSomeSignatures, name))[name] == "HANDSHAKE-SIGNATURE"
 
 
 def test_a_hello_that_drips_is_waited_for() -> None:

@@ -103,13 +103,9 @@ def _refused(
         points = list(contents(peer))
         if peer.role is Role.INITIATOR and not peer.settings.full:
             points = points[:_FEW]
-        for number, (what, frame) in enumerate(points):
-            if number and not await peer.again():
-                return
-            link = await peer.session()
+        async for link, (what, frame) in peer.sessions(points):
             await link.send(what, frame)
             await link.expect_closed()
-            await link.wire.close()
 
 
 _DUPLICATE: Final = ("JSON-DUPLICATE-KEY",)

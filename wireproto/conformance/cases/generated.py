@@ -38,13 +38,9 @@ _LENGTHS: Final = (2**32 + 40, 2**31, MAX_LINK_LENGTH + 1, 2**48 + 40, 2**53, 2*
 @case("framing", "lengths", "LINK-LEN-MAX", deadline=60.0)
 async def lengths(peer: Peer) -> None:
     """A length over 256 MiB ends the connection, even if its low 16, 31, 32, 48 or 53 bits are a valid length."""
-    for number, length in enumerate(_points(peer, _LENGTHS)):
-        if number and not await peer.again():
-            return
-        link = await peer.session()
+    async for link, length in peer.sessions(_points(peer, _LENGTHS)):
         await link.send_bytes(f"a length of {length}", length.to_bytes(8, "little"))
         await link.expect_closed(probe=False)
-        await link.wire.close()
 
 
 _MIB: Final = 1024 * 1024
@@ -55,13 +51,9 @@ _LONGEST: Final = (64 * _MIB + 1, MAX_LINK_LENGTH - 1, MAX_LINK_LENGTH)
 @case("framing", "long-frames", "LINK-LEN-MAX", "SESSION-IGNORE", deadline=240.0)
 async def long_frames(peer: Peer) -> None:
     """Frames of 1 and 16 MiB are accepted; with --full also 64 MiB + 1, 256 MiB − 1 and 256 MiB."""
-    for number, length in enumerate((*_LONG, *_LONGEST) if peer.settings.full else _LONG):
-        if number and not await peer.again():
-            return
-        link = await peer.session()
+    async for link, length in peer.sessions((*_LONG, *_LONGEST) if peer.settings.full else _LONG):
         await link.send_long(peer.misplaced_opaque, length)
         await link.expect_alive(f"that {length:,} bytes are accepted")
-        await link.wire.close()
 
 
 _UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not in {int(each) for each in SPEC_BY_TYPE}]
@@ -70,13 +62,9 @@ _UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not 
 @case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=240.0)
 async def types_unknown(peer: Peer) -> None:
     """Each type byte that no revision has ends the connection."""
-    for number, byte in enumerate(_points(peer, _UNKNOWN)):
-        if number and not await peer.again():
-            return
-        link = await peer.session()
-        await link.send(f"the type 0x{byte:02x}", bytes([byte]) + b"{}" * (number % 2))
+    async for link, byte in peer.sessions(_points(peer, _UNKNOWN)):
+        await link.send(f"the type 0x{byte:02x}", bytes([byte]) + b"{}" * (byte % 2))
         await link.expect_closed()
-        await link.wire.close()
 
 
 # -- characters --------------------------------------------------------------------------------------------------------
@@ -104,13 +92,9 @@ _NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
 @case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=120.0)
 async def utf_8_leads(peer: Peer) -> None:
     """Each byte that cannot start a UTF-8 sequence ends the connection, whatever follows it."""
-    for number, lead in enumerate(_points(peer, _NO_LEADS)):
-        if number and not await peer.again():
-            return
-        link = await peer.session()
+    async for link, lead in peer.sessions(_points(peer, _NO_LEADS)):
         await link.send(f"a sequence that starts with {lead:02x}", _with_unknown(peer, b'"%c\x80\x80\x80"' % lead))
         await link.expect_closed()
-        await link.wire.close()
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------

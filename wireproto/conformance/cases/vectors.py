@@ -126,17 +126,13 @@ def _rejected(role: Role, revision: Revision, name: str, first: str, tests: list
         deadline=60.0,
     )
     async def script(peer: Peer) -> None:
-        for number, test in enumerate(tests if peer.settings.full or role is Role.RESPONDER else tests[:1]):
-            if number and not await peer.again():
-                return
-            link = await peer.session()
+        async for link, test in peer.sessions(tests if peer.settings.full or role is Role.RESPONDER else tests[:1]):
             await link.send(f"{test.id}: {test.comment}", bytes(test.frame))
             try:
                 await link.expect_closed()
             except Missed as missed:
                 came = f"{missed.came} ({test.id})"
                 raise Missed(missed.expected, came, missed.requirement or first) from None
-            await link.wire.close()
 
 
 def _need(role: Role, test: ClusterFrameTest) -> str:
