@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from tests.interop.mutants import codec, codec_rules, mechanical
-from tests.interop.mutants.__main__ import GENERATORS, PEER, summary
+from tests.interop.mutants.__main__ import GENERATORS, PEER, should_of, summary
 from tests.interop.mutants.by_rule import RULES
 from tests.interop.mutants.hosts import Host
 from tests.interop.mutants.outputs import Outputs
@@ -129,6 +129,30 @@ def test_one_peer_after_the_other_runs_in_a_host(tmp_path: Path) -> None:
             await host.close()
 
     asyncio.run(main())
+
+
+def test_a_digit_in_a_string_was_taken_for_a_constant() -> None:
+    """A quotation mark in single quotes moved all strings after it, and `0123456789` ended the generator."""
+    changed = {(each.edits[0].file, each.edits[0].start) for each in mechanical.mutants(PEER, Random(1))}
+    assert len(changed) > 500
+    assert ("json.mjs", (PEER / "json.mjs").read_text().index("0123456789")) not in changed
+
+
+def test_what_a_peer_tells_its_user_is_not_changed() -> None:
+    changed = [each.edits[0] for each in mechanical.mutants(PEER, Random(1))]
+    texts = {file: (PEER / file).read_text() for file in mechanical.FILES}
+    for file, words in (("peer.mjs", "process.exitCode ="), ("peer.mjs", "const key = "), ("seal.mjs", '"seal-tag"')):
+        line = range(texts[file].index(words), texts[file].index("\n", texts[file].index(words)))
+        assert not [edit for edit in changed if edit.file == file and edit.start in line]
+    everywhere = {each.edits[0] for each in mechanical.anywhere(PEER, Random(1), mechanical.FILES)}
+    call = texts["json.mjs"].index('    this.fail("json-syntax"')
+    assert call in {edit.start for edit in changed if edit.file == "json.mjs"}
+    assert {edit.start for edit in changed} < {edit.start for edit in everywhere}
+
+
+def test_a_should_is_named_by_the_line_that_implements_it() -> None:
+    named = {rule for each in mechanical.mutants(PEER, Random(1)) if (rule := should_of(each)) is not None}
+    assert named == {"SESSION-CROWD", "SESSION-MISSED", "SESSION-NEWCOMER", "SESSION-TCP"}
 
 
 def test_the_same_output_shows_what_cannot_be_told_apart(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from tests.interop.mutants import by_rule, mechanical
 from tests.interop.mutants.hosts import Host
-from tests.interop.mutants.mechanical import Mutant, noted, write
+from tests.interop.mutants.mechanical import Mutant, noted, touches, write
 from tests.interop.mutants.outputs import COVERED, SCRIPTS, Outputs
 from tests.wireproto.conformance.test_conform_cli import ROOT, new_key
 from tests.wireproto.conformance.trying import HOST, cases_of, free_port
@@ -44,6 +44,7 @@ from wireproto.conformance import (
 )
 from wireproto.conformance.identity import load_identity, peer_key_of
 from wireproto.session import Role
+from wireproto.testing.requirements import Level, requirements
 
 PEER = ROOT / "tests" / "interop"
 GENERATORS = {"mechanical": mechanical.mutants, "rule": by_rule.mutants}
@@ -57,6 +58,7 @@ ORDINARY = {
 ROLES = (Role.RESPONDER, Role.INITIATOR)
 CASES_AT_ONCE = 8
 MUTANTS_AT_ONCE = 6
+_LEVELS = {each.id: each.level for each in requirements()}
 _PATIENCE = 10
 """Times as long as otherwise may a case take: so many at once are slow."""
 _QUICK = _PATIENCE * 20.0
@@ -146,10 +148,6 @@ class Trial:
         quick, contents, others, model = self._rounds
         if found := await self._first_found(bench, peer, [*finders, *quick, *contents]):
             return found
-        is_covered = all(edit.file in COVERED for edit in mutant.edits)
-        is_alike = is_covered and await self._outputs.first_difference(peer) is None
-        if is_alike and not mutant.rules:
-            return {"counts": True, "case": None, "equivalent": f"the same output over {SCRIPTS:,} scripts"}
         found = await self._first_found(bench, peer, others)
         if found is None:
             bench.revision = Revision.V1
@@ -157,7 +155,15 @@ class Trial:
                 found = await self._first_found(bench, peer, [*quick, *contents])
             finally:
                 bench.revision = Revision.V2
-        if found is None and not is_alike:  # otherwise fewer scripts of the same grammar would not tell, either
+        if found:
+            return found
+        is_covered = all(edit.file in COVERED for edit in mutant.edits)
+        is_alike = is_covered and await self._outputs.first_difference(peer) is None
+        should = None if mutant.rules else should_of(mutant)
+        if should is not None or (is_alike and not mutant.rules):
+            reason = f"it touches {should}, a SHOULD" if should else f"the same output over {SCRIPTS:,} scripts"
+            return {"counts": True, "case": None, "equivalent": reason}
+        if not is_alike:  # otherwise fewer scripts of the same grammar would not tell, either
             found = await self._first_found(bench, peer, model)
         return found or {"counts": True, "case": None}
 
@@ -183,6 +189,12 @@ class Trial:
                 return found
             left = [each for each in left if each.id != found[0]]
         return None
+
+
+def should_of(mutant: Mutant) -> str | None:
+    """Return the SHOULD that a changed line implements and names."""
+    named = (touches(PEER, edit) for edit in mutant.edits)
+    return next((each for each in named if each is not None and _LEVELS[each] is Level.SHOULD), None)
 
 
 def _rounds(fits: Callable[[Case], bool]) -> list[list[_Round]]:

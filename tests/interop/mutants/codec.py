@@ -53,7 +53,7 @@ ORDINARY: Final = [
     if not each.extension
 ]
 GENERATORS: Final = {
-    "mechanical": partial(mechanical.mutants, files=FILES),
+    "mechanical": partial(mechanical.anywhere, files=FILES),
     "rule": partial(by_rule.mutants, rules=codec_rules.RULES),
 }
 

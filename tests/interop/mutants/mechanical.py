@@ -1,4 +1,8 @@
-"""Mechanical mutants of the JavaScript peer: one operator, constant, condition or call changed, anywhere in it."""
+"""Mechanical mutants of the JavaScript peer: one operator, constant, condition or call changed.
+
+It can be anywhere but in what a peer tells only its own user: the codes and offsets of its errors, its log, its exit
+status, and the options of its command. The codes and offsets of a codec are seen.
+"""
 
 import json
 import re
@@ -40,12 +44,29 @@ _PLACES: Final = {
     "call": re.compile(r"^ +[\w.#?]+\([^;{}]*\);$", re.M),
     "arguments": re.compile(r"(?<=\()[\w.#]+, [\w.#]+(?=\))"),
 }
-_NO_CODE: Final = re.compile(r"//[^\n]*|/\*.*?\*/|^import [^;]*;|\"(?:[^\"\\\n]|\\.)*\"|`[^`]*`", re.S | re.M)
+_ARGUMENTS: Final = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
+_UNSEEN: Final = re.compile(
+    rf"(?:(?<=new WireError\()|(?<=new Fault\()|(?<=new Error\()|(?<=this\.fail\()){_ARGUMENTS}"
+    rf"|\bprint\({_ARGUMENTS}\)"
+    r"|process\.exitCode = \d;|static #count = \d|#count \+= \d"
+    r"|^  constructor\(code, message\)"
+    r"|^function (?:identityFile|peerKey|main)\b.*?^}",
+    re.S | re.M,
+)
+_STRING: Final = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|`[^`]*`"
+_NO_CODE: Final = re.compile(rf"//[^\n]*|/\*.*?\*/|^import [^;]*;|{_STRING}", re.S | re.M)
 
 
-def mutants(directory: Path, random: Random, files: Sequence[str] = FILES) -> Iterator[Mutant]:
-    """Return all of them in a random order, determined by the seed."""
-    found = [each for file in files for each in _of(file, (directory / file).read_text())]
+def mutants(directory: Path, random: Random) -> Iterator[Mutant]:
+    """Return all of the peer in a random order, determined by the seed."""
+    return anywhere(directory, random, FILES, _UNSEEN)
+
+
+def anywhere(
+    directory: Path, random: Random, files: Sequence[str], but: re.Pattern[str] = _NO_CODE
+) -> Iterator[Mutant]:
+    """Return all of these files, except in what matches `but`."""
+    found = [each for file in files for each in _of(file, (directory / file).read_text(), but)]
     random.shuffle(found)
     for kind, edit in found:
         choice = _changed(kind, edit.text, random)
@@ -54,11 +75,23 @@ def mutants(directory: Path, random: Random, files: Sequence[str] = FILES) -> It
             yield Mutant(name, (), (edit._replace(text=choice),))
 
 
-def _of(file: str, text: str) -> Iterator[tuple[str, Edit]]:
-    code = _NO_CODE.sub(lambda match: " " * len(match[0]), text)
+def _of(file: str, text: str, but: re.Pattern[str]) -> Iterator[tuple[str, Edit]]:
+    code = but.sub(_blank, _NO_CODE.sub(_blank, text))
     for kind, pattern in _PLACES.items():
         for match in pattern.finditer(code):
             yield kind, Edit(file, match.start(), match.end(), text[match.start() : match.end()])
+
+
+def _blank(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", match[0])
+
+
+def touches(directory: Path, edit: Edit) -> str | None:
+    """Return the requirement that the line of an edit names."""
+    text = (directory / edit.file).read_text()
+    line = text[text.rfind("\n", 0, edit.start) + 1 : text.index("\n", edit.start)]
+    found = re.search(r"// .*\[([A-Z0-9-]+)\]$", line)
+    return found[1] if found else None
 
 
 def _changed(kind: str, text: str, random: Random) -> str | None:

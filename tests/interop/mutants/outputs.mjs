@@ -1,5 +1,5 @@
-// Plays scripts to the session of a peer, without a socket or a clock, and prints a digest of each: what it wrote, which
-// messages it took, and how it ended.
+// Plays scripts to the session of a peer, without a socket or a clock, and prints a digest of what the other side sees:
+// what it wrote, and when it closed. The fields of a jacclBootstrap belong to it, since they decide about that, too.
 //
 //     node outputs.mjs FOLDER IDENTITY.pem PIN < scripts, each a line of JSON: {rank, revision, pieces}
 //
@@ -34,8 +34,8 @@ function play({ rank, revision, pieces }, number) {
     told.push(`wrote ${boxes.length ? bytes.toString("hex") : introduction(bytes)}`);
   };
   const answer = ({ event, type, fields }) => {
-    if (event === "message" || event === "ignored") told.push(`${event} ${type} ${writeJson(fields)}`);
-    else told.push(event === "error" ? "closed" : event);
+    if (event === "message" && type === "jacclBootstrap") told.push(writeJson(fields));
+    if (event === "error" || event === "closed") told.push("closed");
     if (event === "established" && rank === 0) {
       session.send("ping");
       session.send("jacclBootstrap", BOOTSTRAP);
@@ -49,6 +49,7 @@ function play({ rank, revision, pieces }, number) {
   try {
     if (rank === 0) session.start();
     for (const piece of pieces) {
+      told.push("piece"); // after which one it closes is seen, too
       if (typeof piece === "string") session.receive(Buffer.from(piece, "hex"));
       else if (boxes.length) session.receive(boxes[piece % boxes.length]);
     }
