@@ -73,10 +73,10 @@ mutants-codec: $(VENV)/.dev-installed ## Run conform codec and fuzz codec agains
 	@$(BIN)/python -m tests.interop.mutants.codec $(ARGS)
 
 bench: $(VENV)/.dev-installed ## Benchmark codec, seal and session (ARGS=--quick)
-	@$(BIN)/python tests/benchmarks $(ARGS)
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 profile: $(VENV)/.dev-installed ## Show which functions take the time of the benchmarks' tightest rows
-	@$(BIN)/python tests/benchmarks/profile_rows.py
+	@$(BIN)/python -m tests.benchmarks.profile_rows
 
 fuzz: $(VENV)/.dev-installed ## Fuzz each layer for ten minutes (ARGS="--seconds 5")
 	@for layer in link frame schema handshake seal session inspection device_file bootstrap.fuzzing:hostfile_harness; do \

@@ -2,8 +2,7 @@
 
 from itertools import islice
 
-from harness import Race
-
+from tests.benchmarks.harness import Race
 from wireproto import EXTENSIONS, Revision, WireError, decode_frame
 from wireproto.fuzzing.codec_layers import frame_harness
 from wireproto.fuzzing.engine import Engine

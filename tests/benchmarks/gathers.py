@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from harness import Row, benchmark
-
 from bootstrap.link.gather import VARIABLE, Gather, side_channel_factory
 from bootstrap.link.relay import HOST, relay
 from bootstrap.link.side_channel import SideChannel
 from bootstrap.link.transport import Link, connect, listen
+from tests.benchmarks.harness import Row, benchmark
 from wireproto.jaccl import OWN_ENTRY, Destination, Worker, mapped_gid, mesh_init
 from wireproto.messages import SIDE_CHANNEL_1, JacclBootstrapPayload, MemoryPressure, PongPayload
 from wireproto.session import Config, MessageReceived, Role, Session
@@ -160,7 +159,9 @@ async def _rank_1(measure: str, count: int) -> list[float]:
     server = await listen("127.0.0.1", 0, partial(_session, Role.RESPONDER), accepted.set_result)
     port = server.sockets[0].getsockname()[1]
     keys = [signer.scalar.hex() for signer in SIGNERS]
-    process = await asyncio.create_subprocess_exec(sys.executable, __file__, measure, str(port), str(count), *keys)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.benchmarks.gathers", measure, str(port), str(count), *keys
+    )
     try:
         async with asyncio.timeout(60):
             async with await accepted as link:

@@ -4,9 +4,7 @@ import cProfile
 import pstats
 import time
 
-import fuzzing
-import session
-
+from tests.benchmarks import fuzzing, session
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import LinkDecoder, encode_link_frame
 from wireproto.messages import JacclBootstrapPayload

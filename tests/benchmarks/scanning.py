@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
-from harness import Race, Row, benchmark
-
+from tests.benchmarks.harness import Race, Row, benchmark
 from wireproto.codec.frame import decode_frame
 
 SIZE = 2**21

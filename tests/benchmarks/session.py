@@ -12,15 +12,15 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 
-import floor
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from harness import Race, Row, benchmark, child
 
 from bootstrap.link.transport import Link, connect, listen
+from tests.benchmarks import floor
+from tests.benchmarks.harness import Race, Row, benchmark, child
 from wireproto.messages import InferenceStep, JacclBootstrapPayload
 from wireproto.session import Config, Established, MessageReceived, Role, Session
 from wireproto.session.handshake import KEY_INFO, KeySigner
@@ -144,6 +144,7 @@ def shake_hands_by_hand() -> None:
 # -- over TCP ----------------------------------------------------------------------------------------------------------
 
 MESSAGES = 16
+TCP = "AES-GCM takes each rank 7 ms of its core; with one core for each, no thread has a core for it"
 BODY = os.urandom(4 * MIB)
 """An activation of 512 tokens with a hiddenDim of 4096."""
 
@@ -247,7 +248,9 @@ async def _sender(function: str, server: asyncio.Server) -> AsyncIterator[None]:
     """Run a sending function in another process, like the other rank's."""
     port = server.sockets[0].getsockname()[1]
     keys = [signer.scalar.hex() for signer in SIGNERS]
-    process = await asyncio.create_subprocess_exec(sys.executable, __file__, function, str(port), *keys)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.benchmarks.session", function, str(port), *keys
+    )
     try:
         async with asyncio.timeout(60):
             yield
@@ -280,7 +283,13 @@ def sealed_transfer(rounds: int) -> Row:
     slower = max(parts, key=lambda part: part.median())
     sealed = benchmark("64 MiB sealed over TCP", ours)
     return Row(
-        "64 MiB sealed over TCP", slower.get_name(), sealed, slower, slower.median() / sealed.median(), (">=", 0.7)
+        "64 MiB sealed over TCP",
+        slower.get_name(),
+        sealed,
+        slower,
+        slower.median() / sealed.median(),
+        (">=", 0.9),
+        TCP,
     )
 
 

@@ -23,6 +23,8 @@ from wireproto.messages import (
     MAX_SHORT_FRAME,
     SPEC_BY_CLASS,
     SPEC_BY_TYPE,
+    InferenceStep,
+    InferenceToken,
     Message,
     MessageSpec,
     PayloadKind,
@@ -80,6 +82,18 @@ def encode_frame(message: Message, revision: Revision = Revision.V2, extensions:
     except (_UncertainError, UnicodeEncodeError, KeyError):
         pass
     return _encode_strictly(message, revision, extensions)
+
+
+def frame_pieces(message: Message, revision: Revision, extensions: Collection[str]) -> tuple[bytes, bytes]:
+    """Return the frame of `encode_frame` in two pieces, so that opaque bytes are not copied; the second may be empty.
+
+    Raise the same errors. Benchmark row: "64 MiB sealed over TCP".
+    """
+    if type(message) is InferenceStep or type(message) is InferenceToken:
+        spec = SPEC_BY_CLASS[type(message)]
+        if message.box.__class__ is bytes and len(message.box) < spec.max_length:
+            return bytes([spec.msg_type]), message.box
+    return encode_frame(message, revision, extensions), b""
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Final, NoReturn, TextIO, TypeAlias
 
 from msgspec import Struct
 
-from wireproto.codec.frame import decode_frame, encode_frame
+from wireproto.codec.frame import decode_frame, frame_pieces
 from wireproto.codec.link import HEADER, Frame, LinkDecoder, check_length, encode_link_frame, link_frame_pieces
 from wireproto.errors import HandshakeError, LocalError, RemoteError, SealError, StateError, WireError, blame
 from wireproto.messages import (
@@ -360,7 +360,7 @@ class Session:
         if type(message) not in SPEC_BY_CLASS:
             raise TypeError(f"{type(message).__name__} is not a message")
         try:
-            frame = encode_frame(message, self.revision, self._agreed)
+            frame = frame_pieces(message, self.revision, self._agreed)
             following = self._following(SENDS, SPEC_BY_CLASS[type(message)].msg_type)
             if self._seal is None:
                 raise StateError("session-state", "the session itself sends the handshake messages")
@@ -368,7 +368,7 @@ class Session:
                 _check_named(message.extensions, self._supported)
             if isinstance(message, JacclBootstrapPayload):
                 _check_named(message.extensions, self._offered)
-            pieces = self._box(frame, self._seal) if self.revision is Revision.V2 else link_frame_pieces(frame)
+            pieces = self._box(*frame, self._seal) if self._revision is _V2 else link_frame_pieces(b"".join(frame))
         except WireError as error:
             raise blame(LocalError, error) from error
         except BaseException:
@@ -506,16 +506,16 @@ class Session:
         seal.decrypt_into(box, plaintext)
         return plaintext
 
-    def _box(self, frame: bytes, seal: Seal) -> tuple[_Buffer, ...]:
-        """Return the link frame around the box of a cluster frame. [SEAL-FRAMES]"""
-        length = len(frame) + OVERHEAD
+    def _box(self, first: bytes, second: bytes, seal: Seal) -> tuple[_Buffer, ...]:
+        """Return the link frame around the box of a cluster frame in two pieces. [SEAL-FRAMES]"""
+        length = len(first) + len(second) + OVERHEAD
         check_length(length, MAX_LINK_LENGTH, None)
         if length <= _SHORT:
-            return (HEADER.pack(length) + seal.encrypt(frame),)
+            return (HEADER.pack(length) + seal.encrypt(first + second),)
         size = HEADER.size + length
         piece = memoryview(self._reusable(size))[:size]
         HEADER.pack_into(piece, 0, length)
-        seal.encrypt_into(frame, piece[HEADER.size :])
+        seal.encrypt_into(first, piece[HEADER.size :], second)
         return (piece,)
 
     def _reusable(self, size: int) -> bytearray:

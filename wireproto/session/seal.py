@@ -10,7 +10,10 @@ from struct import Struct
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from wireproto.errors import SealError, TruncatedError
 
@@ -73,6 +76,7 @@ class Seal:
 
     def __init__(self, key: bytes, random: Random = os.urandom) -> None:
         self._aead = AESGCM(key)
+        self._aes = AES256(key)
         self._encrypt, self._decrypt = self._aead.encrypt, self._aead.decrypt
         self._random = random
         self._drawn: list[bytes] = []  # unused nonces, in reverse order
@@ -94,11 +98,18 @@ class Seal:
         nonce = self._next_nonce()
         return nonce + self._encrypt(nonce, plaintext, None)
 
-    def encrypt_into(self, plaintext: _Buffer, out: memoryview) -> None:
-        """Write the box of a plaintext to `out`, which must be exactly 28 bytes longer."""
+    def encrypt_into(self, plaintext: _Buffer, out: memoryview, more: _Buffer = b"") -> None:
+        """Write the box of `plaintext ‖ more` to `out`, which must be exactly 28 bytes longer."""
+        between, end = NONCE + len(plaintext), len(out) - TAG
+        if between + len(more) != end:
+            raise ValueError(f"the box has {OVERHEAD + len(plaintext) + len(more)} bytes, not {len(out)}")
         nonce = self._next_nonce()
         out[:NONCE] = nonce
-        self._aead.encrypt_into(nonce, plaintext, None, out[NONCE:])
+        encryptor = Cipher(self._aes, GCM(nonce)).encryptor()  # unlike AESGCM, it takes the plaintext in pieces
+        encryptor.update_into(plaintext, out[NONCE:])
+        encryptor.update_into(more, out[between:])
+        encryptor.finalize()
+        out[end:] = encryptor.tag
 
     def decrypt(self, box: bytes | memoryview) -> bytes:
         """Return the plaintext of a box."""

@@ -35,15 +35,15 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
 def frames(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """All messages sent in this process, unsealed; without pings."""
     sent: list[bytes] = []
-    encode = session.encode_frame
+    encode = session.frame_pieces
 
-    def recorded(message: Message, *options: Any) -> bytes:
-        frame = encode(message, *options)
-        if frame != b"\x03":
-            sent.append(frame)
-        return frame
+    def recorded(message: Message, *options: Any) -> tuple[bytes, bytes]:
+        pieces = encode(message, *options)
+        if pieces != (b"\x03", b""):
+            sent.append(b"".join(pieces))
+        return pieces
 
-    monkeypatch.setattr(session, "encode_frame", recorded)
+    monkeypatch.setattr(session, "frame_pieces", recorded)
     return sent
 
 

@@ -29,6 +29,7 @@ from wireproto import (
     Versions,
     encode_frame,
 )
+from wireproto.codec.frame import frame_pieces
 from wireproto.testing.by_schema import build_message, parse_message
 
 I64_MIN, I64_MAX = -(2**63), 2**63 - 1
@@ -144,7 +145,10 @@ REVISIONS_OF = {cls: [rev for rev in Revision if rev == Revision.V2 or TYPE_BYTE
 
 
 def encoded(message: Any, revision: Revision = Revision.V2) -> Accepted | Rejected:
-    return verdict(encode_frame, message, revision, ALL_EXTENSIONS)
+    whole = verdict(encode_frame, message, revision, ALL_EXTENSIONS)
+    if isinstance(whole, Rejected):
+        assert verdict(frame_pieces, message, revision, ALL_EXTENSIONS) == whole
+    return whole
 
 
 def built(message: Any, revision: Revision = Revision.V2) -> Accepted | Rejected:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.wireproto.payloads import ALL_EXTENSIONS, EXTENSION_OF, EXTENSION_TYPES, JSON_CLASSES, V1_TYPES
 from tests.wireproto.session_states import EACH_REVISION, MESSAGES
+from tests.wireproto.streams import pattern
 from tests.wireproto.verdicts import (
     Accepted,
     Stream,
@@ -55,6 +56,7 @@ from wireproto import (
     schema,
 )
 from wireproto.codec import frame as fast_path
+from wireproto.codec.frame import frame_pieces
 from wireproto.messages import REGISTRY, SPEC_BY_CLASS
 from wireproto.testing.by_schema import build_message
 
@@ -297,6 +299,20 @@ def test_encode(row: Row) -> None:
     for revision in known_in(row):
         assert encode_frame(row.message, revision, ALL_EXTENSIONS) == row.frame
         assert build_message(row.message, revision, ALL_EXTENSIONS) == row.frame
+        assert b"".join(frame_pieces(row.message, revision, ALL_EXTENSIONS)) == row.frame
+
+
+@pytest.mark.parametrize("cls", [InferenceStep, InferenceToken])
+def test_opaque_bytes_are_a_piece_of_their_own(
+    cls: type[InferenceStep | InferenceToken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not copied, if the frame keeps the limit of its type; otherwise it is for `encode_frame` to refuse."""
+    monkeypatch.setitem(SPEC_BY_CLASS, cls, SPEC_BY_CLASS[cls]._replace(max_length=100))
+    fits, exceeds = cls(pattern(99)), cls(pattern(100))
+    first, second = frame_pieces(fits, V2, ())
+    assert first == encode_frame(fits)[:1]
+    assert second is fits.box
+    assert frame_pieces(exceeds, V2, ()) == (encode_frame(exceeds), b"")
 
 
 @EVERY_ROW

@@ -33,6 +33,12 @@ def sealed_into(one: Seal, plaintext: bytes) -> bytes:
     return bytes(out)
 
 
+def sealed_in_two(one: Seal, plaintext: bytes) -> bytes:
+    out = bytearray(len(plaintext) + OVERHEAD)
+    one.encrypt_into(plaintext[:1], memoryview(out), plaintext[1:])
+    return bytes(out)
+
+
 def opened(one: Seal, sealed_box: bytes) -> bytes:
     return one.decrypt(sealed_box)
 
@@ -43,7 +49,7 @@ def opened_into(one: Seal, sealed_box: bytes) -> bytes:
     return bytes(out)
 
 
-SEALS: Final = {"encrypt": sealed, "encrypt_into": sealed_into}
+SEALS: Final = {"encrypt": sealed, "encrypt_into": sealed_into, "encrypt_into, in two": sealed_in_two}
 OPENS: Final = {"decrypt": opened, "decrypt_into": opened_into}
 EACH_SEAL: Final = pytest.mark.parametrize("make", SEALS.values(), ids=list(SEALS))
 EACH_OPEN: Final = pytest.mark.parametrize("open_", OPENS.values(), ids=list(OPENS))
@@ -380,6 +386,9 @@ def test_wrong_room_for_a_box(size: int) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         one.encrypt_into(b"text", memoryview(bytearray(size)))
     assert not isinstance(caught.value, WireError)
+    with pytest.raises(ValueError, match=rf"^the box has 32 bytes, not {size}$"):
+        one.encrypt_into(b"te", memoryview(bytearray(size)), b"xt")
+    assert one.left == seal.MAX_BOXES
     assert unbox(KEY, sealed_into(one, b"text")) == b"text"
 
 
@@ -410,7 +419,7 @@ def test_nonces_never_repeat() -> None:
     """Over several draws, two seals, both ways to seal. [SEAL-NONCE]"""
     one, other = Seal(KEY), Seal(KEY)
     nonces = [make(each, b"")[:12] for _ in range(5000) for each in (one, other) for make in SEALS.values()]
-    assert len(set(nonces)) == len(nonces) == 20_000
+    assert len(set(nonces)) == len(nonces) == 30_000
 
 
 def test_nonces_are_random() -> None:
