@@ -1,6 +1,7 @@
 """Hypothesis profiles: `ci` is thorough, `local` is fast, `mutation` uses the same few examples each time.
 
-HYPOTHESIS_PROFILE picks one; CI=true means `ci`. Tests with the mark `waits` begin first.
+HYPOTHESIS_PROFILE picks one; CI=true means `ci`. tests/examples.py scales all other numbers of examples.
+Tests with the mark `waits` begin first.
 """
 
 import os
@@ -10,16 +11,18 @@ from itertools import chain
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.examples import PROFILE, examples
+
 _SLOW_MACHINE = [HealthCheck.too_slow]
 
 settings.register_profile(
     "ci", max_examples=60, deadline=None, derandomize=False, print_blob=True, suppress_health_check=_SLOW_MACHINE
 )
-settings.register_profile("local", max_examples=60, deadline=None, suppress_health_check=_SLOW_MACHINE)
+settings.register_profile("local", max_examples=examples(60), deadline=None, suppress_health_check=_SLOW_MACHINE)
 settings.register_profile(
     "mutation", max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_MACHINE
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "local"))
+settings.load_profile(PROFILE)
 
 for number, handler in ((signal.SIGHUP, lambda number, frame: None), (signal.SIGINT, signal.default_int_handler)):
     # Under nohup, or in the background of a script, the tested commands would inherit ignored signals; a

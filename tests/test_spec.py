@@ -99,11 +99,11 @@ def test_links_lead_to_headings_and_files(name: str) -> None:
 # -- what cites the ids -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_cited_ids_exist(source: Path) -> None:
-    for each in cited(source.read_text()):
-        pattern = each.replace("*", "[A-Z0-9-]+")
-        assert any(re.fullmatch(pattern, known) for known in IDS), f"{each} stands in no rule of spec/protocol.md"
+def test_cited_ids_exist() -> None:
+    for source in SOURCES:
+        for each in cited(source.read_text()):
+            pattern = each.replace("*", "[A-Z0-9-]+")
+            assert any(re.fullmatch(pattern, known) for known in IDS), f"{source}: no rule is {each}"
 
 
 def test_citations_are_found() -> None:

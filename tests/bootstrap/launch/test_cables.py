@@ -18,6 +18,7 @@ from bootstrap.launch.survey import HostReport, Interface, Link, Port, RdmaDevic
 from bootstrap.plan import BackendChoice
 from bootstrap.trust import encode_public_key
 from tests.bootstrap.macs import INTERFACES, Cables, End, Macs, line, mesh, ring
+from tests.examples import examples
 from wireproto.session.handshake import KeySigner
 
 NAMES = [f"mac-{letter}" for letter in "abcdefgh"]
@@ -338,7 +339,7 @@ REPORTS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(REPORTS, min_size=2, max_size=4), st.sampled_from(["auto", "jaccl", "ring"]))
 def test_whatever_the_hosts_say_there_is_a_valid_hostfile_or_a_reason(
     parts: list[dict[str, Any]], backend: BackendChoice

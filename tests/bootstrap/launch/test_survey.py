@@ -15,6 +15,7 @@ from bootstrap.tools import tools_run_by
 from bootstrap.trust import encode_public_key, load_identity
 from tests.bootstrap.macs import Address, Macs, Stats, mesh
 from tests.bootstrap.system_tools import output
+from tests.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ BUSES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(BUSES, max_size=70), st.lists(NAMES, max_size=80), NAMES, NAMES)
 def test_whatever_the_tools_print_the_report_can_be_sent(
     buses: list[object], devices: list[str], device: str, state: str

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from tests.examples import examples
 from tests.simulation.session import chance, snapshot
 from tests.simulation.session.attacker import STEPS, STRIKES, is_possible, perform
 from tests.simulation.session.chance import SETTINGS, Start, again, run, shrink
@@ -50,7 +51,7 @@ def test_schedules_are_counted_as_if_one_by_one(name: str) -> None:
 
 def test_schedules_by_chance() -> None:
     """Every kind of step occurs, so none is superfluous."""
-    runs = [run(SEED, number) for number in range(3000)]
+    runs = [run(SEED, number) for number in range(examples(3000))]
     made = {(action.do, action.what) for each in runs for action in each.actions}
     assert [str(each.violation) for each in runs if each.violation] == []
     assert {each.start.setting for each in runs} == {*SETTINGS}
@@ -79,7 +80,7 @@ def test_a_seed_decides_every_byte() -> None:
 def test_a_copy_goes_on_as_the_original(setting: chance.Setting) -> None:
     """Whatever the state, copied after each step: the traces are the same."""
     random = Random(SEED)
-    for number in range(30):
+    for number in range(examples(30)):
         start = Start(setting, f"copied {number}", is_established=number % 3 > 0)
         with setting.limits():
             original, copied = start.world(), start.world()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.wireproto.fuzzing.faulty.layers import FAULTS, Simple
 from wireproto.fuzzing.codec_layers import link_harness
 from wireproto.fuzzing.engine import Engine
@@ -71,7 +72,7 @@ def test_any_bytes(layer: str) -> None:
     harness = harness_of(layer)
 
     @given(data=st.binary(max_size=200))
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     def holds(data: bytes) -> None:
         harness.check(data)
 

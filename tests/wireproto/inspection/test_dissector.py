@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spec.tools.dissector import with_tables
+from tests.examples import examples
 from tests.vectors.writing import BEYOND_CAPTURE
 from tests.wireproto.inspection.agreement import check_frame, errors
 from tests.wireproto.inspection.dissecting import (
@@ -134,7 +135,7 @@ def _messages(test: SessionTest) -> tuple[list[Payload], list[Payload]]:
 
 @needs_tshark
 @given(some=st.lists(messages(), min_size=1, max_size=20), random=seeded_randoms)
-@settings(max_examples=6)
+@settings(max_examples=examples(6))
 def test_any_frame(some: list[Message], random: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
     """In nearly valid messages, and in near-random JSON, both find the same fault at the same byte."""
     extensions = tuple(ALL_EXTENSIONS)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
+from tests.examples import examples
 from tests.wireproto.inspection.captured import read
 from tests.wireproto.inspection.talks import BOOTSTRAP, ENDS, PONG, Talk, a_talk, cut, entries, pcap, segments_of
 from wireproto import Outcome, OutcomeState, Ping, Revision, SessionEnd
@@ -123,7 +124,7 @@ def disturbed(random: Random) -> list[Segment]:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=settings.default.max_examples * 4)
+@settings(max_examples=examples(240))
 def test_the_short_way_of_most_segments_gives_the_same(seed: int) -> None:
     segments = disturbed(Random(seed))
 

@@ -3,11 +3,12 @@
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.wireproto.peers import box
-from tests.wireproto.session.test_seal import FEWER, KEY
+from tests.wireproto.session.test_seal import KEY
 from tests.wireproto.verdicts import Accepted, Rejected, expected, verdict
 from wireproto.session import seal
 from wireproto.session.seal import Seal
@@ -91,7 +92,7 @@ def test_origins_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one.receive(into) == REPLAY
 
 
-@FEWER
+@settings(max_examples=examples(60))
 @given(
     moves=st.lists(
         st.tuples(st.booleans(), st.lists(st.sampled_from(b"oosx"), min_size=12, max_size=12).map(bytes)), max_size=12

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.wireproto.peers import box, unbox
 from tests.wireproto.streams import KIB, MIB, pattern
 from tests.wireproto.verdicts import Rejected, expected, verdict
@@ -54,7 +55,6 @@ OPENS: Final = {"decrypt": opened, "decrypt_into": opened_into}
 EACH_SEAL: Final = pytest.mark.parametrize("make", SEALS.values(), ids=list(SEALS))
 EACH_OPEN: Final = pytest.mark.parametrize("open_", OPENS.values(), ids=list(OPENS))
 Make = Callable[[Seal, bytes], bytes]
-FEWER: Final = settings(max_examples=max(60, settings.default.max_examples // 4))  # these have many steps
 
 
 @pytest.fixture(params=[0, 1, 2**18])
@@ -253,7 +253,7 @@ def test_forged_box_does_not_stand_in_the_way(open_: Make) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 3, 7])
-@FEWER
+@settings(max_examples=examples(60))  # each has many steps
 @given(data=st.data(), moves=st.lists(st.sampled_from("srRfm"), max_size=40))
 def test_any_order_of_moves(first: int, data: st.DataObject, moves: str) -> None:
     """Boxes sent, received, replayed, reflected and forged in any order, compared with a set of nonces."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.vectors.running import run_session
 from tests.wireproto.oracle import judge
 from tests.wireproto.payloads import ALL_EXTENSIONS, JSON_CLASSES, TYPE_BYTE, canonical_frame
@@ -123,7 +124,7 @@ def test_sessions(role: Role, revision: Revision) -> None:
 @EVERY_CLASS
 def test_every_payload_class_is_registered(cls: type[Message]) -> None:
     @given(message=st.from_type(cls))
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     def holds(message: Message) -> None:
         assert type(message) is cls
         assert decode_frame(encode_frame(message, Revision.V2, ALL_EXTENSIONS), Revision.V2, ALL_EXTENSIONS) == message

@@ -1,6 +1,6 @@
 """Every vector through the package: the schemas and the fast codec agree with it."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -10,31 +10,22 @@ from wireproto.testing import vectors
 from wireproto.testing.vectors import FILES, JacclExchangeTest, SessionTest
 
 
-def each(*kinds: type) -> list[Any]:
-    return [
-        pytest.param(kind, test, id=f"{FILES[kind]}:{test.id}")
-        for kind in kinds
-        for group in vectors.load(kind).groups
-        for test in group.tests
-    ]
+def check(kind: type, run: Callable[..., object], **options: bool) -> None:
+    for test in (test for group in vectors.load(kind).groups for test in group.tests):
+        verdict = None
+        with pytest.MonkeyPatch.context() as patch:
+            try:
+                run(test, patch, **options)
+            except WireError as error:
+                verdict = fault_of(error)
+        assert verdict == test.error, test.id
 
 
-@pytest.mark.parametrize(("kind", "test"), each(*FILES))
-def test_vector(kind: type, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = None
-    try:
-        RUNNERS[kind](test, monkeypatch)
-    except WireError as error:
-        verdict = fault_of(error)
-    assert verdict == test.error
+@pytest.mark.parametrize("kind", FILES, ids=FILES.get)
+def test_vector(kind: type) -> None:
+    check(kind, RUNNERS[kind])
 
 
-@pytest.mark.parametrize(("kind", "test"), each(SessionTest, JacclExchangeTest))
-def test_script_byte_by_byte(kind: type, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_session if kind is SessionTest else run_jaccl_exchange
-    verdict = None
-    try:
-        run(test, monkeypatch, single_bytes=True)  # type: ignore[operator]
-    except WireError as error:
-        verdict = fault_of(error)
-    assert verdict == test.error
+@pytest.mark.parametrize(("kind", "run"), [(SessionTest, run_session), (JacclExchangeTest, run_jaccl_exchange)])
+def test_script_byte_by_byte(kind: type, run: Callable[..., object]) -> None:
+    check(kind, run, single_bytes=True)
