@@ -34,7 +34,7 @@ _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """The frames of a rank 1 in an open session: pongs, and frames of extensions."""
 
 Point = TypeVar("Point")
-"""What a case tries in a session of its own."""
+"""The input of one session in a case."""
 
 
 @dataclass(frozen=True)
