@@ -296,6 +296,9 @@ class Child:
             self._process.machine.processes.pop(self.pid, None)
         return self._process.status
 
+    def exit_status(self) -> int | None:
+        return self._process.status
+
     def runs(self) -> bool:
         return not self._process.is_dead
 
