@@ -228,6 +228,11 @@ class Child:
     def has_exited(self) -> bool:
         return self._exited.is_set()
 
+    @property
+    def failed_with(self) -> int | None:
+        """The status of a process that has failed although its group goes on; None for any other."""
+        return None if self._process.is_alone() else self._process.exit_status() or None
+
     async def exited(self) -> None:
         """Wait until the process has exited. Its descendants may still run."""
         await self._exited.wait()

@@ -461,6 +461,11 @@ class Run:
         outputs = [asyncio.create_task(self._pass_on(child, name)) for name in ("stdout", "stderr")]
         self._logs += outputs
         await child.exited()
+        if (failed_with := child.failed_with) is not None:
+            # Told at once, so that no consequence on another rank comes first. Its group ends with the attempt.
+            self.command_status = failed_with
+            self.report("command-ended", status=exit_code(failed_with))
+            raise CommandError(failed_with)
         await child.end()
         if self._owns_process:
             await end_strays(self._before | {each.pid for each in self._children if each is not child})

@@ -121,6 +121,9 @@ class Process(Protocol):
     def poll(self) -> int | None:
         """Reap it if it has exited, which frees its number. Return its exit status, or minus the signal."""
 
+    def exit_status(self) -> int | None:
+        """Return its exit status, or minus the signal, without reaping it; None if it runs, or if unknown."""
+
     def runs(self) -> bool:
         """Whether it has not exited; True if unknown."""
 

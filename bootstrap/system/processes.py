@@ -105,6 +105,16 @@ class SystemProcess:
     def poll(self) -> int | None:
         return self._process.poll()
 
+    def exit_status(self) -> int | None:
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return None
+        with suppress(ChildProcessError):  # reaped
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if found is None:
+                return None
+            return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._process.returncode
+
     def runs(self) -> bool:
         return runs(self.pid)
 

@@ -23,7 +23,6 @@ from tests.simulation.world import Scenario, World
 
 EACH_TWICE: Final = 100
 """One of this many worlds is run twice, with the same result."""
-EACH_COLLECTED: Final = 25
 CHUNK: Final = 50
 MOST_SHOWN: Final = 10
 
@@ -56,29 +55,34 @@ def run_seeds(seeds: range) -> Totals:
     """Run one world per seed."""
     totals = Totals(runs=len(seeds))
     gc.disable()  # a world is collected as a whole
+    gc.collect()
+    gc.freeze()  # so that collecting a world looks at nothing else
     for seed in seeds:
         began = time.process_time_ns()
-        world = World(seed)
-        world.run()
-        if seed % EACH_TWICE == 0:
-            again = World(seed)
-            again.run()
-            if again.trace != world.trace:
-                world.broken.append("the same seed gave another trace")
+        size = _run_one(seed, totals)
+        gc.collect()
         spent = time.process_time_ns() - began
-        size = len(world.scenario.plans)
         totals.seconds += spent / 1e9
         totals.ranks[size] += 1
         totals.cpu[size] += spent
-        totals.faults.update(fault.kind for fault in world.struck)
-        for control in world.controls:
-            error = control.last("error")
-            totals.causes[str(error["code"]) if error is not None else "none"] += 1
-        totals.broken += [(seed, text) for text in world.broken]
-        if seed % EACH_COLLECTED == 0:
-            del world
-            gc.collect()
     return totals
+
+
+def _run_one(seed: int, totals: Totals) -> int:
+    """Run one world and add what happened to the totals. Return the number of its ranks."""
+    world = World(seed)
+    world.run()
+    if seed % EACH_TWICE == 0:
+        again = World(seed)
+        again.run()
+        if again.trace != world.trace:
+            world.broken.append("the same seed gave another trace")
+    totals.faults.update(fault.kind for fault in world.struck)
+    for control in world.controls:
+        error = control.last("error")
+        totals.causes[str(error["code"]) if error is not None else "none"] += 1
+    totals.broken += [(seed, text) for text in world.broken]
+    return len(world.scenario.plans)
 
 
 def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:

@@ -231,11 +231,7 @@ def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        # The status of a program is known only once the helpers in its group have ended, maybe too late.
-        is_delayed = bool(world.habits[fault.rank].helper)
-        allowed = (
-            LATE if _is_certain(world, fault) and not is_delayed else LATE | CONSEQUENCES
-        )  # two of these cannot be told apart
+        allowed = LATE if _is_certain(world, fault) else LATE | CONSEQUENCES  # two of these cannot be told apart
         if rank != fault.rank and code not in allowed:
             _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
 

@@ -5,7 +5,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from random import Random
 from typing import Any
 
@@ -19,6 +19,31 @@ CONTROL = system._current
 
 class NoProgressError(Exception):
     """Nothing can happen but something still waits, or events never end."""
+
+
+class Callback(asyncio.TimerHandle):
+    """A callback of the loop, now or later. A world makes a thousand, so it has nothing for asyncio's debug mode."""
+
+    __slots__ = ()
+    _callback: Callable[..., object] | None
+    _context: Context
+    _when: float
+    _cancelled: bool
+
+    def __init__(
+        self,
+        loop: "SimulatedLoop",
+        when: float,
+        callback: Callable[..., object],
+        arguments: tuple[Any, ...],
+        context: Context | None,
+    ) -> None:
+        self._loop, self._when, self._callback, self._args = loop, when, callback, arguments
+        self._context = copy_context() if context is None else context
+        self._cancelled, self._repr, self._source_traceback = False, None, None
+
+    def cancel(self) -> None:
+        self._cancelled, self._callback, self._args = True, None, ()
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -37,22 +62,22 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.owners: list[Any] = []
         self.tasks: list[asyncio.Task[Any]] = []
         """All tasks, so that nothing of a dead process is cleaned up by the garbage collector."""
-        self.set_task_factory(self._task)
         self._random = random
         self._is_over = False
-        self._waiting: deque[asyncio.Handle] = deque()  # of stopped processes
-        self._dropped: list[asyncio.Handle] = []  # of dead ones
+        self._due: deque[Callback] = deque()
+        self._timers: list[tuple[float, Callback]] = []  # a heap
+        self._waiting: deque[Callback] = deque()  # of stopped processes
+        self._dropped: list[Callback] = []  # of dead ones
 
-    def _task(self, loop: Any, coro: Any, context: Context | None = None) -> "asyncio.Task[Any]":
-        task = asyncio.Task(coro, loop=self, context=context)
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> "asyncio.Task[Any]":
+        task = asyncio.Task(coro, loop=self, name=name, context=context)
         self.tasks.append(task)
         self.owners.append(CONTROL.get() if context is None else context.get(CONTROL))
         return task
 
     def left_by(self, process: Any) -> list[str]:
         """Return the tasks and timers of a process that are not over."""
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        timers = [str(each._callback) for each in scheduled if not each.cancelled() and _process(each) is process]  # type: ignore[attr-defined]
+        timers = [str(each._callback) for _, each in self._timers if not each._cancelled and _process(each) is process]
         pairs = zip(self.tasks, self.owners, strict=True)
         own = [task for task, owner in pairs if getattr(owner, "process", None) is process and not task.done()]
         return timers + [str(task.get_coro()) for task in own if task is not process.task]
@@ -60,7 +85,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def clear(self) -> None:
         """End the unfinished tasks of dead processes, now that they have no effect."""
         self._is_over = True
-        self._ready.extend([*self._dropped, *self._waiting])  # type: ignore[attr-defined]
+        self._due.extend([*self._dropped, *self._waiting])
         pending = [task for task in self.tasks if not task.done()]
         for task in pending:
             task.cancel()
@@ -74,48 +99,55 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.now
 
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Callback:
+        made = Callback(self, self.now, callback, args, context)
+        self._due.append(made)
+        return made
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Callback:
+        made = Callback(self, when, callback, args, context)
+        heapq.heappush(self._timers, (when, made))
+        return made
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Callback:
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
     def _run_once(self) -> None:
-        """Advance the time until something is due, and run all that is ready by then."""
-        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:  # type: ignore[attr-defined]
-            self._pop()
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not scheduled:
-                raise NoProgressError("somebody waits, and nothing can happen any more")
-            self.now = max(self.now, scheduled[0]._when)  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._when <= self.now:  # type: ignore[attr-defined]
-            ready.append(self._pop())
-        for handle, process in [(ready[0], _process(ready.popleft()))] if len(ready) == 1 else self._mixed():
-            if handle._cancelled:  # type: ignore[attr-defined]
-                continue
-            if process is None or self._is_over:
-                handle._run()
-            elif process.is_dead:  # one of the others may have killed it
-                self._dropped.append(handle)
-            elif process.is_stopped or process.blocked_until > self.now:
-                self._waiting.append(handle)
-            else:
-                handle._run()
-        self.steps += 1
-        if self.steps > MOST_STEPS:
-            raise NoProgressError("it does not end")
+        """Run until the loop is stopped: advance the time until something is due, and run all that is due by then."""
+        due, timers = self._due, self._timers
+        while True:
+            while timers and timers[0][1]._cancelled:
+                heapq.heappop(timers)
+            if not due:
+                if not timers:
+                    raise NoProgressError("somebody waits, and nothing can happen any more")
+                self.now = max(self.now, timers[0][0])
+            while timers and timers[0][0] <= self.now:
+                due.append(heapq.heappop(timers)[1])
+            for each, process in [(due[0], _process(due.popleft()))] if len(due) == 1 else self._mixed():
+                if each._cancelled:
+                    continue
+                if process is None or self._is_over:
+                    each._run()
+                elif process.is_dead:  # one of the others may have killed it
+                    self._dropped.append(each)
+                elif process.is_stopped or process.blocked_until > self.now:
+                    self._waiting.append(each)
+                else:
+                    each._run()
+            if self._stopping:  # type: ignore[attr-defined]
+                return
+            self.steps += 1
+            if self.steps > MOST_STEPS:
+                raise NoProgressError("it does not end")
 
-    def _pop(self) -> asyncio.TimerHandle:
-        handle = heapq.heappop(self._scheduled)  # type: ignore[attr-defined]
-        handle._scheduled = False
-        if handle._cancelled:
-            self._timer_cancelled_count -= 1
-        return handle  # type: ignore[no-any-return]
-
-    def _mixed(self) -> list[tuple[asyncio.Handle, Any]]:
-        """Take everything that is ready: in order for each process, processes in random order."""
-        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
-        queues: dict[Any, deque[tuple[asyncio.Handle, Any]]] = {}
-        for handle in ready:
-            process = _process(handle)
-            queues.setdefault(process, deque()).append((handle, process))
-        ready.clear()
+    def _mixed(self) -> list[tuple[Callback, Any]]:
+        """Take everything that is due: in order for each process, processes in random order."""
+        queues: dict[Any, deque[tuple[Callback, Any]]] = {}
+        for each in self._due:
+            process = _process(each)
+            queues.setdefault(process, deque()).append((each, process))
+        self._due.clear()
         turns = list(queues.values())
         if len(turns) == 1:
             return list(turns[0])
@@ -129,7 +161,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def go_on(self) -> None:
         """A process has continued."""
-        self._ready.extend(self._waiting)  # type: ignore[attr-defined]
+        self._due.extend(self._waiting)
         self._waiting.clear()
 
     def run_in_executor(self, _: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
@@ -138,9 +170,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         try:
             result = func(*args)
         except Exception as error:
-            Context().run(self.call_later, self._random.uniform(0.0001, 0.005), _settle, future, None, error)
+            self.call_later(self._random.uniform(0.0001, 0.005), _settle, future, None, error, context=Context())
         else:
-            Context().run(self.call_later, self._random.uniform(0.0001, 0.005), _settle, future, result, None)
+            self.call_later(self._random.uniform(0.0001, 0.005), _settle, future, result, None, context=Context())
         return future
 
     # -- the network's part, given by the world ------------------------------------------------------------------------
@@ -181,10 +213,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return CONTROL.get().network  # type: ignore[attr-defined]
 
 
-def _process(handle: asyncio.Handle) -> Any:
-    context: Context = handle._context  # type: ignore[attr-defined]
-    found = context.get(CONTROL)
-    return None if found is None else getattr(found, "process", None)
+def _process(each: Callback) -> Any:
+    found: Any = each._context.get(CONTROL)
+    return None if found is None else found.process
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

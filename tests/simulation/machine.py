@@ -224,7 +224,7 @@ class SimulatedProcess:
     def block(self, seconds: float) -> None:
         """Do nothing for a while, whatever is due; signals have to wait as well, but for SIGKILL."""
         self.blocked_until = max(self.blocked_until, self.machine.loop.now + seconds)
-        Context().run(self.machine.loop.call_at, self.blocked_until, self.machine.loop.go_on)
+        self.machine.loop.call_at(self.blocked_until, self.machine.loop.go_on, context=Context())
 
     async def mind(self, *numbers: int) -> None:
         """Stop ignoring signals: those received meanwhile may end the process here."""
@@ -247,8 +247,7 @@ class SimulatedProcess:
             self.write(name, None)
         for call in self.at_end:
             call()
-        world = Context()
-        world.run(machine.loop.call_later, machine.random.uniform(0.0001, 0.01), self.ended.set)
+        machine.loop.call_later(machine.random.uniform(0.0001, 0.01), self.ended.set, context=Context())
         if self.parent is None or self.parent.is_dead:
             machine.processes.pop(self.pid, None)  # reaped by init
         if self.parent is not None and signal.SIGCHLD in self.parent.handlers:
@@ -295,6 +294,9 @@ class Child:
     def poll(self) -> int | None:
         if self._process.is_dead:
             self._process.machine.processes.pop(self.pid, None)
+        return self._process.status
+
+    def exit_status(self) -> int | None:
         return self._process.status
 
     def runs(self) -> bool:

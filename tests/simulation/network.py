@@ -43,7 +43,8 @@ class Network:
         self.ends: dict[End, None] = {}  # in the order in which they were made
 
     def reaches(self, one: str, other: str) -> bool:
-        return frozenset((one, other)) not in self.cut and not (self.hosts[one].is_down or self.hosts[other].is_down)
+        is_cut = bool(self.cut) and frozenset((one, other)) in self.cut
+        return not (is_cut or self.hosts[one].is_down or self.hosts[other].is_down)
 
     def delay(self, one: str, other: str) -> float:
         return (LOOPBACK_SECONDS if one == other else self.latency) * self.random.uniform(0.5, 1.5)
@@ -104,16 +105,15 @@ class Host:
                 return  # nobody answers
             listener = network.hosts[ip].listeners.get(port)
             if listener is None:
-                Context().run(loop.call_later, network.delay(self.ip, ip), settle, refused(errno.ECONNREFUSED))
+                loop.call_later(network.delay(self.ip, ip), settle, refused(errno.ECONNREFUSED), context=Context())
                 return
             near, far = End(network, own, (ip, port), owner, context), listener.accept(own)
             near.other, far.other = far, near
-            Context().run(loop.call_later, network.delay(self.ip, ip), settle, None, near)
+            loop.call_later(network.delay(self.ip, ip), settle, None, near, context=Context())
 
-        world = Context()
         if ip in network.hosts:
-            world.run(loop.call_later, network.delay(self.ip, ip), arrive)
-        world.run(loop.call_later, SYN_SECONDS, lambda: settle(refused(errno.ETIMEDOUT)))
+            loop.call_later(network.delay(self.ip, ip), arrive, context=Context())
+        loop.call_later(SYN_SECONDS, settle, refused(errno.ETIMEDOUT), context=Context())
         end = await done
         protocol = factory()
         end.start(protocol)
@@ -385,4 +385,4 @@ class End(asyncio.Transport):
         self._network.loop.call_soon(call, *arguments, context=self._context)
 
     def _later(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> asyncio.TimerHandle:
-        return Context().run(self._network.loop.call_later, seconds, call, *arguments)
+        return self._network.loop.call_later(seconds, call, *arguments, context=Context())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -14,7 +15,8 @@ from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.network import VANISHED_SECONDS, WINDOW, Network
 from tests.simulation.planted import PLANTED, found_after
 from tests.simulation.shrinking import shrunk
-from tests.simulation.world import Scenario, World
+from tests.simulation.world import EACH_REAL, Scenario, World
+from wireproto.testing.fixed_keys import KnownSide
 
 Program = Callable[[SimulatedProcess], Coroutine[Any, Any, int]]
 A, B = "10.0.0.1", "10.0.0.2"
@@ -35,6 +37,18 @@ def test_the_same_seed_gives_the_same_world(seed: int) -> None:
         world.run()
     assert worlds[0].trace == worlds[1].trace
     assert len(worlds[0].trace) > 10
+
+
+@pytest.mark.parametrize("seed", [EACH_REAL + 1, EACH_REAL + 2])
+def test_one_world_of_twenty_signs_really_and_has_the_trace_of_stand_ins(seed: int) -> None:
+    with patch.object(KnownSide, "sign", autospec=True, side_effect=KnownSide.sign) as really:
+        world = World(seed)
+        world.run()
+        assert really.called is (seed % EACH_REAL == 1)
+    other = World(seed)
+    other.has_real_keys = not world.has_real_keys
+    other.run()
+    assert other.trace == world.trace
 
 
 @pytest.mark.parametrize(

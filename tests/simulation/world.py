@@ -4,6 +4,7 @@ import asyncio
 import math
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from contextvars import Context
 from dataclasses import dataclass, replace
 from random import Random
@@ -30,6 +31,8 @@ from tests.simulation.network import Network
 from tests.simulation.owned import owned_processes
 from tests.simulation.programs import Habits, programs
 from tests.simulation.reference import Reference, ReferencePeer
+from tests.simulation.remembered import remembered
+from tests.simulation.stand_in import stand_in
 from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
 
@@ -39,6 +42,8 @@ TIDY_SECONDS: Final = 10.0
 """Seconds for a guard to clean up after its killed run."""
 CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
+EACH_REAL: Final = 20
+"""One of this many worlds has real signatures and key agreement."""
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Scenario:
     """Whether a run handles the signals of its process, and ends all that has been started there."""
 
     @classmethod
+    @remembered()
     def of(cls, seed: int) -> Self:
         random = Random(seed)
         size = random.choice((2, 2, 2, 2, 2, 2, 3, 3, 4, random.randrange(2, 9)))
@@ -126,6 +132,8 @@ class World:
 
     def __init__(self, seed: int, scenario: Scenario | None = None) -> None:
         self.scenario = Scenario.of(seed) if scenario is None else scenario
+        self.has_real_keys = seed % EACH_REAL == 1
+        """Whether signatures and key agreement are real."""
         self.trace: list[str] = []
         self.broken: list[str] = []
         self.struck: list[Fault] = []
@@ -162,7 +170,12 @@ class World:
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
 
     def run(self) -> None:
-        with patch.object(capabilities, "own_version", lambda: VERSION), owned_processes():
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(capabilities, "own_version", lambda: VERSION))
+            stack.enter_context(owned_processes())
+            stack.enter_context(remembered())
+            if not self.has_real_keys:
+                stack.enter_context(stand_in())
             self._run()
 
     def _run(self) -> None:

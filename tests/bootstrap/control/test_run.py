@@ -642,6 +642,32 @@ def test_signals_reach_the_command_as_they_came(number: int, again: bool, seen: 
     assert shown.bytes["stdout"].decode().split()[1 : 1 + len(seen)] == seen
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="macOS before Python 3.13 tells no status without reaping")
+def test_the_status_of_a_command_that_failed_waits_for_no_helper_that_ignores_sigterm() -> None:
+    """Another rank's consequence could come first, and be told as the cause."""
+    helper = "import signal; signal.pause()"
+    code = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", {helper!r}])
+sys.exit(7)
+"""
+    shown, helpers = Shown(), list[psutil.Process]()
+
+    async def act(run: Run) -> None:
+        run.met()
+        try:
+            await run.run_command([sys.executable, "-c", code], dict(os.environ))
+        finally:
+            (started,) = shown.of("started")
+            helpers.extend(each for each in psutil.process_iter() if os.getpgid(each.pid) == started["pid"] != each.pid)
+            assert [each.status() == psutil.STATUS_ZOMBIE for each in helpers] == [False]
+
+    status, _ = executed(act, shown, has_command=True, timeout=60.0, grace=0.5)
+    assert (status, shown.of("command-ended")[0]["status"]) == (7, 7)
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in helpers)
+
+
 def test_a_command_at_the_deadline() -> None:
     async def act(run: Run) -> None:
         await run.run_command([sys.executable, "-c", "import signal; signal.pause()"], dict(os.environ))
