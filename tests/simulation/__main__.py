@@ -85,8 +85,8 @@ def _run_one(seed: int, totals: Totals) -> int:
     return len(world.scenario.plans)
 
 
-def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
-    """Run `runs` worlds from the seed `first` on, and start no more once time is over."""
+def run_all(first: int, runs: int, jobs: int, seconds: float | None, least: int = 0) -> Totals:
+    """Run `runs` worlds from the seed `first` on. Once time is over, start no more than it takes to have run `least`."""
     totals, began = Totals(), time.monotonic()
     seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool:
@@ -96,7 +96,8 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None) -> Totals:
             spent = time.monotonic() - began
             for part in done:
                 totals.add(part.result())
-                if seconds is None or spent < seconds:
+                under_way = CHUNK * len(pending)
+                if seconds is None or spent < seconds or totals.runs + under_way < least:
                     pending |= {pool.submit(run_seeds, each) for each in islice(seeds, 1)}
             if sys.stderr.isatty():
                 rate = totals.runs / spent
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="skip", help="how many worlds to leave out (default 0)")
     parser.add_argument("--runs", type=int, default=1000, help="how many worlds (default 1000)")
     parser.add_argument("--seconds", type=float, help="start no more worlds after this time")
+    parser.add_argument("--least", type=int, default=0, help="but run so many, however long it takes (default 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default one a core)")
     parser.add_argument("--replay", action="store_true", help="run the one world of --seed, and print what happens")
     parser.add_argument(
@@ -148,7 +150,7 @@ def main() -> int:
         world = replay(wanted.seed, shrunk(wanted.seed) if wanted.shrink else None)
         say("\n".join(world.broken) or "nothing is broken")
         return 1 if world.broken else 0
-    totals = run_all(wanted.seed + wanted.skip, wanted.runs - wanted.skip, wanted.jobs, wanted.seconds)
+    totals = run_all(wanted.seed + wanted.skip, wanted.runs - wanted.skip, wanted.jobs, wanted.seconds, wanted.least)
     if wanted.json:
         say(json.dumps(_as_json(wanted.seed, totals)))
     else:
