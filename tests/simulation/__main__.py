@@ -86,7 +86,7 @@ def _run_one(seed: int, totals: Totals) -> int:
 
 
 def run_all(first: int, runs: int, jobs: int, seconds: float | None, least: int = 0) -> Totals:
-    """Run `runs` worlds from the seed `first` on. Once time is over, start no more than it takes to have run `least`."""
+    """Run `runs` worlds from the seed `first` on, or, once time is over, only `least`."""
     totals, began = Totals(), time.monotonic()
     seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool:
