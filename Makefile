@@ -8,8 +8,8 @@ INSTALL ?= $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check conform mutants mutants-generated mutants-codec bench profile fuzz planted api man spec \
-  picture spec-coverage vectors actionlint kaitai campaign campaign-quick soak hostile simulate simulate-session \
-  coverage mutation wheel release clean
+  picture spec-coverage vectors actionlint kaitai campaign campaign-quick soak hostile simulate simulate-compare \
+  simulate-session coverage mutation wheel release clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -106,6 +106,9 @@ hostile: $(VENV)/.dev-installed ## Send a million bad inputs to live ranks (ARGS
 
 simulate: $(VENV)/.dev-installed ## Simulate groups on a virtual clock (ARGS="--seed 7 --runs 100000 --jobs 2", --planted)
 	@$(BIN)/python -m tests.simulation $(ARGS)
+
+simulate-compare: $(VENV)/.dev-installed ## Compare faults of the campaign with the same ones in simulated worlds (ARGS="--seed 7 --count 300")
+	@$(BIN)/python -m tests.simulation.compare $(ARGS)
 
 simulate-session: $(VENV)/.dev-installed ## Run two sessions and an attacker through every short schedule, then random ones (ARGS="--seed 7 --runs 100000")
 	@$(BIN)/python -m tests.simulation.session $(ARGS)

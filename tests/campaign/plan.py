@@ -134,6 +134,21 @@ class Case:
         return Random(f"{self.seed}/{self.number}/fault")
 
     @property
+    def cable_random(self) -> Random:
+        """The seed of the cable's choices."""
+        return Random(f"{self.seed}/{self.number}/cable")
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the group is never formed, so that a process is certainly killed in native code."""
+        return self.stage == "init" and self.fault == "kill" and self.number % 2 == 0
+
+    @property
+    def nohup(self) -> bool:
+        """Whether the rank whose terminal is closed ignores SIGHUP."""
+        return self.fault == "terminal" and self.number % 2 == 0
+
+    @property
     def timeout(self) -> float:
         """Seconds for `up` to form the group."""
         return 12.0 if self.brisk else 30.0

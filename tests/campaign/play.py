@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -19,6 +20,17 @@ SLACK = 30.0
 """Extra seconds after a deadline for a busy machine, and for pings to detect a loss."""
 
 
+class End(NamedTuple):
+    """The end of a rank."""
+
+    code: str
+    """Of its error; "-" for none, "?" if it could not report one."""
+    blamed: int | None
+    """The rank that the error names."""
+    status: int
+    """The exit status, or minus the signal that killed it."""
+
+
 @dataclass
 class Result:
     """The result of a case."""
@@ -28,8 +40,12 @@ class Result:
     """Whether the ranks reached their goal in spite of the fault."""
     seconds: float = 0.0
     """Seconds from the fault to the end of both ranks, or to their recovery."""
-    codes: tuple[str, ...] = ()
-    """Codes of the errors that ended rank 0 and rank 1."""
+    ends: tuple[End, ...] = ()
+    """The ends of rank 0 and rank 1."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """The fault's own choices."""
+    gap: float = 0.0
+    """Seconds from the start of rank 1 to that of rank 0."""
     wrong: list[str] = field(default_factory=list)
 
 
@@ -69,7 +85,9 @@ def _play(scene: Scene, result: Result) -> Iterator[str]:
         yield from _end(scene)
     yield from wrong_ends(scene.case, scene.runs)
     result.recovered = scene.both(_ended_well)
-    result.codes = tuple(str(run.error["code"]) if run.error else "-" for _, run in sorted(scene.runs.items()))
+    result.ends = tuple(_end_of(run) for _, run in sorted(scene.runs.items()))
+    result.chosen = scene.chosen
+    result.gap = round(scene.runs[0].began - scene.runs[1].began, 3)
     scene.heal()
     yield from _keys(scene)
     yield from _left(scene)
@@ -90,7 +108,7 @@ def _reach_stage(scene: Scene) -> bool:
     awaited = {
         "files": lambda: scene.runs[case.rank].said("file-written"),
         # If rank 1's worker hangs, it never gets this far.
-        "init": lambda: scene.runs[0 if scene.hangs else case.rank].said("environment-set"),
+        "init": lambda: scene.runs[0 if case.hangs else case.rank].said("environment-set"),
         "ready": lambda: scene.both(_holds),
         "running": lambda: scene.both(_runs),
         "stop": lambda: scene.both(_holds if case.work == "group" else _runs),
@@ -103,7 +121,8 @@ def _reach_stage(scene: Scene) -> bool:
     if not is_there():
         return False
     if case.stage == "stop":
-        scene.signal(scene.random.randrange(2), signal.SIGINT)
+        scene.chosen["stopped"] = scene.random.randrange(2)
+        scene.signal(scene.chosen["stopped"], signal.SIGINT)
     scene.strike()
     return True
 
@@ -112,6 +131,7 @@ def _listen(scene: Scene) -> bool:
     """The affected rank is alone so far; a fault of the host may precede it, too."""
     first = scene.case.rank
     if scene.case.fault in ("clock", "disk", "keylog", "permission") and scene.random.random() < 0.5:
+        scene.chosen["early"] = True
         scene.strike()
     scene.start(first)
     word = "listening" if first == 1 else "link-lost"
@@ -147,7 +167,7 @@ def _is_well(scene: Scene, pongs: int) -> bool:
     case = scene.case
     if case.work == "command" and case.stage not in ("running", "stop"):
         return False  # it ends by itself
-    if case.fault == "terminal" and not (scene.nohup and case.rank == 1 and case.stage in ("ready", "running")):
+    if case.fault == "terminal" and not (case.nohup and case.rank == 1 and case.stage in ("ready", "running")):
         return False  # SIGHUP ends that rank, or the next line that it writes does
     is_there = _holds if case.work == "group" else _runs
     is_alive = scene.runs[0].is_lost or _pongs(scene) >= pongs + 2
@@ -170,6 +190,13 @@ def _end(scene: Scene) -> Iterator[str]:
 def _ended_well(run: Running) -> bool:
     """It succeeded, or its user stopped it with Ctrl-C."""
     return run.error is None and run.process.returncode in (0, 128 + signal.SIGINT)
+
+
+def _end_of(run: Running) -> End:
+    status, error = run.process.returncode, run.error
+    if error is not None:
+        return End(error["code"], error["rank"], status)
+    return End("?" if run.is_unheard and not run.said("done") else "-", None, status)
 
 
 def _refused(scene: Scene) -> Iterator[str]:

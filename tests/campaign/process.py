@@ -88,6 +88,8 @@ class Running(CommandRun):
         """Whether its output ended: its terminal is closed, or it is not read."""
         self._news = news
         self._heard: list[Event] = []
+        self.began = time.monotonic()
+        """When it started; corrected by its first event."""
         self._reads, self._hung_up = threading.Event(), threading.Event()
         self._reads.set()
         self._waiting: set[int] = set()
@@ -180,6 +182,8 @@ class Running(CommandRun):
         return self.is_lost or not self._reads.is_set() or self._ended - self._read_again < TAIL_SECONDS
 
     def _hear(self, event: Event) -> None:
+        if not self._heard:
+            self.began = time.monotonic() - event["t_ms"] / 1000
         self._heard.append(event)
 
     @property

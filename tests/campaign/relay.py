@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from random import Random
 
@@ -18,7 +18,7 @@ Strike = Callable[[], None]
 
 
 class Relay(Cable):
-    """Calls `strike` once, with traffic paused, at the moment named `stage`: see `_moments`.
+    """Calls `strike` once, with traffic paused, at the moment named `stage`: see `moments`.
 
     What is asked for by `harm` is done to the next link frame, or to the connections.
     """
@@ -54,8 +54,8 @@ class Relay(Cable):
 
     def _pass_on(self, near: socket.socket, far: socket.socket, moment: str) -> None:
         with near, far, selectors.DefaultSelector() as selector, suppress(OSError):
-            moments = _moments()
-            next(moments)
+            stage_of = moments()
+            next(stage_of)
             self._reach("connect")
             for source, target in ((near, far), (far, near)):
                 selector.register(source, selectors.EVENT_READ, (target, bytearray()))
@@ -73,8 +73,8 @@ class Relay(Cable):
                         target.sendall(buffer)
                         return
                     buffer += data
-                    for frame in _frames(buffer):
-                        self._reach(moments.send((source is near, len(frame))))
+                    for frame in frames(buffer):
+                        self._reach(stage_of.send((source is near, len(frame))))
                         while time.monotonic() < self._silent_until:
                             time.sleep(PULSE)
                         target.sendall(self._harmed(frame))
@@ -86,17 +86,9 @@ class Relay(Cable):
             harm, self._harm = self._harm, ""
         if time.monotonic() < self._slow_until:
             time.sleep(self._random.uniform(0.05, 0.4))
-        if harm == "drop":
-            return b""
-        if harm == "duplicate":
-            return frame * 2
         if harm == "truncate":
             self._ending = "close"
-            return frame[: len(frame) // 2]
-        if harm == "flip":
-            at = self._random.randrange(len(frame))
-            return frame[:at] + bytes([frame[at] ^ 1 << self._random.randrange(8)]) + frame[at + 1 :]
-        return frame
+        return harmed(frame, harm, self._random)
 
     def _is_to_end(self, near: socket.socket, far: socket.socket) -> bool:
         """Whether this connection must end now, closed or reset."""
@@ -108,7 +100,21 @@ class Relay(Cable):
         return bool(ending)
 
 
-def _moments() -> Iterator[str]:
+def harmed(frame: bytes, harm: str, random: Random) -> bytes:
+    """Return what passes in place of a frame."""
+    if harm == "drop":
+        return b""
+    if harm == "duplicate":
+        return frame * 2
+    if harm == "truncate":
+        return frame[: len(frame) // 2]
+    if harm == "flip":
+        at = random.randrange(len(frame))
+        return frame[:at] + bytes([frame[at] ^ 1 << random.randrange(8)]) + frame[at + 1 :]
+    return frame
+
+
+def moments() -> Generator[str, tuple[bool, int]]:
     """Gets the sender and length of each frame; returns the stage that it opens, if any."""
     seen = {True: 0, False: 0}
     bootstrapped = False
@@ -127,7 +133,7 @@ def _moments() -> Iterator[str]:
             bootstrapped, moment = True, "ports"
 
 
-def _frames(buffer: bytearray) -> Iterator[bytes]:
+def frames(buffer: bytearray) -> Iterator[bytes]:
     """Takes complete link frames; after an endless one, all available bytes."""
     while len(buffer) >= 8:
         size = 8 + int.from_bytes(buffer[:8], "little")

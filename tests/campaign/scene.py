@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from random import Random
+from typing import Any
 
 import psutil
 
@@ -88,6 +88,8 @@ class Scene:
         self.is_frozen = False
         """Whether a worker or command was stopped, and stays so."""
         self.random = case.random
+        self.chosen: dict[str, Any] = {}
+        """The fault's own choices."""
         self.struck = False
         self.go = lane.directory / "go"
         self.clock = lane.directory / "clock"
@@ -99,11 +101,6 @@ class Scene:
         """Whether nothing was left to clean up after a rank: the next run does."""
         self.healed: list[Callable[[], None]] = []
         """Functions that undo the fault's lasting effects."""
-        self.hangs = case.stage == "init" and case.fault == "kill" and case.number % 2 == 0
-        """Whether the group is never formed, so that a process is certainly killed in native code."""
-        self.nohup = case.fault == "terminal" and case.number % 2 == 0
-        """Whether the rank whose terminal is closed ignores SIGHUP."""
-        seed = Random(f"{case.seed}/{case.number}/cable")
 
         def struck() -> None:
             try:
@@ -115,11 +112,11 @@ class Scene:
         self.strike = struck
         self.cable: Relay | Wire
         if lane.hosts is None:
-            self.cable = Relay(*lane.ranks, case.stage, struck, seed)
+            self.cable = Relay(*lane.ranks, case.stage, struck, case.cable_random)
         else:
             for host in lane.hosts:
                 host.plug()
-            self.cable = Wire(lane.hosts, case.stage, struck, seed)
+            self.cable = Wire(lane.hosts, case.stage, struck, case.cable_random)
         if case.fault in ("disk", "keylog"):
             self._mount(self.keys if case.fault == "keylog" else lane.tmp[case.rank])
         if case.fault == "keylog":
@@ -151,11 +148,11 @@ class Scene:
         wanted: dict[str, object] = {"unprivileged": case.fault == "permission", **lane.namespace(rank)}
         if case.brisk:
             wanted["times"] = BRISK
-        if self.hangs:
+        if case.hangs:
             wanted["worker"] = str(SCRIPTS / "stuck.py")
         if case.fault == "terminal" and rank == case.rank:
             terminal = self.random.choice(((0, 1), (0, 1, 2)))
-            wanted["nohup"] = self.nohup
+            wanted["nohup"] = case.nohup
         own, other = lane.ranks[rank], lane.ranks[1 - rank]
         return Running(own, other, arguments, lane.tmp[rank], self.news, env, terminal, **wanted)
 

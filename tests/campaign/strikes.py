@@ -36,9 +36,11 @@ def strike(scene: Scene) -> None:
 def _target(scene: Scene) -> list[int]:
     """The ids of the affected processes."""
     run = scene.runs[scene.case.rank]
-    choices = [[run.process.pid], [run.process.pid, run.guard], [run.guard], [run.worker], [run.worker]]
-    whole = [choice for choice in choices if None not in choice]
-    return scene.random.choice(whole)
+    pids = {"control": run.process.pid, "guard": run.guard, "worker": run.worker}
+    choices = [["control"], ["control", "guard"], ["guard"], ["worker"], ["worker"]]
+    target = scene.random.choice([choice for choice in choices if None not in [pids[name] for name in choice]])
+    scene.chosen["target"] = target
+    return [pid for name in target if (pid := pids[name]) is not None]
 
 
 def kill(scene: Scene) -> None:
@@ -52,7 +54,7 @@ def kill(scene: Scene) -> None:
 def stop(scene: Scene) -> None:
     pids = _target(scene)
     _signal(pids, signal.SIGSTOP)
-    _later(scene, scene.random.uniform(0.1, LONGEST), lambda: _signal(pids, signal.SIGCONT))
+    _later(scene, _seconds(scene), lambda: _signal(pids, signal.SIGCONT))
 
 
 def freeze(scene: Scene) -> None:
@@ -61,11 +63,18 @@ def freeze(scene: Scene) -> None:
     if run.worker is None:
         return
     pids = [run.worker]
+    scene.chosen["target"] = ["worker"]
     _signal(pids, signal.SIGSTOP)
     if scene.random.random() < 0.5:
-        _later(scene, scene.random.uniform(0.1, LONGEST), lambda: _signal(pids, signal.SIGCONT))
+        _later(scene, _seconds(scene), lambda: _signal(pids, signal.SIGCONT))
     else:
         scene.is_frozen = True
+
+
+def _seconds(scene: Scene) -> float:
+    """Choose the duration of a temporary fault."""
+    seconds = scene.chosen["seconds"] = scene.random.uniform(0.1, LONGEST)
+    return seconds
 
 
 def _signal(pids: list[int], number: int) -> None:
@@ -89,15 +98,17 @@ def _later(scene: Scene, seconds: float, do: Callable[[], None]) -> None:
 
 def _cable(scene: Scene) -> None:
     fault, random = scene.case.fault, scene.random
-    seconds = random.uniform(0.1, LONGEST)
+    seconds = _seconds(scene)
     if scene.lane.hosts is not None and fault == "partition":
         if random.random() < 0.5:  # the cable stays out
-            seconds = 3600.0
+            seconds = scene.chosen["seconds"] = 3600.0
         if random.random() < 0.5:
             host = random.choice(scene.lane.hosts)
+            scene.chosen["unplugged"] = scene.lane.hosts.index(host)
             host.unplug()
             _later(scene, seconds, host.plug) if seconds < 3600 else scene.healed.append(host.plug)
     if fault in FRAME and random.random() < 0.3:
+        scene.chosen["twice"] = True
         scene.cable.harm(fault, seconds)
         _later(scene, 0.2, lambda: scene.cable.harm(fault, 0.1))
     else:
@@ -180,7 +191,7 @@ def reader(scene: Scene) -> None:
     run = scene.runs[scene.case.rank]
     run.stop_reading()
     if scene.random.random() < 0.5:
-        _later(scene, scene.random.uniform(0.1, LONGEST), run.read_again)
+        _later(scene, _seconds(scene), run.read_again)
     else:
         run.is_lost = True
 

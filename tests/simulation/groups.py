@@ -18,6 +18,8 @@ class Groups:
         """The ranks whose init is over, by session."""
         self.must_be_relayed = False
         """Whether no native side channel may use the network."""
+        self.may_misname = False
+        """Whether ranks may have different names for one session."""
         self.soonest_abort = math.inf
         """Seconds from the end of a process to the first abort for it."""
         self._members: dict[str, list[SimulatedProcess]] = {}

@@ -64,7 +64,9 @@ class Machine:
         self.disk_seconds = 0.0
         """How long a write blocks the process that makes it."""
         self.disk_error: int | None = None
-        """The error of every write."""
+        """The error of every write to the disk of the first directory."""
+        self.directories = [TMP]
+        """Those for temporary files, in the order in which a process tries them at its start."""
         self.udp: dict[tuple[str, int], set[int]] = {}
         """Bound ports, with the processes that hold each."""
         self.processes: dict[int, SimulatedProcess] = {}
@@ -131,6 +133,8 @@ class SimulatedProcess:
         """When last."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
+        self.directory: Path | None = None
+        """The one for its temporary files."""
         self.blocked_until = 0.0
         """By its disk."""
         self.is_unkillable = False
@@ -509,7 +513,12 @@ class Disk:
         self._machine, self._files, self._process = machine, machine.files, process
 
     def temporary_directory(self) -> Path:
-        return TMP
+        """Return the first directory, or another one if its disk has failed before the process wanted one."""
+        assert self._process is not None
+        if self._process.directory is None:
+            machine = self._machine
+            self._process.directory = machine.directories[0 if machine.disk_error is None else -1]
+        return self._process.directory
 
     def status(self, path: Path) -> os.stat_result | None:
         node = self._files.get(path)
@@ -532,7 +541,8 @@ class Disk:
         self._files.pop(path, None)
 
     def make_directory(self, path: Path) -> None:
-        self._writable(path)
+        if self._machine.disk_error != errno.ENOSPC or self._machine.random.random() < 0.5:  # it may have room for that
+            self._writable(path)
         if path in self._files:
             raise refused(errno.EEXIST)
         self._files[path] = Node(None)
@@ -558,7 +568,7 @@ class Disk:
     def _writable(self, path: Path) -> None:
         if self._machine.disk_seconds and self._process is not None:
             self._process.block(self._machine.disk_seconds)
-        if self._machine.disk_error is not None:
+        if self._machine.disk_error is not None and self._machine.directories[0] in path.parents:
             raise refused(self._machine.disk_error)
         parent = self._files.get(path.parent)
         if parent is None or parent.data is not None:

@@ -6,9 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tests.simulation.loop import SimulatedLoop
 
@@ -20,6 +21,8 @@ HIGH_WATER: Final = 64 * 1024
 VANISHED_SECONDS: Final = 25.0
 """Seconds without a packet from the other host after which TCP gives up, as links request. [SESSION-TCP]"""
 SYN_SECONDS: Final = 127.0
+SYN_AGAIN_SECONDS: Final = 1.0
+"""From a request for a connection to the next one; the one after that comes twice as late, and so on."""
 BUSY_PART: Final = 0.05
 """How often a process comes to read only after a while."""
 BUSY_SECONDS: Final = 0.005
@@ -32,15 +35,33 @@ def refused(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+class Cable(Protocol):
+    """A cable that does not only pass on."""
+
+    def carry(self, end: "End", data: bytes | None) -> None:
+        """Take what arrives, and call `End.deliver` for it, or for something else."""
+
+    def reset(self, end: "End") -> None:
+        """Take a reset that arrives."""
+
+    def connect(self, ip: str, port: int) -> float:
+        """Take a request for a connection; return how many seconds later it passes."""
+
+    def accepts(self, host: "Host", port: int) -> "Listener | None":
+        """Return the listener that accepts a connection for a port on which the host does not listen, if any."""
+
+
 class Network:
     """The wires between the hosts. `latency` is in seconds, one way."""
 
     def __init__(self, loop: SimulatedLoop, random: Random, latency: float) -> None:
         self.loop, self.random, self.latency = loop, random, latency
         self.hosts: dict[str, Host] = {}
-        self.cut: set[frozenset[str]] = set()
-        """Pairs of addresses between which nothing gets through."""
+        self.cut: dict[frozenset[str], float] = {}
+        """Pairs of addresses between which nothing gets through, and since when."""
         self.ends: dict[End, None] = {}  # in the order in which they were made
+        self.cable: Cable | None = None
+        """Lies between all hosts."""
 
     def reaches(self, one: str, other: str) -> bool:
         is_cut = bool(self.cut) and frozenset((one, other)) in self.cut
@@ -50,14 +71,15 @@ class Network:
         return (LOOPBACK_SECONDS if one == other else self.latency) * self.random.uniform(0.5, 1.5)
 
     def separate(self, one: str, other: str) -> None:
-        self.cut.add(frozenset((one, other)))
+        self.cut.setdefault(frozenset((one, other)), self.loop.now)
         for end in list(self.ends):
             end.notice_silence()
 
     def join(self, one: str, other: str) -> None:
-        self.cut.discard(frozenset((one, other)))
+        """Let everything through. What was lost is sent again up to as long after that as nothing got through."""
+        began = self.cut.pop(frozenset((one, other)), self.loop.now)
         for end in list(self.ends):
-            end.resume()
+            end.resume_within(self.loop.now - began)
 
     def reset(self, one: str, other: str) -> None:
         """Reset the connections between two hosts."""
@@ -72,6 +94,8 @@ class Host:
     def __init__(self, network: Network, ip: str) -> None:
         self.network, self.ip = network, ip
         self.is_down = False
+        self.is_unplugged = False
+        """Whether it has no route to any other host."""
         self.listeners: dict[int, Listener] = {}
         self._ports = 40000
         network.hosts[ip] = self
@@ -85,6 +109,8 @@ class Host:
     async def connect(self, factory: Callable[[], Any], ip: str, port: int, owner: Any) -> tuple[Any, Any]:
         """Connect to a port of another host, or of this one. Raise OSError like the system."""
         network, loop, context = self.network, self.network.loop, copy_context()
+        if self.is_unplugged:
+            raise refused(errno.ENETUNREACH)
         if ip == LOOPBACK:
             ip = self.ip
         done: asyncio.Future[End] = loop.create_future()
@@ -100,10 +126,20 @@ class Host:
             else:
                 done.set_result(end)
 
-        def arrive() -> None:
-            if not network.reaches(self.ip, ip):
-                return  # nobody answers
+        def pass_cable() -> None:
+            cable = network.cable
+            late = 0.0 if cable is None or ip == self.ip else cable.connect(ip, port)
+            loop.call_later(late, arrive, context=Context())
+
+        def arrive(again: float = SYN_AGAIN_SECONDS) -> None:
+            if done.done():
+                return
+            if not network.reaches(self.ip, ip):  # nobody answers
+                loop.call_later(again, arrive, 2 * again, context=Context())
+                return
             listener = network.hosts[ip].listeners.get(port)
+            if listener is None and network.cable is not None and ip != self.ip:
+                listener = network.cable.accepts(network.hosts[ip], port)
             if listener is None:
                 loop.call_later(network.delay(self.ip, ip), settle, refused(errno.ECONNREFUSED), context=Context())
                 return
@@ -112,7 +148,7 @@ class Host:
             loop.call_later(network.delay(self.ip, ip), settle, None, near, context=Context())
 
         if ip in network.hosts:
-            loop.call_later(network.delay(self.ip, ip), arrive, context=Context())
+            loop.call_later(network.delay(self.ip, ip), pass_cable, context=Context())
         loop.call_later(SYN_SECONDS, settle, refused(errno.ETIMEDOUT), context=Context())
         end = await done
         protocol = factory()
@@ -168,7 +204,7 @@ class End(asyncio.Transport):
         self._due = 0.0  # when the last piece on the wire arrives
         self._in: deque[bytes | None] = deque()  # arrived, but not read; None for the end of the stream
         self._is_paused = self._is_closing = self._is_done = self._is_full = self._is_reading = False
-        self._has_ended = self._has_told_end = self._was_reset = False
+        self._has_ended = self._has_told_end = self._was_reset = self._waits_to_resend = False
         self.is_held = False
         """Whether another process has it as well."""
         self._silence: asyncio.TimerHandle | None = None
@@ -250,9 +286,11 @@ class End(asyncio.Transport):
     def _reset_other(self) -> None:
         """Send a reset, behind what is on the wire."""
         self._due = max(self._due + 1e-6, self._network.loop.now + self._delay())
-        self._later(self._due - self._network.loop.now, self.other._told_of_reset)
+        cable = self._network.cable
+        told = self.other.told_of_reset if cable is None else partial(cable.reset, self.other)
+        self._later(self._due - self._network.loop.now, told)
 
-    def _told_of_reset(self) -> None:
+    def told_of_reset(self) -> None:
         if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
             self._was_reset = True
             if not self._in or self._protocol is None or self._is_ending():  # otherwise arrived data is read first
@@ -276,16 +314,25 @@ class End(asyncio.Transport):
             return
         self._silence = self._later(VANISHED_SECONDS, self._be_silent)
 
+    def resume_within(self, seconds: float) -> None:
+        """Resume at the next time at which TCP sends again."""
+        self._waits_to_resend = bool(self._again or self._out)
+        if self._waits_to_resend:
+            self._later(self._network.random.uniform(0.0, seconds), self.resume)
+        else:
+            self.resume()
+
     def resume(self) -> None:
         """The other host is reachable again: resend unacknowledged data."""
         if not self.is_lost and self._network.reaches(self.own[0], self.peer[0]):
+            self._waits_to_resend = False
             if self._silence is not None:
                 self._silence.cancel()
                 self._silence = None
             self._transmit()
 
     def _be_silent(self) -> None:
-        if not self._network.reaches(self.own[0], self.peer[0]):
+        if self._waits_to_resend or not self._network.reaches(self.own[0], self.peer[0]):
             self._gone(refused(errno.ETIMEDOUT))
 
     def _finish(self) -> None:
@@ -296,7 +343,7 @@ class End(asyncio.Transport):
     def _transmit(self) -> None:
         """Send as much as the other end has room for."""
         network = self._network
-        if self.is_lost or not network.reaches(self.own[0], self.peer[0]):
+        if self.is_lost or self._waits_to_resend or not network.reaches(self.own[0], self.peer[0]):
             return
         while self._again:
             self._send(self._again.popleft())
@@ -327,7 +374,14 @@ class End(asyncio.Transport):
     def _arrive(self, data: bytes | None) -> None:
         if not self._network.reaches(self.own[0], self.peer[0]):
             self.other._again.append(data)
-        elif self.is_lost:
+        elif self._network.cable is not None and self.own[0] != self.peer[0]:
+            self._network.cable.carry(self, data)
+        else:
+            self.deliver(data)
+
+    def deliver(self, data: bytes | None) -> None:
+        """Take bytes, or None for the end of the stream, as if they came from the other end."""
+        if self.is_lost:
             self._reset_other()
         elif not self._is_closing:
             self._in.append(data)

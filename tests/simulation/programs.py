@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,11 +32,15 @@ class Habits:
 
     def __init__(self, random: Random) -> None:
         self.import_seconds = random.choice((0.05, 0.2, 1.0, random.uniform(0.1, 8.0)))
+        self.prepare_seconds = 0.0
+        """From a worker's order to the file for MLX."""
         self.mlx = random.choice(("0.32.4", "0.32.4", WITHOUT_GATHERS))
         self.program_seconds = random.choice((random.uniform(0.0, 5.0), random.uniform(0.0, 5.0), SERVER_SECONDS))
         self.program_status = 0
         self.helper = random.choice(("", "", "", "", "", "", "helper", "helper with a session"))
         """A helper that a user's program starts: a process in its group, or in a group of the helper's own."""
+        self.command: Callable[[SimulatedProcess], Coroutine[Any, Any, int]] | None = None
+        """A user's command that forms no group, in place of one that does."""
         self.at_step: dict[str, Callable[[SimulatedProcess], None]] = {}
         """Actions when a worker or command reaches a step, once each."""
 
@@ -93,6 +97,7 @@ class Worker:
         if order.deadline is not None:
             seconds = max(0.0, order.deadline - process.machine.loop.now) + ALARM_AFTER_DEADLINE
             alarm = asyncio.get_running_loop().call_later(seconds, process.signal, signal.SIGALRM)
+        await asyncio.sleep(self._habits.prepare_seconds)
         files, directory = Disk(process.machine, process), Path(str(plan.directory))
         try:
             files.make_directory(directory)
@@ -194,6 +199,6 @@ def programs(mlx: Mlx, habits: Habits) -> Callable[[Sequence[str], Mapping[str, 
     def program(arguments: Sequence[str], environment: Mapping[str, str]) -> Any:
         if "bootstrap.worker" in arguments:
             return Worker(mlx, habits, arguments[-1])
-        return Command(mlx, habits, environment)
+        return habits.command or Command(mlx, habits, environment)
 
     return program

@@ -46,7 +46,8 @@ class Ring:
                     return False
                 there = self._inits.get(following)
                 if there is not None and self.network.reaches(own[0], following[0]):
-                    if there.session != session and not (is_reference or there.is_reference):
+                    is_other = not (self.groups.may_misname or is_reference or there.is_reference)
+                    if there.session != session and is_other:
                         self.groups.broken.append(f"the inits of {session} and {there.session} met")
                         return False
                     init.following = there

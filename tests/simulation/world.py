@@ -310,6 +310,8 @@ class Control:
         """When its output is read again."""
         self.reader_left = asyncio.Event()
         """Set where nobody reads its output any more."""
+        self.output_error: OSError = BrokenPipeError()
+        """How writing fails then."""
         self.ended = math.inf
         """When."""
         self.code: int | None = None
@@ -378,7 +380,7 @@ class Control:
 
     async def failed(self) -> OSError:
         await self.reader_left.wait()
-        return BrokenPipeError()
+        return self.output_error
 
 
 def matrix(size: int, *, is_ring: bool) -> DeviceMatrix:
