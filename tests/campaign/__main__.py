@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import secrets
-import signal
 import sys
 import tempfile
 import threading
@@ -18,11 +17,11 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Final, NoReturn
+from typing import Final
 
 import psutil
 
-from tests.campaign import say
+from tests.campaign import exit_with, say
 from tests.campaign.plan import FAULTS, SHAPES, Case, Shape, cases, lacks
 from tests.campaign.play import Result, play
 from tests.campaign.scene import Lane
@@ -92,7 +91,6 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object a fault")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, _stop)
     seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
     drawn = cases(seed, brisk=given.brisk, only=given.only)
     if given.number is None:
@@ -150,10 +148,5 @@ def _tell(result: Result, count: int, total: int, as_json: bool) -> None:
         say(f"{count} of {total}")
 
 
-def _stop(number: int, frame: object) -> NoReturn:
-    """Leave by an exception, so that every lane is cleaned up."""
-    raise SystemExit(128 + number)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -89,7 +89,7 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None, least: int 
     """Run `runs` worlds from the seed `first` on, or, once time is over, only `least`."""
     totals, began = Totals(), time.monotonic()
     seeds = iter([range(start, min(start + CHUNK, first + runs)) for start in range(first, first + runs, CHUNK)])
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), begin_worker, (os.getpid(),)) as pool:
         pending = {pool.submit(run_seeds, each) for each in islice(seeds, jobs)}
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -107,9 +107,10 @@ def run_all(first: int, runs: int, jobs: int, seconds: float | None, least: int 
     return totals
 
 
-def _begin(parent: int) -> None:
+def begin_worker(parent: int) -> None:
     """Let a worker end with its parent, whatever ends the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -19,6 +19,7 @@ from tests.campaign import exit_with, say
 from tests.campaign.__main__ import LANES, run
 from tests.campaign.plan import FAULTS, Case, cases
 from tests.campaign.play import End, Result
+from tests.simulation.__main__ import begin_worker
 from tests.simulation.explained import explanation
 from tests.simulation.played import LACKING, Played
 
@@ -181,7 +182,7 @@ def main() -> int:
     left_out = [case for case in wanted if case.fault in LACKING]
     played = [case for case in wanted if case.fault not in LACKING]
     results = list(run(played, min(given.lanes, len(played))))
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), begin_worker, (os.getpid(),)) as pool:
         compared = list(pool.map(partial(simulated, worlds=given.worlds), results))
     if given.json:
         say(json.dumps(as_json(given.seed, left_out, compared)))
