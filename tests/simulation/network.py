@@ -330,10 +330,18 @@ class End(asyncio.Transport):
                 self._silence.cancel()
                 self._silence = None
             self._transmit()
+            if self.other.is_lost:
+                self._probe()
+
+    def _probe(self) -> None:
+        """Find out, by what keeps a silent connection alive, that the other end is gone: it answers with a reset."""
+        self._later(self._network.random.uniform(0.0, VANISHED_SECONDS), self.told_of_reset)
 
     def _be_silent(self) -> None:
         if self._waits_to_resend or not self._network.reaches(self.own[0], self.peer[0]):
             self._gone(refused(errno.ETIMEDOUT))
+            if not self.other.is_lost:
+                self.other._probe()
 
     def _finish(self) -> None:
         if not self._has_ended:

@@ -50,6 +50,7 @@ REAL: list[tuple[str, Outcome, dict[str, Any]]] = [
     ("loopback hello truncate", WELL, {"seconds": 1.0}),
     ("loopback ports drop", failed("versions-missing", 0), {"seconds": 1.0}),
     ("namespaces running partition", (End("ping-timeout", 0, 125), End("link-timeout", 1, 125)), {"seconds": 3600.0}),
+    ("namespaces files partition", (End("ping-timeout", 0, 3), End("link-lost", 1, 3)), {"seconds": 3.36}),
     ("loopback hello disk", failed("write-failed", 0), {}),
     ("loopback listen disk", WELL, {"early": True}),
     ("loopback ready second", WELL, {}),
