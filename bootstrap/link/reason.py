@@ -26,6 +26,8 @@ class Reason:
             ranks = " and ".join(f"rank {peer}" for peer in sorted(self._loading))
             return LinkError(f"MLX is still loading on {ranks}", code="peer-loading")
         peer, error = next(iter(self._lost.items()), (None, self._seen))
+        if peer is None and self._protocol is not None:
+            error = self._protocol  # a connection that nobody confirmed hides no fault of rank 0
         if error is not None and peer in self._loading:
             return LinkError(f"{error} (rank {peer} was still loading MLX when last heard)", code=error.code)
         return error or self._before

@@ -82,6 +82,7 @@ def _signal(number: int) -> Callable[["World", Fault, str], None]:
 
 
 def _freeze(world: "World", fault: Fault, step: str) -> None:
+    world.frozen_until = max(world.frozen_until, world.loop.now + fault.seconds)
     for process in world.mains(fault.rank):
         process.signal(signal.SIGSTOP)
         world.later(fault.seconds, process.signal, signal.SIGCONT)

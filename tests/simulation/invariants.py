@@ -193,6 +193,8 @@ def _check_causes(world: "World") -> None:
     is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
         usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
+        if len(world.references) > 1:  # one has the session, and it cannot be replaced
+            usual = usual | {"link-taken"}
         for name, (_, code) in failures.items():
             if code not in usual and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")

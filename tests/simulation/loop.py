@@ -54,6 +54,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     to a stopped one waits.
     """
 
+    def _write_to_self(self) -> None:
+        """Wake up: for a generator that Python collects. The loop never sleeps."""
+
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.now = 0.0

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from bootstrap.plan import Plan
 from tests.simulation.faults import Fault
 from tests.simulation.world import Control, Scenario, World, ip, matrix
@@ -119,3 +121,11 @@ def test_a_stop_hid_that_a_process_cannot_be_killed() -> None:
     zero = done.controls[0]
     assert zero.last("restarting") is not None
     assert "did not end after SIGKILL" in zero.last("warning")["message"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("seed", [2216, 7683])
+def test_a_connection_that_nobody_confirmed_hid_what_the_reference_peer_did_wrong(seed: int) -> None:
+    done = World(seed)
+    done.run()
+    assert done.broken == []
+    assert cause(done.controls[-1]) == (1, "bad-bootstrap")

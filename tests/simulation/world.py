@@ -139,6 +139,8 @@ class World:
         self.struck: list[Fault] = []
         self.stopped_at = math.inf
         """The time at which a user stopped the first rank."""
+        self.frozen_until = 0.0
+        """The time at which all processes go on that a fault has stopped."""
         self.is_over = False
         self.is_ending = False
         """Whether all users have finished."""
@@ -215,7 +217,7 @@ class World:
             self.broken.append(f"the launcher did not end within {STOP_SECONDS:.0f} s")
         for control in self.live():
             self.stop(control, signal.SIGTERM)
-        await self._over(self.loop.now + STOP_SECONDS)
+        await self._over(max(self.loop.now, self.frozen_until) + STOP_SECONDS)
         await asyncio.sleep(TIDY_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")

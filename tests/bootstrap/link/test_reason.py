@@ -53,3 +53,15 @@ def test_a_rank_that_loads_is_what_is_waited_for() -> None:
     reason.established(2)
     reason.loading(2, False)
     assert reason.error is None
+
+
+def test_a_connection_that_nobody_confirmed_hid_what_rank_0_did_wrong() -> None:
+    """A rank 0 that connects again may leave such connections behind, which time out later."""
+    reason = Reason()
+    reason.seen(LinkError("an unusable jacclBootstrap", code="bad-bootstrap"), 1000.0)
+    reason.lost(None, LinkError("the peer's first box did not arrive", code="link-timeout"))
+    assert reason.error is not None
+    assert reason.error.code == "bad-bootstrap"
+    reason.lost(1, REFUSED)
+    reason.seen(None, 2000.0)
+    assert reason.error is None
