@@ -27,7 +27,7 @@ class Reason:
             return LinkError(f"MLX is still loading on {ranks}", code="peer-loading")
         peer, error = next(iter(self._lost.items()), (None, self._seen))
         if peer is None and self._protocol is not None:
-            error = self._protocol  # a connection that nobody confirmed hides no fault of rank 0
+            error = self._protocol  # an unconfirmed connection hides no fault of rank 0
         if error is not None and peer in self._loading:
             return LinkError(f"{error} (rank {peer} was still loading MLX when last heard)", code=error.code)
         return error or self._before

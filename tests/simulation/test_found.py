@@ -124,7 +124,7 @@ def test_a_stop_hid_that_a_process_cannot_be_killed() -> None:
 
 
 @pytest.mark.parametrize("seed", [2216, 7683])
-def test_a_connection_that_nobody_confirmed_hid_what_the_reference_peer_did_wrong(seed: int) -> None:
+def test_an_unconfirmed_connection_hid_what_the_reference_peer_did_wrong(seed: int) -> None:
     done = World(seed)
     done.run()
     assert done.broken == []

@@ -55,7 +55,7 @@ def test_a_rank_that_loads_is_what_is_waited_for() -> None:
     assert reason.error is None
 
 
-def test_a_connection_that_nobody_confirmed_hid_what_rank_0_did_wrong() -> None:
+def test_an_unconfirmed_connection_hid_what_rank_0_did_wrong() -> None:
     """A rank 0 that connects again may leave such connections behind, which time out later."""
     reason = Reason()
     reason.seen(LinkError("an unusable jacclBootstrap", code="bad-bootstrap"), 1000.0)
