@@ -463,16 +463,18 @@ class Run:
         await child.exited()
         if (failed_with := child.failed_with) is not None:
             # Told at once, so that no consequence on another rank comes first. Its group ends with the attempt.
-            self.command_status = failed_with
-            self.report("command-ended", status=exit_code(failed_with))
-            raise CommandError(failed_with)
+            self._command_ended(failed_with)
         await child.end()
         if self._owns_process:
             await end_strays(self._before | {each.pid for each in self._children if each is not child})
         while (await asyncio.wait(outputs, timeout=OUTPUT_SECONDS))[1]:
             if not (self.display.full("stdout") or self.display.full("stderr")):
                 break
-        status = self.command_status = child.status if child.status is not None else -signal.SIGKILL
+        self._command_ended(child.status if child.status is not None else -signal.SIGKILL)
+
+    def _command_ended(self, status: int) -> None:
+        """Report the status of the user's command. Raise CommandError if it has failed."""
+        self.command_status = status
         self.report("command-ended", status=exit_code(status))
         if status:
             raise CommandError(status)

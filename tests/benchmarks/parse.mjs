@@ -1,5 +1,5 @@
-// The JSON of one cluster frame, given in hex. For each line with a number, parses it so often, and writes the microseconds
-// of processor time.
+// The JSON of one cluster frame, given in hex. For each line with a number, parses it that many times, and writes the
+// processor time in microseconds.
 //
 //     node parse.mjs FRAME
 

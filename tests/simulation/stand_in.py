@@ -1,18 +1,17 @@
-"""Cheap stand-ins for signatures and key agreement, which else take one twelfth of a world's time.
+"""Cheap stand-ins for signatures and key agreement, which otherwise take one twelfth of a world's time.
 
 They hold no secret, but fail as the real ones do: on other bytes, with another key, for a point off the curve. Ciphers
 and key derivation stay real, because no stand-in would be faster.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Any, Final, Self
-from unittest.mock import patch
+from typing import Final, Self
 
 from cryptography.exceptions import InvalidSignature
 
+from tests.simulation.remembered import Place, patched
 from wireproto.session import handshake
 from wireproto.testing.fixed_keys import KnownSide
 
@@ -78,7 +77,7 @@ def _sign(self: KnownSide, commitment: bytes) -> bytes:
 _CURVE: Final = SimpleNamespace(
     EllipticCurvePublicKey=StandInIdentity, SECP256R1=lambda: None, ECDSA=lambda algorithm: None
 )
-_STAND_INS: Final[list[tuple[Any, str, Any]]] = [
+_STAND_INS: Final[list[Place]] = [
     (KnownSide, "sign", _sign),
     (handshake, "ec", _CURVE),
     (handshake, "X25519PrivateKey", StandInEphemeral),
@@ -86,10 +85,5 @@ _STAND_INS: Final[list[tuple[Any, str, Any]]] = [
 ]
 
 
-@contextmanager
-def stand_in() -> Iterator[None]:
-    """Have handshakes and known signers use the stand-ins inside the block."""
-    with ExitStack() as stack:
-        for place, name, value in _STAND_INS:
-            stack.enter_context(patch.object(place, name, value))
-        yield
+stand_in: Final = partial(patched, _STAND_INS)
+"""Have handshakes and known signers use the stand-ins inside the block."""
