@@ -118,6 +118,8 @@ def main() -> int:
             f"{len(results)} faults in {time.monotonic() - began:.0f} s, seed {seed}: {recovered} recovered, "
             f"{len(results) - recovered - len(wrong)} failed cleanly, {len(wrong)} wrong"
         )
+        for result in wrong:  # again, since CI's record keeps only the end
+            say(_wrong(result))
         if left > 0:
             say(f"WRONG: the campaign itself has {left} descriptors more open than before")
     return 1 if wrong or left > 0 or len(results) < len(wanted) else 0
@@ -137,15 +139,20 @@ def _tell(result: Result, count: int, total: int, as_json: bool) -> None:
     if as_json:
         say(json.dumps(asdict(result)))
         return
-    case, on_terminal = result.case, sys.stdout.isatty()
-    for text in result.wrong:
-        clear = "\r\x1b[K" if on_terminal else ""
-        say(f"{clear}WRONG, {case.shape} {case.stage}:{case.fault}: {text}\n    {case.again()}")
+    on_terminal = sys.stdout.isatty()
+    if result.wrong:
+        say(("\r\x1b[K" if on_terminal else "") + _wrong(result))
     done = 40 * count // total
     if on_terminal:
         say(f"\r[{'#' * done}{'.' * (40 - done)}] {count} of {total}", end="\n" if count == total else "")
     elif 10 * count // total > 10 * (count - 1) // total:
         say(f"{count} of {total}")
+
+
+def _wrong(result: Result) -> str:
+    case = result.case
+    head = f"WRONG, {case.shape} {case.stage}:{case.fault}:"
+    return "\n".join([*(f"{head} {text}" for text in result.wrong), f"    {case.again()}"])
 
 
 if __name__ == "__main__":
