@@ -337,7 +337,9 @@ class Run:
         """Stop the children at Ctrl-Z too; they continue with this process."""
         for child in self._children:
             child.send(signal.SIGSTOP)  # SIGTSTP has no effect in a session without a terminal
-        os.kill(os.getpid(), signal.SIGSTOP)
+        current().processes().pause(self._resume)
+
+    def _resume(self) -> None:
         for child in self._children:
             child.send(signal.SIGCONT)
 

@@ -183,6 +183,9 @@ class Processes(Protocol):
     def kill(self, process: "Identity") -> None:
         """Kill the group that a process leads."""
 
+    def pause(self, then: Callable[[], None]) -> None:
+        """Stop this process, and call `then` once SIGCONT has continued it."""
+
     def runs(self, pid: int) -> bool:
         """Whether a process has not exited; True if unknown."""
 

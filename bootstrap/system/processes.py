@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,11 @@ def alive(process: Identity) -> bool:
 
 def kill(process: Identity) -> None:
     os.killpg(process.pid, signal.SIGKILL)
+
+
+def pause(then: Callable[[], None]) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    then()
 
 
 def runs(pid: int) -> bool:

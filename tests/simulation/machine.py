@@ -431,6 +431,10 @@ class Processes:
         for each in group:
             each.signal(signal.SIGKILL)
 
+    def pause(self, then: Callable[[], None]) -> None:
+        self._owner.signal(signal.SIGSTOP)
+        self._machine.loop.call_soon(then, context=self._owner.context)  # waits while the process is stopped
+
     def runs(self, pid: int) -> bool:
         found = self._machine.processes.get(pid)
         return found is not None and not found.is_dead
