@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bootstrap.link import ports
 from tests.campaign.plan import CELLS, FAULTS, Case, cases
 from tests.campaign.play import End, Result
 from tests.simulation import explained
@@ -63,6 +64,18 @@ def test_a_simulated_world_ends_as_the_real_one_did(cell: str, ends: Outcome, ch
     work = "command" if "running" in cell else "group"
     compared = played(cell, ends, chosen, work=work)
     assert compared.verdict == "agreed", "\n".join(details(compared))
+
+
+def test_a_rank_that_was_stopped_while_it_connected_sees_the_answer_after_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As asyncio does. In a simulated world the rank once saw the answer first."""
+    ends = tuple(End("ring-unreachable", 1, 125) for _ in range(2))
+    cell, stopped = "namespaces ports stop", {"target": ["control"], "seconds": 2.9}
+    compared = played(cell, ends, stopped, rank=1, work="command")
+    assert (compared.verdict, (End("-", None, 0),) * 2 in compared.outcomes) == ("different", True)
+    monkeypatch.setattr(ports, "TRIES", 1)
+    assert played(cell, ends, stopped, rank=1, work="command").verdict == "agreed"
 
 
 # -- it can fail -------------------------------------------------------------------------------------------------------
