@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from bootstrap.link import ports
+from tests.bootstrap.ranks import COORDINATOR_PORT
 from tests.campaign.plan import CELLS, FAULTS, Case, cases
 from tests.campaign.play import End, Result
 from tests.simulation import explained
@@ -19,6 +21,7 @@ from tests.simulation.explained import EXPLAINED, Explanation
 from tests.simulation.machine import Disk
 from tests.simulation.network import Network
 from tests.simulation.played import LACKING, Played
+from tests.simulation.world import ip
 
 SEED = 11
 WORLDS = 10
@@ -76,6 +79,16 @@ def test_a_rank_that_was_stopped_while_it_connected_sees_the_answer_after_its_ti
     assert (compared.verdict, (End("-", None, 0),) * 2 in compared.outcomes) == ("different", True)
     monkeypatch.setattr(ports, "TRIES", 1)
     assert played(cell, ends, stopped, rank=1, work="command").verdict == "agreed"
+
+
+def test_a_damaged_network_loses_a_request_for_a_connection_or_the_answer() -> None:
+    """It once lost only requests, and some even after the damage. Real checks of ring ports failed more often."""
+    world = Played(Result(case_of("namespaces connect flip")), 0)
+    world.cable.harm("flip", 2.5)
+    late = Counter(world.cable.connect(ip(0), COORDINATOR_PORT) for _ in range(1000))
+    world.loop.close()
+    assert 460 < late[0.0] < 520  # each gets through in 0.7 of the cases
+    assert late.keys() == {0.0, 1.0, 3.0}
 
 
 # -- it can fail -------------------------------------------------------------------------------------------------------
