@@ -1,6 +1,7 @@
 """The commands in forks of a process that has loaded them: most of a short command's time is import time."""
 
 import atexit
+import gc
 import importlib
 import io
 import json
@@ -161,6 +162,8 @@ def _serve(connection: socket.socket) -> None:
         with redirect_stdout(io.StringIO()), suppress(SystemExit):
             _run(command)  # loads modules that typer imports only when a command runs
     assert tempfile.tempdir is None  # otherwise the forks would ignore their TMPDIR
+    gc.disable()
+    gc.freeze()  # otherwise each fork scans everything loaded here, and copies its memory by that
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children are reaped automatically
     while True:
         asked, descriptors, _, _ = socket.recv_fds(connection, _LONGEST, 4)
@@ -189,6 +192,7 @@ def _wait_for_fork(descriptors: Sequence[int], **request: object) -> None:
 def _become(streams: Sequence[int], command: list[str], cwd: str, path: list[str], environment: dict[str, str]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    gc.enable()
     os.closerange(3, _HIGHEST)
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), "utf-8")  # noqa: SIM115
     sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8")  # noqa: SIM115
