@@ -31,6 +31,8 @@ LOADED = (
     "bootstrap.rank",
     "cryptography.hazmat.primitives.asymmetric.ec",
     "hypothesis",
+    "wireproto.conformance.runner",
+    "wireproto.conformance.codec_cases",
 )
 """Modules that the commands import only when they run."""
 SECONDS = 100.0
@@ -115,23 +117,35 @@ class Fork:
         return int(_STATUS.unpack(data)[0])
 
 
-def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    """The same as `python -m wireproto ARGUMENTS`, with files as its standard streams."""
+def run(
+    *arguments: str,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    module: str = "wireproto",
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.CompletedProcess[bytes]:
+    """The same as `python -m MODULE ARGUMENTS`, with files as its standard streams."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         given.write(stdin)
         given.seek(0)
         streams = [stream.fileno() for stream in (given, output, errors)]
-        status = Fork(["-m", "wireproto", *arguments], streams, os.environ, cwd or Path.cwd()).wait(SECONDS)
+        status = Fork(["-m", module, *arguments], streams, environment, cwd or Path.cwd()).wait(SECONDS)
         texts = []
         for stream in (output, errors):
             stream.seek(0)
             texts.append(stream.read())
-        return subprocess.CompletedProcess(["wireproto", *arguments], status, *texts)
+        return subprocess.CompletedProcess([module, *arguments], status, *texts)
 
 
-def run_text(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_text(
+    *arguments: str,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    module: str = "wireproto",
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.CompletedProcess[str]:
     """The same, with its output as text."""
-    done = run(*arguments, cwd=cwd)
+    done = run(*arguments, stdin=stdin, cwd=cwd, module=module, environment=environment)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
