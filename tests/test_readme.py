@@ -34,6 +34,8 @@ from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts, ssh_hosts
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 from tests.wireproto.conformance.trying import free_port
+from wireproto import Revision
+from wireproto.conformance.codec_cases import codec_cases
 from wireproto.session import KeySigner
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +75,7 @@ TOGETHER = (
     "jaccl-bootstrap demo",
     "wireproto inspect",
     "wireproto conform peer",
+    "wireproto conform codec --",
 )
 ALONE = [command for command in COMMANDS if not command.startswith(("make", DOCTOR, *TOGETHER))]
 
@@ -285,6 +288,16 @@ def test_a_peer_is_tried(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_codec_is_tried(tmp_path: Path) -> None:
+    """This project's codec passes every case of revision 2: vectors, generated frames and times."""
+    (command,) = (command for command in COMMANDS if command.startswith("wireproto conform codec --"))
+    done = run(command.replace(" -- ", " --json -- "), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    *cases, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {case["id"]: case["reason"] for case in cases if case["verdict"] != "pass"} == {}
+    assert summary["verdicts"]["pass"] == len(cases) == len(codec_cases(Revision.V2)) > 30
+
+
 def test_the_tables_of_errors() -> None:
     """README's has the most frequent codes, the manual's all of them."""
     readme, manual = PAGES["README"], PAGES["troubleshooting"]
@@ -342,8 +355,8 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
-    assert len(ALONE) >= 10
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 14
+    assert len(ALONE) >= 9
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 15
 
 
 @pytest.mark.parametrize("target", TARGETS)
