@@ -4,7 +4,6 @@ keys and addresses of all hosts → the doctor on each → all ranks → their e
 """
 
 import asyncio
-import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +28,7 @@ from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
+from bootstrap.system import current
 from bootstrap.system.processes import POLL_SECONDS
 from bootstrap.trust import PinnedPeer
 from wireproto.jaccl.topology import devices_of
@@ -186,7 +186,7 @@ class Launcher(Run):
 
     async def _prepare(self) -> tuple[list[Host], list[Plan], list[str]]:
         """Survey and check the hosts. Return the hosts, plans and keys for the ranks."""
-        names, run = self.job.hosts, secrets.token_hex(8)
+        names, run = self.job.hosts, current().random(8).hex()
         leads = await asyncio.gather(*map(destination, names))
         hosts = [
             Host(rank=rank, name=name, is_local=leads[rank].is_here, way=self.job.way, mark=f"{run}-{rank}")

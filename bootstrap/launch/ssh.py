@@ -22,7 +22,7 @@ from bootstrap.control.child import how_ended
 from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.launch.channel import MAX_LINE
 from bootstrap.launch.left import RUN_VARIABLE
-from bootstrap.system.network import holds
+from bootstrap.system import current
 from wireproto.errors import printable
 
 CONNECT_SECONDS: Final = 10
@@ -167,7 +167,7 @@ async def destination(name: str) -> Destination:
             return Destination(host, is_here=False)
         async with asyncio.timeout(NAME_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
-        return Destination(host, is_here=any(holds(str(each[4][0])) for each in found))
+        return Destination(host, is_here=any(current().network.holds(str(each[4][0])) for each in found))
     except (OSError, TimeoutError, UnicodeError):
         return Destination(plain, is_here=False)  # ssh will report what is wrong with the name
     finally:
