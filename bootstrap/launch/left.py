@@ -28,6 +28,14 @@ class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if not all(path.isprintable() for path in self.directories):
             raise ValueError("a path has control characters")
 
+    def __str__(self) -> str:
+        parts = [
+            f"processes {', '.join(map(str, self.processes))}" if self.processes else "",
+            f"directories {', '.join(self.directories)}" if self.directories else "",
+            "the host's lock" if self.locked else "",
+        ]
+        return " and ".join(filter(None, parts))
+
     def __bool__(self) -> bool:
         return bool(self.processes or self.directories or self.locked)
 

@@ -28,12 +28,13 @@ class RankError(BootstrapError):
 
 
 class Failure:
-    """A rank's failure, with a weight that is higher if it is about another rank or a link."""
+    """A rank's failure, with a weight that is higher if it is about another rank, or a link or group that it misses."""
 
     def __init__(self, rank: int, error: "RankError | HostError", order: int) -> None:
         self.error = error
         # A rank's report about itself is better than one about another rank; and a link breaks for a reason.
-        self.weight = (error.rank not in (rank, None), error.stage == "link", order)
+        misses = error.stage == "link" or error.code == "deadline"
+        self.weight = (error.rank not in (rank, None), misses, order)
 
 
 class Listener(Protocol):
@@ -57,6 +58,7 @@ class Member:
         self.has_spoken = False
         self.is_over = False
         self._size, self._listener, self._now = size, listener, now
+        self.began = now()
         self._started: float | None = None  # on the launcher's clock, in ms
         self._event: EventDict | None = None  # its error
         self._done: EventDict | None = None
@@ -95,12 +97,18 @@ class Member:
     # -- output --------------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Take all output until the rank ends. `error` then tells how it failed, if it did."""
+        """Take all output, which must begin in time, until the rank ends. `error` then tells how it failed, if so."""
+        seconds = self.connection.host.seconds
         try:
-            async for line in self.connection.lines():
-                self._take(line)
-                await self._listener.room()
-            status = await self.connection.ended()
+            async with asyncio.timeout(seconds) as limit:
+                async for line in self.connection.lines():
+                    limit.reschedule(None)
+                    self._take(line)
+                    await self._listener.room()
+                status = await self.connection.ended()
+        except TimeoutError:
+            self.error = self.connection.silence(seconds)
+            await self.connection.kill()
         except HostError as error:
             self.error = error
             await self.connection.kill()
