@@ -76,6 +76,9 @@ def check_launch(world: "World", launch: "Launch", code: int) -> None:
         broken(world, "the launcher gives no cause")
     if error is None and code not in (EXIT_OK, *stops, *told):
         broken(world, f"the launcher ends with {code} and without an error")
+    looked = sum(event["event"] == "looked" for event in launch.events)
+    if world.controls and looked != len(world.machines):
+        broken(world, f"the launcher has looked at {looked} of {len(world.machines)} hosts")
     struck = [fault for fault in world.struck if fault in world.ssh_faults_met]
     if len(world.struck) == len({*struck}) == 1 and world.stopped_at == math.inf:
         _check_cause(world, launch, struck[0])

@@ -46,6 +46,8 @@ STOP_SECONDS: Final = 60.0
 """Seconds after the user has stopped a group when all must be over."""
 TIDY_SECONDS: Final = 10.0
 """Seconds for a guard to clean up after its killed run."""
+HOST_SECONDS: Final = 30.0
+"""Seconds for a host to notice that its launcher has gone, which its tools may delay."""
 CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
 EACH_REAL: Final = 20
@@ -156,7 +158,7 @@ class World:
         for control in self.live():
             self.stop(control, signal.SIGTERM)
         await self._over(max(self.loop.now, self.frozen_until) + STOP_SECONDS)
-        await asyncio.sleep(TIDY_SECONDS)
+        await asyncio.sleep(TIDY_SECONDS if self.launcher is None else HOST_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
         for process in (*self.daemons, *(peer.process for peer in self.references)):
