@@ -11,7 +11,7 @@ from msgspec import structs
 from bootstrap.errors import BootstrapError
 from bootstrap.events import EVENTS, EventDict
 from bootstrap.launch.channel import CHUNK, WINDOW, Heartbeat, Input, InputEnd, Start, Stop, encode, taken
-from bootstrap.launch.ssh import Connection, HostError
+from bootstrap.launch.ssh import EXIT_OF_SSH, Connection, HostError
 from wireproto.errors import printable
 
 _KNOWN: Final = {
@@ -62,7 +62,7 @@ class Member:
         self._started: float | None = None  # on the launcher's clock, in ms
         self._event: EventDict | None = None  # its error
         self._done: EventDict | None = None
-        self._sent = self._taken = 0
+        self._command_status = self._sent = self._taken = 0
         self._room = asyncio.Event()
 
     # -- input ---------------------------------------------------------------------------------------------------------
@@ -133,7 +133,9 @@ class Member:
                 self._event = self._event or event
             case "done":
                 self._done = event
-            case _:
+            case name:
+                if name == "command-ended":
+                    self._command_status = cast(int, event["status"])
                 self._listener.heard(self, event)
 
     def _parse(self, line: bytes) -> EventDict:
@@ -174,14 +176,21 @@ class Member:
                 code=str(event["code"]),
                 stage=str(event["stage"]),
                 rank=cast("int | None", event["rank"]),
-                exit_code=abs(status),
+                exit_code=self._code(status),
             )
         if done is None:
             return self.connection.failure(status)
         if status:
             text = f"rank {self.rank} was stopped on {self.connection.host.name}"
-            return RankError(text, code="interrupted", stage="run", rank=self.rank, exit_code=abs(status))
+            return RankError(text, code="interrupted", stage="run", rank=self.rank, exit_code=self._code(status))
         return None
+
+    def _code(self, status: int) -> int:
+        """Return the exit code of a rank with this status; 0 if it is unknown: a signal, or ssh's own status.
+
+        Its program may have had the same status as ssh, which the rank then has told.
+        """
+        return self._command_status if status < 0 or status == EXIT_OF_SSH else status
 
 
 def _shown(value: object) -> object:

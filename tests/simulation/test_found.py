@@ -175,6 +175,13 @@ def test_a_launch_whose_ranks_were_never_started_had_no_end() -> None:
     assert cause(done) in {(0, "host-silent"), (1, "host-silent")}
 
 
+def test_the_exit_code_was_that_of_ssh_where_a_connection_was_lost_after_the_failure() -> None:
+    """It was 255."""
+    done = launched(Fault("end-child", 1, 0.0, "connected"), Fault("cut-off", 1, 0.0016, "error"))
+    assert cause(done) == (1, "mlx-crashed")
+    assert done.process.status == EXIT_COULD_NOT_RUN
+
+
 def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -> None:
     """A launch without a program ended with 125."""
     done = launched(Fault("ssh-version:start", 1, 0.0))
