@@ -75,7 +75,7 @@ mutants-codec: $(VENV)/.dev-installed ## Run conform codec and fuzz codec agains
 bench: $(VENV)/.dev-installed ## Benchmark codec, seal and session (ARGS=--quick)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-profile: $(VENV)/.dev-installed ## Show which functions take the time of the benchmarks' tightest rows
+profile: $(VENV)/.dev-installed ## Show which functions take the time of the three slowest rows
 	@$(BIN)/python -m tests.benchmarks.profile_rows
 
 fuzz: $(VENV)/.dev-installed ## Fuzz each layer for ten minutes (ARGS="--seconds 5")

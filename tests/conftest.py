@@ -4,6 +4,7 @@ HYPOTHESIS_PROFILE picks one; CI=true means `ci`. tests/examples.py scales all o
 Tests with the mark `waits` begin first.
 """
 
+import gc
 import os
 import signal
 from itertools import chain
@@ -29,6 +30,15 @@ for number, handler in ((signal.SIGHUP, lambda number, frame: None), (signal.SIG
     # handler is reset when they start.
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+gc.disable()  # until the tests are collected, which makes a million objects that stay
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, but never look through the collected tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

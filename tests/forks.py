@@ -1,6 +1,7 @@
 """The commands in forks of a process that has loaded them: most of a short command's time is import time."""
 
 import atexit
+import gc
 import importlib
 import io
 import json
@@ -30,6 +31,8 @@ LOADED = (
     "bootstrap.rank",
     "cryptography.hazmat.primitives.asymmetric.ec",
     "hypothesis",
+    "wireproto.conformance.runner",
+    "wireproto.conformance.codec_cases",
 )
 """Modules that the commands import only when they run."""
 SECONDS = 100.0
@@ -114,23 +117,35 @@ class Fork:
         return int(_STATUS.unpack(data)[0])
 
 
-def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    """The same as `python -m wireproto ARGUMENTS`, with files as its standard streams."""
+def run(
+    *arguments: str,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    module: str = "wireproto",
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.CompletedProcess[bytes]:
+    """The same as `python -m MODULE ARGUMENTS`, with files as its standard streams."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         given.write(stdin)
         given.seek(0)
         streams = [stream.fileno() for stream in (given, output, errors)]
-        status = Fork(["-m", "wireproto", *arguments], streams, os.environ, cwd or Path.cwd()).wait(SECONDS)
+        status = Fork(["-m", module, *arguments], streams, environment, cwd or Path.cwd()).wait(SECONDS)
         texts = []
         for stream in (output, errors):
             stream.seek(0)
             texts.append(stream.read())
-        return subprocess.CompletedProcess(["wireproto", *arguments], status, *texts)
+        return subprocess.CompletedProcess([module, *arguments], status, *texts)
 
 
-def run_text(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_text(
+    *arguments: str,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    module: str = "wireproto",
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.CompletedProcess[str]:
     """The same, with its output as text."""
-    done = run(*arguments, cwd=cwd)
+    done = run(*arguments, stdin=stdin, cwd=cwd, module=module, environment=environment)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -161,6 +176,8 @@ def _serve(connection: socket.socket) -> None:
         with redirect_stdout(io.StringIO()), suppress(SystemExit):
             _run(command)  # loads modules that typer imports only when a command runs
     assert tempfile.tempdir is None  # otherwise the forks would ignore their TMPDIR
+    gc.disable()
+    gc.freeze()  # otherwise each fork scans everything loaded here, and copies its memory by that
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children are reaped automatically
     while True:
         asked, descriptors, _, _ = socket.recv_fds(connection, _LONGEST, 4)
@@ -189,6 +206,7 @@ def _wait_for_fork(descriptors: Sequence[int], **request: object) -> None:
 def _become(streams: Sequence[int], command: list[str], cwd: str, path: list[str], environment: dict[str, str]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    gc.enable()
     os.closerange(3, _HIGHEST)
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), "utf-8")  # noqa: SIM115
     sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8")  # noqa: SIM115

@@ -34,6 +34,8 @@ from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts, ssh_hosts
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 from tests.wireproto.conformance.trying import free_port
+from wireproto import Revision
+from wireproto.conformance.codec_cases import codec_cases
 from wireproto.session import KeySigner
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +75,7 @@ TOGETHER = (
     "jaccl-bootstrap demo",
     "wireproto inspect",
     "wireproto conform peer",
+    "wireproto conform codec --",
 )
 ALONE = [command for command in COMMANDS if not command.startswith(("make", DOCTOR, *TOGETHER))]
 
@@ -271,17 +274,27 @@ def test_a_recorded_demo(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_a_peer_is_tried(tmp_path: Path) -> None:
-    """One section of the suite: `make conform` runs all of it."""
+    """One case of the suite: `make conform` and tests/wireproto/conformance/test_javascript_peer.py run all of it."""
     command = next(command for command in COMMANDS if command.startswith("wireproto conform peer"))
     make_key = next(command for command in COMMANDS if command.startswith("jaccl-bootstrap identity --identity"))
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     key = json.loads(run("jaccl-bootstrap identity --json", tmp_path).stdout)["public_key"]
     assert run(make_key, tmp_path).returncode == 0
     command = command.replace("KEY", key).replace(":7777", f":{free_port('127.0.0.1')}")
-    done = run(f"{command} --section handshake", tmp_path)
+    done = run(f"{command} rank1.handshake.identity", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no failure" in done.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_codec_is_tried(tmp_path: Path) -> None:
+    """This project's codec passes every case of revision 2: vectors, generated frames and times."""
+    (command,) = (command for command in COMMANDS if command.startswith("wireproto conform codec --"))
+    done = run(command.replace(" -- ", " --json -- "), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    *cases, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {case["id"]: case["reason"] for case in cases if case["verdict"] != "pass"} == {}
+    assert summary["verdicts"]["pass"] == len(cases) == len(codec_cases(Revision.V2)) > 30
 
 
 def test_the_tables_of_errors() -> None:
@@ -341,8 +354,8 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 def test_there_are_commands_of_each_kind() -> None:
     assert TARGETS == ["make demo", "make test"]
-    assert len(ALONE) >= 10
-    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 14
+    assert len(ALONE) >= 9
+    assert len(COMMANDS) == len(TARGETS) + len(ALONE) + 15
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -399,13 +412,15 @@ def _client(folder: Path, port: int, own: KeySigner, peer: KeySigner) -> str:
     ).stdout
 
 
-def test_examples_are_short_and_typed_from_outside(tmp_path: Path) -> None:
+def test_examples_are_short_and_typed_from_outside(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """At most 30 lines each; `mypy --strict` has no complaints about them."""
+    cache = pytestconfig.cache
+    assert cache is not None
     files = {"server.py": SERVER, "client.py": CLIENT, "rank.py": LIBRARY}
     for name, code in files.items():
         assert len(code.splitlines()) <= 30
         (tmp_path / name).write_text(code)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", *files]
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache.mkdir("mypy")), *files]
     done = subprocess.run(
         command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=110, check=False
     )

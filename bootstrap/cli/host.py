@@ -16,8 +16,7 @@ def host() -> int:
 
     Empty lines are heartbeats. Stops at the end of input, or after 10 s without any.
     """
-    from bootstrap.errors import ConfigError
-    from bootstrap.launch.requests import MAX_LINE, Failed, Over, answer, decode_request, encode
+    from bootstrap.launch.requests import MAX_LINE, replies
 
     held = b""
     while True:
@@ -30,14 +29,6 @@ def host() -> int:
                 return EXIT_OK
             held += data
         elif line:
-            try:
-                for each in answer(decode_request(line)):
-                    _write(encode(each))
-            except ConfigError as error:
-                _write(encode(Failed(code=error.code, message=str(error))))
-            _write(encode(Over()))
-
-
-def _write(line: bytes) -> None:
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+            for each in replies(line):
+                sys.stdout.buffer.write(each)
+                sys.stdout.buffer.flush()

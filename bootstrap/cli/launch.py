@@ -54,8 +54,8 @@ def launch(
 
     Keys, addresses and devices are found over ssh. Rank 0 reads this standard input.
 
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
-    PROGRAM: its own code, or 125 instead of 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 129 hangup, 130 Ctrl-C,
+    143 SIGTERM. With PROGRAM: its own code, or 125 instead of 3.
     """
     from bootstrap.cli.display import display_for
     from bootstrap.cli.log_files import log_files

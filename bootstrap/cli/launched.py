@@ -4,8 +4,8 @@ import os
 from contextlib import suppress
 
 import bootstrap
-from bootstrap.cli.display import ChannelDisplay, channel_display
-from bootstrap.control.run import EXIT_RUN_FAILED, Run, execute
+from bootstrap.cli.display import channel_display
+from bootstrap.control.run import Display, Run, execute
 from bootstrap.errors import BootstrapError
 from bootstrap.launch.channel import plan_of, read_start
 from bootstrap.launch.launched import following, take_standard_input, trust_of
@@ -15,14 +15,16 @@ from bootstrap.rank import run_for
 def run_launched(prog: str) -> int:
     """Run the rank that the channel on standard input describes. Return the exit code."""
     with channel_display(prog) as display:
+        has_command = True
         try:
             start, rest = read_start(0)
+            has_command = bool(start.plan.get("command"))
             with suppress(OSError, ValueError):
                 os.chdir(start.directory)
             plan = plan_of(start)
             trust = trust_of(start, plan)
         except BootstrapError as error:
-            return _refused(display, error)
+            return refuse(display, error, has_command=has_command)
         channel, writing = take_standard_input(plan.reads_stdin)
         run = run_for(plan, display)
 
@@ -36,8 +38,9 @@ def run_launched(prog: str) -> int:
         return execute(run, main, has_command=bool(plan.command), ranks=plan.size, backend=plan.backend)
 
 
-def _refused(display: ChannelDisplay, error: BootstrapError) -> int:
+def refuse(display: Display, error: BootstrapError, *, has_command: bool) -> int:
+    """Tell the launcher why there is no rank. Return the exit code."""
     run = Run(display, timeout=0)
-    run.fail(error)
-    display.event({"event": "done", "ok": False, "code": error.code, "t_ms": run.now()})
-    return EXIT_RUN_FAILED
+    code = run.conclude(error, has_command=has_command)
+    run.done()
+    return code

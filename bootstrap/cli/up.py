@@ -112,8 +112,8 @@ def up(
 
     A variable can replace each option: JACCL_BOOTSTRAP_OWN_IP for --own-ip.
 
-    Exit codes: 0 done, 2 wrong usage, 3 could not run, 130 Ctrl-C, 143 SIGTERM. With
-    PROGRAM: its own code, or 125 instead of 3.
+    Exit codes: 0 done, 2 wrong usage, 3 could not run, 129 hangup, 130 Ctrl-C,
+    143 SIGTERM. With PROGRAM: its own code, or 125 instead of 3.
     """
     import asyncio
 

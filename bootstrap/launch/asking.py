@@ -50,8 +50,7 @@ class Asking:
                     answers.append(answer)
                 return answers
         except TimeoutError:
-            last = next(reversed(self._connection.errors), "it printed nothing")
-            raise HostError(self.host, f"no answer within {limit:g} s ({last})", code="host-silent") from None
+            raise self._connection.silence(limit) from None
 
     async def _answers(self, request: Request) -> AsyncIterator[Answer]:
         self._connection.tell(encode(request))

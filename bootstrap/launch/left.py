@@ -1,16 +1,12 @@
 """The remains of a run on this host: processes, directories, the host's lock."""
 
-import os
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-import psutil
 
 from bootstrap.control.lock import record_of
-from bootstrap.system.processes import alive
+from bootstrap.system import current
 
 RUN_VARIABLE: Final = "CLUSTER_WIREPROTO_RUN"
 """Identifies the run and its host in the environment of each rank, inherited by guard, worker and program."""
@@ -32,6 +28,14 @@ class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if not all(path.isprintable() for path in self.directories):
             raise ValueError("a path has control characters")
 
+    def __str__(self) -> str:
+        parts = [
+            f"processes {', '.join(map(str, self.processes))}" if self.processes else "",
+            f"directories {', '.join(self.directories)}" if self.directories else "",
+            "the host's lock" if self.locked else "",
+        ]
+        return " and ".join(filter(None, parts))
+
     def __bool__(self) -> bool:
         return bool(self.processes or self.directories or self.locked)
 
@@ -41,21 +45,18 @@ def what_is_left(run: str, ip: str, link_port: int) -> Left:
 
     Ignore another run that has taken the lock meanwhile.
     """
-    processes = {process.pid for process in _processes(run)}
+    system = current()
+    there, files = system.processes(), system.files
+    processes = {*there.with_variable(RUN_VARIABLE, run)}
     record = record_of(ip, link_port)
-    if record is None or (alive(record.holder) and record.holder.pid not in processes):
+    if record is None or (there.alive(record.holder) and record.holder.pid not in processes):
         return Left(processes=tuple(sorted(processes))[:MOST])
-    processes |= {process.pid for process in record.children if alive(process)}
-    directories = sorted(path for path in record.directories if path.isprintable() and Path(path).exists())
-    return Left(
-        processes=tuple(sorted(processes))[:MOST], directories=tuple(directories)[:MOST], locked=alive(record.holder)
+    processes |= {process.pid for process in record.children if there.alive(process)}
+    directories = sorted(
+        path for path in record.directories if path.isprintable() and files.status(Path(path)) is not None
     )
-
-
-def _processes(run: str) -> Iterator[psutil.Process]:
-    """Find this user's live processes with the run in their environment."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            is_mine = process.uids().real == os.getuid() and process.status() != psutil.STATUS_ZOMBIE
-            if is_mine and process.environ().get(RUN_VARIABLE) == run:
-                yield process
+    return Left(
+        processes=tuple(sorted(processes))[:MOST],
+        directories=tuple(directories)[:MOST],
+        locked=there.alive(record.holder),
+    )

@@ -11,7 +11,7 @@ from msgspec import structs
 from bootstrap.errors import BootstrapError
 from bootstrap.events import EVENTS, EventDict
 from bootstrap.launch.channel import CHUNK, WINDOW, Heartbeat, Input, InputEnd, Start, Stop, encode, taken
-from bootstrap.launch.ssh import Connection, HostError
+from bootstrap.launch.ssh import EXIT_OF_SSH, Connection, HostError
 from wireproto.errors import printable
 
 _KNOWN: Final = {
@@ -28,12 +28,13 @@ class RankError(BootstrapError):
 
 
 class Failure:
-    """A rank's failure, with a weight that is higher if it is about another rank or a link."""
+    """A rank's failure, with a weight that is higher if it is about another rank, or a link or group that it misses."""
 
     def __init__(self, rank: int, error: "RankError | HostError", order: int) -> None:
         self.error = error
         # A rank's report about itself is better than one about another rank; and a link breaks for a reason.
-        self.weight = (error.rank not in (rank, None), error.stage == "link", order)
+        misses = error.stage == "link" or error.code == "deadline"
+        self.weight = (error.rank not in (rank, None), misses, order)
 
 
 class Listener(Protocol):
@@ -57,10 +58,11 @@ class Member:
         self.has_spoken = False
         self.is_over = False
         self._size, self._listener, self._now = size, listener, now
+        self.began = now()
         self._started: float | None = None  # on the launcher's clock, in ms
         self._event: EventDict | None = None  # its error
         self._done: EventDict | None = None
-        self._sent = self._taken = 0
+        self._command_status = self._sent = self._taken = 0
         self._room = asyncio.Event()
 
     # -- input ---------------------------------------------------------------------------------------------------------
@@ -95,12 +97,18 @@ class Member:
     # -- output --------------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Take all output until the rank ends. `error` then tells how it failed, if it did."""
+        """Take all output, which must begin in time, until the rank ends. `error` then tells how it failed, if so."""
+        seconds = self.connection.host.seconds
         try:
-            async for line in self.connection.lines():
-                self._take(line)
-                await self._listener.room()
-            status = await self.connection.ended()
+            async with asyncio.timeout(seconds) as limit:
+                async for line in self.connection.lines():
+                    limit.reschedule(None)
+                    self._take(line)
+                    await self._listener.room()
+                status = await self.connection.ended()
+        except TimeoutError:
+            self.error = self.connection.silence(seconds)
+            await self.connection.kill()
         except HostError as error:
             self.error = error
             await self.connection.kill()
@@ -125,7 +133,9 @@ class Member:
                 self._event = self._event or event
             case "done":
                 self._done = event
-            case _:
+            case name:
+                if name == "command-ended":
+                    self._command_status = cast(int, event["status"])
                 self._listener.heard(self, event)
 
     def _parse(self, line: bytes) -> EventDict:
@@ -166,14 +176,21 @@ class Member:
                 code=str(event["code"]),
                 stage=str(event["stage"]),
                 rank=cast("int | None", event["rank"]),
-                exit_code=abs(status),
+                exit_code=self._code(status),
             )
         if done is None:
             return self.connection.failure(status)
         if status:
             text = f"rank {self.rank} was stopped on {self.connection.host.name}"
-            return RankError(text, code="interrupted", stage="run", rank=self.rank, exit_code=abs(status))
+            return RankError(text, code="interrupted", stage="run", rank=self.rank, exit_code=self._code(status))
         return None
+
+    def _code(self, status: int) -> int:
+        """Return the exit code of a rank with this status; 0 if it is unknown: a signal, or ssh's own status.
+
+        Its program may have had the same status as ssh, which the rank then has told.
+        """
+        return self._command_status if status < 0 or status == EXIT_OF_SSH else status
 
 
 def _shown(value: object) -> object:

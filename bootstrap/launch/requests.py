@@ -132,7 +132,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="over"):
-    """The last answer to every request, added by the command `host`."""
+    """The last answer to every request, added by `replies`."""
 
 
 Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed | Over
@@ -141,6 +141,16 @@ Answer = Hello | HostReport | CheckAnswer | Stored | Left | Failed | Over
 def _check_printable(*texts: str | None) -> None:
     if not all(text is None or text.isprintable() for text in texts):
         raise ValueError("a text has control characters")
+
+
+def replies(line: bytes) -> Iterator[bytes]:
+    """Carry out the request in a line and yield the lines of the answers, with Over last. This blocks for seconds."""
+    try:
+        for each in answer(decode_request(line)):
+            yield encode(each)
+    except ConfigError as error:
+        yield encode(Failed(code=error.code, message=str(error)))
+    yield encode(Over())
 
 
 def answer(request: Request) -> Iterator[Answer]:

@@ -4,7 +4,6 @@ keys and addresses of all hosts → the doctor on each → all ranks → their e
 """
 
 import asyncio
-import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +28,7 @@ from bootstrap.launch.requests import CheckAnswer, Doctor, Look
 from bootstrap.launch.ssh import CONNECT_SECONDS, Connection, Host, Way, check_name, destination
 from bootstrap.launch.table import Row
 from bootstrap.plan import Plan, check_size
+from bootstrap.system import current
 from bootstrap.system.processes import POLL_SECONDS
 from bootstrap.trust import PinnedPeer
 from wireproto.jaccl.topology import devices_of
@@ -186,7 +186,7 @@ class Launcher(Run):
 
     async def _prepare(self) -> tuple[list[Host], list[Plan], list[str]]:
         """Survey and check the hosts. Return the hosts, plans and keys for the ranks."""
-        names, run = self.job.hosts, secrets.token_hex(8)
+        names, run = self.job.hosts, current().random(8).hex()
         leads = await asyncio.gather(*map(destination, names))
         hosts = [
             Host(rank=rank, name=name, is_local=leads[rank].is_here, way=self.job.way, mark=f"{run}-{rank}")
@@ -287,10 +287,19 @@ class Launcher(Run):
             if following and not stopping.done():
                 await _any_of(asyncio.wait(following), stopping, seconds=SETTLE_SECONDS)
                 following = {task for task in following if not task.done()}
+                self._blame_silent()
         finally:
             stopping.cancel()
         if following:
             await self._end(following)
+
+    def _blame_silent(self) -> None:
+        """Add a failure of each host that has not started its rank, for which the others may have waited."""
+        for member in self._members:
+            seconds = (self.now() - member.began) / 1000
+            if not member.has_spoken and not member.is_over and seconds > CONNECT_SECONDS:
+                error = member.connection.silence(round(seconds))
+                self._failures.append(Failure(member.rank, error, len(self._failures)))
 
     async def _end(self, following: set[asyncio.Task[None]]) -> None:
         """Stop the ranks and wait for their end for a while. A second Ctrl-C ends the grace periods."""
@@ -363,7 +372,7 @@ class Launcher(Run):
         """Return what is left of the run on a host; "" for nothing."""
         wanted = Look(run=host.mark, ip=plan.own_ip, link_port=plan.link_port(plan.rank), seconds=LOOK_SECONDS)
         async with asking(replace(host, mark="")) as asked:
-            return _shown(await asked.one(wanted, Left, LAST_LOOK_SECONDS))
+            return str(await asked.one(wanted, Left, LAST_LOOK_SECONDS))
 
 
 async def _any_of(*waits: Awaitable[Any], seconds: float | None = None) -> None:
@@ -374,15 +383,6 @@ async def _any_of(*waits: Awaitable[Any], seconds: float | None = None) -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _shown(left: Left) -> str:
-    parts = [
-        f"processes {', '.join(map(str, left.processes))}" if left.processes else "",
-        f"directories {', '.join(left.directories)}" if left.directories else "",
-        "the host's lock" if left.locked else "",
-    ]
-    return " and ".join(filter(None, parts))
 
 
 def _ladder(plan: Plan) -> Doctor:

@@ -22,7 +22,7 @@ from bootstrap.control.child import how_ended
 from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.launch.channel import MAX_LINE
 from bootstrap.launch.left import RUN_VARIABLE
-from bootstrap.system.network import holds
+from bootstrap.system import current
 from wireproto.errors import printable
 
 CONNECT_SECONDS: Final = 10
@@ -167,7 +167,7 @@ async def destination(name: str) -> Destination:
             return Destination(host, is_here=False)
         async with asyncio.timeout(NAME_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
-        return Destination(host, is_here=any(holds(str(each[4][0])) for each in found))
+        return Destination(host, is_here=any(current().network.holds(str(each[4][0])) for each in found))
     except (OSError, TimeoutError, UnicodeError):
         return Destination(plain, is_here=False)  # ssh will report what is wrong with the name
     finally:
@@ -223,14 +223,17 @@ class Connection:
         self._stdin.close()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yield its lines of stdout without newlines. Raise HostError if one is too long."""
+        """Yield its lines of stdout without newlines, except an unfinished last one. Raise HostError for one too long.
+
+        What ends in the middle of a line has been cut off, and how it ended is the reason.
+        """
         while True:
             try:
                 line = await self._stdout.readline()
             except ValueError as error:
                 text = f"it wrote a line of more than {MAX_LINE} bytes"
                 raise HostError(self.host, text, code="host-answer") from error
-            if not line:
+            if not line.endswith(b"\n"):
                 return
             yield line.removesuffix(b"\n")
 
@@ -244,6 +247,11 @@ class Connection:
         """Kill it."""
         await _end(self._process)
         self._reading.cancel()
+
+    def silence(self, seconds: float) -> HostError:
+        """Return the error for no answer within so many seconds."""
+        last = next(reversed(self.errors), "it printed nothing")
+        return HostError(self.host, f"no answer within {seconds:g} s ({last})", code="host-silent")
 
     def failure(self, status: int) -> HostError:
         """Return why it ended with this status, from the messages of ssh and the shell there."""

@@ -13,6 +13,8 @@ from bootstrap.system import current
 
 REACH_SECONDS: Final = 2.0
 """How long a neighbour's host may take to answer."""
+TRIES: Final = 2
+"""In that time. A process that was stopped for longer finds its time over before it sees the answer to the first."""
 
 
 class PortError(BootstrapError):
@@ -48,15 +50,18 @@ def _check_free(ip: str, port: int, what: str, *, taken: str, refused: str) -> N
 
 
 async def _reach(rank: int, ip: str, port: int) -> None:
-    try:
-        async with asyncio.timeout(REACH_SECONDS):
-            _, writer = await asyncio.open_connection(ip, port)
+    for _ in range(TRIES):
+        try:
+            async with asyncio.timeout(REACH_SECONDS / TRIES):
+                _, writer = await asyncio.open_connection(ip, port)
+        except ConnectionRefusedError:
+            return  # the host is there; MLX does not listen yet
+        except TimeoutError:
+            continue
+        except OSError as error:
+            text = f"rank {rank}'s ring port at {ip}:{port} cannot be reached: {system_reason(error)}"
+            raise PortError(text, code="ring-unreachable") from error
         writer.transport.abort()
-    except ConnectionRefusedError:
-        pass  # the host is there; MLX does not listen yet
-    except TimeoutError:
-        text = f"rank {rank}'s ring port at {ip}:{port} does not answer (waited {REACH_SECONDS:g} s)"
-        raise PortError(text, code="ring-unreachable") from None
-    except OSError as error:
-        text = f"rank {rank}'s ring port at {ip}:{port} cannot be reached: {system_reason(error)}"
-        raise PortError(text, code="ring-unreachable") from error
+        return
+    text = f"rank {rank}'s ring port at {ip}:{port} does not answer (waited {REACH_SECONDS:g} s)"
+    raise PortError(text, code="ring-unreachable")

@@ -6,7 +6,7 @@ only the loop and these interfaces. Errors are OSError unless a docstring names 
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -188,6 +188,9 @@ class Processes(Protocol):
 
     def runs(self, pid: int) -> bool:
         """Whether a process has not exited; True if unknown."""
+
+    def with_variable(self, name: str, value: str) -> Iterable[int]:
+        """Find this user's live processes with this value of a variable in their environment."""
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
         """Whether one of these processes, by default this one, or a descendant has a TCP socket at an address.

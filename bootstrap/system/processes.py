@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,14 @@ def runs(pid: int) -> bool:
         return False
     except (psutil.Error, OSError):
         return True
+
+
+def with_variable(name: str, value: str) -> Iterator[int]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            is_mine = process.uids().real == os.getuid() and process.status() != psutil.STATUS_ZOMBIE
+            if is_mine and process.environ().get(name) == value:
+                yield process.pid
 
 
 def owns(pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:

@@ -124,14 +124,11 @@ def start_time(work: str, code: str, other: str, most: float, reason: str, round
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few rounds, to see that it runs")
-    quick = parser.parse_args().quick
-    rounds, seconds = (3, 0.001) if quick else (25, 0.02)
+def races() -> list[Race]:
+    """The codec's own, and the fuzzer's."""
     long = LongFrame()
     msgspec_alone = msgspec.json.Decoder(PPActivationPayload).decode
-    races = [
+    return [
         Race(
             "encode jacclBootstrap",
             "floor",
@@ -150,9 +147,16 @@ def main() -> None:
             lambda: msgspec_alone(ACTIVATION_FRAME[1:]),
             ("<=", 1.5),
         ),
+        fuzzing.race(),
     ]
-    races.append(fuzzing.race())
-    rows = [*peers.rows(rounds, seconds), *(partial(race.run, rounds, seconds) for race in races)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few rounds, to see that it runs")
+    quick = parser.parse_args().quick
+    rounds, seconds = (3, 0.001) if quick else (25, 0.02)
+    rows = [*peers.rows(rounds, seconds), *(partial(race.run, rounds, seconds) for race in races())]
     rows += scanning.rows(rounds, seconds)
     rows += [
         partial(peak_memory, 3 if quick else 5),

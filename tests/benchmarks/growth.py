@@ -9,7 +9,8 @@ from typing import Literal
 
 from bootstrap.plan import Plan
 from tests.benchmarks.harness import Row, exponent
-from tests.simulation.world import Scenario, World, ip, matrix
+from tests.simulation.scenario import Scenario, ip, matrix
+from tests.simulation.world import World
 from wireproto.codec.frame import decode_frame, encode_frame
 from wireproto.codec.link import LinkDecoder, encode_link_frame
 from wireproto.messages import InferenceStep

@@ -1,37 +1,38 @@
-"""`make profile`: the most expensive functions in the rows closest to their targets."""
+"""`make profile`: the functions that take the time of the three rows closest to their targets, or furthest beyond.
+
+The rows are measured briefly to choose them. Rows of other processes (starts, groups, `inspect`) are not among them.
+"""
 
 import cProfile
 import pstats
 import time
 
-from tests.benchmarks import fuzzing, session
-from wireproto.codec.frame import decode_frame, encode_frame
-from wireproto.codec.link import LinkDecoder, encode_link_frame
-from wireproto.messages import JacclBootstrapPayload
+from rich.console import Console
+from rich.progress import track
 
-BOOTSTRAP = JacclBootstrapPayload(29400, "6F9619FF-8B86-D011-B42D-00CF4FC964FF")
-STREAM = encode_link_frame(encode_frame(BOOTSTRAP)) * 10_000
+from tests.benchmarks import __main__ as codec
+from tests.benchmarks import peers, scanning, session
+from tests.benchmarks.harness import loops_for
+
+ROUNDS, SECONDS = 3, 0.01
+SLOWEST = 3
+PROFILED_SECONDS = 0.1  # under the profiler, ten times that
 FUNCTIONS = 12
 
 
-def encode_and_decode() -> None:
-    """The work of "encode the same" and "10,000 frames"."""
-    for frame in LinkDecoder().feed(STREAM):
-        encode_frame(decode_frame(frame))
-
-
 def main() -> None:
-    works = {
-        "10,000 frames, decoded and encoded": encode_and_decode,
-        "10,000 sealed frames": session.SealedFrames().ours,
-        "10,000 × 70 bytes after 200,000": session.LaterBoxes(200_000, pairs=1).ours,
-        "10,000 fuzzed frames": fuzzing.race().ours,
-    }
-    for name, work in works.items():
-        work()
+    races = [*peers.races()[:1], *codec.races(), *scanning.races(), *session.races(ROUNDS)]  # the first peer: the floor
+    rows = [
+        (race.run(ROUNDS, SECONDS), race)
+        for race in track(races, "measuring", console=Console(stderr=True), transient=True)
+    ]
+    for row, race in sorted(rows, key=lambda each: each[0].share, reverse=True)[:SLOWEST]:
+        loops = loops_for(race.ours, PROFILED_SECONDS)
         with cProfile.Profile(time.process_time) as profile:
-            work()
-        print(f"\n== {name}")  # noqa: T201 - a command
+            for _ in range(loops):
+                race.ours()
+        work, ours, against, _, ratio, target, _ = row.cells
+        print(f"\n== {work}: {ours}; ratio to {against} {ratio}, target {target}; {loops:,} times")  # noqa: T201 - a command
         pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(FUNCTIONS)
 
 

@@ -27,6 +27,11 @@ def _race(name: str, item: bytes, least: float) -> Race:
     )
 
 
+def races() -> list[Race]:
+    """The mixture, then the shapes."""
+    return [_race("2 MiB of unknown JSON", MIXED, 0.2), *(_race(name, item, 0.2) for name, item in SHAPES.items())]
+
+
 def rows(rounds: int, seconds: float) -> list[Callable[[], Row]]:
     done: list[Row] = []
 
@@ -42,9 +47,5 @@ def rows(rounds: int, seconds: float) -> list[Callable[[], Row]]:
         ratio = statistics.median(row.ratio for row in done)
         return Row("scan six shapes: median", "json.loads", ours, other, ratio, (">=", 0.4))
 
-    mixed = _race("2 MiB of unknown JSON", MIXED, 0.2)
-    return [
-        partial(mixed.run, rounds, seconds),
-        *(partial(shape, _race(name, item, 0.2)) for name, item in SHAPES.items()),
-        median,
-    ]
+    mixed, *shapes = races()
+    return [partial(mixed.run, rounds, seconds), *(partial(shape, race) for race in shapes), median]

@@ -67,7 +67,6 @@ def _play(scene: Scene, result: Result) -> Iterator[str]:
         yield f"the stage was never reached: {[run.events[-2:] for run in scene.runs.values()]}"
         return
     began = time.monotonic()
-    before = _descriptors(scene)
     pongs = _pongs(scene)
     limit = scene.case.timeout * (1 + scene.case.restarts) + LONGEST + SLACK
 
@@ -81,7 +80,7 @@ def _play(scene: Scene, result: Result) -> Iterator[str]:
         yield f"a rank hangs: {[run.events[-3:] for run in scene.runs.values() if not run.is_over]}"
         return
     if not scene.is_over:
-        yield from _more_open(scene, before)
+        yield from _more_open(scene)
         yield from _end(scene)
     yield from wrong_ends(scene.case, scene.runs)
     result.recovered = scene.both(_ended_well)
@@ -123,6 +122,7 @@ def _reach_stage(scene: Scene) -> bool:
     if case.stage == "stop":
         scene.chosen["stopped"] = scene.random.randrange(2)
         scene.signal(scene.chosen["stopped"], signal.SIGINT)
+    scene.descriptors = _descriptors(scene)
     scene.strike()
     return True
 
@@ -223,8 +223,9 @@ def _descriptors(scene: Scene) -> dict[int, int]:
     return counts
 
 
-def _more_open(scene: Scene, before: dict[int, int]) -> Iterator[str]:
+def _more_open(scene: Scene) -> Iterator[str]:
     """A connection of the fault may still be closing."""
+    before = scene.descriptors
     if before and not scene.news.until(
         lambda: all(_descriptors(scene).get(rank, 0) <= most for rank, most in before.items()), 20
     ):

@@ -90,6 +90,8 @@ class Scene:
         self.random = case.random
         self.chosen: dict[str, Any] = {}
         """The fault's own choices."""
+        self.descriptors: dict[int, int] = {}
+        """The open descriptors of each control process before the fault; after it, connections may be closed."""
         self.struck = False
         self.go = lane.directory / "go"
         self.clock = lane.directory / "clock"

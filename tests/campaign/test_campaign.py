@@ -24,6 +24,7 @@ from tests.campaign.judge import CAUSES, is_documented
 from tests.campaign.plan import CELLS, FAULTS, SHAPES, STAGES, Case, Shape, cases, lacks, makes_sense
 from tests.campaign.play import Result, play
 from tests.campaign.scene import START_SECONDS, Lane, Scene
+from tests.campaign.strikes import strike
 from tests.campaign.table import table
 
 pytestmark = pytest.mark.waits
@@ -123,6 +124,19 @@ def test_a_cable_that_is_pulled_while_a_pong_is_on_its_way(tmp_path: Path) -> No
             assert codes == {0: "ping-timeout", 1: "link-timeout"}
         finally:
             scene.close()
+
+
+def test_descriptors_are_counted_before_the_fault_not_while_it_has_effect(tmp_path: Path) -> None:
+    """On a busy machine the ranks had closed a lost link before they were counted, so the next one was one too many."""
+
+    def slow(scene: Scene) -> None:
+        strike(scene)
+        assert scene.news.until(lambda: scene.both(lambda run: run.said("restarting")), START_SECONDS)
+
+    case = case_of("ready", "close", restarts=1)
+    with lane_of(tmp_path, "loopback") as lane:
+        result = play(case, lane, slow)
+    assert (result.recovered, result.wrong) == (True, [])
 
 
 def test_no_stream_is_closed_under_its_reader(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from tests.campaign import exit_with, say
 from tests.simulation.planted import show_planted
+from tests.simulation.scenario import Scenario
 from tests.simulation.shrinking import shrunk
-from tests.simulation.world import Scenario, World
+from tests.simulation.world import World
 
 EACH_TWICE: Final = 100
 """One of this many worlds is run twice, with the same result."""

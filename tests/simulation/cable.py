@@ -17,6 +17,8 @@ RESEND_SECONDS: Final = 0.2
 """From a lost packet to the first time it is sent again; each further time takes twice as long."""
 LOST_PART: Final = 0.3
 """How many packets a damaged network between namespaces loses, or changes so that TCP drops them."""
+LOST_CONNECT_PART: Final = 1 - (1 - LOST_PART) ** 2
+"""How many requests for a connection it loses, or the answers to them."""
 REFUSAL_SECONDS: Final = 0.05
 """The longest time that the relay takes to find that there is no listener."""
 UNREAD_PART: Final = 0.3
@@ -66,7 +68,7 @@ class Cable:
             return 0.0
         elif port == COORDINATOR_PORT:
             self._reach("ports")
-        return max(self._silent_until - self._loop.now, self._lateness_of_one(SYN_AGAIN_SECONDS))
+        return max(self._silent_until - self._loop.now, self._lateness_of_one(SYN_AGAIN_SECONDS, LOST_CONNECT_PART))
 
     def accepts(self, host: Host, port: int) -> Listener | None:
         """On loopback, the cable accepts a connection before it finds that there is no listener."""
@@ -111,16 +113,17 @@ class Cable:
         if data != b"":
             self._loop.call_at(self._due, end.deliver, data, context=Context())
 
-    def _lateness_of_one(self, again: float = RESEND_SECONDS) -> float:
+    def _lateness_of_one(self, again: float = RESEND_SECONDS, lost: float = LOST_PART) -> float:
         random = self._random
         if self._loop.now >= self._late_until or self._lateness == "duplicate":
             return 0.0
         if self._lateness == "delay":
             return random.uniform(0.05, 0.4) if self._shape == "loopback" else random.uniform(0.01, 0.3)
-        losses = 0
-        while random.random() < LOST_PART:
-            losses += 1
-        return again * (2**losses - 1)
+        late = 0.0
+        while self._loop.now + late < self._late_until and random.random() < lost:
+            late += again
+            again *= 2
+        return late
 
     def _harmed(self, frame: bytes) -> bytes:
         harm, self._harm = self._harm, ""

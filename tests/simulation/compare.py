@@ -1,7 +1,7 @@
 """`make simulate-compare`: faults of the campaign, each played for real and in simulated worlds.
 
-The real outcome is the code, the blamed rank and the exit status of each rank. It must be that of a simulated world, or
-be explained in `explained`. Exit code 0 if that is so, 1 otherwise.
+The real outcome is the code, the blamed rank and the exit status of each rank. It must be that of a simulated world.
+Exit code 0 if that is so, 1 otherwise.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from tests.campaign.__main__ import LANES, run
 from tests.campaign.plan import FAULTS, Case, cases
 from tests.campaign.play import End, Result
 from tests.simulation.__main__ import begin_worker
-from tests.simulation.explained import explanation
 from tests.simulation.played import LACKING, Played
 
 WORLDS: Final = 30
@@ -45,18 +44,10 @@ class Compared:
         return any(fits(self.real.ends, outcome) for outcome in self.outcomes)
 
     @property
-    def reason(self) -> str:
-        """Why no simulated world has the real outcome; "" if that is not explained."""
-        found = explanation(self.real)
-        return "" if found is None else found.reason
-
-    @property
     def verdict(self) -> str:
         if self.real.wrong or self.broken:
             return "wrong"
-        if self.has_agreed:
-            return "agreed"
-        return "explained" if self.reason else "different"
+        return "agreed" if self.has_agreed else "different"
 
 
 def fits(real: Outcome, simulated: Outcome) -> bool:
@@ -101,7 +92,7 @@ def again(real: Result) -> Iterator[str]:
 
 def table(compared: Iterable[Compared]) -> Iterator[str]:
     """Yield a row per fault."""
-    verdicts = ("agreed", "explained", "different", "wrong")
+    verdicts = ("agreed", "different", "wrong")
     rows: dict[str, Counter[str]] = {fault: Counter() for fault in (*FAULTS, "all")}
     for each in compared:
         for row in (each.real.case.fault, "all"):
@@ -143,7 +134,6 @@ def as_json(seed: int, left_out: Iterable[Case], compared: Iterable[Compared]) -
                 "number": each.real.case.number,
                 "cell": [each.real.case.shape, each.real.case.stage, each.real.case.fault],
                 "verdict": each.verdict,
-                "reason": each.reason if each.verdict == "explained" else "",
                 "real": each.real.ends,
                 "simulated": [[count, outcome] for outcome, count in each.outcomes.most_common()],
                 "wrong": [*each.real.wrong, *each.broken],
@@ -188,22 +178,20 @@ def main() -> int:
         say(json.dumps(as_json(given.seed, left_out, compared)))
     else:
         _tell(given.seed, left_out, compared)
-    return 0 if all(each.verdict in ("agreed", "explained") for each in compared) else 1
+    return 0 if all(each.verdict == "agreed" for each in compared) else 1
 
 
 def _tell(seed: int, left_out: Iterable[Case], compared: list[Compared]) -> None:
     for each in compared:
         if each.verdict != "agreed":
             say("\n".join(details(each)))
-        if each.verdict == "explained":
-            say(f"    {each.reason}")
     say("\n".join(table(compared)))
     for fault, count in Counter(case.fault for case in left_out).items():
         say(f"left out: {fault} {count}: {LACKING[fault]}")
     verdicts = Counter(each.verdict for each in compared)
     say(
         f"{len(compared)} faults of seed {seed} compared: {verdicts['agreed']} agreed, "
-        f"{verdicts['explained']} explained, {verdicts['different']} different, {verdicts['wrong']} wrong"
+        f"{verdicts['different']} different, {verdicts['wrong']} wrong"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.simulation.machine import SimulatedProcess
 from tests.simulation.network import LOOPBACK
+from tests.simulation.ssh import SSH_FAULTS, STAGES
 from wireproto.jaccl.records import I32
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def strike(world: "World", fault: Fault) -> None:
     name, _, step = fault.kind.partition(":")
     world.record(f"fault: {fault}")
     world.struck.append(fault)
-    (_FAULTS | _LAUNCH)[name](world, fault, step)
+    if name in SSH_FAULTS:
+        world.ssh_faults[fault.rank, step] = fault
+    else:
+        (_FAULTS | _LAUNCH)[name](world, fault, step)
 
 
 def random_fault(random: Random, size: int) -> Fault:
@@ -67,6 +71,19 @@ def random_fault(random: Random, size: int) -> Fault:
             peer,
         )
     return Fault(kind, rank, random.choice((random.uniform(0.0, 3.0), random.uniform(0.0, 60.0))), "", seconds, peer)
+
+
+def random_ssh_fault(random: Random, size: int) -> Fault:
+    """Return a fault of ssh, or of a host between the survey and the start."""
+    rank = random.randrange(size)
+    if random.random() < 0.1:
+        kind = random.choice(("power", "cut-off", "port-down", "kill-both", "launcher-int", "launcher-term"))
+        return Fault(kind, rank, random.choice((0.0, random.uniform(0.0, 0.5))), "ladders", peer=(rank + 1) % size)
+    stage = random.choice(STAGES)
+    kind = random.choice(SSH_FAULTS)
+    if random.random() < 0.05:
+        kind, stage = "ssh-hang", "config"
+    return Fault(f"{kind}:{stage}", rank, 0.0, seconds=random.choice((0.0, random.uniform(0.5, 50.0))))
 
 
 def _signal(number: int) -> Callable[["World", Fault, str], None]:

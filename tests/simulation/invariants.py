@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from bootstrap.control.run import EXIT_RUN_FAILED
 from bootstrap.link.outcome import CONSEQUENCES, SETTLE_SECONDS
 from bootstrap.restarts import LONGEST_SECONDS
+from tests.simulation.launch_invariants import check_deadline
 from tests.simulation.machine import TMP, Machine, SimulatedProcess
 from tests.simulation.programs import LAST_PART
+from tests.simulation.ssh import SSH_FAULTS
 from wireproto.messages import Revision
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {
     "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
-    "launcher-kill", "launcher-int", "launcher-term", "cut-off", "refuse",
+    "launcher-kill", "launcher-int", "launcher-term", "cut-off", "refuse", *SSH_FAULTS,
 }  # fmt: skip
 """Faults after which the ranks may not learn of each other's causes."""
 LOCAL: Final = {
@@ -68,6 +70,8 @@ def check(world: "World") -> None:
     """Check what must hold at any time."""
     for zero in world.live(0):
         _check_losses(world, zero)
+    if world.launcher is not None:
+        check_deadline(world, world.launcher)
     if world.launcher is not None and world.launcher.ended_at is not None:
         for control in world.live():
             began = max(world.launcher.ended_at, control.process.resumed_at)

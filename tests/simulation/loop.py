@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -191,6 +192,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     async def subprocess_exec(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         return await self.start_ssh(protocol_factory, args)
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:  # type: ignore[override]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0))]
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         self._own_process().handlers[sig] = (callback, args)

@@ -48,8 +48,8 @@ Program = Callable[["SimulatedProcess"], Coroutine[Any, Any, int]]
 class Machine:
     """A host."""
 
-    def __init__(self, loop: SimulatedLoop, network: Network, random: Random, ip: str) -> None:
-        self.loop, self.random, self.ip = loop, random, ip
+    def __init__(self, loop: SimulatedLoop, network: Network, random: Random, ip: str, number: int = 0) -> None:
+        self.loop, self.random, self.ip, self.number = loop, random, ip, number
         self.host = Host(network, ip)
         self.files: dict[Path, Node] = {TMP: Node(None)}
         self.has_jaccl = False
@@ -72,6 +72,10 @@ class Machine:
         self.processes: dict[int, SimulatedProcess] = {}
         """All processes that are not reaped."""
         self.programs: Callable[[Sequence[str], Mapping[str, str]], Program] | None = None
+        self.owed = 0.0
+        """Seconds for which tools and connections would have blocked their process."""
+        self.pins: dict[str, bytes] = {}
+        """Pinned keys by name."""
         self._pids = 1000
 
     def spawn(
@@ -93,6 +97,10 @@ class Machine:
             lines = f"\tport:\t1\n\t\tstate:\t\t{state} (4)\n\t\tGID[  1]:\t\t::ffff:{self.ip}\n"
             return ToolResult(status="ok", stdout=f"hca_id: {argv[-1]}\n{lines}")
         return ToolResult(status="missing", stderr="there is none")
+
+    def take_owed(self) -> float:
+        owed, self.owed = self.owed, 0.0
+        return owed
 
     def group(self, pid: int) -> "list[SimulatedProcess]":
         """Return the processes of the group that one leads, or has led."""
@@ -154,6 +162,8 @@ class SimulatedProcess:
         self.task: asyncio.Task[int] | None = None
         self.group = pid
         """The process that leads its group."""
+        self.mark = "" if parent is None else parent.mark
+        """The run in its environment."""
         self.context = Context()
         self._due = 0.0  # when the last output arrives
         self.start = f"boot {machine.loop.now:.6f} {pid}"
@@ -438,6 +448,9 @@ class Processes:
     def runs(self, pid: int) -> bool:
         found = self._machine.processes.get(pid)
         return found is not None and not found.is_dead
+
+    def with_variable(self, name: str, value: str) -> list[int]:
+        return [each.pid for each in self._machine.processes.values() if each.mark == value and not each.is_dead]
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
         wanted = {self._owner.pid} if pids is None else {*pids}

@@ -121,6 +121,13 @@ class Host:
             if done.done() or owner.is_dead:
                 if end is not None:
                     end.abort()
+            else:  # a stopped process sees it only when it goes on, with what else is due by then
+                loop.call_soon(take, error, end, context=context)
+
+        def take(error: OSError | None, end: "End | None") -> None:
+            if done.done():
+                if end is not None:
+                    end.abort()
             elif error is not None:
                 done.set_exception(error)
             else:
@@ -150,7 +157,12 @@ class Host:
         if ip in network.hosts:
             loop.call_later(network.delay(self.ip, ip), pass_cable, context=Context())
         loop.call_later(SYN_SECONDS, settle, refused(errno.ETIMEDOUT), context=Context())
-        end = await done
+        try:
+            end = await done
+        except asyncio.CancelledError:
+            if done.done() and not done.cancelled() and done.exception() is None:
+                done.result().abort()
+            raise
         protocol = factory()
         end.start(protocol)
         return end, protocol

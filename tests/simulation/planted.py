@@ -12,7 +12,8 @@ from unittest.mock import patch
 
 from bootstrap import attempt
 from bootstrap.control import child, lock, run, watchers
-from bootstrap.launch import launched, member
+from bootstrap.launch import cables, launched, member, pairing, ssh
+from bootstrap.launch import run as launcher
 from bootstrap.link import outcome, sessions, side_channel
 from bootstrap.link.reason import Reason
 from bootstrap.restarts import Restarts
@@ -188,6 +189,22 @@ def _any_status(original: Any) -> Any:
     return Silent
 
 
+def _unfinished_too(original: Any) -> Any:
+    async def lines(self: ssh.Connection) -> Any:
+        while line := await self._stdout.readline():
+            yield line.removesuffix(b"\n")
+
+    return lines
+
+
+def _against_the_cables(original: Any) -> Any:
+    return lambda size, wires, *, closed: tuple(range(size))
+
+
+def _silent_as_another(self: ssh.Connection, seconds: float) -> ssh.HostError:
+    return ssh.HostError(self.host, "it is silent", code="ssh-failed")
+
+
 PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "the alarm goes on after the group is there": (run.Run, "met", _met_keeps_alarm),
     "an attempt's alarm ends the next one": (run.Run, "again", _alarm_of_old),
@@ -223,6 +240,12 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "a gather's clock runs on": (side_channel.SideChannel, "_stop_clock", _replaced(_nothing)),
     "rank 0 mixes up the parts of a gather": (side_channel.SideChannel, "_answer", _turned_round),
     "a rank goes on without its launcher": (launched, "follow", _replaced(lambda run, reader, program: _for_ever())),
+    "a launch leaves its ssh": (ssh.Connection, "kill", _replaced(_at_once)),
+    "a launch takes unfinished answers": (ssh.Connection, "lines", _unfinished_too),
+    "a launch does not look at what is left": (launcher.Launcher, "_look", _replaced(_at_once)),
+    "a launch mixes up its hosts": (cables, "_path", _against_the_cables),
+    "a launch does not tell that a host is silent": (ssh.Connection, "silence", _replaced(_silent_as_another)),
+    "a launch asks the user and does not listen": (pairing, "replace", _replaced(lambda host, asks: host)),
     "a launcher stops no rank": (member.Member, "stop", _replaced(_nothing)),
     "a command's status is lost": (run, "CommandError", _any_status),
 }

@@ -20,7 +20,8 @@ from tests.simulation import network
 from tests.simulation.cable import Cable
 from tests.simulation.machine import Node, SimulatedProcess
 from tests.simulation.network import refused
-from tests.simulation.world import Control, Scenario, World, ip
+from tests.simulation.scenario import Scenario, ip
+from tests.simulation.world import Control, World
 from wireproto.messages import Revision
 
 LACKING: Final = {

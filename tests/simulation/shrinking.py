@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.simulation.world import Scenario, World
+from tests.simulation.scenario import Scenario
+from tests.simulation.world import World
 
 
 def shrunk(seed: int) -> Scenario:

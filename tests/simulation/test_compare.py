@@ -3,21 +3,22 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.campaign.plan import CELLS, FAULTS, Case, cases
+from bootstrap.link import ports
+from tests.bootstrap.ranks import COORDINATOR_PORT
+from tests.campaign.plan import FAULTS, Case, cases
 from tests.campaign.play import End, Result
-from tests.simulation import explained
 from tests.simulation.compare import Compared, Outcome, again, as_json, details, drawn, fits, simulated, table
-from tests.simulation.explained import EXPLAINED, Explanation
 from tests.simulation.machine import Disk
 from tests.simulation.network import Network
 from tests.simulation.played import LACKING, Played
+from tests.simulation.world import ip
 
 SEED = 11
 WORLDS = 10
@@ -63,6 +64,28 @@ def test_a_simulated_world_ends_as_the_real_one_did(cell: str, ends: Outcome, ch
     work = "command" if "running" in cell else "group"
     compared = played(cell, ends, chosen, work=work)
     assert compared.verdict == "agreed", "\n".join(details(compared))
+
+
+def test_a_rank_that_was_stopped_while_it_connected_sees_the_answer_after_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As asyncio does. In a simulated world the rank once saw the answer first."""
+    ends = tuple(End("ring-unreachable", 1, 125) for _ in range(2))
+    cell, stopped = "namespaces ports stop", {"target": ["control"], "seconds": 2.9}
+    compared = played(cell, ends, stopped, rank=1, work="command")
+    assert (compared.verdict, (End("-", None, 0),) * 2 in compared.outcomes) == ("different", True)
+    monkeypatch.setattr(ports, "TRIES", 1)
+    assert played(cell, ends, stopped, rank=1, work="command").verdict == "agreed"
+
+
+def test_a_damaged_network_loses_a_request_for_a_connection_or_the_answer() -> None:
+    """It once lost only requests, and some even after the damage. Real checks of ring ports failed more often."""
+    world = Played(Result(case_of("namespaces connect flip")), 0)
+    world.cable.harm("flip", 2.5)
+    late = Counter(world.cable.connect(ip(0), COORDINATOR_PORT) for _ in range(1000))
+    world.loop.close()
+    assert 460 < late[0.0] < 520  # each gets through in 0.7 of the cases
+    assert late.keys() == {0.0, 1.0, 3.0}
 
 
 # -- it can fail -------------------------------------------------------------------------------------------------------
@@ -117,22 +140,7 @@ def test_worlds_that_do_not_reach_the_stage_have_no_outcome() -> None:
     """Rank 0 starts after the deadline of rank 1."""
     real = Result(case_of("loopback ready kill"), ends=WELL, chosen={"target": ["guard"]}, gap=20.0)
     compared = simulated(real, WORLDS)
-    assert (compared.verdict, compared.outcomes.total(), compared.broken) == ("explained", 0, [])
-
-
-def test_an_explained_difference_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = played("loopback ready kill", WELL, {"target": ["control"]})
-    row = Explanation("loopback * kill", "- 130, - 0", "the kill came too late")
-    monkeypatch.setattr(explained, "EXPLAINED", (row,))
-    assert (compared.verdict, compared.reason) == ("explained", row.reason)
-    monkeypatch.setattr(explained, "EXPLAINED", (row._replace(ends="- 0, - 0"), row._replace(cell="loopback * stop")))
-    assert compared.verdict == "different"
-
-
-def test_every_explanation_is_of_a_cell_that_is_compared() -> None:
-    cells = [f"{cell.shape} {cell.stage} {cell.fault}" for cell in CELLS if cell.fault not in LACKING]
-    for row in EXPLAINED:
-        assert any(fnmatchcase(cell, row.cell) for cell in cells), row
+    assert (compared.verdict, compared.outcomes.total(), compared.broken) == ("different", 0, [])
 
 
 # -- its parts ---------------------------------------------------------------------------------------------------------
@@ -158,9 +166,9 @@ def test_the_table_and_the_object() -> None:
     other.outcomes.update({failed("deadline", 0): 1, failed("deadline", 1): 2})
     rows = [line.split() for line in table([one, other])]
     assert rows[1:] == [
-        ["kill", "1", "1", "0", "0", "0", "1"],
-        ["stop", "1", "0", "0", "1", "0", "0"],
-        ["all", "2", "1", "0", "1", "0", "1"],
+        ["kill", "1", "1", "0", "0", "1"],
+        ["stop", "1", "0", "1", "0", "0"],
+        ["all", "2", "1", "1", "0", "1"],
     ]
     said = json.loads(json.dumps(as_json(SEED, [case_of("loopback ready clock")], [one, other])))
     assert list(said["leftOut"].values()) == [1]

@@ -6,9 +6,14 @@ import pytest
 
 from bootstrap.plan import Plan
 from tests.simulation.faults import Fault
-from tests.simulation.world import Control, Scenario, World, ip, matrix
+from tests.simulation.launching import Launch
+from tests.simulation.scenario import Scenario, ip, matrix
+from tests.simulation.world import Control, World
+from wireproto.cli.console import EXIT_COULD_NOT_RUN
 
 LATE = 100.0
+LAUNCH_SECONDS = 400.0
+"""When the user stops a launch, which has ended before."""
 
 
 def world(
@@ -43,7 +48,27 @@ def world(
     return made
 
 
-def cause(control: Control) -> tuple[int, str] | None:
+def launched(*faults: Fault, **plan: Any) -> Launch:
+    """Launch two ranks on fast hosts."""
+    plans = [
+        Plan(rank=rank, ips=(ip(0), ip(1)), link_ports=(7777, 7777), **{"backend": "ring", "session_id": "S", **plan})
+        for rank in range(2)
+    ]
+    scenario = Scenario(plans, [0.0, 0.0], LAUNCH_SECONDS, 0, 0.001, list(faults), is_launched=True)
+    made = World(1, scenario)
+    made.has_terminal = False
+    for habits in made.habits:
+        habits.import_seconds = 0.5
+    made.run()
+    assert made.broken == []
+    assert made.launcher is not None
+    assert made.launcher.process.status is not None
+    assert made.launcher.ended_at is not None
+    assert made.launcher.ended_at < LAUNCH_SECONDS
+    return made.launcher
+
+
+def cause(control: "Control | Launch") -> tuple[int, str] | None:
     error = control.last("error")
     return None if error is None else (error["rank"], error["code"])
 
@@ -129,3 +154,36 @@ def test_an_unconfirmed_connection_hid_what_the_reference_peer_did_wrong(seed: i
     done.run()
     assert done.broken == []
     assert cause(done.controls[-1]) == (1, "bad-bootstrap")
+
+
+@pytest.mark.parametrize("stage", ["survey", "start"])
+def test_an_answer_that_was_cut_off_was_taken_for_output_of_the_shell(stage: str) -> None:
+    """The error named the startup files there, whatever ssh said about the connection."""
+    assert cause(launched(Fault(f"ssh-cut:{stage}", 1, 0.0))) == (1, "ssh-lost")
+
+
+def test_a_host_that_did_not_start_its_rank_was_not_named() -> None:
+    """The error was that of another rank, which had waited for it."""
+    done = launched(Fault("ssh-silent:start", 1, 0.0), timeout=10.0)
+    assert cause(done) == (1, "host-silent")
+    assert done.last("error")["message"].startswith("mac-1: ")  # type: ignore[index]
+
+
+def test_a_launch_whose_ranks_were_never_started_had_no_end() -> None:
+    """Only ranks have a deadline, so none was kept."""
+    done = launched(*(Fault("ssh-silent:start", rank, 0.0) for rank in range(2)), timeout=10.0)
+    assert cause(done) in {(0, "host-silent"), (1, "host-silent")}
+
+
+def test_the_exit_code_was_that_of_ssh_where_a_connection_was_lost_after_the_failure() -> None:
+    """It was 255."""
+    done = launched(Fault("end-child", 1, 0.0, "connected"), Fault("cut-off", 1, 0.0016, "error"))
+    assert cause(done) == (1, "mlx-crashed")
+    assert done.process.status == EXIT_COULD_NOT_RUN
+
+
+def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -> None:
+    """A launch without a program ended with 125."""
+    done = launched(Fault("ssh-version:start", 1, 0.0))
+    assert cause(done) == (1, "package-version")
+    assert done.process.status == EXIT_COULD_NOT_RUN

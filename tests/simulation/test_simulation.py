@@ -14,8 +14,9 @@ from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.network import VANISHED_SECONDS, WINDOW, Network
 from tests.simulation.planted import PLANTED, found_after
+from tests.simulation.scenario import Scenario
 from tests.simulation.shrinking import shrunk
-from tests.simulation.world import EACH_REAL, Scenario, World
+from tests.simulation.world import EACH_REAL, World
 from wireproto.testing.fixed_keys import KnownSide
 
 Program = Callable[[SimulatedProcess], Coroutine[Any, Any, int]]

@@ -1,130 +1,57 @@
 """One world: hosts that run ranks of a group, decided by a seed, and the results."""
 
 import asyncio
+import getpass
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from random import Random
-from typing import Any, Final, Self
+from typing import Any, Final
 from unittest.mock import patch
 
 from bootstrap import capabilities
-from bootstrap.control.run import EXIT_RUN_FAILED, Run, Stopped
+from bootstrap.cli.launched import refuse
+from bootstrap.control.run import Run, Stopped
 from bootstrap.errors import BootstrapError, refused
 from bootstrap.launch import launched
+from bootstrap.launch.channel import plan_of
 from bootstrap.plan import Plan
 from bootstrap.rank import Rank, run_for
 from bootstrap.system.processes import POLL_SECONDS
 from bootstrap.trust import Trust
-from tests.simulation.faults import LAUNCH_FAULTS, Fault, random_fault, strike
+from tests.simulation.faults import Fault, strike
 from tests.simulation.invariants import check, check_end, check_event, check_left
 from tests.simulation.keys import signer
-from tests.simulation.launching import LAUNCHER_IP, Launch, Sshd, line_of, told
-from tests.simulation.launching import prepare as prepare_launch
+from tests.simulation.launching import LAUNCHER_IP, Launch, line_of, told
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.mlx import Mlx
 from tests.simulation.network import Network
 from tests.simulation.owned import owned_processes
 from tests.simulation.programs import Habits, programs
-from tests.simulation.reference import Reference, ReferencePeer
+from tests.simulation.reference import ReferencePeer
 from tests.simulation.remembered import remembered
+from tests.simulation.remote import host_command, real_launcher, tools
+from tests.simulation.scenario import Scenario, ip
+from tests.simulation.ssh import LocalProcess, Sshd
+from tests.simulation.ssh import prepare as prepare_ssh
 from tests.simulation.stand_in import stand_in
-from wireproto.jaccl.topology import DeviceMatrix
 from wireproto.messages import Revision
 
 STOP_SECONDS: Final = 60.0
 """Seconds after the user has stopped a group when all must be over."""
 TIDY_SECONDS: Final = 10.0
 """Seconds for a guard to clean up after its killed run."""
+HOST_SECONDS: Final = 30.0
+"""Seconds for a host to notice that its launcher has gone, which its tools may delay."""
 CHECK_SECONDS: Final = 5.0
 VERSION: Final = "0.1.0"
 EACH_REAL: Final = 20
 """One of this many worlds has real signatures and key agreement."""
-
-
-@dataclass
-class Scenario:
-    """The properties of a world decided by a seed, except for the order of events."""
-
-    plans: list[Plan]
-    starts: list[float]
-    """When each rank is started."""
-    stop: float
-    """When the user stops the group, if it is still there."""
-    stops: int
-    """The rank that the user stops."""
-    latency: float
-    """Seconds, one way."""
-    faults: list[Fault]
-    reference: Reference | None = None
-    """The rank that is a reference peer, if one is."""
-    is_launched: bool = False
-    """Whether a launcher starts the ranks, over ssh."""
-    owns_process: bool = False
-    """Whether a run handles the signals of its process, and ends all that has been started there."""
-
-    @classmethod
-    @remembered()
-    def of(cls, seed: int) -> Self:
-        random = Random(seed)
-        size = random.choice((2, 2, 2, 2, 2, 2, 3, 3, 4, random.randrange(2, 9)))
-        ips = tuple(ip(rank) for rank in range(size))
-        kind = random.choice(("hold", "hold", "module", "command"))
-        backend = random.choice(("ring", "ring", "ring", "ring", "jaccl", "auto"))
-        is_ring = random.random() < 0.3
-        has_reference = random.random() < 0.2
-        is_old = size == 2 and random.random() < (0.5 if has_reference else 0.05)
-        common: dict[str, Any] = {
-            "ips": ips,
-            "link_ports": (7777,) * size,
-            "backend": backend,
-            "devices": None if backend == "ring" else matrix(size, is_ring=is_ring),
-            "jaccl_ring": backend != "ring" and is_ring,
-            "timeout": random.choice((10.0, 30.0, 60.0)),
-            "restarts": random.choice((0, 0, 0, 1, 2)),
-            "restart_on": random.choice(("link", "exit", "any")),
-            "finish_timeout": random.choice((None, None, 5.0, 30.0)),
-            "grace": random.choice((1.0, 5.0)),
-            "command": {"hold": (), "module": ("this",), "command": ("true",)}[kind],
-            "runs": "module" if kind == "module" else "command",
-            "revision": Revision.V1 if is_old else Revision.V2,
-        }
-        plain = random.randrange(size) if random.random() < 0.1 else None
-        reference = Reference.of(random, size, common["revision"]) if has_reference else None
-        plans = [
-            Plan(
-                rank=rank,
-                extensions=rank != plain,
-                session_id=f"{seed}-{rank}",
-                dry_run=kind == "hold" and random.random() < 0.03,
-                **common,
-            )
-            for rank in range(size)
-        ]
-        faults = [random_fault(random, size) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3)))]
-        is_launched = reference is None and random.random() < 0.15
-        if is_launched and faults:
-            faults[0] = replace(faults[0], kind=random.choice(LAUNCH_FAULTS))
-        close = random.random() < 0.6
-        return cls(
-            plans=plans,
-            starts=[random.uniform(0.0, 0.5 if close else 20.0) for _ in ips],
-            stop=random.choice((random.uniform(5.0, 30.0), random.uniform(30.0, 120.0))),
-            stops=next(
-                rank
-                for rank in iter(lambda: random.choice((0, random.randrange(size))), None)
-                if reference is None or rank != reference.rank
-            ),
-            latency=random.choice((0.0001, 0.001, 0.02, 0.2)),
-            faults=faults,
-            is_launched=is_launched,
-            reference=reference,
-            owns_process=random.random() < 0.3,
-        )
 
 
 class World:
@@ -132,6 +59,7 @@ class World:
 
     def __init__(self, seed: int, scenario: Scenario | None = None) -> None:
         self.scenario = Scenario.of(seed) if scenario is None else scenario
+        self.seed = seed
         self.has_real_keys = seed % EACH_REAL == 1
         """Whether signatures and key agreement are real."""
         self.trace: list[str] = []
@@ -150,6 +78,13 @@ class World:
         self.daemons: list[SimulatedProcess] = []
         self.refuses: int | None = None
         """The rank whose host refuses the next launcher."""
+        self.ssh_faults: dict[tuple[int, str], Fault] = {}
+        """Those that wait for a connection to a rank's host, by what that is for."""
+        self.ssh_faults_met: list[Fault] = []
+        self.sshs: list[LocalProcess] = []
+        """All processes of ssh."""
+        self.has_terminal = Random(f"terminal {seed}").random() < 0.5
+        """Whether the launcher's ssh may ask the user."""
         self.references: list[ReferencePeer] = []
         self.habits: list[Habits] = []
         random = Random(f"world {seed}")
@@ -158,7 +93,7 @@ class World:
         self.network = Network(self.loop, Random(random.random()), self.scenario.latency)
         self.mlx = Mlx(self.network)
         for rank in range(len(self.scenario.plans)):
-            machine = Machine(self.loop, self.network, Random(random.random()), ip(rank))
+            machine = Machine(self.loop, self.network, Random(random.random()), ip(rank), rank)
             habits = Habits(Random(random.random()))
             machine.has_jaccl = self.scenario.plans[0].devices is not None
             machine.programs = programs(self.mlx, habits)
@@ -166,7 +101,10 @@ class World:
             self.habits.append(habits)
         if self.scenario.is_launched:
             self.launcher_machine = Machine(self.loop, self.network, Random(random.random()), LAUNCHER_IP)
-            prepare_launch(self)
+            self.user = getpass.getuser()
+            prepare_ssh(self)
+            for machine, habits in zip(self.machines, self.habits, strict=True):
+                machine.run_tool = tools(machine, machine.number, self._cabled(machine.number), habits)  # type: ignore[method-assign]
         has_plain = self.scenario.reference is not None or any(not plan.extensions for plan in self.scenario.plans)
         self.mlx.groups.must_be_relayed = not has_plain and self.scenario.plans[0].revision is Revision.V2
         self._awaited = [fault for fault in self.scenario.faults if fault.event]
@@ -176,6 +114,8 @@ class World:
             stack.enter_context(patch.object(capabilities, "own_version", lambda: VERSION))
             stack.enter_context(owned_processes())
             stack.enter_context(remembered())
+            if self.scenario.is_launched:
+                stack.enter_context(real_launcher(self))
             if not self.has_real_keys:
                 stack.enter_context(stand_in())
             self._run()
@@ -218,7 +158,7 @@ class World:
         for control in self.live():
             self.stop(control, signal.SIGTERM)
         await self._over(max(self.loop.now, self.frozen_until) + STOP_SECONDS)
-        await asyncio.sleep(TIDY_SECONDS)
+        await asyncio.sleep(TIDY_SECONDS if self.launcher is None else HOST_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
         for process in (*self.daemons, *(peer.process for peer in self.references)):
@@ -273,17 +213,40 @@ class World:
         """A control process has shown an event."""
         self.record(f"{control.name} {event}")
         check_event(self, control, event)
-        self._strike_at(control.plan.rank, event["event"])
+        self.strike_at(control.plan.rank, event["event"])
 
     def told(self, rank: int, name: str, event: str) -> None:
         """A reference peer has come to an event."""
         self.record(f"{name} {event}")
-        self._strike_at(rank, event)
+        self.strike_at(rank, event)
 
-    def _strike_at(self, rank: int, event: str) -> None:
+    def strike_at(self, rank: int, event: str) -> None:
         for fault in [each for each in self._awaited if each.event == event and each.rank == rank]:
             self._awaited.remove(fault)
             self.later(fault.at, strike, self, fault)
+
+    def take_ssh_fault(
+        self, rank: int, stage: str, *, of: Sequence[str] = (), but_not: Sequence[str] = ()
+    ) -> Fault | None:
+        """Return the fault that waits for a connection to a host, once."""
+        fault = self.ssh_faults.get((rank, stage))
+        kind = "" if fault is None else fault.kind.partition(":")[0]
+        if fault is None or kind in but_not or (of and kind not in of):
+            return None
+        del self.ssh_faults[rank, stage]
+        self.ssh_faults_met.append(fault)
+        self.record(f"now: {fault}")
+        return replace(fault, kind=kind)
+
+    def _cabled(self, rank: int) -> tuple[int, ...]:
+        devices = self.scenario.plans[0].devices
+        return () if devices is None else tuple(peer for peer, device in enumerate(devices[rank]) if device)
+
+    def answer(self, channel: Sshd) -> None:
+        """Run the command that answers a launcher, on a rank's host."""
+        process = self.machines[channel.rank].spawn(partial(host_command, channel), ("host",))
+        process.mark = channel.mark
+        process.at_end.append(lambda: channel.end(process.status or 0))
 
     def start(self, rank: int, channel: Sshd | None = None) -> None:
         if self.machines[rank].host.is_down:
@@ -322,17 +285,22 @@ class Control:
         self.process = self.machine.spawn(self._main, ("up",))
         self.process.on_signal = self._signalled
         if channel is not None:
+            self.process.mark = channel.mark
             self.process.at_end.append(lambda: channel.end(self.process.status or 0))
 
     async def _main(self, process: SimulatedProcess) -> int:
         plan, channel = self.plan, self.channel
+        trust = Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers})
         if channel is not None:
             try:
-                plan = await told(channel)
-            except (TimeoutError, EOFError):
-                return EXIT_RUN_FAILED
+                start = await told(channel)
+                plan = plan_of(start)
+                trust = launched.trust_of(start, plan)
+            except BootstrapError as reason:
+                return refuse(self, reason, has_command=bool(plan.command))
+            assert plan.rank == self.plan.rank
         self.run = run = run_for(plan, self, owns_process=self.world.scenario.owns_process)
-        script = Rank(plan, Trust(signer(plan.rank), {peer: signer(peer).public_key for peer in plan.peers}), run)
+        script = Rank(plan, trust, run)
         error: Exception | None = None
         following = None if channel is None else asyncio.create_task(launched.follow(run, channel.reader, None))
         try:
@@ -383,17 +351,3 @@ class Control:
     async def failed(self) -> OSError:
         await self.reader_left.wait()
         return self.output_error
-
-
-def matrix(size: int, *, is_ring: bool) -> DeviceMatrix:
-    """Return the devices that join the ranks: each with all others, or with its neighbours."""
-
-    def entry(rank: int, peer: int) -> str | None:
-        is_joined = not is_ring or (rank - peer) % size in (1, size - 1)
-        return f"rdma_en{peer + 1}" if rank != peer and is_joined else None
-
-    return tuple(tuple(entry(rank, peer) for peer in range(size)) for rank in range(size))
-
-
-def ip(rank: int) -> str:
-    return f"10.0.0.{rank + 1}"

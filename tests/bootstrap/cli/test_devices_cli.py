@@ -1,4 +1,4 @@
-"""`devices check` for people and for programs, as child processes."""
+"""`devices check` for people and for programs, as processes."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.forks import run_text
 from wireproto.jaccl.topology import MAX_FILE, RankEntry, format_rank_entries
 
 Done = subprocess.CompletedProcess[str]
@@ -21,15 +22,9 @@ SECONDS = 60.0  # generous: it takes less than one on an idle machine
 
 
 def check(*arguments: str | Path, stdin: str | bytes = "") -> Done:
-    done = subprocess.run(
-        [sys.executable, "-m", "bootstrap", "devices", "check", *map(str, arguments)],
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        check=False,
-        timeout=SECONDS,
-        env={**os.environ, "COLUMNS": "80"},
-    )
-    return Done(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    env = {**os.environ, "COLUMNS": "80"}
+    return run_text("devices", "check", *map(str, arguments), stdin=given, module="bootstrap", environment=env)
 
 
 def events(done: Done) -> list[dict[str, Any]]:

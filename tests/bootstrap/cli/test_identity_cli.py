@@ -1,4 +1,4 @@
-"""`identity` and `pin` for people and for programs: child processes with their own home."""
+"""`identity` and `pin` for people and for programs: processes with their own home."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bootstrap.trust import Pins, encode_public_key, load_identity
+from tests.forks import run_text
 from wireproto.session.handshake import KeySigner, fingerprint
 
 APP = "from bootstrap.__main__ import main; main()"
@@ -32,14 +33,17 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(home: Path) -> Run:
-    def start(*arguments: str, code: str = APP, **env: str) -> Done:
+    def start(*arguments: str, code: str | None = None, **env: str) -> Done:
+        env = {"HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "80", **MEASURED, **env}
+        if code is None:
+            return run_text(*arguments, module="bootstrap", environment=env)
         return subprocess.run(
             [sys.executable, "-c", code, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
-            env={"HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "80", **MEASURED, **env},
+            env=env,
         )
 
     return start
@@ -88,7 +92,7 @@ def test_identity_as_json(run: Run, tmp_path: Path) -> None:
 
 def test_a_relative_path_is_shown_absolute(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run("identity", "--identity", "key.pem", "--json", PYTHONPATH=str(Path(__file__).parents[3]))
+    done = run("identity", "--identity", "key.pem", "--json")
     assert json.loads(done.stdout)["path"] == str(tmp_path / "key.pem")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -84,5 +85,30 @@ def test_a_neighbour_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
             assert caught.value.code == "ring-unreachable"
             for each in waiting:
                 each.close()
+
+    run(main)
+
+
+def test_a_process_that_was_stopped_during_the_check_does_not_blame_its_neighbour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It found its time over before it saw the answer, which was there."""
+    connect, sent = socket.socket.connect, []
+
+    def connect_and_stop(each: socket.socket, address: tuple[str, int]) -> None:
+        sent.append(address)
+        try:
+            connect(each, address)
+        finally:
+            if len(sent) == 1:
+                time.sleep(1.5 * ports.REACH_SECONDS)
+
+    async def main() -> None:
+        monkeypatch.setattr(ports, "REACH_SECONDS", 0.4)
+        monkeypatch.setattr(socket.socket, "connect", connect_and_stop)
+        plan = plan_of(1)
+        with socket.create_server((plan.ips[2], plan.port + 2)):
+            await check_neighbour(plan)
+        assert sent
 
     run(main)

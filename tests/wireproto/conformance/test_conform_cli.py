@@ -1,4 +1,4 @@
-"""`wireproto conform peer`, as a child process, on peers that are child processes."""
+"""`wireproto conform peer`, as a forked process, on peers that are child processes."""
 
 import base64
 import json
@@ -41,17 +41,10 @@ def conform(tmp_path: Path) -> Callable[..., Done]:
         start = start or shlex.join(
             [sys.executable, "-m", "tests.wireproto.conformance.peers", peer, str(tmp_path / "theirs.pem"), ours]
         )
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "wireproto", "conform", "peer"),
-                *(option, f"{HOST}:{free_port()}"),
-                *("--identity", str(tmp_path / "ours.pem"), "--peer-key", key or theirs),
-                *("--restart-command", start, *arguments),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
+        return run_text(
+            *("conform", "peer", option, f"{HOST}:{free_port()}"),
+            *("--identity", str(tmp_path / "ours.pem"), "--peer-key", key or theirs),
+            *("--restart-command", start, *arguments),
             cwd=ROOT,
         )
 
@@ -131,16 +124,7 @@ def test_a_bad_peer(conform: Callable[..., Done], tmp_path: Path) -> None:
     names = sorted(path.name for path in kept.iterdir())
     assert names == [f"rank1.framing.length-zero.{kind}" for kind in ("keylog", "pcapng", "svg")]
     assert f"picture: {kept / names[2]}" in done.stdout
-    shown = subprocess.run(
-        [
-            *(sys.executable, "-m", "wireproto", "inspect", str(kept / names[1])),
-            *("--keylog", str(kept / names[0])),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    shown = run_text("inspect", str(kept / names[1]), "--keylog", str(kept / names[0]))
     assert "handshakeHello" in shown.stdout
 
 
@@ -149,9 +133,7 @@ def test_the_command_that_runs_it_again(conform: Callable[..., Done]) -> None:
     again = shlex.split(str(events(done)[1]["rerun"]))
     assert again[:3] == ["wireproto", "conform", "peer"]
     assert again[-1] == "rank1.framing.length-zero"
-    repeated = subprocess.run(
-        [sys.executable, "-m", *again, "--json"], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
-    )
+    repeated = run_text(*again[1:], "--json", cwd=ROOT)
     assert [case["verdict"] for case in events(repeated)[:2]] == ["pass", "fail"]
 
 

@@ -21,7 +21,6 @@ from tests.wireproto.inspection.dissecting import (
     Sent,
     agreeing,
     dissect,
-    missing,
     sealed,
     unsealed,
 )
@@ -33,7 +32,7 @@ from wireproto.testing.mutations import nearly_valid_frame, token_soup
 from wireproto.testing.strategies import messages, seeded_randoms
 from wireproto.testing.vectors import ClusterFrameTest, LinkStreamTest, Payload, SessionTest
 
-needs_tshark = pytest.mark.skipif(bool(missing()), reason=missing())
+needs_tshark = pytest.mark.usefixtures("working_tshark")
 
 
 def test_tables_are_those_of_the_registry() -> None:

@@ -23,7 +23,6 @@ from tests.wireproto.inspection.dissecting import (
     capture,
     dissect,
     fields,
-    missing,
     opening,
     packets,
     sealed,
@@ -35,7 +34,7 @@ from tests.wireproto.streams import link
 from wireproto import JacclBootstrapPayload, PromptTokensPayload, Revision
 from wireproto.session import Config, Role, Session
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = pytest.mark.usefixtures("working_tshark")
 
 SEALED = sealed(PING, BOOTSTRAP, PROMPT)
 SHOWN = ["1", "2", "3", "7", "8"]

@@ -15,7 +15,7 @@ import pytest
 
 from tests import forks
 from tests.wireproto.inspection.captured import HEADS, many_interfaces
-from tests.wireproto.inspection.dissecting import DISSECTOR, missing
+from tests.wireproto.inspection.dissecting import DISSECTOR
 from tests.wireproto.inspection.talks import Talk, a_talk, pcap
 from tests.wireproto.inspection.test_pictures import a_long_talk
 from wireproto import Ping, Revision, encode_link_frame
@@ -348,7 +348,7 @@ def test_opened(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert b"messages 6, broken 0\n" in run(opened).stdout
 
 
-@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.usefixtures("working_tshark")
 def test_wireshark_shows_what_was_opened(files: tuple[Path, Path], tmp_path: Path) -> None:
     opened = tmp_path / "opened.pcapng"
     run(files[0], "--keylog", files[1], "--decrypt", opened)
