@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from tests.simulation.invariants import check_continued, check_suspended
 from tests.simulation.machine import SimulatedProcess
 from tests.simulation.network import LOOPBACK
 from tests.simulation.ssh import SSH_FAULTS, STAGES
@@ -17,6 +18,8 @@ from wireproto.jaccl.records import I32
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+LOOK_SECONDS: Final = 0.5
+"""Until a process that has been told to stop or to continue has done so, if it can."""
 STEPS: Final = ("import", "prepared", "init", "ready", "held", "program")
 """Of a worker."""
 EVENTS: Final = (
@@ -99,10 +102,29 @@ def _signal(number: int) -> Callable[["World", Fault, str], None]:
 
 
 def _freeze(world: "World", fault: Fault, step: str) -> None:
-    world.frozen_until = max(world.frozen_until, world.loop.now + fault.seconds)
+    world.settle_in(fault.seconds)
     for process in world.mains(fault.rank):
         process.signal(signal.SIGSTOP)
         world.later(fault.seconds, process.signal, signal.SIGCONT)
+
+
+def _ctrl_z(world: "World", fault: Fault, step: str) -> None:
+    """The user stops a rank, which stops its children, too, and continues it later."""
+    for process in world.mains(fault.rank):
+        if signal.SIGTSTP in process.handlers:
+            process.signal(signal.SIGTSTP)
+            _continue(world, process, fault.seconds)
+
+
+def _continue(world: "World", process: SimulatedProcess, seconds: float) -> None:
+    """Continue a process so long after it has stopped: it may still wait for its disk, or take the signal no more."""
+    world.settle_in(seconds + LOOK_SECONDS)
+    if process.is_stopped and world.loop.now >= process.stopped_at + seconds:
+        check_suspended(world, process)
+        process.signal(signal.SIGCONT)
+        world.later(LOOK_SECONDS, check_continued, world, process)
+    elif signal.SIGTSTP in process.handlers and not process.is_dead:
+        world.later(max(process.is_stopped * seconds, LOOK_SECONDS), _continue, world, process, seconds)
 
 
 def _children(number: int) -> Callable[["World", Fault, str], None]:
@@ -264,6 +286,7 @@ _FAULTS: Final[dict[str, Callable[["World", Fault, str], None]]] = {
     "term": _signal(signal.SIGTERM),
     "hup": _signal(signal.SIGHUP),
     "freeze": _freeze,
+    "ctrl-z": _ctrl_z,
     "kill-child": _children(-signal.SIGKILL),
     "segfault-child": _children(-signal.SIGSEGV),
     "end-child": _children(0),

@@ -26,7 +26,8 @@ REFERENCE_SECONDS: Final = 30.0
 HARMLESS: Final = {"again", "slow-import", "stray"}
 """Faults that end no group."""
 DISRUPTIVE: Final = {
-    "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "again", "slow-disk", "no-reader",
+    "separate", "reset", "power", "kill", "kill-both", "kill-again", "freeze", "ctrl-z", "again", "slow-disk",
+    "no-reader",
     "launcher-kill", "launcher-int", "launcher-term", "cut-off", "refuse", *SSH_FAULTS,
 }  # fmt: skip
 """Faults after which the ranks may not learn of each other's causes."""
@@ -74,7 +75,8 @@ def check(world: "World") -> None:
         check_deadline(world, world.launcher)
     if world.launcher is not None and world.launcher.ended_at is not None:
         for control in world.live():
-            began = max(world.launcher.ended_at, control.process.resumed_at)
+            started = 0.0 if control.run is None else control.run.origin
+            began = max(world.launcher.ended_at, started, control.process.resumed_at)
             if control.channel is not None and not control.process.is_stopped and world.loop.now > began + LEFT_SECONDS:
                 _broken(world, f"the launcher has gone, and {control.name} goes on")
     for control in world.live():
@@ -86,6 +88,25 @@ def check(world: "World") -> None:
         late = world.loop.now - max(run.deadline, began) - SLACK_SECONDS
         if late > 0 and not control.plan.dry_run and not _was_stopped(world, control):
             _broken(world, f"{control.name} waits, {late:.0f} s after its deadline")
+
+
+def check_suspended(world: "World", process: "SimulatedProcess") -> None:
+    """Check that the children of a rank stand still while it does."""
+    if running := [each for each in _children(process) if not each.is_stopped]:
+        _broken(world, f"Ctrl-Z stopped a rank, and not its children: {running}")
+
+
+def check_continued(world: "World", process: "SimulatedProcess") -> None:
+    """Check that they go on with it."""
+    is_running = not process.is_dead and not process.is_stopped and process.blocked_until <= world.loop.now
+    if is_running and (stopped := [each for each in _children(process) if each.is_stopped]):
+        _broken(world, f"a rank goes on, and not its children: {stopped}")
+
+
+def _children(process: "SimulatedProcess") -> "list[SimulatedProcess]":
+    """Return the live workers and commands of a rank."""
+    others = process.machine.processes.values()
+    return [each for each in others if each.parent is process and each.arguments != ("guard",) and not each.is_dead]
 
 
 def _check_losses(world: "World", zero: "Control") -> None:

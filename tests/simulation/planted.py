@@ -210,6 +210,7 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "an attempt's alarm ends the next one": (run.Run, "again", _alarm_of_old),
     "children are left at the end": (run.Run, "end_children", _replaced(_at_once)),
     "a signal is not taken": (run.Run, "interrupt", _replaced(_nothing)),
+    "children stay stopped after Ctrl-Z": (run.Run, "_resume", _replaced(_nothing)),
     "the deadline is not set": (run.Run, "_set_alarm", _replaced(_nothing)),
     "a child is not killed": (child.Child, "end", _kills_nobody),
     "a child that cannot be killed is not reported": (child.Child, "end", _never_gives_up),

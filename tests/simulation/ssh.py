@@ -225,6 +225,7 @@ class Sshd(asyncio.Protocol):
             case "ssh-banner":
                 self.say(BANNER)
         if fault is not None and self._fault == "ssh-slow":
+            self.world.settle_in(fault.seconds)
             self.world.later(fault.seconds, self._begin)
         else:
             self._begin()

@@ -67,8 +67,8 @@ class World:
         self.struck: list[Fault] = []
         self.stopped_at = math.inf
         """The time at which a user stopped the first rank."""
-        self.frozen_until = 0.0
-        """The time at which all processes go on that a fault has stopped."""
+        self.settled_at = 0.0
+        """The time at which all processes go on, or begin, that a fault has stopped or made late."""
         self.is_over = False
         self.is_ending = False
         """Whether all users have finished."""
@@ -157,7 +157,7 @@ class World:
             self.broken.append(f"the launcher did not end within {STOP_SECONDS:.0f} s")
         for control in self.live():
             self.stop(control, signal.SIGTERM)
-        await self._over(max(self.loop.now, self.frozen_until) + STOP_SECONDS)
+        await self._over(max(self.loop.now, self.settled_at) + STOP_SECONDS)
         await asyncio.sleep(TIDY_SECONDS if self.launcher is None else HOST_SECONDS)
         for control in self.live():
             self.broken.append(f"{control.name} did not end within {STOP_SECONDS:.0f} s after SIGTERM")
@@ -170,7 +170,7 @@ class World:
 
         def is_on() -> bool:
             launches = self.launcher is not None and not self.launcher.process.is_dead
-            return launches or even_if_none or bool(self.live()) or self.loop.now <= max(self.scenario.starts)
+            return launches or even_if_none or bool(self.live()) or self.loop.now <= max(*self.scenario.starts, self.settled_at)
 
         while self.loop.now < limit and is_on():
             check(self)
@@ -204,6 +204,10 @@ class World:
 
     def later(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         self.loop.call_later(seconds, call, *arguments, context=Context())
+
+    def settle_in(self, seconds: float) -> None:
+        """A process goes on or begins no later than this."""
+        self.settled_at = max(self.settled_at, self.loop.now + seconds)
 
     def record(self, text: str) -> None:
         if not self.is_over:
