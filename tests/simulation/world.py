@@ -170,7 +170,8 @@ class World:
 
         def is_on() -> bool:
             launches = self.launcher is not None and not self.launcher.process.is_dead
-            return launches or even_if_none or bool(self.live()) or self.loop.now <= max(*self.scenario.starts, self.settled_at)
+            is_settled = self.loop.now > max(*self.scenario.starts, self.settled_at)
+            return launches or even_if_none or bool(self.live()) or not is_settled
 
         while self.loop.now < limit and is_on():
             check(self)
