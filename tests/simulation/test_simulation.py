@@ -10,10 +10,13 @@ from unittest.mock import patch
 
 import pytest
 
+from bootstrap.plan import Plan
+from tests.simulation.faults import Fault
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
 from tests.simulation.network import VANISHED_SECONDS, WINDOW, Network
 from tests.simulation.planted import PLANTED, found_after
+from tests.simulation.ring import Stray
 from tests.simulation.scenario import Scenario
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import EACH_REAL, World
@@ -113,6 +116,31 @@ def test_a_launched_group_forms_and_ends_with_its_launcher() -> None:
     assert all(control.last("holding") is not None for control in world.controls)
     assert world.launcher is not None
     assert world.launcher.process.status == 130
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_worker_that_is_about_to_end_may_meet_a_stray_connection(seed: int) -> None:
+    """The other rank checks for the next session whether its port can be reached. That was once a broken invariant."""
+    plans = [
+        Plan(
+            rank=rank,
+            ips=(A, B),
+            link_ports=(7777, 7777),
+            backend="ring",
+            session_id="S",
+            restarts=1,
+            restart_on="any",
+            timeout=30.0,
+        )
+        for rank in range(2)
+    ]
+    crash = Fault("crash:init", 0, 0.0)
+    world = World(seed, Scenario(plans, [0.0, 0.0], stop=20.0, stops=0, latency=0.0001, faults=[crash]))
+    for habits in world.habits:
+        habits.import_seconds = 0.5
+    with patch.object(Stray, "connection_made", autospec=True, side_effect=Stray.connection_made) as strays:
+        world.run()
+    assert (strays.called, world.broken) == (True, [])
 
 
 def test_a_sound_world_does_not_shrink() -> None:
