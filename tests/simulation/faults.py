@@ -219,7 +219,8 @@ def _kill_and_again(world: "World", fault: Fault, step: str) -> None:
 
 
 def _slow_import(world: "World", fault: Fault, step: str) -> None:
-    world.habits[fault.rank].import_seconds = fault.seconds + 1.0
+    habits = world.habits[fault.rank]
+    habits.import_seconds = max(habits.import_seconds, fault.seconds + 1.0)
 
 
 def _port_down(world: "World", fault: Fault, step: str) -> None:

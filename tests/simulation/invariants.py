@@ -92,7 +92,7 @@ def check(world: "World") -> None:
 
 def check_suspended(world: "World", process: "SimulatedProcess") -> None:
     """Check that the children of a rank stand still while it does."""
-    if running := [each for each in _children(process) if not each.is_stopped]:
+    if running := [each for each in _children(process) if not each.is_stopped and not each.is_unkillable]:
         _broken(world, f"Ctrl-Z stopped a rank, and not its children: {running}")
 
 
