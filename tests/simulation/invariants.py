@@ -268,7 +268,8 @@ def _is_certain(world: "World", fault: "Fault") -> bool:
     scenario = world.scenario
     is_first = scenario.latency <= QUICK_LATENCY and world.mlx.groups.soonest_abort >= LATER_SECONDS
     kind = fault.kind.partition(":")[0]
-    return kind in CERTAIN or (kind in CRASHES and is_first and scenario.plans[0].backend == "ring")
+    is_slow = scenario.latency > SETTLE_SECONDS / 2  # a consequence may be settled before the cause is heard of
+    return (kind in CERTAIN and not is_slow) or (kind in CRASHES and is_first and scenario.plans[0].backend == "ring")
 
 
 def _check_stop(world: "World") -> None:
