@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LOADED = (
     "bootstrap.cli.app",
@@ -137,15 +137,9 @@ def run(
         return subprocess.CompletedProcess([module, *arguments], status, *texts)
 
 
-def run_text(
-    *arguments: str,
-    stdin: bytes = b"",
-    cwd: Path | None = None,
-    module: str = "wireproto",
-    environment: Mapping[str, str] = os.environ,
-) -> subprocess.CompletedProcess[str]:
+def run_text(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """The same, with its output as text."""
-    done = run(*arguments, stdin=stdin, cwd=cwd, module=module, environment=environment)
+    done = run(*arguments, **options)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
