@@ -208,6 +208,7 @@ def _kill_both(world: "World", fault: Fault, step: str) -> None:
             if process.parent is main and process.arguments == ("guard",):
                 process.end(-signal.SIGKILL)
         main.signal(signal.SIGKILL)
+        machine.guard_killed_at = world.loop.now
     world.later(1.0 + fault.seconds, _again, world, fault, step)
 
 

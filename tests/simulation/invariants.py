@@ -218,8 +218,8 @@ def _check_causes(world: "World") -> None:
     is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
         usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
-        if len(world.references) > 1:  # one has the session, and it cannot be replaced
-            usual = usual | {"link-taken"}
+        if len(world.references) > 1:  # the second one gets the session, or it is refused
+            usual = usual | {"link-taken", "link-replaced"}
         for name, (_, code) in failures.items():
             if code not in usual and not name.endswith("'"):
                 _broken(world, f"{name} ends with {code}, and nothing has happened")
@@ -299,9 +299,9 @@ def _is_orphaned_helper(process: SimulatedProcess) -> bool:
 
 
 def _has_no_guard(world: "World", machine: Machine) -> bool:
-    """Return whether control process and guard were killed on a host, and the rank was not restarted since."""
-    controls = [control for control in world.controls if control.machine is machine]
-    return bool(controls) and controls[-1].code is None and any(fault.kind == "kill-both" for fault in world.struck)
+    """Return whether control process and guard were killed on a host, and no run of the rank has ended since."""
+    ended = (each for each in world.controls if each.machine is machine and each.code is not None)
+    return machine.guard_killed_at < math.inf and all(each.process.begun < machine.guard_killed_at for each in ended)
 
 
 def _session(control: "Control") -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import math
 import os
 import signal
 import stat
@@ -76,6 +77,10 @@ class Machine:
         """Seconds for which tools and connections would have blocked their process."""
         self.pins: dict[str, bytes] = {}
         """Pinned keys by name."""
+        self.guard_killed_at = math.inf
+        """When a run's guard was last killed with it."""
+        self.looked_at = 0.0
+        """When a launcher was last told what is left of its run."""
         self._pids = 1000
 
     def spawn(
@@ -136,6 +141,7 @@ class SimulatedProcess:
 
     def __init__(self, machine: Machine, pid: int, arguments: Sequence[str], parent: "SimulatedProcess | None") -> None:
         self.machine, self.pid, self.arguments, self.parent = machine, pid, arguments, parent
+        self.begun = machine.loop.now
         self.is_dead = self.is_stopped = False
         self.stopped_at = self.resumed_at = 0.0
         """When last."""

@@ -64,6 +64,7 @@ async def _looked(line: bytes) -> bytes:
     limit = current().clock() + request.seconds
     while what_is_left(request.run, request.ip, request.link_port) and current().clock() < limit:  # noqa: ASYNC110
         await asyncio.sleep(PULSE)
+    _machine().looked_at = current().clock()
     return encode(structs.replace(request, seconds=0.0)).removesuffix(b"\n")
 
 

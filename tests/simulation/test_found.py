@@ -187,3 +187,20 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
     done = launched(Fault("ssh-version:start", 1, 0.0))
     assert cause(done) == (1, "package-version")
     assert done.process.status == EXIT_COULD_NOT_RUN
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(25421, id="a slow ssh starts a rank after the last look"),
+        pytest.param(87920, id="stopped before a rank is started again, whose second run had ended before"),
+        pytest.param(89908, id="two slow imports on one host"),
+        pytest.param(109196, id="a second reference peer replaces the first one"),
+        pytest.param(109937, id="a signal waits for a process stuck in the kernel"),
+        pytest.param(261128005725, id="a slow network tells a consequence before its cause"),
+    ],
+)
+def test_a_sound_world_was_called_broken(seed: int) -> None:
+    done = World(seed)
+    done.run()
+    assert done.broken == []

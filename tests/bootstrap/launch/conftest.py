@@ -42,7 +42,10 @@ def processes_on(host: SshHost) -> list[psutil.Process]:
 
 @pytest.fixture
 def clean(hosts: Hosts) -> Callable[[], None]:
-    """Assert that no process and no file of a launch that has ended is left on any host, at once or soon."""
+    """Assert that no process and no file of a launch that has ended is left on any host.
+
+    `soon` where the launcher killed ssh, or was killed: the other side notices that a moment later.
+    """
 
     def is_clean(host: SshHost) -> bool:
         return processes_on(host) == [] and list(host.tmp.rglob("*")) == []
