@@ -41,13 +41,15 @@ class Totals:
     """Nanoseconds by the number of ranks."""
     faults: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
+    excused: Counter[str] = field(default_factory=Counter)
+    """Worlds by the exception to an invariant that they use."""
     broken: list[tuple[int, str]] = field(default_factory=list)
     """The seed and the fault."""
 
     def add(self, other: "Totals") -> None:
         self.runs += other.runs
         self.seconds += other.seconds
-        for name in ("ranks", "cpu", "faults", "causes"):
+        for name in ("ranks", "cpu", "faults", "causes", "excused"):
             getattr(self, name).update(getattr(other, name))
         self.broken += other.broken
 
@@ -82,6 +84,7 @@ def _run_one(seed: int, totals: Totals) -> int:
     for control in world.controls:
         error = control.last("error")
         totals.causes[str(error["code"]) if error is not None else "none"] += 1
+    totals.excused.update(world.excused)
     totals.broken += [(seed, text) for text in world.broken]
     return len(world.scenario.plans)
 
@@ -171,6 +174,7 @@ def _as_json(seed: int, totals: Totals) -> dict[str, Any]:
         "perSecondAndCore": {str(size): round(rate, 1) for size, rate in _rates(totals).items()},
         "faults": dict(totals.faults.most_common()),
         "causes": dict(totals.causes.most_common()),
+        "exceptions": dict(totals.excused.most_common()),
         "broken": [{"seed": number, "what": text} for number, text in totals.broken],
     }
 
@@ -181,6 +185,7 @@ def _show(seed: int, totals: Totals) -> None:
     say(f"worlds a second and core: {rates}")
     say("faults: " + ", ".join(f"{kind} {count}" for kind, count in totals.faults.most_common()))
     say("causes: " + ", ".join(f"{code} {count}" for code, count in totals.causes.most_common()))
+    say("exceptions: " + ", ".join(f"{name} {count}" for name, count in totals.excused.most_common()))
     for number, text in totals.broken[:MOST_SHOWN]:
         say(f"broken: {text}\n  make simulate ARGS='--seed {number} --replay'")
 

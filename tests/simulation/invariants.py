@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bootstrap.control.run import EXIT_RUN_FAILED
 from bootstrap.link.outcome import CONSEQUENCES, SETTLE_SECONDS
 from bootstrap.restarts import LONGEST_SECONDS
+from tests.simulation.exceptions import report
 from tests.simulation.launch_invariants import check_deadline
 from tests.simulation.machine import TMP, Machine, SimulatedProcess
 from tests.simulation.programs import LAST_PART
@@ -54,6 +55,32 @@ LATE: Final = {
     "session-ended", "side-channel-late",
 }  # fmt: skip
 """The codes of a rank that waited too long for another one, which failed before their bootstrap, or joins no gather."""
+_SILENCE: Final = {"power", "separate", "freeze", "ctrl-z", "slow-disk"}
+INJECTED_THERE: Final = {
+    "directory-failed": {"disk-full", "disk-read-only"},
+    "write-failed": {"disk-full", "disk-read-only"},
+    "mlx-crashed": {"crash", "exit", "end-child", "segfault-child"},
+    "mlx-hangs": {"hang", "unkillable", "slow-import", "ctrl-z", "freeze"},
+    "worker-killed": {"kill-child"},
+    "command-killed": {"kill-child", "hang", "unkillable"},
+    "command-crashed": {"crash", "segfault-child"},
+}
+"""The faults of the named rank that cause a code."""
+INJECTED: Final = {
+    "ring-unreachable": {"power", "separate"},
+    "link-timeout": _SILENCE,
+    "ping-timeout": _SILENCE,
+    "versions-missing": _SILENCE,
+    "link-replaced": {"again", "kill-again", "kill-both"},
+    "link-taken": {"again", "kill-again", "kill-both"},
+    "host-busy": {"again", "kill-again", "kill-both"},
+    "package-version": {"ssh-version"},
+    "launcher-silent": {"cut-off", "power"},
+    "launcher-gone": {"launcher-kill", "launcher-int", "launcher-term", "refuse", "cut-off", "power", *SSH_FAULTS},
+}
+"""The faults of any rank, or of the launcher, that cause a code."""
+OF_REFERENCE: Final = {"link-timeout", "ping-timeout"}
+"""Codes that a reference peer causes without a fault: it is silent in its init."""
 _USUAL: Final = {"host-busy"}
 _REFERENCE: Final = {"ready": set[str](), "never": {"no-bootstrap"}, "unusable": {"bad-bootstrap"}}
 """How a rank may end beside a reference peer, by when that sends its jacclBootstrap."""
@@ -78,7 +105,7 @@ def check(world: "World") -> None:
             started = 0.0 if control.run is None else control.run.origin
             began = max(world.launcher.ended_at, started, control.process.resumed_at)
             if control.channel is not None and not control.process.is_stopped and world.loop.now > began + LEFT_SECONDS:
-                _broken(world, f"the launcher has gone, and {control.name} goes on")
+                report(world, f"the launcher has gone, and {control.name} goes on")
     for control in world.live():
         run = control.run
         if control.process.is_stopped or run is None or run.deadline is None or run.is_met:
@@ -87,20 +114,20 @@ def check(world: "World") -> None:
         began = 0.0 if again is None else run.origin + again["t_ms"] / 1000 + LONGEST_SECONDS + control.plan.timeout
         late = world.loop.now - max(run.deadline, began) - SLACK_SECONDS
         if late > 0 and not control.plan.dry_run and not _was_stopped(world, control):
-            _broken(world, f"{control.name} waits, {late:.0f} s after its deadline")
+            report(world, f"{control.name} waits, {late:.0f} s after its deadline")
 
 
 def check_suspended(world: "World", process: "SimulatedProcess") -> None:
     """Check that the children of a rank stand still while it does."""
     if running := [each for each in _children(process) if not each.is_stopped and not each.is_unkillable]:
-        _broken(world, f"Ctrl-Z stopped a rank, and not its children: {running}")
+        report(world, f"Ctrl-Z stopped a rank, and not its children: {running}")
 
 
 def check_continued(world: "World", process: "SimulatedProcess") -> None:
     """Check that they go on with it."""
     is_running = not process.is_dead and not process.is_stopped and process.blocked_until <= world.loop.now
     if is_running and (stopped := [each for each in _children(process) if each.is_stopped]):
-        _broken(world, f"a rank goes on, and not its children: {stopped}")
+        report(world, f"a rank goes on, and not its children: {stopped}")
 
 
 def _children(process: "SimulatedProcess") -> "list[SimulatedProcess]":
@@ -129,11 +156,11 @@ def _check_losses(world: "World", zero: "Control") -> None:
             elif name == "link-lost" and event["peer"] == peer:
                 told["established"] = -1.0
                 if begun < told["bootstrap-sent"] <= event["t_ms"] < limit:
-                    _broken(world, f"{zero.name} goes on without rank {peer}")
+                    report(world, f"{zero.name} goes on without rank {peer}")
         silent = [each.process for each in world.live(peer) if each.process.is_stopped]
         is_silent = any(now - process.stopped_at > SILENCE_SECONDS for process in silent)
         if is_silent and _agree(world) and 0.0 <= told["established"] < limit:
-            _broken(world, f"{zero.name} does not miss rank {peer}")
+            report(world, f"{zero.name} does not miss rank {peer}")
 
 
 def check_event(world: "World", control: "Control", event: dict[str, Any]) -> None:
@@ -141,20 +168,20 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
     if event["event"] in ("holding", "running"):
         groups = [each for each in world.live(control.plan.rank) if each.run is not None and each.run.is_met]
         if len(groups) > 1:
-            _broken(world, f"two groups are up on the host of rank {control.plan.rank}")
+            report(world, f"two groups are up on the host of rank {control.plan.rank}")
     if event["event"] == "error" and event["code"] == "host-busy" and world.live(control.plan.rank) == [control]:
-        _broken(world, f"{control.name} finds its host busy, and nobody else runs there")
+        report(world, f"{control.name} finds its host busy, and nobody else runs there")
     if (
         event["event"] == "restarting"
         and sum(each["event"] == "restarting" for each in control.events) > control.plan.restarts
     ):
-        _broken(world, f"{control.name} begins again more often than it may")
+        report(world, f"{control.name} begins again more often than it may")
     if event["event"] == "sum-checked" and not _makes_sum(world):
-        _broken(world, f"{control.name} makes a sum, and another rank may make none")
+        report(world, f"{control.name} makes a sum, and another rank may make none")
     if event["event"] == "group-ready" and _agree(world):
         size = control.plan.size
         if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.mlx.groups.formed.values()):
-            _broken(world, f"{control.name} announces the group before all ranks have formed it")
+            report(world, f"{control.name} announces the group before all ranks have formed it")
 
 
 def check_end(world: "World", secrets: Sequence[bytes]) -> None:
@@ -162,10 +189,10 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
     shown = "\n".join(world.trace)
     for secret in secrets:
         if any(form in shown for form in (secret.hex(), str(secret)[2:-1], base64.b64encode(secret).decode())):
-            _broken(world, "an event shows a private key")
+            report(world, "an event shows a private key")
     for control in world.controls:
         if (error := control.process.error) is not None:
-            _broken(world, f"{control.name} failed with {type(error).__name__}: {error}")
+            report(world, f"{control.name} failed with {type(error).__name__}: {error}")
         _check_status(world, control)
         _check_output(world, control)
     for rank, machine in enumerate(world.machines):
@@ -174,75 +201,111 @@ def check_end(world: "World", secrets: Sequence[bytes]) -> None:
         name = f"the host {machine.ip}"
         unkillable = {pid for pid, each in machine.processes.items() if each.is_unkillable}
         left = [pid for pid, each in machine.processes.items() if not each.is_dead and pid not in unkillable]
-        allowed = {"up", "stray"} | ({"helper with a session"} if _may_leave_helpers(world, rank) else set())
-        left = [pid for pid in left if not allowed & {*machine.processes[pid].arguments[:1]}]
-        if any(fault.kind == "kill-both" and fault.rank == rank for fault in world.struck):
-            # The group of a helper cannot be recognised once the program that led it has ended.
-            left = [pid for pid in left if not _is_orphaned_helper(machine.processes[pid])]
-        if left and not _has_no_guard(world, machine):
-            _broken(world, f"processes are left on {name}: {left}")
+        for pid in left:
+            if machine.processes[pid].arguments[:1] not in (("up",), ("stray",)):
+                report(world, f"a process is left on {name}: {pid}", _why_left(world, machine, pid))
         for pid in unkillable:
             reported = any(
                 f"process {pid} did not end" in str(event) for each in world.controls for event in each.events
             )
             parent = machine.processes[pid].parent
-            if not reported and parent is not None and parent.status is not None and parent.status >= 0:
-                _broken(world, f"the process {pid}, which cannot be killed, is not reported")
+            if not reported and parent is not None and parent.status is not None:
+                why = "parent killed" if parent.status < 0 else None
+                report(world, f"the process {pid}, which cannot be killed, is not reported", why)
         ended = all(each.code is not None for each in world.controls if each.machine is machine)
         if not unkillable and ended:
             if files := sorted(str(path) for path in machine.files if path != TMP):
-                _broken(world, f"files are left on {name}: {files}")
+                report(world, f"files are left on {name}: {files}")
             if machine.udp:
-                _broken(world, f"the lock of {name} is held")
-        if machine.host.listeners and not world.live() and not _has_no_guard(world, machine):
-            _broken(world, f"listeners are left on {name}: {sorted(machine.host.listeners)}")
+                report(world, f"the lock of {name} is held")
+        if machine.host.listeners and not world.live():
+            why = "guard killed" if _has_no_guard(world, machine) else None
+            report(world, f"listeners are left on {name}: {sorted(machine.host.listeners)}", why)
     _check_causes(world)
 
 
 def check_left(world: "World", control: "Control") -> None:
     """Check that a run that has ended left nothing to its event loop."""
     if left := world.loop.left_by(control.process):
-        _broken(world, f"{control.name} leaves {', '.join(left)}")
+        report(world, f"{control.name} leaves {', '.join(left)}")
 
 
 def _check_causes(world: "World") -> None:
+    kinds = {_kind(fault) for fault in world.struck}
     is_stopped = world.stopped_at < math.inf
-    kinds = {fault.kind.partition(":")[0] for fault in world.struck}
-    is_timed_out = any((control.last("done") or {}).get("code") == "finish-timeout" for control in world.controls)
     errors = {
         control.name: error
         for control in world.controls
         if (error := control.last("error")) is not None and control.ended < world.stopped_at
     }
     failures = {name: (error["rank"], error["code"]) for name, error in errors.items()}
-    is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
-    if kinds <= HARMLESS and not _is_late(world) and not is_timed_out and is_told:
-        usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
-        if len(world.references) > 1:  # the second one gets the session, or it is refused
-            usual = usual | {"link-taken", "link-replaced"}
-        for name, (_, code) in failures.items():
-            if code not in usual and not name.endswith("'"):
-                _broken(world, f"{name} ends with {code}, and nothing has happened")
-    if is_stopped and kinds <= HARMLESS and not _is_late(world) and _agree(world) and not is_timed_out:
-        _check_stop(world)
-    has_restarted = any(control.last("restarting") for control in world.controls)  # each rank counts its own
-    if not is_stopped and not kinds & DISRUPTIVE and _agree(world) and not has_restarted and not _is_late(world):
+    for name, (rank, code) in failures.items():
+        _check_injected(world, name, rank, code)
+    if kinds <= HARMLESS:
+        _check_harmless(world, failures)
+        if is_stopped:
+            _check_stop(world)
+    elif not is_stopped:
         if len(world.struck) == 1 and kinds <= LOCAL:
             _check_blame(world, failures)
         sessions = {_session(control) for control in world.controls}
-        causes = {*failures.values()}
-        # All at the same time, or for a link that another rank closed just before.
-        are_late = all(each["code"] == "deadline" or "; no group within" in each["message"] for each in errors.values())
-        if len(sessions) == 1 and None not in sessions and len(causes) > 1 and not are_late:
-            _broken(world, f"the ranks name different causes: {failures}")
+        if len(sessions) == 1 and None not in sessions and len({*failures.values()}) > 1:
+            # All at the same time, or for a link that another rank closed just before.
+            are_late = all(
+                each["code"] == "deadline" or "; no group within" in each["message"] for each in errors.values()
+            )
+            why = _why_untold(world) or ("deadline" if are_late else None)
+            report(world, f"the ranks name different causes: {failures}", why)
+
+
+def _check_injected(world: "World", name: str, rank: int, code: str) -> None:
+    """Check that a fault has caused what is named."""
+    kinds = INJECTED_THERE.get(code)
+    if kinds is not None and not any(_kind(each) in kinds and each.rank == rank for each in world.struck):
+        report(world, f"{name} ends with {code} of rank {rank}, where nothing has caused it")
+    kinds = INJECTED.get(code)
+    is_told = code not in OF_REFERENCE or world.scenario.reference is None
+    if kinds is not None and is_told and not any(_kind(each) in kinds for each in world.struck):
+        report(world, f"{name} ends with {code}, which nothing has caused")
+
+
+def _check_harmless(world: "World", failures: dict[str, tuple[int, str]]) -> None:
+    """Check that no rank fails, but for what is usual."""
+    usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
+    if len(world.references) > 1:  # the second one gets the session, or it is refused
+        usual = usual | {"link-taken", "link-replaced"}
+    is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
+    for name, (_, code) in failures.items():
+        if code not in usual and not name.endswith("'"):
+            report(world, f"{name} ends with {code}, and nothing has happened", _why_late(world, is_told=is_told))
+
+
+def _why_late(world: "World", *, is_told: bool) -> str | None:
+    """Return why a group may fail although nothing has happened."""
+    if _is_late(world):
+        return "late"
+    if any((control.last("done") or {}).get("code") == "finish-timeout" for control in world.controls):
+        return "finish-timeout"
+    return None if is_told else "no outcome/1"
+
+
+def _why_untold(world: "World") -> str | None:
+    """Return why ranks may not have told each other the cause of the end."""
+    if not _agree(world):
+        return "no outcome/1"
+    if any(control.last("restarting") for control in world.controls):
+        return "restarts"
+    if any(_kind(fault) in DISRUPTIVE for fault in world.struck):
+        return "disruption"
+    return "late" if _is_late(world) else None
 
 
 def _check_output(world: "World", control: "Control") -> None:
     """Check that what a program has written to its end is all there."""
     ended = [each for each in control.events if each["event"] == "command-ended" and each["status"] == 0]
-    was_ended = any(fault.kind == "end-child" for fault in world.struck)  # in the middle
-    if not was_ended and control.code is not None and control.said.count(LAST_PART) < len(ended):
-        _broken(world, f"{control.name} has not passed on all that its program has written: {control.said!r}")
+    if control.code is not None and control.said.count(LAST_PART) < len(ended):
+        why = "program ended" if any(fault.kind == "end-child" for fault in world.struck) else None
+        report(world, f"{control.name} has not passed on all that its program has written: {control.said!r}", why)
 
 
 def _check_status(world: "World", control: "Control") -> None:
@@ -251,46 +314,57 @@ def _check_status(world: "World", control: "Control") -> None:
     match told[-2:]:
         case [{"event": "command-ended", "status": status}, {"event": "error", "stage": "command", "rank": rank}]:
             if rank == control.plan.rank and control.code not in (None, status):
-                _broken(world, f"{control.name} ends with {control.code}, and its command with {status}")
+                report(world, f"{control.name} ends with {control.code}, and its command with {status}")
 
 
 def _check_blame(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that the one rank that a fault reached is the one that is blamed."""
     (fault,) = world.struck
     for name, (rank, code) in failures.items():
-        allowed = LATE if _is_certain(world, fault) else LATE | CONSEQUENCES  # two of these cannot be told apart
-        if rank != fault.rank and code not in allowed:
-            _broken(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}")
+        if rank != fault.rank:
+            why = _why_untold(world) or ("waiting" if code in LATE else None)
+            if why is None and code in CONSEQUENCES and not _is_certain(world, fault):
+                why = "consequence"
+            report(world, f"{name} blames rank {rank} ({code}), and the fault reached rank {fault.rank}", why)
 
 
 def _is_certain(world: "World", fault: "Fault") -> bool:
     """Whether the code of a failure cannot be that of a consequence, or no consequence can be heard of before it."""
     scenario = world.scenario
     is_first = scenario.latency <= QUICK_LATENCY and world.mlx.groups.soonest_abort >= LATER_SECONDS
-    kind = fault.kind.partition(":")[0]
+    kind = _kind(fault)
     is_slow = scenario.latency > SETTLE_SECONDS / 2  # a consequence may be settled before the cause is heard of
     return (kind in CERTAIN and not is_slow) or (kind in CRASHES and is_first and scenario.plans[0].backend == "ring")
 
 
 def _check_stop(world: "World") -> None:
-    """Check the exit codes where a user has stopped a group that was there.
-
-    On a slow network, other ranks may hear of their programs' failures, which follow, before they hear of the stop.
-    """
-    is_slow = world.scenario.plans[0].command and world.scenario.latency > SETTLE_SECONDS / 2
-    others = {0, 128 + signal.SIGABRT, EXIT_RUN_FAILED} if is_slow else {0}
+    """Check the exit codes where a user has stopped a group that was there."""
+    is_slow = bool(world.scenario.plans[0].command) and world.scenario.latency > SETTLE_SECONDS / 2
     first = world.controls[: len(world.scenario.plans)]
     if not all(control.run is not None and control.run.is_met for control in first):
         return
     for control in first:
-        wanted = others if control.stopped_by is None else {128 + control.stopped_by, 0}
+        wanted = {0} if control.stopped_by is None else {128 + control.stopped_by, 0}
         if control.code not in wanted:
-            _broken(world, f"{control.name} ends with {control.code} after an orderly stop, not {wanted}")
+            why = _why_late(world, is_told=_agree(world))
+            if why is None and is_slow and control.code in (128 + signal.SIGABRT, EXIT_RUN_FAILED):
+                why = "slow network"
+            report(world, f"{control.name} ends with {control.code} after an orderly stop, not {wanted}", why)
 
 
-def _may_leave_helpers(world: "World", rank: int) -> bool:
+def _why_left(world: "World", machine: Machine, pid: int) -> str | None:
+    """Return why a process may be left on a host."""
+    process = machine.processes[pid]
+    if process.arguments[:1] == ("helper with a session",) and _may_leave_helpers(world, machine):
+        return "helper"
+    if machine.guard_killed_at < math.inf and _is_orphaned_helper(process):
+        return "helper"
+    return "guard killed" if _has_no_guard(world, machine) else None
+
+
+def _may_leave_helpers(world: "World", machine: Machine) -> bool:
     """Whether helpers with sessions of their own may be left: by a run that does not own its process, or was killed."""
-    was_killed = any(control.code is None for control in world.controls if control.plan.rank == rank)
+    was_killed = any(control.code is None for control in world.controls if control.machine is machine)
     return was_killed or not world.scenario.owns_process
 
 
@@ -302,6 +376,10 @@ def _has_no_guard(world: "World", machine: Machine) -> bool:
     """Return whether control process and guard were killed on a host, and no run of the rank has ended since."""
     ended = (each for each in world.controls if each.machine is machine and each.code is not None)
     return machine.guard_killed_at < math.inf and all(each.process.begun < machine.guard_killed_at for each in ended)
+
+
+def _kind(fault: "Fault") -> str:
+    return fault.kind.partition(":")[0]
 
 
 def _session(control: "Control") -> str | None:
@@ -334,9 +412,3 @@ def _makes_sum(world: "World") -> bool:
 
 def _was_stopped(world: "World", control: "Control") -> bool:
     return control.run is not None and control.run.stopped_by is not None
-
-
-def _broken(world: "World", text: str) -> None:
-    if text not in world.broken:
-        world.record(f"BROKEN: {text}")
-        world.broken.append(text)

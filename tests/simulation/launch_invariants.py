@@ -8,6 +8,7 @@ from bootstrap.control.run import EXIT_RUN_FAILED
 from bootstrap.launch.run import END_SECONDS, LAST_LOOK_SECONDS
 from bootstrap.launch.ssh import ASK_SECONDS, NAME_SECONDS
 from bootstrap.restarts import LONGEST_SECONDS
+from tests.simulation.exceptions import report
 from tests.simulation.ssh import ASKED, name_of
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_OK
 
@@ -58,27 +59,27 @@ def check_deadline(world: "World", launch: "Launch") -> None:
     asks = sum(fault.seconds for fault in world.struck if fault.kind.startswith(ASKED)) + ASK_SECONDS
     limit = 2 * NAME_SECONDS + asks + (2 + plan.size) * ASK_SECONDS + attempts
     if world.loop.now > limit + plan.grace + END_SECONDS + LAST_LOOK_SECONDS + SLACK_SECONDS:
-        broken(world, "the launcher goes on without a group")
+        report(world, "the launcher goes on without a group")
 
 
 def check_launch(world: "World", launch: "Launch", code: int) -> None:
     """Check a launch at its end."""
     if runs := sum(ssh.get_returncode() is None for ssh in world.sshs):
-        broken(world, f"the launcher leaves {runs} processes of ssh")
+        report(world, f"the launcher leaves {runs} processes of ssh")
     command = bool(world.scenario.plans[0].command)
     told = {event["status"] for each in world.controls for event in each.events if event["event"] == "command-ended"}
     stops = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
     documented = {EXIT_OK, *stops} | ({EXIT_RUN_FAILED, *told} if command else {EXIT_COULD_NOT_RUN})
     if code not in documented:
-        broken(world, f"the launcher ends with {code}, which is not documented")
+        report(world, f"the launcher ends with {code}, which is not documented")
     error = launch.last("error")
     if error is not None and (error["code"] is None or not error["message"]):
-        broken(world, "the launcher gives no cause")
+        report(world, "the launcher gives no cause")
     if error is None and code not in (EXIT_OK, *stops, *told):
-        broken(world, f"the launcher ends with {code} and without an error")
+        report(world, f"the launcher ends with {code} and without an error")
     looked = sum(event["event"] == "looked" for event in launch.events)
     if world.controls and looked != len(world.machines):
-        broken(world, f"the launcher has looked at {looked} of {len(world.machines)} hosts")
+        report(world, f"the launcher has looked at {looked} of {len(world.machines)} hosts")
     struck = [fault for fault in world.struck if fault in world.ssh_faults_met]
     if len(world.struck) == len({*struck}) == 1 and world.stopped_at == math.inf:
         _check_cause(world, launch, struck[0])
@@ -93,21 +94,21 @@ def _check_cause(world: "World", launch: "Launch", fault: "Fault") -> None:
             (each for each in launch.events if each["event"] == "looked" and each["rank"] == fault.rank), None
         )
         if kind in TEXTS and (looked is None or TEXTS[kind] not in str(looked["not_checked"])):
-            broken(world, f"the last look does not tell of {kind}: {looked}")
+            report(world, f"the last look does not tell of {kind}: {looked}")
         return
     if stage == "config" or kind == "ssh-slow":
         return
     if kind in ASKED and world.has_terminal and stage == "survey" and fault.seconds:
         if error is not None and error["code"] == CODES[kind]:
-            broken(world, "the user's answer to ssh is not used")
+            report(world, "the user's answer to ssh is not used")
         return
     if error is None:
-        broken(world, f"the launcher does not tell of {fault.kind}")
+        report(world, f"the launcher does not tell of {fault.kind}")
         return
     # The survey does not know yet in which order the hosts are ranks; afterwards a rank that reports is named by that.
     is_named = error["message"].startswith(name_of(fault.rank) + ": ")
     if error["code"] != CODES[kind] or not (is_named or (stage == "start" and error["rank"] == fault.rank)):
-        broken(world, f"the launcher blames rank {error['rank']} ({error['code']}: {error['message']}) for {fault}")
+        report(world, f"the launcher blames rank {error['rank']} ({error['code']}: {error['message']}) for {fault}")
 
 
 def check_looked(world: "World", event: dict[str, Any]) -> None:
@@ -117,10 +118,4 @@ def check_looked(world: "World", event: dict[str, Any]) -> None:
     # What a slow ssh starts later finds its channel closed, and ends by itself.
     left = [each.arguments for each in there if each.begun <= machine.looked_at]
     if event["not_checked"] is None and not event["left"] and left and not machine.host.is_down:
-        broken(world, f"the launcher finds nothing on the host of rank {event['rank']}, where {left} are left")
-
-
-def broken(world: "World", text: str) -> None:
-    if text not in world.broken:
-        world.record(f"BROKEN: {text}")
-        world.broken.append(text)
+        report(world, f"the launcher finds nothing on the host of rank {event['rank']}, where {left} are left")

@@ -11,7 +11,8 @@ from bootstrap.hostfile import Hostfile
 from bootstrap.launch.channel import SILENCE_SECONDS, Start, decode, gone, malformed, silent
 from bootstrap.launch.run import Job, Launcher
 from bootstrap.plan import Plan
-from tests.simulation.launch_invariants import broken, check_launch, check_looked
+from tests.simulation.exceptions import report
+from tests.simulation.launch_invariants import check_launch, check_looked
 from tests.simulation.machine import SimulatedProcess
 from tests.simulation.ssh import Sshd, name_of
 
@@ -61,7 +62,7 @@ class Launch:
         self.ended_at = self.world.loop.now
         self.world.record(f"the launcher has ended with {self.process.status}")
         if (error := self.process.error) is not None:
-            broken(self.world, f"the launcher fails: {type(error).__name__}: {error}")
+            report(self.world, f"the launcher fails: {type(error).__name__}: {error}")
 
     def last(self, event: str) -> dict[str, Any] | None:
         """Return the last event of that name, or None."""

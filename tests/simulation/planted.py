@@ -213,6 +213,7 @@ PLANTED: Final[dict[str, tuple[Any, str, Callable[[Any], Any]]]] = {
     "children stay stopped after Ctrl-Z": (run.Run, "_resume", _replaced(_nothing)),
     "the deadline is not set": (run.Run, "_set_alarm", _replaced(_nothing)),
     "a child is not killed": (child.Child, "end", _kills_nobody),
+    "a crash is told as a kill": (child, "_CRASHES", _replaced(frozenset())),
     "a child that cannot be killed is not reported": (child.Child, "end", _never_gives_up),
     "the lock is released early": (lock, "_bound", _released),
     "the lock's record names no child": (lock.Lock, "watch", _replaced(_nothing)),

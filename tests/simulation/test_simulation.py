@@ -2,8 +2,13 @@
 
 import asyncio
 import errno
+import inspect
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +16,8 @@ from unittest.mock import patch
 import pytest
 
 from bootstrap.plan import Plan
+from tests.simulation import invariants
+from tests.simulation.exceptions import EXCEPTIONS
 from tests.simulation.faults import Fault
 from tests.simulation.loop import NoProgressError, SimulatedLoop
 from tests.simulation.machine import Machine, SimulatedProcess
@@ -59,6 +66,7 @@ def test_one_world_of_twenty_signs_really_and_has_the_trace_of_stand_ins(seed: i
     "name",
     [
         "a child is not killed",
+        "a crash is told as a kill",
         "a lost rank is not missed",
         "a rank is ready alone",
         "a signal is not taken",
@@ -73,6 +81,19 @@ def test_one_world_of_twenty_signs_really_and_has_the_trace_of_stand_ins(seed: i
 def test_a_planted_bug_is_found(name: str) -> None:
     """Those that take few worlds; `--planted` looks for all."""
     assert found_after(name, 1_000_000, most=50) is not None
+
+
+def test_the_command_counts_the_exceptions_that_worlds_use() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--runs", "60", "--json"]
+    said = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=300).stdout)
+    assert (said["runs"], said["broken"]) == (60, [])
+    assert {"late", "helper"} <= said["exceptions"].keys() <= EXCEPTIONS.keys()
+    assert 0 < sum(said["exceptions"].values()) < 60
+
+
+def test_each_exception_has_a_use() -> None:
+    text = Path(inspect.getfile(invariants)).read_text()
+    assert [name for name in EXCEPTIONS if f'"{name}"' not in text] == []
 
 
 def test_planted_bugs_are_named_once() -> None:

@@ -64,6 +64,8 @@ class World:
         """Whether signatures and key agreement are real."""
         self.trace: list[str] = []
         self.broken: list[str] = []
+        self.excused: set[str] = set()
+        """The exceptions to the invariants that it uses."""
         self.struck: list[Fault] = []
         self.stopped_at = math.inf
         """The time at which a user stopped the first rank."""
