@@ -178,10 +178,10 @@ def check_event(world: "World", control: "Control", event: dict[str, Any]) -> No
         report(world, f"{control.name} begins again more often than it may")
     if event["event"] == "sum-checked" and not _makes_sum(world):
         report(world, f"{control.name} makes a sum, and another rank may make none")
-    if event["event"] == "group-ready" and _agree(world):
+    if event["event"] in ("group-ready", "holding", "running") and _agree(world):
         size = control.plan.size
         if not any(len(ranks) == size and control.plan.rank in ranks for ranks in world.mlx.groups.formed.values()):
-            report(world, f"{control.name} announces the group before all ranks have formed it")
+            report(world, f"{control.name} is {event['event']} before all ranks have formed the group")
 
 
 def check_end(world: "World", secrets: Sequence[bytes]) -> None:
