@@ -264,6 +264,8 @@ def _launcher(number: int) -> Callable[["World", Fault, str], None]:
 def _cut_off(world: "World", fault: Fault, step: str) -> None:
     """The launcher cannot reach a host, for a while."""
     one, other = world.launcher_machine.ip, world.machines[fault.rank].ip
+    if one == other:
+        return
     world.network.separate(one, other)
     if fault.seconds:
         world.later(fault.seconds, world.network.join, one, other)

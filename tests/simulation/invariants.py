@@ -55,7 +55,7 @@ LATE: Final = {
     "session-ended", "side-channel-late",
 }  # fmt: skip
 """The codes of a rank that waited too long for another one, which failed before their bootstrap, or joins no gather."""
-_SILENCE: Final = {"power", "separate", "freeze", "ctrl-z", "slow-disk"}
+_SILENCE: Final = {"power", "separate", "cut-off", "freeze", "ctrl-z", "slow-disk"}
 INJECTED_THERE: Final = {
     "directory-failed": {"disk-full", "disk-read-only"},
     "write-failed": {"disk-full", "disk-read-only"},
@@ -67,7 +67,7 @@ INJECTED_THERE: Final = {
 }
 """The faults of the named rank that cause a code."""
 INJECTED: Final = {
-    "ring-unreachable": {"power", "separate"},
+    "ring-unreachable": {"power", "separate", "cut-off"},
     "link-timeout": _SILENCE,
     "ping-timeout": _SILENCE,
     "versions-missing": _SILENCE,
@@ -75,10 +75,20 @@ INJECTED: Final = {
     "link-taken": {"again", "kill-again", "kill-both"},
     "host-busy": {"again", "kill-again", "kill-both"},
     "package-version": {"ssh-version"},
-    "launcher-silent": {"cut-off", "power"},
-    "launcher-gone": {"launcher-kill", "launcher-int", "launcher-term", "refuse", "cut-off", "power", *SSH_FAULTS},
+    "launcher-silent": {"cut-off", "separate", "power"},
+    "launcher-gone": {
+        "launcher-kill",
+        "launcher-int",
+        "launcher-term",
+        "refuse",
+        "cut-off",
+        "separate",
+        "reset",
+        "power",
+        *SSH_FAULTS,
+    },
 }
-"""The faults of any rank, or of the launcher, that cause a code."""
+"""The faults of any rank, or of the launcher, that cause a code. A launcher may be on a rank's host."""
 OF_REFERENCE: Final = {"link-timeout", "ping-timeout"}
 """Codes that a reference peer causes without a fault: it is silent in its init."""
 _USUAL: Final = {"host-busy"}

@@ -1,4 +1,4 @@
-"""A launch: the real launcher on a host of its own, with ssh to those of the ranks."""
+"""A launch: the real launcher on a host of its own, or on that of rank 0, with ssh to the others."""
 
 import asyncio
 import json

@@ -33,6 +33,8 @@ class Scenario:
     """The rank that is a reference peer, if one is."""
     is_launched: bool = False
     """Whether a launcher starts the ranks, over ssh."""
+    is_local: bool = False
+    """Whether it runs on the host of rank 0."""
     owns_process: bool = False
     """Whether a run handles the signals of its process, and ends all that has been started there."""
 
@@ -107,6 +109,7 @@ class Scenario:
             self.faults = [more] if random.random() < 0.6 else [more, *self.faults]
             if random.random() < 0.3:
                 self.stop = LATE_SECONDS
+        self.is_local = random.random() < 0.4
 
 
 def matrix(size: int, *, is_ring: bool) -> DeviceMatrix:

@@ -1,4 +1,7 @@
-"""ssh from the launcher's host to those of the ranks, and what goes wrong with it."""
+"""ssh from the launcher's host to those of the ranks, and what goes wrong with it.
+
+On its own host, a launcher starts commands without ssh.
+"""
 
 import asyncio
 import re
@@ -11,12 +14,15 @@ from bootstrap.launch.left import RUN_VARIABLE
 from bootstrap.launch.ssh import CONNECT_SECONDS, EXIT_NOT_FOUND, EXIT_OF_SSH
 from bootstrap.system import current
 from tests.simulation.machine import SimulatedProcess
-from tests.simulation.network import End
+from tests.simulation.network import LOOPBACK, End
 
 if TYPE_CHECKING:
+    from tests.simulation.faults import Fault
     from tests.simulation.world import World
 
 PORT: Final = 22
+LOCAL_PORT: Final = 1
+"""Stands for the pipes of a command on the launcher's host."""
 EXIT: Final = b"\0"
 """Before the exit status and the last line of stderr, behind all that a process has written."""
 STAGES: Final = ("survey", "start", "look")
@@ -179,6 +185,25 @@ class Ssh(LocalProcess, asyncio.Protocol):
             self.over(EXIT_OF_SSH, "Connection closed by remote host.")
 
 
+class Local(Ssh):
+    """A command on the launcher's own host."""
+
+    def __init__(self, protocol: Any, command: str, owner: SimulatedProcess) -> None:
+        super().__init__(protocol, command)
+        self._machine = owner.machine
+        self._mark, stage = read(command)
+        self._name = "up" if stage == "start" else "host"
+
+    async def begin(self, owner: SimulatedProcess) -> None:
+        await owner.machine.host.connect(lambda: self, LOOPBACK, LOCAL_PORT, owner)
+
+    def kill(self) -> None:
+        for process in list(self._machine.processes.values()):
+            if process.mark == self._mark and process.arguments == (self._name,):
+                process.signal(signal.SIGKILL)
+        super().kill()
+
+
 class Sshd(asyncio.Protocol):
     """A connection of a launcher with a rank's host: it runs a command there, and passes on what goes to and fro."""
 
@@ -211,7 +236,7 @@ class Sshd(asyncio.Protocol):
 
     def _run(self, command: str) -> None:
         self.mark, self._stage = read(command)
-        fault = self.world.take_ssh_fault(self.rank, self._stage)
+        fault = self.take_fault()
         self._fault = "" if fault is None else fault.kind
         match self._fault:
             case "ssh-silent":
@@ -229,6 +254,9 @@ class Sshd(asyncio.Protocol):
             self.world.later(fault.seconds, self._begin)
         else:
             self._begin()
+
+    def take_fault(self) -> "Fault | None":
+        return self.world.take_ssh_fault(self.rank, self._stage)
 
     def _begin(self) -> None:
         if self._stage == "start":
@@ -255,8 +283,25 @@ class Sshd(asyncio.Protocol):
         self._end.write(data)
 
     def end(self, status: int, error: str = "") -> None:
-        self._end.write(EXIT + f"{status if status >= 0 else EXIT_OF_SSH} {error}".encode())
+        self._end.write(EXIT + f"{self.shown(status)} {error}".encode())
         self._end.close()
+
+    def shown(self, status: int) -> int:
+        """Return how a command's exit status is told to the launcher."""
+        return status if status >= 0 else EXIT_OF_SSH
+
+
+class Pipes(Sshd):
+    """The same on the launcher's host, where nothing is between the two."""
+
+    def connection_made(self, transport: Any) -> None:
+        self._end = transport
+
+    def take_fault(self) -> None:
+        return None
+
+    def shown(self, status: int) -> int:
+        return status
 
 
 def name_of(rank: int) -> str:
@@ -269,13 +314,13 @@ def rank_of(name: str) -> int:
 
 
 def read(command: str) -> tuple[str, str]:
-    """Return the run, and the stage, of a command line that ssh passes to a host."""
+    """Return the run, and the stage, of a command line that a launcher runs on a host."""
     found = _MARK.search(command)
     assert found is not None
     mark = found[1].strip("'")
     if command.endswith(" up --launched"):
         return mark, "start"
-    assert command.endswith(" sh host")
+    assert command.endswith(" host")
     return mark, "survey" if mark else "look"
 
 
@@ -291,6 +336,11 @@ def prepare(world: "World") -> None:
                 world.later(0.005, asked.over, 0, "", config(world, arguments[-1]))
             world.sshs.append(asked)
             return asked, protocol
+        if arguments[0] == "/usr/bin/env":
+            local = Local(protocol, " ".join(arguments), process)
+            world.sshs.append(local)
+            world.loop.create_task(local.begin(process))
+            return local, protocol
         name, command = arguments[-2:]
         rank, (_, stage) = rank_of(name), read(command)
         if world.take_ssh_fault(rank, stage, of=("ssh-missing",)):
@@ -310,6 +360,8 @@ def prepare(world: "World") -> None:
         sshd = machine.spawn(serve, ("sshd",))
         world.daemons.append(sshd)
         machine.host.listen(partial(Sshd, world, rank), PORT, sshd, sshd.context)
+        if machine is world.launcher_machine:
+            machine.host.listen(partial(Pipes, world, rank), LOCAL_PORT, sshd, sshd.context)
 
 
 def config(world: "World", name: str) -> bytes:

@@ -102,7 +102,10 @@ class World:
             self.machines.append(machine)
             self.habits.append(habits)
         if self.scenario.is_launched:
-            self.launcher_machine = Machine(self.loop, self.network, Random(random.random()), LAUNCHER_IP)
+            own = Random(random.random())
+            self.launcher_machine = (
+                self.machines[0] if self.scenario.is_local else Machine(self.loop, self.network, own, LAUNCHER_IP)
+            )
             self.user = getpass.getuser()
             prepare_ssh(self)
             for machine, habits in zip(self.machines, self.habits, strict=True):
