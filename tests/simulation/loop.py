@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import socket
+from asyncio import format_helpers
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,11 +26,15 @@ class NoProgressError(Exception):
 class Callback(asyncio.TimerHandle):
     """A callback of the loop, now or later. A world makes a thousand, so it has nothing for asyncio's debug mode."""
 
-    __slots__ = ()
-    _callback: Callable[..., object] | None
+    __slots__ = ("_process",)
+    _repr = _source_traceback = None
+    _callback: Callable[..., object]
+    _args: tuple[Any, ...]
     _context: Context
     _when: float
     _cancelled: bool
+    _process: Any
+    """The one that it belongs to, or None."""
 
     def __init__(
         self,
@@ -39,12 +44,15 @@ class Callback(asyncio.TimerHandle):
         arguments: tuple[Any, ...],
         context: Context | None,
     ) -> None:
-        self._loop, self._when, self._callback, self._args = loop, when, callback, arguments
-        self._context = copy_context() if context is None else context
-        self._cancelled, self._repr, self._source_traceback = False, None, None
+        if context is None:
+            context = copy_context()
+        self._loop, self._when, self._callback, self._args, self._context = loop, when, callback, arguments, context
+        self._cancelled = False
+        system: Any = context.get(CONTROL)
+        self._process = None if system is None else system.process
 
     def cancel(self) -> None:
-        self._cancelled, self._callback, self._args = True, None, ()
+        self._cancelled, self._callback, self._args = True, _nothing, ()
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -81,7 +89,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def left_by(self, process: Any) -> list[str]:
         """Return the tasks and timers of a process that are not over."""
-        timers = [str(each._callback) for _, each in self._timers if not each._cancelled and _process(each) is process]
+        timers = [str(each._callback) for _, each in self._timers if not each._cancelled and each._process is process]
         pairs = zip(self.tasks, self.owners, strict=True)
         own = [task for task, owner in pairs if getattr(owner, "process", None) is process and not task.done()]
         return timers + [str(task.get_coro()) for task in own if task is not process.task]
@@ -128,33 +136,44 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 self.now = max(self.now, timers[0][0])
             while timers and timers[0][0] <= self.now:
                 due.append(heapq.heappop(timers)[1])
-            for each, process in [(due[0], _process(due.popleft()))] if len(due) == 1 else self._mixed():
+            for each in (due.popleft(),) if len(due) == 1 else self._mixed():
                 if each._cancelled:
                     continue
-                if process is None or self._is_over:
-                    each._run()
-                elif process.is_dead:  # one of the others may have killed it
-                    self._dropped.append(each)
-                elif process.is_stopped or process.blocked_until > self.now:
-                    self._waiting.append(each)
-                else:
-                    each._run()
+                process = each._process
+                if process is not None and not self._is_over:
+                    if process.is_dead:  # one of the others may have killed it
+                        self._dropped.append(each)
+                        continue
+                    if process.is_stopped or process.blocked_until > self.now:
+                        self._waiting.append(each)
+                        continue
+                try:
+                    each._context.run(each._callback, *each._args)
+                except BaseException as error:
+                    self._report(each, error)
             if self._stopping:  # type: ignore[attr-defined]
                 return
             self.steps += 1
             if self.steps > MOST_STEPS:
                 raise NoProgressError("it does not end")
 
-    def _mixed(self) -> list[tuple[Callback, Any]]:
+    def _report(self, failed: Callback, error: BaseException) -> None:
+        """Handle an error of a callback as asyncio does."""
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise error
+        shown = format_helpers._format_callback_source(failed._callback, failed._args)
+        self.call_exception_handler({"message": f"Exception in callback {shown}", "exception": error})
+
+    def _mixed(self) -> list[Callback]:
         """Take everything that is due: in order for each process, processes in random order."""
-        queues: dict[Any, deque[tuple[Callback, Any]]] = {}
-        for each in self._due:
-            process = _process(each)
-            queues.setdefault(process, deque()).append((each, process))
+        due = list(self._due)
         self._due.clear()
+        queues: dict[Any, deque[Callback]] = {each._process: deque() for each in due}
+        if len(queues) == 1:
+            return due
+        for each in due:
+            queues[each._process].append(each)
         turns = list(queues.values())
-        if len(turns) == 1:
-            return list(turns[0])
         order = []
         while turns:
             turn = self._random.choice(turns)
@@ -220,9 +239,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return CONTROL.get().network  # type: ignore[attr-defined]
 
 
-def _process(each: Callback) -> Any:
-    found: Any = each._context.get(CONTROL)
-    return None if found is None else found.process
+def _nothing() -> None: ...
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

@@ -117,19 +117,19 @@ class Host:
         self._ports += 1
         own = (self.ip, self._ports)
 
-        def settle(error: OSError | None, end: "End | None" = None) -> None:
+        def settle(error: int | None, end: "End | None" = None) -> None:
             if done.done() or owner.is_dead:
                 if end is not None:
                     end.abort()
             else:  # a stopped process sees it only when it goes on, with what else is due by then
                 loop.call_soon(take, error, end, context=context)
 
-        def take(error: OSError | None, end: "End | None") -> None:
+        def take(error: int | None, end: "End | None") -> None:
             if done.done():
                 if end is not None:
                     end.abort()
             elif error is not None:
-                done.set_exception(error)
+                done.set_exception(refused(error))
             else:
                 done.set_result(end)
 
@@ -148,7 +148,7 @@ class Host:
             if listener is None and network.cable is not None and ip != self.ip:
                 listener = network.cable.accepts(network.hosts[ip], port)
             if listener is None:
-                loop.call_later(network.delay(self.ip, ip), settle, refused(errno.ECONNREFUSED), context=Context())
+                loop.call_later(network.delay(self.ip, ip), settle, errno.ECONNREFUSED, context=Context())
                 return
             near, far = End(network, own, (ip, port), owner, context), listener.accept(own)
             near.other, far.other = far, near
@@ -156,7 +156,7 @@ class Host:
 
         if ip in network.hosts:
             loop.call_later(network.delay(self.ip, ip), pass_cable, context=Context())
-        loop.call_later(SYN_SECONDS, settle, refused(errno.ETIMEDOUT), context=Context())
+        loop.call_later(SYN_SECONDS, settle, errno.ETIMEDOUT, context=Context())
         try:
             end = await done
         except asyncio.CancelledError:

@@ -2,32 +2,16 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
-from unittest.mock import patch
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final
 
 from bootstrap.control import run
 from bootstrap.control.child import GRACE_SECONDS, KILL_SECONDS
 from bootstrap.system.processes import POLL_SECONDS
 from tests.simulation.loop import CONTROL
 from tests.simulation.machine import SimulatedProcess
-
-
-@contextmanager
-def owned_processes() -> Iterator[None]:
-    """Have runs handle the signals and the descendants of their simulated processes inside the block."""
-    replaced = {
-        "signal": Signals(),
-        "descendants": lambda: frozenset(each.pid for each in _descendants()),
-        "adopting": ExitStack,  # a parent is known here even after its end
-        "end_strays": _end_strays,
-        "reap_orphans": lambda keep: None,
-    }
-    with ExitStack() as stack:
-        for name, value in replaced.items():
-            stack.enter_context(patch.object(run, name, value))
-        yield
+from tests.simulation.remembered import Place, patched
 
 
 class Signals:
@@ -64,3 +48,16 @@ async def _end_strays(keep: frozenset[int]) -> None:
         limit = loop.time() + seconds
         while strays() and loop.time() < limit:  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
+
+
+_OWNED: Final[list[Place]] = [
+    (run, "signal", Signals()),
+    (run, "descendants", lambda: frozenset(each.pid for each in _descendants())),
+    (run, "adopting", ExitStack),  # a parent is known here even after its end
+    (run, "end_strays", _end_strays),
+    (run, "reap_orphans", lambda keep: None),
+]
+
+
+owned_processes: Final = partial(patched, _OWNED)
+"""Have runs handle the signals and the descendants of their simulated processes inside the block."""

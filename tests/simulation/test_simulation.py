@@ -218,6 +218,16 @@ def test_a_wait_without_end_is_noticed() -> None:
     loop.clear()
 
 
+def test_a_callback_that_fails_is_reported_and_the_loop_goes_on() -> None:
+    loop, failures = SimulatedLoop(Random(1)), []
+    loop.set_exception_handler(lambda _, context: failures.append((context["message"], context["exception"])))
+    loop.call_soon(int, "x")
+    loop.run_until_complete(asyncio.sleep(1.0))
+    ((message, error),) = failures
+    assert (message, type(error)) == ("Exception in callback int('x')", ValueError)
+    loop.clear()
+
+
 def test_bytes_arrive_in_order_and_then_the_end() -> None:
     data = bytes(range(256)) * 1000
     assert len(data) > WINDOW
