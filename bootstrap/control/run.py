@@ -30,6 +30,8 @@ LAST_WORDS_SECONDS: Final = 2.0
 """How long the rank may take to tell the others why it stops."""
 OUTPUT_SECONDS: Final = 1.0
 """How long to wait for the last output of a command that has ended."""
+FAILED_OUTPUT_SECONDS: Final = 0.05
+"""The same if it has failed: the other ranks are to hear of that before they notice."""
 QUIET_SECONDS: Final = 0.2
 """After this time without output, an unfinished line is passed on."""
 EXIT_RUN_FAILED: Final = 125
@@ -467,9 +469,10 @@ class Run:
             # Told at once, so that no consequence on another rank comes first. Its group ends with the attempt.
             self._command_ended(failed_with)
         await child.end()
-        if self._owns_process:
+        if self._owns_process and not child.status:  # those of a failed one end with the attempt, too
             await end_strays(self._before | {each.pid for each in self._children if each is not child})
-        while (await asyncio.wait(outputs, timeout=OUTPUT_SECONDS))[1]:
+        seconds = FAILED_OUTPUT_SECONDS if child.status else OUTPUT_SECONDS
+        while (await asyncio.wait(outputs, timeout=seconds))[1]:
             if not (self.display.full("stdout") or self.display.full("stderr")):
                 break
         self._command_ended(child.status if child.status is not None else -signal.SIGKILL)

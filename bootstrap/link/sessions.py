@@ -360,7 +360,7 @@ class RankOne:
         self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, Over]] = asyncio.Queue()
         self._over: Over | None = None  # of the session that brought the last bootstrap
         self._ended_early = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # oldest first
 
     async def run(self) -> None:
         """Serve until cancelled. Raise LinkError if listening fails."""
@@ -422,8 +422,8 @@ class RankOne:
                 LinkError("too many unconfirmed connections; find out which program opens them", code="link-crowded")
             )
         task = asyncio.create_task(self._serve(link))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, link: Link) -> None:
         over: Over = asyncio.get_running_loop().create_future()

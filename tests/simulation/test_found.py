@@ -204,3 +204,22 @@ def test_a_sound_world_was_called_broken(seed: int) -> None:
     done = World(seed)
     done.run()
     assert done.broken == []
+
+
+def test_a_failure_was_told_only_when_the_helpers_of_the_program_had_ended() -> None:
+    """By then another rank had reported its own failure, a consequence, as the cause. The helper ignores SIGTERM."""
+    done = World(80000664)
+    done.run()
+    assert done.broken == []
+    assert [cause(control) for control in done.controls] == [(0, "command-failed")] * 3
+
+
+def test_rank_1_ended_its_connections_in_the_order_of_their_addresses_in_memory() -> None:
+    """The same seed then gave two traces, depending on what else was in memory."""
+    traces, kept = set(), []
+    for number in range(8):
+        done = World(500216)
+        done.run()
+        traces.add("\n".join(done.trace))
+        kept.append([object() for _ in range(1007 * number)])
+    assert len(traces) == 1
