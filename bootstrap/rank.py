@@ -167,10 +167,12 @@ class Rank:
                 await attempt.work()
                 return
             await attempt.check_ports()
-            for peer in peers:
-                await peer.bootstrap(payload)
+            while not all(peer.is_up for peer in peers):  # one has to reconnect, and the others would wait for it
+                await asyncio.gather(*(peer.offered() for peer in peers))
 
             async def work() -> None:
+                for peer in peers:
+                    await peer.bootstrap(payload)
                 await attempt.work()
                 await attempt.all_finished(attempt.exchange.all(OutcomeState.FINISHED))
 

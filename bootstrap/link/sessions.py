@@ -162,6 +162,11 @@ class RankZero:
                 )
                 await asyncio.sleep(wait)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a session."""
+        return self._link is not None
+
     async def established(self) -> None:
         """Wait for a session. The peer's model need not be loaded."""
         await self._established.wait()

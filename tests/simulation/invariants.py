@@ -60,7 +60,7 @@ INJECTED_THERE: Final = {
     "directory-failed": {"disk-full", "disk-read-only"},
     "write-failed": {"disk-full", "disk-read-only"},
     "mlx-crashed": {"crash", "exit", "end-child", "segfault-child"},
-    "mlx-hangs": {"hang", "unkillable", "slow-import", "ctrl-z", "freeze"},
+    "mlx-hangs": {"hang", "unkillable", "slow-import", "slow-disk", "ctrl-z", "freeze"},
     "worker-killed": {"kill-child"},
     "command-killed": {"kill-child", "hang", "unkillable"},
     "command-crashed": {"crash", "segfault-child"},

@@ -223,3 +223,13 @@ def test_rank_1_ended_its_connections_in_the_order_of_their_addresses_in_memory(
         traces.add("\n".join(done.trace))
         kept.append([object() for _ in range(1007 * number)])
     assert len(traces) == 1
+
+
+def test_a_rank_waited_for_versions_while_rank_0_waited_for_another_rank() -> None:
+    """Rank 2 ended during the last checks before the bootstrap, and rank 1 called rank 0's versions missing."""
+    done = World(81005184)
+    done.run()
+    assert done.broken == []
+    one, _, zero = done.controls
+    assert one.last("bootstrap-received") is None
+    assert cause(zero) == (0, "link-refused")

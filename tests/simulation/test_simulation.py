@@ -124,7 +124,7 @@ def test_a_group_with_a_reference_peer(number: int) -> None:
 
 @pytest.mark.parametrize(("is_local", "codes"), [(False, {130}), (True, {130, 0})])
 def test_a_launched_group_forms_and_ends_with_its_launcher(is_local: bool, codes: set[int]) -> None:
-    """Where rank 0 is stopped first, on the launcher's host, the others may end with it."""
+    """The others may end with rank 0, which is stopped first if it is on the launcher's host."""
     seed = next(
         seed
         for seed in range(1, 1000)
