@@ -199,7 +199,7 @@ def test_a_quick_check_says_what_the_whole_one_says() -> None:
     frames = harness_of("frame")
     assert frames.quick is not None
     engine = Engine(frames, 1)
-    for data in islice(engine.inputs(), 2000):
+    for data in islice(engine.inputs(), examples(2000)):
         assert frames.quick(data) == frames.check(data)
 
 
