@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from bootstrap.doctor.rdma import device_for
 from bootstrap.errors import ConfigError, EnvironmentSetError, GroupInitError
 from bootstrap.events import OnStep, silent
 from bootstrap.files import written
@@ -160,6 +159,8 @@ def _device_matrix(plan: Plan) -> DeviceMatrix:
     if plan.size > 2:
         text = f"jaccl: {plan.size} ranks need a device matrix; use a hostfile with `rdma` rows"
         raise ConfigError(text, code="devices-needed")
+    from bootstrap.doctor.rdma import device_for  # here, because a worker rarely needs it, and it takes 8 ms
+
     device = device_for(plan.own_ip)
     return ((None, device), (device, None))
 

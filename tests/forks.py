@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 LOADED = (
     "bootstrap.cli.app",
@@ -209,7 +209,25 @@ def _become(streams: Sequence[int], command: list[str], cwd: str, path: list[str
     os.environ.update(environment)
     os.chdir(cwd)
     sys.path[:0] = path
-    _run(command)
+    _run_and_exit(command)
+
+
+def _run_and_exit(command: list[str]) -> NoReturn:
+    """End as the interpreter does, but without freeing all modules, which takes 20 ms."""
+    status = 0
+    try:
+        _run(command)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)  # which says what is wrong with the stream
 
 
 def _run(command: list[str]) -> None:

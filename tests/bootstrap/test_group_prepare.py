@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bootstrap import ConfigError, EnvironmentSetError, Plan, group
+from bootstrap import ConfigError, EnvironmentSetError, Plan
+from bootstrap.doctor import rdma
 from bootstrap.group import READ_BY_MLX, Prepared, checked, prepare
 from bootstrap.plan import Backend
 from wireproto.jaccl.topology import DeviceMatrix
@@ -56,7 +57,7 @@ def test_ring_hostfile_has_equally_many_connections() -> None:
 
 def test_a_pair_without_a_matrix_uses_the_device_of_the_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this rank's row counts; the other is the same, because the file needs one."""
-    monkeypatch.setattr(group, "device_for", {"10.0.0.2": "rdma_en5"}.__getitem__)
+    monkeypatch.setattr(rdma, "device_for", {"10.0.0.2": "rdma_en5"}.__getitem__)
     assert checked(plan_of(rank=1), "jaccl").devices == ((None, "rdma_en5"), ("rdma_en5", None))
     assert prepare(plan_of(rank=1), "jaccl").content == b'[[null,"rdma_en5"],["rdma_en5",null]]'
 

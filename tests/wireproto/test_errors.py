@@ -4,7 +4,7 @@ import ast
 import copy
 import pickle
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,13 +75,16 @@ def test_tree() -> None:
 # -- the sources ------------------------------------------------------------------------------------------------------
 
 
-def calls() -> Iterator[tuple[str, ast.Call, str]]:
-    """Yield (place, call, name of the function) for each call in the package."""
+@cache
+def calls() -> list[tuple[str, ast.Call, str]]:
+    """Return (place, call, name of the function) for each call in the package."""
+    found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-                yield f"{path.name}:{node.lineno}", node, name
+                found.append((f"{path.name}:{node.lineno}", node, name))
+    return found
 
 
 def first_string(call: ast.Call) -> str | None:

@@ -13,7 +13,7 @@ from mlx_lm.utils import sharded_load
 path, prompt = sys.argv[1:]
 group = mx.distributed.init()
 model, tokenizer = load(path) if group.size() == 1 else sharded_load(path, tensor_group=group)
-responses = list(stream_generate(model, tokenizer, prompt, max_tokens=16))  # greedy, unless a sampler is given
+responses = list(stream_generate(model, tokenizer, prompt, max_tokens=8))  # greedy, unless a sampler is given
 told = {
     "rank": group.rank(),
     "size": group.size(),

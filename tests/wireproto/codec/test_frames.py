@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from tests.examples import some
 from tests.wireproto.payloads import ALL_EXTENSIONS, EXTENSION_OF, EXTENSION_TYPES, JSON_CLASSES, V1_TYPES
 from tests.wireproto.session_states import EACH_REVISION, MESSAGES
 from tests.wireproto.streams import pattern
@@ -388,11 +389,13 @@ def test_message_does_not_change_with_the_buffer(row: Row) -> None:
 
 @EVERY_ROW
 def test_every_truncation(row: Row) -> None:
+    """The slow schema judges some of them in the profile `local`."""
+    judged = {*some(range(len(row.frame)))}
     for length in range(len(row.frame)):
         prefix = row.frame[:length]
         for revision in known_in(row):
             outcome = fast(prefix, revision)
-            assert outcome == slow(prefix, revision)
+            assert length not in judged or outcome == slow(prefix, revision)
             if isinstance(row.message, InferenceStep | InferenceToken) and length:
                 assert outcome == Accepted(type(row.message), type(row.message)(prefix[1:]))
             elif isinstance(row.message, SideChannelPart | SideChannelWhole) and length >= 5:

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from tests.examples import some
 from tests.wireproto.accepted_frames import ACCEPTED, Accept
 from tests.wireproto.oracle import judge
 from tests.wireproto.payloads import JSON_CLASSES, JSON_FIELDS, canonical_frame
@@ -52,15 +53,18 @@ def test_rejected_from_some_byte_on(code: str) -> None:
 
 
 def check_each_length(row: Reject) -> None:
+    """The slow schema judges some lengths in the profile `local`."""
     verdict = expected(row.code, row.offset, row.path)
-    for length in range(max(0, row.offset - 20), row.offset + 1):
+    first, last = max(0, row.offset - 20), min(len(row.frame), row.offset + 60)
+    judged = {*some(range(first, last + 1)), row.offset, row.offset + 1, last}
+    for length in range(first, row.offset + 1):
         before = fast(row.frame[:length], row.revision)
-        assert before == slow(row.frame[:length], row.revision), row.id
+        assert length not in judged or before == slow(row.frame[:length], row.revision), row.id
         assert isinstance(before, Accepted) or before == expected("truncated", length), row.id
     found = False
-    for length in range(row.offset + 1, min(len(row.frame), row.offset + 60) + 1):
+    for length in range(row.offset + 1, last + 1):
         after = fast(row.frame[:length], row.revision)
-        assert after == slow(row.frame[:length], row.revision), row.id
+        assert length not in judged or after == slow(row.frame[:length], row.revision), row.id
         if row.code == "json-bom" and length < row.offset + 3:
             assert after == expected("json-syntax", row.offset), row.id  # half a byte-order mark is not one
             continue

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.examples import examples
 from tests.wireproto.fuzzing.faulty.base import Parser
 from tests.wireproto.fuzzing.faulty.frames import CODECS, Coded
 from tests.wireproto.oracle import judge
@@ -164,7 +165,7 @@ def test_the_base_of_the_faulty_parsers_is_right() -> None:
     from random import Random
 
     random = Random(5)
-    drawn = [random_frame(random) for _ in range(2000)]
+    drawn = [random_frame(random) for _ in range(examples(2000))]
     drawn += [mutate_frame(random, frame) for frame in drawn]
     for parser in (Parser(), Coded()):
         for frame in (*drawn, *(data for _, data in frames())):

@@ -46,11 +46,11 @@ def test_what_was_found_once_holds(path: Path) -> None:
 
 def test_a_stream_of_many_short_frames_takes_little_memory() -> None:
     """Entries for two chunkings were once kept, each with its error and the error's references."""
-    check, data = harness_of("inspection").check, 2 * (CORPUS / "inspection" / "many_short_frames").read_bytes()
+    check, data = harness_of("inspection").check, (CORPUS / "inspection" / "many_short_frames").read_bytes()[:30_000]
     tracemalloc.start()
     try:
         check(data)
-        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
     finally:
         tracemalloc.stop()
 
@@ -199,7 +199,7 @@ def test_a_quick_check_says_what_the_whole_one_says() -> None:
     frames = harness_of("frame")
     assert frames.quick is not None
     engine = Engine(frames, 1)
-    for data in islice(engine.inputs(), 2000):
+    for data in islice(engine.inputs(), examples(2000)):
         assert frames.quick(data) == frames.check(data)
 
 

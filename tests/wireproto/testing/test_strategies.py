@@ -5,7 +5,7 @@ from random import Random
 from typing import Any, get_args
 
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
@@ -26,6 +26,8 @@ from wireproto.testing.vectors import SessionTest
 EVERY_CLASS = pytest.mark.parametrize("cls", tuple(TYPE_BYTE), ids=lambda cls: cls.__name__)
 EVERY_VIOLATION = pytest.mark.parametrize("violation", [each.name for each in VIOLATIONS])
 JSON_TYPES = {TYPE_BYTE[cls] for cls in JSON_CLASSES}
+SHRINKING = settings(max_examples=2000, phases=[Phase.generate, Phase.shrink])
+"""Without hypothesis's attempts to explain the smallest example, which take longer than to find it."""
 
 
 @EVERY_CLASS
@@ -150,7 +152,7 @@ def test_registered_classes(cls: type[Any]) -> None:
 
 
 def test_a_spelling_shrinks_to_the_canonical_frame() -> None:
-    small = find(strategies.encoded_frames(), lambda frame: frame.data[0] == 0x07, random=Random(1))
+    small = find(strategies.encoded_frames(), lambda frame: frame.data[0] == 0x07, settings=SHRINKING, random=Random(1))
     assert small.data == b'\x07{"port":0,"sessionID":""}'
 
 
@@ -164,5 +166,5 @@ def test_a_broken_frame_shrinks(code: str) -> None:
 
 
 def test_a_session_shrinks_to_a_handshake_and_the_end() -> None:
-    small = find(strategies.sessions(Role.INITIATOR), lambda script: True, random=Random(1))
+    small = find(strategies.sessions(Role.INITIATOR), lambda script: True, settings=SHRINKING, random=Random(1))
     assert [step.do for step in small.steps] == ["start", "receive", "end"]
