@@ -48,17 +48,18 @@ def world(
     return made
 
 
-def launched(*faults: Fault, **plan: Any) -> Launch:
-    """Launch two ranks on fast hosts."""
+def launched(*faults: Fault, size: int = 2, program_seconds: float = 1.0, **plan: Any) -> Launch:
+    """Launch ranks on fast hosts."""
+    ips, ports = tuple(map(ip, range(size))), (7777,) * size
     plans = [
-        Plan(rank=rank, ips=(ip(0), ip(1)), link_ports=(7777, 7777), **{"backend": "ring", "session_id": "S", **plan})
-        for rank in range(2)
+        Plan(rank=rank, ips=ips, link_ports=ports, **{"backend": "ring", "session_id": "S", **plan})
+        for rank in range(size)
     ]
-    scenario = Scenario(plans, [0.0, 0.0], LAUNCH_SECONDS, 0, 0.001, list(faults), is_launched=True)
+    scenario = Scenario(plans, [0.0] * size, LAUNCH_SECONDS, 0, 0.001, list(faults), is_launched=True)
     made = World(1, scenario)
     made.has_terminal = False
     for habits in made.habits:
-        habits.import_seconds = 0.5
+        habits.import_seconds, habits.program_seconds = 0.5, program_seconds
     made.run()
     assert made.broken == []
     assert made.launcher is not None
