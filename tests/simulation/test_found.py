@@ -1,5 +1,6 @@
 """Findings of the simulation, each as the smallest world that shows it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,10 +25,15 @@ def world(
     late: float = 0.0,
     program_seconds: float = 1.0,
     owns_process: bool = False,
+    size: int = 2,
+    imports: Mapping[int, float] | None = None,
+    timeouts: Mapping[int, float] | None = None,
     **plan: Any,
 ) -> World:
-    """Run two ranks on fast hosts; rank 1 is started `late` seconds later."""
-    size = 2
+    """Run ranks on fast hosts; those after rank 0 are started `late` seconds later.
+
+    `imports` has the seconds of slow imports and `timeouts` the deadlines, by rank.
+    """
     plans = [
         Plan(
             rank=rank,
@@ -35,14 +41,15 @@ def world(
             link_ports=(7777,) * size,
             extensions=rank != plain,
             **{"backend": "ring", "session_id": "S", **plan},
+            **({} if timeouts is None else {"timeout": timeouts[rank]}),
         )
         for rank in range(size)
     ]
-    starts = [0.0, late]
+    starts = [0.0] + [late] * (size - 1)
     options = {"stop": stop, "stops": stops, "latency": 0.001, "owns_process": owns_process}
     made = World(1, Scenario(plans, starts, faults=list(faults), **options))
-    for habits in made.habits:
-        habits.import_seconds, habits.program_seconds = 0.5, program_seconds
+    for rank, habits in enumerate(made.habits):
+        habits.import_seconds, habits.program_seconds = (imports or {}).get(rank, 0.5), program_seconds
     made.run()
     assert made.broken == []
     return made

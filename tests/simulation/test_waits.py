@@ -1,13 +1,16 @@
 """Waits that take many seconds on real hosts: for a silent peer, for a deadline, for a slow import."""
 
-from typing import Any, Final
+from typing import Final
+
+import pytest
 
 from bootstrap.control.child import GRACE_SECONDS
 from bootstrap.launch.channel import SILENCE_SECONDS
 from bootstrap.launch.run import END_SECONDS, LAST_LOOK_SECONDS, SETTLE_SECONDS
 from tests.simulation.faults import Fault
 from tests.simulation.launching import Launch
-from tests.simulation.test_found import cause, launched
+from tests.simulation.test_found import cause, launched, world
+from tests.simulation.world import Control
 
 PINGS_SECONDS: Final = 20.0
 """Seconds in which three pings are missed, or ssh gets no answer."""
@@ -24,8 +27,15 @@ def looks(launch: Launch) -> list[tuple[str, str | None]]:
     return [(event["left"], event["not_checked"]) for event in launch.events if event["event"] == "looked"]
 
 
-def message(control: Any) -> str:
-    return str(control.last("error")["message"])
+def message(control: Control | Launch) -> str:
+    error = control.last("error")
+    assert error is not None
+    return str(error["message"])
+
+
+def names(control: Control, *wanted: str) -> list[str]:
+    """Return the events of these names in order."""
+    return [event["event"] for event in control.events if event["event"] in wanted]
 
 
 def test_a_host_that_is_cut_off_ends_the_group() -> None:
@@ -64,3 +74,69 @@ def test_a_rank_ends_when_its_launcher_is_silent() -> None:
         assert cause(control) == (1, "launcher-silent")
         assert control.code == 125
         assert control.ended < began(done) + SILENCE_SECONDS + GRACE_SECONDS
+
+
+# -- without a launcher ------------------------------------------------------------------------------------------------
+
+SOON, LATER = 15.0, 20.0
+"""Deadlines in seconds: the ranks have a session long before the first."""
+HANGS: Final = (("mlx-hangs",), "no group within {:g} s: MLX is still being imported; try: python -c 'import mlx.core'")
+ENDS: Final = {
+    (0, 0): (HANGS, (("session-ended",), "rank 0 ended the session before the group was formed")),
+    (0, 1): (HANGS, (("no-bootstrap",), "rank 0 has not sent a jacclBootstrap (last seen: a ping, ")),
+    (1, 0): ((("peer-loading",), "MLX is still loading on rank 1; no group within {:g} s"), HANGS),
+    (1, 1): (
+        (
+            ("link-closed", "link-reset", "link-refused"),
+            " (rank 1 was still loading MLX when last heard); no group within {:g} s",
+        ),
+        HANGS,
+    ),
+}
+"""The final messages, by the rank whose import hangs and the rank with the first deadline."""
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+@pytest.mark.parametrize("seconds", [5.0, 20.0])
+def test_a_slow_import_is_waited_for(slow: int, seconds: float) -> None:
+    """The other rank reports neither missing versions nor missed pongs, nor any other error."""
+    done = world(imports={slow: seconds}, timeout=100.0, stop=40.0)
+    assert [control.code for control in done.controls] == [130, 0]
+    for control in done.controls:
+        assert names(control, "error", "warning", "link-lost", "consequence", "ignored", "restarting") == []
+        assert names(control, "holding") == ["holding"]
+    zero = done.controls[0]
+    assert {event["missed"] for event in zero.events if event["event"] == "health"} == {0}
+    frame = done.controls[slow].last(("bootstrap-sent", "bootstrap-received")[slow])
+    assert frame is not None
+    assert frame["t_ms"] > seconds * 1000
+
+
+@pytest.mark.parametrize(("hanging", "first"), ENDS)
+def test_an_import_that_outlasts_the_deadline(hanging: int, first: int) -> None:
+    """The hanging rank reports itself, and the other names what it waits for, whichever gives up first."""
+    timeouts = {rank: SOON if rank == first else LATER for rank in range(2)}
+    done = world(Fault("hang:import", hanging, 0.0), timeouts=timeouts)
+    controls = sorted(done.controls, key=lambda control: control.plan.rank)
+    for control, (codes, text) in zip(controls, ENDS[hanging, first], strict=True):
+        error = control.last("error")
+        assert error is not None
+        assert error["code"] in codes
+        assert text.format(control.plan.timeout) in error["message"]
+        assert control.code == 3
+        assert names(control, "bootstrap-sent", "bootstrap-received") == []
+
+
+def test_rank_0_cannot_load() -> None:
+    """It exits before any bootstrap, and the others soon after it, unless another rank 0 connects. [BOOT-SEND]"""
+    done = world(Fault("end-child", 0, 0.1, "confirmed"), size=3, timeout=100.0)
+    zero, *others = sorted(done.controls, key=lambda control: control.plan.rank)
+    assert cause(zero) == (0, "mlx-crashed")
+    for rank, control in enumerate(others, start=1):
+        error = control.last("error")
+        assert error is not None
+        assert (error["rank"], error["code"], error["stage"]) == (rank, "session-ended", "link")
+        assert error["message"] == "rank 0 ended the session before the group was formed"
+        assert control.ended < zero.ended + 15.0
+        assert names(control, "bootstrap-received") == []
+    assert [control.code for control in done.controls] == [3] * 3
