@@ -19,12 +19,17 @@ pytestmark = pytest.mark.waits
 Pair = tuple[Rank, Rank]
 
 
+ONCE = ("slow init", "never sends jacclBootstrap", "malformed jacclBootstrap")
+"""Scenes that wait, and so are played in one revision: the simulation has the other."""
+
+
 @pytest.mark.parametrize(
     ("scene", "revision"),
     [
         pytest.param(scene, revision, id=f"reference rank {scene.rank}-{revision}-{scene.name}")
         for scene in SCENES
         for revision in scene.revisions
+        if revision == 2 or scene.name not in ONCE
     ],
 )
 def test_scenes(scene: Scene, revision: int, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:

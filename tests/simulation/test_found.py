@@ -8,6 +8,7 @@ import pytest
 from bootstrap.plan import Plan
 from tests.simulation.faults import Fault
 from tests.simulation.launching import Launch
+from tests.simulation.reference import Reference
 from tests.simulation.scenario import Scenario, ip, matrix
 from tests.simulation.world import Control, World
 from wireproto.cli.console import EXIT_COULD_NOT_RUN
@@ -28,6 +29,7 @@ def world(
     size: int = 2,
     imports: Mapping[int, float] | None = None,
     timeouts: Mapping[int, float] | None = None,
+    reference: Reference | None = None,
     **plan: Any,
 ) -> World:
     """Run ranks on fast hosts; those after rank 0 are started `late` seconds later.
@@ -46,7 +48,8 @@ def world(
         for rank in range(size)
     ]
     starts = [0.0] + [late] * (size - 1)
-    options = {"stop": stop, "stops": stops, "latency": 0.001, "owns_process": owns_process}
+    options: dict[str, Any] = {"stop": stop, "stops": stops, "latency": 0.001, "owns_process": owns_process}
+    options["reference"] = reference
     made = World(1, Scenario(plans, starts, faults=list(faults), **options))
     for rank, habits in enumerate(made.habits):
         habits.import_seconds, habits.program_seconds = (imports or {}).get(rank, 0.5), program_seconds

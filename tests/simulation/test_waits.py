@@ -9,8 +9,10 @@ from bootstrap.launch.channel import SILENCE_SECONDS
 from bootstrap.launch.run import END_SECONDS, LAST_LOOK_SECONDS, SETTLE_SECONDS
 from tests.simulation.faults import Fault
 from tests.simulation.launching import Launch
+from tests.simulation.reference import Reference
 from tests.simulation.test_found import cause, launched, world
 from tests.simulation.world import Control
+from wireproto.messages import Revision
 
 PINGS_SECONDS: Final = 20.0
 """Seconds in which three pings are missed, or ssh gets no answer."""
@@ -140,3 +142,27 @@ def test_rank_0_cannot_load() -> None:
         assert control.ended < zero.ended + 15.0
         assert names(control, "bootstrap-received") == []
     assert [control.code for control in done.controls] == [3] * 3
+
+
+# -- with a reference peer ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revision", Revision)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_reference_peer_with_a_slow_init(rank: int, revision: Revision) -> None:
+    """Pings are unanswered for long, and the group is held. [PLAIN-INIT, PLAIN-SUM]"""
+    reference = Reference(rank, init_after=25.0)
+    (own,) = world(reference=reference, revision=revision, stops=1 - rank, stop=60.0).controls
+    assert names(own, "sum-checked", "sum-skipped", "holding") == ["sum-skipped", "holding"]
+    assert own.code == 130
+    assert names(own, "error", "link-lost") == []
+
+
+@pytest.mark.parametrize(("sends", "code"), [("never", "no-bootstrap"), ("unusable", "bad-bootstrap")])
+def test_a_reference_peer_without_a_usable_bootstrap(sends: str, code: str) -> None:
+    (own,) = world(reference=Reference(0, sends=sends), revision=Revision.V1, timeout=20.0).controls
+    assert cause(own) == (1, code)
+    assert own.code == 3
+    assert names(own, "sum-checked", "sum-skipped") == []
+    if sends == "never":
+        assert message(own).startswith("rank 0 has not sent a jacclBootstrap (last seen: a ping, ")
