@@ -12,6 +12,7 @@ import pytest
 from bootstrap import LinkError
 from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
+from tests.wireproto.conformance.simulated import simulated
 from tests.wireproto.conformance.trying import AT_ONCE, HOST, OURS, PATIENT, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, Case, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
@@ -87,7 +88,7 @@ def target(role: Role, revision: Revision) -> Target:
 
     if role is Role.RESPONDER:
         return RankOneTarget(HOST, free_port(), launch)
-    return RankZeroTarget(HOST, 0, launch)
+    return RankZeroTarget(HOST, free_port(), launch)
 
 
 async def results(role: Role, revision: Revision, cases: Collection[Case]) -> list[Result]:
@@ -100,7 +101,7 @@ async def results(role: Role, revision: Revision, cases: Collection[Case]) -> li
 @pytest.mark.parametrize("role", Role)
 def test_they_pass(role: Role, revision: Revision) -> None:
     """Nothing is missing, either."""
-    found = asyncio.run(results(role, revision, cases_of(role)))
+    found = simulated(results(role, revision, cases_of(role)))
     assert {result.id: result.reason for result in found if result.verdict not in FINE} == {}
     ran = {result.id for result in found if result.verdict is Verdict.PASS}
     assert ran == {case.id for case in cases_of(role) if revision in CASES[case.id].revisions}
