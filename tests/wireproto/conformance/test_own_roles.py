@@ -21,8 +21,6 @@ from wireproto.messages import MAX_LINK_LENGTH, OUTCOME_1, SIDE_CHANNEL_1, Versi
 from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
 
-pytestmark = pytest.mark.waits
-
 TIMES = Times(
     connect=PATIENT.start,
     handshake=PATIENT.handshake,
