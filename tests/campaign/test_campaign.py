@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 
 from bootstrap.control.lock import lock_address
 from tests.bootstrap.conftest import CommandRun
-from tests.bootstrap.ranks import CABLE_PORT
+from tests.bootstrap.ranks import CABLE_PORT, LINK_PORT
 from tests.campaign import play as playing
 from tests.campaign import process
 from tests.campaign.judge import CAUSES, is_documented
@@ -89,7 +89,7 @@ def test_every_cause_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "fault"), [("ready", "kill"), ("bootstrap", "truncate"), ("files", "disk"), ("ready", "reader")]
+    ("stage", "fault"), [("ready", "kill"), ("hello", "truncate"), ("files", "disk"), ("ready", "reader")]
 )
 def test_a_fault_on_loopback(stage: str, fault: str, tmp_path: Path) -> None:
     case = case_of(stage, fault)
@@ -185,7 +185,9 @@ def lie(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 )
 def test_a_rank_that_lies_is_caught(what: str, found: str, lie: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lie.setenv("LIE", what)
-    case = case_of("bootstrap", "truncate", restarts=0, work="command")
+    if what == "hang":
+        lie.setattr(playing, "SLACK", -10.0)  # no deadline follows this fault, whose limit would be 20 s
+    case = case_of("files", "truncate", restarts=0, work="command")
     with lane_of(tmp_path, "loopback") as lane:
         result = play(case, lane)
     assert any(found in text for text in result.wrong), result.wrong
@@ -196,8 +198,10 @@ def test_the_next_bootstrap_has_to_work(tmp_path: Path, monkeypatch: pytest.Monk
     once_more = playing._once_more
 
     def in_the_way(scene: Scene) -> Iterator[str]:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
-            held.bind(lock_address(lane.ranks[0].ip, CABLE_PORT))
+        with ExitStack() as stack:
+            for rank, port in zip(lane.ranks, (CABLE_PORT, LINK_PORT), strict=True):  # neither waits for the other
+                held = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                held.bind(lock_address(rank.ip, port))
             yield from once_more(scene)
 
     monkeypatch.setattr(playing, "_once_more", in_the_way)

@@ -31,8 +31,8 @@ def test_sessions_for_some_seconds() -> None:
 
 
 def test_bootstraps_in_a_row(tmp_path: Path) -> None:
-    done = list(bootstraps(5, tmp_path))
-    assert len(done) == 5
+    done = list(bootstraps(3, tmp_path))
+    assert len(done) == 3
     assert len({each.descriptors for each in done}) == 1
 
 

@@ -19,12 +19,17 @@ pytestmark = pytest.mark.waits
 Pair = tuple[Rank, Rank]
 
 
+ONCE = ("slow init", "never sends jacclBootstrap", "malformed jacclBootstrap")
+"""Scenes that wait, and so are played once: the simulation has the other revision and rank."""
+
+
 @pytest.mark.parametrize(
     ("scene", "revision"),
     [
         pytest.param(scene, revision, id=f"reference rank {scene.rank}-{revision}-{scene.name}")
         for scene in SCENES
         for revision in scene.revisions
+        if scene.name not in ONCE or (scene.rank, revision) == (0, 2)
     ],
 )
 def test_scenes(scene: Scene, revision: int, pair: Pair, up: Start, tmp_path: Path, nothing_left: Check) -> None:

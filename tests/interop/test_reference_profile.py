@@ -6,7 +6,10 @@ import re
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
 from fnmatch import filter as filter_names
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,7 @@ from tests.wireproto.conformance.trying import HOST, OURS, THEIRS, cases_of, fre
 from wireproto import Revision
 from wireproto.conformance import (
     CASES,
+    Case,
     Patience,
     RankOneTarget,
     RankZeroTarget,
@@ -157,6 +161,10 @@ PATIENCE: Final = Patience(
     retry=0.4,
     slack=1.0,
 )
+IMPATIENT: Final = replace(PATIENCE, close=0.3)
+"""Most of the cases that fail wait for an end that never comes."""
+AT_ONCE: Final = 12
+"""Peers, which mostly wait."""
 _PARSER: Final = "Python's parser refuses that"
 _FOUNDATION: Final = "only Foundation's parser dies of it"
 NOT_SHOWN: Final = {
@@ -171,7 +179,15 @@ NOT_SHOWN: Final = {
 """Cases in which this directory's peer follows the specification, unlike the reference peer."""
 
 
-def verdicts(role: Role, revision: Revision, folder: Path) -> dict[str, Result]:
+def is_as_expected(result: Result, expected: Expected | None) -> bool:
+    if expected is None:
+        return result.verdict in (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED)
+    return result.verdict is expected.verdict or any(fnmatch(result.id, pattern) for pattern in NOT_SHOWN)
+
+
+def tried(
+    role: Role, revision: Revision, folder: Path, cases: Collection[Case], patience: Patience
+) -> dict[str, Result]:
     (folder / "key.pem").write_bytes(THEIRS.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     rank = "1" if role is Role.RESPONDER else "0"
     words = [sys.executable, str(HERE / "reference_peer.py"), rank, f"{HOST},{HOST}", "PORT"]
@@ -179,12 +195,12 @@ def verdicts(role: Role, revision: Revision, folder: Path) -> dict[str, Result]:
     words += ["--no-init", "--scale", str(SCALE)]
     command = shlex.join(["sh", "-c", "exec " + shlex.join(words).replace("PORT", '"$CONFORM_PORT"')])
     kind = RankOneTarget if role is Role.RESPONDER else RankZeroTarget
-    targets = [kind(HOST, free_port(), command_launcher(command), keep=True) for _ in range(6)]
+    targets = [kind(HOST, free_port(), command_launcher(command), keep=True) for _ in range(AT_ONCE)]
     broken = frozenset(rules_of(known(role.value.replace(" ", ""), int(revision))))
-    settings = Settings(identity=OURS, revision=revision, patience=PATIENCE, names_file=True, broken=broken)
+    settings = Settings(identity=OURS, revision=revision, patience=patience, names_file=True, broken=broken)
 
     async def main() -> list[Result]:
-        return [result async for result in run(targets, settings, cases_of(role))]
+        return [result async for result in run(targets, settings, cases)]
 
     return {result.id: result for result in asyncio.run(main())}
 
@@ -192,12 +208,13 @@ def verdicts(role: Role, revision: Revision, folder: Path) -> dict[str, Result]:
 @pytest.mark.parametrize("revision", Revision)
 @pytest.mark.parametrize("role", Role)
 def test_a_peer_that_behaves_so_fails_nothing_else(role: Role, revision: Revision, tmp_path: Path) -> None:
-    expected = known(role.value.replace(" ", ""), int(revision))
-    found = verdicts(role, revision, tmp_path)
-    fine = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNIMPLEMENTED)
-    beyond = {name: each.reason for name, each in found.items() if each.verdict not in fine and name not in expected}
-    assert beyond == {}
-    as_measured = {name for name in expected if found[name].verdict is expected[name].verdict}
-    patterns = [re.compile(re.escape(each).replace(r"\*", ".*")) for each in NOT_SHOWN]
-    missing = {name for name in expected.keys() - as_measured if not any(each.fullmatch(name) for each in patterns)}
-    assert {name: str(found[name].verdict) for name in missing} == {}
+    """A case that an impatient run sees otherwise is tried again, and those that need it."""
+    cases, expected = cases_of(role), known(role.value.replace(" ", ""), int(revision))
+    found = tried(role, revision, tmp_path, cases, IMPATIENT)
+    assert expected.keys() <= found.keys()
+    other = {name for name, each in found.items() if not is_as_expected(each, expected.get(name))}
+    again = [case for case in cases if other & {case.id, *case.needs}]
+    if again:
+        found |= tried(role, revision, tmp_path, again, PATIENCE)
+    left = {name: each for name, each in found.items() if not is_as_expected(each, expected.get(name))}
+    assert {name: f"{each.verdict}: {each.reason}" for name, each in left.items()} == {}

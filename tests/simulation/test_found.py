@@ -1,5 +1,6 @@
 """Findings of the simulation, each as the smallest world that shows it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bootstrap.plan import Plan
 from tests.simulation.faults import Fault
 from tests.simulation.launching import Launch
+from tests.simulation.reference import Reference
 from tests.simulation.scenario import Scenario, ip, matrix
 from tests.simulation.world import Control, World
 from wireproto.cli.console import EXIT_COULD_NOT_RUN
@@ -24,10 +26,16 @@ def world(
     late: float = 0.0,
     program_seconds: float = 1.0,
     owns_process: bool = False,
+    size: int = 2,
+    imports: Mapping[int, float] | None = None,
+    timeouts: Mapping[int, float] | None = None,
+    reference: Reference | None = None,
     **plan: Any,
 ) -> World:
-    """Run two ranks on fast hosts; rank 1 is started `late` seconds later."""
-    size = 2
+    """Run ranks on fast hosts; those after rank 0 are started `late` seconds later.
+
+    `imports` has the seconds of slow imports and `timeouts` the deadlines, by rank.
+    """
     plans = [
         Plan(
             rank=rank,
@@ -35,30 +43,33 @@ def world(
             link_ports=(7777,) * size,
             extensions=rank != plain,
             **{"backend": "ring", "session_id": "S", **plan},
+            **({} if timeouts is None else {"timeout": timeouts[rank]}),
         )
         for rank in range(size)
     ]
-    starts = [0.0, late]
-    options = {"stop": stop, "stops": stops, "latency": 0.001, "owns_process": owns_process}
+    starts = [0.0] + [late] * (size - 1)
+    options: dict[str, Any] = {"stop": stop, "stops": stops, "latency": 0.001, "owns_process": owns_process}
+    options["reference"] = reference
     made = World(1, Scenario(plans, starts, faults=list(faults), **options))
-    for habits in made.habits:
-        habits.import_seconds, habits.program_seconds = 0.5, program_seconds
+    for rank, habits in enumerate(made.habits):
+        habits.import_seconds, habits.program_seconds = (imports or {}).get(rank, 0.5), program_seconds
     made.run()
     assert made.broken == []
     return made
 
 
-def launched(*faults: Fault, **plan: Any) -> Launch:
-    """Launch two ranks on fast hosts."""
+def launched(*faults: Fault, size: int = 2, program_seconds: float = 1.0, **plan: Any) -> Launch:
+    """Launch ranks on fast hosts."""
+    ips, ports = tuple(map(ip, range(size))), (7777,) * size
     plans = [
-        Plan(rank=rank, ips=(ip(0), ip(1)), link_ports=(7777, 7777), **{"backend": "ring", "session_id": "S", **plan})
-        for rank in range(2)
+        Plan(rank=rank, ips=ips, link_ports=ports, **{"backend": "ring", "session_id": "S", **plan})
+        for rank in range(size)
     ]
-    scenario = Scenario(plans, [0.0, 0.0], LAUNCH_SECONDS, 0, 0.001, list(faults), is_launched=True)
+    scenario = Scenario(plans, [0.0] * size, LAUNCH_SECONDS, 0, 0.001, list(faults), is_launched=True)
     made = World(1, scenario)
     made.has_terminal = False
     for habits in made.habits:
-        habits.import_seconds = 0.5
+        habits.import_seconds, habits.program_seconds = 0.5, program_seconds
     made.run()
     assert made.broken == []
     assert made.launcher is not None

@@ -238,7 +238,7 @@ def test_a_killed_control_process_leaves_no_child_of_an_ended_command(
     on_both: Start, pair: Pair, nothing_left_soon: Check
 ) -> None:
     """Rank 0 waits for rank 1, whose command continues while its own child ignores TERM."""
-    zero, one = on_both(sh("(trap '' TERM; sleep 600) >/dev/null 2>&1 &"), READY, "--json")
+    zero, one = on_both(sh("(trap '' TERM; sleep 600) >/dev/null 2>&1 &"), READY, "--json", "--grace", "0.5")
     zero.until(("command-ended", 0))
     one.until(("output", 1))
     os.kill(zero.process.pid, signal.SIGKILL)

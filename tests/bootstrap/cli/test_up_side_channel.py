@@ -145,29 +145,6 @@ def test_a_broken_worker_ends_the_others_at_once(
         nothing_left(run, *group)
 
 
-def test_rank_0_cannot_load(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
-    """It exits before any bootstrap, and the others soon after it, unless another rank 0 connects. [BOOT-SEND]"""
-    group = ranks(3)
-    hostfile = write_hostfile(tmp_path / "hosts.json", [rank.ip for rank in group], backend="ring")
-    options = ("--json", "--timeout", "100")
-    others = [up(each, hostfile, *options) for each in group[1:]]
-    go = tmp_path / "go"
-    zero = up(group[0], hostfile, *options, worker="exits_when.py", env={"EXIT_WHEN": str(go)})
-    for rank, run in enumerate(others, start=1):
-        run.until(("confirmed", rank))
-    go.touch()
-    told = failed(zero, "mlx-crashed")
-    assert (told["rank"], told["stage"]) == (0, "worker")
-    for rank, run in enumerate(others, start=1):
-        told = failed(run, "session-ended")
-        assert (told["rank"], told["stage"]) == (rank, "link")
-        assert told["message"] == "rank 0 ended the session before the group was formed"
-        assert run.events[-1]["t_ms"] < SOON_MS
-        assert of(run, "bootstrap-received") == []
-    for run in (zero, *others):
-        nothing_left(run, *group)
-
-
 def test_ready_is_ready_on_every_rank(ranks: Ranks, up: Start, tmp_path: Path, nothing_left: Check) -> None:
     """All three have their group; then rank 1's worker is killed, and the others' sums fail.
 

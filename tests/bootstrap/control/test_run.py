@@ -679,21 +679,23 @@ def test_a_command_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worker", "code", "text"),
+    ("worker", "seconds", "code", "text"),
     [
-        ("import signal; signal.pause()", "mlx-hangs", "MLX is still being imported"),
-        ("import os; os.abort()", "mlx-crashed", "loading MLX failed: the worker ended by signal SIGABRT"),
-        ("raise SystemExit(7)", "mlx-crashed", "loading MLX failed: the worker ended with exit status 7"),
+        ("import signal; signal.pause()", 0.5, "mlx-hangs", "MLX is still being imported"),
+        ("import os; os.abort()", 60.0, "mlx-crashed", "loading MLX failed: the worker ended by signal SIGABRT"),
+        ("raise SystemExit(7)", 60.0, "mlx-crashed", "loading MLX failed: the worker ended with exit status 7"),
     ],
 )
-def test_an_import_of_mlx_that_goes_wrong(worker: str, code: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_of_mlx_that_goes_wrong(
+    worker: str, seconds: float, code: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is a named failure, within the deadline."""
     monkeypatch.setattr("bootstrap.control.child.WORKER", ("-c", worker))
 
     async def act(run: Run) -> None:
         await (await run.start_worker("ring")).next_event()
 
-    exit_code, shown = executed(act, timeout=5.0)
+    exit_code, shown = executed(act, timeout=seconds)
     (error,) = shown.of("error")
     assert (exit_code, error["code"]) == (3, code)
     assert text in error["message"]
@@ -701,8 +703,9 @@ def test_an_import_of_mlx_that_goes_wrong(worker: str, code: str, text: str, mon
 
 def test_a_process_that_cannot_be_killed_is_reported_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bounded time, for example if a driver holds it in the kernel."""
-    monkeypatch.setattr("bootstrap.control.child.KILL_SECONDS", 0.2)
-    monkeypatch.setattr("bootstrap.control.child.GRACE_SECONDS", 0.1)
+    for module in ("child", "strays"):
+        monkeypatch.setattr(f"bootstrap.control.{module}.GRACE_SECONDS", 0.1)
+        monkeypatch.setattr(f"bootstrap.control.{module}.KILL_SECONDS", 0.2)
     kill = os.killpg
     children: list[Child] = []
 

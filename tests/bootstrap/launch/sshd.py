@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import psutil
+
 from bootstrap.system.network import free_port
-from tests.bootstrap.conftest import wait_until
+from tests.bootstrap.conftest import CommandRun, wait_until
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
 SSH = shutil.which("ssh")
@@ -142,3 +144,21 @@ def _listens(server: "subprocess.Popen[bytes]", ips: Sequence[str], port: int) -
     assert server.poll() is None, "sshd has ended"
     table = Path(f"/proc/{server.pid}/net/tcp").read_text()
     return all(f" {IPv4Address(ip).packed[::-1].hex().upper()}:{port:04X} 00000000:0000 0A" in table for ip in ips)
+
+
+def kill_ssh(run: CommandRun, words: str) -> None:
+    """Kill the first ssh of a launcher that runs `jaccl-bootstrap` with these words."""
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.name() == "ssh" and " ".join(process.cmdline()).endswith(f" {words}")
+        except psutil.NoSuchProcess:  # it has ended, and may be a zombie
+            return False
+
+    def found() -> list[psutil.Process]:
+        children = psutil.Process(run.process.pid).children()
+        return [each for each in children if runs(each)]
+
+    wait_until(lambda: found() != [], f"ssh runs {words}")
+    for each in found():
+        each.kill()

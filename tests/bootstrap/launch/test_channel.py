@@ -143,19 +143,19 @@ def test_a_program_that_does_not_read_holds_up_no_stop(
         nothing_left(run, *group)
 
 
-def test_a_rank_ends_when_its_launcher_is_silent(
+def test_a_rank_ends_when_its_launcher_is_gone(
     ranks: Callable[[int], list[Rank]], launched: Starting, nothing_left: Check
 ) -> None:
-    """A clean end with its own reason, which the other rank is told."""
+    """A clean end with its own reason, which the other rank is told. One that is silent is in the simulation."""
     group = ranks(2)
     program = "trap 'echo saved; exit 0' TERM; echo begun; sleep 600 & wait"
     zero, one = launched(group, command=("/bin/sh", "-c", program))
     for number, run in enumerate((zero, one)):
         run.until(("output", number))
-    one.hush()
+    one.close()
     assert [one.end(), zero.end()] == [125, 125], (one.events, zero.events)
     for run in (one, zero):
-        assert (error(run)["code"], error(run)["rank"]) == ("launcher-silent", 1)
+        assert (error(run)["code"], error(run)["rank"]) == ("launcher-gone", 1)
     assert "saved" in output(one)
     for run in (zero, one):
         nothing_left(run, *group)

@@ -12,7 +12,6 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 import bootstrap
@@ -21,7 +20,7 @@ from bootstrap.hostfile import read_hostfile
 from bootstrap.trust import Pins, load_identity
 from tests.bootstrap.cli.test_up_mlx_lm import SERVER, complete
 from tests.bootstrap.conftest import SCRIPTS, CommandRun, wait_until
-from tests.bootstrap.launch.sshd import Hosts
+from tests.bootstrap.launch.sshd import Hosts, kill_ssh
 from tests.bootstrap.ranks import LINK_PORT, Check, Start, error, of
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 
@@ -185,24 +184,6 @@ def test_a_second_ctrl_c_ends_the_last_look(
     assert run.end() == 130, (run.events, run.stderr)
     assert looked(run)[1] == (name, "", "interrupted")
     clean(soon=True)
-
-
-def kill_ssh(run: CommandRun, words: str) -> None:
-    """Kill the first ssh of a launcher that runs `jaccl-bootstrap` with these words."""
-
-    def runs(process: psutil.Process) -> bool:
-        try:
-            return process.name() == "ssh" and " ".join(process.cmdline()).endswith(f" {words}")
-        except psutil.NoSuchProcess:  # it has ended, and may be a zombie
-            return False
-
-    def found() -> list[psutil.Process]:
-        children = psutil.Process(run.process.pid).children()
-        return [each for each in children if runs(each)]
-
-    wait_until(lambda: found() != [], f"ssh runs {words}")
-    for each in found():
-        each.kill()
 
 
 @pytest.mark.parametrize("stage", STAGES)

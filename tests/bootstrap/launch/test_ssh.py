@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.capabilities import own_version
+from bootstrap.cli.host import SILENCE_SECONDS
 from bootstrap.errors import ConfigError
 from bootstrap.launch.asking import asking
 from bootstrap.launch.requests import Failed, Hello, Over, Stored, StorePin, Survey, decode_answer, encode
@@ -141,10 +142,13 @@ def test_a_host_that_waits_is_sent_heartbeats(hosts: Hosts, tmp_path: Path) -> N
 
 
 def test_the_host_command_ends_without_a_launcher(tmp_path: Path) -> None:
-    """It answers known requests, skips heartbeats, and ends with its input, or after 10 s without any."""
+    """It answers known requests, skips heartbeats, and ends with its input, or after some seconds without any."""
     words = [sys.executable, "-P", "-m", "bootstrap", "host"]
     env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as silent:
+    assert SILENCE_SECONDS == 10.0
+    soon = "from bootstrap.cli import host; host.SILENCE_SECONDS = 0.2; raise SystemExit(host.host())"
+    silenced = [sys.executable, "-P", "-c", soon]
+    with subprocess.Popen(silenced, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as silent:
         given = b'\n{"type":"nothing"}\n' + encode(StorePin(name="mac-b", key="no key"))
         done = subprocess.run(words, input=given, capture_output=True, env=env, timeout=60, check=False)
         answers = [decode_answer(line) for line in done.stdout.splitlines()]

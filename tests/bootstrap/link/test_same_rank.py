@@ -22,7 +22,9 @@ async def connected(ip: str, **options: Any) -> asyncio.StreamWriter:
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_both_ranks_are_told_that_they_have_the_same_number(rank: str, pair: tuple[Rank, Rank], up: Start) -> None:
     """Each once waited for the other until its deadline."""
-    runs = [up(own, peer, "--json", "--rank", rank, "--timeout", "40") for own, peer in (pair, pair[::-1])]
+    assert same_rank.STAY_SECONDS == same_rank.LOOK_SECONDS + 2 * same_rank.WORD_SECONDS + 1.5  # as in the script
+    options = ("--json", "--rank", rank, "--timeout", "40")
+    runs = [up(own, peer, *options, program="looks_often.py") for own, peer in (pair, pair[::-1])]
     for each in runs:
         event = failed(each, "same-rank")
         assert event["message"].startswith(f"this rank and the peer both have rank {rank}")

@@ -129,23 +129,23 @@ def test_a_bad_peer(conform: Callable[..., Done], tmp_path: Path) -> None:
 
 
 def test_the_command_that_runs_it_again(conform: Callable[..., Done]) -> None:
-    done = conform("rank1.length-zero-accepted", "rank1.framing.length-zero", "--json")
+    done = conform("rank1.associated-data-accepted", "rank1.seal.associated-data", "--json")
     again = shlex.split(str(events(done)[1]["rerun"]))
     assert again[:3] == ["wireproto", "conform", "peer"]
-    assert again[-1] == "rank1.framing.length-zero"
+    assert again[-1] == "rank1.seal.associated-data"
     repeated = run_text(*again[1:], "--json", cwd=ROOT)
     assert [case["verdict"] for case in events(repeated)[:2]] == ["pass", "fail"]
 
 
 def test_expected_failures(conform: Callable[..., Done], tmp_path: Path) -> None:
     listed = tmp_path / "expected"
-    listed.write_text("# what is known\n\nrank1.framing.length-zero  the peer skips it\n")
+    listed.write_text("# what is known\n\nrank1.seal.associated-data  the peer takes it\n")
     done = conform(
-        "rank1.length-zero-accepted", "rank1.framing.length-zero", "--json", "--expected-failures", str(listed)
+        "rank1.associated-data-accepted", "rank1.seal.associated-data", "--json", "--expected-failures", str(listed)
     )
-    assert (done.returncode, events(done)[1]["expected"]) == (0, "the peer skips it")
-    done = conform("rank1", "rank1.framing.length-zero", "--json", "--expected-failures", str(listed))
-    assert (done.returncode, events(done)[-1]["unexpected_passes"]) == (1, ["rank1.framing.length-zero"])
+    assert (done.returncode, events(done)[1]["expected"]) == (0, "the peer takes it")
+    done = conform("rank1", "rank1.seal.associated-data", "--json", "--expected-failures", str(listed))
+    assert (done.returncode, events(done)[-1]["unexpected_passes"]) == (1, ["rank1.seal.associated-data"])
 
 
 def test_nobody_reads_on(tmp_path: Path) -> None:

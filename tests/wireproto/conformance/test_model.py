@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
+from tests.wireproto.conformance.simulated import simulated
 from tests.wireproto.conformance.test_own_roles import target as own_target
 from tests.wireproto.conformance.trying import OURS, PATIENT, results_of, settings, target
 from wireproto import OUTCOME_1, JacclBootstrapPayload, Message, Revision, WireError, decode_frame
@@ -238,7 +239,7 @@ def played(
             for each in peers:
                 group.create_task(worker(each))
 
-    asyncio.run(main())
+    simulated(main())
     return found
 
 
@@ -372,7 +373,7 @@ def test_a_case_names_the_rule_and_shows_the_smallest_script(monkeypatch: pytest
     monkeypatch.setattr("wireproto.conformance.cases.model._SCRIPTS", {Role.RESPONDER: 40})
     (result,) = [
         each
-        for each in asyncio.run(results_of(RefusesPrompts, cases=[CASES["rank1.model.order"]]))
+        for each in simulated(results_of(RefusesPrompts, cases=[CASES["rank1.model.order"]]))
         if each.section == "model"
     ]
     assert result.verdict is Verdict.FAIL
@@ -393,4 +394,4 @@ def test_what_a_peer_is_known_to_break_is_left_out(monkeypatch: pytest.MonkeyPat
         finally:
             await peer.stop()
 
-    assert asyncio.run(result()).verdict is Verdict.PASS
+    assert simulated(result()).verdict is Verdict.PASS

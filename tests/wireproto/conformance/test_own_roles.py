@@ -13,6 +13,7 @@ from bootstrap import LinkError
 from bootstrap.link.sessions import RankOne, RankZero, Times, alongside
 from bootstrap.plan import new_session_id
 from tests.examples import PROFILE
+from tests.wireproto.conformance.simulated import simulated
 from tests.wireproto.conformance.trying import AT_ONCE, HOST, OURS, PATIENT, THEIRS, cases_of, free_port, settings
 from wireproto import JacclBootstrapPayload, Revision
 from wireproto.conformance import CASES, Case, RankOneTarget, RankZeroTarget, Result, Running, Target, Verdict, run
@@ -21,8 +22,6 @@ from wireproto.conformance.cases import generated
 from wireproto.messages import MAX_LINK_LENGTH, OUTCOME_1, SIDE_CHANNEL_1, Versions
 from wireproto.session import Config, Role, Session
 from wireproto.session.handshake import KeySigner
-
-pytestmark = pytest.mark.waits
 
 TIMES = Times(
     connect=PATIENT.start,
@@ -89,7 +88,7 @@ def target(role: Role, revision: Revision) -> Target:
 
     if role is Role.RESPONDER:
         return RankOneTarget(HOST, free_port(), launch)
-    return RankZeroTarget(HOST, 0, launch)
+    return RankZeroTarget(HOST, free_port(), launch)
 
 
 async def results(role: Role, revision: Revision, cases: Collection[Case], *, full: bool = True) -> list[Result]:
@@ -102,7 +101,7 @@ async def results(role: Role, revision: Revision, cases: Collection[Case], *, fu
 @pytest.mark.parametrize("role", Role)
 def test_they_pass(role: Role, revision: Revision) -> None:
     """Nothing is missing, either, except in the profile `local` some of what takes long."""
-    found = asyncio.run(results(role, revision, cases_of(role), full=PROFILE != "local"))
+    found = simulated(results(role, revision, cases_of(role), full=PROFILE != "local"))
     assert {result.id: result.reason for result in found if result.verdict not in FINE} == {}
     ran = {result.id for result in found if result.verdict is Verdict.PASS}
     left = {result.id for result in found if PROFILE == "local" and result.reason == FULL_ONLY}

@@ -9,6 +9,7 @@ import pytest
 
 from tests.wireproto.conformance.peers.mutants import MUTANTS
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
+from tests.wireproto.conformance.simulated import simulated
 from tests.wireproto.conformance.trying import (
     HOST,
     PATIENCE,
@@ -36,7 +37,7 @@ Rank = type[RankOne] | type[RankZero]
 @pytest.mark.parametrize("revision", Revision)
 @pytest.mark.parametrize("make", [RankOne, RankZero])
 def test_a_reference_peer_passes(make: Rank, revision: Revision) -> None:
-    results = asyncio.run(results_of(make, revision, patience=PATIENT))
+    results = simulated(results_of(make, revision, patience=PATIENT))
     assert {result.id: result.reason for result in results if result.verdict not in FINE} == {}
     assert len(results) == len(cases_of(role_of(make)))
     skipped = [result for result in results if result.verdict is Verdict.SKIPPED]
@@ -53,13 +54,13 @@ def test_a_mutant_is_caught(name: str) -> None:
     """Detected by a case that names the requirement; only cases that cite it are run."""
     mutant = MUTANTS[name]
     cases = [case for case in cases_of(role_of(mutant.make)) if set(mutant.rules) & set(case.requirements)]
-    results = asyncio.run(results_of(mutant.make, mutant.revision, cases))
+    results = simulated(results_of(mutant.make, mutant.revision, cases))
     assert {result.failure.requirement for result in results if result.failure} & set(mutant.rules)
 
 
 def one(make: Rank, case: str, revision: Revision = Revision.V2) -> Result:
     """Return the result of one case."""
-    return asyncio.run(results_of(make, revision, [CASES[case]]))[-1]
+    return simulated(results_of(make, revision, [CASES[case]]))[-1]
 
 
 def test_a_failure_says_what_was_wrong() -> None:
@@ -98,7 +99,7 @@ def test_a_should_that_is_missed_is_not_a_failure() -> None:
 )
 def test_what_is_not_even_sane_is_diagnosed(mutant: str, why: str) -> None:
     make = MUTANTS[mutant].make
-    first, *rest = asyncio.run(results_of(make))
+    first, *rest = simulated(results_of(make))
     assert first.section == "sanity"
     assert first.failure is not None
     assert why in first.failure.came
@@ -215,7 +216,7 @@ def test_trouble_is_a_verdict(make: type[Troublesome]) -> None:
 def test_a_case_that_fails_does_not_disturb_the_next() -> None:
     """Each of these runs after one that leaves the mutant's connection hanging."""
     make = MUTANTS["rank1.bad-box-skipped"].make
-    results = asyncio.run(results_of(make, cases=[case for case in cases_of(Role.RESPONDER) if case.section == "seal"]))
+    results = simulated(results_of(make, cases=[case for case in cases_of(Role.RESPONDER) if case.section == "seal"]))
     verdicts = {result.id.rpartition(".")[2]: result.verdict for result in results}
     assert verdicts["tag-changed"] is verdicts["another-key"] is Verdict.FAIL
     assert verdicts["nonces-differ"] is verdicts["nonce-any"] is verdicts["replay"] is Verdict.PASS

@@ -101,7 +101,7 @@ def target(
     start = launcher(make, revision, patience)
     if issubclass(make, RankOne):
         return RankOneTarget(HOST, free_port(), start)
-    return RankZeroTarget(HOST, 0, start)
+    return RankZeroTarget(HOST, free_port(), start)
 
 
 def settings(revision: Revision = Revision.V2, patience: Patience = PATIENCE) -> Settings:
