@@ -1,7 +1,9 @@
 """`bootstrap.rank` used by a program: real ranks over real links, with MLX in separate processes."""
 
 import asyncio
+import copy
 import os
+import pickle
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,11 +13,13 @@ import psutil
 import pytest
 
 import bootstrap
-from bootstrap import BootstrapError, ConfigError, Plan, events
+from bootstrap import BootstrapError, ConfigError, GroupInitError, Plan, events
 from bootstrap.control.child import CommandError
+from bootstrap.launch.member import RankError
 from bootstrap.link.outcome import PeerError
 from bootstrap.trust import Trust
 from tests.bootstrap.ranks import Rank, make_ranks
+from wireproto import Outcome, OutcomeState
 
 SECONDS = 60.0
 
@@ -166,3 +170,21 @@ def test_the_name_stays_the_function() -> None:
     """Although a submodule has the same name, which the import system puts in its place."""
     code = "import bootstrap, bootstrap.rank; from bootstrap.rank import Rank; assert callable(bootstrap.rank)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0  # noqa: S606
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        GroupInitError("no group within 1 s", code="deadline"),
+        CommandError(7),
+        PeerError(Outcome(1, OutcomeState.FAILED, "group", "init-failed", "no")),
+        RankError("lost", code="link-lost", stage="link", rank=1, exit_code=125),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_failure_of_a_process_in_a_pool(error: BootstrapError) -> None:
+    """It could not be unpickled, so the pool broke instead of raising it."""
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is type(error)
+        assert (str(again), vars(again)) == (str(error), vars(error))
+        assert (again.stage, again.code) == (error.stage, error.code)
