@@ -15,11 +15,13 @@ import pytest
 import bootstrap
 from bootstrap import BootstrapError, ConfigError, GroupInitError, Plan, events
 from bootstrap.control.child import CommandError
+from bootstrap.errors import IdentityError
 from bootstrap.launch.member import RankError
 from bootstrap.link.outcome import PeerError
 from bootstrap.trust import Trust
 from tests.bootstrap.ranks import Rank, make_ranks
 from wireproto import Outcome, OutcomeState
+from wireproto.session import Signer
 
 SECONDS = 60.0
 
@@ -125,6 +127,40 @@ def test_a_failure_reaches_whoever_takes_no_events(main: Callable[..., Any], pai
     assert error.code == "link-refused"
 
 
+class Refusing:
+    """A keychain whose owner does not unlock it."""
+
+    def __init__(self, signer: Signer, answer: Callable[[], Any]) -> None:
+        self.public_key, self.answer = signer.public_key, answer
+
+    def sign(self, commitment: bytes) -> Any:
+        return self.answer()
+
+
+def denied() -> bytes:
+    raise PermissionError("denied")
+
+
+@pytest.mark.parametrize("answer", [denied, lambda: None], ids=["raises", "none"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_key_that_does_not_sign(
+    number: int, answer: Callable[[], Any], pair: list[Rank], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rank waited for its deadline, and then reported that the link had failed; asyncio logged a traceback."""
+    plan, trust = parts(pair, number)
+    trust.signer = Refusing(trust.signer, answer)
+
+    async def main() -> None:
+        async with bootstrap.rank(*parts(pair, 1 - number)):
+            await ends(plan, trust)
+
+    (error,) = both(main())
+    assert isinstance(error, IdentityError)
+    assert error.code == "sign-failed"
+    assert isinstance(error.__cause__, PermissionError | TypeError)
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_an_exception_in_the_block_ends_the_rank_and_stays_what_it_is(pair: list[Rank]) -> None:
     async def fails() -> None:
         async with bootstrap.rank(*parts(pair, 1)) as run:
@@ -184,7 +220,7 @@ def test_the_name_stays_the_function() -> None:
 )
 def test_failure_of_a_process_in_a_pool(error: BootstrapError) -> None:
     """It could not be unpickled, so the pool broke instead of raising it."""
-    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301
         assert type(again) is type(error)
         assert (str(again), vars(again)) == (str(error), vars(error))
         assert (again.stage, again.code) == (error.stage, error.code)
