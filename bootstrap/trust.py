@@ -87,6 +87,8 @@ class Trust:
         two ranks RANK=NAME or RANK=KEY. With `first_use` an unpinned peer's key is pinned once it is proved. Raise
         IdentityError, and ConfigError if options contradict each other or the pins.
         """
+        if isinstance(peers, str):
+            raise ConfigError("peers must be a list of names or keys, not one string", code="bad-trust")
         if peers and first_use:
             raise ConfigError("--peer and --trust-first-use cannot be combined; give one of them", code="bad-trust")
         if first_use and plan.revision is Revision.V1:

@@ -26,7 +26,9 @@ class RunningRank:
 
     def __init__(self, task: "asyncio.Task[None]", events: "EventQueue") -> None:
         self._task, self._events = task, events
-        self._was_raised = self._is_left = False
+        self._is_left = False
+        self.was_raised = False
+        """Whether the caller has had the failure."""
         task.add_done_callback(self._end)
 
     def __aiter__(self) -> "RunningRank":
@@ -53,10 +55,10 @@ class RunningRank:
         self._is_left = not self._task.done()
 
     def raise_failure(self) -> None:
-        """Raise the failure of an ended rank, once."""
+        """Raise the failure of an ended rank, if there is one."""
         error = self._task.exception()
-        if error is not None and not self._was_raised and not (self._is_left and isinstance(error, Stopped)):
-            self._was_raised = True
+        if error is not None and not (self._is_left and isinstance(error, Stopped)):
+            self.was_raised = True
             raise error
 
     def _end(self, task: "asyncio.Task[None]") -> None:
@@ -122,4 +124,5 @@ async def running(
         rank.leave()
         run.stop(Stopped(signal.SIGTERM))
         await rank.settled()
-    rank.raise_failure()
+    if not rank.was_raised:
+        rank.raise_failure()

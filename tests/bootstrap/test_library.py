@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -161,6 +162,35 @@ def test_key_that_does_not_sign(
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
+def test_failure_that_the_iteration_has_raised_is_no_success(pair: list[Rank]) -> None:
+    """`ended` returned as after a success, if another task took the events."""
+
+    async def main() -> None:
+        async with bootstrap.rank(*parts(pair, 0, timeout=0.5)) as run:
+            for _ in range(2):
+                with pytest.raises(BootstrapError):
+                    await anext(event async for event in run if event is None)
+                with pytest.raises(BootstrapError):
+                    await run.ended()
+
+    assert both(main()) == [None]
+
+
+def test_one_string_is_no_list_of_hosts(pair: list[Rank]) -> None:
+    """It was taken for hosts with names of one letter each."""
+
+    async def main() -> None:
+        async with bootstrap.launch("localhost"):
+            raise AssertionError
+
+    (error,) = both(main())
+    assert isinstance(error, ConfigError)
+    assert error.code == "bad-hosts"
+    with pytest.raises(ConfigError) as caught:
+        Trust.of(parts(pair, 0)[0], peers="mac-b")
+    assert caught.value.code == "bad-trust"
+
+
 def test_an_exception_in_the_block_ends_the_rank_and_stays_what_it_is(pair: list[Rank]) -> None:
     async def fails() -> None:
         async with bootstrap.rank(*parts(pair, 1)) as run:
@@ -200,6 +230,15 @@ def test_processes_of_the_caller_are_left_alone(pair: list[Rank]) -> None:
 def test_a_plan_without_links_has_no_rank_to_run(pair: list[Rank]) -> None:
     (error,) = both(ends(*parts(pair, 1, link_ports=())))
     assert isinstance(error, ConfigError)
+
+
+@pytest.mark.parametrize("name", ["rank", "launch", "bootstrap", "Plan"])
+def test_function_that_a_caller_replaces_in_its_tests(name: str) -> None:
+    """Replacing `rank` or `launch` had no effect, without a word, and restoring it raised an AttributeError."""
+    function = getattr(bootstrap, name)
+    with mock.patch(f"bootstrap.{name}") as replaced:
+        assert getattr(bootstrap, name) is replaced
+    assert getattr(bootstrap, name) is function
 
 
 def test_the_name_stays_the_function() -> None:
