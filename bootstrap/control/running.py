@@ -50,9 +50,13 @@ class RunningRank:
         """Wait until the rank has ended. Raise nothing."""
         await asyncio.wait({self._task})
 
+    @property
+    def has_ended(self) -> bool:
+        return self._task.done()
+
     def leave(self) -> None:
         """Expect the rank to be stopped, which then is no failure."""
-        self._is_left = not self._task.done()
+        self._is_left = not self.has_ended
 
     def raise_failure(self) -> None:
         """Raise the failure of an ended rank, if there is one."""
@@ -112,6 +116,18 @@ class EventQueue:
         self._news.set()
 
 
+async def _settled(rank: RunningRank) -> None:
+    """Wait until the rank has ended, even if this is cancelled again, which anyio does all the time."""
+    cancelled: asyncio.CancelledError | None = None
+    while not rank.has_ended:
+        try:
+            await rank.settled()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
 @asynccontextmanager
 async def running(
     run: Run, act: Callable[[Run], Coroutine[Any, Any, None]], events: EventQueue
@@ -123,6 +139,6 @@ async def running(
     finally:
         rank.leave()
         run.stop(Stopped(signal.SIGTERM))
-        await rank.settled()
+        await _settled(rank)
     if not rank.was_raised:
         rank.raise_failure()

@@ -202,6 +202,30 @@ def test_an_exception_in_the_block_ends_the_rank_and_stays_what_it_is(pair: list
     assert isinstance(error, KeyError)
 
 
+def test_block_that_is_cancelled_again_while_it_is_left(pair: list[Rank]) -> None:
+    """It left tasks in the event loop, and processes after that: in a cancelled scope of anyio always."""
+
+    async def main() -> None:
+        before = asyncio.all_tasks()
+        listening = asyncio.Event()
+
+        async def listens() -> None:
+            async with bootstrap.rank(*parts(pair, 1)) as run:
+                async for event in run:
+                    if isinstance(event, events.Listening):
+                        listening.set()
+
+        task = asyncio.create_task(listens())
+        await listening.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+        assert asyncio.all_tasks() == before
+
+    assert both(main()) == [None]
+
+
 def test_a_rank_that_is_left_at_once(pair: list[Rank]) -> None:
     async def leaves() -> None:
         async with bootstrap.rank(*parts(pair, 1)):
