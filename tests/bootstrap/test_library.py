@@ -4,6 +4,7 @@ import asyncio
 import copy
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -249,6 +250,17 @@ def test_processes_of_the_caller_are_left_alone(pair: list[Rank]) -> None:
             await process.wait()
 
     assert both(main()) == [None]
+
+
+def test_process_that_ignores_sigchld(pair: list[Rank]) -> None:
+    """The system keeps no exit status then: a command that failed had succeeded."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        (error,) = both(ends(*parts(pair, 1, command=("false",))))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert isinstance(error, ConfigError)
+    assert error.code == "bad-signals"
 
 
 def test_a_plan_without_links_has_no_rank_to_run(pair: list[Rank]) -> None:
