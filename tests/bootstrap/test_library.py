@@ -256,7 +256,7 @@ def test_process_that_ignores_sigchld(pair: list[Rank]) -> None:
     """The system keeps no exit status then: a command that failed had succeeded."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        (error,) = both(ends(*parts(pair, 1, command=("false",))))
+        (error,) = both(ends(*parts(pair, 1, command=("false",), timeout=0.5)))
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert isinstance(error, ConfigError)
