@@ -43,6 +43,8 @@ _MODULES = {
     "Plan": "plan",
     "bootstrap": "group",
     "form_group": "group",
+    "launch": "launch.run",
+    "rank": "rank",
     "side_channel_factory": "link.gather",
 }
 
@@ -57,11 +59,12 @@ def __getattr__(name: str) -> Any:
 class _Package(ModuleType):
     """This package. Everything but the errors is imported on first use, since `--help` needs none of it.
 
-    `rank` and `launch` are always the functions; the import system would replace them with the submodules.
+    `rank` and `launch` are never the submodules, which the import system would put in the place of the functions.
     """
 
-    rank = property(lambda self: import_module("bootstrap.rank").rank, lambda self, module: None)
-    launch = property(lambda self: import_module("bootstrap.launch.run").launch, lambda self, package: None)
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _MODULES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -105,6 +105,7 @@ ADVICE: Final[dict[str, Advice]] = {
         "this rank does not know the other's key, or its address has changed",
         "jaccl-bootstrap pin NAME KEY --address IP; or --peer NAME",
     ),
+    "sign-failed": Advice("the store of the identity key is locked, or refused", "unlock it, then start again"),
     "no-home": _fix("there is no directory for the identity key", "set HOME, or use --identity PATH"),
     "encrypted": _KEY_FILE,
     "no-identity": _KEY_FILE,

@@ -20,6 +20,14 @@ class BootstrapError(Exception):
         super().__init__(" ".join(message.split()))
         self.code = code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default the arguments of the base class would go to the __init__ of this one, which takes others.
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+def _rebuild(cls: type[BootstrapError], args: tuple[object, ...]) -> BootstrapError:
+    return cls.__new__(cls, *args)
+
 
 class ConfigError(BootstrapError, ValueError):
     """Wrong arguments: nothing was written or started."""

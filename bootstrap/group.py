@@ -272,8 +272,10 @@ def _deadline(seconds: float | None) -> Iterator[None]:
         return
     if threading.current_thread() is not threading.main_thread():
         raise ConfigError("a deadline works only on the main thread; use deadline=None on others", code="bad-timeout")
-    if not seconds > 0:
-        raise ConfigError(f"deadline {seconds} is wrong, use a positive number of seconds", code="bad-timeout")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds <= threading.TIMEOUT_MAX:
+        text = "the deadline is wrong, use a positive number of seconds, or None for no limit"
+        raise ConfigError(text, code="bad-timeout")
     late = GroupInitError(f"no group within {seconds:g} s; check whether the other rank has started", code="deadline")
     rang = False
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.machinery import PathFinder
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
@@ -33,6 +33,22 @@ MIN_RANKS, MAX_RANKS = MIN_SIZE, MAX_SIZE
 
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SESSION_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
+
+
+_TYPE_CODES: Final = {
+    **dict.fromkeys(("ips", "all_ips"), "bad-ip"),
+    **dict.fromkeys(("link_ports", "relay_port"), "bad-port"),
+    **dict.fromkeys(("timeout", "grace", "finish_timeout"), "bad-timeout"),
+    **dict.fromkeys(("command", "stdin", "dry_run"), "bad-command"),
+    "jaccl_ring": "bad-devices",
+    "envs": "bad-env",
+    "directory": "bad-directory",
+    "cwd": "bad-cwd",
+    "revision": "bad-revision",
+    "extensions": "bad-extensions",
+    "restarts": "bad-restart",
+}
+"""The code for a field of a plan that has a wrong type."""
 
 
 def new_session_id() -> str:
@@ -93,6 +109,7 @@ class Plan:
     """Do everything but form the group."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_size(len(self.ips))
         if not self.all_ips:
             object.__setattr__(self, "all_ips", tuple((ip,) for ip in self.ips))
@@ -129,6 +146,35 @@ class Plan:
         if self.cwd is not None and not Path(self.cwd).is_dir():
             raise ConfigError(f"--cwd {self.cwd} is not a directory; create it, or use another one", code="bad-cwd")
         self._check_command()
+        self._check_texts()
+
+    def _check_types(self) -> None:
+        """Convert lists to tuples and numbers to members; the fields without a code here have checks of their own."""
+        for each in fields(self):
+            if (code := _TYPE_CODES.get(each.name)) is not None:
+                try:
+                    value = msgspec.convert(getattr(self, each.name), each.type)
+                except ValueError as error:
+                    raise ConfigError(f"{each.name} is wrong, use another: {error}", code=code) from error
+                object.__setattr__(self, each.name, value)
+
+    def _check_texts(self) -> None:
+        """Refuse texts that no process can get: a worker gets them in JSON, a command as C strings."""
+        encode = os.fsencode if self.program is Program.COMMAND else str.encode
+        texts = {
+            "bad-command": self.command,
+            "bad-env": tuple(value for _, value in self.envs),
+            "bad-cwd": (self.cwd or "",),
+            "bad-directory": (self.directory or "",),
+        }
+        for code, text in ((code, text) for code, each in texts.items() for text in each):
+            try:
+                is_usable = b"\0" not in encode(text)
+            except UnicodeEncodeError:
+                is_usable = False
+            if not is_usable:
+                shown = ascii(text if len(text) <= 60 else text[:60] + "...")
+                raise ConfigError(f"{shown} has a character that no process can get; remove it", code=code)
 
     def _check_command(self) -> None:
         if self.runs not in get_args(Runs):

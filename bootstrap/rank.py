@@ -26,6 +26,7 @@ from bootstrap.link.record import Capture, KeyLog
 from bootstrap.link.same_rank import no_other_rank_0, no_other_rank_1
 from bootstrap.link.sessions import READY, REPLACED, RankOne, RankZero, SessionLostError, alongside
 from bootstrap.link.side_channel import SocketPair, socket_pair
+from bootstrap.link.signing import RankSigner
 from bootstrap.plan import Plan, new_session_id
 from bootstrap.restarts import EndedEarlyError, Restarts, is_lost_session
 from bootstrap.system import current
@@ -378,7 +379,7 @@ class Rank:
         return Session(
             Config(
                 role=role,
-                signer=self.trust.signer,
+                signer=RankSigner(self.trust.signer, self.run.stop),
                 pin=pin,
                 revision=self.plan.revision,
                 key_log=cast("TextIO | None", self._key_log),

@@ -15,6 +15,7 @@ from bootstrap.errors import ConfigError, IdentityError, LinkError
 from bootstrap.plan import Plan, check_ip
 from bootstrap.private_file import PrivateFile, config_directory
 from wireproto.messages import Revision
+from wireproto.session import Config, Role
 from wireproto.session.handshake import IDENTITY_SIZE, KeySigner, Pin, Signer, TrustAnyKey, fingerprint
 
 MAX_KEY_FILE: Final = 16 * 1024  # a P-256 key is 241 bytes of PEM; there may be comments
@@ -31,7 +32,7 @@ OnConfirmed = Callable[[int, str, bytes], str | None]
 class Trust:
     """The identity of this rank, and the one key that it accepts from each other rank.
 
-    Raise ConfigError (`key-repeated`) if two ranks have the same key.
+    Raise ConfigError for a key that cannot be one (`bad-key`), or if two ranks have the same key (`key-repeated`).
     """
 
     def __init__(
@@ -44,6 +45,13 @@ class Trust:
         """Called off the event loop with a rank, its address and its proved key.
 
         Returns the name of the pin that got this new address, if any."""
+        for rank, key in keys.items():
+            try:
+                # As the sessions do, where a failure would look like one of the link.
+                self.keys[rank] = Config(role=Role.INITIATOR, signer=signer, pin=key).pin
+            except (TypeError, ValueError) as error:
+                text = f"the keys for the session with rank {rank} cannot be used: {error}; correct them"
+                raise ConfigError(text, code="bad-key") from error
         for rank, key in self.keys.items():
             if isinstance(key, bytes) and (other := self._holder(key, but=rank)) is not None:
                 raise ConfigError(
@@ -79,6 +87,8 @@ class Trust:
         two ranks RANK=NAME or RANK=KEY. With `first_use` an unpinned peer's key is pinned once it is proved. Raise
         IdentityError, and ConfigError if options contradict each other or the pins.
         """
+        if isinstance(peers, str):
+            raise ConfigError("peers must be a list of names or keys, not one string", code="bad-trust")
         if peers and first_use:
             raise ConfigError("--peer and --trust-first-use cannot be combined; give one of them", code="bad-trust")
         if first_use and plan.revision is Revision.V1:

@@ -23,6 +23,11 @@ def shorten(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
+def shown(number: int) -> str:
+    """Return a number for a message. Python refuses to print one of more than 4300 digits."""
+    return str(number) if number.bit_length() <= 64 else f"a number of {number.bit_length()} bits"
+
+
 class WireError(ValueError):
     """Base class of all errors that bytes can cause. `str(error)` is one line: code, place and detail."""
 

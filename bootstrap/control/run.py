@@ -14,7 +14,7 @@ from bootstrap.control.child import Child, CommandError, exit_code, parse
 from bootstrap.control.lock import host_lock
 from bootstrap.control.strays import adopting, descendants, end_strays, reap_orphans
 from bootstrap.control.watchers import Watchers
-from bootstrap.errors import BootstrapError, refused
+from bootstrap.errors import BootstrapError, ConfigError, refused
 from bootstrap.events import EventDict
 from bootstrap.link.outcome import PeerError
 from bootstrap.link.reason import Reason
@@ -213,6 +213,9 @@ class Run:
 
     async def main(self, act: Callable[["Run"], Coroutine[Any, Any, None]]) -> None:
         """Run `act`. Raise BootstrapError or Stopped. However it ends, no child and no file of one is left."""
+        if not self._owns_process and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            text = "this process ignores SIGCHLD, so no exit status of a program is known; restore signal.SIG_DFL"
+            raise ConfigError(text, code="bad-signals")
         with suppress(OSError):
             # Chosen once: if the disk is full later, that is an error, not a reason to use another directory.
             current().files.temporary_directory()

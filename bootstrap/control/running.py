@@ -26,7 +26,9 @@ class RunningRank:
 
     def __init__(self, task: "asyncio.Task[None]", events: "EventQueue") -> None:
         self._task, self._events = task, events
-        self._was_raised = self._is_left = False
+        self._is_left = False
+        self.was_raised = False
+        """Whether the caller has had the failure."""
         task.add_done_callback(self._end)
 
     def __aiter__(self) -> "RunningRank":
@@ -48,15 +50,19 @@ class RunningRank:
         """Wait until the rank has ended. Raise nothing."""
         await asyncio.wait({self._task})
 
+    @property
+    def has_ended(self) -> bool:
+        return self._task.done()
+
     def leave(self) -> None:
         """Expect the rank to be stopped, which then is no failure."""
-        self._is_left = not self._task.done()
+        self._is_left = not self.has_ended
 
     def raise_failure(self) -> None:
-        """Raise the failure of an ended rank, once."""
+        """Raise the failure of an ended rank, if there is one."""
         error = self._task.exception()
-        if error is not None and not self._was_raised and not (self._is_left and isinstance(error, Stopped)):
-            self._was_raised = True
+        if error is not None and not (self._is_left and isinstance(error, Stopped)):
+            self.was_raised = True
             raise error
 
     def _end(self, task: "asyncio.Task[None]") -> None:
@@ -110,6 +116,18 @@ class EventQueue:
         self._news.set()
 
 
+async def _settled(rank: RunningRank) -> None:
+    """Wait until the rank has ended, even if this is cancelled again, which anyio does all the time."""
+    cancelled: asyncio.CancelledError | None = None
+    while not rank.has_ended:
+        try:
+            await rank.settled()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
 @asynccontextmanager
 async def running(
     run: Run, act: Callable[[Run], Coroutine[Any, Any, None]], events: EventQueue
@@ -121,5 +139,6 @@ async def running(
     finally:
         rank.leave()
         run.stop(Stopped(signal.SIGTERM))
-        await rank.settled()
-    rank.raise_failure()
+        await _settled(rank)
+    if not rank.was_raised:
+        rank.raise_failure()

@@ -105,6 +105,8 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
 
     A given `run` owns the events and rank 0's input; by default this function owns the events, and there is no input.
     """
+    if isinstance(hosts, str):
+        raise ConfigError("hosts must be a list of names, not one string", code="bad-hosts")
     events = EventQueue()
     if run is None:
         wanted["stdin"] = False

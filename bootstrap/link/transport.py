@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, cast
 
-from bootstrap.errors import LinkError, system_reason
+from bootstrap.errors import IdentityError, LinkError, system_reason
 from bootstrap.link.record import Capture, LinkCapture
 from wireproto.errors import RemoteError, SealError
 from wireproto.messages import Message
@@ -184,9 +184,16 @@ class Link(asyncio.BufferedProtocol):
                 self._flush()  # the ack goes out even if a bad frame follows the hello
         except RemoteError as error:
             self.close(LinkError(f"the other rank broke the protocol: {error}", code=error.code))
+        except IdentityError as error:
+            self.close(LinkError(str(error), code=error.code))
 
     def _flush(self) -> None:
-        if pieces := self.session.data_to_send():
+        try:
+            pieces = self.session.data_to_send()
+        except IdentityError as error:
+            self.close(LinkError(str(error), code=error.code))
+            return
+        if pieces:
             if self._recorded is not None:
                 for piece in pieces:
                     self._recorded.sent(piece)

@@ -20,6 +20,8 @@ from bootstrap.system.guard import start_ticks
 
 LONGEST_LINE: Final = 64 * 1024
 POLL_SECONDS: Final = 0.02
+UNKNOWN_STATUS: Final = 255
+"""The exit status of a child that something else in this process has reaped, as in asyncio."""
 GUARD: Final = ("-I", "-S", str(Path(__file__).with_name("guard.py")))
 
 
@@ -116,6 +118,11 @@ class SystemProcess:
             self._transports.append(transport)
 
     def poll(self) -> int | None:
+        if self._process.returncode is None and hasattr(os, "waitid"):
+            try:
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            except ChildProcessError:
+                self._process.returncode = UNKNOWN_STATUS  # else 0, as if it had succeeded
         return self._process.poll()
 
     def exit_status(self) -> int | None:

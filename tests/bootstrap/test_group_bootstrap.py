@@ -161,11 +161,14 @@ def test_a_failure_before_the_deadline_stays_what_it_is(tmp_path: Path, monkeypa
     assert caught.value is native
 
 
-@pytest.mark.parametrize("deadline", [0, -1, 0.0, float("nan")])
+@pytest.mark.parametrize("deadline", [0, -1, 0.0, float("nan"), float("inf"), 1e20, 10**30, True, "60"])
 def test_a_deadline_that_cannot_be(deadline: float, tmp_path: Path) -> None:
+    """An infinite one raised OverflowError, and left its handler of SIGALRM in the process."""
+    handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(ConfigError, match="use a positive number of seconds") as caught:
         bootstrap(config_of(tmp_path), deadline=deadline)
     assert caught.value.code == "bad-timeout"
+    assert signal.getsignal(signal.SIGALRM) is handler
 
 
 @pytest.mark.usefixtures("clean_environment")

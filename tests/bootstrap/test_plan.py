@@ -5,6 +5,7 @@ import pytest
 
 from bootstrap import BootstrapConfig, BootstrapError, ConfigError, Plan
 from bootstrap.plan import check_devices, check_session_id, elect, new_session_id
+from wireproto import Revision
 
 GOOD: dict[str, Any] = {"own_rank": 0, "own_ip": "10.0.0.1", "peer_ip": "10.0.0.2", "port": 29400, "session_id": "s"}
 UNSAFE_SESSION_IDS = [
@@ -55,6 +56,50 @@ def test_bad_config(change: dict[str, Any], code: str) -> None:
     assert isinstance(caught.value, BootstrapError)
     assert ", use " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"ips": None}, "bad-ip"),
+        ({"all_ips": 1}, "bad-ip"),
+        ({"link_ports": 7777}, "bad-port"),
+        ({"link_ports": (7777.5,)}, "bad-port"),
+        ({"timeout": "5"}, "bad-timeout"),
+        ({"grace": "5"}, "bad-timeout"),
+        ({"finish_timeout": True}, "bad-timeout"),
+        ({"restarts": 1.5}, "bad-restart"),
+        ({"revision": 3}, "bad-revision"),
+        ({"revision": "2"}, "bad-revision"),
+        ({"envs": {"AB": "1"}}, "bad-env"),
+        ({"envs": (("A", 1),)}, "bad-env"),
+        ({"envs": (("A", "a\0b"),)}, "bad-env"),
+        ({"envs": (("A", "\ud800"),)}, "bad-env"),
+        ({"envs": (("A", "\udcff"),), "command": ()}, "bad-env"),
+        ({"cwd": 5}, "bad-cwd"),
+        ({"directory": 5}, "bad-directory"),
+        ({"directory": "a\0b"}, "bad-directory"),
+        ({"command": "sh -c true"}, "bad-command"),
+        ({"command": ("sh", 5)}, "bad-command"),
+        ({"command": ("sh", "a\0b")}, "bad-command"),
+        ({"command": ("sh", "\ud800")}, "bad-command"),
+        ({"command": ("this", "\udcff"), "runs": "module"}, "bad-command"),
+    ],
+)
+def test_plan_that_no_process_can_get(change: dict[str, Any], code: str) -> None:
+    """It failed in the run, as a bug of this program, on both ranks; or a variable A had the value B."""
+    with pytest.raises(ConfigError) as caught:
+        Plan(**{"rank": 0, "ips": ("10.0.0.1", "10.0.0.2"), "command": ("sh",), **change})
+    assert caught.value.code == code
+
+
+def test_plan_of_lists_and_plain_numbers() -> None:
+    """A plan is the same however its fields are written, and can be hashed. A byte in an argument need not be text."""
+    given: dict[str, Any] = {"ips": ["10.0.0.1", "10.0.0.2"], "command": ["sh", "\udcff"], "revision": 1, "timeout": 5}
+    plan = Plan(rank=0, session_id="s", **given)
+    assert plan.revision is Revision.V1
+    same: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    assert {plan} == {Plan(rank=0, session_id="s", **same)}
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,22 @@ def test_no_key_serves_two_ranks() -> None:
     assert Trust(OWN, {1: A, 2: B, 3: TrustAnyKey(), 4: TrustAnyKey()}).keys[2] == B
 
 
+@pytest.mark.parametrize(
+    ("signer", "key"),
+    [(OWN, A[:63]), (OWN, encode_public_key(A)), (OWN, TrustAnyKey), (object(), A)],
+    ids=["short", "base64", "class", "signer"],
+)
+def test_keys_that_no_session_accepts(signer: Any, key: Any) -> None:
+    """The rank waited for its deadline, and then reported that the link had failed."""
+    impossible(lambda: Trust(signer, {1: key}), "bad-key")
+
+
+def test_key_in_a_buffer_is_a_key_too() -> None:
+    trust = Trust(OWN, {1: bytearray(A)})  # type: ignore[dict-item]
+    assert trust.keys == {1: A}
+    impossible(lambda: Trust(OWN, {1: bytearray(A), 2: A}), "key-repeated")  # type: ignore[dict-item]
+
+
 def test_a_key_of_first_use_is_no_other_ranks() -> None:
     """[HANDSHAKE-FIRST-USE]"""
     trust = Trust(OWN, {1: A, 2: TrustAnyKey(), 3: TrustAnyKey()})

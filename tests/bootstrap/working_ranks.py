@@ -50,6 +50,9 @@ class Calm:
     async def again(self, seconds: float = 0.0) -> None:
         pass
 
+    def stop(self, reason: object) -> None:
+        raise AssertionError(reason)
+
 
 class Acting(Rank):
     """A rank whose action in the group is `act` instead of a command."""

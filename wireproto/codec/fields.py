@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from wireproto.errors import MalformedError, shorten
+from wireproto.errors import MalformedError, shorten, shown
 
 PLAIN_TYPES: Final[dict[type[inspect.Type], type]] = {
     inspect.IntType: int,
@@ -53,8 +53,7 @@ def _check_value(path: str, value: object, kind: inspect.Type) -> None:
         raise MalformedError(*fault, path=path)
     match kind, value:
         case inspect.IntType(ge=low, le=high), int() if not (low or 0) <= value <= (high or 0):
-            shown = value if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
-            raise MalformedError("field-range", f"{shown} is not from {low} to {high}", path=path)
+            raise MalformedError("field-range", f"{shown(value)} is not from {low} to {high}", path=path)
         case inspect.VarTupleType(item_type=item), tuple():
             for index, element in enumerate(value):
                 _check_value(f"{path}[{index}]", element, item)

@@ -6,6 +6,7 @@ The decoder owns no socket. Feed it with `feed(data)`, or without copying long f
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from struct import Struct
 from typing import Final, TypeAlias
@@ -72,6 +73,7 @@ class LinkDecoder:
         self._spare = io.BytesIO()
         self._area = memoryview(bytearray(_AREA))
         self._lent = self._area[:0]
+        self._room = 0  # bytes that `buffer_updated` may count
 
     def feed(self, data: BytesLike) -> Iterator[Frame]:
         """Take the next bytes of the stream, and return an iterator over the bodies that they complete.
@@ -81,8 +83,7 @@ class LinkDecoder:
         data = data if type(data) is bytes else bytes(byte_view(data))
         self._check_ready()
         self._lent.release()
-        self._drained = False
-        return chain.from_iterable(self._frames(data))
+        return self._take(data)
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
         """Return a writable buffer of at least one byte for the next bytes of the stream.
@@ -92,6 +93,7 @@ class LinkDecoder:
         self._check_ready()
         self._lent.release()
         self._lent = self._area[:] if self._long is None else self._long.space()
+        self._room = len(self._lent)
         return self._lent
 
     def buffer_updated(self, count: int) -> Iterator[Frame]:
@@ -99,12 +101,14 @@ class LinkDecoder:
         if type(count) is not int:
             raise TypeError(f"count must be an int, not {type(count).__name__}")
         self._check_ready()
-        if not 0 <= count <= len(self._lent):
-            raise ValueError(f"{count} bytes cannot have been written to a buffer of {len(self._lent)}")
-        if self._long is None:
-            return self.feed(self._lent[:count])
-        self._lent.release()
-        return iter(self._advance(self._long, count))
+        if not 0 <= count <= self._room:
+            raise ValueError(f"{count} bytes cannot have been written to a buffer of {self._room}")
+        self._room = 0
+        long = self._long
+        data = self._lent[:count].tobytes() if long is None else b""
+        with suppress(BufferError):  # uvloop holds it until this returns; it is released before the next one
+            self._lent.release()
+        return self._take(data) if long is None else iter(self._advance(long, count))
 
     def eof(self) -> None:
         """Take the end of the stream. Raise `TruncatedError` inside a frame. [LINK-EOF]"""
@@ -113,6 +117,11 @@ class LinkDecoder:
         if arrived:
             end = self._passed + arrived
             raise TruncatedError("truncated", "the stream ends inside a link frame", offset=end)
+
+    def _take(self, data: bytes) -> Iterator[Frame]:
+        self._room = 0
+        self._drained = False
+        return chain.from_iterable(self._frames(data))
 
     def _check_ready(self) -> None:
         if self._error is not None:

@@ -8,7 +8,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wireproto.codec.buffers import BytesLike, byte_view
-from wireproto.errors import MalformedError, TruncatedError
+from wireproto.errors import MalformedError, TruncatedError, shown
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -34,25 +34,30 @@ class Activation(NamedTuple):
 
 
 def encode_activation(activation: Activation) -> bytes:
-    """Return `i32 little-endian seqLen ‖ data`. Raise `MalformedError` if the sizes differ. [TENSOR-ACTIVATION]"""
+    """Return `i32 little-endian seqLen ‖ data`. Raise `MalformedError` if the sizes differ. [TENSOR-ACTIVATION]
+
+    Raise ValueError for a negative `hidden_dim`.
+    """
     seq_len, hidden_dim, data = activation
     _check_integer("seq_len", seq_len)
-    _check_integer("hidden_dim", hidden_dim)
+    _check_hidden_dim(hidden_dim)
     if not 0 <= seq_len <= _I32_MAX:
-        detail = f"{seq_len} is not from 0 to {_I32_MAX}; to say stop, send STOP"
+        detail = f"{shown(seq_len)} is not from 0 to {_I32_MAX}; to say stop, send STOP"
         raise MalformedError("activation-seq-len", detail, path="seqLen")
     size = memoryview(data).nbytes
     if size != (wanted := seq_len * hidden_dim * _BFLOAT16):
-        raise MalformedError("activation-size", f"{size} bytes, not {seq_len} × {hidden_dim} × 2 = {wanted}")
+        detail = f"{size} bytes, not {seq_len} × {shown(hidden_dim)} × 2 = {shown(wanted)}"
+        raise MalformedError("activation-size", detail)
     return b"".join((_I32.pack(seq_len), byte_view(data)))
 
 
 def decode_activation(plaintext: BytesLike, hidden_dim: int) -> Activation | None:
     """Return the activation in a plaintext, or None for the stop sentinel. Its data is a view of the plaintext.
 
-    Raise `TruncatedError` or `MalformedError`. [TENSOR-ACTIVATION, TENSOR-STOP]
+    Raise `TruncatedError` or `MalformedError`, and ValueError for a negative `hidden_dim`.
+    [TENSOR-ACTIVATION, TENSOR-STOP]
     """
-    _check_integer("hidden_dim", hidden_dim)
+    _check_hidden_dim(hidden_dim)
     with byte_view(plaintext) as view:
         seq_len = _read_i32(view)
         if seq_len < -1:
@@ -67,7 +72,7 @@ def encode_token(token_id: int) -> bytes:
     """Return `i32 little-endian tokenID`. Raise `MalformedError` if the ID does not fit. [TENSOR-TOKEN]"""
     _check_integer("token_id", token_id)
     if not _I32_MIN <= token_id <= _I32_MAX:
-        raise MalformedError("field-range", f"{token_id} is not from {_I32_MIN} to {_I32_MAX}", path="tokenID")
+        raise MalformedError("field-range", f"{shown(token_id)} is not from {_I32_MIN} to {_I32_MAX}", path="tokenID")
     return _I32.pack(token_id)
 
 
@@ -102,6 +107,12 @@ def activation_to_array(activation: Activation) -> "mx.array":
     return bits.view(mx.bfloat16).reshape(1, activation.seq_len, activation.hidden_dim)
 
 
+def _check_hidden_dim(value: int) -> None:
+    _check_integer("hidden_dim", value)
+    if value < 0:
+        raise ValueError("hidden_dim must not be negative")
+
+
 def _check_integer(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
@@ -116,6 +127,6 @@ def _read_i32(view: memoryview) -> int:
 
 def _check_end(view: memoryview, end: int) -> None:
     if len(view) < end:
-        raise TruncatedError("truncated", f"{end} bytes are needed", offset=len(view))
+        raise TruncatedError("truncated", f"{shown(end)} bytes are needed", offset=len(view))
     if len(view) > end:
         raise MalformedError("trailing-data", f"bytes follow the {end} that belong here", offset=end)

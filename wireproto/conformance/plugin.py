@@ -66,6 +66,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case that the marker selects, by default all."""
     if "conformance_case" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("conformance") or pytest.mark.conformance.mark
-        chosen = [[value] if (value := marker.kwargs.get(kind)) else [] for kind in ("section", "level")]
-        cases = select(CASES.values(), marker.args, *chosen)
+        cases = _selected(*marker.args, **marker.kwargs)
         metafunc.parametrize("conformance_case", [Check(case) for case in cases], ids=[case.id for case in cases])
+
+
+def _selected(*patterns: str, section: str | None = None, level: str | None = None) -> list[Case]:
+    """Return the cases of a marker. Raise TypeError for an argument that it does not take."""
+    if not all(isinstance(each, str | None) for each in (*patterns, section, level)):
+        raise TypeError("the conformance marker takes patterns, a section and a level, each as one string")
+    return select(CASES.values(), patterns, [section] if section else [], [level] if level else [])

@@ -31,5 +31,7 @@ def harness_of(layer: str) -> Harness:
     except (KeyError, ImportError, AttributeError, ValueError) as error:
         known = ", ".join(LAYERS)
         raise ValueError(f"{layer!r} is not a layer; use one of {known}, or MODULE:FUNCTION") from error
-    harness: Harness = make()
+    harness = make() if callable(make) else None
+    if not isinstance(harness, Harness):
+        raise ValueError(f"{layer!r} is not a function that returns a Harness; correct the name or the function")
     return harness

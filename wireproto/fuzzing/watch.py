@@ -52,7 +52,9 @@ def examine(harness: Harness, data: bytes) -> tuple[object, Finding | None]:
         return None, _finding(harness, error.oracle, error.detail, data)
     except _HangError:
         return None, _finding(harness, "bounded time", f"no end within {HANGS:g} s", data)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit, or the panic of an extension in Rust
         place = traceback.extract_tb(error.__traceback__)[-1].name
         return None, _finding(harness, "only documented errors", f"{type(error).__name__} in {place}", data)
 

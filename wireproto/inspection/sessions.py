@@ -257,7 +257,7 @@ def carries_token(message: Message | None) -> bool:
 def hidden_dim(activation: bytes) -> int:
     """Return the hiddenDim computed from an activation's size; it is not on the wire."""
     seq_len = int.from_bytes(activation[:4], "little", signed=True)
-    return (len(activation) - 4) // (2 * seq_len) if seq_len > 0 else 0
+    return max(len(activation) - 4, 0) // (2 * seq_len) if seq_len > 0 else 0
 
 
 def _readable(body: bytes) -> Message | None:

@@ -25,6 +25,7 @@ from typing import Final, NoReturn, TextIO, TypeAlias
 
 from msgspec import Struct
 
+from wireproto.codec.buffers import byte_view
 from wireproto.codec.frame import decode_frame, frame_pieces
 from wireproto.codec.link import HEADER, Frame, LinkDecoder, check_length, encode_link_frame, link_frame_pieces
 from wireproto.errors import HandshakeError, LocalError, RemoteError, SealError, StateError, WireError, blame
@@ -125,6 +126,8 @@ class Config:
             raise TypeError(f"random must be a function, not {type(self.random).__name__}")
         if not callable(getattr(self.signer, "sign", None)):
             raise TypeError(f"signer must have public_key and sign(), unlike {type(self.signer).__name__}")
+        if type(self.signer.public_key) is not bytes:
+            raise TypeError(f"the signer's public key must be bytes, not {type(self.signer.public_key).__name__}")
         _identity("the signer's public key", self.signer.public_key)
         coerced = {"role": Role(self.role), "revision": _revision(self.revision), "extensions": names}
         if not (self.pin is None or isinstance(self.pin, TrustAnyKey)):
@@ -298,6 +301,8 @@ class Session:
 
         Raise ValueError if the buffer is shorter, and `LocalError` without a buffer.
         """
+        if type(count) is not int:
+            raise TypeError(f"count must be an int, not {type(count).__name__}")
         lent = self._lent
         if lent is None:
             _refuse("session-state", "buffer_updated() needs a buffer from get_buffer() first")
@@ -401,11 +406,13 @@ class Session:
     def seal_tensor(self, plaintext: _Buffer) -> bytes:
         """Return the tensor box of a plaintext from `wireproto.codec.tensor`: 28 bytes more. [SEAL-LAYOUT]
 
-        Raise `LocalError` before `Established`, after the end, and once the key has reached its limit.
+        Raise `LocalError` before `Established`, after the end, for a box that no frame can hold, and once the key has
+        reached its limit.
         """
         seal = self._key()
-        with memoryview(plaintext) as view, view.cast("B") as flat:
+        with byte_view(plaintext) as flat:
             try:
+                check_length(len(flat) + OVERHEAD, MAX_LINK_LENGTH, None)
                 return seal.encrypt(flat)
             except WireError as error:
                 raise blame(LocalError, error) from error
@@ -422,7 +429,7 @@ class Session:
         In revision 1, whose frames are not sealed, the first box that opens confirms the peer.
         """
         seal = self._key()
-        with memoryview(box) as view, view.cast("B") as flat:
+        with byte_view(box) as flat:
             try:
                 plaintext = seal.decrypt(flat)
             except WireError as error:

@@ -112,7 +112,7 @@ class Initiator:
     def __init__(self, signer: Signer, pin: Pin, random: Random = os.urandom) -> None:
         self._pin = pin
         self._ephemeral = own = _Ephemeral(random)
-        signature = signer.sign(hello_commitment(own.public, own.nonce))
+        signature = _sign(signer, hello_commitment(own.public, own.nonce))
         self.hello: bytes = _encode(HandshakeHello(signer.public_key, own.public, own.nonce, signature))
         """The cluster frame of the hello. [HANDSHAKE-HELLO]"""
 
@@ -139,7 +139,7 @@ class Responder:
         commitment = hello_commitment(hello.ephemeral_x25519_pub_key, hello.nonce)
         own = _Ephemeral(self._random)
         key = _agree(own, self._pin, hello, commitment, hello.nonce + own.nonce)
-        signature = self._signer.sign(ack_commitment(hello.nonce, own.nonce, own.public))
+        signature = _sign(self._signer, ack_commitment(hello.nonce, own.nonce, own.public))
         ack = HandshakeAck(self._signer.public_key, own.public, own.nonce, signature)
         return _encode(ack), SessionSecrets(key, hello.nonce, hello.se_pub_key_raw)
 
@@ -155,6 +155,14 @@ def ack_commitment(hello_nonce: bytes, ack_nonce: bytes, ephemeral_public: bytes
 
 
 _IntroductionT = TypeVar("_IntroductionT", HandshakeHello, HandshakeAck)
+
+
+def _sign(signer: Signer, commitment: bytes) -> bytes:
+    """Return the signature. Raise RuntimeError for a `WireError` of the signer, which is not the peer's."""
+    try:
+        return signer.sign(commitment)
+    except WireError as error:
+        raise RuntimeError(f"the signer failed: {error}") from error
 
 
 def _encode(introduction: HandshakeHello | HandshakeAck) -> bytes:

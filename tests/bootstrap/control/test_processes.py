@@ -267,6 +267,20 @@ def test_an_order_to_a_worker_that_died_is_no_error(monkeypatch: pytest.MonkeyPa
     run(main)
 
 
+def test_status_that_something_else_has_taken() -> None:
+    """A program that failed had succeeded, if another thread reaped it."""
+
+    async def main() -> None:
+        child = await start("raise SystemExit(3)")
+        await child.exited()
+        os.waitpid(child.pid, 0)  # noqa: ASYNC222 - it has exited
+        assert await child.end()
+        assert child.status == 255
+        child.close()
+
+    run(main)
+
+
 def test_a_number_is_not_signalled_once_its_process_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may belong to another process by then."""
 

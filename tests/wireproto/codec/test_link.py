@@ -512,9 +512,27 @@ def test_count_without_a_buffer() -> None:
     decoder = LinkDecoder()
     with pytest.raises(ValueError, match="cannot have been written to a buffer of 0"):
         decoder.buffer_updated(1)
+    decoder.get_buffer()
     assert list(decoder.feed(b"\x01")) == []
-    with pytest.raises(ValueError, match="released"):
+    with pytest.raises(ValueError, match="cannot have been written to a buffer of 0"):
         decoder.buffer_updated(1)
+
+
+@pytest.mark.parametrize("length", [100, 3_000_000])
+def test_loop_that_holds_the_buffer_during_buffer_updated(length: int) -> None:
+    """uvloop releases a buffer only after `buffer_updated`: a BufferError ended every connection."""
+    stream, frames, decoder = link(pattern(length)) * 3, [], LinkDecoder()
+    while stream:
+        view = decoder.get_buffer()
+        count = min(len(view), len(stream))
+        view[:count] = stream[:count]
+        held = pickle.PickleBuffer(view)
+        frames += map(bytes, decoder.buffer_updated(count))
+        with pytest.raises(ValueError, match="cannot have been written to a buffer of 0"):
+            decoder.buffer_updated(count)
+        held.release()
+        stream = stream[count:]
+    assert frames == [pattern(length)] * 3
 
 
 def test_the_error_of_a_decoder_that_is_done_does_not_grow() -> None:

@@ -101,6 +101,8 @@ def test_activation_agrees_with_the_schema(plaintext: bytes, hidden_dim: int) ->
         (Activation(1, 4, bytes(9)), "activation-size", None),
         (Activation(1, 4, memoryview(bytes(6)).cast("H")), "activation-size", None),
         (Activation(0, 4, bytes(8)), "activation-size", None),
+        pytest.param(Activation(10**5000, 4, b""), "activation-seq-len", "seqLen", id="huge seq_len"),
+        pytest.param(Activation(1, 10**5000, b""), "activation-size", None, id="huge hidden_dim"),
     ],
 )
 def test_activation_that_is_not_encoded(activation: Activation, code: str, path: str | None) -> None:
@@ -130,7 +132,16 @@ def test_token_rejected(plaintext: bytes, code: str, offset: int) -> None:
         assert (caught.value.code, caught.value.offset) == (code, offset)
 
 
-@pytest.mark.parametrize("token_id", [2**31, -(2**31) - 1])
+def test_hidden_dim_that_cannot_be() -> None:
+    """The caller's mistake, for which the bytes were blamed; a huge one could not be printed."""
+    for call in (lambda: decode_activation(bytes(8), -1), lambda: encode_activation(Activation(0, -1, b""))):
+        with pytest.raises(ValueError, match="hidden_dim must not be negative"):
+            call()
+    with pytest.raises(TruncatedError, match=r"a number of \d+ bits"):
+        decode_activation(b"\1\0\0\0", 10**5000)
+
+
+@pytest.mark.parametrize("token_id", [2**31, -(2**31) - 1, pytest.param(10**5000, id="huge")])
 def test_token_out_of_range(token_id: int) -> None:
     with pytest.raises(MalformedError) as caught:
         encode_token(token_id)

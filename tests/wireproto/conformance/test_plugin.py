@@ -41,3 +41,19 @@ def test_the_plugin(pytester: pytest.Pytester) -> None:
             "*NonStrictWarning: rank1.seal.replay: *",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ('"rank1.*", levels="must"', "*unexpected keyword argument 'levels'*"),
+        ('"rank1.*", level=["must", "should"]', "*takes patterns, a section and a level*"),
+        ('["rank1.*"]', "*takes patterns, a section and a level*"),
+    ],
+)
+def test_marker_that_selects_nothing_it_knows(arguments: str, message: str, pytester: pytest.Pytester) -> None:
+    """A misspelled keyword was ignored, so that all cases ran."""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.conformance({arguments})\ndef test_it(conformance_case): pass\n")
+    done = pytester.runpytest_subprocess("-p", "wireproto.conformance.plugin", "-p", "no:cacheprovider")
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines([message])

@@ -223,3 +223,36 @@ def test_a_finding_is_an_assertion_too() -> None:
 def test_cuts(data: bytes) -> None:
     assert b"".join(cuts(data)) == data
     assert cuts(data) == cuts(data)
+
+
+class Panic(BaseException):
+    """Stands for that of pyo3, which a panic in Rust raises."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, Panic])
+def test_check_that_raises_no_plain_exception(kind: type[BaseException]) -> None:
+    """It ended the run without a word."""
+
+    def check(data: bytes) -> object:
+        raise kind
+
+    harness = Harness(name="own", check=check, seeds=lambda: [("a", b"a")], mutate=lambda _, data: data)
+    finding = watched(harness, b"a")[1]
+    assert finding is not None
+    assert finding.detail == f"{kind.__name__} in check"
+
+
+def test_ctrl_c_in_a_check_is_no_finding() -> None:
+    def check(data: bytes) -> object:
+        raise KeyboardInterrupt
+
+    harness = Harness(name="own", check=check, seeds=lambda: [("a", b"a")], mutate=lambda _, data: data)
+    with pytest.raises(KeyboardInterrupt):
+        watched(harness, b"a")
+
+
+@pytest.mark.parametrize("name", ["string:digits", "builtins:dict"])
+def test_name_of_something_that_makes_no_harness(name: str) -> None:
+    """The command ended with a traceback, and with the exit code of a finding."""
+    with pytest.raises(ValueError, match="is not a function that returns a Harness"):
+        harness_of(name)

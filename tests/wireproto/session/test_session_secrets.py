@@ -246,6 +246,15 @@ class Long:
         return RANK_1.sign(commitment)
 
 
+class Buffered:
+    """A public key as some key stores return it; the handshake failed with it."""
+
+    public_key = bytearray(RANK_1.public_key)
+
+    def sign(self, commitment: bytes) -> bytes:
+        return RANK_1.sign(commitment)
+
+
 @pytest.mark.parametrize(
     ("argument", "error"),
     [
@@ -260,6 +269,7 @@ class Long:
         ({"pin": "00" * 64}, TypeError),
         ({"pin": TrustAnyKey}, TypeError),
         ({"signer": Long()}, ValueError),
+        ({"signer": Buffered()}, TypeError),
         ({"signer": RANK_0.public_key}, TypeError),
         ({"extensions": "outcome/1"}, TypeError),
         ({"extensions": b"outcome/1"}, TypeError),

@@ -1,5 +1,6 @@
 """A session's output, and calls at the wrong time."""
 
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ from tests.wireproto.streams import EVERY_STYLE, KIB, MIB, header, link, pattern
 from tests.wireproto.verdicts import expected
 from wireproto import (
     MAX_LINK_LENGTH,
+    HandshakeError,
     InferenceStep,
     JacclBootstrapPayload,
     LimitError,
@@ -430,6 +432,20 @@ def test_signer_whose_signature_is_none() -> None:
     assert one.state is State.FAILED
 
 
+@EACH_ROLE
+def test_signer_that_raises_a_wire_error(role: Role) -> None:
+    """A signer may use this package itself, to reach a key elsewhere; its error was the peer's mistake."""
+
+    class Remote(Locked):
+        def sign(self, commitment: bytes) -> bytes:
+            raise HandshakeError("handshake-malformed", "no key")
+
+    one = Session(Config(role=role, signer=Remote(), pin=RANK_0.public_key))
+    with pytest.raises(RuntimeError, match="the signer failed: handshake-malformed: no key"):
+        _ = output(one) or take(one, link(hello()))
+    assert one.state is State.FAILED
+
+
 @pytest.mark.parametrize("wrong", [5, b"", "ping", None, Ping])
 def test_send_of_what_is_no_message(wrong: Any) -> None:
     one = by_hand(INITIATOR).session
@@ -449,6 +465,25 @@ def test_bytes_are_bytes(wrong: Any) -> None:
     assert list(events(one)) == []
 
 
+def test_tensor_that_no_frame_can_hold() -> None:
+    """One of 2 GiB failed the session with an OverflowError, although the mistake is the caller's."""
+    pair = shaken()
+    with mmap.mmap(-1, 2**31) as huge, pytest.raises(LocalError) as caught:
+        pair.initiator.seal_tensor(huge)
+    assert caught.value.code == "link-length-limit"
+    assert pair.initiator.state is State.ESTABLISHED
+
+
+@pytest.mark.parametrize("count", [2.0, True, "2", None])
+def test_count_that_is_no_integer(count: Any) -> None:
+    """The buffer was gone after that, and its bytes with it."""
+    one = by_hand(INITIATOR).session
+    one.get_buffer()
+    with pytest.raises(TypeError, match="count must be an int"):
+        one.buffer_updated(count)
+    one.buffer_updated(2)
+
+
 def test_any_bytes_like_object_means_its_bytes() -> None:
     """Typed and multi-dimensional views work, too, and are released when the call returns."""
     pair = shaken()
@@ -461,6 +496,10 @@ def test_any_bytes_like_object_means_its_bytes() -> None:
     tensor = bytearray(pair.initiator.seal_tensor(memoryview(bytes(range(12))).cast("B", (3, 4))))
     assert pair.responder.open_tensor(memoryview(tensor).cast("H")) == bytes(range(12))
     tensor.clear()
+    every_other = memoryview(bytes(range(12)))[::2]
+    box = pair.initiator.seal_tensor(every_other)
+    spread = memoryview(bytes(byte for byte in box for _ in range(2)))[::2]
+    assert pair.responder.open_tensor(spread) == every_other.tobytes()
     tensor = bytearray(28)
     with pytest.raises(SealError):
         pair.responder.open_tensor(tensor)
