@@ -1,5 +1,6 @@
 """Shared by the commands of `wireproto conform`: selection of cases, expected failures, and reports."""
 
+import re
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from pathlib import Path
@@ -135,8 +136,8 @@ def _read(context: typer.Context, path: Path | None) -> str:
 def address(context: typer.Context, text: str) -> tuple[str, int]:
     """Split HOST:PORT."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        wrong(context, f"{text!r} is not HOST:PORT")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        wrong(context, f"{text[:80]!r} is not HOST:PORT")
     return host, int(port)
 
 

@@ -265,3 +265,10 @@ def test_interrupt() -> None:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == b"wireproto: interrupted\n"
+
+
+def test_a_port_of_many_digits_was_a_traceback() -> None:
+    done = run("conform", "peer", "--connect", f"127.0.0.1:{'0' * 5000}1")
+    assert (done.returncode, done.stdout) == (2, b"")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(b" is not HOST:PORT")
