@@ -79,11 +79,15 @@ def _complete_streams() -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Write a line, in colour if it goes to a terminal. Characters that the stream cannot encode are escaped."""
+    """Write a line. Characters that the stream cannot encode are escaped.
+
+    It is in colour on a terminal that has any, unless NO_COLOR is set.
+    """
     import typer
 
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
     # Without a file, echo would write UTF-8 to an ASCII stream.
-    typer.echo(text, file=sys.stderr if err else sys.stdout)
+    typer.echo(text, file=sys.stderr if err else sys.stdout, color=False if is_plain else None)
 
 
 def _drop_output() -> None:

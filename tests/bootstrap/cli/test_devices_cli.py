@@ -163,6 +163,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert done.stderr == f"jaccl-bootstrap devices check: {message}\n"
 
 
+def test_a_file_name_reached_the_terminal_unescaped(tmp_path: Path) -> None:
+    done = check(tmp_path / "\x1b]0;title\x07\nx")
+    assert done.returncode == 3
+    assert done.stderr.removesuffix("\n").isprintable()
+
+
 # -- usage -------------------------------------------------------------------------------------------------------------
 
 
@@ -202,5 +208,24 @@ def test_colour_on_a_terminal(text: str, line: str, file: Path) -> None:
                 env={**os.environ, "TERM": "xterm"},
             )
             assert terminal.read(4096).decode().startswith(line)
+        finally:
+            os.close(theirs)
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colour_on_a_terminal_that_wants_none(variable: dict[str, str], file: Path) -> None:
+    file.write_text(GOOD)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "bootstrap", "devices", "check", str(file)],
+                stdout=theirs,
+                stdin=subprocess.DEVNULL,
+                check=False,
+                timeout=SECONDS,
+                env={**os.environ, "TERM": "xterm", **variable},
+            )
+            assert terminal.read(4096).decode().startswith("valid mesh and ring, ")
         finally:
             os.close(theirs)
