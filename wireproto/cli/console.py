@@ -81,7 +81,7 @@ def _complete_streams() -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Write a line. Characters that the stream cannot encode are escaped.
 
-    It is in colour on a terminal that has any, unless NO_COLOR is set.
+    It is in colour on a terminal that has any, unless the user wants none.
     """
     import typer
 
