@@ -1,10 +1,12 @@
-"""Shared by the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, Ctrl-C, closed pipes."""
+"""Shared by the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, signals, closed pipes."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 from wireproto.errors import printable
@@ -16,7 +18,6 @@ EXIT_OK: Final = 0
 EXIT_NO: Final = 1
 EXIT_WRONG_USAGE: Final = 2
 EXIT_COULD_NOT_RUN: Final = 3
-EXIT_INTERRUPTED: Final = 130
 
 _EXTRAS: Final = {
     "cryptography": "session",
@@ -36,12 +37,15 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     `raise typer.BadParameter(text, ctx=context)`, where the text says what to do.
     """
     _complete_streams()
+    stops = _signals_as_interrupts()
     try:
         code = _invoke(load, prog)
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        code = _complain(f"{prog}: interrupted", EXIT_INTERRUPTED)
+        number = stops[0] if stops else signal.SIGINT
+        what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        code = _complain(f"{prog}: {what}", 128 + number)
     except BrokenPipeError:  # the reader of the output has exited
         _drop_output()
         code = EXIT_COULD_NOT_RUN
@@ -61,6 +65,27 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
         except OSError:  # the output cannot be written
             _drop_output()
     sys.exit(code)
+
+
+def _signals_as_interrupts() -> list[int]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that it stops what it has started.
+
+    Return a list that the signals that come are added to. A signal that is ignored, as by nohup, remains so.
+    """
+    stops: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stops.append(number)
+        on_interrupt = signal.getsignal(signal.SIGINT)  # an event loop has its own
+        if callable(on_interrupt):
+            on_interrupt(signal.SIGINT, frame)
+        else:  # a shell lets its background commands ignore SIGINT
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
+    return stops
 
 
 def _complete_streams() -> None:

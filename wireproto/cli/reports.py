@@ -50,6 +50,10 @@ async def _shown(results: AsyncGenerator["Result", None], title: str, peer: str,
     from wireproto.conformance import live
     from wireproto.conformance.report import Sum, as_object
 
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
     total = Sum(title, peer=peer, suite=version_line("wireproto"))
     async with aclosing(results):  # stop the peer even if the reader of our output has exited
         if as_json:
@@ -58,7 +62,7 @@ async def _shown(results: AsyncGenerator["Result", None], title: str, peer: str,
                 say(msgspec.json.encode(as_object(result)).decode())
             say(msgspec.json.encode(total.as_object()).decode())
         else:
-            await live.show(results, total, count, Console())
+            await live.show(results, total, count, Output())
     return total
 
 
