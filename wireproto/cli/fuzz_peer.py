@@ -32,10 +32,10 @@ from wireproto.cli.fuzz_options import (
     SeedOption,
     exit_code,
     interruptible,
-    read_bytes,
+    not_nan,
     say_lines,
 )
-from wireproto.cli.reports import address, expected_failures, wrong
+from wireproto.cli.reports import address, expected_failures, read_bytes, wrong
 from wireproto.errors import printable
 from wireproto.messages import Revision
 
@@ -61,7 +61,9 @@ def peer(
     profile: ProfileOption = None,
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
-    rate: Annotated[float, typer.Option(min=0.01, metavar="N", help="Run at most N sessions per second.")] = 20.0,
+    rate: Annotated[
+        float, typer.Option(min=0.01, callback=not_nan, metavar="N", help="Run at most N sessions per second.")
+    ] = 20.0,
     session: Annotated[int | None, typer.Option(metavar="N", help="Play only session N of the seed.")] = None,
     replay_file: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE", help="Play only the session of a saved finding.")

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from wireproto.conformance.expected import Expected
     from wireproto.conformance.report import Sum
     from wireproto.conformance.verdicts import Result
+
+MAX_FILE: Final = 64 * 1024 * 1024
+"""Bytes of a file that is read as a whole."""
 
 
 def report(
@@ -130,11 +133,24 @@ def error_names(context: typer.Context, path: Path | None) -> dict[str, str]:
     return names
 
 
-def _read(context: typer.Context, path: Path | None) -> str:
+def read_bytes(context: typer.Context, path: Path) -> bytes:
+    """Return the content of a file. Stop at a length that no finding, list or table has."""
     try:
-        return "" if path is None else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        wrong(context, f"cannot read {path}: {error}")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        wrong(context, f"cannot read {path}: {error.strerror}")
+    if len(data) > MAX_FILE:
+        wrong(context, f"cannot read {path}: it has more than {MAX_FILE} bytes")
+    return data
+
+
+def _read(context: typer.Context, path: Path | None) -> str:
+    """Return the text of a file, without a byte-order mark."""
+    try:
+        return "" if path is None else read_bytes(context, path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong(context, f"cannot read {path}: it is not UTF-8 at byte {error.start}")
 
 
 def address(context: typer.Context, text: str) -> tuple[str, int]:
