@@ -40,6 +40,7 @@ def demo(
     # Here, so that --help and --version need none of it.
     from bootstrap.cli.demo import Demo, run_demo
     from bootstrap.cli.display import display_for
+    from bootstrap.files import absolute
     from bootstrap.link.record import set_key_log
     from bootstrap.plan import DEFAULT_PORT, BackendChoice, Plan, check_size, new_session_id
 
@@ -55,8 +56,8 @@ def demo(
             revision=Revision(revision),
             timeout=timeout,
         )
-        wanted = Demo(plan, free_ports=port is None, capture=capture)
-    set_key_log(keylog)
+        set_key_log(keylog)
+        wanted = Demo(plan, free_ports=port is None, capture=None if capture is None else absolute(capture))
     with display_for(context.command_path, f"forming a group of {ranks}", as_json) as display:
         return run_demo(wanted, display)
 

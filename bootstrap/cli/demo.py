@@ -114,7 +114,7 @@ def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[i
         "--session-id": demo.plan.session_id,
     }
     if rank == 0 and demo.capture is not None:
-        options["--capture"] = demo.capture.absolute()
+        options["--capture"] = demo.capture
     words = [word for option in options.items() for word in map(str, option)]
     return [sys.executable, "-P", *PROGRAM, "up", "--json", *words]
 

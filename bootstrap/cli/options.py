@@ -46,8 +46,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per li
 
 
 @contextmanager
-def failures(context: typer.Context, as_json: bool = False, answers_no: Collection[str] = ()) -> Iterator[None]:
+def failures(
+    context: typer.Context, as_json: bool = False, answers_no: Collection[str] = (), *, has_program: bool = False
+) -> Iterator[None]:
     """Report a failure of the block and exit: 2 for a ConfigError, 1 for a code in `answers_no`, else 3.
+
+    With a program that is 125, as 3 may be the program's own exit code.
 
     With `as_json` the failure goes to stdout as well, as an object.
     """
@@ -59,7 +63,10 @@ def failures(context: typer.Context, as_json: bool = False, answers_no: Collecti
         if as_json:
             say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
         say(f"{context.command_path}: {error}", err=True)
-        raise typer.Exit(EXIT_NO if error.code in answers_no else EXIT_COULD_NOT_RUN) from error
+        from bootstrap.control.run import EXIT_RUN_FAILED  # here, so that --help needs none of it
+
+        failed = EXIT_RUN_FAILED if has_program else EXIT_COULD_NOT_RUN
+        raise typer.Exit(EXIT_NO if error.code in answers_no else failed) from error
 
 
 def runs(module: bool, script: bool, program: Sequence[str] | None) -> "Runs":
