@@ -139,6 +139,8 @@ class _Rank:
             if self._started is None:
                 self._started = self._run.now() - t_ms
             event["t_ms"] = round(self._started + t_ms, 1)
+            if event["event"] == "error" and event["rank"] is None:  # from before its run
+                event["rank"] = self.rank
             if event["event"] == "listening":
                 self.listening.set()
             elif event["event"] == "holding":

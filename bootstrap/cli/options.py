@@ -46,12 +46,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per li
 
 
 @contextmanager
-def failures(
-    context: typer.Context, as_json: bool = False, answers_no: Collection[str] = (), *, has_program: bool = False
-) -> Iterator[None]:
+def failures(context: typer.Context, as_json: bool = False, answers_no: Collection[str] = ()) -> Iterator[None]:
     """Report a failure of the block and exit: 2 for a ConfigError, 1 for a code in `answers_no`, else 3.
-
-    With a program that is 125, as 3 may be the program's own exit code.
 
     With `as_json` the failure goes to stdout as well, as an object.
     """
@@ -63,10 +59,31 @@ def failures(
         if as_json:
             say(json.dumps({"state": "error", "code": error.code, "stage": error.stage, "message": str(error)}))
         say(f"{context.command_path}: {error}", err=True)
-        from bootstrap.control.run import EXIT_RUN_FAILED  # here, so that --help needs none of it
+        raise typer.Exit(EXIT_NO if error.code in answers_no else EXIT_COULD_NOT_RUN) from error
 
-        failed = EXIT_RUN_FAILED if has_program else EXIT_COULD_NOT_RUN
-        raise typer.Exit(EXIT_NO if error.code in answers_no else failed) from error
+
+@contextmanager
+def no_run(context: typer.Context, as_json: bool, *, has_program: bool = False) -> Iterator[None]:
+    """Report why there is no run, and exit: 2 for a ConfigError, else 3, or 125 with a program.
+
+    With `as_json` the events of a failed run go to stdout as well, unless it is a ConfigError.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+    except BootstrapError as error:
+        from bootstrap.cli.display import display_for
+        from bootstrap.cli.launched import refuse
+        from bootstrap.control.run import EXIT_RUN_FAILED
+
+        if as_json:
+            with display_for(context.command_path, "", as_json) as display:
+                code = refuse(display, error, has_command=has_program)
+        else:
+            say(f"{context.command_path}: {error}", err=True)
+            code = EXIT_RUN_FAILED if has_program else EXIT_COULD_NOT_RUN
+        raise typer.Exit(code) from error
 
 
 def runs(module: bool, script: bool, program: Sequence[str] | None) -> "Runs":

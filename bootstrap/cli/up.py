@@ -151,7 +151,7 @@ def up(
 
     if launched:
         return run_launched(context.command_path)
-    with options.failures(context, has_program=bool(program)):
+    with options.no_run(context, as_json, has_program=bool(program)):
         if extensions not in ("on", "off"):
             raise ConfigError(f"--extensions {extensions} is wrong, use on or off", code="bad-extensions")
         if interface is not None:
