@@ -50,6 +50,7 @@ def check(
         message = printable(f"cannot read {file}: {error.strerror}")
         if as_json:
             say(json.dumps({"event": "error", "code": "unreadable", "message": message}))
+            say(json.dumps({"event": "done", "ok": False}))
         say(f"{context.command_path}: {message}", err=True)
         return EXIT_COULD_NOT_RUN
     verdict = check_device_file(data, rank=rank)

@@ -155,11 +155,13 @@ def test_what_is_no_regular_file_is_not_waited_for(make: Any, tmp_path: Path) ->
     assert done.stderr == f"jaccl-bootstrap devices check: cannot read {tmp_path / 'x'}: {reason}\n"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_had_no_last_line(tmp_path: Path) -> None:
     done = check(tmp_path / "x", "--json")
     message = f"cannot read {tmp_path / 'x'}: No such file or directory"
     assert done.returncode == 3
-    assert events(done) == [{"event": "error", "code": "unreadable", "message": message}]
+    failure, last = events(done)
+    assert failure == {"event": "error", "code": "unreadable", "message": message}
+    assert last == {"event": "done", "ok": False}
     assert done.stderr == f"jaccl-bootstrap devices check: {message}\n"
 
 
