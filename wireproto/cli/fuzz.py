@@ -217,6 +217,8 @@ def codec(
         disagreement = differential.replay(_frames(context, replay_file))
         if disagreement is not None:
             tell(disagreement, replay_file)
+        if as_json:
+            say(json.dumps({"done": True, "disagreements": int(disagreement is not None)}))
         return EXIT_OK if disagreement is None else EXIT_NO
 
     def so_far() -> str:

@@ -142,7 +142,7 @@ def peer(
             say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  got: {finding.came}", f"  again: {again}")
         sys.stdout.flush()
 
-    progress = PeerProgress()
+    progress, is_gone = PeerProgress(), False
     with interruptible() as interrupted, display.shown(not as_json) as show:
 
         def told(now: "PeerProgress") -> None:
@@ -156,16 +156,15 @@ def peer(
             )
         except (Missed, Undecided, PeerGoneError) as error:
             say(printable(f"{context.command_path}: {error}"), err=True)
-            if not progress.findings:
-                return EXIT_COULD_NOT_RUN
+            is_gone = not progress.findings
     if as_json:
         done = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
         say(json.dumps({"done": True, "seed": seed, **done}))
-    else:
+    elif not is_gone:
         rest = f", non-strict {progress.non_strict}" if progress.non_strict else ""
         rest += f", {progress.expected:,} as expected" if known else ""
         say(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}{rest}")
-    return exit_code(progress.findings, interrupted)
+    return EXIT_COULD_NOT_RUN if is_gone else exit_code(progress.findings, interrupted)
 
 
 def _address(context: typer.Context, text: str, anywhere: bool) -> tuple[str, int]:

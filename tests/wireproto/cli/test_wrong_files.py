@@ -1,10 +1,13 @@
 """`wireproto` with files, numbers and names that are not what a command asks for."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from bootstrap.trust import load_identity
 from tests.forks import run
+from tests.wireproto.cli.test_cli import COMMAND
 
 CODEC = ("--", "true")
 
@@ -91,3 +94,24 @@ def test_a_finding_in_another_directory_was_called_a_layer(command: str, tmp_pat
     file.write_bytes(b"\3")
     line = line_of("fuzz", command, str(file))
     assert line.startswith(f"wireproto fuzz {command}: {file} is not in a directory named after its layer: ")
+
+
+@pytest.mark.parametrize("codec", [[*COMMAND, "codec"], ["cat"]], ids=["agrees", "disagrees"])
+def test_a_replay_for_programs_had_no_last_line(codec: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "finding"
+    file.write_text("03\n")
+    done = run("fuzz", "codec", "--json", "--replay", str(file), "--", *codec)
+    assert done.returncode == (1 if codec == ["cat"] else 0)
+    *_, last = map(json.loads, done.stdout.splitlines())
+    assert last == {"done": True, "disagreements": done.returncode}
+
+
+def test_a_peer_that_never_answers_had_no_last_line(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    load_identity(key)
+    options = ("--identity", str(key), "--restart-command", "true")
+    done = run("fuzz", "peer", "--json", "--connect", "127.0.0.1:9", *options)
+    assert done.returncode == 3
+    assert done.stderr.count(b"\n") == 1
+    (last,) = map(json.loads, done.stdout.splitlines())
+    assert last["done"] is True
