@@ -1,8 +1,10 @@
-"""Errors. Each message is one line: what happened, where, what to do."""
+"""Errors. Each message is one line that a terminal can show: what happened, where, what to do."""
 
 import errno
 import os
 from typing import Final
+
+from wireproto.errors import printable
 
 USED_UP: Final = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of a system that is out of descriptors, processes or memory, or over this user's limit."""
@@ -17,7 +19,7 @@ class BootstrapError(Exception):
     stage: str = "run"
 
     def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
         self.code = code
 
     def __reduce__(self) -> tuple[object, ...]:

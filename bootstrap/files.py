@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
-from bootstrap.errors import TopologyWriteError
+from bootstrap.errors import ConfigError, TopologyWriteError
 from bootstrap.system import current
 
 
@@ -58,6 +58,15 @@ def _check_private(status: os.stat_result) -> None:
         raise OSError(None, f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); chmod 600 it, or remove it")
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         raise OSError(None, "it has a second name (a hard link)")
+
+
+def absolute(path: Path) -> Path:
+    """Return the path from the root on. Raise ConfigError if the current directory is gone."""
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        text = "the current directory no longer exists; change to one that does"
+        raise ConfigError(text, code="bad-cwd") from error
 
 
 @contextmanager

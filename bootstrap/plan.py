@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Self, cast, get_args
 import msgspec
 
 from bootstrap.errors import ConfigError
+from bootstrap.files import absolute
 from bootstrap.system import current
 from wireproto.jaccl import MAX_WIRES
 from wireproto.jaccl.topology import DeviceMatrix, check_device_matrix, devices_of
@@ -295,7 +296,7 @@ class BootstrapConfig:
 
 def has_module(name: str, cwd: str | None = None) -> bool:
     """Whether `python -m` in a directory would find the module's top-level package or module."""
-    first, path = name.partition(".")[0], [str(Path(cwd or "").absolute()), *sys.path]
+    first, path = name.partition(".")[0], [str(absolute(Path(cwd or ""))), *sys.path]
     return first in sys.builtin_module_names or PathFinder.find_spec(first, path) is not None
 
 

@@ -40,7 +40,8 @@ def demo(
     # Here, so that --help and --version need none of it.
     from bootstrap.cli.demo import Demo, run_demo
     from bootstrap.cli.display import display_for
-    from bootstrap.link.record import set_key_log
+    from bootstrap.files import absolute
+    from bootstrap.link.record import open_capture, open_key_log, set_key_log
     from bootstrap.plan import DEFAULT_PORT, BackendChoice, Plan, check_size, new_session_id
 
     with failures(context):
@@ -55,8 +56,11 @@ def demo(
             revision=Revision(revision),
             timeout=timeout,
         )
-        wanted = Demo(plan, free_ports=port is None, capture=capture)
-    set_key_log(keylog)
+        set_key_log(keylog)
+        wanted = Demo(plan, free_ports=port is None, capture=None if capture is None else absolute(capture))
+        # A rank could not say why it cannot open them. Opening a pipe here would end its reader's input.
+        with open_key_log(), open_capture(None if capture is not None and capture.is_fifo() else capture):
+            pass
     with display_for(context.command_path, f"forming a group of {ranks}", as_json) as display:
         return run_demo(wanted, display)
 

@@ -114,7 +114,7 @@ def _arguments(demo: Demo, rank: int, hosts: Path, port: int, link_ports: list[i
         "--session-id": demo.plan.session_id,
     }
     if rank == 0 and demo.capture is not None:
-        options["--capture"] = demo.capture.absolute()
+        options["--capture"] = demo.capture
     words = [word for option in options.items() for word in map(str, option)]
     return [sys.executable, "-P", *PROGRAM, "up", "--json", *words]
 
@@ -139,6 +139,8 @@ class _Rank:
             if self._started is None:
                 self._started = self._run.now() - t_ms
             event["t_ms"] = round(self._started + t_ms, 1)
+            if event["event"] == "error" and event["rank"] is None:  # from before its run
+                event["rank"] = self.rank
             if event["event"] == "listening":
                 self.listening.set()
             elif event["event"] == "holding":

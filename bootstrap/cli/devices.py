@@ -9,6 +9,7 @@ import typer
 from bootstrap.cli.options import JsonOption
 from bootstrap.files import read_file
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, example, say
+from wireproto.errors import printable
 from wireproto.messages import MAX_SIZE
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ def check(
     try:
         data = _read(file)
     except OSError as error:
-        message = f"cannot read {file}: {error.strerror}"
+        message = printable(f"cannot read {file}: {error.strerror}")
         if as_json:
             say(json.dumps({"event": "error", "code": "unreadable", "message": message}))
+            say(json.dumps({"event": "done", "ok": False}))
         say(f"{context.command_path}: {message}", err=True)
         return EXIT_COULD_NOT_RUN
     verdict = check_device_file(data, rank=rank)

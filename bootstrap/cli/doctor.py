@@ -15,6 +15,7 @@ import typer
 from bootstrap.cli.options import BackendOption, IdentityOption, JsonOption, failures
 from bootstrap.errors import ConfigError
 from wireproto.cli.console import EXIT_COULD_NOT_RUN, EXIT_NO, EXIT_OK, say
+from wireproto.errors import printable
 
 if TYPE_CHECKING:
     from bootstrap.doctor.checks import Check
@@ -132,7 +133,7 @@ def _write_report(
             say(json.dumps({"event": "error", "code": error.code, "message": str(error)}))
         say(f"{context.command_path}: {error}", err=True)
         return False
-    message = f"report written to {file}; read it before you publish it"
+    message = f"report written to {printable(str(file))}; read it before you publish it"
     say(json.dumps({"event": "report", "path": str(file)}) if as_json else message)
     return True
 

@@ -9,6 +9,7 @@ import typer
 
 from bootstrap.cli.options import failures
 from wireproto.cli.console import EXIT_OK, say
+from wireproto.errors import printable
 
 if TYPE_CHECKING:
     from bootstrap.trust import PinnedPeer
@@ -44,7 +45,7 @@ def identity(
         say(json.dumps(shown))
     else:
         for name, value in shown.items():
-            say(f"{name.replace('_', ' '):<12} {value}")
+            say(f"{name.replace('_', ' '):<12} {printable(value)}")
     return EXIT_OK
 
 

@@ -63,7 +63,7 @@ def launch(
     from bootstrap.hostfile import read_hostfile
     from bootstrap.launch.run import Job, Launcher
 
-    with options.failures(context):
+    with options.no_run(context, as_json, has_program=bool(program)):
         if hosts is None and hostfile is None:
             raise ConfigError("no hosts are given; use --hosts or --hostfile", code="bad-hosts")
         fields: dict[str, Any] = {

@@ -62,6 +62,30 @@ def failures(context: typer.Context, as_json: bool = False, answers_no: Collecti
         raise typer.Exit(EXIT_NO if error.code in answers_no else EXIT_COULD_NOT_RUN) from error
 
 
+@contextmanager
+def no_run(context: typer.Context, as_json: bool, *, has_program: bool = False) -> Iterator[None]:
+    """Report why there is no run, and exit: 2 for a ConfigError, else 3, or 125 with a program.
+
+    With `as_json` the events of a failed run go to stdout as well, unless it is a ConfigError.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+    except BootstrapError as error:
+        from bootstrap.cli.display import display_for
+        from bootstrap.cli.launched import refuse
+        from bootstrap.control.run import EXIT_RUN_FAILED
+
+        if as_json:
+            with display_for(context.command_path, "", as_json) as display:
+                code = refuse(display, error, has_command=has_program)
+        else:
+            say(f"{context.command_path}: {error}", err=True)
+            code = EXIT_RUN_FAILED if has_program else EXIT_COULD_NOT_RUN
+        raise typer.Exit(code) from error
+
+
 def runs(module: bool, script: bool, program: Sequence[str] | None) -> "Runs":
     """Return how PROGRAM runs."""
     if module and script:

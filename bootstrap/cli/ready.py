@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bootstrap.control.run import Run
 from bootstrap.errors import BootstrapError
-from bootstrap.files import written
+from bootstrap.files import absolute, written
 
 
 class Readiness:
@@ -19,7 +19,7 @@ class Readiness:
     """
 
     def __init__(self, run: Run, path: Path | None) -> None:
-        self._run, self._path = run, None if path is None else path.absolute()
+        self._run, self._path = run, None if path is None else absolute(path)
         self._address = os.environ.pop("NOTIFY_SOCKET", "")  # not for the program in the group
         allowed, process = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", str(os.getpid()))
         self._interval = int(allowed) / 2e6 if allowed.isdigit() and process == str(os.getpid()) else None

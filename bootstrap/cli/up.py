@@ -1,5 +1,6 @@
 """The command `jaccl-bootstrap up`."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
@@ -10,9 +11,11 @@ from typer.core import TyperCommand
 import bootstrap
 from bootstrap.cli import options
 from bootstrap.errors import ConfigError
+from bootstrap.files import read_file
 from wireproto.messages import Revision
 
 VARIABLES: Final = "JACCL_BOOTSTRAP_"
+MAX_CONFIG: Final = 1024 * 1024
 
 
 class Command(TyperCommand):
@@ -37,22 +40,40 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     import tomllib
 
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = read_file(path, MAX_CONFIG)
+        if len(data) > MAX_CONFIG:
+            raise ValueError(f"it has more than {MAX_CONFIG} bytes")
+        given = tomllib.loads(data.decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise typer.BadParameter(f"cannot read {path}: {reason}", ctx=context) from error
-    options = _long_names(cast(TyperCommand, context.command))
-    names = {**{name: str(each.name) for name, each in options.items()}, "program": "program"}
-    if unknown := given.keys() - names.keys() | given.keys() & {"config", "help", "launched"}:
-        raise typer.BadParameter(
-            f"{path} sets {', '.join(sorted(unknown))}, which `up` does not have; see jaccl-bootstrap up --help",
-            ctx=context,
-        )
-    repeatable = {name for name, each in options.items() if each.multiple}
-    context.default_map = {
-        names[key]: [value] if key in repeatable and isinstance(value, str) else value for key, value in given.items()
-    }
+    parameters = {**_long_names(cast(TyperCommand, context.command)), "program": context.command.params[0]}
+    if unknown := given.keys() - parameters.keys() | given.keys() & {"config", "help", "launched"}:
+        names = ", ".join(sorted(unknown))
+        raise typer.BadParameter(f"{path} sets {names}, which `up` does not have", ctx=context)
+    context.default_map = {}
+    for key, value in given.items():
+        try:
+            context.default_map[str(parameters[key].name)] = _as_given(parameters[key], value)
+        except TypeError as error:
+            raise typer.BadParameter(f"{path}: {key} takes {error}", ctx=context) from error
     return path
+
+
+def _as_given(parameter: Any, value: object) -> bool | str | list[str]:
+    """Return a value of the file as the command line would give it. Raise TypeError, which names the type it takes."""
+    if getattr(parameter, "is_flag", False):
+        if isinstance(value, bool):
+            return value
+        raise TypeError("true or false")
+    if parameter.name == "program" or parameter.multiple:
+        values = [value] if isinstance(value, str) and parameter.name != "program" else value
+        if isinstance(values, list) and all(isinstance(each, str) for each in values):
+            return values
+        raise TypeError("a list of strings")
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError("a string or a number")
 
 
 def up(
@@ -130,7 +151,7 @@ def up(
 
     if launched:
         return run_launched(context.command_path)
-    with options.failures(context):
+    with options.no_run(context, as_json, has_program=bool(program)):
         if extensions not in ("on", "off"):
             raise ConfigError(f"--extensions {extensions} is wrong, use on or off", code="bad-extensions")
         if interface is not None:
@@ -186,9 +207,11 @@ def up(
 
 
 def _rank(text: str) -> int | Literal["auto"]:
-    if text != "auto" and not (text.isascii() and text.isdecimal()):
-        raise ConfigError(f"--rank {text} is wrong, use a number or auto", code="bad-rank")
-    return "auto" if text == "auto" else int(text)
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ConfigError(f"--rank {text[:40]} is wrong, use a number or auto", code="bad-rank")
+    return int(text)
 
 
 def _address_of(interface: str) -> str:

@@ -17,6 +17,7 @@ from bootstrap.control.run import Display, Run, RunError, Stopped
 from bootstrap.control.running import EventQueue, RunningRank, running
 from bootstrap.errors import BootstrapError, ConfigError
 from bootstrap.events import EventDict
+from bootstrap.files import absolute
 from bootstrap.hostfile import Hostfile
 from bootstrap.launch import cables
 from bootstrap.launch.asking import Asking, asking
@@ -60,6 +61,8 @@ class Job:
     write_hostfile: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of `Plan` except rank, addresses and devices."""
+    directory: str = field(default_factory=lambda: str(absolute(Path())))
+    """The directory that the ranks run in, if their host has it."""
 
     def __post_init__(self) -> None:
         if self.hostfile is not None and not self.hosts:
@@ -264,7 +267,7 @@ class Launcher(Run):
         own = {name: value for name, value in self.job.options.items() if name in _OWN}
         reads = self.job.reads_stdin and plan.rank == 0
         fields = plan_fields(plan, **{**own, "stdin": reads})
-        return Start(version=own_version(), directory=str(Path.cwd()), plan=fields, keys=keys)
+        return Start(version=own_version(), directory=self.job.directory, plan=fields, keys=keys)
 
     async def _follow(self, member: Member) -> None:
         await member.follow()

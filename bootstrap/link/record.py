@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bootstrap.errors import ConfigError
-from bootstrap.files import open_private
+from bootstrap.files import absolute, open_private
 from wireproto.inspection.pcapng import TcpWriter, Writer
 from wireproto.inspection.tcp import Endpoint
 
@@ -117,7 +117,7 @@ def open_key_log() -> Iterator[KeyLog | None]:
 def set_key_log(path: Path | None) -> None:
     """Set the variable for this process and its children; None leaves it as it is."""
     if path is not None:
-        os.environ[VARIABLE] = str(path.absolute())
+        os.environ[VARIABLE] = str(absolute(path))
 
 
 class LinkCapture:

@@ -1,10 +1,12 @@
-"""Shared by the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, Ctrl-C, closed pipes."""
+"""Shared by the commands `wireproto` and `jaccl-bootstrap`: exit codes, usage errors, signals, closed pipes."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 from wireproto.errors import printable
@@ -16,7 +18,6 @@ EXIT_OK: Final = 0
 EXIT_NO: Final = 1
 EXIT_WRONG_USAGE: Final = 2
 EXIT_COULD_NOT_RUN: Final = 3
-EXIT_INTERRUPTED: Final = 130
 
 _EXTRAS: Final = {
     "cryptography": "session",
@@ -36,12 +37,15 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     `raise typer.BadParameter(text, ctx=context)`, where the text says what to do.
     """
     _complete_streams()
+    stops = _signals_as_interrupts()
     try:
         code = _invoke(load, prog)
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        code = _complain(f"{prog}: interrupted", EXIT_INTERRUPTED)
+        number = stops[0] if stops else signal.SIGINT
+        what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        code = _complain(f"{prog}: {what}", 128 + number)
     except BrokenPipeError:  # the reader of the output has exited
         _drop_output()
         code = EXIT_COULD_NOT_RUN
@@ -63,6 +67,27 @@ def run(load: Callable[[], "Typer"], prog: str, *, extra: str) -> NoReturn:
     sys.exit(code)
 
 
+def _signals_as_interrupts() -> list[int]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that it stops what it has started.
+
+    Return a list that the signals that come are added to. A signal that is ignored, as by nohup, remains so.
+    """
+    stops: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stops.append(number)
+        on_interrupt = signal.getsignal(signal.SIGINT)  # an event loop has its own
+        if callable(on_interrupt):
+            on_interrupt(signal.SIGINT, frame)
+        else:  # a shell lets its background commands ignore SIGINT
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
+    return stops
+
+
 def _complete_streams() -> None:
     """Treat a standard stream that is closed as /dev/null, and escape characters that the output cannot encode.
 
@@ -79,11 +104,15 @@ def _complete_streams() -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Write a line, in colour if it goes to a terminal. Characters that the stream cannot encode are escaped."""
+    """Write a line. Characters that the stream cannot encode are escaped.
+
+    It is in colour on a terminal that has any, unless the user wants none.
+    """
     import typer
 
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
     # Without a file, echo would write UTF-8 to an ASCII stream.
-    typer.echo(text, file=sys.stderr if err else sys.stdout)
+    typer.echo(text, file=sys.stderr if err else sys.stdout, color=False if is_plain else None)
 
 
 def _drop_output() -> None:

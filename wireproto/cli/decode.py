@@ -13,7 +13,7 @@ from wireproto.cli.answers import RevisionOption, as_json, decoded, json_text, p
 from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
 from wireproto.codec.link import LinkDecoder
 from wireproto.errors import WireError, printable
-from wireproto.messages import EXTENSIONS, SPEC_BY_CLASS, Message, Revision
+from wireproto.messages import EXTENSIONS, MAX_LINK_LENGTH, SPEC_BY_CLASS, Message, Revision
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, as from `wireproto codec`.")]
 
@@ -82,7 +82,8 @@ def _outcomes(inputs: Iterator[BinaryIO | bytes], link: bool, revision: Revision
         if link:
             yield from _link_outcomes(source, revision)
         else:
-            yield decoded(source if isinstance(source, bytes) else source.read(), revision, EXTENSIONS)
+            data = source if isinstance(source, bytes) else source.read(MAX_LINK_LENGTH + 1)
+            yield decoded(data, revision, EXTENSIONS)
 
 
 def _link_outcomes(source: BinaryIO | bytes, revision: Revision) -> Iterator[Message | WireError]:

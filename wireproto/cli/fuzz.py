@@ -18,10 +18,10 @@ from wireproto.cli.fuzz_options import (
     SeedOption,
     exit_code,
     interruptible,
-    read_bytes,
     say_lines,
 )
 from wireproto.cli.fuzz_peer import peer
+from wireproto.cli.reports import read_bytes
 from wireproto.errors import printable
 from wireproto.messages import Revision
 
@@ -120,7 +120,7 @@ def replay(
         data = read_bytes(context, file)
         layer = file.absolute().parent.name
         if layer not in harnesses:
-            harnesses[layer] = _harness(context, layer)
+            harnesses[layer] = _harness_of(context, file)
         _, finding = watched(harnesses[layer], data)
         say_lines(f"{file}: {'good' if finding is None else f'{finding.oracle}: {finding.detail}'}")
         if finding is not None:
@@ -145,7 +145,7 @@ def minimize(
 
     data = read_bytes(context, file)
     layer = file.absolute().parent.name
-    harness = _harness(context, layer)
+    harness = _harness_of(context, file)
     _, finding = watched(harness, data)
     if finding is None:
         say(printable(f"{context.command_path}: {file} is not a finding"), err=True)
@@ -217,6 +217,8 @@ def codec(
         disagreement = differential.replay(_frames(context, replay_file))
         if disagreement is not None:
             tell(disagreement, replay_file)
+        if as_json:
+            say(json.dumps({"done": True, "disagreements": int(disagreement is not None)}))
         return EXIT_OK if disagreement is None else EXIT_NO
 
     def so_far() -> str:
@@ -291,6 +293,16 @@ def _harness(context: typer.Context, layer: str) -> "Harness":
         return harness_of(layer)
     except ValueError as error:
         raise typer.BadParameter(str(error), ctx=context) from None
+
+
+def _harness_of(context: typer.Context, file: Path) -> "Harness":
+    """Return the harness of a finding."""
+    from wireproto.fuzzing.layers import harness_of
+
+    try:
+        return harness_of(file.absolute().parent.name)
+    except ValueError as error:
+        raise typer.BadParameter(f"{file} is not in a directory named after its layer: {error}", ctx=context) from None
 
 
 def _tell_finding(finding: "Finding", path: Path, as_json: bool) -> None:

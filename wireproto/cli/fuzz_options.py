@@ -1,5 +1,6 @@
 """Shared by the commands of `wireproto fuzz`: options, and the end of a run."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,18 @@ from wireproto.errors import printable
 
 FINDINGS: Final = Path("fuzz-findings")
 
-SecondsOption = Annotated[float, typer.Option("--seconds", min=0.0, metavar="SECONDS", help="Stop after this time.")]
+
+def not_nan(value: float) -> float:
+    """Refuse NaN, which every range takes."""
+    if math.isnan(value):
+        raise typer.BadParameter("nan is not a number")
+    return value
+
+
+SecondsOption = Annotated[
+    float,
+    typer.Option("--seconds", min=0.0, callback=not_nan, metavar="SECONDS", help="Stop after this time."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line, the last one `done`.")]
 FindingsOption = Annotated[Path, typer.Option("--findings", metavar="DIR", help="Save findings here.")]
@@ -40,10 +52,3 @@ def exit_code(found: int, interrupted: list[None]) -> int:
 def say_lines(*lines: str) -> None:
     """Write lines at once, so that Ctrl-C cannot come between them."""
     say("\n".join(map(printable, lines)))
-
-
-def read_bytes(context: typer.Context, file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{file}: {error.strerror}", ctx=context) from None

@@ -32,10 +32,10 @@ from wireproto.cli.fuzz_options import (
     SeedOption,
     exit_code,
     interruptible,
-    read_bytes,
+    not_nan,
     say_lines,
 )
-from wireproto.cli.reports import address, expected_failures, wrong
+from wireproto.cli.reports import address, expected_failures, read_bytes, wrong
 from wireproto.errors import printable
 from wireproto.messages import Revision
 
@@ -61,7 +61,9 @@ def peer(
     profile: ProfileOption = None,
     seconds: SecondsOption = 60.0,
     seed: SeedOption = 0,
-    rate: Annotated[float, typer.Option(min=0.01, metavar="N", help="Run at most N sessions per second.")] = 20.0,
+    rate: Annotated[
+        float, typer.Option(min=0.01, callback=not_nan, metavar="N", help="Run at most N sessions per second.")
+    ] = 20.0,
     session: Annotated[int | None, typer.Option(metavar="N", help="Play only session N of the seed.")] = None,
     replay_file: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE", help="Play only the session of a saved finding.")
@@ -140,7 +142,7 @@ def peer(
             say_lines(f"{mark}{finding.kind} [{finding.rule}]", f"  got: {finding.came}", f"  again: {again}")
         sys.stdout.flush()
 
-    progress = PeerProgress()
+    progress, is_gone = PeerProgress(), False
     with interruptible() as interrupted, display.shown(not as_json) as show:
 
         def told(now: "PeerProgress") -> None:
@@ -154,16 +156,15 @@ def peer(
             )
         except (Missed, Undecided, PeerGoneError) as error:
             say(printable(f"{context.command_path}: {error}"), err=True)
-            if not progress.findings:
-                return EXIT_COULD_NOT_RUN
+            is_gone = not progress.findings
     if as_json:
         done = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
         say(json.dumps({"done": True, "seed": seed, **done}))
-    else:
+    elif not is_gone:
         rest = f", non-strict {progress.non_strict}" if progress.non_strict else ""
         rest += f", {progress.expected:,} as expected" if known else ""
         say(f"{progress.sessions:,} sessions in {progress.seconds:.0f} s, findings {progress.findings}{rest}")
-    return exit_code(progress.findings, interrupted)
+    return EXIT_COULD_NOT_RUN if is_gone else exit_code(progress.findings, interrupted)
 
 
 def _address(context: typer.Context, text: str, anywhere: bool) -> tuple[str, int]:

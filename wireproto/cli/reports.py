@@ -1,9 +1,10 @@
 """Shared by the commands of `wireproto conform`: selection of cases, expected failures, and reports."""
 
+import re
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from wireproto.conformance.expected import Expected
     from wireproto.conformance.report import Sum
     from wireproto.conformance.verdicts import Result
+
+MAX_FILE: Final = 64 * 1024 * 1024
+"""Bytes of a file that is read as a whole."""
 
 
 def report(
@@ -49,6 +53,10 @@ async def _shown(results: AsyncGenerator["Result", None], title: str, peer: str,
     from wireproto.conformance import live
     from wireproto.conformance.report import Sum, as_object
 
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
     total = Sum(title, peer=peer, suite=version_line("wireproto"))
     async with aclosing(results):  # stop the peer even if the reader of our output has exited
         if as_json:
@@ -57,7 +65,7 @@ async def _shown(results: AsyncGenerator["Result", None], title: str, peer: str,
                 say(msgspec.json.encode(as_object(result)).decode())
             say(msgspec.json.encode(total.as_object()).decode())
         else:
-            await live.show(results, total, count, Console())
+            await live.show(results, total, count, Output())
     return total
 
 
@@ -125,18 +133,31 @@ def error_names(context: typer.Context, path: Path | None) -> dict[str, str]:
     return names
 
 
-def _read(context: typer.Context, path: Path | None) -> str:
+def read_bytes(context: typer.Context, path: Path) -> bytes:
+    """Return the content of a file. Stop at a length that no finding, list or table has."""
     try:
-        return "" if path is None else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        wrong(context, f"cannot read {path}: {error}")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        wrong(context, f"cannot read {path}: {error.strerror}")
+    if len(data) > MAX_FILE:
+        wrong(context, f"cannot read {path}: it has more than {MAX_FILE} bytes")
+    return data
+
+
+def _read(context: typer.Context, path: Path | None) -> str:
+    """Return the text of a file, without a byte-order mark."""
+    try:
+        return "" if path is None else read_bytes(context, path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong(context, f"cannot read {path}: it is not UTF-8 at byte {error.start}")
 
 
 def address(context: typer.Context, text: str) -> tuple[str, int]:
     """Split HOST:PORT."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        wrong(context, f"{text!r} is not HOST:PORT")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        wrong(context, f"{text[:80]!r} is not HOST:PORT")
     return host, int(port)
 
 

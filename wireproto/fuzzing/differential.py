@@ -86,14 +86,14 @@ class Differential:
     def run(self, seconds: float, tell: Callable[[int], None] = lambda frames: None) -> Iterator[Disagreement]:
         """Yield disagreements for `seconds` after the first answer, because a start may be slow."""
         try:
-            self._codec.ask([_PING])
-        except CodecError as error:
-            found = Disagreement(error.kind, (_PING,), self._expected(_PING), error.kind, is_repeated=True)
-            yield self._noted(replace(found, is_crash=error.crashed, stderr=error.stderr))
-            return
-        end = time.monotonic() + seconds
-        self._codec.end = end
-        try:
+            try:
+                self._codec.ask([_PING])
+            except CodecError as error:
+                found = Disagreement(error.kind, (_PING,), self._expected(_PING), error.kind, is_repeated=True)
+                yield self._noted(replace(found, is_crash=error.crashed, stderr=error.stderr))
+                return
+            end = time.monotonic() + seconds
+            self._codec.end = end
             for number, batch in enumerate(self._batches()):
                 if time.monotonic() >= end:
                     break

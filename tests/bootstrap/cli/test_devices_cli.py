@@ -155,12 +155,20 @@ def test_what_is_no_regular_file_is_not_waited_for(make: Any, tmp_path: Path) ->
     assert done.stderr == f"jaccl-bootstrap devices check: cannot read {tmp_path / 'x'}: {reason}\n"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_had_no_last_line(tmp_path: Path) -> None:
     done = check(tmp_path / "x", "--json")
     message = f"cannot read {tmp_path / 'x'}: No such file or directory"
     assert done.returncode == 3
-    assert events(done) == [{"event": "error", "code": "unreadable", "message": message}]
+    failure, last = events(done)
+    assert failure == {"event": "error", "code": "unreadable", "message": message}
+    assert last == {"event": "done", "ok": False}
     assert done.stderr == f"jaccl-bootstrap devices check: {message}\n"
+
+
+def test_a_file_name_reached_the_terminal_unescaped(tmp_path: Path) -> None:
+    done = check(tmp_path / "\x1b]0;title\x07\nx")
+    assert done.returncode == 3
+    assert done.stderr.removesuffix("\n").isprintable()
 
 
 # -- usage -------------------------------------------------------------------------------------------------------------
@@ -202,5 +210,24 @@ def test_colour_on_a_terminal(text: str, line: str, file: Path) -> None:
                 env={**os.environ, "TERM": "xterm"},
             )
             assert terminal.read(4096).decode().startswith(line)
+        finally:
+            os.close(theirs)
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colour_on_a_terminal_that_wants_none(variable: dict[str, str], file: Path) -> None:
+    file.write_text(GOOD)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "bootstrap", "devices", "check", str(file)],
+                stdout=theirs,
+                stdin=subprocess.DEVNULL,
+                check=False,
+                timeout=SECONDS,
+                env={**os.environ, "TERM": "xterm", **variable},
+            )
+            assert terminal.read(4096).decode().startswith("valid mesh and ring, ")
         finally:
             os.close(theirs)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -246,3 +247,15 @@ def test_help_fits_a_screen_and_has_an_example(command: str, run: Run) -> None:
 
 def test_help_does_without_cryptography(run: Run) -> None:
     assert run("pin", "--help", code=f"import sys; sys.modules['cryptography'] = None\n{APP}").returncode == 0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, None])
+def test_a_file_name_reached_the_terminal_unescaped(make: Any, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "\x1b]0;title\x07\nkey\u202e"
+    if make is not None:
+        make(path)
+    done = run("identity", "--identity", str(path))
+    assert done.returncode == (0 if make is None else 3)
+    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    assert len(lines) == (3 if make is None else 1)
+    assert all(line.isprintable() for line in lines)

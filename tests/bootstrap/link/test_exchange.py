@@ -345,10 +345,12 @@ def test_any_text_can_be_told(code: str, message: str) -> None:
 
     async def main() -> None:
         group = Group(2)
-        await group.ranks[1].last_words(BootstrapError(message, code=code))
+        error = BootstrapError(message, code=code)
+        await group.ranks[1].last_words(error)
         (outcome,) = (m for _, _, m in group.outcomes())
         assert encode_frame(outcome, extensions=("outcome/1",))
-        assert outcome.message == printable(" ".join(message.split()))[:LONGEST_TEXT]
+        assert outcome.message == str(error)[:LONGEST_TEXT]
+        assert outcome.message.isprintable()
         with pytest.raises(PeerError) as caught:
             await group.ranks[0].failure()
         assert caught.value.code == printable(code)[:LONGEST_TEXT]

@@ -265,3 +265,38 @@ def test_interrupt() -> None:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == b"wireproto: interrupted\n"
+
+
+def test_a_port_of_many_digits_was_a_traceback() -> None:
+    done = run("conform", "peer", "--connect", f"127.0.0.1:{'0' * 5000}1")
+    assert (done.returncode, done.stdout) == (2, b"")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(b" is not HOST:PORT")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["conform", "fuzz"])
+def test_a_codec_outlived_the_command_that_a_signal_ended(command: str, number: signal.Signals, tmp_path: Path) -> None:
+    """It does not end with its standard input, either."""
+    pipe = tmp_path / "pid"
+    os.mkfifo(pipe)
+    codec = ["sh", "-c", f"read line; echo $$ > {pipe}; exec sleep 1000"]
+    with subprocess.Popen(
+        [*COMMAND, command, "codec", "--json", "--", *codec], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        pid = int(pipe.read_text())
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        assert process.stderr is not None
+        what = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        assert process.stderr.read() == f"wireproto: {what}\n".encode()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_reader_that_goes_away_was_a_failed_case() -> None:
+    """Exit code 1 is for those alone."""
+    script = '("$@"; echo $? >&2) | head -c 1'
+    command = [*COMMAND, "conform", "codec", "--only", "codec.*-ping*", "--", *COMMAND, "codec"]
+    done = subprocess.run(["sh", "-c", script, "sh", *command], capture_output=True, timeout=60)
+    assert done.stderr == b"3\n"
