@@ -196,6 +196,7 @@ class Rank:
             on_message=partial(self.take, 0),
             on_confirmed=partial(self._confirm, 0),
             on_seen=lambda what: self.run.reason.seen(what, self.run.now()),
+            on_new=self._early.clear,
             capture=self._capture,
             report=self.report,
         )
@@ -317,7 +318,8 @@ class Rank:
         plan = replace(able.plan, port=payload.port, session_id=payload.session_id, link_ports=())
         attempt = Attempt(plan, able, self.run, send, payload.extensions, pair, without_outcome or ())
         self.attempt = attempt
-        early, self._early = self._early, []
+        early = list(self._early)
+        self._early.clear()
         if self.plan.rank != 0:  # what rank 0 hears before its frame belongs to an earlier attempt
             for peer, message in early:
                 attempt.take(peer, message)
@@ -350,7 +352,8 @@ class Rank:
                 self.report("restarting", left=restarts.left, message=str(first))
                 self.run.reason.failed(first)
                 await again()
-                self.able, self.attempt, self._early = None, None, []
+                self.able = self.attempt = None
+                self._early.clear()
                 await self.run.again(seconds)
             except asyncio.CancelledError:
                 ends_in_order = self.run.is_met and self.plan.rank == 0  # sessionEnd says so

@@ -341,7 +341,7 @@ class RankOne:
 
     `status` and `offers` (the extensions to name) are called for each pong; `holds` tells whether a group is up.
     `on_message` gets every message except pings and jacclBootstrap, and must not block. `on_seen` gets what last
-    happened in the session before a jacclBootstrap, such as a ping.
+    happened in the session before a jacclBootstrap, such as a ping. `on_new` is called when there is a new session.
     """
 
     own_ip: str
@@ -352,6 +352,7 @@ class RankOne:
     on_message: OnMessage = nothing
     on_confirmed: OnConfirmed = nothing
     on_seen: OnSeen = nothing
+    on_new: Callable[[], None] = nothing
     offers: Callable[[], frozenset[str]] | None = None
     holds: Callable[[], bool] = lambda: False
     status: Callable[[], PongPayload] = lambda: READY
@@ -364,6 +365,8 @@ class RankOne:
         self._current: Link | None = None
         self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, Over]] = asyncio.Queue()
         self._over: Over | None = None  # of the session that brought the last bootstrap
+        self._bringing: Link | None = None  # the session that brought one last
+        self._is_used = False  # by that bootstrap: what has been loaded serves no other session
         self._ended_early = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], None] = {}  # oldest first
 
@@ -382,7 +385,9 @@ class RankOne:
 
     async def bootstrap(self) -> JacclBootstrapPayload:
         """Return the next jacclBootstrap. Each session has one, further ones are ignored. [BOOT-RECEIVE]"""
+        self._is_used = False
         payload, self._over = await self._bootstraps.get()
+        self._is_used = True
         return payload
 
     async def send(self, message: Message) -> None:
@@ -474,6 +479,7 @@ class RankOne:
         self._current = link
         self._ended_early.clear()  # an earlier session's
         self.on_seen("its session")
+        self.on_new()
         while not self._bootstraps.empty():
             self._bootstraps.get_nowait()  # an earlier session's
 
@@ -495,6 +501,7 @@ class RankOne:
                     check_bootstrap(payload, self.size)
                     self.on_seen(None)
                     agreed = replace(payload, extensions=tuple(sorted(link.session.agreed)))  # [EXT-REVISION]
+                    self._bringing = link
                     self._bootstraps.put_nowait((agreed, over))
                 case MessageReceived(JacclBootstrapPayload() as payload):
                     # A process forms one group, so it cannot act on another frame.
@@ -512,7 +519,9 @@ class RankOne:
     def _pong(self, link: Link) -> PongPayload:
         """Return the status with the extensions that this rank offers. [EXT-OFFER]"""
         offers = link.session.extensions if self.offers is None else link.session.extensions & self.offers()
-        return replace(self.status(), extensions=tuple(sorted(offers)))
+        status = self.status()
+        is_loaded = status.model_loaded and (link is self._bringing or not self._is_used)
+        return replace(status, model_loaded=is_loaded, extensions=tuple(sorted(offers)))
 
 
 def check_bootstrap(payload: JacclBootstrapPayload, size: int) -> None:

@@ -244,3 +244,16 @@ def test_a_rank_waited_for_versions_while_rank_0_waited_for_another_rank() -> No
     one, _, zero = done.controls
     assert one.last("bootstrap-received") is None
     assert cause(zero) == (0, "link-refused")
+
+
+def test_a_rank_called_what_it_had_loaded_for_the_last_attempt_loaded_for_the_next_one() -> None:
+    """Rank 2 noticed that rank 0 had begun again by its new session, in which its first pong said that MLX was loaded.
+
+    So rank 0 sent the next bootstrap during the import, and missed the versions of rank 2. That took them for a failure
+    of the attempt after it.
+    """
+    done = World(261129001467)
+    done.run()
+    assert done.broken == []
+    assert [control.last("group-ready") is not None for control in done.controls] == [True] * 3
+    assert [cause(control) for control in done.controls] == [(0, "command-failed")] * 3

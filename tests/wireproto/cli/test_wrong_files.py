@@ -80,7 +80,10 @@ def test_nan_seconds_never_ended(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("layer", ["os:getcwd", "os.path:join", "wireproto:Ping", "os:sep"])
 def test_a_function_that_makes_no_harness_was_a_traceback(layer: str) -> None:
     line = line_of("fuzz", "run", layer)
-    assert line == f"wireproto fuzz run: {layer!r} is not a function that returns a harness"
+    assert (
+        line
+        == f"wireproto fuzz run: {layer!r} is not a function that returns a Harness; correct the name or the function"
+    )
 
 
 @pytest.mark.parametrize("layer", [".:harness", ":harness", "nothing:harness", "os.path.nothing:harness", "os:nothing"])
