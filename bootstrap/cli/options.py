@@ -68,22 +68,23 @@ def no_run(context: typer.Context, as_json: bool, *, has_program: bool = False) 
 
     With `as_json` the events of a failed run go to stdout as well, unless it is a ConfigError.
     """
-    try:
-        yield
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), ctx=context) from error
-    except BootstrapError as error:
-        from bootstrap.cli.display import display_for
-        from bootstrap.cli.launched import refuse
-        from bootstrap.control.run import EXIT_RUN_FAILED
+    with failures(context):
+        try:
+            yield
+        except ConfigError:
+            raise
+        except BootstrapError as error:
+            from bootstrap.cli.display import display_for
+            from bootstrap.cli.launched import refuse
+            from bootstrap.control.run import EXIT_RUN_FAILED
 
-        if as_json:
-            with display_for(context.command_path, "", as_json) as display:
-                code = refuse(display, error, has_command=has_program)
-        else:
-            say(f"{context.command_path}: {error}", err=True)
-            code = EXIT_RUN_FAILED if has_program else EXIT_COULD_NOT_RUN
-        raise typer.Exit(code) from error
+            if as_json:
+                with display_for(context.command_path, "", as_json) as display:
+                    code = refuse(display, error, has_command=has_program)
+            else:
+                say(f"{context.command_path}: {error}", err=True)
+                code = EXIT_RUN_FAILED if has_program else EXIT_COULD_NOT_RUN
+            raise typer.Exit(code) from error
 
 
 def runs(module: bool, script: bool, program: Sequence[str] | None) -> "Runs":

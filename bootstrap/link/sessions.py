@@ -363,10 +363,9 @@ class RankOne:
     def __post_init__(self) -> None:
         self._unconfirmed: dict[Link, None] = {}  # oldest first
         self._current: Link | None = None
-        self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, Over]] = asyncio.Queue()
+        self._bootstraps: asyncio.Queue[tuple[JacclBootstrapPayload, Over, Link]] = asyncio.Queue()
         self._over: Over | None = None  # of the session that brought the last bootstrap
-        self._bringing: Link | None = None  # the session that brought one last
-        self._is_used = False  # by that bootstrap: what has been loaded serves no other session
+        self._served: Link | None = None  # the only session for which a loaded model counts, after its bootstrap
         self._ended_early = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], None] = {}  # oldest first
 
@@ -385,9 +384,8 @@ class RankOne:
 
     async def bootstrap(self) -> JacclBootstrapPayload:
         """Return the next jacclBootstrap. Each session has one, further ones are ignored. [BOOT-RECEIVE]"""
-        self._is_used = False
-        payload, self._over = await self._bootstraps.get()
-        self._is_used = True
+        self._served = None
+        payload, self._over, self._served = await self._bootstraps.get()
         return payload
 
     async def send(self, message: Message) -> None:
@@ -501,8 +499,7 @@ class RankOne:
                     check_bootstrap(payload, self.size)
                     self.on_seen(None)
                     agreed = replace(payload, extensions=tuple(sorted(link.session.agreed)))  # [EXT-REVISION]
-                    self._bringing = link
-                    self._bootstraps.put_nowait((agreed, over))
+                    self._bootstraps.put_nowait((agreed, over, link))
                 case MessageReceived(JacclBootstrapPayload() as payload):
                     # A process forms one group, so it cannot act on another frame.
                     self.report("ignored", peer=0, name=wire_name(payload))
@@ -520,7 +517,7 @@ class RankOne:
         """Return the status with the extensions that this rank offers. [EXT-OFFER]"""
         offers = link.session.extensions if self.offers is None else link.session.extensions & self.offers()
         status = self.status()
-        is_loaded = status.model_loaded and (link is self._bringing or not self._is_used)
+        is_loaded = status.model_loaded and self._served in (None, link)
         return replace(status, model_loaded=is_loaded, extensions=tuple(sorted(offers)))
 
 

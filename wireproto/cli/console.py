@@ -82,7 +82,7 @@ def _signals_as_interrupts() -> list[int]:
         else:  # a shell lets its background commands ignore SIGINT
             raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, stop)
     return stops

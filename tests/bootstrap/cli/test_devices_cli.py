@@ -193,41 +193,33 @@ def test_help_fits_a_screen_and_has_an_example() -> None:
     assert any("Example: jaccl-bootstrap devices check" in line for line in lines)
 
 
+def on_a_terminal(file: Path, **variables: str) -> str:
+    """Return what the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "bootstrap", "devices", "check", str(file)],
+                stdout=theirs,
+                stdin=subprocess.DEVNULL,
+                check=False,
+                timeout=SECONDS,
+                env={**os.environ, "TERM": "xterm", **variables},
+            )
+            return terminal.read(4096).decode()
+        finally:
+            os.close(theirs)
+
+
 @pytest.mark.parametrize(
     ("text", "line"), [(GOOD, "\x1b[32m\x1b[1mvalid mesh and ring"), (BAD, "\x1b[31m\x1b[1mnot usable")]
 )
 def test_colour_on_a_terminal(text: str, line: str, file: Path) -> None:
     file.write_text(text)
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        try:
-            subprocess.run(
-                [sys.executable, "-m", "bootstrap", "devices", "check", str(file)],
-                stdout=theirs,
-                stdin=subprocess.DEVNULL,
-                check=False,
-                timeout=SECONDS,
-                env={**os.environ, "TERM": "xterm"},
-            )
-            assert terminal.read(4096).decode().startswith(line)
-        finally:
-            os.close(theirs)
+    assert on_a_terminal(file).startswith(line)
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_colour_on_a_terminal_that_wants_none(variable: dict[str, str], file: Path) -> None:
     file.write_text(GOOD)
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        try:
-            subprocess.run(
-                [sys.executable, "-m", "bootstrap", "devices", "check", str(file)],
-                stdout=theirs,
-                stdin=subprocess.DEVNULL,
-                check=False,
-                timeout=SECONDS,
-                env={**os.environ, "TERM": "xterm", **variable},
-            )
-            assert terminal.read(4096).decode().startswith("valid mesh and ring, ")
-        finally:
-            os.close(theirs)
+    assert on_a_terminal(file, **variable).startswith("valid mesh and ring, ")
