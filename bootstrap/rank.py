@@ -215,7 +215,7 @@ class Rank:
         async def was_stopped() -> bool:
             """Whether rank 0 has cleanly ended the group, so that this rank's failure is a consequence."""
             exchange = None if self.attempt is None else self.attempt.exchange
-            if exchange is None or not exchange.agreed or exchange.has_verdict or not self.run.is_met:
+            if exchange is None or not exchange.agreed or exchange.verdict or not self.run.is_met:
                 return False
             return await zero.ended_in_order(STOPPED_SECONDS)
 
@@ -336,12 +336,8 @@ class Rank:
         A failure does not count if the group `was_stopped` cleanly before it.
         """
         restarts = Restarts(self.plan, lambda: self.run.now() / 1000)
-        while True:
-            try:
-                await once()
-            except OSError as error:
-                raise await self._settled(refused(error)) from error
-            except BootstrapError as error:
+        try:
+            while (error := await self._failure_of(once)) is not None:
                 first = error if is_lost_session(error) and restarts.may_follow(error) else await self._settled(error)
                 if await was_stopped():
                     self.run.summary["stopped"] = True
@@ -355,18 +351,28 @@ class Rank:
                 self.able = self.attempt = None
                 self._early.clear()
                 await self.run.again(seconds)
-            except asyncio.CancelledError:
-                ends_in_order = self.run.is_met and self.plan.rank == 0  # sessionEnd says so
-                if self.attempt is not None and not ends_in_order and (reason := self.run.stopped_by) is not None:
-                    await self.attempt.exchange.last_words(reason)
-                raise
-            except Exception as error:
-                if self.attempt is not None:  # a bug is a failure of the group, not a clean end
-                    text = f"rank {self.plan.rank} failed: {type(error).__name__}: {error}"
-                    await self.attempt.exchange.last_words(RunError(text, code="internal"))
-                raise
-            else:
-                return
+        except BootstrapError:
+            raise
+        except asyncio.CancelledError:  # also while a failure was settled
+            ends_in_order = self.run.is_met and self.plan.rank == 0  # sessionEnd says so
+            if self.attempt is not None and not ends_in_order and (reason := self.run.stopped_by) is not None:
+                await self.attempt.exchange.last_words(reason)
+            raise
+        except Exception as error:
+            if self.attempt is not None:  # a bug is a failure of the group, not a clean end
+                text = f"rank {self.plan.rank} failed: {type(error).__name__}: {error}"
+                await self.attempt.exchange.last_words(RunError(text, code="internal"))
+            raise
+
+    async def _failure_of(self, once: Callable[[], Awaitable[None]]) -> BootstrapError | None:
+        """Run `once` and return its failure. Raise one that no other attempt may follow."""
+        try:
+            await once()
+        except BootstrapError as error:
+            return error
+        except OSError as error:
+            raise await self._settled(refused(error)) from error
+        return None
 
     async def _settled(self, error: BootstrapError) -> BootstrapError:
         """Return the first failure of all ranks."""
@@ -397,6 +403,7 @@ class Rank:
             return
         if self.attempt is not None:
             self.attempt.take(peer, message)
+            self.run.verdict = self.attempt.exchange.verdict
         elif len(self._early) < MAX_EARLY:
             self._early.append((peer, message))
 

@@ -132,6 +132,8 @@ class Run:
         self._met_changed = asyncio.Event()
         self.reason = Reason()
         """Why there is no group yet, for the error at the deadline."""
+        self.verdict: PeerError | None = None
+        """The first failure that is known: it will end this attempt, even if the deadline comes before that."""
         self.command_status: int | None = None
         """How the command ended; None while it runs, or without one."""
         self.watchers = Watchers()
@@ -240,6 +242,8 @@ class Run:
                     task.cancel()
                 await self.end_children()
                 await asyncio.wait({main}, timeout=LAST_WORDS_SECONDS)
+                if main.cancel():  # it still talks to a rank that does not listen
+                    await asyncio.wait({main}, timeout=LAST_WORDS_SECONDS)
                 if self._children:  # one has started during the cancellation
                     await self.end_children()
                 if self._alarm is not None:
@@ -286,7 +290,7 @@ class Run:
     async def again(self, seconds: float = 0.0) -> None:
         """End the children, wait, and restart the deadline for another attempt."""
         self._set_met(False)
-        self.command_status = None
+        self.command_status = self.verdict = None
         if self._alarm is not None:
             self._alarm.cancel()
         await self.end_children()
@@ -359,6 +363,9 @@ class Run:
             self._alarm = asyncio.get_running_loop().call_later(self._timeout, self._too_late)
 
     def _too_late(self) -> None:
+        if self.verdict is not None:
+            self.stop(self.verdict)
+            return
         states = ", ".join(f"the worker after '{child.last}'" for child in self._children)
         late = f"no group within {self._timeout:g} s"
         reason = self.reason.error
@@ -519,16 +526,18 @@ class Run:
             if not done:  # said at once: a stop may cancel what follows
                 text = f"process {child.pid} did not end after SIGKILL; a reboot may be needed"
                 self.report("warning", message=text)
-        if self._owns_process:
-            await end_strays(self._before)
-        self.watchers.remove_directories()
         logs, self._logs = self._logs, []
-        if logs:
-            await asyncio.wait(logs, timeout=OUTPUT_SECONDS)
-        for task in logs:
-            task.cancel()
-        for child in children:
-            child.close()
+        try:
+            if self._owns_process:
+                await end_strays(self._before)
+            self.watchers.remove_directories()
+            if logs:
+                await asyncio.wait(logs, timeout=OUTPUT_SECONDS)
+        finally:  # a stop may come during the wait for a process that cannot be killed
+            for task in logs:
+                task.cancel()
+            for child in children:
+                child.close()
 
     async def _events(self, child: Child) -> None:
         """Show the events of a worker that runs its program."""

@@ -119,9 +119,9 @@ class Exchange:
         await self._until(lambda: all(self._states.get(rank) is state for rank in ranks))
 
     @property
-    def has_verdict(self) -> bool:
-        """Whether another rank's failure is known."""
-        return bool(self._failures)
+    def verdict(self) -> PeerError | None:
+        """The first failure of all ranks, if one is known."""
+        return PeerError(self._first()) if self._failures else None
 
     def unfinished(self) -> list[int]:
         """Return the other ranks that have not finished yet; none unless agreed."""
@@ -157,11 +157,12 @@ class Exchange:
                     if await told:
                         await self._until(lambda: bool(self._failures))
         await self.flush()
-        if not self._failures or self._first().rank == self._rank:
+        verdict = self.verdict
+        if verdict is None or verdict.rank == self._rank:
             return error
         if own is not None:
             self._report("consequence", stage=error.stage, code=error.code, message=str(error))
-        return PeerError(self._first())
+        return verdict
 
     async def last_words(self, error: BootstrapError) -> None:
         """Announce a failure without waiting for a verdict: a signal or the deadline."""
@@ -188,8 +189,14 @@ class Exchange:
                 await self._until(lambda: self._first().code not in CONSEQUENCES)
 
     def _failed(self, error: BootstrapError) -> Outcome:
-        texts = (printable(text)[:LONGEST_TEXT] for text in (error.stage, error.code, str(error)))
-        return Outcome(self._rank, OutcomeState.FAILED, *texts)
+        """Return the report of an error, which may be another rank's failure that was known at the deadline."""
+        rank, stage, code = getattr(error, "rank", None), error.stage, error.code
+        if rank is None:
+            rank = self._rank
+        elif rank != self._rank and self._rank != 0:  # only rank 0 may report it [EXT-OUTCOME-RELAY]
+            rank, stage, code = self._rank, "run", "deadline"
+        texts = (printable(text)[:LONGEST_TEXT] for text in (stage, code, str(error)))
+        return Outcome(rank, OutcomeState.FAILED, *texts)
 
     def _differ(self, what: str, own: str, peer: int, other: str, code: str) -> VersionError:
         text = f"the {what} is {own} on rank {self._rank}, and {printable(other)} on rank {peer}"

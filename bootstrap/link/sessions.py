@@ -395,8 +395,8 @@ class RankOne:
         await self._current.send(message, self.times.send)
 
     def drop(self) -> None:
-        """Drop the session, so that rank 0 makes a new one."""
-        if self._current is not None:
+        """Drop the session of the last jacclBootstrap, so that rank 0 makes a new one. It may have done so already."""
+        if self._current is not None and self._current is self._served:
             self._current.close(LinkError("this rank waits for a new session", code=REPLACED))
 
     async def ended_early(self) -> None:

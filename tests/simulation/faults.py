@@ -119,12 +119,13 @@ def _ctrl_z(world: "World", fault: Fault, step: str) -> None:
 def _continue(world: "World", process: SimulatedProcess, seconds: float) -> None:
     """Continue a process so long after it has stopped: it may still wait for its disk, or take the signal no more."""
     world.settle_in(seconds + LOOK_SECONDS)
-    if process.is_stopped and world.loop.now >= process.stopped_at + seconds:
+    is_suspended = process.is_stopped and process.suspended_at == process.stopped_at  # not by a freeze
+    if is_suspended and world.loop.now >= process.stopped_at + seconds:
         check_suspended(world, process)
         process.signal(signal.SIGCONT)
         world.later(LOOK_SECONDS, check_continued, world, process)
     elif signal.SIGTSTP in process.handlers and not process.is_dead:
-        world.later(max(process.is_stopped * seconds, LOOK_SECONDS), _continue, world, process, seconds)
+        world.later(max(is_suspended * seconds, LOOK_SECONDS), _continue, world, process, seconds)
 
 
 def _children(number: int) -> Callable[["World", Fault, str], None]:

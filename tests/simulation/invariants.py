@@ -276,7 +276,16 @@ def _check_injected(world: "World", name: str, rank: int, code: str) -> None:
     kinds = INJECTED.get(code)
     is_told = code not in OF_REFERENCE or world.scenario.reference is None
     if kinds is not None and is_told and not any(_kind(each) in kinds for each in world.struck):
-        report(world, f"{name} ends with {code}, which nothing has caused")
+        report(world, f"{name} ends with {code}, which nothing has caused", _why_uncaused(world, name, code))
+
+
+def _why_uncaused(world: "World", name: str, code: str) -> str | None:
+    """Return why a rank may end with a code that no fault causes."""
+    if code == "launcher-gone" and world.launcher is not None and world.launcher.ended_at is not None:
+        (control,) = (each for each in world.controls if each.name == name)
+        origin = 0.0 if control.run is None else control.run.origin
+        return "not awaited" if origin + control.events[0]["t_ms"] / 1000 > world.launcher.ended_at else None
+    return None
 
 
 def _check_harmless(world: "World", failures: dict[str, tuple[int, str]]) -> None:

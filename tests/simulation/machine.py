@@ -144,6 +144,8 @@ class SimulatedProcess:
         self.begun = machine.loop.now
         self.is_dead = self.is_stopped = False
         self.stopped_at = self.resumed_at = 0.0
+        self.suspended_at = -1.0
+        """When it has stopped itself at Ctrl-Z."""
         """When last."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
@@ -449,6 +451,7 @@ class Processes:
 
     def pause(self, then: Callable[[], None]) -> None:
         self._owner.signal(signal.SIGSTOP)
+        self._owner.suspended_at = self._machine.loop.now
         self._machine.loop.call_soon(then, context=self._owner.context)  # waits while the process is stopped
 
     def runs(self, pid: int) -> bool:

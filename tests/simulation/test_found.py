@@ -208,6 +208,8 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
         pytest.param(89908, id="two slow imports on one host"),
         pytest.param(109196, id="a second reference peer replaces the first one"),
         pytest.param(109937, id="a signal waits for a process stuck in the kernel"),
+        pytest.param(153753, id="a launch ends without a rank whose disk is slow"),
+        pytest.param(164447, id="Ctrl-Z for a process that stands still already"),
         pytest.param(261128005725, id="a slow network tells a consequence before its cause"),
     ],
 )
@@ -257,3 +259,55 @@ def test_a_rank_called_what_it_had_loaded_for_the_last_attempt_loaded_for_the_ne
     assert done.broken == []
     assert [control.last("group-ready") is not None for control in done.controls] == [True] * 3
     assert [cause(control) for control in done.controls] == [(0, "command-failed")] * 3
+
+
+def test_a_rank_dropped_the_session_that_had_replaced_the_one_of_its_bootstrap() -> None:
+    """Rank 0 had begun again first, and without outcome/1 it came back only 10 s later: there was no group in time."""
+    done = World(143553)
+    done.run()
+    assert done.broken == []
+    (two,) = [control for control in done.controls if control.plan.rank == 2]
+    lost = [event["code"] for event in two.events if event["event"] == "link-lost"]
+    assert lost.count("link-replaced") == 1
+
+
+def test_a_deadline_while_rank_0_settled_a_failure_was_told_to_nobody() -> None:
+    """The others saw a session that ended in order, and called that the cause."""
+    done = World(161531)
+    done.run()
+    assert done.broken == []
+    assert [cause(control) for control in done.controls] == [(1, "deadline"), (0, "deadline"), (0, "deadline")]
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(161651, id="to other ranks"), pytest.param(205508, id="to the rank itself")]
+)
+def test_a_failure_before_a_restart_was_told_as_rank_0s_own_at_the_next_deadline(seed: int) -> None:
+    done = World(seed)
+    done.run()
+    assert done.broken == []
+    causes = {cause(control) for control in done.controls} - {(1, "host-busy")}
+    assert len(causes) == 1
+    assert (0, "command-killed") not in causes
+    assert (0, "command-crashed") not in causes
+
+
+def test_a_deadline_hid_a_failure_that_had_been_heard_of() -> None:
+    """It came in the 0.25 s in which rank 0 waits for the cause."""
+    done = World(182029)
+    done.run()
+    assert done.broken == []
+    assert [cause(control) for control in done.controls] == [(1, "worker-died"), (1, "worker-died")]
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(173368, id="a stop during the wait for the output of a process that cannot be killed"),
+        pytest.param(181866, id="a stop while a reference peer in its init reads nothing"),
+    ],
+)
+def test_a_stopped_rank_left_tasks_to_its_event_loop(seed: int) -> None:
+    done = World(seed)
+    done.run()
+    assert done.broken == []
