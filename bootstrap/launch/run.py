@@ -110,6 +110,8 @@ async def launch(hosts: Sequence[str], *, run: "Launcher | None" = None, **wante
     """
     if isinstance(hosts, str):
         raise ConfigError("hosts must be a list of names, not one string", code="bad-hosts")
+    if isinstance(wanted.get("command"), str):
+        raise ConfigError("command must be a list of arguments, not one string", code="bad-command")
     events = EventQueue()
     if run is None:
         wanted["stdin"] = False

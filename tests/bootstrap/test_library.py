@@ -6,7 +6,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -177,16 +177,17 @@ def test_failure_that_the_iteration_has_raised_is_no_success(pair: list[Rank]) -
     assert both(main()) == [None]
 
 
-def test_one_string_is_no_list_of_hosts(pair: list[Rank]) -> None:
-    """It was taken for hosts with names of one letter each."""
+def test_one_string_is_no_list_of_hosts_or_arguments(pair: list[Rank]) -> None:
+    """It was taken for names or arguments of one letter each."""
 
-    async def main() -> None:
-        async with bootstrap.launch("localhost"):
+    async def main(hosts: Sequence[str], command: Sequence[str]) -> None:
+        async with bootstrap.launch(hosts, command=command):
             raise AssertionError
 
-    (error,) = both(main())
-    assert isinstance(error, ConfigError)
-    assert error.code == "bad-hosts"
+    for hosts, command, code in (("localhost", ("true",), "bad-hosts"), (["localhost"], "true", "bad-command")):
+        (error,) = both(main(hosts, command))
+        assert isinstance(error, ConfigError)
+        assert error.code == code
     with pytest.raises(ConfigError) as caught:
         Trust.of(parts(pair, 0)[0], peers="mac-b")
     assert caught.value.code == "bad-trust"
