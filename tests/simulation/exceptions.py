@@ -10,7 +10,7 @@ EXCEPTIONS: Final[dict[str, str]] = {
     "finish-timeout": "The end of the wait for the other programs is a cause of its own, at another time on each rank.",
     "deadline": "All ranks reach the deadline at the same time, and each names what it waits for then.",
     "no outcome/1": "A rank that is not told another one's outcome reports the loss of its link or command instead.",
-    "restarts": "Each rank counts its own restarts, so one may end with a cause after which another begins again.",
+    "restarts": "Each rank counts its own restarts: one may end, or miss the cause, where another begins again.",
     "not awaited": "A launch ends without a rank whose host is so slow that it has said nothing yet.",
     "disruption": "A fault that ends a rank or a link, or delays them, keeps the ranks from telling each other causes.",
     "waiting": "A rank that a failed one keeps waiting is late for the others, which may notice it first.",

@@ -281,6 +281,8 @@ def _check_injected(world: "World", name: str, rank: int, code: str) -> None:
 
 def _why_uncaused(world: "World", name: str, code: str) -> str | None:
     """Return why a rank may end with a code that no fault causes."""
+    if code == "link-replaced" and any(control.last("restarting") for control in world.controls):
+        return "restarts"
     if code == "launcher-gone" and world.launcher is not None and world.launcher.ended_at is not None:
         (control,) = (each for each in world.controls if each.name == name)
         origin = 0.0 if control.run is None else control.run.origin
