@@ -62,7 +62,7 @@ INJECTED_THERE: Final = {
     "mlx-crashed": {"crash", "exit", "end-child", "segfault-child"},
     "mlx-hangs": {"hang", "unkillable", "slow-import", "slow-disk", "ctrl-z", "freeze"},
     "worker-killed": {"kill-child"},
-    "command-killed": {"kill-child", "hang", "unkillable"},
+    "command-killed": {"kill-child", "hang", "unkillable", "freeze", "ctrl-z", "slow-disk"},  # or by its own alarm
     "command-crashed": {"crash", "segfault-child"},
 }
 """The faults of the named rank that cause a code."""

@@ -211,6 +211,7 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
         pytest.param(153753, id="a launch ends without a rank whose disk is slow"),
         pytest.param(164447, id="Ctrl-Z for a process that stands still already"),
         pytest.param(282803, id="a lost packet delays a cause until rank 0 has begun again"),
+        pytest.param(524133, id="a worker's alarm while its rank is frozen"),
         pytest.param(261128005725, id="a slow network tells a consequence before its cause"),
     ],
 )
