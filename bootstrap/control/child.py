@@ -158,6 +158,7 @@ class Child:
         child = cls(process, grace, watchers)
         watchers.watch(child.pid)
         child._exited_watch = asyncio.create_task(child._watch())
+        watchers.starting.add(child)
         try:
             await process.connect()
         except BaseException:  # the caller was cancelled before it had the child
@@ -165,6 +166,8 @@ class Child:
             await child.end(signal.SIGKILL)
             child.close()
             raise
+        finally:
+            watchers.starting.discard(child)
         return child
 
     # -- output --------------------------------------------------------------------------------------------------------

@@ -344,12 +344,12 @@ class Run:
 
     def suspend(self) -> None:
         """Stop the children at Ctrl-Z too; they continue with this process."""
-        for child in self._children:
+        for child in (*self._children, *self.watchers.starting):
             child.send(signal.SIGSTOP)  # SIGTSTP has no effect in a session without a terminal
         current().processes().pause(self._resume)
 
     def _resume(self) -> None:
-        for child in self._children:
+        for child in (*self._children, *self.watchers.starting):
             child.send(signal.SIGCONT)
 
     def reap_orphans(self) -> None:

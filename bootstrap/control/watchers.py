@@ -1,10 +1,14 @@
 """Cleanup after a run whose own process cannot do it: by the guard, and the next run by the lock's record."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bootstrap.control.lock import Lock
 from bootstrap.errors import BootstrapError
 from bootstrap.system import Guard, current
+
+if TYPE_CHECKING:
+    from bootstrap.control.child import Child
 
 
 class Watchers:
@@ -14,6 +18,8 @@ class Watchers:
         self.directories: list[Path] = []
         self.children: set[int] = set()
         """Process numbers of children that are not reaped yet."""
+        self.starting: set[Child] = set()
+        """Children that nobody has yet, because their streams are not connected."""
         self._guard = guard
         self._told: list[Guard | Lock] = [each for each in (guard, lock) if each is not None]
 

@@ -15,7 +15,7 @@ EXCEPTIONS: Final[dict[str, str]] = {
     "disruption": "A fault that ends a rank or a link, or delays them, keeps the ranks from telling each other causes.",
     "waiting": "A rank that a failed one keeps waiting is late for the others, which may notice it first.",
     "consequence": "MLX ends a rank for the end of another one; their codes do not show which one ended first.",
-    "slow network": "On a slow network a rank hears of failures that follow a stop before it hears of the stop.",
+    "slow network": "On a slow network a rank may hear of what follows a failure or a stop before it hears of that.",
     "guard killed": "What a run leaves whose guard was killed with it goes with the next start on that host.",
     "helper": "A helper in a session of its own is not known to be a rank's, once the program that started it is gone.",
     "parent killed": "A child that cannot be killed is not reported by a control process that was killed.",

@@ -72,7 +72,7 @@ INJECTED: Final = {
     "ping-timeout": _SILENCE,
     "versions-missing": _SILENCE,
     "link-replaced": {"again", "kill-again", "kill-both"},
-    "link-taken": {"again", "kill-again", "kill-both"},
+    "link-taken": {"again", "kill-again", "kill-both", *_SILENCE},  # rank 0 is back before its old session is over
     "host-busy": {"again", "kill-again", "kill-both"},
     "package-version": {"ssh-version"},
     "launcher-silent": {"cut-off", "separate", "power"},
@@ -264,8 +264,14 @@ def _check_causes(world: "World") -> None:
             are_late = all(
                 each["code"] == "deadline" or "; no group within" in each["message"] for each in errors.values()
             )
-            why = _why_untold(world) or ("deadline" if are_late else None)
+            why = _why_untold(world) or ("deadline" if are_late else None) or _why_swapped(world, failures)
             report(world, f"the ranks name different causes: {failures}", why)
+
+
+def _why_swapped(world: "World", failures: dict[str, tuple[int, str]]) -> str | None:
+    """Return why rank 0 may have taken a consequence for the cause."""
+    is_slow = world.scenario.latency > SETTLE_SECONDS / 2
+    return "slow network" if is_slow and CONSEQUENCES & {code for _, code in failures.values()} else None
 
 
 def _check_injected(world: "World", name: str, rank: int, code: str) -> None:
