@@ -151,6 +151,8 @@ def _check_losses(world: "World", zero: "Control") -> None:
     now = world.loop.now
     if zero.process.is_stopped or now - zero.process.resumed_at < SILENCE_SECONDS or zero.run is None:
         return
+    if _was_stopped(world, zero):
+        return  # it ends its command, and its sessions after that
     restarting = zero.last("restarting")
     begun = -1.0 if restarting is None else restarting["t_ms"]
     limit = (now - SILENCE_SECONDS - zero.run.origin) * 1000

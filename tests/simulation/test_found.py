@@ -213,6 +213,7 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
         pytest.param(282803, id="a lost packet delays a cause until rank 0 has begun again"),
         pytest.param(524133, id="a worker's alarm while its rank is frozen"),
         pytest.param(782974, id="a rank of revision 1 was frozen until rank 0 connected again"),
+        pytest.param(871086, id="a user stops rank 0 while rank 1 is frozen"),
         pytest.param(261128005725, id="a slow network tells a consequence before its cause"),
         pytest.param(677863, id="a slow network tells a consequence before a deadline"),
     ],
