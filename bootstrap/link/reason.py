@@ -41,11 +41,10 @@ class Reason:
         self._lost[peer] = error
 
     def established(self, peer: int) -> None:
-        """Note that there is a session with a rank."""
+        """Note that there is a session with a rank. On other ranks than 0 it may never be confirmed."""
         self.has_met = True
         self._lost.pop(peer, None)
         self._lost.pop(None, None)
-        self._seen = self._protocol
 
     def loading(self, peer: int, is_loading: bool) -> None:
         """Note whether a rank is still loading MLX, by its last pong."""

@@ -159,6 +159,8 @@ def _check_losses(world: "World", zero: "Control") -> None:
     sent = {each["peer"] for each in zero.events if each["event"] == "bootstrap-sent" and each["t_ms"] > begun}
     if sent != {*zero.plan.peers}:
         return  # it still waits for another rank, within its deadline
+    agreed = max(each["t_ms"] for each in zero.events if each["event"] == "bootstrap-sent")
+    is_ending = any(each["event"] == "link-lost" and each["t_ms"] > agreed for each in zero.events)
     for peer in zero.plan.peers:
         told = {"established": -1.0, "bootstrap-sent": -1.0}
         for event in zero.events:
@@ -171,7 +173,7 @@ def _check_losses(world: "World", zero: "Control") -> None:
                     report(world, f"{zero.name} goes on without rank {peer}")
         silent = [each.process for each in world.live(peer) if each.process.is_stopped]
         is_silent = any(now - process.stopped_at > SILENCE_SECONDS for process in silent)
-        if is_silent and _agree(world) and 0.0 <= told["established"] < limit:
+        if is_silent and not is_ending and _agree(world) and 0.0 <= told["established"] < limit:
             report(world, f"{zero.name} does not miss rank {peer}")
 
 
@@ -301,8 +303,8 @@ def _why_uncaused(world: "World", name: str, code: str) -> str | None:
 def _check_harmless(world: "World", failures: dict[str, tuple[int, str]]) -> None:
     """Check that no rank fails, but for what is usual."""
     usual = _USUAL if world.scenario.reference is None else _USUAL | _REFERENCE[world.scenario.reference.sends]
-    if len(world.references) > 1:  # the second one gets the session, or it is refused
-        usual = usual | {"link-taken", "link-replaced"}
+    if len(world.references) > 1:  # the second one gets the session or is refused, or both take it again and again
+        usual = usual | {"link-taken", "link-replaced", "no-bootstrap"}
     is_told = _agree(world) or not world.scenario.plans[0].command  # otherwise a command may fail with another rank's
     for name, (_, code) in failures.items():
         if code not in usual and not name.endswith("'"):

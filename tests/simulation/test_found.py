@@ -214,6 +214,7 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
         pytest.param(524133, id="a worker's alarm while its rank is frozen"),
         pytest.param(782974, id="a rank of revision 1 was frozen until rank 0 connected again"),
         pytest.param(871086, id="a user stops rank 0 while rank 1 is frozen"),
+        pytest.param(988075, id="rank 0 ends for one rank while another one is frozen"),
         pytest.param(261128005725, id="a slow network tells a consequence before its cause"),
         pytest.param(677863, id="a slow network tells a consequence before a deadline"),
     ],
@@ -324,3 +325,11 @@ def test_ctrl_z_did_not_stop_a_child_that_was_starting(seed: int) -> None:
     done = World(seed)
     done.run()
     assert done.broken == []
+
+
+def test_a_connection_that_was_not_confirmed_hid_what_rank_0_had_not_sent() -> None:
+    """Two reference peers as rank 0 replaced each other's sessions until the deadline, which came in a handshake."""
+    done = World(995621)
+    done.run()
+    assert done.broken == []
+    assert [cause(control) for control in done.controls] == [(1, "no-bootstrap")]
