@@ -84,6 +84,7 @@ class Played(World):
         for rank, habits in enumerate(self.habits):
             habits.import_seconds = random.uniform(0.1, 1.5)
             habits.prepare_seconds = random.uniform(0.0, REACTIONS[-1])
+            habits.ready_seconds = random.uniform(0.0, REACTIONS[-1])
             habits.mlx = "0.32.4"
             habits.command = self._command
             if case.hangs and rank == 1:

@@ -34,6 +34,8 @@ class Habits:
         self.import_seconds = random.choice((0.05, 0.2, 1.0, random.uniform(0.1, 8.0)))
         self.prepare_seconds = 0.0
         """From a worker's order to the file for MLX."""
+        self.ready_seconds = 0.0
+        """From the end of its init to its report, which follows a sum."""
         self.mlx = random.choice(("0.32.4", "0.32.4", WITHOUT_GATHERS))
         self.program_seconds = random.choice((random.uniform(0.0, 5.0), random.uniform(0.0, 5.0), SERVER_SECONDS))
         self.program_status = 0
@@ -131,6 +133,8 @@ class Worker:
             self._fail("group", "init-failed", f"MLX could not form the {backend} group")
             return 3
         await self._step("ready")
+        if self._habits.ready_seconds:
+            await asyncio.sleep(self._habits.ready_seconds)
         self._emit("group-ready", size=plan.size, backend=backend)
         if order.no_sum:
             self._emit("sum-skipped", reason=order.no_sum)
