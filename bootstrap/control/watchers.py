@@ -19,7 +19,7 @@ class Watchers:
         self.children: set[int] = set()
         """Process numbers of children that are not reaped yet."""
         self.starting: set[Child] = set()
-        """Children that nobody has yet, because their streams are not connected."""
+        """Children whose streams are not connected yet, so that the run does not have them."""
         self._guard = guard
         self._told: list[Guard | Lock] = [each for each in (guard, lock) if each is not None]
 
