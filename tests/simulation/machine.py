@@ -144,9 +144,9 @@ class SimulatedProcess:
         self.begun = machine.loop.now
         self.is_dead = self.is_stopped = False
         self.stopped_at = self.resumed_at = 0.0
-        self.suspended_at = -1.0
-        """When it has stopped itself at Ctrl-Z."""
         """When last."""
+        self.suspended_at = -1.0
+        """When it last stopped itself at Ctrl-Z."""
         self.status: int | None = None
         """The exit status, or minus the signal, once it has ended."""
         self.directory: Path | None = None

@@ -161,9 +161,7 @@ def test_a_stop_hid_that_a_process_cannot_be_killed() -> None:
 
 @pytest.mark.parametrize("seed", [2216, 7683])
 def test_an_unconfirmed_connection_hid_what_the_reference_peer_did_wrong(seed: int) -> None:
-    done = World(seed)
-    done.run()
-    assert done.broken == []
+    done = replayed(seed)
     assert cause(done.controls[-1]) == (1, "bad-bootstrap")
 
 
@@ -200,6 +198,14 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
     assert done.process.status == EXIT_COULD_NOT_RUN
 
 
+def replayed(seed: int) -> World:
+    """Run the world of a seed, which keeps all rules."""
+    made = World(seed)
+    made.run()
+    assert made.broken == []
+    return made
+
+
 @pytest.mark.parametrize(
     "seed",
     [
@@ -220,16 +226,12 @@ def test_a_rank_that_refused_to_start_gave_the_exit_code_of_a_failed_program() -
     ],
 )
 def test_a_sound_world_was_called_broken(seed: int) -> None:
-    done = World(seed)
-    done.run()
-    assert done.broken == []
+    replayed(seed)
 
 
 def test_a_failure_was_told_only_when_the_helpers_of_the_program_had_ended() -> None:
     """By then another rank had reported its own failure, a consequence, as the cause. The helper ignores SIGTERM."""
-    done = World(80000664)
-    done.run()
-    assert done.broken == []
+    done = replayed(80000664)
     assert [cause(control) for control in done.controls] == [(0, "command-failed")] * 3
 
 
@@ -246,9 +248,7 @@ def test_rank_1_ended_its_connections_in_the_order_of_their_addresses_in_memory(
 
 def test_a_rank_waited_for_versions_while_rank_0_waited_for_another_rank() -> None:
     """Rank 2 ended during the last checks before the bootstrap, and rank 1 called rank 0's versions missing."""
-    done = World(81005184)
-    done.run()
-    assert done.broken == []
+    done = replayed(81005184)
     one, _, zero = done.controls
     assert one.last("bootstrap-received") is None
     assert cause(zero) == (0, "link-refused")
@@ -260,18 +260,14 @@ def test_a_rank_called_what_it_had_loaded_for_the_last_attempt_loaded_for_the_ne
     So rank 0 sent the next bootstrap during the import, and missed the versions of rank 2. That took them for a failure
     of the attempt after it.
     """
-    done = World(261129001467)
-    done.run()
-    assert done.broken == []
+    done = replayed(261129001467)
     assert [control.last("group-ready") is not None for control in done.controls] == [True] * 3
     assert [cause(control) for control in done.controls] == [(0, "command-failed")] * 3
 
 
 def test_a_rank_dropped_the_session_that_had_replaced_the_one_of_its_bootstrap() -> None:
     """Rank 0 had begun again first, and without outcome/1 it came back only 10 s later: there was no group in time."""
-    done = World(143553)
-    done.run()
-    assert done.broken == []
+    done = replayed(143553)
     (two,) = [control for control in done.controls if control.plan.rank == 2]
     lost = [event["code"] for event in two.events if event["event"] == "link-lost"]
     assert lost.count("link-replaced") == 1
@@ -279,9 +275,7 @@ def test_a_rank_dropped_the_session_that_had_replaced_the_one_of_its_bootstrap()
 
 def test_a_deadline_while_rank_0_settled_a_failure_was_told_to_nobody() -> None:
     """The others saw a session that ended in order, and called that the cause."""
-    done = World(161531)
-    done.run()
-    assert done.broken == []
+    done = replayed(161531)
     assert [cause(control) for control in done.controls] == [(1, "deadline"), (0, "deadline"), (0, "deadline")]
 
 
@@ -289,9 +283,7 @@ def test_a_deadline_while_rank_0_settled_a_failure_was_told_to_nobody() -> None:
     "seed", [pytest.param(161651, id="to other ranks"), pytest.param(205508, id="to the rank itself")]
 )
 def test_a_failure_before_a_restart_was_told_as_rank_0s_own_at_the_next_deadline(seed: int) -> None:
-    done = World(seed)
-    done.run()
-    assert done.broken == []
+    done = replayed(seed)
     causes = {cause(control) for control in done.controls} - {(1, "host-busy")}
     assert len(causes) == 1
     assert (0, "command-killed") not in causes
@@ -300,9 +292,7 @@ def test_a_failure_before_a_restart_was_told_as_rank_0s_own_at_the_next_deadline
 
 def test_a_deadline_hid_a_failure_that_had_been_heard_of() -> None:
     """It came in the 0.25 s in which rank 0 waits for the cause."""
-    done = World(182029)
-    done.run()
-    assert done.broken == []
+    done = replayed(182029)
     assert [cause(control) for control in done.controls] == [(1, "worker-died"), (1, "worker-died")]
 
 
@@ -314,22 +304,16 @@ def test_a_deadline_hid_a_failure_that_had_been_heard_of() -> None:
     ],
 )
 def test_a_stopped_rank_left_tasks_to_its_event_loop(seed: int) -> None:
-    done = World(seed)
-    done.run()
-    assert done.broken == []
+    replayed(seed)
 
 
 @pytest.mark.parametrize("seed", [702315, 760956])
 def test_ctrl_z_did_not_stop_a_child_that_was_starting(seed: int) -> None:
-    """Its streams were not connected yet, because the disk was slow, so nobody had it."""
-    done = World(seed)
-    done.run()
-    assert done.broken == []
+    """Its streams were not connected yet, because the disk was slow, so the run did not have it."""
+    replayed(seed)
 
 
 def test_a_connection_that_was_not_confirmed_hid_what_rank_0_had_not_sent() -> None:
     """Two reference peers as rank 0 replaced each other's sessions until the deadline, which came in a handshake."""
-    done = World(995621)
-    done.run()
-    assert done.broken == []
+    done = replayed(995621)
     assert [cause(control) for control in done.controls] == [(1, "no-bootstrap")]
