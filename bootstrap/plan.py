@@ -116,11 +116,12 @@ class Plan:
             object.__setattr__(self, "all_ips", tuple((ip,) for ip in self.ips))
         if tuple(ips[:1] for ips in self.all_ips) != tuple((ip,) for ip in self.ips):
             raise ConfigError("the addresses of each rank must start with its first one", code="bad-ip")
-        if not _is_int(self.rank) or not 0 <= self.rank < self.size:
-            raise ConfigError(f"rank {self.rank!r} is wrong, use 0 to {self.size - 1}", code="bad-rank")
+        check_rank(self.rank, self.size)
         for ip in (ip for ips in self.all_ips for ip in ips):
             check_ip(ip)
         check_port(self.port, self.size * self.connections)
+        if self.relay_port is not None:
+            check_port(self.relay_port, 1)
         check_session_id(self.session_id)
         check_backend(self.backend)
         if self.devices is not None:
@@ -137,9 +138,9 @@ class Plan:
                 text = f"--{name} {seconds} is wrong, use 0 to {MAX_SECONDS:.0f} seconds"
                 raise ConfigError(text, code="bad-timeout")
         if self.restarts < 0:
-            raise ConfigError(f"--restart {self.restarts} is wrong, use 0 or more", code="bad-restart")
+            raise ConfigError(f"--restart {_shown(self.restarts)} is wrong, use 0 or more", code="bad-restart")
         if self.restart_on not in get_args(RestartOn):
-            text = f"--restart-on {self.restart_on} is wrong, use {', '.join(get_args(RestartOn))}"
+            text = f"--restart-on {_shown(self.restart_on)} is wrong, use {', '.join(get_args(RestartOn))}"
             raise ConfigError(text, code="bad-restart")
         for name, _ in self.envs:
             if not VARIABLE.fullmatch(name):
@@ -179,7 +180,7 @@ class Plan:
 
     def _check_command(self) -> None:
         if self.runs not in get_args(Runs):
-            raise ConfigError(f"runs={self.runs!r} is wrong, use command, module or script", code="bad-command")
+            raise ConfigError(f"runs={_shown(self.runs)} is wrong, use command, module or script", code="bad-command")
         if not self.command:
             return
         if self.dry_run:
@@ -204,8 +205,7 @@ class Plan:
         ):
             raise ConfigError("two ranks have the same address; give each its own", code="bad-ip")
         for port in ports:
-            if not 1 <= port <= 65535:
-                raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
+            check_link_port(port)
             if 0 <= port - self.port < self.size:
                 last = self.port + self.size - 1
                 text = f"link port {port} is one of the group's ports, {self.port} to {last}; use another"
@@ -320,7 +320,7 @@ def check_ip(ip: str) -> IPv4Address:
     except AddressValueError:
         address = None
     if address is None or address.is_unspecified or address.is_multicast or int(address) == 0xFFFFFFFF:
-        raise ConfigError(f"{ip!r} is not the IPv4 address of a host, use one such as 169.254.1.1", code="bad-ip")
+        raise ConfigError(f"{_shown(ip)} is not the IPv4 address of a host, use one such as 169.254.1.1", code="bad-ip")
     return address
 
 
@@ -332,27 +332,33 @@ def elect(own_ip: str, peer_ip: str) -> int:
     return 0 if own < peer else 1
 
 
+def check_rank(rank: int, size: int) -> None:
+    if not _is_int(rank) or not 0 <= rank < size:
+        raise ConfigError(f"rank {_shown(rank)} is wrong, use 0 to {size - 1}", code="bad-rank")
+
+
+def check_link_port(port: int) -> None:
+    if not _is_int(port) or not 1 <= port <= 65535:
+        raise ConfigError(f"link port {_shown(port)} is wrong, use 1 to 65535", code="bad-port")
+
+
 def check_port(port: int, count: int) -> None:
     """Check that `count` ports starting at `port` exist: MLX's ring uses one per rank and connection."""
     last = 65536 - count
     if not _is_int(port) or not 1 <= port <= last:
-        raise ConfigError(f"port {port!r} is wrong, use 1 to {last} with {count} ranks", code="bad-port")
+        raise ConfigError(f"port {_shown(port)} is wrong, use 1 to {last} with {count} ranks", code="bad-port")
 
 
 def check_session_id(session_id: str) -> None:
     """Check that a session ID is safe as part of a file name."""
     if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
-        shown = repr(session_id)
-        raise ConfigError(
-            f"session ID {shown if len(shown) <= 60 else shown[:60] + '...'} is wrong, "
-            "use 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot",
-            code="bad-session-id",
-        )
+        text = f"session ID {_shown(session_id)} is wrong, use 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot"
+        raise ConfigError(text, code="bad-session-id")
 
 
 def check_backend(backend: str) -> BackendChoice:
     if backend not in get_args(BackendChoice):
-        raise ConfigError(f"backend {backend!r} is unknown, use auto, jaccl or ring", code="bad-backend")
+        raise ConfigError(f"backend {_shown(backend)} is unknown, use auto, jaccl or ring", code="bad-backend")
     return cast(BackendChoice, backend)
 
 
@@ -383,6 +389,15 @@ def _neighbours_over_limit(devices: DeviceMatrix) -> str | None:
     }
     equal = len(set(counts.values())) == 1  # JACCL forms a mesh of unequal ones
     return next((f"[{r}][{c}]" for (r, c), count in counts.items() if count > MAX_WIRES), None) if equal else None
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, cut to 60 characters. Python refuses to print a number of more than 4300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _is_int(value: object) -> bool:

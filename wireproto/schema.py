@@ -49,8 +49,8 @@ MIB: Final = 1024 * KIB
 def parse(layout: Construct, data: bytes, **context: object) -> Any:
     """Return the value of the whole of `data`. Raise `WireError` with code and offset.
 
-    `context` gives what is not in the bytes: `hidden_dim` for an activation; `revision`, by default 2, and the agreed
-    `extensions` for a cluster frame.
+    `context` gives what is not in the bytes: `hidden_dim` for an activation, without which it is a TypeError;
+    `revision`, by default 2, and the agreed `extensions` for a cluster frame.
     """
     stream = io.BytesIO(memoryview(data).tobytes())
     try:
@@ -70,6 +70,13 @@ def build(layout: Construct, value: Any, **context: object) -> bytes:
         raise
     except (ConstructError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise MalformedError("field-type", f"the layout does not allow this value: {error}") from error
+
+
+def _given(context: Container, name: str) -> Any:
+    """Return a keyword argument of `parse` or `build`."""
+    if name not in context._params:
+        raise TypeError(f"{name} is not in the bytes; give {name}=... with them")
+    return context._params[name]
 
 
 def _fail(code: str, offset: int | None, detail: str, path: str | None = None) -> NoReturn:
@@ -720,7 +727,7 @@ STOP: Final = -1
 
 Activation: Final = Struct(
     "seqLen" / Within(I32, STOP, 2**31 - 1, "activation-seq-len"),
-    "data" / Only(bytes, Bytes(lambda context: max(context.seqLen, 0) * context._params.hidden_dim * 2)),
+    "data" / Only(bytes, Bytes(lambda context: max(context.seqLen, 0) * _given(context, "hidden_dim") * 2)),
 )
 """bfloat16 of shape `[1, seqLen, hidden_dim]`, row-major, with the model's `hidden_dim`.
 [TENSOR-ACTIVATION, TENSOR-STOP]"""

@@ -14,7 +14,9 @@ from bootstrap.plan import (
     BackendChoice,
     check_backend,
     check_ip,
+    check_link_port,
     check_port,
+    check_rank,
     check_size,
     elect,
 )
@@ -47,16 +49,15 @@ class Patient:
             check_ip(ip)
         size = self.size or (len(self.peer_ips) + 1 if self.peer_ips else MAX_RANKS)
         check_size(size)
-        if self.rank is not None and not 0 <= self.rank < size:
-            raise ConfigError(f"rank {self.rank} is wrong, use 0 to {size - 1}", code="bad-rank")
+        if self.rank is not None:
+            check_rank(self.rank, size)
         if not self.peer_ports:
             object.__setattr__(self, "peer_ports", (self.link_port,) * len(self.peer_ips))
         if len(self.peer_ports) != len(self.peer_ips):
             text = "the number of link ports differs from the number of peers; give one for each"
             raise ConfigError(text, code="bad-port")
         for port in (self.link_port, *self.peer_ports):
-            if not 1 <= port <= 65535:
-                raise ConfigError(f"link port {port} is wrong, use 1 to 65535", code="bad-port")
+            check_link_port(port)
         check_port(self.coordinator_port, size)
         self.own_rank  # noqa: B018 - raises where none can be elected
 

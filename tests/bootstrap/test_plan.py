@@ -93,6 +93,31 @@ def test_plan_that_no_process_can_get(change: dict[str, Any], code: str) -> None
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ("rank", "bad-rank"),
+        ("ips", "bad-ip"),
+        ("port", "bad-port"),
+        ("relay_port", "bad-port"),
+        ("link_ports", "bad-port"),
+        ("session_id", "bad-session-id"),
+        ("backend", "bad-backend"),
+        ("timeout", "bad-timeout"),
+        ("restarts", "bad-restart"),
+        ("restart_on", "bad-restart"),
+        ("runs", "bad-command"),
+    ],
+)
+def test_number_that_python_does_not_print(field: str, code: str) -> None:
+    """The message about a number of more than 4300 digits was a ValueError of its own."""
+    huge: Any = -(10**5000)
+    value = (huge,) if field in ("ips", "link_ports") else huge
+    with pytest.raises(ConfigError) as caught:
+        Plan(**{"rank": 0, "ips": ("10.0.0.1", "10.0.0.2"), "all_ips": (), "command": ("sh",), field: value})
+    assert caught.value.code == code
+
+
 def test_plan_of_lists_and_plain_numbers() -> None:
     """A plan is the same however its fields are written, and can be hashed. A byte in an argument need not be text."""
     given: dict[str, Any] = {"ips": ["10.0.0.1", "10.0.0.2"], "command": ["sh", "\udcff"], "revision": 1, "timeout": 5}

@@ -605,6 +605,14 @@ def test_activation_size(hidden_dim: int, seq_len: int, around: int) -> None:
         assert _plain(outcome.value) == {"seqLen": seq_len, "data": bytes(size)}
 
 
+def test_activation_without_hidden_dim() -> None:
+    """A caller's mistake was an AttributeError of construct."""
+    with pytest.raises(TypeError, match="give hidden_dim="):
+        parse(Activation, b"\0\0\0\1")
+    with pytest.raises(MalformedError, match="give hidden_dim="):
+        build(Activation, {"seqLen": 0, "data": b""})
+
+
 def test_cause_is_kept() -> None:
     with pytest.raises(WireError) as caught:
         parse(Token, b"")

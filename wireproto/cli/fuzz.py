@@ -84,12 +84,16 @@ def run(
     """
     from wireproto.fuzzing import display, store
     from wireproto.fuzzing.engine import Engine
+    from wireproto.fuzzing.harness import HarnessError
 
     harness = _harness(context, layer)
-    engine = Engine(harness, seed, store.inputs(corpus, layer) if corpus else ())
-    with interruptible() as interrupted, display.shown(not as_json) as show:
-        for finding in engine.run(seconds, lambda progress: show(display.line(progress))):
-            _tell_finding(finding, store.keep_finding(findings, layer, finding), as_json)
+    try:
+        engine = Engine(harness, seed, store.inputs(corpus, layer) if corpus else ())
+        with interruptible() as interrupted, display.shown(not as_json) as show:
+            for finding in engine.run(seconds, lambda progress: show(display.line(progress))):
+                _tell_finding(finding, store.keep_finding(findings, layer, finding), as_json)
+    except HarnessError as error:
+        raise typer.BadParameter(str(error), ctx=context) from None
     if corpus:
         for data in engine.kept:
             store.keep(corpus, layer, data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
-from wireproto.fuzzing.harness import MAX_INPUT, MAX_KEPT, Harness
+from wireproto.fuzzing.harness import MAX_INPUT, MAX_KEPT, Harness, HarnessError
 from wireproto.fuzzing.lines import Lines
 from wireproto.fuzzing.watch import Finding, Watch
 
@@ -42,7 +42,7 @@ class Progress:
 
 
 class Engine:
-    """One run of one harness."""
+    """One run of one harness. Raises `HarnessError` if a function of the harness returns a wrong type."""
 
     def __init__(self, harness: Harness, seed: int, corpus: Iterable[bytes] = ()) -> None:
         self.harness = harness
@@ -55,7 +55,7 @@ class Engine:
         self._watch = Watch()
         self._kinds: set[object] = set()
         self._known: set[tuple[str, str]] = set()
-        self._first = [*(data for _, data in harness.seeds()), *corpus] or [b""]
+        self._first = [*(self._checked("seeds", data) for _, data in harness.seeds()), *corpus] or [b""]
         self._lines = Lines(harness.modules)
         self.progress.all_lines = self._lines.total
 
@@ -86,7 +86,7 @@ class Engine:
         while True:
             data = random.choice(self.kept if self.kept and random.random() < 0.7 else self._first)
             for _ in range(random.choice((1, 1, 1, 1, 2))):
-                data = self.harness.mutate(random, data)
+                data = self._checked("mutate", self.harness.mutate(random, data))
             if random.randrange(_GROWN) == 0:
                 data = _blown_up(random, data)
             yield data[:MAX_INPUT]
@@ -98,7 +98,10 @@ class Engine:
         kind, finding = self._watch.examine(self._quick if number % _CHECKED else self.harness, data)
         if finding is not None:
             return finding
-        kinds = kind if isinstance(kind, frozenset) else {kind}
+        try:
+            kinds = kind if isinstance(kind, frozenset) else {kind}
+        except TypeError:
+            raise HarnessError(self.harness, "check", kind, "something hashable") from None
         is_new = not kinds <= self._kinds
         if not is_new and number % _TRACED:
             return None
@@ -111,6 +114,11 @@ class Engine:
             self.progress.corpus = len(self.kept)
             self.progress.lines = self._lines.seen
         return finding
+
+    def _checked(self, function: str, data: object) -> bytes:
+        if not isinstance(data, bytes):
+            raise HarnessError(self.harness, function, data, "bytes")
+        return data
 
 
 def _blown_up(random: Random, data: bytes) -> bytes:

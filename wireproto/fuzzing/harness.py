@@ -26,6 +26,14 @@ class FindingError(AssertionError):
         self.detail = detail
 
 
+class HarnessError(TypeError):
+    """A function of a harness returned something of a wrong type. The code under test is not at fault."""
+
+    def __init__(self, harness: "Harness", function: str, value: object, wanted: str) -> None:
+        name = type(value).__name__
+        super().__init__(f"{function} of the harness {harness.name!r} returned {name}, not {wanted}; correct it")
+
+
 @dataclass(frozen=True)
 class Harness:
     """One layer under test."""

@@ -174,7 +174,7 @@ def test_options_from_a_file_and_from_variables(pair: Pair, command: Start, tmp_
         (["--cwd", "nowhere"], "", "--cwd nowhere is not a directory"),
         (["--interface", "none0"], "", "interface none0 has no IPv4 address; use one that has: "),
         (["--interface", "lo", "--peer-ip", "127.0.0.1"], "", "both addresses are 127.0.0.1"),
-        (["--restart-on", "never"], "", "--restart-on never is wrong, use link, exit, any"),
+        (["--restart-on", "never"], "", "--restart-on 'never' is wrong, use link, exit, any"),
     ],
 )
 def test_wrong_usage(arguments: list[str], file: str, text: str, command: Start, tmp_path: Path) -> None:

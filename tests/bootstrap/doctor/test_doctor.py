@@ -739,7 +739,9 @@ def test_a_worker_whose_launcher_is_gone(tmp_path: Path, worker: tuple[str, int]
         ({"rank": 64}, "bad-rank"),
         ({"peer_ips": tuple(f"10.0.0.{n}" for n in range(64))}, "bad-ranks"),
         ({"own_ip": PEER, "peer_ips": (PEER,)}, "bad-rank"),
+        ({"rank": 10**5000}, "bad-rank"),  # a number that Python does not print
         ({"link_port": 0}, "bad-port"),
+        ({"link_port": 10**5000}, "bad-port"),
         ({"link_port": 65536}, "bad-port"),
         ({"coordinator_port": 0}, "bad-port"),
         ({"coordinator_port": 65535, "peer_ips": (PEER,)}, "bad-port"),

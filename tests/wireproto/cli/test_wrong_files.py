@@ -8,6 +8,7 @@ import pytest
 from bootstrap.trust import load_identity
 from tests.forks import run
 from tests.wireproto.cli.test_cli import COMMAND
+from wireproto.fuzzing.harness import Harness
 
 CODEC = ("--", "true")
 
@@ -89,6 +90,15 @@ def test_a_function_that_makes_no_harness_was_a_traceback(layer: str) -> None:
 @pytest.mark.parametrize("layer", [".:harness", ":harness", "nothing:harness", "os.path.nothing:harness", "os:nothing"])
 def test_a_module_that_is_not_there(layer: str) -> None:
     assert line_of("fuzz", "run", layer).startswith(f"wireproto fuzz run: {layer!r} is not a layer; use one of ")
+
+
+def wrong_harness() -> Harness:
+    return Harness(name="own", check=lambda data: [data], seeds=lambda: [("a", b"a")], mutate=lambda _, data: data)
+
+
+def test_a_harness_that_returns_a_list_was_a_traceback() -> None:
+    line = line_of("fuzz", "run", f"{__name__}:wrong_harness")
+    assert line == "wireproto fuzz run: check of the harness 'own' returned list, not something hashable; correct it"
 
 
 @pytest.mark.parametrize("command", ["replay", "minimize"])

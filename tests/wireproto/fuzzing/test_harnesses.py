@@ -5,6 +5,7 @@ import tracemalloc
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from tests.examples import examples
 from tests.wireproto.fuzzing.faulty.layers import FAULTS, Simple
 from wireproto.fuzzing.codec_layers import link_harness
 from wireproto.fuzzing.engine import Engine
-from wireproto.fuzzing.harness import FindingError, Harness, cuts, expect
+from wireproto.fuzzing.harness import FindingError, Harness, HarnessError, cuts, expect
 from wireproto.fuzzing.layers import LAYERS, harness_of
 from wireproto.fuzzing.lines import Lines
 from wireproto.fuzzing.minimize import fewest
@@ -249,6 +250,21 @@ def test_ctrl_c_in_a_check_is_no_finding() -> None:
     harness = Harness(name="own", check=check, seeds=lambda: [("a", b"a")], mutate=lambda _, data: data)
     with pytest.raises(KeyboardInterrupt):
         watched(harness, b"a")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"check": lambda data: [data]}, "check of the harness 'own' returned list, not something hashable"),
+        ({"mutate": lambda _, data: data.hex()}, "mutate of the harness 'own' returned str, not bytes"),
+        ({"seeds": lambda: [("a", "a")]}, "seeds of the harness 'own' returned str, not bytes"),
+    ],
+)
+def test_harness_that_returns_something_else(wrong: dict[str, Any], text: str) -> None:
+    """A list was a traceback; a text was reported as a finding in the code under test."""
+    own: dict[str, Any] = {"check": len, "seeds": lambda: [("a", b"a")], "mutate": lambda _, data: data}
+    with pytest.raises(HarnessError, match=text):
+        list(Engine(Harness(name="own", **own | wrong), seed=0).run(seconds=5))
 
 
 @pytest.mark.parametrize("name", ["string:digits", "builtins:dict"])
