@@ -4,6 +4,7 @@ import base64
 import binascii
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -11,6 +12,7 @@ import typer
 
 from wireproto.cli.answers import RevisionOption, as_json, decoded, json_text, payload_of
 from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
+from wireproto.cli.files import NamedFile
 from wireproto.codec.link import LinkDecoder
 from wireproto.errors import WireError, printable
 from wireproto.messages import EXTENSIONS, MAX_LINK_LENGTH, SPEC_BY_CLASS, Message, Revision
@@ -61,7 +63,7 @@ def _inputs(context: typer.Context, frames: list[str] | None, file: Path | None)
                 raise typer.BadParameter(detail, ctx=context, param_hint="FRAME") from None
     elif file:
         try:
-            stream = file.open("rb")
+            stream = BufferedReader(NamedFile(file))
         except OSError as error:
             raise typer.BadParameter(f"{file}: {error.strerror}", ctx=context, param_hint="--file") from None
         with stream:

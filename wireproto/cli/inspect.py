@@ -1,18 +1,18 @@
 """The command `wireproto inspect`."""
 
-import errno
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
 from wireproto.cli.console import EXIT_NO, EXIT_OK, example, say
+from wireproto.cli.files import NamedFile, write
 from wireproto.errors import printable
 from wireproto.messages import SPEC_BY_TYPE
 
@@ -85,9 +85,7 @@ def inspect(
     diagram = None if svg is None else SequenceDiagram()
     with ExitStack() as stack:
         try:
-            opened_file = stack.enter_context(file.open("rb", buffering=0))
-            if stat.S_ISDIR(os.fstat(opened_file.fileno()).st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+            opened_file = stack.enter_context(NamedFile(file))
             keys = None if keylog is None else KeyLog(stack.enter_context(keylog.open(errors="replace")))
         except OSError as error:
             raise typer.BadParameter(f"{printable(str(error.filename))}: {error.strerror}", ctx=context) from None
@@ -111,7 +109,7 @@ def inspect(
     if as_json or not is_nothing:
         report.done(tally, reading, fault)
     if svg is not None and diagram is not None:
-        svg.write_text(diagram.svg(), encoding="utf-8")
+        write(svg, diagram.svg().encode())
     if fault is None and not tally.sessions:
         fault = "it contains no session of the protocol" + _unread(reading)
     if fault is not None:
@@ -131,7 +129,7 @@ def _unread(reading: "Reading") -> str:
 
 def _private(path: Path) -> BinaryIO:
     """Open a file for writing that only its owner can read."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+    return BufferedWriter(NamedFile(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)))
 
 
 @contextmanager

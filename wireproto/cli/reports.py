@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import typer
 
 from wireproto.cli.console import EXIT_OK, say, version_line
+from wireproto.cli.files import write
 
 if TYPE_CHECKING:
     from wireproto.conformance.case import Selectable, SelectableT
@@ -40,9 +41,9 @@ def report(
             file.touch()  # fail before the run if it cannot be written
     total = asyncio.run(_shown(results, title, peer, count, as_json))
     if junit is not None:
-        junit.write_bytes(as_junit(total))
+        write(junit, as_junit(total))
     if html is not None:
-        html.write_text(page(total, html.parent), encoding="utf-8")
+        write(html, page(total, html.parent).encode())
     return total.exit_code
 
 

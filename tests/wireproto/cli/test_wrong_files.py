@@ -43,6 +43,14 @@ def test_an_endless_frame_was_read_until_no_memory_was_left() -> None:
     assert done.stdout.startswith(b"error  type-unknown in type at byte 0")
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that opens and cannot be read")
+@pytest.mark.parametrize("arguments", [("decode", "--file"), ("decode", "--link", "--file"), ("inspect",)])
+def test_a_file_that_fails_while_it_is_read_was_not_named(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, "/proc/self/mem")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr == b"wireproto: /proc/self/mem: Input/output error\n"
+
+
 @pytest.mark.parametrize("option", ["--errors", "--expected-failures"])
 def test_latin_1_is_named(option: str, tmp_path: Path) -> None:
     file = tmp_path / "list"

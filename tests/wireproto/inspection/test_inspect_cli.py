@@ -295,6 +295,13 @@ def test_closed_and_full_streams(command: str, code: int, files: tuple[Path, Pat
     assert done.stderr.count(b"\n") == (code != 0)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("option", ["--svg", "--decrypt"])
+def test_a_full_disk_did_not_say_which_file(option: str, files: tuple[Path, Path]) -> None:
+    done = run(files[0], option, "/dev/full")
+    assert (done.returncode, done.stderr) == (3, b"wireproto: /dev/full: No space left on device\n")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
 @pytest.mark.parametrize("option", [None, "--hex", "--json"])
 def test_any_encoding_of_the_output(encoding: str, option: str | None, files: tuple[Path, Path]) -> None:
