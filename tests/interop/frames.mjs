@@ -57,29 +57,43 @@ const OPAQUE = "opaque";
 
 const KIB = 1024;
 
-/** [type byte, name, the rank that sends it, payload, first revision, longest frame where the type has a limit of its
- * own]; a JSON payload by the rules of its fields. [PAYLOAD-LIMIT] */
+/** By revision, and by the rank that sends it: [type byte, name, payload, longest frame where the type has a limit of
+ * its own]; a JSON payload by the rules of its fields. [PAYLOAD-LIMIT] */
 const TABLE = [
-  [0x01, "handshakeHello", 0, HANDSHAKE, 1, 4 * KIB],
-  [0x02, "handshakeAck", 1, HANDSHAKE, 1, 4 * KIB],
-  [0x03, "ping", 0, EMPTY, 1],
-  [0x04, "pong", 1, PONG, 1, 64 * KIB],
-  [0x05, "inferenceStep", 0, OPAQUE, 1],
-  [0x06, "inferenceToken", 1, OPAQUE, 1],
-  [0x07, "jacclBootstrap", 0, { port: integer(0n, 65535n), sessionID: text }, 1, 64 * KIB],
-  [0x08, "promptTokens", 0, { uid: text, tokens: integers, maxTokens: integer() }, 2],
-  [0x09, "stepToken", 0, { uid: text, token: integer() }, 2, 64 * KIB],
-  [0x0a, "sessionStop", 0, { uid: text }, 2, 64 * KIB],
-  [0x0b, "ppActivation", 0, { uid: text, seqLen: integer(), sealedActivation: bytes() }, 2],
-  [0x0c, "ppToken", 1, { uid: text, sealedToken: bytes() }, 2, 64 * KIB],
-  [0x0d, "ppSessionEnd", 0, { uid: text }, 2, 64 * KIB],
-  [0xff, "sessionEnd", 0, EMPTY, 1],
+  [
+    [
+      [0x01, "handshakeHello", HANDSHAKE, 4 * KIB],
+      [0x03, "ping", EMPTY],
+      [0x05, "inferenceStep", OPAQUE],
+      [0x07, "jacclBootstrap", { port: integer(0n, 65535n), sessionID: text }, 64 * KIB],
+      [0xff, "sessionEnd", EMPTY],
+    ],
+    [
+      [0x02, "handshakeAck", HANDSHAKE, 4 * KIB],
+      [0x04, "pong", PONG, 64 * KIB],
+      [0x06, "inferenceToken", OPAQUE],
+    ],
+  ],
+  [
+    [
+      [0x08, "promptTokens", { uid: text, tokens: integers, maxTokens: integer() }],
+      [0x09, "stepToken", { uid: text, token: integer() }, 64 * KIB],
+      [0x0a, "sessionStop", { uid: text }, 64 * KIB],
+      [0x0b, "ppActivation", { uid: text, seqLen: integer(), sealedActivation: bytes() }],
+      [0x0d, "ppSessionEnd", { uid: text }, 64 * KIB],
+    ],
+    [[0x0c, "ppToken", { uid: text, sealedToken: bytes() }, 64 * KIB]],
+  ],
 ];
 
-const TYPES = TABLE.map(([byte, name, from, payload, since, limit = Infinity]) => {
-  const members = typeof payload === "string" ? null : new Map(Object.entries(payload));
-  return { byte, name, from, payload, members, since, limit };
-});
+const TYPES = TABLE.flatMap((senders, index) =>
+  senders.flatMap((rows, from) =>
+    rows.map(([byte, name, payload, limit = Infinity]) => {
+      const members = typeof payload === "string" ? null : new Map(Object.entries(payload));
+      return { byte, name, from, payload, members, since: index + 1, limit };
+    }),
+  ),
+);
 export const BY_BYTE = new Map(TYPES.map((type) => [type.byte, type]));
 export const BY_NAME = new Map(TYPES.map((type) => [type.name, type]));
 
@@ -104,12 +118,10 @@ function decodePayload({ name, payload, members }, frame) {
   return Object.fromEntries([...members.keys()].map((key) => [key, values.get(key)]));
 }
 
-/** The bytes of a message. Fields that the protocol does not have are the caller's mistake, which decoding finds. */
-export function encodeFrame(name, fields, revision) {
+/** The bytes of a message. That the protocol has its fields is the caller's duty. */
+export function encodeFrame(name, fields) {
   const { byte, payload } = BY_NAME.get(name);
   const text = () => Buffer.from(writeJson(fields));
   const body = payload === OPAQUE ? fields.payload : payload === EMPTY ? Buffer.alloc(0) : text();
-  const frame = Buffer.concat([Buffer.of(byte), body]);
-  decodeFrame(frame, revision);
-  return frame;
+  return Buffer.concat([Buffer.of(byte), body]);
 }

@@ -6,36 +6,33 @@ import { WireError } from "./errors.mjs";
 import { decodeFrame, encodeFrame } from "./frames.mjs";
 
 const INFO = "darkbloom-cluster-session-v1";
+const SIZE = 32; // bytes of an X25519 key, a nonce, a coordinate, and a session key
 const X25519_PKCS8 = Buffer.from("302e020100300506032b656e04220420", "hex"); // what stands before the 32 bytes
 
 const base64url = (bytes) => bytes.toString("base64url");
 const sha256 = (...parts) => createHash("sha256").update(Buffer.concat(parts)).digest();
+/** A coordinate of a key, private or public. */
 const rawPart = (key, name) => Buffer.from(key.export({ format: "jwk" })[name], "base64url");
-
-/** X ‖ Y of a P-256 key, private or public: 64 bytes. */
-export function rawIdentity(key) {
-  const publicKey = key.type === "private" ? createPublicKey(key) : key;
-  return Buffer.concat([rawPart(publicKey, "x"), rawPart(publicKey, "y")]);
-}
 
 /** What one side draws for one handshake. [HANDSHAKE-FRESH] */
 export function drawSecrets(random) {
-  const ephemeral = createPrivateKey({ key: Buffer.concat([X25519_PKCS8, random(32)]), format: "der", type: "pkcs8" });
-  return { ephemeral, x25519: rawPart(createPublicKey(ephemeral), "x"), nonce: random(32) };
+  const key = Buffer.concat([X25519_PKCS8, random(SIZE)]);
+  const ephemeral = createPrivateKey({ key, format: "der", type: "pkcs8" });
+  return { ephemeral, x25519: rawPart(ephemeral, "x"), nonce: random(SIZE) };
 }
 
 function fields(identity, secrets, commitment) {
   return {
-    sePubKeyRaw: rawIdentity(identity),
+    sePubKeyRaw: Buffer.concat([rawPart(identity, "x"), rawPart(identity, "y")]),
     ephemeralX25519PubKey: secrets.x25519,
     nonce: secrets.nonce,
     seSignature: sign("sha256", commitment, identity),
   };
 }
 
-export function makeHello(identity, secrets, revision) {
+export function makeHello(identity, secrets) {
   const commitment = sha256(secrets.x25519, secrets.nonce); // [HANDSHAKE-HELLO]
-  return encodeFrame("handshakeHello", fields(identity, secrets, commitment), revision);
+  return encodeFrame("handshakeHello", fields(identity, secrets, commitment));
 }
 
 /** Rank 1's side: the ack, and the session key. Nothing is signed before the hello has passed. */
@@ -43,7 +40,7 @@ export function answerHello(frame, { identity, pin, secrets, revision }) {
   const hello = takeFrame(frame, "handshakeHello", revision);
   const shared = checkPeer(hello, pin, sha256(hello.ephemeralX25519PubKey, hello.nonce), secrets);
   const commitment = sha256(hello.nonce, secrets.nonce, secrets.x25519); // [HANDSHAKE-ACK]
-  const ack = encodeFrame("handshakeAck", fields(identity, secrets, commitment), revision);
+  const ack = encodeFrame("handshakeAck", fields(identity, secrets, commitment));
   return { ack, key: sessionKey(shared, hello.nonce, secrets.nonce) };
 }
 
@@ -60,8 +57,11 @@ function takeFrame(frame, expected, revision) {
     message = decodeFrame(frame, revision);
   } catch (error) {
     if (!(error instanceof WireError)) throw error;
-    const code = error.code === "field-length" ? "handshake-length" : "handshake-malformed";
-    throw new WireError(code, error.offset, `${error.code}: ${error.message}`);
+    throw new WireError(
+      error.code === "field-length" ? "handshake-length" : "handshake-malformed",
+      error.offset,
+      `${error.code}: ${error.message}`,
+    );
   }
   if (message.name !== expected) throw new WireError("handshake-unexpected", 0, `${message.name} before ${expected}`);
   return message.fields;
@@ -69,8 +69,9 @@ function takeFrame(frame, expected, revision) {
 
 /** The checks from the pin on, in this order; then the shared secret. [HANDSHAKE-ORDER] */
 function checkPeer({ sePubKeyRaw, ephemeralX25519PubKey, seSignature }, pin, commitment, secrets) {
-  if (pin === null) throw new WireError("handshake-no-pin", null, "no identity key is known of the peer");
-  if (!sePubKeyRaw.equals(pin)) throw new WireError("handshake-wrong-pin", null, "the peer has another identity key");
+  if (!pin?.equals(sePubKeyRaw)) {
+    throw new WireError(pin ? "handshake-wrong-pin" : "handshake-no-pin", null, "that is no identity key of a peer");
+  }
   const signature = plainSignature(seSignature);
   const key = pointOf(sePubKeyRaw);
   if (!signature || !verify("sha256", commitment, { key, dsaEncoding: "ieee-p1363" }, signature)) {
@@ -80,7 +81,7 @@ function checkPeer({ sePubKeyRaw, ephemeralX25519PubKey, seSignature }, pin, com
 }
 
 function pointOf(raw) {
-  const jwk = { kty: "EC", crv: "P-256", x: base64url(raw.subarray(0, 32)), y: base64url(raw.subarray(32)) };
+  const jwk = { kty: "EC", crv: "P-256", x: base64url(raw.subarray(0, SIZE)), y: base64url(raw.subarray(SIZE)) };
   try {
     return createPublicKey({ key: jwk, format: "jwk" });
   } catch {
@@ -90,16 +91,16 @@ function pointOf(raw) {
 
 /** r ‖ s of a signature in DER, or null where it is no such DER. [HANDSHAKE-SIGNATURE] */
 function plainSignature(der) {
-  if (der.length < 2 || der[0] !== 0x30 || der[1] !== der.length - 2) return null;
+  if (der[0] !== 0x30 || der[1] !== der.length - 2) return null;
   const numbers = [];
   let at = 2;
   while (at < der.length) {
     const size = der[at + 1];
     const integer = der.subarray(at + 2, at + 2 + size);
-    if (der[at] !== 0x02 || !(size >= 1 && size <= 33) || integer.length !== size || integer[0] >= 0x80) return null;
-    if (size > 1 && integer[0] === 0 && integer[1] < 0x80) return null; // not the shortest form
-    if (size === 33 && integer[0] !== 0) return null;
-    numbers.push(Buffer.concat([Buffer.alloc(32), integer]).subarray(-32));
+    if (der[at] !== 0x02 || integer.length !== size || integer[0] >= 0x80) return null;
+    const digits = integer[0] === 0 && integer[1] >= 0x80 ? integer.subarray(1) : integer; // the zero is for the sign
+    if (digits[0] === 0 || digits.length > SIZE) return null; // not the shortest form, or too long
+    numbers.push(Buffer.concat([Buffer.alloc(SIZE - digits.length), digits]));
     at += 2 + size;
   }
   return numbers.length === 2 ? Buffer.concat(numbers) : null; // from 1 to n - 1 is what `verify` checks
@@ -116,5 +117,5 @@ function sharedSecret(privateKey, raw) {
 
 /** [HANDSHAKE-KEY] */
 function sessionKey(shared, nonce0, nonce1) {
-  return Buffer.from(hkdfSync("sha256", shared, Buffer.concat([nonce0, nonce1]), INFO, 32));
+  return Buffer.from(hkdfSync("sha256", shared, Buffer.concat([nonce0, nonce1]), INFO, SIZE));
 }

@@ -240,9 +240,7 @@ class Reader {
 /** The members, a Map, of the one JSON object that stands from `start` to the end. [JSON-TEXT] */
 export function readObject(bytes, start, members) {
   const reader = new Reader(bytes, start);
-  if (bytes.subarray(start, start + 3).equals(Buffer.of(0xef, 0xbb, 0xbf))) {
-    reader.fail("json-bom", start, "a byte-order mark");
-  }
+  if (bytes.indexOf("\ufeff", start) === start) reader.fail("json-bom", start, "a byte-order mark");
   reader.skipWhiteSpace();
   if (reader.kind() !== "object") reader.fail("payload-not-object", reader.at, "the payload is no JSON object");
   const payload = reader.object(1, members);

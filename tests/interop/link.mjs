@@ -7,11 +7,10 @@ const HEADER = 8;
 /** The limit once the handshake is done. [LINK-LEN-MAX] */
 export const MAX_LENGTH = 256 * 1024 * 1024;
 
-/** The limit before the handshake is done. [SESSION-LEN-MAX] */
-export const HANDSHAKE_MAX_LENGTH = 64 * 1024;
+/** The limit before the handshake is done. */
+export const HANDSHAKE_MAX_LENGTH = 64 * 1024; // [SESSION-LEN-MAX]
 
 export function encodeLinkFrame(body) {
-  if (body.length < 1 || body.length > MAX_LENGTH) throw new RangeError(`no link frame has ${body.length} bytes`);
   const header = Buffer.alloc(HEADER);
   header.writeBigUInt64LE(BigInt(body.length));
   return Buffer.concat([header, body]);
@@ -19,10 +18,10 @@ export function encodeLinkFrame(body) {
 
 /** Cuts a stream into bodies, in whatever pieces it comes. [LINK-CHUNKS] */
 export class LinkDecoder {
-  #buffer = Buffer.alloc(0); // grows with what has arrived, never with what is announced [LINK-MEMORY]
-  #start = 0;
-  #end = 0;
-  #taken = 0; // bytes of the stream before #start
+  #pieces = []; // what has arrived, never room for what is announced [LINK-MEMORY]
+  #held = 0; // bytes in the pieces
+  #needed = HEADER; // bytes without which there is nothing new to see
+  #taken = 0; // bytes of the stream before the pieces
   maxLength;
 
   constructor(maxLength = HANDSHAKE_MAX_LENGTH) {
@@ -30,42 +29,31 @@ export class LinkDecoder {
   }
 
   feed(piece) {
-    const held = this.#end - this.#start;
-    if (this.#end + piece.length > this.#buffer.length) {
-      const roomy = held + piece.length > this.#buffer.length ? Buffer.alloc(2 * (held + piece.length)) : this.#buffer;
-      this.#buffer.copy(roomy, 0, this.#start, this.#end);
-      this.#buffer = roomy;
-      this.#start = 0;
-      this.#end = held;
-    }
-    piece.copy(this.#buffer, this.#end);
-    this.#end += piece.length;
+    this.#pieces.push(piece);
+    this.#held += piece.length;
   }
 
   /** The next body, or null where its bytes are not all there. `maxLength` may change between two calls. */
   next() {
-    const held = this.#end - this.#start;
-    if (held < HEADER) return null;
-    const length = this.#buffer.readBigUInt64LE(this.#start);
+    if (this.#held < this.#needed) return null;
+    const data = Buffer.concat(this.#pieces);
+    const length = data.readBigUInt64LE();
     if (length === 0n) throw new WireError("link-length-zero", this.#taken, "a link frame of length 0");
     if (length > BigInt(this.maxLength)) {
       throw new WireError("link-length-limit", this.#taken, `a link frame of ${length} bytes, over ${this.maxLength}`);
     }
     const size = HEADER + Number(length);
-    if (held < size) return null;
-    const body = Buffer.from(this.#buffer.subarray(this.#start + HEADER, this.#start + size));
-    this.#start += size;
+    this.#needed = size;
+    if (this.#held < size) return null;
+    this.#pieces = [data.subarray(size)];
+    this.#held -= size;
+    this.#needed = HEADER;
     this.#taken += size;
-    if (this.#start === this.#end) {
-      this.#buffer = Buffer.alloc(0);
-      this.#start = this.#end = 0;
-    }
-    return body;
+    return data.subarray(HEADER, size);
   }
 
   /** The stream has ended, and all whole frames are taken: what is left is a lost frame. [LINK-EOF] */
   finish() {
-    const held = this.#end - this.#start;
-    if (held > 0) throw new WireError("truncated", this.#taken + held, "the stream ends inside a link frame");
+    if (this.#held > 0) throw new WireError("truncated", this.#taken + this.#held, "the stream ends inside a link frame");
   }
 }

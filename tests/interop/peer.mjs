@@ -18,19 +18,20 @@ import { writeJson } from "./json.mjs";
 import { Session } from "./session.mjs";
 
 // Seconds. [SESSION-TIMES]
-const CONNECT = 10;
-const HANDSHAKE = 10;
+const HANDSHAKE = 10; // for rank 0 from the start of the connection on
 const FIRST_BOX = 15;
-const PONG = 3;
-const PING_INTERVAL = 5;
 const SEND = 10;
+const PONG = 3; // [SESSION-MISSED]
+const PING_INTERVAL = 5; // [SESSION-PING]
 const KEEP_ALIVE_IDLE = 10; // Node sets neither the interval nor the number of probes. [SESSION-TCP]
+
+const SECOND = 1e3; // milliseconds
 
 const MISSED_PONGS = 3; // [SESSION-MISSED]
 const UNSETTLED_CONNECTIONS = 8; // [SESSION-CROWD]
 const RANKS = 2;
 
-const after = (seconds, act) => setTimeout(act, seconds * 1000);
+const after = (seconds, act) => setTimeout(act, seconds * SECOND).unref(); // sockets alone keep the process alive
 const print = (event) => console.log(writeJson(event));
 
 /** A socket and its session; `use(event)` is told of each event once it is printed. */
@@ -48,18 +49,21 @@ class Connection {
     });
     this.use = use;
     this.expect(HANDSHAKE, "no session key in time");
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, KEEP_ALIVE_IDLE * 1000);
+    socket.setNoDelay(true); // [SESSION-TCP]
+    socket.setKeepAlive(true, KEEP_ALIVE_IDLE * SECOND); // [SESSION-TCP]
     socket.on("data", (piece) => this.session.receive(piece));
-    socket.on("end", () => this.session.finish());
-    socket.on("error", (error) => this.end(error.code));
-    socket.on("close", () => this.#gone());
+    socket.on("error", (error) => this.session.abandon(error.code ?? error.message));
+    socket.on("close", () => this.session.finish());
   }
 
   /** The one wait that this connection is in, instead of the one before. */
+  wait(seconds, act) {
+    this.settle();
+    this.waiting = after(seconds, act);
+  }
+
   expect(seconds, reason) {
-    clearTimeout(this.waiting);
-    this.waiting = after(seconds, () => this.end(reason));
+    this.wait(seconds, () => this.end(reason));
   }
 
   settle() {
@@ -68,13 +72,7 @@ class Connection {
 
   /** Without another word. [SESSION-SILENT] */
   end(reason) {
-    this.session.abandon(reason);
-    this.socket.destroy();
-  }
-
-  #gone() {
-    this.end("the socket is closed");
-    this.settle();
+    this.socket.destroy(new Error(reason));
   }
 
   #write(bytes) {
@@ -88,14 +86,10 @@ class Connection {
     this.use(this, { event, ...details });
   }
 
+  /** Bytes that are not read would reset the connection, and our last frame be lost: read on until the peer closes. */
   #leave() {
-    this.settle();
-    if (this.session.state === "failed") this.socket.destroy();
-    else {
-      // What stands in the way of our last frame is not to reset the connection: read on until the peer closes, too.
-      this.expect(SEND, "the peer does not close");
-      this.socket.end();
-    }
+    this.expect(SEND, "the peer does not close");
+    this.socket.end();
   }
 }
 
@@ -130,15 +124,12 @@ function listen(settings, host, port) {
 
   function forget(connection) {
     unsettled.delete(connection);
-    if (current === connection) current = null;
   }
 
   const server = createServer((socket) => {
     unsettled.add(new Connection(socket, settings, 1, (connection, event) => uses[event.event]?.(connection, event)));
-    if (unsettled.size > UNSETTLED_CONNECTIONS) {
-      const [oldest] = unsettled;
-      oldest.end("too many connections");
-    }
+    const [oldest] = unsettled;
+    if (unsettled.size > UNSETTLED_CONNECTIONS) oldest.end("too many connections"); // [SESSION-CROWD]
   });
   server.listen({ host, port }, () => print({ event: "listening", host, port: server.address().port }));
 }
@@ -151,27 +142,15 @@ function refuseUnusable(connection, { port, sessionID }) {
 
 /** Rank 0: handshake, ping, bootstrap, pong, sessionEnd. */
 function converse(settings, host, port, bootstrap) {
-  let missed = 0;
-  let pinging = null;
-
-  function ping(connection) {
+  function ping(connection, number) {
     connection.session.send("ping");
-    connection.unanswered = after(PONG, () => {
-      missed += 1;
-      if (missed === MISSED_PONGS) connection.end("no pongs");
-    });
-  }
-
-  function stopPinging(connection) {
-    clearInterval(pinging);
-    clearTimeout(connection.unanswered);
+    if (number === MISSED_PONGS) connection.expect(PONG, "no pongs");
+    else connection.wait(PING_INTERVAL, () => ping(connection, number + 1)); // [SESSION-MISSED]
   }
 
   const uses = {
     established(connection) {
-      connection.settle();
-      ping(connection);
-      pinging = setInterval(ping, PING_INTERVAL * 1000, connection);
+      ping(connection, 1); // [SESSION-MISSED]
       connection.session.send("jacclBootstrap", bootstrap); // [BOOT-ESTABLISHED]
     },
     message(connection, { type }) {
@@ -179,21 +158,12 @@ function converse(settings, host, port, bootstrap) {
       process.exitCode = 0;
       connection.session.send("sessionEnd");
     },
-    error: stopPinging,
-    closed: stopPinging,
   };
 
   process.exitCode = 1;
   const socket = connect({ host, port, family: 4 });
-  const unconnected = after(CONNECT, () => socket.destroy(new Error("no connection in time")));
-  const refused = (error) => print({ event: "closed", reason: error.code ?? error.message });
-  socket.on("error", refused);
-  socket.on("close", () => clearTimeout(unconnected));
-  socket.on("connect", () => {
-    clearTimeout(unconnected);
-    socket.off("error", refused);
-    new Connection(socket, settings, 0, (connection, event) => uses[event.event]?.(connection, event)).session.start();
-  });
+  const made = new Connection(socket, settings, 0, (connection, event) => uses[event.event]?.(connection, event));
+  socket.on("connect", () => made.session.start());
 }
 
 function identityFile(path) {

@@ -152,7 +152,9 @@ def test_what_a_peer_tells_its_user_is_not_changed() -> None:
 
 def test_a_should_is_named_by_the_line_that_implements_it() -> None:
     named = {rule for each in mechanical.mutants(PEER, Random(1)) if (rule := should_of(each)) is not None}
-    assert named == {"SESSION-CROWD", "SESSION-MISSED", "SESSION-NEWCOMER", "SESSION-TCP"}
+    assert named == {
+        *("SESSION-CROWD", "SESSION-LEN-MAX", "SESSION-MISSED", "SESSION-NEWCOMER", "SESSION-PING", "SESSION-TCP")
+    }
 
 
 def test_the_same_output_shows_what_cannot_be_told_apart(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class Patience:
     ping_every: float = 5.0
     pong: float = 3.0
     handshake: float = 10.0
+    first_box: float = 15.0
     reconnect: float = 10.0
     retry: float = 1.0
     """Pause between a rank 0's refused attempts."""

@@ -58,6 +58,14 @@ class Wire:
             raise Silence from None
         return body
 
+    async def is_gone(self, seconds: float) -> bool:
+        """Return whether what is sent from now on meets no socket: the peer's system resets the connection."""
+        end = asyncio.get_running_loop().time() + seconds
+        while not self._writer.is_closing() and asyncio.get_running_loop().time() < end:
+            self._writer.write(b"\0")
+            await asyncio.sleep(seconds / 50)
+        return self._writer.is_closing()
+
     async def reset(self) -> None:
         """Reset the connection."""
         if not self._writer.is_closing():

@@ -233,6 +233,7 @@ GRAMMAR: Final = (
     b"1.2.3", b"1e1.5", b"-.5", b"1d1", b"truE", b"trux", b"nulx", b"falsy", b"[]]", b"{]", b"[1,,2]",
     b'{"a":1,,"b":2}', b'{"a":1 "b":2}', b"{,}", b"[,]", b'{"a"}', b"{:1}", b"{null:1}", b"[:]", b"\\u0030",
     b"\x0b1", b"\xa01", b"\xef\xbb\xbf1", b"//\n1", b"#1", b"1;", b"(1)",
+    b"1/2", b"1:2", b"/1", b":1", b"-/", b"-:", b"1./", b"1.:", b"1.0/", b"1.0:", b"1e/", b"1e:", b"1e+/", b"1e1:",
 )  # fmt: skip
 """Values that break the grammar."""
 NOT_OBJECTS: Final = (b"null", b"true", b"0", b'"a"', b"[]", b"[{}]")

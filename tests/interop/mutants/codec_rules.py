@@ -153,7 +153,7 @@ def _limit(random: Random) -> list[Change]:
         + [(name, "64") for name in ("pong", "stepToken", "sessionStop", "ppToken", "ppSessionEnd")]
     )
     off = random.choice(("+", "-")) + str(spread(random, 2000))
-    line = "const TYPES = TABLE.map(([byte, name, from, payload, since, limit = Infinity]) => {"
+    line = "rows.map(([byte, name, payload, limit = Infinity]) => {"
     return [("frames.mjs", line, f'{line} if (name === "{name}") limit = {limit} * KIB {off};')]
 
 

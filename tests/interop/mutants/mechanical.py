@@ -1,7 +1,8 @@
 """Mechanical mutants of the JavaScript peer: one operator, constant, condition or call changed.
 
 It can be anywhere but in what a peer tells only its own user: the codes and offsets of its errors, its log, its exit
-status, and the options of its command. The codes and offsets of a codec are seen.
+status, and the options of its command. The codes and offsets of a codec are seen. What each peer may choose is left
+out, too: the waits whose length no rule binds, and what a pong says of its host.
 """
 
 import json
@@ -48,6 +49,7 @@ _ARGUMENTS: Final = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
 _UNSEEN: Final = re.compile(
     rf"(?:(?<=new WireError\()|(?<=new Fault\()|(?<=new Error\()|(?<=this\.fail\()){_ARGUMENTS}"
     rf"|\bprint\({_ARGUMENTS}\)"
+    r"|const (?:HANDSHAKE|FIRST_BOX|SEND) = \d+;|modelLoaded: true, inferenceInFlight: false"
     r"|process\.exitCode = \d;|static #count = \d|#count \+= \d"
     r"|^  constructor\(code, message\)"
     r"|^function (?:identityFile|peerKey|main)\b.*?^}",

@@ -29,13 +29,15 @@ function play({ rank, revision, pieces }, number) {
   const boxes = [];
   let draws = 0;
   const random = (size) => createHash("sha256").update(`${number}/${(draws += 1)}`).digest().subarray(0, size);
+  const isOver = () => told.includes("closed");
   const write = (bytes) => {
+    if (isOver()) return; // no one can see it
     if (told.some((each) => each.startsWith("wrote"))) boxes.push(bytes);
     told.push(`wrote ${boxes.length ? bytes.toString("hex") : introduction(bytes)}`);
   };
   const answer = ({ event, type, fields }) => {
     if (event === "message" && type === "jacclBootstrap") told.push(writeJson(fields));
-    if (event === "error" || event === "closed") told.push("closed");
+    if ((event === "error" || event === "closed") && !isOver()) told.push("closed");
     if (event === "established" && rank === 0) {
       session.send("ping");
       session.send("jacclBootstrap", BOOTSTRAP);

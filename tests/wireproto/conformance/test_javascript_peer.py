@@ -32,6 +32,7 @@ PATIENCE = replace(
     ping_every=SCALE * _TIMES.ping_every,
     pong=SCALE * _TIMES.pong,
     handshake=SCALE * _TIMES.handshake,
+    first_box=SCALE * _TIMES.first_box,
     reconnect=SCALE * _TIMES.reconnect,
     retry=SCALE * _TIMES.retry,
 )
@@ -44,8 +45,8 @@ def scaled(folder: Path) -> Path:
         shutil.copy(file, folder)
     peer = folder / "peer.mjs"
     text = peer.read_text()
-    assert text.count(" * 1000") == 3
-    peer.write_text(text.replace(" * 1000", f" * {1000 * SCALE:g}"))
+    assert text.count("SECOND = 1e3;") == 1
+    peer.write_text(text.replace("SECOND = 1e3;", f"SECOND = {1000 * SCALE:g};"))
     return peer
 
 

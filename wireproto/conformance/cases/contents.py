@@ -12,7 +12,7 @@ from wireproto.conformance.cases.bootstrap import NO_FILE
 from wireproto.conformance.frames import BOOTSTRAP, PONG
 from wireproto.conformance.peer import Peer
 from wireproto.conformance.verdicts import Undecided, Verdict
-from wireproto.messages import Revision
+from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_TYPE, Revision
 from wireproto.session import Role
 
 _FEW: Final = 3
@@ -76,6 +76,28 @@ def _base64_characters(peer: Peer) -> Iterator[_Content]:
     texts = [chr(code) for code in range(0x80) if not chr(code).isalnum() and chr(code) not in "+/"]
     for text in (*texts, "\u00a0", "\u2028", "\ufeff"):
         yield f"base64 with {text!r} in it", frame.replace(b"AAEC", f"AA{json.dumps(text)[1:-1]}EC".encode())
+
+
+def _all(peer: Peer) -> Iterator[bytes]:
+    """Return a valid JSON frame of each type but hello and ack, in whichever direction it is sent."""
+    yield from (BOOTSTRAP, PONG)
+    if peer.settings.revision is Revision.V2:
+        yield from (*_TO_RANK_1, *_TO_RANK_0)
+
+
+@case("payload", "limits", "PAYLOAD-LIMIT", deadline=240.0)
+async def limits(peer: Peer) -> None:
+    """A frame that is as long as its type may be is accepted, and one byte more ends the connection."""
+    limited = [each for each in _all(peer) if SPEC_BY_TYPE[each[0]].max_length < MAX_LINK_LENGTH]
+    points = [(each, over) for each in limited for over in (0, 1)]
+    few = points if peer.settings.full or peer.role is Role.RESPONDER else points[:_FEW]
+    async for link, (frame, over) in peer.sessions(few):
+        size = SPEC_BY_TYPE[frame[0]].max_length + over
+        await link.send(f"{size} bytes of the type 0x{frame[0]:02x}", frame + b" " * (size - len(frame)))
+        if over:
+            await link.expect_closed()
+        else:
+            await link.expect_alive(f"that {size} bytes are accepted")
 
 
 def _session_ids(peer: Peer) -> Iterator[_Content]:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import KEYS, Identity
 from wireproto.conformance.case import FULL_ONLY, RANK_0, RANK_1, V2, case
-from wireproto.conformance.frames import BOOTSTRAP, PING, PONG, link_frame
+from wireproto.conformance.frames import BOOTSTRAP, PING, PONG, SESSION_END, link_frame
 from wireproto.conformance.peer import Link, Peer
 from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 from wireproto.conformance.wire import Silence
@@ -308,10 +308,10 @@ async def old_connection_closes(peer: Peer) -> None:
 
 @case("session", "idle-stays", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
 async def idle_stays(peer: Peer) -> None:
-    """A session stays open when idle for longer than the handshake timeout."""
+    """A session stays open when idle for longer than the handshake timeout, and with --full than any timeout."""
     link = await peer.session()
     await link.ping()
-    await _idle(peer, link)
+    await _idle(link, peer.settings.patience.first_box if peer.settings.full else peer.settings.patience.handshake)
     try:
         await link.ping()
     except Missed as missed:
@@ -322,17 +322,30 @@ async def idle_stays(peer: Peer) -> None:
 async def idle_at_first(peer: Peer) -> None:
     """A session in which nothing has been sent stays open after the handshake timeout."""
     link = await peer.session()
-    await _idle(peer, link)
+    await _idle(link, peer.settings.patience.handshake)
     try:
         await link.ping()
     except Missed as missed:
         raise Missed("a session that is still there", missed.came, missed.requirement) from None
 
 
-async def _idle(peer: Peer, link: Link) -> None:
-    seconds = peer.settings.patience.handshake + 1
-    link.step(f"send nothing for {seconds:g} s")
-    await asyncio.sleep(seconds)
+async def _idle(link: Link, limit: float) -> None:
+    link.step(f"send nothing for {limit + 1:g} s")
+    await asyncio.sleep(limit + 1)
+
+
+@case("session", "closes-for-good", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
+async def closes_for_good(peer: Peer) -> None:
+    """After sessionEnd a peer does not wait forever for the other side to close; this implementation waits 1 s."""
+    link = await peer.session()
+    await link.ping()
+    await link.send("sessionEnd", SESSION_END)
+    await link.expect_closed(probe=False)
+    patience = peer.settings.patience
+    seconds = patience.handshake + patience.slack
+    link.step(f"stay for {seconds:g} s, until the peer's socket is gone")
+    if not await link.wire.is_gone(seconds):
+        raise Undecided(Verdict.NON_STRICT, f"{seconds:g} s after its end of the stream it still reads")
 
 
 @case("session", "hello-drips", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
@@ -479,6 +492,8 @@ async def sizes(peer: Peer) -> None:
 
 _OTHER_SIGNATURES: Final = [each.about for each in wrong_signatures(ORDER - 2, ORDER - 3)]
 _DER_LENGTHS: Final = (70, 71, 72, 69)
+_NUMBER: Final = 32
+"""Bytes of r or s, without a leading zero byte."""
 
 
 @case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=240.0)
@@ -497,15 +512,15 @@ def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
     """Sign in one of the wrong ways, with r and s to which it applies.
 
     Both need a leading zero byte, except where an extra one is added: a reader may refuse an integer of 34 bytes.
-    A negative integer starts with 0x80, the limit that a reader checks.
+    A negative integer starts with 0x80, and one with an extra zero byte with 0x7f: the limit that a reader checks.
     """
-    is_long = "more zero bytes" not in about
-    is_negative = about.endswith("so negative")
+    is_long = "more zero byte" not in about
+    first = 0x80 if about.endswith("so negative") else None if is_long else 0x7F
 
     def sign(own: Identity, text: bytes) -> bytes:
         while True:
             numbers = own.numbers(text, long_r=is_long, long_s=is_long)
-            if not is_negative or numbers[about.startswith("s")] >> 248 == 0x80:
+            if first in (None, numbers[about.endswith("before s") or about.startswith("s")] >> 248):
                 return {each.about: each.data for each in wrong_signatures(*numbers)}[about]
 
     return sign
@@ -513,21 +528,34 @@ def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
 
 @case("handshake", "signature-lengths", "HANDSHAKE-SIGNATURE", deadline=40.0)
 async def signature_lengths(peer: Peer) -> None:
-    """A signature is accepted with 69, 70, 71 or 72 bytes: r and s may have a leading zero byte, or be short."""
-    for number, size in enumerate(_points(peer, _DER_LENGTHS)):
+    """A signature is accepted with 69, 70, 71 or 72 bytes: r and s may have a leading zero byte, or be short.
+
+    So it is with an r that starts with 0x7f, or with 0x80 after its zero byte.
+    """
+    forms = [*(_of_length(size) for size in _DER_LENGTHS), *map(_of_first_byte, (0x80, 0x7F))]
+    for number, sign in enumerate(_points(peer, forms)):
         if number and not await peer.again():
             return
         link = await peer.connect()
-        await link.shake_hands(link.introduction(sign=_of_length(size)))
+        await link.shake_hands(link.introduction(sign=sign))
         await link.wire.close()
 
 
 def _of_length(size: int) -> Callable[[Identity, bytes], bytes]:
+    return _chosen(lambda der: len(der) == size)
+
+
+def _of_first_byte(byte: int) -> Callable[[Identity, bytes], bytes]:
+    """Choose a signature whose r has this first byte, after a zero byte for its sign."""
+    return _chosen(lambda der: der[4 + (der[3] > _NUMBER)] == byte and der[3] >= _NUMBER)
+
+
+def _chosen(fits: Callable[[bytes], bool]) -> Callable[[Identity, bytes], bytes]:
     def sign(own: Identity, text: bytes) -> bytes:
         while True:
             low = own.sign(text)
             for der in (low, byhand.other_s(low)):
-                if len(der) == size:
+                if fits(der):
                     return der
 
     return sign
