@@ -211,6 +211,7 @@ def _lone_surrogates() -> Iterator[bytes]:
     for second in (0xD7FF, 0xD800, 0xDBFF, 0xE000, 0xFFFF):
         yield b"\\udbff\\u%04x" % second
     yield from (rb"\udc00\ud800", rb"\ud800\ud800\udc00", rb"\ud800\udc00\udc00", rb"\uD800 \udc00", rb"\ud800udc00")
+    yield from (rb"\ud83dxude00", rb"\ud83d\xde00")
 
 
 STRINGS: Final[dict[str, tuple[str, tuple[bytes, ...]]]] = {
@@ -234,6 +235,7 @@ GRAMMAR: Final = (
     b'{"a":1,,"b":2}', b'{"a":1 "b":2}', b"{,}", b"[,]", b'{"a"}', b"{:1}", b"{null:1}", b"[:]", b"\\u0030",
     b"\x0b1", b"\xa01", b"\xef\xbb\xbf1", b"//\n1", b"#1", b"1;", b"(1)",
     b"1/2", b"1:2", b"/1", b":1", b"-/", b"-:", b"1./", b"1.:", b"1.0/", b"1.0:", b"1e/", b"1e:", b"1e+/", b"1e1:",
+    b'{a":1}',
 )  # fmt: skip
 """Values that break the grammar."""
 NOT_OBJECTS: Final = (b"null", b"true", b"0", b'"a"', b"[]", b"[{}]")

@@ -427,6 +427,7 @@ class _Payload:
                 "not-an-object", f"{_short(text)} after a space", self._head + b" " + text, "payload-not-object"
             )
         yield Point("not-an-object", "in an array", self._head + b"[" + plain[1:] + b"]", "payload-not-object")
+        yield Point("not-an-object", "a bracket for a brace", self._head + b"[" + plain[2:], "payload-not-object")
         yield Point("byte-order-mark", "first", self._head + b"\xef\xbb\xbf" + plain[1:], "json-bom")
 
     def too_deep(self) -> Iterator[Point]:

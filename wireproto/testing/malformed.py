@@ -170,7 +170,7 @@ def _byte_order_mark(random: Random, message: Message) -> bytes:
 
 def _not_an_object(random: Random, message: Message) -> bytes:
     frame = foreign_frame(random, message)
-    return frame[:1] + random.choice([*NOT_OBJECTS, b"[" + frame[1:] + b"]"])
+    return frame[:1] + random.choice([*NOT_OBJECTS, b"[" + frame[1:] + b"]", b"[" + frame[2:]])
 
 
 def _type_unknown(random: Random, message: Message) -> bytes:

@@ -216,7 +216,7 @@ class LosesWhatComesWithTheAck(RankZero):
         (TakesNullForTheSignature, "handshake.field-null", "PAYLOAD-HELLO"),
         (TakesADuplicateInAStepToken, "vectors.rejects-pp-token-json-duplicate-key", "JSON-DUPLICATE-KEY"),
         (NoSpaceAtTheStartOfAString, "payload.strings-of-every-character", "JSON-STRING"),
-        (TakesCodePointsBeyondTheLast, "payload.utf-8-leads", "JSON-STRING"),
+        (TakesCodePointsBeyondTheLast, "payload.each-fault-of-utf-8", "JSON-STRING"),
         (LosesWhatComesWithTheAck, "framing.box-with-the-ack", "LINK-CHUNKS"),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_hello_that_drips_is_waited_for() -> None:
 
 def test_a_case_with_many_handshakes_had_a_deadline_that_a_slow_peer_missed() -> None:
     """A key in a Secure Enclave is slow: 0.3 s per handshake is allowed."""
-    many = {"frame.types-unknown": 240, "payload.utf-8-leads": 75, "handshake.der-grammar": 110, "model.frames": 240}
+    many = {"frame.types-unknown": 240, "payload.each-escape": 220, "handshake.der-grammar": 110, "model.frames": 240}
     for name, handshakes in many.items():
         assert CASES[f"rank1.{name}"].deadline > 0.5 * handshakes
 

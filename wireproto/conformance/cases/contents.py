@@ -14,6 +14,7 @@ from wireproto.conformance.peer import Peer
 from wireproto.conformance.verdicts import Undecided, Verdict
 from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_TYPE, Revision
 from wireproto.session import Role
+from wireproto.testing.faults import GRAMMAR, STRINGS
 
 _FEW: Final = 3
 _DEPTHS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 16, 64, 200)
@@ -60,6 +61,20 @@ def _keys_twice_within(peer: Peer) -> Iterator[_Content]:
 def _control_characters(peer: Peer) -> Iterator[_Content]:
     for code in range(0x20):
         yield f"U+{code:04X} in a string", _with(_good(peer)[0], f'"x":"a{chr(code)}b"')
+
+
+def _grammar(peer: Peer) -> Iterator[_Content]:
+    yield "a bracket in place of the first brace", _good(peer)[0].replace(b"{", b"[", 1)
+    for text in GRAMMAR:
+        yield f"{text!r} as a value", _good(peer)[0][:-1] + b',"x":' + text + b"}"
+
+
+def _strings(fault: str) -> Callable[[Peer], Iterator[_Content]]:
+    def contents(peer: Peer) -> Iterator[_Content]:
+        for text in STRINGS[fault][1]:
+            yield f"{text!r} in a string", _good(peer)[0][:-1] + b',"x":"a' + text + b'"}'
+
+    return contents
 
 
 def _integer_forms(peer: Peer) -> Iterator[_Content]:
@@ -115,7 +130,9 @@ def _refused(
     roles: tuple[Role, ...] = BOTH,
     revisions: tuple[Revision, ...] = tuple(Revision),
     needs: tuple[str, ...] = (),
+    step: int = 1,
 ) -> None:
+    """Define a case. The standard profile takes one content in `step`."""
     section, _, name = name.rpartition(".")
 
     @case(section, name, *rules, roles=roles, revisions=revisions, about=about, needs=needs, deadline=240.0)
@@ -123,8 +140,8 @@ def _refused(
         if rules[0] == "BOOT-SESSION-ID" and not peer.settings.names_file:
             raise Undecided(Verdict.SKIPPED, NO_FILE)
         points = list(contents(peer))
-        if peer.role is Role.INITIATOR and not peer.settings.full:
-            points = points[:_FEW]
+        if not peer.settings.full:
+            points = points[::step] if peer.role is Role.RESPONDER else points[:_FEW]
         async for link, (what, frame) in peer.sessions(points):
             await link.send(what, frame)
             await link.expect_closed()
@@ -145,6 +162,38 @@ _refused(
     "Each control character in a string ends the connection.",
     _control_characters,
     needs=("payload.control-character",),
+)
+_refused(
+    "payload.each-fault-of-grammar",
+    ("JSON-TEXT",),
+    "Each value that JSON does not have ends the connection.",
+    _grammar,
+    needs=("payload.nan",),
+    step=2,
+)
+_refused(
+    "payload.each-escape",
+    ("JSON-STRING",),
+    "Each escape that JSON does not define ends the connection.",
+    _strings("escape-unknown"),
+    needs=("payload.bad-escape",),
+    step=8,
+)
+_refused(
+    "payload.each-half-surrogate-pair",
+    ("JSON-STRING",),
+    "Each half of a surrogate pair without the other one ends the connection.",
+    _strings("half-surrogate-pair"),
+    needs=("payload.lone-surrogate",),
+    step=4,
+)
+_refused(
+    "payload.each-fault-of-utf-8",
+    ("JSON-STRING", "JSON-TEXT"),
+    "Each ill-formed UTF-8 sequence ends the connection.",
+    _strings("not-utf-8"),
+    needs=("payload.not-utf-8",),
+    step=4,
 )
 _refused(
     "payload.each-integer-form",

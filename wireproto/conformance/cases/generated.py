@@ -19,6 +19,7 @@ from wireproto.conformance.verdicts import Missed, Undecided, Verdict
 from wireproto.conformance.wire import Silence
 from wireproto.messages import MAX_LINK_LENGTH, SPEC_BY_TYPE
 from wireproto.session import Role
+from wireproto.testing.faults import UTF_8_CLASSES
 from wireproto.testing.signatures import LOW_ORDER, ORDER, wrong_points, wrong_signatures
 
 _Point = TypeVar("_Point")
@@ -78,23 +79,16 @@ def _with_unknown(peer: Peer, value: bytes) -> bytes:
 
 @case("payload", "strings-of-every-character", "JSON-STRING", needs=("payload.unknown-key",))
 async def strings_of_every_character(peer: Peer) -> None:
-    """Strings that start with any character, including space, DEL and U+FEFF, are accepted, and so is an empty one."""
-    characters = [chr(code) for code in (*range(0x20, 0x82), 0xFEFF, 0x2028, 0xFFFF, 0x10000, 0x10FFFF)]
-    value = json.dumps(["", *characters, *(f"{each}a{each}" for each in characters)], ensure_ascii=False)
-    link = await peer.session()
-    await link.send("strings of every character", _with_unknown(peer, value.encode()))
-    await link.expect_alive("that they are accepted")
+    """Strings that start with any character, including space, DEL and U+FEFF, are accepted, and so is an empty one.
 
-
-_NO_LEADS: Final = (0xF5, 0xC1, 0x80, *range(0x81, 0xC1), *range(0xF6, 0x100))
-
-
-@case("payload", "utf-8-leads", "JSON-STRING", "JSON-TEXT", needs=("payload.not-utf-8",), deadline=120.0)
-async def utf_8_leads(peer: Peer) -> None:
-    """Each byte that cannot start a UTF-8 sequence ends the connection, whatever follows it."""
-    async for link, lead in peer.sessions(_points(peer, _NO_LEADS)):
-        await link.send(f"a sequence that starts with {lead:02x}", _with_unknown(peer, b'"%c\x80\x80\x80"' % lead))
-        await link.expect_closed()
+    So are the first and last character of each class of UTF-8 sequences, and the same in escapes.
+    """
+    edges = [each.decode() for pair in UTF_8_CLASSES for each in pair]
+    characters = [*map(chr, range(0x20, 0x82)), "\ufeff", "\u2028", *edges]
+    texts = ["", *characters, *(f"{each}a{each}" for each in characters)]
+    async for link, value in peer.sessions((json.dumps(texts, ensure_ascii=False), json.dumps(texts))):
+        await link.send("strings of every character", _with_unknown(peer, value.encode()))
+        await link.expect_alive("that they are accepted")
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------

@@ -118,7 +118,10 @@ _taken("escaped-solidus", "JSON-STRING", "\\/ in a string", _with('"x":"a\\/b"')
 _taken("surrogate-pair", "JSON-STRING", "A surrogate pair in escapes", _with('"x":"\\ud83d\\ude00"'))
 _taken("unknown-key", "JSON-UNKNOWN-KEY", "An unknown key", _with('"x":{"y":[1,null,true,"z"]}'))
 _taken(
-    "unknown-number", "JSON-UNKNOWN-KEY", "Any number in an unknown key", _with('"x":[-1.5e3,123456789012345678901]')
+    "unknown-number",
+    "JSON-UNKNOWN-KEY",
+    "Any number in an unknown key",
+    _with('"x":[0,-0,10,-1.5e3,123456789012345678901,0.0,9.09e+5,1E-09,1e0]'),
 )
 _taken("nesting-512", "JSON-NESTING", "Nesting of 512 levels", _nested(512))
 
