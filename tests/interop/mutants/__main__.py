@@ -152,7 +152,7 @@ class Trial:
         if found is None:
             bench.revision = Revision.V1
             try:
-                found = await self._first_found(bench, peer, [*quick, *contents])
+                found = await self._first_found(bench, peer, [*quick, *contents, *others])
             finally:
                 bench.revision = Revision.V2
         if found:
