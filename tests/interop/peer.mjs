@@ -29,16 +29,15 @@ const SECOND = 1e3; // milliseconds
 
 const MISSED_PONGS = 3; // [SESSION-MISSED]
 const UNSETTLED_CONNECTIONS = 8; // [SESSION-CROWD]
-const RANKS = 2;
 
 const after = (seconds, act) => setTimeout(act, seconds * SECOND).unref(); // sockets alone keep the process alive
 const print = (event) => console.log(writeJson(event));
 
-/** A socket and its session; `use(event)` is told of each event once it is printed. */
+/** A socket and its session. `uses` has a function for some events, and for some types of messages. */
 class Connection {
   static #count = 0;
 
-  constructor(socket, settings, rank, use) {
+  constructor(socket, settings, rank, uses) {
     this.socket = socket;
     this.number = Connection.#count += 1;
     this.session = new Session({
@@ -47,7 +46,7 @@ class Connection {
       write: (bytes) => this.#write(bytes),
       report: (event) => this.#report(event),
     });
-    this.use = use;
+    this.uses = uses;
     this.expect(HANDSHAKE, "no session key in time");
     socket.setNoDelay(true); // [SESSION-TCP]
     socket.setKeepAlive(true, KEEP_ALIVE_IDLE * SECOND); // [SESSION-TCP]
@@ -83,7 +82,7 @@ class Connection {
   #report({ event, ...details }) {
     print({ event, connection: this.number, ...details });
     if (event === "error" || event === "closed") this.#leave();
-    this.use(this, { event, ...details });
+    this.uses[event === "message" ? details.type : event]?.(this, details.fields);
   }
 
   /** Bytes that are not read would reset the connection, and our last frame be lost: read on until the peer closes. */
@@ -112,22 +111,20 @@ function listen(settings, host, port) {
       else connection.expect(FIRST_BOX, "no box in time");
     },
     confirmed: settle,
-    message(connection, { type, fields }) {
-      if (type === "ping") {
-        connection.session.send("pong", { modelLoaded: true, inferenceInFlight: false, memoryPressure: "normal" });
-      }
-      if (type === "jacclBootstrap") refuseUnusable(connection, fields);
+    ping(connection) {
+      connection.session.send("pong", { modelLoaded: true, inferenceInFlight: false, memoryPressure: "normal" });
     },
+    jacclBootstrap: refuseUnusable,
     error: forget,
     closed: forget,
   };
 
   function forget(connection) {
-    unsettled.delete(connection);
+    unsettled.delete(connection); // [SESSION-CROWD]
   }
 
   const server = createServer((socket) => {
-    unsettled.add(new Connection(socket, settings, 1, (connection, event) => uses[event.event]?.(connection, event)));
+    unsettled.add(new Connection(socket, settings, 1, uses));
     const [oldest] = unsettled;
     if (unsettled.size > UNSETTLED_CONNECTIONS) oldest.end("too many connections"); // [SESSION-CROWD]
   });
@@ -136,7 +133,8 @@ function listen(settings, host, port) {
 
 /** [BOOT-REFUSE] */
 function refuseUnusable(connection, { port, sessionID }) {
-  if (port === 0n || port + BigInt(RANKS - 1) > 65535n) connection.end(`a bootstrap with port ${port}`);
+  // The port after it is rank 1's.
+  if (port === 0n || port >= 65535n) connection.end(`a bootstrap with port ${port}`);
   if (!/^(?!\.)[A-Za-z0-9._-]{1,128}$/.test(sessionID)) connection.end("a bootstrap whose session ID is no file name");
 }
 
@@ -153,17 +151,16 @@ function converse(settings, host, port, bootstrap) {
       ping(connection, 1); // [SESSION-MISSED]
       connection.session.send("jacclBootstrap", bootstrap); // [BOOT-ESTABLISHED]
     },
-    message(connection, { type }) {
-      if (type !== "pong") return;
+    pong(connection) {
       process.exitCode = 0;
       connection.session.send("sessionEnd");
     },
   };
 
   process.exitCode = 1;
-  const socket = connect({ host, port, family: 4 });
-  const made = new Connection(socket, settings, 0, (connection, event) => uses[event.event]?.(connection, event));
-  socket.on("connect", () => made.session.start());
+  const socket = connect({ host, port });
+  const connection = new Connection(socket, settings, 0, uses);
+  socket.on("connect", () => connection.session.start());
 }
 
 function identityFile(path) {

@@ -42,7 +42,7 @@ _PLACES: Final = {
     "constant": re.compile(r"(?<![\w.\"])(?:0x[0-9a-f]+|\d+)(?![\w.])"),
     "flag": re.compile(r"\b(?:true|false)\b"),
     "condition": re.compile(r"\bif \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"),
-    "call": re.compile(r"^ +[\w.#?]+\([^;{}]*\);$", re.M),
+    "call": re.compile(r"^ +[\w.#?]+\([^;{}]*\);(?= *$)", re.M),
     "arguments": re.compile(r"(?<=\()[\w.#]+, [\w.#]+(?=\))"),
 }
 _ARGUMENTS: Final = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"

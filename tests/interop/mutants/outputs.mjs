@@ -29,7 +29,7 @@ function play({ rank, revision, pieces }, number) {
   const boxes = [];
   let draws = 0;
   const random = (size) => createHash("sha256").update(`${number}/${(draws += 1)}`).digest().subarray(0, size);
-  const isOver = () => told.includes("closed");
+  const isOver = () => told.includes("closed") || told.includes("the end");
   const write = (bytes) => {
     if (isOver()) return; // no one can see it
     if (told.some((each) => each.startsWith("wrote"))) boxes.push(bytes);
@@ -55,6 +55,7 @@ function play({ rank, revision, pieces }, number) {
       if (typeof piece === "string") session.receive(Buffer.from(piece, "hex"));
       else if (boxes.length) session.receive(boxes[piece % boxes.length]);
     }
+    told.push("the end");
     session.finish();
   } catch (error) {
     told.push(`crashed ${error.name}`);

@@ -11,7 +11,7 @@ from tests.wireproto.conformance.peers.conversation import MIB, Fault
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.test_verdicts import results, rules, verdicts
 from tests.wireproto.conformance.trying import PATIENCE, cases_of, settings
-from wireproto import WireError
+from wireproto import PongPayload, SessionEnd, WireError
 from wireproto.conformance import CASES, Verdict
 from wireproto.session import Role
 from wireproto.testing.signatures import read_laxly
@@ -176,6 +176,40 @@ class TakesADuplicateInAStepToken(RankOne):
         return frame[:1] == b"\x0c" and error.code == "json-duplicate-key"
 
 
+class TakesASlashForADigit(RankOne):
+    def tolerates(self, error: WireError, frame: bytes) -> bool:
+        return b":1/2" in frame
+
+
+class TakesOtherDigitsInAnEscape(RankOne):
+    def tolerates(self, error: WireError, frame: bytes) -> bool:
+        return error.code == "json-escape" and b"\\u" in frame
+
+
+class JoinsAnyTwoHalves(RankOne):
+    def tolerates(self, error: WireError, frame: bytes) -> bool:
+        return error.code == "json-surrogate" and frame.count(b"\\u") == 2
+
+
+class StaysAfterTheEnd(RankOne):
+    """It ends its stream, and reads on for as long as the other side stays."""
+
+    def session_end(self) -> None:
+        self.over = True
+        self.transport.write_eof()
+
+
+class StaysAfterItsSessionEnd(RankZero):
+    def pong(self, payload: PongPayload) -> None:
+        self.send(SessionEnd())
+
+
+class EndsItsSession(StaysAfterItsSessionEnd):
+    def pong(self, payload: PongPayload) -> None:
+        super().pong(payload)
+        self.end()
+
+
 class NoSpaceAtTheStartOfAString(RankOne):
     def look_at(self, frame: bytes) -> None:
         if b'" a ' in frame:
@@ -202,6 +236,10 @@ class LosesWhatComesWithTheAck(RankZero):
         (ZeroByteTooMany, "handshake.der-grammar", "HANDSHAKE-SIGNATURE"),
         (NegativeTaken, "handshake.der-grammar", "HANDSHAKE-SIGNATURE"),
         (LongHelloTaken, "handshake.sizes", "PAYLOAD-LIMIT"),
+        (LongHelloTaken, "payload.limits", "PAYLOAD-LIMIT"),
+        (TakesASlashForADigit, "payload.each-fault-of-grammar", "JSON-TEXT"),
+        (TakesOtherDigitsInAnEscape, "payload.each-escape", "JSON-STRING"),
+        (JoinsAnyTwoHalves, "payload.each-half-surrogate-pair", "JSON-STRING"),
         (TakesOneUnknownType, "frame.types-unknown", "SESSION-BOX"),
         (LosesWhatIsCutInItsLength, "framing.every-split", "LINK-CHUNKS"),
         (ForgetsNonces, "seal.replay-after-65", "SEAL-REPLAY"),
@@ -234,6 +272,20 @@ def test_a_hello_that_drips_is_waited_for() -> None:
     name = "rank1.session.hello-drips"
     assert verdicts(results(TimerStartsAgainWithEachByte, name))[name] is Verdict.NON_STRICT
     assert verdicts(results(RankOne, name))[name] is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("make", "case", "verdict"),
+    [
+        (StaysAfterTheEnd, "rank1.session.closes-for-good", Verdict.NON_STRICT),
+        (RankOne, "rank1.session.closes-for-good", Verdict.PASS),
+        (StaysAfterItsSessionEnd, "rank0.session.end-closes", Verdict.NON_STRICT),
+        (EndsItsSession, "rank0.session.end-closes", Verdict.PASS),
+        (RankZero, "rank0.session.end-closes", Verdict.SKIPPED),
+    ],
+)
+def test_a_peer_that_does_not_close_is_found(make: Rank, case: str, verdict: Verdict) -> None:
+    assert verdicts(results(make, case)) == {case: verdict}
 
 
 def test_a_case_with_many_handshakes_had_a_deadline_that_a_slow_peer_missed() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,8 @@ TIMES = Times(
 )
 EXTENSIONS = (OUTCOME_1, SIDE_CHANNEL_1)
 FINE = (Verdict.PASS, Verdict.SKIPPED)
+END = "rank0.session.end-closes"
+"""The one case that a rank 0 cannot pass if it stays."""
 VERSIONS = Versions("1.0", "0.30.1", "ring", "")
 
 
@@ -75,10 +77,25 @@ async def rank_0(host: str, port: int, revision: Revision) -> None:
     await alongside(rank.run(), lead())
 
 
-def target(role: Role, revision: Revision) -> Target:
+async def rank_0_that_ends(host: str, port: int, revision: Revision) -> None:
+    """Connects, waits for a pong, and ends its session."""
+    rank = RankZero(host, port, partial(session, Role.INITIATOR, revision), times=TIMES)
+
+    async def lead() -> None:
+        await rank.ponged()
+        await rank.stop()
+
+    await alongside(lead(), rank.run())
+
+
+Play = Callable[[str, int, Revision], Coroutine[None, None, object]]
+PLAYS: dict[Role, Play] = {Role.RESPONDER: rank_1, Role.INITIATOR: rank_0}
+
+
+def target(role: Role, revision: Revision, play: Play) -> Target:
     @asynccontextmanager
     async def launch(host: str, port: int) -> AsyncIterator[Running]:
-        task = asyncio.create_task((rank_1 if role is Role.RESPONDER else rank_0)(host, port, revision))
+        task = asyncio.create_task(play(host, port, revision))
         try:
             yield Running()
         finally:
@@ -91,8 +108,10 @@ def target(role: Role, revision: Revision) -> Target:
     return RankZeroTarget(HOST, free_port(), launch)
 
 
-async def results(role: Role, revision: Revision, cases: Collection[Case], *, full: bool = True) -> list[Result]:
-    targets = [target(role, revision) for _ in range(2 * AT_ONCE)]
+async def results(
+    role: Role, revision: Revision, cases: Collection[Case], *, full: bool = True, play: Play | None = None
+) -> list[Result]:
+    targets = [target(role, revision, play or PLAYS[role]) for _ in range(2 * AT_ONCE)]
     how = replace(settings(revision, PATIENT), full=full)
     return [result async for result in run(targets, how, cases)]
 
@@ -105,7 +124,13 @@ def test_they_pass(role: Role, revision: Revision) -> None:
     assert {result.id: result.reason for result in found if result.verdict not in FINE} == {}
     ran = {result.id for result in found if result.verdict is Verdict.PASS}
     left = {result.id for result in found if PROFILE == "local" and result.reason == FULL_ONLY}
-    assert ran | left == {case.id for case in cases_of(role) if revision in CASES[case.id].revisions}
+    assert ran | left | {END} == {case.id for case in cases_of(role) if revision in CASES[case.id].revisions} | {END}
+
+
+@pytest.mark.parametrize("revision", Revision)
+def test_a_rank_0_that_ends_its_session_closes(revision: Revision) -> None:
+    found = simulated(results(Role.INITIATOR, revision, [CASES[END]], play=rank_0_that_ends))
+    assert [(result.id, result.verdict) for result in found if result.id == END] == [(END, Verdict.PASS)]
 
 
 @pytest.mark.parametrize("role", Role)

@@ -316,6 +316,35 @@ async def _expect_end_of_pings(link: Link, seconds: float) -> None:
             raise Missed("the end of the session", missed.came, "SESSION-MISSED") from None
 
 
+NO_END: Final = "the peer does not end its session with sessionEnd"
+
+
+@case("session", "end-closes", "SESSION-END-SEND", roles=RANK_0)
+async def end_closes(peer: Peer) -> None:
+    """A rank 0 that has sent sessionEnd closes the connection, whether or not the other side does."""
+    patience = peer.settings.patience
+    seconds = patience.ping_every + patience.slack
+    link = await peer.session()
+    link.step(f"answer pings, and expect a sessionEnd within {seconds:g} s")
+    deadline = asyncio.get_running_loop().time() + seconds
+    frame = b""
+    while frame != SESSION_END:
+        await link.answer_pings()
+        try:
+            frame = await link.frame(max(deadline - asyncio.get_running_loop().time(), 0.0))
+        except Missed as missed:
+            if missed.requirement is not None:
+                raise
+            raise Undecided(Verdict.SKIPPED, NO_END) from None
+    link.step(f"expect that the peer closes within {patience.close:g} s")
+    try:
+        body = await link.wire.frame(patience.close)
+    except Silence:
+        raise Undecided(Verdict.NON_STRICT, "it does not close the connection after its sessionEnd") from None
+    if body is not None:
+        raise Missed("the end of the connection", shown(body))
+
+
 @case("session", "pong-answers", "SESSION-PONG", roles=RANK_0)
 async def pong_answers(peer: Peer) -> None:
     """A pong is accepted, even one that says that no model is loaded."""
