@@ -92,10 +92,10 @@ Play = Callable[[str, int, Revision], Coroutine[None, None, object]]
 PLAYS: dict[Role, Play] = {Role.RESPONDER: rank_1, Role.INITIATOR: rank_0}
 
 
-def target(role: Role, revision: Revision, play: Play) -> Target:
+def target(role: Role, revision: Revision, play: Play | None = None) -> Target:
     @asynccontextmanager
     async def launch(host: str, port: int) -> AsyncIterator[Running]:
-        task = asyncio.create_task(play(host, port, revision))
+        task = asyncio.create_task((play or PLAYS[role])(host, port, revision))
         try:
             yield Running()
         finally:
@@ -111,7 +111,7 @@ def target(role: Role, revision: Revision, play: Play) -> Target:
 async def results(
     role: Role, revision: Revision, cases: Collection[Case], *, full: bool = True, play: Play | None = None
 ) -> list[Result]:
-    targets = [target(role, revision, play or PLAYS[role]) for _ in range(2 * AT_ONCE)]
+    targets = [target(role, revision, play) for _ in range(2 * AT_ONCE)]
     how = replace(settings(revision, PATIENT), full=full)
     return [result async for result in run(targets, how, cases)]
 
