@@ -5,7 +5,8 @@
 
 Native code trusts its input, so every gather is checked first, and only the command's connection is accepted. Start
 order does not matter: rank 0 retries until the native root listens, and on other ranks the control process listens
-before native code starts. A command may form groups one after the other; all of them use the same port.
+before native code starts. A command may form groups one after the other; all of them use the same port. Rank 0 speaks
+to a root only if the command's processes listen there.
 [EXT-SIDE-CHANNEL-NATIVE]
 """
 
@@ -28,6 +29,8 @@ from wireproto.jaccl.records import I32
 HOST: Final = "127.0.0.1"
 RETRY_SECONDS: Final = 0.01
 """Between two attempts to reach rank 0's root. Other local processes can connect to it until all relays have."""
+STRANGER_SECONDS: Final = 0.2
+"""The same, after another program has answered there."""
 HELLO_SECONDS: Final = 5.0
 """How long a connection may take to send its rank; a native worker sends it at once."""
 MAX_CANDIDATES: Final = 64
@@ -108,16 +111,25 @@ class RootRelay(Relay):
         try:
             while len(streams) < self._size - 1:
                 try:
-                    streams.append(await asyncio.open_connection(HOST, self.port, limit=_CHUNK))
+                    stream = await asyncio.open_connection(HOST, self.port, limit=_CHUNK)
                 except OSError as error:
                     if streams or not isinstance(error, ConnectionError):
                         text = f"the native root at {HOST}:{self.port} cannot be reached: {system_reason(error)}"
                         raise self._fault(text, "side-channel-lost") from error
                     await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                streams.append(stream)
+                if len(streams) == 1 and not await self._is_root():
+                    streams.pop()[1].close()
+                    await asyncio.sleep(STRANGER_SECONDS)
             yield streams
         finally:
             for _, writer in streams:
                 writer.close()
+
+    async def _is_root(self) -> bool:
+        """Whether it may be native code that listens on the port, which any program can take before that does."""
+        return any([await self._native.owns((host, self.port)) is not False for host in (HOST, "0.0.0.0")])  # noqa: S104
 
     async def _pass_on(self, streams: list[Stream]) -> None:
         ends = [_RootEnd(Worker(rank, self._size), *stream) for rank, stream in enumerate(streams, start=1)]

@@ -463,7 +463,10 @@ class Processes:
 
     def owns(self, pids: Sequence[int] | None, address: tuple[str, int]) -> bool | None:
         wanted = {self._owner.pid} if pids is None else {*pids}
-        owners = [end.owner for end in self._machine.host.network.ends if end.own == address]
+        host = self._machine.host
+        own = (host.ip, address[1])  # loopback addresses are the host's own here
+        owners = [end.owner for end in host.network.ends if end.own == own]
+        owners += [listener.owner for port, listener in host.listeners.items() if port == address[1]]
         return any(wanted & {each.pid, *(above.pid for above in each.ancestors())} for each in owners)
 
 

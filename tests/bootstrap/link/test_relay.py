@@ -102,6 +102,7 @@ class Group:
             streams.append((connection, reader, writer))
             there.set()
 
+        self.processes[0].owned.add(self.relays[0].port)
         server = await asyncio.start_server(accept, HOST, self.relays[0].port)
         while len(streams) < self.size - 1:
             there.clear()
@@ -245,6 +246,28 @@ def test_a_stranger_at_the_port_of_another_rank_is_harmless(said: bytes) -> None
                 with suppress(ConnectionResetError):
                     assert await reader.read() == b""
                 writer.close()
+            assert not any(task.done() for task in group.serving)
+
+    run(main)
+
+
+def test_a_stranger_at_the_port_of_the_root_was_taken_for_it() -> None:
+    """It was told a rank, and a gather began for it: "rank 7 put 0 bytes into gather 0, rank 0 4"."""
+
+    async def main() -> None:
+        async with relayed(3) as group:
+            heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+            async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                heard.put_nowait(await reader.read())
+                writer.close()
+
+            stranger = await asyncio.start_server(accept, HOST, group.relays[0].port)
+            workers = [asyncio.create_task(group.native(rank)) for rank in (1, 2)]
+            assert [await heard.get(), await heard.get()] == [b"", b""]
+            stranger.close()
+            await stranger.wait_closed()
+            await asyncio.gather(group.native(0), *workers)
             assert not any(task.done() for task in group.serving)
 
     run(main)
