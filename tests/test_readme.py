@@ -5,7 +5,6 @@ import json
 import os
 import plistlib
 import re
-import secrets
 import shlex
 import shutil
 import signal
@@ -34,6 +33,7 @@ from tests.bootstrap.conftest import wait_until
 from tests.bootstrap.launch.sshd import Hosts, ssh_hosts
 from tests.bootstrap.tiny_model import NO_COMPILER, OFFLINE, write_model
 from tests.examples import PROFILE
+from tests.loopback import new_net
 from tests.wireproto.conformance.trying import free_port
 from wireproto import Revision
 from wireproto.conformance.codec_cases import codec_cases
@@ -116,7 +116,7 @@ class Macs:
     """The example of two Macs up to the pins, on two addresses of no other test."""
 
     def __init__(self, directory: Path) -> None:
-        self.net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}."
+        self.net = f"{new_net()}."
         self.homes = [directory / "first", directory / "second"]
         keys = [json.loads(run("jaccl-bootstrap identity --json", home).stdout)["public_key"] for home in self.homes]
         for home, command, key in zip(self.homes, self.commands("jaccl-bootstrap pin"), reversed(keys), strict=True):
@@ -450,7 +450,8 @@ def test_embedding_example(tmp_path: Path) -> None:
 
 def test_library_example(tmp_path: Path) -> None:
     """On two loopback addresses; each rank has its own home, with its key and the other's pin."""
-    ips = [f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}.{number}" for number in (1, 2)]
+    net = new_net()
+    ips = [f"{net}.{number}" for number in (1, 2)]
     homes = [tmp_path / ip for ip in ips]
     keys = [load_identity(home / "cluster-wireproto" / "identity.pem").public_key for home in homes]
     (tmp_path / "serve.py").write_text(SERVE)

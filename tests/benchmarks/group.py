@@ -9,7 +9,6 @@ on both sides.
 import json
 import os
 import queue
-import secrets
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import psutil
 from bootstrap.system.network import holds
 from bootstrap.trust import encode_public_key, load_identity
 from tests.benchmarks.harness import Row, benchmark
+from tests.loopback import new_net
 
 SECONDS = 60.0
 LATER = 0.005
@@ -79,7 +79,7 @@ def can_run() -> bool:
 
 def _ips() -> list[str]:
     """Return unused addresses, so that no round meets the system's memory of an earlier one."""
-    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+    net = new_net()
     return [f"{net}.1", f"{net}.2"]
 
 

@@ -1,7 +1,6 @@
 """The ranks of one group as real processes on separate loopback addresses, and a cable that can be cut."""
 
 import json
-import secrets
 import selectors
 import socket
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 
 from bootstrap.trust import Pins, Trust, load_identity
+from tests.loopback import new_net
 
 LINK_PORT, COORDINATOR_PORT = 7777, 29400
 CABLE_PORT = 7778
@@ -40,7 +40,7 @@ class Rank:
 
 def make_ranks(directory: Path, count: int) -> list[Rank]:
     """Ranks that have pinned each other, on addresses of no other test."""
-    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+    net = new_net()
     ranks = [Rank(number, f"{net}.{number + 1}", directory / f"home{number}") for number in range(count)]
     for own in ranks:
         for peer in ranks:

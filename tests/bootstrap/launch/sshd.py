@@ -7,7 +7,6 @@ database, so a script that is first on PATH names the file.
 import getpass
 import json
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import psutil
 
 from bootstrap.system.network import free_port
 from tests.bootstrap.conftest import CommandRun, wait_until
+from tests.loopback import new_net
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
 SSH = shutil.which("ssh")
@@ -111,7 +111,7 @@ class Hosts:
 @contextmanager
 def ssh_hosts(directory: Path, count: int, env: dict[str, str] | None = None) -> Iterator[Hosts]:
     """Serve hosts inside the block; sessions have `env`, too."""
-    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
+    net = new_net()
     ips = [f"{net}.{number + 1}" for number in range(count)]
     hosts = Hosts(directory, ips, free_port(ips[0]), env or {})
     with serving(hosts, ips):
