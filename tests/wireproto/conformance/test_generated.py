@@ -8,10 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from tests.wireproto.conformance.peers.conversation import MIB, Fault
+from tests.wireproto.conformance.peers.mutants.session import StaysAfterSessionEnd
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
 from tests.wireproto.conformance.test_verdicts import results, rules, verdicts
 from tests.wireproto.conformance.trying import PATIENCE, cases_of, settings
-from wireproto import PongPayload, SessionEnd, WireError
+from wireproto import PongPayload, WireError
 from wireproto.conformance import CASES, Verdict
 from wireproto.session import Role
 from wireproto.testing.signatures import read_laxly
@@ -199,12 +200,7 @@ class StaysAfterTheEnd(RankOne):
         self.transport.write_eof()
 
 
-class StaysAfterItsSessionEnd(RankZero):
-    def pong(self, payload: PongPayload) -> None:
-        self.send(SessionEnd())
-
-
-class EndsItsSession(StaysAfterItsSessionEnd):
+class EndsItsSession(StaysAfterSessionEnd):
     def pong(self, payload: PongPayload) -> None:
         super().pong(payload)
         self.end()
@@ -279,7 +275,7 @@ def test_a_hello_that_drips_is_waited_for() -> None:
     [
         (StaysAfterTheEnd, "rank1.session.closes-for-good", Verdict.NON_STRICT),
         (RankOne, "rank1.session.closes-for-good", Verdict.PASS),
-        (StaysAfterItsSessionEnd, "rank0.session.end-closes", Verdict.NON_STRICT),
+        (StaysAfterSessionEnd, "rank0.session.end-closes", Verdict.NON_STRICT),
         (EndsItsSession, "rank0.session.end-closes", Verdict.PASS),
         (RankZero, "rank0.session.end-closes", Verdict.SKIPPED),
     ],

@@ -6,9 +6,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.wireproto.conformance.peers.conversation import Fault
 from tests.wireproto.conformance.peers.mutant import ONE, V1, ZERO, mutant
 from tests.wireproto.conformance.peers.reference import RankOne, RankZero
-from wireproto import (
-    PongPayload,
-)
+from wireproto import PongPayload, SessionEnd
 
 
 @mutant("SESSION-PONG", roles=ONE)
@@ -323,3 +321,11 @@ class HammersAfterAFailedHandshake(RankZero):
         if self.key is None:
             self.shared.reconnect_after = 0.01
         super().gone()
+
+
+@mutant("SESSION-END-SEND", roles=ZERO)
+class StaysAfterSessionEnd(RankZero):
+    """It sends sessionEnd after the first pong, and does not close."""
+
+    def pong(self, payload: PongPayload) -> None:
+        self.send(SessionEnd())
