@@ -72,11 +72,10 @@ def build(layout: Construct, value: Any, **context: object) -> bytes:
         raise MalformedError("field-type", f"the layout does not allow this value: {error}") from error
 
 
-def _given(context: Container, name: str) -> Any:
-    """Return a keyword argument of `parse` or `build`."""
-    if name not in context._params:
-        raise TypeError(f"{name} is not in the bytes; give {name}=... with them")
-    return context._params[name]
+def _hidden_dim(context: Container) -> int:
+    if "hidden_dim" not in context._params:
+        raise TypeError("hidden_dim is not in the bytes; give hidden_dim=... with them")
+    return cast(int, context._params.hidden_dim)
 
 
 def _fail(code: str, offset: int | None, detail: str, path: str | None = None) -> NoReturn:
@@ -727,7 +726,7 @@ STOP: Final = -1
 
 Activation: Final = Struct(
     "seqLen" / Within(I32, STOP, 2**31 - 1, "activation-seq-len"),
-    "data" / Only(bytes, Bytes(lambda context: max(context.seqLen, 0) * _given(context, "hidden_dim") * 2)),
+    "data" / Only(bytes, Bytes(lambda context: max(context.seqLen, 0) * _hidden_dim(context) * 2)),
 )
 """bfloat16 of shape `[1, seqLen, hidden_dim]`, row-major, with the model's `hidden_dim`.
 [TENSOR-ACTIVATION, TENSOR-STOP]"""

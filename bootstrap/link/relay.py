@@ -129,7 +129,10 @@ class RootRelay(Relay):
 
     async def _is_root(self) -> bool:
         """Whether it may be native code that listens on the port, which any program can take before that does."""
-        return any([await self._native.owns((host, self.port)) is not False for host in (HOST, "0.0.0.0")])  # noqa: S104
+        for host in (HOST, "0.0.0.0"):  # noqa: S104 - how native code may listen
+            if await self._native.owns((host, self.port)) is not False:
+                return True
+        return False
 
     async def _pass_on(self, streams: list[Stream]) -> None:
         ends = [_RootEnd(Worker(rank, self._size), *stream) for rank, stream in enumerate(streams, start=1)]

@@ -4,7 +4,7 @@ Each step is recorded before it runs, so the record of a case reads as a script.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -34,6 +34,8 @@ _GOING_ON: Final = (b"\x04", b"\x40", b"\x42", b"\x43")
 """The frames of a rank 1 in an open session: pongs, and frames of extensions."""
 
 Point = TypeVar("Point")
+_FEW: Final = 3
+"""Points for a rank 0 in the standard profile."""
 """The input of one session in a case."""
 
 
@@ -126,6 +128,15 @@ class Peer:
                 raise Missed(missed.expected, missed.came, missed.requirement or "HANDSHAKE-SIGNATURE") from None
             yield link, point
             await link.wire.close()
+
+    def sample(self, points: Sequence[Point], step: int = 1) -> Sequence[Point]:
+        """Return all points with --full. Otherwise a rank 1 gets one in `step`, and a rank 0 the first few.
+
+        A rank 0 may have to be started again for each.
+        """
+        if self.settings.full:
+            return points
+        return points[::step] if self.role is Role.RESPONDER else points[:_FEW]
 
     async def session_at_ack(self) -> "Link":
         """Return a rank 0's connection right after our ack, with nothing read since."""

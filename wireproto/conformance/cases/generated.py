@@ -7,8 +7,8 @@ all of them with `--full`.
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from wireproto.conformance import byhand
 from wireproto.conformance.byhand import KEYS, Identity
@@ -22,13 +22,7 @@ from wireproto.session import Role
 from wireproto.testing.faults import UTF_8_CLASSES
 from wireproto.testing.signatures import LOW_ORDER, ORDER, wrong_points, wrong_signatures
 
-_Point = TypeVar("_Point")
-_FEW: Final = 3
 _NONCE: Final = 12
-
-
-def _points(peer: Peer, points: Sequence[_Point]) -> Sequence[_Point]:
-    return points if peer.settings.full or peer.role is Role.RESPONDER else points[:_FEW]
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -39,7 +33,7 @@ _LENGTHS: Final = (2**32 + 40, 2**31, MAX_LINK_LENGTH + 1, 2**48 + 40, 2**53, 2*
 @case("framing", "lengths", "LINK-LEN-MAX", deadline=60.0)
 async def lengths(peer: Peer) -> None:
     """A length over 256 MiB ends the connection, even if its low 16, 31, 32, 48 or 53 bits are a valid length."""
-    async for link, length in peer.sessions(_points(peer, _LENGTHS)):
+    async for link, length in peer.sessions(peer.sample(_LENGTHS)):
         await link.send_bytes(f"a length of {length}", length.to_bytes(8, "little"))
         await link.expect_closed(probe=False)
 
@@ -63,7 +57,7 @@ _UNKNOWN: Final = [byte for byte in (0x44, 0x80, 0x0F, *range(256)) if byte not 
 @case("frame", "types-unknown", "SESSION-BOX", "FRAME-TYPE", needs=("frame.type-unknown",), deadline=240.0)
 async def types_unknown(peer: Peer) -> None:
     """Each type byte that no revision has ends the connection."""
-    async for link, byte in peer.sessions(_points(peer, _UNKNOWN)):
+    async for link, byte in peer.sessions(peer.sample(_UNKNOWN)):
         await link.send(f"the type 0x{byte:02x}", bytes([byte]) + b"{}" * (byte % 2))
         await link.expect_closed()
 
@@ -302,7 +296,7 @@ async def old_connection_closes(peer: Peer) -> None:
 
 @case("session", "idle-stays", "SESSION-TIMES", roles=RANK_1, deadline=40.0)
 async def idle_stays(peer: Peer) -> None:
-    """A session stays open when idle for longer than the handshake timeout, and with --full than any timeout."""
+    """A session stays open when idle longer than the handshake timeout; with --full, longer than any timeout."""
     link = await peer.session()
     await link.ping()
     await _idle(link, peer.settings.patience.first_box if peer.settings.full else peer.settings.patience.handshake)
@@ -441,7 +435,7 @@ for _name in _FAULTS:
 @case("handshake", "field-twice", "JSON-DUPLICATE-KEY", "HANDSHAKE-ORDER", deadline=60.0)
 async def field_twice(peer: Peer) -> None:
     """A repeated field in a hello or an ack ends the connection, even if its key is escaped."""
-    for number, key in enumerate(_points(peer, KEYS)):
+    for number, key in enumerate(peer.sample(KEYS)):
         if number and not await peer.again():
             return
         link = await peer.connect()
@@ -493,7 +487,7 @@ _NUMBER: Final = 32
 @case("handshake", "der-grammar", "HANDSHAKE-SIGNATURE", "HANDSHAKE-ORDER", deadline=240.0)
 async def der_grammar(peer: Peer) -> None:
     """A signature in a form other than DER, or with r or s out of range, ends the connection."""
-    for number, about in enumerate(_points(peer, _OTHER_SIGNATURES)):
+    for number, about in enumerate(peer.sample(_OTHER_SIGNATURES)):
         if number and not await peer.again():
             return
         link = await peer.connect()
@@ -508,7 +502,7 @@ def _signing(about: str) -> Callable[[Identity, bytes], bytes]:
     Both need a leading zero byte, except where an extra one is added: a reader may refuse an integer of 34 bytes.
     A negative integer starts with 0x80, and one with an extra zero byte with 0x7f: the limit that a reader checks.
     """
-    is_long = "more zero byte" not in about
+    is_long = "more zero bytes" not in about
     first = 0x80 if about.endswith("so negative") else None if is_long else 0x7F
 
     def sign(own: Identity, text: bytes) -> bytes:
@@ -527,7 +521,7 @@ async def signature_lengths(peer: Peer) -> None:
     So it is with an r that starts with 0x7f, or with 0x80 after its zero byte.
     """
     forms = [*(_of_length(size) for size in _DER_LENGTHS), *map(_of_first_byte, (0x80, 0x7F))]
-    for number, sign in enumerate(_points(peer, forms)):
+    for number, sign in enumerate(peer.sample(forms)):
         if number and not await peer.again():
             return
         link = await peer.connect()
@@ -558,7 +552,7 @@ def _chosen(fits: Callable[[bytes], bool]) -> Callable[[Identity, bytes], bytes]
 @case("handshake", "identity-points", "HANDSHAKE-ORDER", deadline=60.0)
 async def identity_points(peer: Peer) -> None:
     """An identity key that is not a point, or not the key of the signature, ends the connection."""
-    for number, point in enumerate(_points(peer, [*wrong_points(peer.settings.identity.public)])):
+    for number, point in enumerate(peer.sample([*wrong_points(peer.settings.identity.public)])):
         if number and not await peer.again():
             return
         link = await peer.connect()
@@ -570,7 +564,7 @@ async def identity_points(peer: Peer) -> None:
 @case("handshake", "x25519-low-order", "HANDSHAKE-ORDER", deadline=60.0, needs=("handshake.x25519-zero",))
 async def x25519_low_order(peer: Peer) -> None:
     """Each encoding of each X25519 key that gives the all-zero secret ends the connection."""
-    for number, public in enumerate(_points(peer, LOW_ORDER)):
+    for number, public in enumerate(peer.sample(LOW_ORDER)):
         if number and not await peer.again():
             return
         link = await peer.connect()

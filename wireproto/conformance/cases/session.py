@@ -338,11 +338,11 @@ async def end_closes(peer: Peer) -> None:
             raise Undecided(Verdict.SKIPPED, NO_END) from None
     link.step(f"expect that the peer closes within {patience.close:g} s")
     try:
-        body = await link.wire.frame(patience.close)
+        more = await link.next_frame(patience.close)
     except Silence:
         raise Undecided(Verdict.NON_STRICT, "it does not close the connection after its sessionEnd") from None
-    if body is not None:
-        raise Missed("the end of the connection", shown(body))
+    if more is not None:
+        raise Missed("the end of the connection", shown(more))
 
 
 @case("session", "pong-answers", "SESSION-PONG", roles=RANK_0)
